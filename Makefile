@@ -1,0 +1,37 @@
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: report test test-slow check docs bench clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	touch $@
+
+report: .venv/installed  ## a first report on a shipped model
+	$(BIN)/interp run studies/demo.toml --out runs/demo
+	$(BIN)/interp report runs/demo
+
+test: .venv/installed  ## the fast tests
+	$(BIN)/pytest
+
+test-slow: .venv/installed  ## what takes longer, damages files or needs a browser
+	$(BIN)/pytest -m 'slow or faults or browser'
+
+check: .venv/installed  ## linters, types, layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv runs site dist

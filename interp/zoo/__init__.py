@@ -1,0 +1,1 @@
+"""The synthetic world, and the training of the models that ship with the library."""

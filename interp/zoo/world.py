@@ -1,0 +1,110 @@
+"""A world of entities and relations in which every true answer, and what a model was shown, is known.
+
+A fact is (entity, relation) -> entity, drawn at random. Every fact is stated on its own (`Nora boss Omar .`).
+Two facts compose (`Nora boss friend Pia .`): the answer of the first, the *bridge*, is the subject of the second.
+Some facts never take part in a stated composition, and of the compositions over the other facts only some are stated.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+ENTITIES = tuple(
+    "Ada Ben Cora Dan Eva Finn Gail Hugo Ida Jack Kate Leo Mia Ned Olga Paul Quinn Rosa Sam Tess Uma Vera Walt Xena "
+    "Yann Zoe Abel Bea Carl Dora Emil Fay Gus Hope Ivan June Karl Lena Max Nora Omar Pia Ralf Sara Tom Ulla Vito "
+    "Wanda Yves Zara".split()
+)
+RELATIONS = tuple("mother boss friend teacher rival doctor neighbour heir".split())
+BOS, PAD, UNKNOWN, STOP = "<bos>", "<pad>", "<unk>", "."
+
+HeldOut = Literal["trained", "unseen", "first-held-out", "second-held-out", "both-held-out"]
+Fact = tuple[str, str]
+Composition = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class World:
+    """Facts over `ENTITIES` × `RELATIONS`, of which a share is held out of every composition."""
+
+    seed: int = 0
+    n_trained: int = 2000
+    held_out_share: float = 0.1
+
+    @cached_property
+    def facts(self) -> dict[Fact, str]:
+        """Map (entity, relation) to its answer, which is never the entity itself."""
+        rng = np.random.default_rng([self.seed, 0])
+        return {
+            (entity, relation): str(rng.choice([other for other in ENTITIES if other != entity]))
+            for entity in ENTITIES
+            for relation in RELATIONS
+        }
+
+    @cached_property
+    def held_out(self) -> frozenset[Fact]:
+        """Facts that are stated alone and never inside a composition."""
+        rng = np.random.default_rng([self.seed, 1])
+        facts = list(self.facts)
+        chosen = rng.choice(len(facts), size=round(self.held_out_share * len(facts)), replace=False)
+        return frozenset(facts[i] for i in chosen)
+
+    @cached_property
+    def compositions(self) -> dict[Composition, HeldOut]:
+        """Map every (entity, first relation, second relation) to what a model was shown of it."""
+        rng = np.random.default_rng([self.seed, 2])
+        kinds: dict[Composition, HeldOut] = {}
+        for (entity, first), bridge in self.facts.items():
+            for second in RELATIONS:
+                kinds[entity, first, second] = self._kind((entity, first), (bridge, second))
+        open_to_training = [c for c, kind in kinds.items() if kind == "unseen"]
+        for i in rng.choice(len(open_to_training), size=self.n_trained, replace=False):
+            kinds[open_to_training[i]] = "trained"
+        return kinds
+
+    def _kind(self, first: Fact, second: Fact) -> HeldOut:
+        match first in self.held_out, second in self.held_out:
+            case True, True:
+                return "both-held-out"
+            case True, False:
+                return "first-held-out"
+            case False, True:
+                return "second-held-out"
+        return "unseen"
+
+    def bridge(self, composition: Composition) -> str:
+        """Return the entity between the two hops."""
+        entity, first, _ = composition
+        return self.facts[entity, first]
+
+    def answer(self, composition: Composition) -> str:
+        """Return the entity at the end of the second hop."""
+        return self.facts[self.bridge(composition), composition[2]]
+
+    def of_kind(self, kind: HeldOut) -> list[Composition]:
+        """Return the compositions of one kind, in the order of the world."""
+        return [composition for composition, its_kind in self.compositions.items() if its_kind == kind]
+
+    @cached_property
+    def _stated(self) -> tuple[list[list[str]], list[list[str]]]:
+        one = [[entity, relation, answer, STOP] for (entity, relation), answer in self.facts.items()]
+        two = [[*composition, self.answer(composition), STOP] for composition in self.of_kind("trained")]
+        return one, two
+
+    def sentences(self, rng: np.random.Generator, *, one_hop_share: float = 0.3) -> Iterator[list[str]]:
+        """Yield stated sentences without end, as lists of words."""
+        one, two = self._stated
+        while True:
+            stated = one if rng.random() < one_hop_share else two
+            yield stated[rng.integers(len(stated))]
+
+    def packed(self, rng: np.random.Generator, *, length: int) -> list[str]:
+        """Return `length` words: the start marker, then sentences until full (the last one may be cut)."""
+        words = [BOS]
+        for sentence in self.sentences(rng):
+            words += sentence
+            if len(words) >= length:
+                return words[:length]
+        raise AssertionError("sentences never end")
