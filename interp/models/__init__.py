@@ -1,0 +1,6 @@
+"""Models: found, loaded, recorded."""
+
+from interp.models.loading import load_model
+from interp.models.model import Model
+
+__all__ = ["Model", "load_model"]

@@ -1,0 +1,85 @@
+"""TransformerLens's view of a model: where its modules are, and a bridge over the same weights."""
+
+import copy
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from interp.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ModulePaths:
+    """Dotted paths of a family's modules; `write` is where a sublayer's write to the stream comes out."""
+
+    blocks: str
+    attn: str
+    attn_write: str
+    mlp: str
+    mlp_write: str
+    ln_final: str
+    unembed: str
+    is_parallel: bool
+
+
+def architecture(model: PreTrainedModel) -> str:
+    """Return the name under which TransformerLens knows the model's family."""
+    named = model.config.architectures
+    return str(named[0]) if named else type(model).__name__
+
+
+def module_paths(model: PreTrainedModel) -> ModulePaths:
+    """Return where TransformerLens's adapter for this family says the modules are."""
+    with _quietly():
+        from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+        from transformer_lens.model_bridge.generalized_components import ParallelBlockBridge
+        from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
+
+        try:
+            config = build_bridge_config_from_hf(model.config, architecture(model), "external", model.dtype)
+            adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
+        except ValueError as error:
+            raise ModelError(f"family {architecture(model)!r} is not known to TransformerLens: {error}") from None
+    parts = adapter.component_mapping
+    inside = parts["blocks"].submodules
+    missing = {"attn", "mlp"} - inside.keys()
+    if missing:
+        raise ModelError(f"family {architecture(model)!r} has no {' and no '.join(sorted(missing))} in its blocks")
+    return ModulePaths(
+        blocks=parts["blocks"].name,
+        attn=inside["attn"].name,
+        attn_write=inside.get("ln1_post", inside["attn"]).name,
+        mlp=inside["mlp"].name,
+        mlp_write=inside.get("ln2_post", inside["mlp"]).name,
+        ln_final=parts["ln_final"].name,
+        unembed=parts["unembed"].name,
+        is_parallel=isinstance(parts["blocks"], ParallelBlockBridge),
+    )
+
+
+def build_bridge(model: PreTrainedModel, *, tokenizer: Any = None) -> Any:
+    """Return a TransformerBridge over a structural copy of the model that shares every parameter and buffer."""
+    with _quietly():
+        from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+        shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+        twin: nn.Module = copy.deepcopy(model, memo=shared)
+        bridge = build_bridge_from_module(twin, architecture(model), hf_config=copy.deepcopy(model.config), tokenizer=tokenizer)
+    return bridge.eval()
+
+
+class _quietly(warnings.catch_warnings):
+    """Keep TransformerLens's import from silencing loggers and installing warning filters for everyone."""
+
+    def __enter__(self) -> None:  # type: ignore[override]
+        super().__enter__()
+        self._level = logging.getLogger("transformers").level
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *exc: object) -> None:
+        logging.getLogger("transformers").setLevel(self._level)
+        super().__exit__(*exc)  # type: ignore[arg-type]

@@ -1,0 +1,213 @@
+"""A causal language model with its stock modules: what it is, what it computes, how it is recorded."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from interp.errors import ModelError, TaskError
+from interp.models.bridge import ModulePaths, build_bridge, module_paths
+from interp.replay import Arguments, Block, Recording, dry_pass, first
+from interp.tasks import Prompt, Task
+from interp.tasks.batch import TokenBatch, tokenize
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A Hugging Face causal LM, unchanged, and TransformerLens's names for its places."""
+
+    name: str
+    module: PreTrainedModel
+    tokenizer: Any = None
+    _paths: ModulePaths = field(init=False, repr=False)
+    _blocks: tuple[Block, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.module.eval()
+        self.module.requires_grad_(False)
+        object.__setattr__(self, "_paths", module_paths(self.module))
+        object.__setattr__(self, "_blocks", self._find_blocks())
+        self._prove_unembed()
+
+    # What it is
+
+    @property
+    def n_layers(self) -> int:
+        """Return the number of decoder blocks."""
+        return len(self._blocks)
+
+    @property
+    def n_heads(self) -> int:
+        """Return the number of query heads."""
+        return int(self.module.config.get_text_config().num_attention_heads)
+
+    @property
+    def d_model(self) -> int:
+        """Return the width of the residual stream."""
+        return int(self.module.config.get_text_config().hidden_size)
+
+    @property
+    def d_vocab(self) -> int:
+        """Return the number of logits per position."""
+        return int(self._unembed.weight.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights are."""
+        return self.module.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of the weights."""
+        return self.module.dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return a hash of configuration and weights: equal for equal models, wherever they were loaded from."""
+        config = self.module.config.to_dict()
+        for key in ("_name_or_path", "transformers_version"):
+            config.pop(key, None)
+        digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @cached_property
+    def bridge(self) -> Any:
+        """Return TransformerLens's TransformerBridge over the same weights; the stock modules stay as they are."""
+        return build_bridge(self.module, tokenizer=self.tokenizer)
+
+    # Prompts
+
+    def tokenize(self, prompts: str | Sequence[str] | Sequence[Prompt]) -> TokenBatch:
+        """Return token ids of a string, strings or prompts, padded on the right if they differ in length."""
+        if self.tokenizer is None:
+            raise ModelError(f"model {self.name!r} has no tokenizer")
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        if not texts:
+            raise TaskError("no prompts given; at least one is needed")
+        asked = [p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(texts)]
+        batch = tokenize(self.tokenizer, asked, device=self.device)
+        longest = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
+        if longest is not None and batch.tokens.shape[1] > longest:
+            raise TaskError(f"a prompt of {batch.tokens.shape[1]} tokens; the model reads at most {longest}")
+        return batch
+
+    def shards(self, task: Task) -> list[tuple[Prompt, ...]]:
+        """Return a task's shards: up to 32 prompts with the same number of tokens."""
+        if self.tokenizer is None:
+            raise ModelError(f"model {self.name!r} has no tokenizer")
+        return task.shards(lambda prompt: len(self.tokenizer(prompt.text)["input_ids"]))
+
+    # What it computes
+
+    @torch.no_grad()
+    def logits(self, batch: TokenBatch) -> Tensor:
+        """Return fp32 logits [batch pos d_vocab] of the stock model."""
+        mask = batch.mask if batch.is_padded else None
+        return self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits.float()
+
+    def unembed(self, resid: Tensor) -> Tensor:
+        """Return logits [... d_vocab] of residuals [... d_model]: final norm, W_U, scale and soft-cap."""
+        config = self.module.config.get_text_config()
+        logits: Tensor = self._unembed(self._ln_final(resid))
+        logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        cap = getattr(config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def record(self, batch: TokenBatch) -> Recording:
+        """Return a recording of the clean pass over a batch; runs no block."""
+
+        def dry(start: int) -> tuple[Tensor, list[Arguments]]:
+            return self._dry(batch.tokens, batch.mask if batch.is_padded else None, start=start)
+
+        n_prompts, n_pos = batch.tokens.shape
+        return Recording(self._blocks, n_prompts, n_pos, dry, self.unembed)
+
+    @torch.no_grad()
+    def _dry(self, tokens: Tensor, mask: Tensor | None, *, start: int) -> tuple[Tensor, list[Arguments]]:
+        cache = None
+        if start:
+            cache = DynamicCache()
+            for layer in range(self.n_layers):
+                nothing = torch.zeros(tokens.shape[0], 1, start, 1, device=self.device)
+                cache.update(nothing, nothing, layer)
+        return dry_pass(
+            self._blocks,
+            lambda: self.module(
+                input_ids=tokens[:, start:], attention_mask=mask, past_key_values=cache, use_cache=cache is not None
+            ),
+        )
+
+    # Finding the modules, once
+
+    @property
+    def _ln_final(self) -> nn.Module:
+        return self.module.get_submodule(self._paths.ln_final)
+
+    @property
+    def _unembed(self) -> nn.Module:
+        return self.module.get_submodule(self._paths.unembed)
+
+    @torch.no_grad()
+    def _find_blocks(self) -> tuple[Block, ...]:
+        """Locate every block's modules and see, on two tokens, what they return and what they call the cache."""
+        paths = self._paths
+        modules = list(self.module.get_submodule(paths.blocks))  # type: ignore[call-overload]
+        seen: dict[nn.Module, tuple[Any, dict[str, Any]]] = {}
+
+        def see(module: nn.Module, _args: object, kwargs: dict[str, Any], output: Any) -> None:
+            seen[module] = (output, kwargs)
+
+        watched = [*modules, *(module.get_submodule(paths.attn) for module in modules)]
+        handles = [module.register_forward_hook(see, with_kwargs=True) for module in watched]
+        try:
+            self._probe()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return tuple(self._block(module, seen) for module in modules)
+
+    def _block(self, module: nn.Module, seen: dict[nn.Module, tuple[Any, dict[str, Any]]]) -> Block:
+        paths, attn = self._paths, module.get_submodule(self._paths.attn)
+        parameters = tuple(inspect.signature(module.forward).parameters)
+        cache = next((name for name in ("past_key_values", "layer_past", "past_key_value") if name in parameters), None)
+        if cache is None:
+            raise ModelError(f"{type(module).__name__} has no parameter for a cache: {', '.join(parameters)}")
+        output, attn_output = seen[module][0], seen[attn][0]
+        return Block(
+            module=module,
+            attn=attn,
+            attn_write=module.get_submodule(paths.attn_write),
+            mlp=module.get_submodule(paths.mlp),
+            mlp_write=module.get_submodule(paths.mlp_write),
+            is_parallel=paths.is_parallel,
+            returns_tuple=isinstance(output, tuple),
+            attn_returns=len(attn_output) if isinstance(attn_output, tuple) else 1,
+            parameters=parameters,
+            cache_parameter=cache,
+        )
+
+    def _probe(self) -> Tensor:
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        logits: Tensor = self.module(input_ids=tokens, use_cache=False).logits
+        return logits
+
+    @torch.no_grad()
+    def _prove_unembed(self) -> None:
+        caught: list[Tensor] = []
+        handle = self._blocks[-1].module.register_forward_hook(lambda _m, _a, output: caught.append(first(output)))
+        try:
+            logits = self._probe()
+        finally:
+            handle.remove()
+        if not torch.allclose(self.unembed(caught[0]), logits, atol=1e-4, rtol=1e-3, equal_nan=True):
+            raise ModelError(f"{type(self.module).__name__} does something to its logits that this library does not know")

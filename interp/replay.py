@@ -1,0 +1,314 @@
+"""A clean pass whose blocks can be run again: the only way analyses run blocks.
+
+A decoder is a chain of blocks. A *dry pass* (every block replaced by the identity) records the arguments that each block
+receives beside the residual; with them, a block can be called again on any residual, for any number of variants at once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+from interp.errors import SiteError
+from interp.shapes import KV
+from interp.sites import Site
+
+
+@dataclass(frozen=True)
+class Block:
+    """A decoder block's modules: `attn_write` and `mlp_write` return what is added to the stream."""
+
+    module: nn.Module
+    attn: nn.Module
+    attn_write: nn.Module
+    mlp: nn.Module
+    mlp_write: nn.Module
+    is_parallel: bool
+    returns_tuple: bool
+    attn_returns: int
+    parameters: tuple[str, ...]
+    cache_parameter: str
+
+
+Arguments = dict[str, Any]  # what one block receives beside the residual, by parameter name
+
+
+@dataclass
+class Work:
+    """Blocks run so far, as rows × positions: one forward of B prompts of T tokens through L blocks is B·T·L."""
+
+    block_tokens: float = 0.0
+
+
+class KVTap:
+    """Stands in for a cache: hands a block the keys and values of a prefix, and keeps what the block wrote."""
+
+    is_compileable = False
+
+    def __init__(self, prefix: KV | None = None) -> None:
+        self.prefix = prefix
+        self.written: KV | None = None
+
+    def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> KV:
+        """Return the prefix's keys and values followed by the new ones."""
+        self.written = (keys, values)
+        if self.prefix is None:
+            return keys, values
+        return torch.cat([self.prefix[0], keys], dim=-2), torch.cat([self.prefix[1], values], dim=-2)
+
+
+def first(output: Any) -> Tensor:
+    """Return the tensor of a module that returns a tensor, or a tuple that starts with one."""
+    tensor = output[0] if isinstance(output, tuple) else output
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"a tensor was expected, {type(tensor).__name__} was returned")
+    return tensor
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let `module` compute something else inside the `with` block."""
+    had_own = "forward" in vars(module)
+    own = module.forward
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if had_own:
+            module.forward = own
+        else:
+            del module.forward
+
+
+class _Stop(Exception):
+    """Ends a pass whose rest nobody needs."""
+
+
+def dry_pass(blocks: Sequence[Block], run: Callable[[], object]) -> tuple[Tensor, list[Arguments]]:
+    """Return the embedding [batch pos d_model] and every block's arguments, without running a block."""
+    recorded: list[Arguments] = []
+    embeddings: list[Tensor] = []
+
+    def identity(block: Block) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            arguments = dict(zip(block.parameters, args, strict=False)) | kwargs
+            resid = arguments.pop(block.parameters[0])
+            embeddings.append(resid)
+            recorded.append(arguments)
+            if len(recorded) == len(blocks):
+                raise _Stop
+            return (resid,) if block.returns_tuple else resid
+
+        return forward
+
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(replaced_forward(block.module, identity(block)))
+        try:
+            run()
+        except _Stop:
+            pass
+    return embeddings[0], recorded
+
+
+def _for_rows(value: Any, *, batch: int, rows: int) -> Any:
+    """Repeat recorded tensors to the number of rows, variant-major; what has no batch axis stays as it is."""
+    if isinstance(value, Tensor) and value.ndim > 1:
+        if value.shape[0] == 1:
+            return value.expand(rows, *value.shape[1:])
+        if rows > batch and value.shape[0] % batch == 0:
+            return repeat(value, "batch ... -> (variant batch) ...", variant=rows // batch)
+        return value
+    if isinstance(value, tuple):
+        return tuple(_for_rows(item, batch=batch, rows=rows) for item in value)
+    if isinstance(value, dict):
+        return {key: _for_rows(item, batch=batch, rows=rows) for key, item in value.items()}
+    return value
+
+
+Clean = dict[Site, Tensor]
+
+
+@dataclass
+class Recording:
+    """One clean pass over one batch of prompts, whose blocks can be run again on any residual.
+
+    `dry(start)` returns the arguments of the blocks for the positions from `start` on; `stored` holds clean activations
+    that are known already; `unembed` maps residuals to logits; `keep` is called with what a clean pass computed.
+    """
+
+    blocks: Sequence[Block]
+    batch_size: int
+    n_pos: int
+    dry: Callable[[int], tuple[Tensor, list[Arguments]]]
+    unembed: Callable[[Tensor], Tensor]
+    stored: Clean = field(default_factory=dict)
+    keep: Callable[[Clean], None] = lambda _: None
+    work: Work = field(default_factory=Work)
+
+    def __post_init__(self) -> None:
+        self._clean: Clean = dict(self.stored)
+        self._kv: list[KV] = []
+        self._arguments: dict[int, list[Arguments]] = {}
+
+    @property
+    def n_layers(self) -> int:
+        """Return the number of decoder blocks."""
+        return len(self.blocks)
+
+    # What the clean pass computed
+
+    def resid(self, layer: int) -> Tensor:
+        """Return the clean residual [batch pos d_model] in front of `layer`; `n_layers`: behind the last block."""
+        if not 0 <= layer <= self.n_layers:
+            raise SiteError(f"layer {layer} asked for; there is 0 to {self.n_layers} (behind the last block)")
+        if layer == self.n_layers:
+            return self.clean(Site("resid_post", layer - 1))
+        return self.clean(Site("resid_pre", layer))
+
+    def clean(self, site: Site) -> Tensor:
+        """Return what the clean pass computed at a block site [batch pos d_model]; runs the pass if it must."""
+        if site.kind == "resid_post" and site.layer < self.n_layers - 1:
+            site = Site("resid_pre", site.layer + 1)
+        if site.kind == "resid_mid":
+            return self.resid(site.layer) + self.clean(Site("attn_out", site.layer))
+        if site not in self._clean:
+            self._run_clean()
+        return self._clean[site]
+
+    def _run_clean(self) -> None:
+        resid, _ = self._dry(0)
+        clean: Clean = {}
+        self._kv = []
+        for layer, block in enumerate(self.blocks):
+            clean[Site("resid_pre", layer)] = resid
+            with _writes(block) as writes:
+                resid, kv = self.block_kv(layer, resid)
+            clean[Site("attn_out", layer)], clean[Site("mlp_out", layer)] = writes["attn"], writes["mlp"]
+            self._kv.append(kv)
+        clean[Site("resid_post", self.n_layers - 1)] = resid
+        self._clean = clean
+        self.keep(clean)
+
+    def kv(self, layer: int) -> KV:
+        """Return the keys and values [batch kv_head pos d_head] that a block wrote in the clean pass."""
+        if not self._kv:
+            if not self.stored:
+                self._run_clean()
+            else:
+                self._kv = [self.block_kv(i, self.resid(i))[1] for i in range(self.n_layers)]
+        return self._kv[layer]
+
+    # Running blocks again
+
+    def block(self, layer: int, resid: Tensor) -> Tensor:
+        """Run one block on residuals [variant*batch pos d_model]."""
+        return self._run(layer, resid, tap=None, start=0)
+
+    def block_kv(self, layer: int, resid: Tensor) -> tuple[Tensor, KV]:
+        """Run one block; also return the keys and values [variant*batch kv_head pos d_head] that it wrote."""
+        tap = KVTap()
+        resid = self._run(layer, resid, tap=tap, start=0)
+        if tap.written is None:
+            raise SiteError(f"block {layer} wrote no keys and values; its attention does not use a cache")
+        return resid, tap.written
+
+    def tail(self, layer: int, resid: Tensor, *, start: int, prefix: KV | None = None) -> Tensor:
+        """Run one block on positions >= `start` [variant*batch pos-start d_model], reading earlier keys and values.
+
+        `prefix` holds those of the positions < `start`; None means the clean pass's.
+        """
+        if not 0 < start < self.n_pos:
+            raise SiteError(f"tail from position {start} asked for; there is 1 to {self.n_pos - 1}")
+        keys, values = self.kv(layer) if prefix is None else prefix
+        variants = resid.shape[0] // keys.shape[0]
+        prefix = (
+            repeat(keys[:, :, :start], "batch ... -> (variant batch) ...", variant=variants),
+            repeat(values[:, :, :start], "batch ... -> (variant batch) ...", variant=variants),
+        )
+        return self._run(layer, resid, tap=KVTap(prefix), start=start)
+
+    def chain(self, layers: Sequence[int], resid: Tensor) -> Tensor:
+        """Run blocks along any path: skip, repeat or reorder them."""
+        for layer in layers:
+            resid = self.block(layer, resid)
+        return resid
+
+    def attn(self, layer: int, resid: Tensor) -> Tensor:
+        """Return what attention writes to the stream, reading `resid` [variant*batch pos d_model]."""
+        block, written = self.blocks[layer], []
+
+        def stop(_module: nn.Module, _args: object, output: Any) -> None:
+            written.append(first(output))
+            raise _Stop
+
+        handle = block.attn_write.register_forward_hook(stop)
+        try:
+            self._run(layer, resid, tap=None, start=0, share=0.5)
+        except _Stop:
+            pass
+        finally:
+            handle.remove()
+        return written[0]
+
+    def mlp(self, layer: int, resid: Tensor) -> Tensor:
+        """Return what the MLP writes to the stream, where `resid` is what its norm reads."""
+        block = self.blocks[layer]
+
+        def nothing(*args: Any, **kwargs: Any) -> Any:
+            zero = torch.zeros_like(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+            return zero if block.attn_returns == 1 else (zero, *[None] * (block.attn_returns - 1))
+
+        with ExitStack() as stack:
+            stack.enter_context(replaced_forward(block.attn, nothing))
+            if block.attn_write is not block.attn:
+                stack.enter_context(replaced_forward(block.attn_write, torch.zeros_like))
+            writes = stack.enter_context(_writes(block))
+            self._run(layer, resid, tap=None, start=0, share=0.5)
+        return writes["mlp"]
+
+    def logits(self, resid: Tensor, *, positions: slice | Sequence[int] | None = None) -> Tensor:
+        """Return fp32 logits [rows pos d_vocab] of the positions asked for (all, if none are named)."""
+        chosen = resid if positions is None else resid[:, positions]
+        return self.unembed(chosen).float()
+
+    def _dry(self, start: int) -> tuple[Tensor, list[Arguments]]:
+        resid, arguments = self.dry(start)
+        self._arguments[start] = arguments
+        return resid, arguments
+
+    def _run(self, layer: int, resid: Tensor, *, tap: KVTap | None, start: int, share: float = 1.0) -> Tensor:
+        block = self.blocks[layer]
+        if start not in self._arguments:
+            self._dry(start)
+        recorded = self._arguments[start][layer]
+        rows, n_pos, _ = resid.shape
+        arguments = _for_rows(recorded, batch=self.batch_size, rows=rows) | {block.cache_parameter: tap}
+        self.work.block_tokens += share * rows * n_pos
+        return first(block.module(resid, **arguments))
+
+
+@contextmanager
+def _writes(block: Block) -> Iterator[dict[str, Tensor]]:
+    """Catch what attention and MLP add to the stream while the block runs."""
+    written: dict[str, Tensor] = {}
+
+    def catch(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: object, output: Any) -> None:
+            written[name] = first(output)
+
+        return hook
+
+    handles = [
+        block.attn_write.register_forward_hook(catch("attn")),
+        block.mlp_write.register_forward_hook(catch("mlp")),
+    ]
+    try:
+        yield written
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,111 @@
+"""Replayed blocks are the model's own blocks."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from interp.models import Model
+from interp.replay import first
+from interp.sites import Site
+from tests.families import tokens
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def naive(model: Model, batch, edits: dict[int, object]) -> torch.Tensor:
+    """Run the stock model with hand-written hooks: edits[layer](input, output) replaces the block's output."""
+
+    def hook_of(edit):
+        def hook(_module, args, kwargs, output):
+            resid = args[0] if args else kwargs["hidden_states"]
+            new = edit(resid, first(output))
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        return hook
+
+    blocks = model.module.get_submodule(model._paths.blocks)
+    handles = [blocks[i].register_forward_hook(hook_of(edit), with_kwargs=True) for i, edit in edits.items()]
+    try:
+        return model.logits(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def test_replay_is_the_forward(model: Model) -> None:
+    batch = tokens()
+    recording = model.record(batch)
+    logits = model.logits(batch)
+    replayed = recording.logits(recording.chain(range(model.n_layers), recording.resid(0)))
+    assert_close(replayed, logits, rtol=0, atol=1e-6 * max(1.0, logits.abs().max().item()))
+    assert_close(recording.logits(recording.resid(model.n_layers)), logits, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_stream_is_the_sum_of_its_writes(model: Model) -> None:
+    recording = model.record(tokens())
+    for layer in range(model.n_layers):
+        writes = recording.clean(Site("attn_out", layer)) + recording.clean(Site("mlp_out", layer))
+        assert_close(recording.resid(layer) + writes, recording.resid(layer + 1), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_skipped_layer_equals_a_hook(model: Model) -> None:
+    batch = tokens()
+    recording = model.record(batch)
+    for skipped in range(model.n_layers):
+        path = [layer for layer in range(skipped + 1, model.n_layers)]
+        ours = recording.logits(recording.chain(path, recording.resid(skipped)))
+        assert_close(ours, naive(model, batch, {skipped: lambda resid, _: resid}), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_sublayers_alone_equal_what_they_wrote(model: Model) -> None:
+    recording = model.record(tokens())
+    for layer in range(model.n_layers):
+        resid = recording.resid(layer)
+        attn_out, mlp_out = recording.clean(Site("attn_out", layer)), recording.clean(Site("mlp_out", layer))
+        assert_close(recording.attn(layer, resid), attn_out, rtol=0, atol=1e-6)
+        reads = resid if recording.blocks[layer].is_parallel else resid + attn_out
+        assert_close(recording.mlp(layer, reads), mlp_out, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_variants_run_side_by_side(model: Model) -> None:
+    recording = model.record(tokens())
+    clean = recording.resid(1)
+    other = clean + torch.randn_like(clean)
+    both = recording.block(1, torch.cat([clean, other]))
+    assert_close(both, torch.cat([recording.block(1, clean), recording.block(1, other)]), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", [1, 5, 11])
+def test_tail_equals_the_whole_sequence(model: Model, start: int) -> None:
+    recording = model.record(tokens())
+    clean = recording.resid(1)
+    changed = clean.clone()
+    changed[:, start:] += torch.randn_like(changed[:, start:])
+    whole = recording.block(1, changed)[:, start:]
+    assert_close(recording.tail(1, changed[:, start:], start=start), whole, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_tail_reads_the_prefix_it_is_given(model: Model) -> None:
+    recording = model.record(tokens())
+    prefix = recording.resid(1) + torch.randn_like(recording.resid(1))
+    mixed = torch.cat([prefix[:, :5], recording.resid(1)[:, 5:]], dim=1)
+    _, kv = recording.block_kv(1, prefix)
+    whole = recording.block(1, mixed)[:, 5:]
+    assert_close(recording.tail(1, mixed[:, 5:], start=5, prefix=kv), whole, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_recording_runs_no_block_and_work_is_counted(model: Model) -> None:
+    batch = tokens()
+    recording = model.record(batch)
+    recording.logits(recording._dry(0)[0])
+    assert recording.work.block_tokens == 0
+    recording.resid(2)
+    assert recording.work.block_tokens == batch.tokens.numel() * model.n_layers
