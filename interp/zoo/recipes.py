@@ -47,4 +47,4 @@ class Recipe:
         return min(1.0, (step + 1) / self.warmup, 0.1 + 0.9 * to_go / self.decay)
 
 
-RECIPES = {recipe.name: recipe for recipe in (Recipe("hops-4l", n_layers=4, steps=3000),)}
+RECIPES = {recipe.name: recipe for recipe in (Recipe("hops-4l", n_layers=4, steps=1500, decay=300),)}

@@ -109,7 +109,8 @@ def train(recipe: Recipe, folder: Path, *, console: Console) -> tuple[LlamaForCa
             progress.update(bar, advance=1, description=f"{recipe.name} loss {curve[-1]:.3f}")
             if (step + 1) % CHECKPOINT_EVERY == 0:
                 save_checkpoint(folder, model, optimizer, curve=curve)
-                console.log(f"{recipe.name} step {step + 1}: loss {np.mean(curve[-50:]):.3f}")
+                known = {kind: row["accuracy"] for kind, row in evaluate(model, tokenizer, world).items()}
+                console.log(f"{recipe.name} step {step + 1}: loss {np.mean(curve[-50:]):.3f}, accuracy {known}")
     record = {
         "command": f"python -m interp.zoo.train {recipe.name}",
         "recipe": asdict(recipe),

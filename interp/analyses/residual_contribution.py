@@ -1,0 +1,129 @@
+"""How much does each sublayer write, and does it write, erase or strengthen?
+
+"Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.1: norms of the stream and of what is
+written to it, their ratios, and the cosine of each write with the stream it is added to (about 0: a new direction;
+negative: erasing; positive: strengthening).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from interp.analysis import Analysis, Cost, Result
+from interp.models import Model
+from interp.plots import lines_over_depth
+from interp.replay import Recording
+from interp.shapes import Tensors
+from interp.sites import Site
+from interp.sweeps.statistics import bootstrap_interval
+from interp.tasks.batch import TokenBatch
+
+_EPS = 1e-6
+MEASURES = {
+    "resid norm": "norm", "attn norm": "norm", "mlp norm": "norm",
+    "attn / resid": "ratio", "mlp / resid": "ratio", "layer / resid": "ratio",
+    "attn · resid": "cosine", "mlp · resid": "cosine", "layer · resid": "cosine", "input · output": "cosine",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ResidualContribution(Analysis):
+    """Measure what each sublayer writes; `first_position` False leaves position 0 (often a sink) out."""
+
+    first_position: bool = True
+    seed: int = 0
+    question: ClassVar[str] = "How much does each sublayer write, and does it write, erase or strengthen?"
+
+    def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:  # noqa: ARG002
+        """Return per prompt the mean and maximum over positions [batch layer measure], with and without position 0."""
+        measures = torch.stack([self._layer(recording, layer) for layer in range(recording.n_layers)], dim=1)
+        rest = measures[:, :, 1:]
+        return {
+            "mean": measures.mean(2),
+            "max": measures.amax(2),
+            "mean_without_first": rest.mean(2),
+            "max_without_first": rest.amax(2),
+            "n_pos": torch.full((len(shard.prompts),), measures.shape[2]),
+        }
+
+    @staticmethod
+    def _layer(recording: Recording, layer: int) -> Tensor:
+        """Return all measures of one layer [batch pos measure]."""
+        pre = recording.resid(layer).float()
+        attn = recording.clean(Site("attn_out", layer)).float()
+        mlp = recording.clean(Site("mlp_out", layer)).float()
+        is_parallel = recording.blocks[layer].is_parallel
+        mid = pre if is_parallel else pre + attn
+        both = attn + mlp
+        pairs = ((attn, pre), (mlp, mid), (both, pre))
+        return torch.stack(
+            [
+                *(t.norm(dim=-1) for t in (pre, attn, mlp)),
+                *(write.norm(dim=-1) / stream.norm(dim=-1).clamp_min(_EPS) for write, stream in pairs),
+                *(cosine_similarity(write, stream, dim=-1, eps=_EPS) for write, stream in pairs),
+                cosine_similarity(pre, recording.resid(layer + 1).float(), dim=-1, eps=_EPS),
+            ],
+            dim=-1,
+        )
+
+    def combine(self, parts: Sequence[Tensors]) -> "ResidualContributionResult":
+        """Return token-weighted means with a bootstrap interval over prompts, and maxima."""
+        suffix = "" if self.first_position else "_without_first"
+        n_tokens = torch.cat([part["n_pos"] for part in parts]).double().numpy() - (0 if self.first_position else 1)
+        mean = torch.cat([part[f"mean{suffix}"] for part in parts]).double().numpy()
+        weighted = mean * (n_tokens / n_tokens.mean())[:, None, None]
+        low, high = bootstrap_interval(weighted, seed=self.seed)
+        maximum = torch.cat([part[f"max{suffix}"] for part in parts]).amax(0).numpy()
+        return ResidualContributionResult(weighted.mean(0), low, high, maximum, n_prompts=len(mean))
+
+    def cost(self, model: Model, shard: TokenBatch) -> Cost:
+        """Nothing beyond the clean pass."""
+        return Cost(0.0, 4 * len(shard.prompts) * model.n_layers * len(MEASURES))
+
+
+@dataclass(frozen=True)
+class ResidualContributionResult(Result):
+    """Arrays [layer measure] over all prompts."""
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    maximum: np.ndarray
+    n_prompts: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return columns layer, kind, measure, mean, low, high (95 % bootstrap over prompts), max."""
+        return pd.DataFrame(
+            {
+                "layer": layer, "kind": kind, "measure": measure, "mean": self.mean[layer, i],
+                "low": self.low[layer, i], "high": self.high[layer, i], "max": self.maximum[layer, i],
+            }
+            for i, (measure, kind) in enumerate(MEASURES.items())
+            for layer in range(len(self.mean))
+        )  # fmt: skip
+
+    def plot(self) -> go.Figure:
+        """Draw norms, ratios and cosines over depth."""
+        return lines_over_depth(
+            self.to_frame(), y="mean", groups="measure", panels="kind", title="What each sublayer writes to the residual stream"
+        )
+
+    def summary(self) -> str:
+        """Say which layer writes most, relative to the stream, and where writes erase."""
+        ratio = self.mean[:, list(MEASURES).index("layer / resid")]
+        cosine = self.mean[:, list(MEASURES).index("layer · resid")]
+        half = (len(ratio) + 1) // 2
+        erasing = [str(layer) for layer in np.flatnonzero(cosine < 0)]
+        return (
+            f"Layer {ratio.argmax()} writes most, {ratio.max():.2f} of the stream's norm; the mean is {ratio[:half].mean():.2f} in the "
+            f"first half and {ratio[half:].mean():.2f} in the second. "
+            + (f"Layers {', '.join(erasing)} write against the stream (negative cosine)" if erasing else "No layer writes against the stream")
+            + f" ({self.n_prompts} prompts)."
+        )

@@ -1,0 +1,116 @@
+"""What an analysis is: a question with parameters, measured shard by shard and combined into a result.
+
+A new analysis is one file in `interp/analyses/`: a frozen dataclass that extends `Analysis`, and a `Result`.
+"""
+
+import importlib
+import pkgutil
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from interp.errors import AnalysisError, unknown
+from interp.models import Model
+from interp.replay import Recording
+from interp.shapes import Tensors
+from interp.tasks import Task
+from interp.tasks.batch import TokenBatch
+
+
+class Result(ABC):
+    """What an analysis found, rebuilt from its parts at any time."""
+
+    @abstractmethod
+    def to_frame(self) -> pd.DataFrame:
+        """Return the finding as a tidy frame: one value a row."""
+
+    @abstractmethod
+    def plot(self) -> go.Figure:
+        """Return a titled figure."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """Return one finding in words, with numbers."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a shard costs beyond its clean pass, in forwards of that shard, and how many numbers it leaves behind."""
+
+    forwards: float
+    numbers: int
+
+
+@dataclass(frozen=True)
+class Analysis(ABC):
+    """A question; its fields are its parameters."""
+
+    question: ClassVar[str] = ""
+
+    def prepare(self, model: Model, task: Task) -> Tensors:  # noqa: ARG002
+        """Return what every shard needs, computed once; nothing for most analyses."""
+        return {}
+
+    @abstractmethod
+    def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
+        """Return named tensors of one shard whose first axis is the prompt."""
+
+    @abstractmethod
+    def combine(self, parts: Sequence[Tensors]) -> Result:
+        """Return the result of all shards, in their order; pure."""
+
+    @abstractmethod
+    def cost(self, model: Model, shard: TokenBatch) -> Cost:
+        """Return what `measure` will cost on one shard."""
+
+    def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: B027
+        """Raise before any work if this shard cannot be measured."""
+
+    @torch.no_grad()
+    def run(self, model: Model, task: Task) -> Result:
+        """Measure every shard and combine."""
+        shards = [model.tokenize(shard) for shard in model.shards(task)]
+        for shard in shards:
+            self.check(model, shard)
+        prepared = self.prepare(model, task)
+        return self.combine([self.measure(model.record(shard), shard, prepared) for shard in shards])
+
+
+def name_of(analysis: type[Analysis]) -> str:
+    """Return the name of an analysis: its class in snake case, which is also its module's."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", analysis.__name__).lower()
+
+
+def find_analyses() -> dict[str, type[Analysis]]:
+    """Return every analysis in `interp.analyses`, by name."""
+    import interp.analyses as package
+
+    found: dict[str, type[Analysis]] = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        for value in vars(importlib.import_module(f"interp.analyses.{module.name}")).values():
+            if isinstance(value, type) and issubclass(value, Analysis) and name_of(value) == module.name:
+                found[module.name] = value
+    return found
+
+
+def make_analysis(name: str, parameters: dict[str, Any]) -> Analysis:
+    """Return an analysis with parameters; raise AnalysisError for names and values that do not exist."""
+    analyses = find_analyses()
+    if name not in analyses:
+        raise AnalysisError(unknown("analysis", name, analyses))
+    kinds = {f.name: f for f in fields(analyses[name])}
+    given: dict[str, Any] = {}
+    for key, value in parameters.items():
+        if key not in kinds:
+            raise AnalysisError(unknown(f"parameter of {name}", key, kinds))
+        default = kinds[key].default
+        given[key] = tuple(value) if isinstance(value, list) else value
+        if default is not MISSING and isinstance(default, tuple) and not isinstance(given[key], tuple | str):
+            given[key] = (given[key],)
+    return analyses[name](**given)

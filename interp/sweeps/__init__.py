@@ -1,0 +1,1 @@
+"""Computations that several analyses share: functions, named by what they compute."""

@@ -1,0 +1,150 @@
+"""One sweep over the layers that serves every skipped layer at once.
+
+Row 0 is the clean run; the variant "layer s is skipped" joins behind layer s, so layers below s never run for it. Each
+layer's weights are read once, and effects are reduced on the fly. With causal attention the variant "skip s before
+position t" agrees with the all-token skip of s before t: only its positions from t on are run, over the keys and values
+that the skip's own row just wrote. ("Do Language Models Use Their Depth Efficiently?", section 3.2.)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from interp.replay import Recording
+from interp.shapes import KV
+from interp.sites import Site
+
+Part = Literal["layer", "attention", "mlp"]
+Scope = Literal["all", "future", "direct", "direct_future"]
+_EPS = 1e-6
+_CHUNK_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Step:
+    """The relative change of one layer's contribution, [variant batch pos-start], measured from position `start` on."""
+
+    scope: Scope
+    layer: int
+    start: int
+    change: Tensor
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The last residuals [variant batch pos-start d_model] of every skip, measured from position `start` on."""
+
+    scope: Scope
+    start: int
+    resid: Tensor
+
+
+def relative_change(clean: Tensor, changed: Tensor) -> Tensor:
+    """Return ||c - c'|| / ||c|| over the last axis, in fp32."""
+    clean = clean.float()
+    return (clean - changed.float()).norm(dim=-1) / clean.norm(dim=-1).clamp_min(_EPS)
+
+
+def skipped(recording: Recording, layer: int, part: Part) -> Tensor:
+    """Return the residual behind `layer` [batch pos d_model] without its part; position 0 keeps the clean output."""
+    pre, post = recording.resid(layer), recording.resid(layer + 1)
+    match part:
+        case "layer":
+            without = pre
+        case "attention":
+            without = pre + recording.mlp(layer, pre)
+        case "mlp":
+            without = pre + recording.clean(Site("attn_out", layer))
+    return torch.cat([post[:, :1], without[:, 1:]], dim=1)
+
+
+def write_of(recording: Recording, layer: int, part: Part) -> Tensor:
+    """Return what a part wrote in the clean pass [batch pos d_model]; nothing at position 0, which is never skipped."""
+    kinds = {"layer": ("attn_out", "mlp_out"), "attention": ("attn_out",), "mlp": ("mlp_out",)}[part]
+    write = sum((recording.clean(Site(kind, layer)) for kind in kinds), torch.zeros(()))  # type: ignore[arg-type]
+    return torch.cat([torch.zeros_like(write[:, :1]), write[:, 1:]], dim=1)
+
+
+def staircase(
+    recording: Recording, *, part: Part, scopes: Sequence[Scope], splits: Sequence[int]
+) -> Iterator[Step | Ends]:
+    """Yield how every layer's contribution changes for every skipped layer, then where the skips end.
+
+    Variants are the skipped layers 0 .. layer - 1; an "all" step also has the skipped layer itself as its last variant.
+    """
+    all_rows: list[Tensor] = []
+    future_rows: dict[int, list[Tensor]] = {t: [] for t in splits if "future" in scopes}
+    for layer in range(recording.n_layers):
+        clean = recording.resid(layer)
+        write = recording.resid(layer + 1) - clean
+        if all_rows:
+            before = torch.stack(all_rows)
+            after, kv = _run(recording, layer, before)
+            futures = {t: torch.stack(rows) for t, rows in future_rows.items()}
+            for t, rows in futures.items():
+                ends = _tail(recording, layer, rows, start=t, prefix=kv)
+                yield Step("future", layer, t, relative_change(write[:, t:], ends - rows))
+                future_rows[t] = list(ends)
+            all_rows = list(after)
+            changes = relative_change(write, after - before)
+            del before, after, kv, futures
+            yield from _direct(recording, layer, part=part, scopes=scopes, splits=splits)
+        out = skipped(recording, layer, part)
+        own = relative_change(write, out - clean)[None]
+        yield Step("all", layer, 0, torch.cat([changes, own]) if all_rows else own)
+        all_rows.append(out)
+        for t, rows in future_rows.items():
+            rows.append(recording.resid(layer + 1)[:, t:])
+    yield Ends("all", 0, torch.stack(all_rows))
+    for t, rows in future_rows.items():
+        yield Ends("future", t, torch.stack(rows))
+
+
+def _direct(
+    recording: Recording, layer: int, *, part: Part, scopes: Sequence[Scope], splits: Sequence[int]
+) -> Iterator[Step]:
+    """Yield how `layer` changes when it reads the clean residual minus one earlier layer's write; nothing is chained."""
+    if "direct" not in scopes and "direct_future" not in scopes:
+        return
+    clean = recording.resid(layer)
+    write = recording.resid(layer + 1) - clean
+    before = clean - torch.stack([write_of(recording, earlier, part) for earlier in range(layer)])
+    after, kv = _run(recording, layer, before)
+    yield Step("direct", layer, 0, relative_change(write, after - before))
+    for t in splits if "direct_future" in scopes else ():
+        rows = repeat(clean[:, t:], "batch pos d_model -> variant batch pos d_model", variant=layer)
+        ends = _tail(recording, layer, rows, start=t, prefix=kv)
+        yield Step("direct_future", layer, t, relative_change(write[:, t:], ends - rows))
+
+
+def _run(recording: Recording, layer: int, rows: Tensor) -> tuple[Tensor, KV]:
+    """Run a block on rows [variant batch pos d_model], a few variants at a time."""
+    variants = len(rows)
+    done = [recording.block_kv(layer, _flat(chunk)) for chunk in _chunks(rows)]
+    keys, values = (torch.cat(parts) for parts in zip(*(kv for _, kv in done), strict=True))
+    return _unflat(torch.cat([resid for resid, _ in done]), variants), (keys, values)
+
+
+def _tail(recording: Recording, layer: int, rows: Tensor, *, start: int, prefix: KV) -> Tensor:
+    """Run a block on rows [variant batch pos-start d_model], each over its own prefix."""
+    sizes = [chunk.shape[0] * chunk.shape[1] for chunk in _chunks(rows)]
+    prefixes = zip(*(tensor.split(sizes) for tensor in prefix), strict=True)
+    chunks = zip(_chunks(rows), prefixes, strict=True)
+    done = [recording.tail(layer, _flat(chunk), start=start, prefix=kv) for chunk, kv in chunks]
+    return _unflat(torch.cat(done), len(rows))
+
+
+def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
+    return rows.split(max(1, _CHUNK_TOKENS // rows[0, ..., 0].numel()))
+
+
+def _flat(rows: Tensor) -> Tensor:
+    return rearrange(rows, "variant batch pos d_model -> (variant batch) pos d_model")
+
+
+def _unflat(rows: Tensor, variants: int) -> Tensor:
+    return rearrange(rows, "(variant batch) pos d_model -> variant batch pos d_model", variant=variants)

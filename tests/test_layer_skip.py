@@ -1,0 +1,132 @@
+"""The staircase equals one full forward per variant, with hand-written hooks."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from interp.analyses.layer_skip import LayerSkip
+from interp.models import Model
+from interp.replay import first
+from interp.sites import Site
+from tests.families import tiny, tokens
+from tests.test_replay import naive
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def skipping(model: Model, batch, skipped: int, part: str, before: int) -> list[torch.Tensor]:
+    """Run the stock model with a part of one layer skipped at positions 1 .. before - 1; return resid_pre of every layer."""
+    blocks = model.module.get_submodule(model._paths.blocks)
+    seen: list[torch.Tensor] = []
+    block = model._blocks[skipped]
+    module = {"layer": block.module, "attention": block.attn_write, "mlp": block.mlp_write}[part]
+
+    def see(_module, args, kwargs):
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    def edit(_module, args, kwargs, output):
+        resid = args[0] if args else kwargs.get("hidden_states")
+        new = first(output).clone()
+        new[:, 1:before] = resid[:, 1:before] if part == "layer" else 0
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    handles = [b.register_forward_pre_hook(see, with_kwargs=True) for b in blocks]
+    handles.append(blocks[-1].register_forward_hook(lambda _m, _a, out: seen.append(first(out))))
+    if skipped == model.n_layers - 1 and part == "layer":
+        handles.pop().remove()
+        handles.append(module.register_forward_hook(edit, with_kwargs=True))
+        handles.append(blocks[-1].register_forward_hook(lambda _m, _a, out: seen.append(first(out))))
+    else:
+        handles.append(module.register_forward_hook(edit, with_kwargs=True))
+    try:
+        model.logits(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def change(clean: list[torch.Tensor], changed: list[torch.Tensor], layer: int) -> torch.Tensor:
+    c, d = clean[layer + 1] - clean[layer], changed[layer + 1] - changed[layer]
+    return (c - d).norm(dim=-1) / c.norm(dim=-1).clamp_min(1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["layer", "attention", "mlp"])
+def test_all_and_future_equal_the_naive_loop(model: Model, part: str) -> None:
+    batch, layers = tokens(), model.n_layers
+    analysis = LayerSkip(part=part)
+    arrays = analysis.measure(model.record(batch), batch, {})
+    clean = skipping(model, batch, 0, part, before=1)
+    clean_probs = model.unembed(clean[-1]).softmax(-1)
+    splits = analysis._splits(batch.tokens.shape[1])
+    for skipped in range(layers):
+        runs = {1: skipping(model, batch, skipped, part, before=batch.tokens.shape[1])}
+        runs |= {t: skipping(model, batch, skipped, part, before=t) for t in splits}
+        for layer in range(skipped, layers):
+            whole = change(clean, runs[1], layer)[:, 1:].amax(-1)
+            assert_close(arrays["all.max"][:, skipped, layer], whole, rtol=1e-5, atol=1e-5)
+            future = torch.stack([change(clean, runs[t], layer)[:, t:].amax(-1) for t in splits]).amax(0)
+            assert_close(arrays["future.max"][:, skipped, layer], future, rtol=1e-5, atol=1e-5)
+        probs = model.unembed(runs[1][-1]).softmax(-1)
+        assert_close(arrays["all.output_max"][:, skipped], (clean_probs - probs).norm(dim=-1)[:, 1:].amax(-1), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["layer", "attention", "mlp"])
+def test_direct_effects_equal_the_naive_loop(model: Model, part: str) -> None:
+    batch = tokens()
+    recording = model.record(batch)
+    analysis = LayerSkip(part=part)
+    arrays = analysis.measure(recording, batch, {})
+    kinds = {"layer": ("attn_out", "mlp_out"), "attention": ("attn_out",), "mlp": ("mlp_out",)}[part]
+    splits = analysis._splits(batch.tokens.shape[1])
+    for skipped in range(model.n_layers):
+        write = sum(recording.clean(Site(kind, skipped)) for kind in kinds)
+        for layer in range(skipped + 1, model.n_layers):
+            pre, post = recording.resid(layer), recording.resid(layer + 1)
+
+            def effect(start: int, end: int, write=write, pre=pre, post=post, layer=layer) -> torch.Tensor:
+                given = pre.clone()
+                given[:, 1:end] -= write[:, 1:end]
+                new = recording.block(layer, given) - given
+                return ((post - pre - new).norm(dim=-1) / (post - pre).norm(dim=-1))[:, start:].amax(-1)
+
+            assert_close(arrays["direct.max"][:, skipped, layer], effect(1, 99), rtol=1e-5, atol=1e-5)
+            future = torch.stack([effect(t, t) for t in splits]).amax(0)
+            assert_close(arrays["direct_future.max"][:, skipped, layer], future, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_must_hold(model: Model) -> None:
+    batch = tokens()
+    arrays = LayerSkip().measure(model.record(batch), batch, {})
+    diagonal = torch.arange(model.n_layers)
+    assert_close(arrays["all.max"][:, diagonal, diagonal], torch.ones(3, model.n_layers))
+    for scope in ("future", "direct", "direct_future"):
+        assert bool((arrays[f"{scope}.max"][:, diagonal, diagonal] == 0).all())
+    for scope in ("all", "future", "direct", "direct_future"):
+        assert bool((arrays[f"{scope}.max"].tril(-1) == 0).all())
+    assert arrays["all.output_max"].max() <= math.sqrt(2)
+
+
+@torch.no_grad()
+def test_the_answers_logit_equals_a_hook() -> None:
+    model, batch = tiny("llama"), tokens()
+    arrays = LayerSkip(scopes=("all",)).measure(model.record(batch), batch, {})
+    clean = model.logits(batch)[:, -1]
+    for skipped in range(model.n_layers):
+        keep_first = lambda resid, out: torch.cat([out[:, :1], resid[:, 1:]], 1)  # noqa: E731
+        fall = clean - naive(model, batch, {skipped: keep_first})[:, -1]
+        assert_close(arrays["all.answer_fall"][:, skipped], fall.gather(1, batch.answer[:, None])[:, 0], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_work_stays_at_the_bound() -> None:
+    model, batch = tiny("llama"), tokens()
+    recording = model.record(batch)
+    LayerSkip(scopes=("all",)).measure(recording, batch, {})
+    layers = model.n_layers
+    assert recording.work.block_tokens == batch.tokens.numel() * (layers + layers * (layers - 1) / 2)
