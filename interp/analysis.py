@@ -3,19 +3,16 @@
 A new analysis is one file in `interp/analyses/`: a frozen dataclass that extends `Analysis`, and a `Result`.
 """
 
-import importlib
-import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from interp.errors import AnalysisError, unknown
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
@@ -85,32 +82,3 @@ class Analysis(ABC):
 def name_of(analysis: type[Analysis]) -> str:
     """Return the name of an analysis: its class in snake case, which is also its module's."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", analysis.__name__).lower()
-
-
-def find_analyses() -> dict[str, type[Analysis]]:
-    """Return every analysis in `interp.analyses`, by name."""
-    import interp.analyses as package
-
-    found: dict[str, type[Analysis]] = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        for value in vars(importlib.import_module(f"interp.analyses.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Analysis) and name_of(value) == module.name:
-                found[module.name] = value
-    return found
-
-
-def make_analysis(name: str, parameters: dict[str, Any]) -> Analysis:
-    """Return an analysis with parameters; raise AnalysisError for names and values that do not exist."""
-    analyses = find_analyses()
-    if name not in analyses:
-        raise AnalysisError(unknown("analysis", name, analyses))
-    kinds = {f.name: f for f in fields(analyses[name])}
-    given: dict[str, Any] = {}
-    for key, value in parameters.items():
-        if key not in kinds:
-            raise AnalysisError(unknown(f"parameter of {name}", key, kinds))
-        default = kinds[key].default
-        given[key] = tuple(value) if isinstance(value, list) else value
-        if default is not MISSING and isinstance(default, tuple) and not isinstance(given[key], tuple | str):
-            given[key] = (given[key],)
-    return analyses[name](**given)

@@ -5,7 +5,7 @@ receives beside the residual; with them, a block can be called again on any resi
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,10 +108,8 @@ def dry_pass(blocks: Sequence[Block], run: Callable[[], object]) -> tuple[Tensor
     with ExitStack() as stack:
         for block in blocks:
             stack.enter_context(replaced_forward(block.module, identity(block)))
-        try:
+        with suppress(_Stop):
             run()
-        except _Stop:
-            pass
     return embeddings[0], recorded
 
 

@@ -18,5 +18,5 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def model(family: str):  # noqa: ANN201
+def model(family: str):
     return tiny(family)

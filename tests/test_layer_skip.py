@@ -71,7 +71,9 @@ def test_all_and_future_equal_the_naive_loop(model: Model, part: str) -> None:
             future = torch.stack([change(clean, runs[t], layer)[:, t:].amax(-1) for t in splits]).amax(0)
             assert_close(arrays["future.max"][:, skipped, layer], future, rtol=1e-5, atol=1e-5)
         probs = model.unembed(runs[1][-1]).softmax(-1)
-        assert_close(arrays["all.output_max"][:, skipped], (clean_probs - probs).norm(dim=-1)[:, 1:].amax(-1), rtol=0, atol=1e-5)
+        assert_close(
+            arrays["all.output_max"][:, skipped], (clean_probs - probs).norm(dim=-1)[:, 1:].amax(-1), rtol=0, atol=1e-5
+        )
 
 
 @torch.no_grad()

@@ -28,7 +28,12 @@ from interp.sweeps.staircase import Ends, Part, Scope, Step, staircase
 from interp.sweeps.statistics import bootstrap_interval
 from interp.tasks.batch import TokenBatch
 
-_SHOWN = {"all": "all positions", "future": "future tokens", "direct": "direct", "direct_future": "direct, future tokens"}
+_SHOWN = {
+    "all": "all positions",
+    "future": "future tokens",
+    "direct": "direct",
+    "direct_future": "direct, future tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class LayerSkip(Analysis):
         return chosen
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:  # noqa: ARG002
-        """Return per prompt [batch skipped affected] maxima, their positions and means, and output effects [batch skipped]."""
+        """Return per prompt maxima, positions and means [batch skipped affected], and output effects [batch skipped]."""
         n, layers, n_pos = len(shard.prompts), recording.n_layers, recording.n_pos
         splits = self._splits(n_pos)
         effects = {scope: _Effects(n, layers) for scope in self._scopes}
@@ -170,7 +175,9 @@ class LayerSkipResult(Result):
         if statistic == "mean":
             return np.asarray(self.arrays[f"{scope}.mean"].mean(0))
         per_prompt = self.arrays[f"{scope}.max"]
-        return np.asarray(per_prompt.max(0) if statistic == "max" else np.percentile(per_prompt, self.analysis.percentile, axis=0))
+        return np.asarray(
+            per_prompt.max(0) if statistic == "max" else np.percentile(per_prompt, self.analysis.percentile, axis=0)
+        )
 
     def output(self, scope: str) -> pd.DataFrame:
         """Return per skipped layer the largest and mean output change, and the mean fall of the answer's logit."""
@@ -202,14 +209,20 @@ class LayerSkipResult(Result):
     def plot(self) -> go.Figure:
         """Draw one grid per scope, skipped layer by affected layer; colours saturate at 1, as published."""
         grids = {_SHOWN[scope]: self.grid(scope) for scope in self.scopes}
-        return heat(grids, x="affected layer", y="skipped layer", title="What skipping a layer changes (largest relative change)", top=1.0)
+        return heat(
+            grids,
+            x="affected layer",
+            y="skipped layer",
+            title="What skipping a layer changes (largest relative change)",
+            top=1.0,
+        )
 
     def summary(self) -> str:
         """Say which layer the output needs most and least, and how far future tokens depend on earlier ones."""
         output = self.output("all")
         key = "answer_fall" if "answer_fall" in output else "output_mean"
         what = "lowers the answer's logit by" if key == "answer_fall" else "changes the output probabilities by"
-        most, least = output.loc[output[key].idxmax()], output.loc[output[key].idxmin()]
+        most, least = output.iloc[int(output[key].argmax())], output.iloc[int(output[key].argmin())]
         n_prompts = len(self.arrays["all.max"])
         text = (
             f"Skipping {self.analysis.part} {int(most['skipped'])} {what} {most[key]:.2f} on average, the most of all; "
@@ -218,5 +231,8 @@ class LayerSkipResult(Result):
         if "future" in self.scopes:
             future, rest = self.grid("future", statistic="mean"), self.grid("all", statistic="mean")
             above = np.triu_indices(len(future), 1)
-            text += f" Above the diagonal the mean effect is {rest[above].mean():.2f} at all positions and {future[above].mean():.2f} on future tokens."
+            text += (
+                f" Above the diagonal the mean effect is {rest[above].mean():.2f} at all positions"
+                f" and {future[above].mean():.2f} on future tokens."
+            )
         return text

@@ -112,7 +112,11 @@ class ResidualContributionResult(Result):
     def plot(self) -> go.Figure:
         """Draw norms, ratios and cosines over depth."""
         return lines_over_depth(
-            self.to_frame(), y="mean", groups="measure", panels="kind", title="What each sublayer writes to the residual stream"
+            self.to_frame(),
+            y="mean",
+            groups="measure",
+            panels="kind",
+            title="What each sublayer writes to the residual stream",
         )
 
     def summary(self) -> str:
@@ -122,8 +126,12 @@ class ResidualContributionResult(Result):
         half = (len(ratio) + 1) // 2
         erasing = [str(layer) for layer in np.flatnonzero(cosine < 0)]
         return (
-            f"Layer {ratio.argmax()} writes most, {ratio.max():.2f} of the stream's norm; the mean is {ratio[:half].mean():.2f} in the "
-            f"first half and {ratio[half:].mean():.2f} in the second. "
-            + (f"Layers {', '.join(erasing)} write against the stream (negative cosine)" if erasing else "No layer writes against the stream")
+            f"Layer {ratio.argmax()} writes most, {ratio.max():.2f} of the stream's norm; "
+            f"the mean is {ratio[:half].mean():.2f} in the first half and {ratio[half:].mean():.2f} in the second. "
+            + (
+                f"Layers {', '.join(erasing)} write against the stream (negative cosine)"
+                if erasing
+                else "No layer writes against the stream"
+            )
             + f" ({self.n_prompts} prompts)."
         )

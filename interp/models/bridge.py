@@ -68,14 +68,16 @@ def build_bridge(model: PreTrainedModel, *, tokenizer: Any = None) -> Any:
 
         shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
         twin: nn.Module = copy.deepcopy(model, memo=shared)
-        bridge = build_bridge_from_module(twin, architecture(model), hf_config=copy.deepcopy(model.config), tokenizer=tokenizer)
+        bridge = build_bridge_from_module(
+            twin, architecture(model), hf_config=copy.deepcopy(model.config), tokenizer=tokenizer
+        )
     return bridge.eval()
 
 
 class _quietly(warnings.catch_warnings):
     """Keep TransformerLens's import from silencing loggers and installing warning filters for everyone."""
 
-    def __enter__(self) -> None:  # type: ignore[override]
+    def __enter__(self) -> None:
         super().__enter__()
         self._level = logging.getLogger("transformers").level
         warnings.simplefilter("ignore")

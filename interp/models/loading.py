@@ -57,7 +57,9 @@ def _load(source: str, *, revision: str | None, dtype: str) -> PreTrainedModel:
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"model {source!r} cannot be loaded ({reason}); {unknown('model', source, shipped_models())}") from None
+        raise ModelError(
+            f"model {source!r} cannot be loaded ({reason}); {unknown('model', source, shipped_models())}"
+        ) from None
     _refuse_incomplete(source, module, info)
     loaded: PreTrainedModel = module
     return loaded

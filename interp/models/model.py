@@ -56,17 +56,18 @@ class Model:
     @property
     def d_vocab(self) -> int:
         """Return the number of logits per position."""
-        return int(self._unembed.weight.shape[0])
+        return int(self._unembed.get_parameter("weight").shape[0])
 
     @property
     def device(self) -> torch.device:
         """Return where the weights are."""
-        return self.module.device
+        return torch.device(self.module.device)
 
     @property
     def dtype(self) -> torch.dtype:
         """Return the type of the weights."""
-        return self.module.dtype
+        dtype: torch.dtype = self.module.dtype
+        return dtype
 
     @cached_property
     def fingerprint(self) -> str:
@@ -94,7 +95,7 @@ class Model:
         texts = [prompts] if isinstance(prompts, str) else prompts
         if not texts:
             raise TaskError("no prompts given; at least one is needed")
-        asked = [p if isinstance(p, Prompt) else Prompt(str(i), p) for i, p in enumerate(texts)]
+        asked = [p if isinstance(p, Prompt) else Prompt(str(i), str(p)) for i, p in enumerate(texts)]
         batch = tokenize(self.tokenizer, asked, device=self.device)
         longest = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
         if longest is not None and batch.tokens.shape[1] > longest:
@@ -113,7 +114,8 @@ class Model:
     def logits(self, batch: TokenBatch) -> Tensor:
         """Return fp32 logits [batch pos d_vocab] of the stock model."""
         mask = batch.mask if batch.is_padded else None
-        return self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits.float()
+        logits: Tensor = self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits
+        return logits.float()
 
     def unembed(self, resid: Tensor) -> Tensor:
         """Return logits [... d_vocab] of residuals [... d_model]: final norm, W_U, scale and soft-cap."""
@@ -149,19 +151,23 @@ class Model:
 
     # Finding the modules, once
 
+    def _submodule(self, path: str) -> nn.Module:
+        found: nn.Module = self.module.get_submodule(path)
+        return found
+
     @property
     def _ln_final(self) -> nn.Module:
-        return self.module.get_submodule(self._paths.ln_final)
+        return self._submodule(self._paths.ln_final)
 
     @property
     def _unembed(self) -> nn.Module:
-        return self.module.get_submodule(self._paths.unembed)
+        return self._submodule(self._paths.unembed)
 
     @torch.no_grad()
     def _find_blocks(self) -> tuple[Block, ...]:
         """Locate every block's modules and see, on two tokens, what they return and what they call the cache."""
         paths = self._paths
-        modules = list(self.module.get_submodule(paths.blocks))  # type: ignore[call-overload]
+        modules = list(self._submodule(paths.blocks).children())
         seen: dict[nn.Module, tuple[Any, dict[str, Any]]] = {}
 
         def see(module: nn.Module, _args: object, kwargs: dict[str, Any], output: Any) -> None:

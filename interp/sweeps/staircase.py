@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from interp.replay import Recording
 from interp.shapes import KV
@@ -46,7 +47,8 @@ class Ends:
 def relative_change(clean: Tensor, changed: Tensor) -> Tensor:
     """Return ||c - c'|| / ||c|| over the last axis, in fp32."""
     clean = clean.float()
-    return (clean - changed.float()).norm(dim=-1) / clean.norm(dim=-1).clamp_min(_EPS)
+    change: Tensor = vector_norm(clean - changed.float(), dim=-1) / vector_norm(clean, dim=-1).clamp_min(_EPS)
+    return change
 
 
 def skipped(recording: Recording, layer: int, part: Part) -> Tensor:
@@ -69,9 +71,7 @@ def write_of(recording: Recording, layer: int, part: Part) -> Tensor:
     return torch.cat([torch.zeros_like(write[:, :1]), write[:, 1:]], dim=1)
 
 
-def staircase(
-    recording: Recording, *, part: Part, scopes: Sequence[Scope], splits: Sequence[int]
-) -> Iterator[Step | Ends]:
+def staircase(recording: Recording, *, part: Part, scopes: Sequence[Scope], splits: Sequence[int]) -> Iterator[Step | Ends]:
     """Yield how every layer's contribution changes for every skipped layer, then where the skips end.
 
     Variants are the skipped layers 0 .. layer - 1; an "all" step also has the skipped layer itself as its last variant.
@@ -86,9 +86,9 @@ def staircase(
             after, kv = _run(recording, layer, before)
             futures = {t: torch.stack(rows) for t, rows in future_rows.items()}
             for t, rows in futures.items():
-                ends = _tail(recording, layer, rows, start=t, prefix=kv)
-                yield Step("future", layer, t, relative_change(write[:, t:], ends - rows))
-                future_rows[t] = list(ends)
+                behind = _tail(recording, layer, rows, start=t, prefix=kv)
+                yield Step("future", layer, t, relative_change(write[:, t:], behind - rows))
+                future_rows[t] = list(behind)
             all_rows = list(after)
             changes = relative_change(write, after - before)
             del before, after, kv, futures
@@ -97,11 +97,11 @@ def staircase(
         own = relative_change(write, out - clean)[None]
         yield Step("all", layer, 0, torch.cat([changes, own]) if all_rows else own)
         all_rows.append(out)
-        for t, rows in future_rows.items():
-            rows.append(recording.resid(layer + 1)[:, t:])
+        for t in future_rows:
+            future_rows[t].append(recording.resid(layer + 1)[:, t:])
     yield Ends("all", 0, torch.stack(all_rows))
-    for t, rows in future_rows.items():
-        yield Ends("future", t, torch.stack(rows))
+    for t, ends in future_rows.items():
+        yield Ends("future", t, torch.stack(ends))
 
 
 def _direct(
@@ -132,19 +132,26 @@ def _run(recording: Recording, layer: int, rows: Tensor) -> tuple[Tensor, KV]:
 def _tail(recording: Recording, layer: int, rows: Tensor, *, start: int, prefix: KV) -> Tensor:
     """Run a block on rows [variant batch pos-start d_model], each over its own prefix."""
     sizes = [chunk.shape[0] * chunk.shape[1] for chunk in _chunks(rows)]
-    prefixes = zip(*(tensor.split(sizes) for tensor in prefix), strict=True)
+    prefixes = zip(*(_split(tensor, sizes) for tensor in prefix), strict=True)
     chunks = zip(_chunks(rows), prefixes, strict=True)
     done = [recording.tail(layer, _flat(chunk), start=start, prefix=kv) for chunk, kv in chunks]
     return _unflat(torch.cat(done), len(rows))
 
 
 def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
-    return rows.split(max(1, _CHUNK_TOKENS // rows[0, ..., 0].numel()))
+    return _split(rows, max(1, _CHUNK_TOKENS // rows[0, ..., 0].numel()))
+
+
+def _split(tensor: Tensor, size: int | list[int]) -> tuple[Tensor, ...]:
+    pieces: tuple[Tensor, ...] = torch.split(tensor, size)
+    return pieces
 
 
 def _flat(rows: Tensor) -> Tensor:
-    return rearrange(rows, "variant batch pos d_model -> (variant batch) pos d_model")
+    flat: Tensor = rearrange(rows, "variant batch pos d_model -> (variant batch) pos d_model")
+    return flat
 
 
 def _unflat(rows: Tensor, variants: int) -> Tensor:
-    return rearrange(rows, "(variant batch) pos d_model -> variant batch pos d_model", variant=variants)
+    variant_rows: Tensor = rearrange(rows, "(variant batch) pos d_model -> variant batch pos d_model", variant=variants)
+    return variant_rows

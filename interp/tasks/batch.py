@@ -66,9 +66,7 @@ def _refuse_unknown(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[i
         raise TaskError(f"{len(bad)} prompts have words that the tokenizer does not know (first: {bad[0]!r})")
 
 
-def _continuations(
-    tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[int]], which: str
-) -> list[list[int]] | None:
+def _continuations(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[int]], which: str) -> list[list[int]] | None:
     """Return the tokens that follow each prompt when it is tokenized together with its answer."""
     given = [getattr(prompt, which) for prompt in prompts]
     if None in given:

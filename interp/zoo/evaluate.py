@@ -38,9 +38,7 @@ def queries(world: World) -> dict[str, list[tuple[list[str], str]]]:
 
 
 @torch.no_grad()
-def evaluate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: World
-) -> dict[str, dict[str, float | int]]:
+def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: World) -> dict[str, dict[str, float | int]]:
     """Return accuracy (argmax over the vocabulary) and number of queries for every kind of query."""
     table: dict[str, dict[str, float | int]] = {}
     for kind, pairs in queries(world).items():

@@ -1,7 +1,6 @@
 """Train a shipped model: `python -m interp.zoo.train hops-4l`."""
 
 import json
-import os
 import platform
 import sys
 import time
@@ -61,7 +60,7 @@ def save_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.opti
         tensors |= {f"optimizer.{i}.{key}": value for key, value in state.items()}
     aside = folder / "checkpoint.tmp"
     save_file(tensors, aside, metadata={"curve": json.dumps(curve)})
-    os.replace(aside, folder / "checkpoint.safetensors")
+    aside.replace(folder / "checkpoint.safetensors")
 
 
 def load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW) -> list[float]:
@@ -72,9 +71,7 @@ def load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.opti
     if not path.exists():
         return []
     tensors = load_file(path)
-    model.load_state_dict(
-        {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, strict=False
-    )
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
@@ -85,7 +82,9 @@ def load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.opti
         return list(json.loads(file.metadata()["curve"]))
 
 
-def train(recipe: Recipe, folder: Path, *, console: Console) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, object]]:
+def train(
+    recipe: Recipe, folder: Path, *, console: Console
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, object]]:
     """Train by a recipe, resuming from `folder`, and return model, tokenizer and the record of the training."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
@@ -101,7 +100,7 @@ def train(recipe: Recipe, folder: Path, *, console: Console) -> tuple[LlamaForCa
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * recipe.rate(step)
             loss = answer_loss(model(tokens).logits, tokens, tokenizer=tokenizer, other_weight=recipe.other_weight)
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
             optimizer.zero_grad()
@@ -114,7 +113,11 @@ def train(recipe: Recipe, folder: Path, *, console: Console) -> tuple[LlamaForCa
     record = {
         "command": f"python -m interp.zoo.train {recipe.name}",
         "recipe": asdict(recipe),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
         "seconds": round(time.monotonic() - began, 1),
         "resumed_from_step": start,
         "loss_every_10_steps": [round(float(np.mean(curve[i : i + 10])), 4) for i in range(0, len(curve), 10)],

@@ -1,0 +1,197 @@
+"""The command line: interp run | report | list."""
+
+import json
+import sys
+import tomllib
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from interp.errors import InterpError, RunError, unknown
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+_err = Console(stderr=True)
+_out = Console()
+
+
+def main() -> None:
+    """Run a command; an error is one line on stderr and exit status 2, an interruption 130."""
+    try:
+        app()
+    except InterpError as error:
+        if "--debug" in sys.argv:
+            raise
+        _err.print(f"interp: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _err.print("interp: interrupted; the same command resumes")
+        sys.exit(130)
+
+
+@app.command()
+def run(
+    study: Annotated[Path | None, typer.Argument(help="A study file (TOML); flags override it.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Model name, folder or Hugging Face id.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Task name or .jsonl file.")] = None,
+    analysis: Annotated[list[str] | None, typer.Option(help="Analysis; all, if none is named.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="ANALYSIS.PARAMETER=VALUE")] = None,
+    n: Annotated[int | None, typer.Option(help="Prompts per task.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/run"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and its cost.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
+) -> None:
+    """Run analyses into a run folder; call again to resume."""
+    import transformers
+
+    from interp.runs import execute, plan
+
+    transformers.utils.logging.disable_progress_bar()
+    asked = _study(study, model=model, task=task, analysis=analysis, sets=set_ or [], n=n, seed=seed)
+    if dry_run:
+        _print_plan([asdict(p) for p in plan(asked)], as_json=as_json)
+        return
+    with Progress(console=_err, disable=not _err.is_terminal) as bars:
+        bar = bars.add_task("loading", total=None)
+        done = execute(
+            asked, out, progress=lambda text, i, total: bars.update(bar, description=text, completed=i, total=total)
+        )
+    failed = [cell for cell in done["cells"].values() if cell["status"] != "ok"]
+    if as_json:
+        sys.stdout.write(json.dumps(done) + "\n")
+    else:
+        for path, cell in done["cells"].items():
+            _out.print(
+                f"{path}: {cell.get('summary') or 'failed: ' + cell['error']}",
+                highlight=False,
+                soft_wrap=True,
+                markup=False,
+            )
+        _out.print(
+            f"{len(done['cells']) - len(failed)} finished in {out}; `interp report {out}` makes the report",
+            soft_wrap=True,
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _study(path: Path | None, *, sets: list[str], **flags: Any) -> Any:
+    """Return the study of a file and flags; unknown keys are errors."""
+    from interp.catalogue import find_analyses
+    from interp.runs import Study
+
+    given: dict[str, Any] = {}
+    if path is not None:
+        if not path.is_file():
+            raise RunError(f"no study file {path}")
+        try:
+            given = tomllib.loads(path.read_text())
+        except tomllib.TOMLDecodeError as error:
+            raise RunError(f"{path} is not TOML ({error})") from None
+        for key in given:
+            if key not in (names := {f.name for f in fields(Study)}):
+                raise RunError(f"{path}: {unknown('key', key, names)}")
+    given |= {f"{key}s": flags[key] for key in ("model", "task") if flags[key]}
+    given |= {key: flags[key] for key in ("n", "seed") if flags[key] is not None}
+    if flags["analysis"]:
+        given["analyses"] = {name: given.get("analyses", {}).get(name, {}) for name in flags["analysis"]}
+    given.setdefault("analyses", {name: {} for name in find_analyses()})
+    for item in sets:
+        target, _, value = item.partition("=")
+        name, _, parameter = target.partition(".")
+        if not (name and parameter and value):
+            raise RunError(f"--set {item!r} given; ANALYSIS.PARAMETER=VALUE is needed")
+        given["analyses"].setdefault(name, {})[parameter] = _value(value)
+    for needed in ("models", "tasks"):
+        if not given.get(needed):
+            raise RunError(f"no {needed[:-1]} given; name one with --{needed[:-1]}")
+        given[needed] = tuple(given[needed])
+    return Study(**given)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except json.JSONDecodeError:
+        return text.split(",") if "," in text else text
+
+
+def _print_plan(plans: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(plans) + "\n")
+        return
+    table = Table("model", "task", "analysis", "prompts", "shards", "forwards", "MB written")
+    for p in plans:
+        cell = p["cell"]
+        table.add_row(
+            cell["model"], cell["task"], cell["analysis"], str(p["n_prompts"]), str(p["n_shards"]),
+            f"{p['forwards']:.0f}", f"{p['megabytes']:.1f}",
+        )  # fmt: skip
+    _out.print(table)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
+) -> None:
+    """Write report.html, self-contained, from what is on disk."""
+    from interp.reports import write_report
+
+    path = write_report(folder)
+    _out.print(f"{path} is ready; open it in a browser", highlight=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="models, tasks or analyses")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what there is, one line each."""
+    if what not in ("models", "tasks", "analyses"):
+        raise RunError(unknown("list", what, ["models", "tasks", "analyses"]))
+    rows = {"models": _models, "tasks": _tasks, "analyses": _analyses}[what]()
+    if as_json:
+        sys.stdout.write(json.dumps(rows) + "\n")
+        return
+    for name, about in rows.items():
+        _out.print(f"{name:24s} {about}", highlight=False, soft_wrap=True)
+
+
+def _models() -> dict[str, str]:
+    from interp.paths import shipped_models
+
+    rows = {}
+    for name, folder in shipped_models().items():
+        config = json.loads((folder / "config.json").read_text())
+        known = json.loads((folder / "evaluation.json").read_text())
+        accuracy = ", ".join(f"{kind} {row['accuracy']:.2f}" for kind, row in known.items())
+        rows[name] = f"{config['num_hidden_layers']} layers, d={config['hidden_size']}; accuracy: {accuracy}"
+    return rows
+
+
+def _tasks() -> dict[str, str]:
+    from interp.paths import shipped_tasks
+
+    rows = {}
+    for name, path in shipped_tasks().items():
+        lines = path.read_text().splitlines()
+        first = json.loads(lines[0])
+        rows[name] = f"{len(lines)} prompts, such as “… {first['text'].rsplit(' . ')[-1]}” → {first['answer']}"
+    return rows
+
+
+def _analyses() -> dict[str, str]:
+    from interp.catalogue import find_analyses
+
+    return {name: analysis.question for name, analysis in find_analyses().items()}
+
+
+if __name__ == "__main__":
+    main()

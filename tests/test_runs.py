@@ -1,0 +1,110 @@
+"""A run as its user sees it: finished, resumed, refused, and opened again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import interp
+from interp import cli
+from interp.analyses.layer_skip import LayerSkip
+
+RUN = ["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "8"]
+
+
+def invoke(*args: str) -> int:
+    return CliRunner().invoke(cli.app, list(args)).exit_code
+
+
+def main(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    monkeypatch.setattr("sys.argv", ["interp", *args])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    assert invoke(*RUN, "--out", str(folder)) == 0
+    return folder
+
+
+def test_a_run_holds_every_analysis_and_opens_again(finished: Path) -> None:
+    run = json.loads((finished / "run.json").read_text())
+    assert {cell["analysis"] for cell in run["cells"].values()} == {"layer_skip", "residual_contribution"}
+    assert all(cell["status"] == "ok" for cell in run["cells"].values())
+    again = interp.open_run(finished)["zoo/hops-4l", "two-hop", "layer_skip"]
+    direct = LayerSkip().run(interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=8))
+    np.testing.assert_array_equal(again.grid("all"), direct.grid("all"))
+
+
+def test_an_interrupted_run_resumes_to_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(finished, half)
+    run = json.loads((half / "run.json").read_text())
+    run["cells"] = {}
+    (half / "run.json").write_text(json.dumps(run))
+    parts = sorted(half.glob("*/*/layer_skip/parts/*.safetensors"))
+    parts[0].unlink()
+    parts[-1].write_bytes(parts[-1].read_bytes()[:100])
+    assert invoke(*RUN, "--out", str(half)) == 0
+    key = ("zoo/hops-4l", "two-hop", "layer_skip")
+    np.testing.assert_array_equal(interp.open_run(half)[key].grid("all"), interp.open_run(finished)[key].grid("all"))
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["run", "--model", "zoo/hops-4", "--task", "two-hop"], "zoo/hops-4l"),
+        (["run", "--model", "zoo/hops-4l", "--task", "twohop"], "did you mean 'two-hop'"),
+        (
+            ["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--analysis", "layer_skp"],
+            "did you mean 'layer_skip'",
+        ),
+        (
+            ["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--set", "layer_skip.parts=mlp"],
+            "did you mean 'part'",
+        ),
+        (["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "0"], "at least 1"),
+        (["run", "--model", "zoo/hops-4l"], "no task given"),
+        (["run", "none.toml"], "no study file"),
+        (["report", "nowhere"], "no run in nowhere"),
+        (["list", "model"], "did you mean 'models'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    args: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(monkeypatch, *args) == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error
+    assert "\n" not in error
+
+
+def test_the_same_folder_with_another_configuration_is_refused(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(monkeypatch, *RUN, "--seed", "1", "--out", str(finished)) == 2
+    assert "seed = 0; 1 was asked for" in capsys.readouterr().err
+
+
+def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path) -> None:
+    short = tmp_path / "short.jsonl"
+    short.write_text('{"text": "Ada boss", "answer": "Ben"}\n')
+    args = ["run", "--model", "zoo/hops-4l", "--task", str(short), "--out", str(tmp_path / "run")]
+    assert invoke(*args) == 1
+    cells = {c["analysis"]: c for c in json.loads((tmp_path / "run" / "run.json").read_text())["cells"].values()}
+    assert cells["residual_contribution"]["status"] == "ok"
+    assert "needs at least 4" in cells["layer_skip"]["error"]
+
+
+def test_the_report_is_one_file_that_escapes_prompts(finished: Path) -> None:
+    assert invoke("report", str(finished)) == 0
+    page = (finished / "report.html").read_text()
+    assert "src=" not in page.split("<script>")[0]
+    assert "Skipping layer" in page

@@ -1,0 +1,44 @@
+"""The shipped models know what their records say."""
+
+import json
+
+import pytest
+
+from interp.models import load_model
+from interp.paths import shipped_models
+from interp.tasks import load_task
+from interp.zoo.evaluate import evaluate
+from interp.zoo.prompts import build_tasks
+from interp.zoo.world import World
+
+
+@pytest.mark.parametrize("name", sorted(shipped_models()))
+def test_shipped_weights_reproduce_their_evaluation(name: str) -> None:
+    model = load_model(name)
+    table = evaluate(model.module, model.tokenizer, World())
+    record = json.loads((shipped_models()[name] / "evaluation.json").read_text())
+    assert {k: v["n"] for k, v in table.items()} == {k: v["n"] for k, v in record.items()}
+    for kind, row in table.items():
+        assert row["accuracy"] == pytest.approx(record[kind]["accuracy"], abs=0.005)
+    assert table["one-hop"]["accuracy"] >= 0.99
+    assert table["unseen"]["accuracy"] >= 0.90
+    assert table["first-held-out"]["accuracy"] <= 0.30
+    assert table["second-held-out"]["accuracy"] <= 0.15
+
+
+def test_the_built_in_prompts_are_the_worlds() -> None:
+    for task in build_tasks(World()):
+        assert load_task(task.name).prompts == task.prompts
+
+
+def test_compositions_are_consistent() -> None:
+    world = World()
+    assert len(world.facts) == 400
+    assert len(world.held_out) == 40
+    for composition, kind in world.compositions.items():
+        entity, first, second = composition
+        in_training = (entity, first) not in world.held_out and (
+            world.bridge(composition),
+            second,
+        ) not in world.held_out
+        assert (kind in ("trained", "unseen")) == in_training
