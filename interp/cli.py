@@ -43,6 +43,8 @@ def run(
     n: Annotated[int | None, typer.Option(help="Prompts per task.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/run"),
+    store: Annotated[Path | None, typer.Option(help="Where clean activations are kept [default: beside the run].")] = None,
+    no_store: Annotated[bool, typer.Option("--no-store", help="Keep no activations.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and its cost.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
@@ -60,7 +62,10 @@ def run(
     with Progress(console=_err, disable=not _err.is_terminal) as bars:
         bar = bars.add_task("loading", total=None)
         done = execute(
-            asked, out, progress=lambda text, i, total: bars.update(bar, description=text, completed=i, total=total)
+            asked,
+            out,
+            store=None if no_store else store or out.parent / "store",
+            progress=lambda text, i, total: bars.update(bar, description=text, completed=i, total=total),
         )
     failed = [cell for cell in done["cells"].values() if cell["status"] != "ok"]
     if as_json:

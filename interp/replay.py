@@ -135,8 +135,8 @@ Clean = dict[Site, Tensor]
 class Recording:
     """One clean pass over one batch of prompts, whose blocks can be run again on any residual.
 
-    `dry(start)` returns the arguments of the blocks for the positions from `start` on; `stored` holds clean activations
-    that are known already; `unembed` maps residuals to logits; `keep` is called with what a clean pass computed.
+    `dry(start)` returns the arguments of the blocks for the positions from `start` on; `read` returns a clean activation
+    that is known already, or None; `keep` is called with what a clean pass computed; `unembed` maps residuals to logits.
     """
 
     blocks: Sequence[Block]
@@ -144,13 +144,13 @@ class Recording:
     n_pos: int
     dry: Callable[[int], tuple[Tensor, list[Arguments]]]
     unembed: Callable[[Tensor], Tensor]
-    stored: Clean = field(default_factory=dict)
+    read: Callable[[Site], Tensor | None] = lambda _: None
     keep: Callable[[Clean], None] = lambda _: None
     work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:
-        self._clean: Clean = dict(self.stored)
-        self._kv: list[KV] = []
+        self._clean: Clean = {}
+        self._kv: dict[int, KV] = {}
         self._arguments: dict[int, list[Arguments]] = {}
 
     @property
@@ -175,30 +175,32 @@ class Recording:
         if site.kind == "resid_mid":
             return self.resid(site.layer) + self.clean(Site("attn_out", site.layer))
         if site not in self._clean:
-            self._run_clean()
+            known = self.read(site)
+            if known is None:
+                self._run_clean()
+            else:
+                self._clean[site] = known
         return self._clean[site]
 
     def _run_clean(self) -> None:
         resid, _ = self._dry(0)
         clean: Clean = {}
-        self._kv = []
         for layer, block in enumerate(self.blocks):
             clean[Site("resid_pre", layer)] = resid
             with _writes(block) as writes:
                 resid, kv = self.block_kv(layer, resid)
             clean[Site("attn_out", layer)], clean[Site("mlp_out", layer)] = writes["attn"], writes["mlp"]
-            self._kv.append(kv)
+            self._kv[layer] = kv
         clean[Site("resid_post", self.n_layers - 1)] = resid
         self._clean = clean
         self.keep(clean)
 
     def kv(self, layer: int) -> KV:
         """Return the keys and values [batch kv_head pos d_head] that a block wrote in the clean pass."""
-        if not self._kv:
-            if not self.stored:
-                self._run_clean()
-            else:
-                self._kv = [self.block_kv(i, self.resid(i))[1] for i in range(self.n_layers)]
+        if layer not in self._kv:
+            resid = self.resid(layer)
+            if layer not in self._kv:
+                self._kv[layer] = self.block_kv(layer, resid)[1]
         return self._kv[layer]
 
     # Running blocks again

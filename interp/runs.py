@@ -75,7 +75,7 @@ def plan(study: Study) -> list[Plan]:
     return plans
 
 
-def execute(study: Study, out: Path, *, progress: Progress = lambda *_: None) -> dict[str, Any]:
+def execute(study: Study, out: Path, *, store: Path | None = None, progress: Progress = lambda *_: None) -> dict[str, Any]:
     """Run what is not finished yet and return run.json; finished parts of an interrupted run are kept.
 
     Raises RunError if the folder holds a run of another configuration.
@@ -88,7 +88,7 @@ def execute(study: Study, out: Path, *, progress: Progress = lambda *_: None) ->
         todo = [c for c in study.cells() if c.model == model_name and run["cells"].get(c.path, {}).get("status") != "ok"]
         if not todo:
             continue
-        model = load_model(model_name)
+        model = load_model(model_name, store=store)
         run["models"][model_name] = _describe(model)
         for task_name, task in tasks.items():
             cells = [cell for cell in todo if cell.task == task_name]

@@ -14,15 +14,20 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def load_model(
-    name: str | Path | PreTrainedModel, *, revision: str | None = None, device: str = "auto", dtype: str = "auto"
+    name: str | Path | PreTrainedModel,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    store: Path | None = None,
 ) -> Model:
     """Return a model ready to be recorded.
 
     `name` is a shipped model ("zoo/hops-4l"), a local folder, a Hugging Face id, or a transformers module. `dtype` "auto"
-    is the checkpoint's. Raises ModelError when there is no such model, weights are missing or not finite.
+    is the checkpoint's. With `store`, clean activations are kept in and read from that folder. Raises ModelError when there is no such model, weights are missing or not finite.
     """
     if isinstance(name, PreTrainedModel):
-        return Model(name.config.name_or_path or type(name).__name__, name)
+        return Model(name.config.name_or_path or type(name).__name__, name, store_folder=store)
     if dtype != "auto" and dtype not in _DTYPES:
         raise ModelError(unknown("dtype", dtype, ["auto", *_DTYPES]))
     source = _locate(str(name))
@@ -32,7 +37,7 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError):
         raise ModelError(f"{source} has no tokenizer") from None
-    return Model(str(name), module, tokenizer)
+    return Model(str(name), module, tokenizer, store)
 
 
 def _locate(name: str) -> str:

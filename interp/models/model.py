@@ -6,15 +6,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from interp.errors import ModelError, TaskError
 from interp.models.bridge import ModulePaths, build_bridge, module_paths
+from interp.models.shelf import Shelf
 from interp.replay import Arguments, Block, Recording, dry_pass, first
+from interp.store import ActivationStore, prompt_key
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch, tokenize
 
@@ -26,6 +30,7 @@ class Model:
     name: str
     module: PreTrainedModel
     tokenizer: Any = None
+    store_folder: Path | None = None
     _paths: ModulePaths = field(init=False, repr=False)
     _blocks: tuple[Block, ...] = field(init=False, repr=False)
 
@@ -82,6 +87,11 @@ class Model:
         return digest.hexdigest()
 
     @cached_property
+    def store(self) -> ActivationStore | None:
+        """Return the store of this model's clean activations, if it keeps any."""
+        return None if self.store_folder is None else ActivationStore(self.store_folder, model=self.fingerprint)
+
+    @cached_property
     def bridge(self) -> Any:
         """Return TransformerLens's TransformerBridge over the same weights; the stock modules stay as they are."""
         return build_bridge(self.module, tokenizer=self.tokenizer)
@@ -132,7 +142,18 @@ class Model:
             return self._dry(batch.tokens, batch.mask if batch.is_padded else None, start=start)
 
         n_prompts, n_pos = batch.tokens.shape
-        return Recording(self._blocks, n_prompts, n_pos, dry, self.unembed)
+        recording = Recording(self._blocks, n_prompts, n_pos, dry, self.unembed)
+        if self.store is not None and not batch.is_padded:
+            shelf = Shelf(self.store, [prompt_key(self._context, row) for row in batch.tokens.tolist()], self.device)
+            recording.read, recording.keep = shelf.read, shelf.keep
+        return recording
+
+    @cached_property
+    def _context(self) -> list[str]:
+        """Return all that a prompt's activations depend on beside its tokens."""
+        minor = [".".join(version.split(".")[:2]) for version in (torch.__version__, transformers.__version__)]
+        kernel = str(getattr(self.module.config, "_attn_implementation", None))
+        return [self.fingerprint, str(self.dtype), kernel, self.device.type, *minor]
 
     @torch.no_grad()
     def _dry(self, tokens: Tensor, mask: Tensor | None, *, start: int) -> tuple[Tensor, list[Arguments]]:
