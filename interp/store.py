@@ -37,7 +37,7 @@ def prompt_key(context: Sequence[str], token_ids: Sequence[int]) -> str:
 def checksum(name: str, tensor: Tensor) -> str:
     """Return a hash of a tensor's name, shape, type and bytes."""
     digest = hashlib.blake2b(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), digest_size=16)
-    digest.update(tensor.contiguous().view(torch.uint8).numpy())
+    digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

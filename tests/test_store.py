@@ -77,9 +77,9 @@ def test_damage_is_named_and_computed_again(tmp_path: Path, damage: str, caplog:
     path.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         work, again = recorded(with_store(tmp_path))
-    assert work > 0
     assert torch.equal(right, again)
-    if damage != "flip early":
+    if damage != "flip early":  # may hit the description of the axes, which no number depends on
+        assert work > 0
         assert str(path) in caplog.text
     assert verify_shard(next(iter(tmp_path.glob("*/*.safetensors")))) > 0
 

@@ -24,7 +24,8 @@ def load_model(
     """Return a model ready to be recorded.
 
     `name` is a shipped model ("zoo/hops-4l"), a local folder, a Hugging Face id, or a transformers module. `dtype` "auto"
-    is the checkpoint's. With `store`, clean activations are kept in and read from that folder. Raises ModelError when there is no such model, weights are missing or not finite.
+    is the checkpoint's. With `store`, clean activations are kept in
+    that folder and read from it. Raises ModelError when there is no such model, weights are missing or not finite.
     """
     if isinstance(name, PreTrainedModel):
         return Model(name.config.name_or_path or type(name).__name__, name, store_folder=store)
