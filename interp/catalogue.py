@@ -2,8 +2,9 @@
 
 import importlib
 import pkgutil
-from dataclasses import MISSING, fields
-from typing import Any
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import interp.analyses as package
 from interp.analysis import Analysis, name_of
@@ -20,18 +21,44 @@ def find_analyses() -> dict[str, type[Analysis]]:
     return found
 
 
-def make_analysis(name: str, parameters: dict[str, Any]) -> Analysis:
+def make_analysis(name: str, parameters: Mapping[str, Any]) -> Analysis:
     """Return an analysis with parameters; raise AnalysisError for names and values that do not exist."""
     analyses = find_analyses()
     if name not in analyses:
         raise AnalysisError(unknown("analysis", name, analyses))
-    kinds = {f.name: f for f in fields(analyses[name])}
-    given: dict[str, Any] = {}
-    for key, value in parameters.items():
-        if key not in kinds:
-            raise AnalysisError(unknown(f"parameter of {name}", key, kinds))
-        default = kinds[key].default
-        given[key] = tuple(value) if isinstance(value, list) else value
-        if default is not MISSING and isinstance(default, tuple) and not isinstance(given[key], tuple | str):
-            given[key] = (given[key],)
-    return analyses[name](**given)
+    hints = {key: hint for key, hint in get_type_hints(analyses[name]).items() if get_origin(hint) is not _CLASSVAR}
+    for key in parameters:
+        if key not in hints:
+            raise AnalysisError(unknown(f"parameter of {name}", key, hints))
+    return analyses[name](**{key: _fit(hints[key], value, f"{name}.{key}") for key, value in parameters.items()})
+
+
+_CLASSVAR = get_origin(get_type_hints(Analysis)["question"])
+
+
+def _fit(hint: Any, value: Any, where: str) -> Any:
+    """Return a value from a flag or a file as the type that a parameter declares."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value not in inside:
+            raise AnalysisError(f"{where}: " + unknown("value", str(value), map(str, inside)))
+        return value
+    if origin is tuple and inside[-1:] == (...,):
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(_fit(inside[0], item, where) for item in values)
+    if origin in (Union, UnionType):
+        return None if value is None and NoneType in inside else _fit_any(inside, value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and (not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
+        raise AnalysisError(f"{where} is {value!r}; {hint.__name__} is needed")
+    return value
+
+
+def _fit_any(hints: tuple[Any, ...], value: Any, where: str) -> Any:
+    for hint in hints:
+        try:
+            return _fit(hint, value, where)
+        except AnalysisError:
+            continue
+    raise AnalysisError(f"{where} is {value!r}; {' or '.join(getattr(h, '__name__', str(h)) for h in hints)} is needed")

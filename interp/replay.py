@@ -14,7 +14,7 @@ from einops import repeat
 from torch import Tensor, nn
 
 from interp.errors import SiteError
-from interp.shapes import KV
+from interp.shapes import KV, Logits, Prefix, Resid
 from interp.sites import Site
 
 
@@ -160,7 +160,7 @@ class Recording:
 
     # What the clean pass computed
 
-    def resid(self, layer: int) -> Tensor:
+    def resid(self, layer: int) -> Resid:
         """Return the clean residual [batch pos d_model] in front of `layer`; `n_layers`: behind the last block."""
         if not 0 <= layer <= self.n_layers:
             raise SiteError(f"layer {layer} asked for; there is 0 to {self.n_layers} (behind the last block)")
@@ -168,7 +168,7 @@ class Recording:
             return self.clean(Site("resid_post", layer - 1))
         return self.clean(Site("resid_pre", layer))
 
-    def clean(self, site: Site) -> Tensor:
+    def clean(self, site: Site) -> Resid:
         """Return what the clean pass computed at a block site [batch pos d_model]; runs the pass if it must."""
         if site.kind == "resid_post" and site.layer < self.n_layers - 1:
             site = Site("resid_pre", site.layer + 1)
@@ -205,11 +205,11 @@ class Recording:
 
     # Running blocks again
 
-    def block(self, layer: int, resid: Tensor) -> Tensor:
+    def block(self, layer: int, resid: Resid) -> Resid:
         """Run one block on residuals [variant*batch pos d_model]."""
         return self._run(layer, resid, tap=None, start=0)
 
-    def block_kv(self, layer: int, resid: Tensor) -> tuple[Tensor, KV]:
+    def block_kv(self, layer: int, resid: Resid) -> tuple[Resid, KV]:
         """Run one block; also return the keys and values [variant*batch kv_head pos d_head] that it wrote."""
         tap = KVTap()
         resid = self._run(layer, resid, tap=tap, start=0)
@@ -217,7 +217,7 @@ class Recording:
             raise SiteError(f"block {layer} wrote no keys and values; its attention does not use a cache")
         return resid, tap.written
 
-    def tail(self, layer: int, resid: Tensor, *, start: int, prefix: KV | None = None) -> Tensor:
+    def tail(self, layer: int, resid: Resid, *, start: int, prefix: Prefix | None = None) -> Resid:
         """Run one block on positions >= `start` [variant*batch pos-start d_model], reading earlier keys and values.
 
         `prefix` holds those of the positions < `start`; None means the clean pass's.
@@ -232,13 +232,13 @@ class Recording:
         )
         return self._run(layer, resid, tap=KVTap(prefix), start=start)
 
-    def chain(self, layers: Sequence[int], resid: Tensor) -> Tensor:
+    def chain(self, layers: Sequence[int], resid: Resid) -> Resid:
         """Run blocks along any path: skip, repeat or reorder them."""
         for layer in layers:
             resid = self.block(layer, resid)
         return resid
 
-    def attn(self, layer: int, resid: Tensor) -> Tensor:
+    def attn(self, layer: int, resid: Resid) -> Resid:
         """Return what attention writes to the stream, reading `resid` [variant*batch pos d_model]."""
         block, written = self.blocks[layer], []
 
@@ -255,7 +255,7 @@ class Recording:
             handle.remove()
         return written[0]
 
-    def mlp(self, layer: int, resid: Tensor) -> Tensor:
+    def mlp(self, layer: int, resid: Resid) -> Resid:
         """Return what the MLP writes to the stream, where `resid` is what its norm reads."""
         block = self.blocks[layer]
 
@@ -271,7 +271,7 @@ class Recording:
             self._run(layer, resid, tap=None, start=0, share=0.5)
         return writes["mlp"]
 
-    def logits(self, resid: Tensor, *, positions: slice | Sequence[int] | None = None) -> Tensor:
+    def logits(self, resid: Resid, *, positions: slice | Sequence[int] | None = None) -> Logits:
         """Return fp32 logits [rows pos d_vocab] of the positions asked for (all, if none are named)."""
         chosen = resid if positions is None else resid[:, positions]
         return self.unembed(chosen).float()

@@ -6,6 +6,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+install_import_hook("interp", "beartype.beartype")
 
 from tests.families import FAMILIES, tiny
 

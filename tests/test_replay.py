@@ -109,3 +109,8 @@ def test_recording_runs_no_block_and_work_is_counted(model: Model) -> None:
     assert recording.work.block_tokens == 0
     recording.resid(2)
     assert recording.work.block_tokens == batch.tokens.numel() * model.n_layers
+
+
+def test_shapes_are_checked_in_tests(model: Model) -> None:
+    with pytest.raises(TypeError, match="resid"):
+        model.record(tokens()).block(0, torch.zeros(3, model.d_model))

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interp.errors import ModelError
+from interp.sites import Site
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,18 @@ def build_bridge(model: PreTrainedModel, *, tokenizer: Any = None) -> Any:
             twin, architecture(model), hf_config=copy.deepcopy(model.config), tokenizer=tokenizer
         )
     return bridge.eval()
+
+
+def unreadable(bridge: Any, site: Site) -> str:
+    """Return why an inner site cannot be read; nothing if it can."""
+    from transformer_lens.model_bridge.generalized_components import MoEBridge
+
+    mlp = bridge.blocks[site.layer].mlp
+    if isinstance(mlp, MoEBridge) and site.kind in ("mlp_pre", "mlp_post"):
+        return "a mixture of experts has no one layer of neurons"
+    if site.kind == "router":
+        return "routers are not exposed as a hook"
+    return ""
 
 
 class _quietly(warnings.catch_warnings):

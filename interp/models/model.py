@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +14,15 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from interp.errors import ModelError, TaskError
-from interp.models.bridge import ModulePaths, build_bridge, module_paths
+from interp.activations import Activations, ForwardPass
+from interp.backward import Rules
+from interp.errors import ModelError, SiteError, TaskError
+from interp.interventions import NO_INTERVENTION, Plan, at_layer
+from interp.models.bridge import ModulePaths, build_bridge, module_paths, unreadable
+from interp.models.forward import Edits, Leaf, bridge_forward, is_inner, is_written, stock_hooks
 from interp.models.shelf import Shelf
 from interp.replay import Arguments, Block, Recording, dry_pass, first
+from interp.sites import Site
 from interp.store import ActivationStore, prompt_key
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch, tokenize
@@ -119,6 +124,50 @@ class Model:
         return task.shards(lambda prompt: len(self.tokenizer(prompt.text)["input_ids"]))
 
     # What it computes
+
+    def forward(
+        self,
+        batch: TokenBatch,
+        *,
+        capture: Iterable[Site] = (),
+        plan: Plan = NO_INTERVENTION,
+        backward: Rules | None = None,
+    ) -> ForwardPass:
+        """Return logits and captured activations of a pass in which `plan` is carried out.
+
+        Block sites are read and written on the stock modules with the checkpoint's own attention kernel; if any inner site
+        is asked for, the whole pass runs through the bridge (eager attention). Without `backward` no graph is kept. Raises
+        SiteError for places that do not exist, cannot be read or cannot be written.
+        """
+        planned, wanted = at_layer(plan, n_layers=self.n_layers), set(capture)
+        for site in sorted({*planned, *wanted}):
+            self._refuse_site(site, is_edited=site in planned)
+        edits: Edits = {site: [*interventions] for site, interventions in planned.items()}
+        if backward is not None:
+            start = Site("resid_pre", 0)
+            edits[start] = [Leaf(), *edits.get(start, [])]
+        mask = batch.mask if batch.is_padded else None
+        captured: dict[Site, Tensor] = {}
+        with torch.set_grad_enabled(backward is not None):
+            if any(map(is_inner, [*edits, *wanted])):
+                logits = bridge_forward(self.bridge, batch.tokens, mask, edits, wanted, into=captured)
+            else:
+                with stock_hooks(self._blocks, edits, wanted, into=captured):
+                    logits = self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits
+        return ForwardPass(logits.float(), Activations(captured))
+
+    def _refuse_site(self, site: Site, *, is_edited: bool) -> None:
+        """Raise SiteError, saying why, for a place that does not exist here, or cannot be read or written."""
+        if not 0 <= site.layer < self.n_layers:
+            raise SiteError(f"{site} asked for; the model's last layer is {self.n_layers - 1}")
+        if site.kind == "resid_mid" and self._blocks[site.layer].is_parallel:
+            raise SiteError(f"{site} does not exist: attention and MLP of this family read the same residual")
+        if not is_inner(site):
+            return
+        if why := unreadable(self.bridge, site):
+            raise SiteError(f"{site} cannot be read: {why}")
+        if is_edited and not is_written(self.bridge, site):
+            raise SiteError(f"{site} cannot be written: this family's attention ignores edits there")
 
     @torch.no_grad()
     def logits(self, batch: TokenBatch) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from einops import rearrange, repeat
+from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import vector_norm
 
@@ -44,7 +45,7 @@ class Ends:
     resid: Tensor
 
 
-def relative_change(clean: Tensor, changed: Tensor) -> Tensor:
+def relative_change(clean: Float[Tensor, "*_ d_model"], changed: Float[Tensor, "*variants d_model"]) -> Tensor:
     """Return ||c - c'|| / ||c|| over the last axis, in fp32."""
     clean = clean.float()
     change: Tensor = vector_norm(clean - changed.float(), dim=-1) / vector_norm(clean, dim=-1).clamp_min(_EPS)

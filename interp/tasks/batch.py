@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import TaskError
@@ -20,13 +21,13 @@ class TokenBatch:
     """
 
     prompts: tuple[Prompt, ...]
-    tokens: Tensor
-    mask: Tensor
-    last: Tensor
-    subject: Tensor | None = None
-    answer: Tensor | None = None
-    wrong: Tensor | None = None
-    answer_is_single: Tensor | None = None
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    last: Int[Tensor, " batch"]
+    subject: Int[Tensor, " batch"] | None = None
+    answer: Int[Tensor, " batch"] | None = None
+    wrong: Int[Tensor, " batch"] | None = None
+    answer_is_single: Bool[Tensor, " batch"] | None = None
 
     @property
     def is_padded(self) -> bool:

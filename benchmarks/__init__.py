@@ -1,0 +1,1 @@
+"""What is compared with whom; every figure in the docs comes from here."""

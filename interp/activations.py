@@ -1,0 +1,38 @@
+"""What one pass captured, in memory."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from interp.errors import SiteError
+from interp.sites import Site
+
+
+class Activations(Mapping[Site, Tensor]):
+    """Captured activations by site, in the order of the forward pass; each owns its memory."""
+
+    def __init__(self, captured: Mapping[Site, Tensor]) -> None:
+        self._captured = {site: captured[site] for site in sorted(captured)}
+
+    def __getitem__(self, site: Site) -> Tensor:
+        if site not in self._captured:
+            raise SiteError(f"{site} was not captured; there is {', '.join(map(str, self._captured)) or 'nothing'}")
+        return self._captured[site]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._captured)
+
+    def __len__(self) -> int:
+        return len(self._captured)
+
+    def __repr__(self) -> str:
+        return f"Activations({', '.join(f'{site} {list(t.shape)}' for site, t in self._captured.items())})"
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """fp32 logits [batch pos d_vocab] and what was captured; with a graph behind them if backward rules were given."""
+
+    logits: Tensor
+    activations: Activations

@@ -1,0 +1,178 @@
+"""What is changed in a forward pass, as values: skip, patch, ablate, steer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from interp.errors import SiteError, unknown
+from interp.sites import Site, SiteKind
+
+Positions = Sequence[int] | Tensor | None
+_PART_SITE: dict[str, SiteKind] = {"attention": "attn_out", "mlp": "mlp_out", "layer": "resid_post"}
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Let a layer, or its attention or MLP, write nothing at some positions (all, if none are named)."""
+
+    layer: int
+    part: Literal["layer", "attention", "mlp"] = "layer"
+    positions: Positions = None
+
+    def __post_init__(self) -> None:
+        if self.part not in _PART_SITE:
+            raise SiteError(unknown("part", self.part, _PART_SITE))
+
+    @property
+    def site(self) -> Site:
+        """Return what a skip writes to."""
+        return Site(_PART_SITE[self.part], self.layer)
+
+    def edit(self, activation: Tensor, resid_pre: Tensor | None) -> Tensor:
+        """Return the block's input instead of its output, or zero instead of a sublayer's write."""
+        nothing = torch.zeros_like(activation) if self.part != "layer" or resid_pre is None else resid_pre
+        return put(activation, nothing, positions=self.positions, site=self.site)
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """Put `value` in the place of an activation; it has, or broadcasts to, the shape of what it replaces.
+
+    With `positions` named, axis 1 of `value` runs over them. `units` are heads (q, k, v, z) or features (elsewhere).
+    """
+
+    site: Site
+    value: Tensor
+    positions: Positions = None
+    units: Sequence[int] | None = None
+
+    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return the activation with the value in its place."""
+        value = self.value.to(activation.device, activation.dtype)
+        return put(activation, value, positions=self.positions, units=self.units, site=self.site)
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Replace an activation by zero, by its mean over prompts and positions, or by the next prompt's (resample)."""
+
+    site: Site
+    by: Literal["zero", "mean", "resample"] = "zero"
+    positions: Positions = None
+    units: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.by not in ("zero", "mean", "resample"):
+            raise SiteError(unknown("ablation", self.by, ["zero", "mean", "resample"]))
+
+    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return the ablated activation."""
+        if self.by == "resample" and len(activation) < 2:
+            raise SiteError("resample ablation takes the next prompt's activation; the batch has 1 prompt")
+        match self.by:
+            case "zero":
+                instead = torch.zeros_like(activation)
+            case "mean":
+                instead = activation.mean(dim=(0, 1), keepdim=True).expand_as(activation)
+            case "resample":
+                instead = activation.roll(-1, dims=0)
+        return put(activation, instead, positions=self.positions, units=self.units, site=self.site)
+
+
+@dataclass(frozen=True, eq=False)
+class Steer:
+    """Add `scale` times a direction [d] to an activation [batch pos d]."""
+
+    site: Site
+    direction: Tensor
+    scale: float = 1.0
+    positions: Positions = None
+
+    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return the steered activation."""
+        steered = activation + self.scale * self.direction.to(activation.device, activation.dtype)
+        return put(activation, steered, positions=self.positions, site=self.site)
+
+
+Intervention = Skip | Patch | Ablate | Steer
+Plan = Sequence[Intervention]
+NO_INTERVENTION: Plan = ()
+
+
+def put(activation: Tensor, new: Tensor, *, positions: Positions, units: Sequence[int] | None = None, site: Site) -> Tensor:
+    """Return `activation` [batch pos ...] with `new` at some positions and units; the rest is untouched.
+
+    `new` has the shape of the whole activation, or of the part that is replaced. A tensor of positions [batch] names one
+    position per prompt. Raises SiteError for positions and units that do not exist, and for a value of another shape.
+    """
+    mask = _mask(activation, positions, units, site)
+    if new.shape != activation.shape:
+        new = _spread(activation, new, positions, units, site)
+    return torch.where(mask, new, activation)
+
+
+def _mask(activation: Tensor, positions: Positions, units: Sequence[int] | None, site: Site) -> Tensor:
+    batch, n_pos = activation.shape[:2]
+    at = torch.zeros(batch, n_pos, dtype=torch.bool, device=activation.device)
+    if positions is None:
+        at[:] = True
+    elif isinstance(positions, Tensor):
+        _refuse_outside(positions.tolist(), n_pos, "position", site)
+        at[torch.arange(batch, device=at.device), positions.to(at.device)] = True
+    else:
+        _refuse_outside(positions, n_pos, "position", site)
+        at[:, list(positions)] = True
+    mask = at.reshape(batch, n_pos, *[1] * (activation.ndim - 2)).expand_as(activation)
+    if units is None:
+        return mask
+    _refuse_outside(units, activation.shape[2], "unit", site)
+    chosen = torch.zeros(activation.shape[2], dtype=torch.bool, device=activation.device)
+    chosen[list(units)] = True
+    return mask & chosen.reshape(-1, *[1] * (activation.ndim - 3))
+
+
+def _refuse_outside(given: Sequence[int], size: int, what: str, site: Site) -> None:
+    bad = [i for i in given if not 0 <= i < size]
+    if bad:
+        raise SiteError(f"{what} {bad[0]} of {site} asked for; the last {what} is {size - 1}")
+
+
+def _spread(activation: Tensor, new: Tensor, positions: Positions, units: Sequence[int] | None, site: Site) -> Tensor:
+    """Return `new`, which covers the replaced part only, laid out in the shape of the whole activation."""
+    batch, n_pos, *rest = activation.shape
+    order = list(range(n_pos)) if positions is None else positions
+    full = activation.clone()
+    n_units = rest[0] if units is None else len(units)
+    try:
+        if isinstance(order, Tensor):
+            part = new.expand(batch, 1, n_units, *rest[1:])[:, 0]
+            where = torch.arange(batch, device=full.device)
+            if units is None:
+                full[where, order.to(full.device)] = part
+            else:
+                full[where[:, None], order.to(full.device)[:, None], torch.tensor(units, device=full.device)] = part
+        else:
+            part = new.expand(batch, len(order), n_units, *rest[1:])
+            for i, pos in enumerate(order):
+                full[:, pos, slice(None) if units is None else list(units)] = part[:, i]
+    except RuntimeError:
+        wanted = (batch, len(positions) if positions is not None else n_pos, n_units, *rest[1:])
+        raise SiteError(f"a value of shape {tuple(new.shape)} given for {site}; {wanted} is there") from None
+    return full
+
+
+def at_layer(plan: Plan, *, n_layers: int) -> dict[Site, list[Intervention]]:
+    """Return a plan by site; raise SiteError for layers that do not exist."""
+    by_site: dict[Site, list[Intervention]] = {}
+    for intervention in plan:
+        if not 0 <= intervention.site.layer < n_layers:
+            name = type(intervention).__name__
+            raise SiteError(
+                f"{name}(layer={intervention.site.layer}) writes {intervention.site}; "
+                f"the model's last layer is {n_layers - 1}"
+            )
+        by_site.setdefault(intervention.site, []).append(intervention)
+    return by_site

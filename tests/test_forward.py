@@ -1,0 +1,175 @@
+"""Captures and edits equal hand-written torch hooks on the stock model, or are refused with a reason."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from interp.backward import GRADIENT
+from interp.errors import SiteError
+from interp.interventions import Ablate, Patch, Skip, Steer
+from interp.models import Model
+from interp.replay import first
+from interp.sites import BLOCK_KINDS, Site
+from tests.families import tiny, tokens
+from tests.test_layer_skip import skipping
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+LAYER = 1
+
+
+def hooked(model: Model, batch, module: torch.nn.Module, edit) -> torch.Tensor:
+    def hook(_module, _args, output):
+        new = edit(first(output).clone())
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    handle = module.register_forward_hook(hook)
+    try:
+        return model.logits(batch)
+    finally:
+        handle.remove()
+
+
+def sites_of(model: Model) -> list[Site]:
+    is_parallel = model._blocks[LAYER].is_parallel
+    return [Site(kind, LAYER) for kind in BLOCK_KINDS if not (kind == "resid_mid" and is_parallel)]
+
+
+@torch.no_grad()
+def test_captures_are_what_the_recording_says(model: Model) -> None:
+    batch = tokens()
+    done = model.forward(batch, capture=sites_of(model))
+    recording = model.record(batch)
+    for site, activation in done.activations.items():
+        assert_close(activation, recording.clean(site), rtol=0, atol=1e-5)
+    assert_close(done.logits, model.logits(batch), rtol=0, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["layer", "attention", "mlp"])
+def test_a_skip_equals_the_hook(model: Model, part: str) -> None:
+    batch = tokens()
+    done = model.forward(batch, plan=[Skip(LAYER, part, positions=range(1, 7))])
+    last = skipping(model, batch, LAYER, part, before=7)[-1]
+    assert_close(done.logits, model.unembed(last), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["resid_post", "attn_out", "mlp_out"])
+def test_edits_equal_the_hook(model: Model, kind: str) -> None:
+    batch, block = tokens(), model._blocks[LAYER]
+    module = {"resid_post": block.module, "attn_out": block.attn_write, "mlp_out": block.mlp_write}[kind]
+    value, site = torch.randn(3, 2, model.d_model), Site(kind, LAYER)
+
+    def patched(out: torch.Tensor) -> torch.Tensor:
+        out[:, [2, 5]] = value
+        return out
+
+    def steered(out: torch.Tensor) -> torch.Tensor:
+        out[torch.arange(3), torch.tensor([1, 4, 9])] += 2 * value[0, 0]
+        return out
+
+    def resampled(out: torch.Tensor) -> torch.Tensor:
+        return torch.stack([out[1], out[2], out[0]])
+
+    for plan, edit in (
+        (Patch(site, value, positions=[2, 5]), patched),
+        (Steer(site, value[0, 0], scale=2.0, positions=torch.tensor([1, 4, 9])), steered),
+        (Ablate(site, by="resample"), resampled),
+        (Ablate(site), torch.zeros_like),
+        (Ablate(site, by="mean"), lambda out: out.mean((0, 1), keepdim=True).expand_as(out)),
+    ):
+        ours = model.forward(batch, plan=[plan]).logits
+        assert_close(ours, hooked(model, batch, module, edit), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_editing_the_middle_reaches_both_the_mlp_and_the_stream(model: Model) -> None:
+    site = Site("resid_mid", LAYER)
+    if model._blocks[LAYER].is_parallel:
+        with pytest.raises(SiteError, match="does not exist"):
+            model.forward(tokens(), capture=[site])
+        return
+    recording = model.record(tokens())
+    mid = recording.clean(site) + 1
+    last = recording.chain(range(LAYER + 1, model.n_layers), mid + recording.mlp(LAYER, mid))
+    ours = model.forward(tokens(), plan=[Steer(site, torch.ones(model.d_model))]).logits
+    assert_close(ours, recording.logits(last), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_bridge_agrees_with_the_stock_modules(model: Model) -> None:
+    batch = tokens()
+    plan = [Skip(2, "attention", positions=[3]), Steer(Site("resid_pre", 1), torch.ones(model.d_model))]
+    stock = model.forward(batch, plan=plan, capture=[Site("resid_post", 3)])
+    through = model.forward(batch, plan=plan, capture=[Site("resid_post", 3), Site("pattern", 0)])
+    assert_close(through.logits, stock.logits, rtol=0, atol=1e-5)
+    assert_close(through.activations[Site("resid_post", 3)], stock.activations[Site("resid_post", 3)], rtol=0, atol=1e-5)
+    assert_close(through.activations[Site("pattern", 0)].sum(-1), torch.ones(3, model.n_heads, 12))
+
+
+@torch.no_grad()
+def test_a_silenced_head_equals_a_hook_on_the_output_projection(model: Model) -> None:
+    batch, head = tokens(), 2
+    attn = model._blocks[LAYER].attn
+    names = ("o_proj", "c_proj", "dense")
+    projection = next(getattr(attn, name) for name in names if hasattr(attn, name))
+
+    def silence(_module, args):
+        z = args[0].unflatten(-1, (model.n_heads, -1)).clone()
+        z[:, :, head] = 0
+        return (z.flatten(-2), *args[1:])
+
+    handle = projection.register_forward_pre_hook(silence)
+    try:
+        expected = model.logits(batch)
+    finally:
+        handle.remove()
+    ours = model.forward(batch, plan=[Ablate(Site("z", LAYER), units=[head])]).logits
+    assert_close(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_gradients_flow_to_every_captured_residual(model: Model) -> None:
+    batch = tokens()
+    sites = sites_of(model)
+    done = model.forward(batch, capture=sites, backward=GRADIENT)
+    done.logits[:, -1, 5].sum().backward(inputs=list(done.activations.values()))
+    gradient = done.activations[Site("resid_post", LAYER)].grad
+    assert gradient is not None
+    direction = torch.randn_like(gradient)
+    direction /= direction.norm()
+    step = 1e-2
+
+    def metric(sign: float) -> float:
+        clean = done.activations[Site("resid_post", LAYER)].detach()
+        plan = [Patch(Site("resid_post", LAYER), clean + sign * step * direction)]
+        return model.forward(batch, plan=plan).logits[:, -1, 5].sum().item()
+
+    slope = (metric(1) - metric(-1)) / (2 * step)
+    assert slope == pytest.approx((gradient * direction).sum().item(), abs=2e-3)
+    assert all(activation.grad is not None for activation in done.activations.values())
+
+
+def test_without_rules_no_graph_is_kept(model: Model) -> None:
+    assert not model.forward(tokens()).logits.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("family", "plan", "capture", "says"),
+    [
+        ("llama", [Skip(40)], [], r"Skip\(layer=40\) writes blocks.40.hook_resid_post; the model's last layer is 3"),
+        ("llama", [], [Site("resid_pre", 4)], "the model's last layer is 3"),
+        (
+            "llama",
+            [Skip(1, positions=[12])],
+            [],
+            "position 12 of .* asked for; the last position is 11",
+        ),
+        ("llama", [Ablate(Site("z", 1), units=[4])], [], "unit 4 of blocks.1.attn.hook_z"),
+        ("llama", [Patch(Site("resid_pre", 1), torch.zeros(3, 5, 32))], [], "shape"),
+        ("mixtral", [], [Site("mlp_post", 1)], "mixture of experts"),
+        ("llama", [], [Site("router", 1)], "router"),
+    ],
+)
+def test_impossible_places_are_refused(family: str, plan, capture, says: str) -> None:
+    with pytest.raises(SiteError, match=says):
+        tiny(family).forward(tokens(), plan=plan, capture=capture)

@@ -1,0 +1,76 @@
+"""A new analysis is one new file: the CLI, a run and the report find it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import interp.analyses
+from interp import cli
+from tests.test_runs import RUN, invoke
+
+SOURCE = '''
+"""How long is the stream, in the end?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from interp.analysis import Analysis, Cost, Result
+
+
+@dataclass(frozen=True)
+class LastNorm(Analysis):
+    """Measure the norm of the last residual."""
+
+    power: float = 1.0
+    seed: int = 0
+    question: ClassVar[str] = "How long is the stream, in the end?"
+
+    def measure(self, recording, shard, prepared):
+        return {"norm": recording.resid(recording.n_layers)[:, -1].norm(dim=-1) ** self.power}
+
+    def combine(self, parts):
+        return LastNormResult(torch.cat([part["norm"] for part in parts]))
+
+    def cost(self, model, shard):
+        return Cost(0.0, len(shard.prompts))
+
+
+@dataclass(frozen=True)
+class LastNormResult(Result):
+    """One norm a prompt."""
+
+    norms: torch.Tensor
+
+    def to_frame(self):
+        return pd.DataFrame({"norm": self.norms.numpy()})
+
+    def plot(self):
+        return go.Figure(go.Histogram(x=self.norms.numpy()), layout={"title": "The last norm"})
+
+    def summary(self):
+        return f"The last residual has a norm of {self.norms.mean():.2f}."
+'''
+
+
+@pytest.fixture
+def seventh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "last_norm.py").write_text(SOURCE)
+    monkeypatch.setattr(interp.analyses, "__path__", [*interp.analyses.__path__, str(tmp_path / "new")])
+
+
+@pytest.mark.usefixtures("seventh")
+def test_it_is_listed_run_and_reported(tmp_path: Path) -> None:
+    listed = CliRunner().invoke(cli.app, ["list", "analyses", "--json"])
+    assert "last_norm" in json.loads(listed.stdout)
+    out = str(tmp_path / "run")
+    assert invoke(*RUN, "--analysis", "last_norm", "--set", "last_norm.power=2", "--out", out) == 0
+    assert invoke("report", out) == 0
+    assert "The last residual has a norm of" in (tmp_path / "run" / "report.html").read_text()
