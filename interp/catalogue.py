@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import interp.analyses as package
 from interp.analysis import Analysis, name_of
@@ -26,14 +26,11 @@ def make_analysis(name: str, parameters: Mapping[str, Any]) -> Analysis:
     analyses = find_analyses()
     if name not in analyses:
         raise AnalysisError(unknown("analysis", name, analyses))
-    hints = {key: hint for key, hint in get_type_hints(analyses[name]).items() if get_origin(hint) is not _CLASSVAR}
+    hints = {key: hint for key, hint in get_type_hints(analyses[name]).items() if get_origin(hint) is not ClassVar}
     for key in parameters:
         if key not in hints:
             raise AnalysisError(unknown(f"parameter of {name}", key, hints))
     return analyses[name](**{key: _fit(hints[key], value, f"{name}.{key}") for key, value in parameters.items()})
-
-
-_CLASSVAR = get_origin(get_type_hints(Analysis)["question"])
 
 
 def _fit(hint: Any, value: Any, where: str) -> Any:

@@ -21,6 +21,7 @@ def lines_over_depth(frame: pd.DataFrame, *, y: str, groups: str, panels: str, t
     Columns `low` and `high`, where they exist, become a band.
     """
     names = list(dict.fromkeys(frame[panels]))
+    shown: set[str] = set()
     figure = make_subplots(rows=1, cols=len(names), subplot_titles=names)
     for col, name in enumerate(names, 1):
         panel = frame[frame[panels] == name]
@@ -38,22 +39,48 @@ def lines_over_depth(frame: pd.DataFrame, *, y: str, groups: str, panels: str, t
                     legendgroup=str(group), showlegend=False, row=1, col=col,
                 )  # fmt: skip
             figure.add_scatter(
-                x=rows["layer"], y=rows[y].astype(np.float32), mode="lines+markers", showlegend=col == 1,
+                x=rows["layer"], y=rows[y].astype(np.float32), mode="lines+markers", showlegend=group not in shown,
                 **line, row=1, col=col,
             )  # fmt: skip
+            shown.add(group)
         figure.update_xaxes(title_text="layer", dtick=max(1, int(frame["layer"].max()) // 8), row=1, col=col)
     return titled(figure, title)
 
 
-def heat(grids: dict[str, np.ndarray], *, x: str, y: str, title: str, top: float | None = None) -> go.Figure:
-    """Draw grids [y x] of non-negative numbers side by side on one colour scale; values above `top` saturate."""
-    figure = make_subplots(rows=1, cols=len(grids), subplot_titles=list(grids))
-    limit = top if top is not None else max((float(np.nanmax(grid)) for grid in grids.values()), default=1.0)
+def grids_over_bars(
+    grids: dict[str, np.ndarray],
+    bars: dict[str, pd.DataFrame],
+    *,
+    x: str,
+    y: str,
+    bars_label: str,
+    title: str,
+    top: float = 1.0,
+) -> go.Figure:
+    """Draw grids [y x] on one colour scale that saturates at `top`, row 0 on top, NaN left blank; and bars below.
+
+    Each frame of `bars` has a row per `y`, with columns skipped, mean, low and high.
+    """
+    n_cols = max(len(grids), 1)
+    specs = [[{} for _ in range(n_cols)], [{"colspan": n_cols}, *[None] * (n_cols - 1)]]
+    figure = make_subplots(
+        rows=2, cols=n_cols, specs=specs, subplot_titles=[*grids, bars_label], row_heights=[0.6, 0.4], vertical_spacing=0.2
+    )
     for col, grid in enumerate(grids.values(), 1):
         figure.add_heatmap(
-            z=grid.astype(np.float32), zmin=0, zmax=limit, colorscale="Cividis", showscale=col == len(grids),
+            z=grid.astype(np.float32), zmin=0, zmax=top, colorscale="Cividis", showscale=col == n_cols,
+            colorbar={"len": 0.55, "y": 0.75, "title": {"text": f"≥ {top:g} at the top"}}, hoverongaps=False,
             hovertemplate=f"{y} %{{y}}<br>{x} %{{x}}<br>%{{z:.3f}}<extra></extra>", row=1, col=col,
         )  # fmt: skip
-        figure.update_xaxes(title_text=x, row=1, col=col)
-        figure.update_yaxes(title_text=y if col == 1 else None, row=1, col=col)
+        step = max(1, len(grid) // 8)
+        figure.update_xaxes(title_text=x, dtick=step, tick0=0, showgrid=False, row=1, col=col)
+        figure.update_yaxes(
+            title_text=y if col == 1 else None, dtick=step, tick0=0, autorange="reversed", showgrid=False, row=1, col=col
+        )
+    for i, (name, frame) in enumerate(bars.items()):
+        mean = frame["mean"].to_numpy(np.float32)
+        error = {"array": frame["high"] - mean, "arrayminus": mean - frame["low"], "type": "data", "symmetric": False}
+        figure.add_bar(x=frame["skipped"], y=mean, name=name, error_y=error, marker_color=COLOURS[i], row=2, col=1)
+    figure.update_xaxes(title_text=y, dtick=1 if not bars else max(1, len(next(iter(bars.values()))) // 16), row=2, col=1)
+    figure.update_layout(height=640, legend={"y": 0.3})
     return titled(figure, title)

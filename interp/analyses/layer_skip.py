@@ -8,8 +8,8 @@ split only, as "direct_future"). The paper's h_l - h_s for direct effects is, in
 """
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from interp.analysis import Analysis, Cost, Result
 from interp.errors import AnalysisError, unknown
 from interp.models import Model
-from interp.plots import heat
+from interp.plots import grids_over_bars
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.staircase import Ends, Part, Scope, Step, staircase
@@ -94,7 +94,9 @@ class LayerSkip(Analysis):
             if isinstance(event, Step):
                 effects[event.scope].add(event)
             else:
-                _output_effects(recording, shard, clean, event, outputs)
+                share = 1.0 if event.scope == "all" else 1 / len(splits)
+                for key, value in _output_effects(recording, shard, clean, event, share=share).items():
+                    _reduce(outputs, f"{event.scope}.{key}", value)
         for scope, effect in effects.items():
             outputs |= {f"{scope}.{key}": value for key, value in effect.tensors().items()}
         return outputs
@@ -102,7 +104,7 @@ class LayerSkip(Analysis):
     def combine(self, parts: Sequence[Tensors]) -> "LayerSkipResult":
         """Return maxima (as the paper), percentiles and means over prompts, for every scope."""
         joined = {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]}
-        return LayerSkipResult(self, {k: v for k, v in joined.items()}, self._scopes)
+        return LayerSkipResult(self, joined, self._scopes)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Half a sweep per scope over all positions, and per split the share of positions behind it."""
@@ -138,101 +140,113 @@ class _Effects:
         return {"max": self.maximum, "position": self.position, "mean": self.total / self.count.clamp_min(1)}
 
 
-def _output_effects(recording: Recording, shard: TokenBatch, clean: Tensor, ends: Ends, into: Tensors) -> None:
-    """Add ||p - p'||, maximal and mean over positions, and the fall of the answer's logit, each [batch skipped]."""
+def _reduce(into: Tensors, key: str, value: Tensor) -> None:
+    """Keep the larger of maxima, and the sum of shares."""
+    if key not in into:
+        into[key] = value
+    else:
+        into[key] = torch.maximum(into[key], value) if key.endswith("max") else into[key] + value
+
+
+def _output_effects(
+    recording: Recording, shard: TokenBatch, clean: Tensor, ends: Ends, *, share: float
+) -> dict[str, Tensor]:
+    """Return ||p - p'||, maximal and mean over positions, and the fall of the answer's logit, each [batch skipped].
+
+    What is averaged over splits comes multiplied by `share`, to be added up.
+    """
     probs = clean[:, ends.start :].softmax(-1)
-    skip_first = 1 if ends.start == 0 else 0
     change, fall = [], []
     for resid in ends.resid:
         logits = recording.logits(resid)
-        change.append((probs - logits.softmax(-1)).norm(dim=-1)[:, skip_first:])
+        change.append((probs - logits.softmax(-1)).norm(dim=-1)[:, 0 if ends.start else 1 :])
         if shard.answer is not None:
-            pick = shard.answer[:, None]
-            fall.append((clean[:, -1] - logits[:, -1]).gather(1, pick)[:, 0])
+            fall.append((clean[:, -1] - logits[:, -1]).gather(1, shard.answer[:, None])[:, 0])
     changes = torch.stack(change, dim=1).cpu()
-    _keep(into, f"{ends.scope}.output_max", changes.amax(-1), torch.maximum)
-    _keep(into, f"{ends.scope}.output_mean", changes.mean(-1), torch.add)
-    _keep(into, f"{ends.scope}.n", torch.ones(len(changes)), torch.add)
-    if fall:
-        _keep(into, f"{ends.scope}.answer_fall", torch.stack(fall, dim=1).cpu(), torch.add)
-
-
-def _keep(into: Tensors, key: str, value: Tensor, reduce: object) -> None:
-    into[key] = reduce(into[key], value) if key in into else value  # type: ignore[operator]
+    effects = {"output_max": changes.amax(-1), "output_mean": share * changes.mean(-1)}
+    return effects | ({"answer_fall": share * torch.stack(fall, dim=1).cpu()} if fall else {})
 
 
 @dataclass(frozen=True)
 class LayerSkipResult(Result):
-    """Per-prompt effects of every skipped layer, `arrays["all.max"]` being [prompt skipped affected]."""
+    """Per-prompt effects: `arrays["all.max"]` [prompt skipped affected], `arrays["all.output_max"]` [prompt skipped]."""
 
     analysis: LayerSkip
     arrays: dict[str, np.ndarray]
     scopes: tuple[Scope, ...]
-    statistics: tuple[str, ...] = field(default=("max", "percentile", "mean"))
 
-    def grid(self, scope: str, *, statistic: str = "max") -> np.ndarray:
+    @property
+    def n_prompts(self) -> int:
+        """Return the number of prompts measured."""
+        return len(self.arrays["all.max"])
+
+    @property
+    def _output_effect(self) -> Literal["answer", "output"]:
+        """Return what the summary speaks of: the answer, or all probabilities where no answer is known."""
+        return "answer" if "all.answer_fall" in self.arrays else "output"
+
+    def grid(self, scope: str, *, statistic: Literal["max", "percentile", "mean"] = "max") -> np.ndarray:
         """Return the effect of every skipped layer (row) on every layer (column) over prompts."""
-        if statistic == "mean":
-            return np.asarray(self.arrays[f"{scope}.mean"].mean(0))
-        per_prompt = self.arrays[f"{scope}.max"]
-        return np.asarray(
-            per_prompt.max(0) if statistic == "max" else np.percentile(per_prompt, self.analysis.percentile, axis=0)
-        )
+        return self._over_prompts(self.arrays[f"{scope}.max"], self.arrays[f"{scope}.mean"])[statistic]
 
-    def output(self, scope: str) -> pd.DataFrame:
-        """Return per skipped layer the largest and mean output change, and the mean fall of the answer's logit."""
-        n = self.arrays[f"{scope}.n"][:, None]
-        columns = {
-            "output_max": self.arrays[f"{scope}.output_max"].max(0),
-            "output_mean": (self.arrays[f"{scope}.output_mean"] / n).mean(0),
-        }
-        if f"{scope}.answer_fall" in self.arrays:
-            fall = self.arrays[f"{scope}.answer_fall"] / n
-            low, high = bootstrap_interval(fall.astype(np.float64), seed=self.analysis.seed)
-            columns |= {"answer_fall": fall.mean(0), "answer_fall_low": low, "answer_fall_high": high}
-        return pd.DataFrame(columns).rename_axis("skipped").reset_index()
+    def _over_prompts(self, maxima: np.ndarray, means: np.ndarray) -> dict[str, np.ndarray]:
+        low, high = bootstrap_interval(means.astype(np.float64), seed=self.analysis.seed)
+        percentile = np.percentile(maxima, self.analysis.percentile, axis=0)
+        return {"max": maxima.max(0), "percentile": percentile, "mean": means.mean(0), "low": low, "high": high}
 
     def to_frame(self) -> pd.DataFrame:
-        """Return columns scope, skipped, affected, max, percentile, mean, and the prompt and position of the maximum."""
-        frames = []
-        for scope in self.scopes:
-            per_prompt, layers = self.arrays[f"{scope}.max"], self.arrays[f"{scope}.max"].shape[1]
-            who = per_prompt.argmax(0)
-            where = np.take_along_axis(self.arrays[f"{scope}.position"], who[None], 0)[0]
-            skipped, affected = np.indices((layers, layers))
-            columns = {"scope": scope, "skipped": skipped.ravel(), "affected": affected.ravel()}
-            columns |= {s: self.grid(scope, statistic=s).ravel() for s in self.statistics}
-            frames.append(pd.DataFrame(columns | {"prompt": who.ravel(), "position": where.ravel()}))
-        table = pd.concat(frames, ignore_index=True)
-        return table[table["affected"] >= table["skipped"]].reset_index(drop=True)
+        """Return one row per scope, effect, skipped and affected layer.
+
+        Effects: "layer" (relative change of a later layer's contribution), "output" (L2 change of the probabilities) and
+        "answer" (fall of the answer's logit). Statistics over prompts: max and percentile of each prompt's maximum over
+        positions; mean with its 95 % bootstrap interval; which prompt and position made the maximum.
+        """
+        return pd.concat([rows for scope in self.scopes for rows in self._rows(scope)], ignore_index=True)
+
+    def _rows(self, scope: str) -> Iterator[pd.DataFrame]:
+        maxima, means = self.arrays[f"{scope}.max"], self.arrays[f"{scope}.mean"]
+        skipped, affected = np.triu_indices(maxima.shape[1])
+        at = (slice(None), skipped, affected)
+        who = maxima[at].argmax(0)
+        where = self.arrays[f"{scope}.position"][at][who, np.arange(len(who))]
+        keys = {"scope": scope, "effect": "layer", "skipped": skipped, "affected": affected}
+        made_by = {"prompt": who, "position": where}
+        yield pd.DataFrame(keys | self._over_prompts(maxima[at], means[at]) | made_by)
+        for effect, top, mean in (("output", "output_max", "output_mean"), ("answer", "answer_fall", "answer_fall")):
+            if f"{scope}.{top}" in self.arrays:
+                per_prompt = self.arrays[f"{scope}.{top}"]
+                keys = {"scope": scope, "effect": effect, "skipped": np.arange(per_prompt.shape[1])}
+                numbers = self._over_prompts(per_prompt, self.arrays[f"{scope}.{mean}"])
+                yield pd.DataFrame(keys | numbers | {"prompt": per_prompt.argmax(0)})
 
     def plot(self) -> go.Figure:
-        """Draw one grid per scope, skipped layer by affected layer; colours saturate at 1, as published."""
-        grids = {_SHOWN[scope]: self.grid(scope) for scope in self.scopes}
-        return heat(
-            grids,
-            x="affected layer",
-            y="skipped layer",
-            title="What skipping a layer changes (largest relative change)",
-            top=1.0,
-        )
+        """Draw one grid per scope, skipped layer by affected layer (colours saturate at 1, as published), and the output."""
+        earlier = np.tri(self.arrays["all.max"].shape[1], k=-1, dtype=bool)
+        grids = {_SHOWN[scope]: np.where(earlier, np.nan, self.grid(scope)) for scope in self.scopes}
+        frame = self.to_frame()
+        shown = frame[frame["effect"] == self._output_effect]
+        bars = {_SHOWN[scope]: shown[shown["scope"] == scope] for scope in self.scopes if scope in set(shown["scope"])}
+        label = {"answer": "fall of the answer's logit", "output": "change of the probabilities"}[self._output_effect]
+        title = "What skipping a layer changes: later layers (largest relative change), and the output (mean)"
+        return grids_over_bars(grids, bars, x="affected layer", y="skipped layer", bars_label=label, title=title)
 
     def summary(self) -> str:
         """Say which layer the output needs most and least, and how far future tokens depend on earlier ones."""
-        output = self.output("all")
-        key = "answer_fall" if "answer_fall" in output else "output_mean"
-        what = "lowers the answer's logit by" if key == "answer_fall" else "changes the output probabilities by"
-        most, least = output.iloc[int(output[key].argmax())], output.iloc[int(output[key].argmin())]
-        n_prompts = len(self.arrays["all.max"])
+        frame = self.to_frame()
+        rows = frame[(frame["scope"] == "all") & (frame["effect"] == self._output_effect)]
+        most, least = rows.iloc[int(rows["mean"].argmax())], rows.iloc[int(rows["mean"].argmin())]
+        part = self.analysis.part if self.analysis.part == "layer" else f"the {self.analysis.part} of layer"
+        what = {"answer": "the answer's logit falls by", "output": "the probabilities change by"}[self._output_effect]
         text = (
-            f"Skipping {self.analysis.part} {int(most['skipped'])} {what} {most[key]:.2f} on average, the most of all; "
-            f"{self.analysis.part} {int(least['skipped'])} {least[key]:.2f}, the least ({n_prompts} prompts)."
+            f"Skipping {part} {most['skipped']} costs most: {what} {most['mean']:.2f} on average "
+            f"(95 % interval {most['low']:.2f} to {most['high']:.2f}, {self.n_prompts} prompts); "
+            f"{part} {least['skipped']} costs least, {least['mean']:.2f}."
         )
-        if "future" in self.scopes:
-            future, rest = self.grid("future", statistic="mean"), self.grid("all", statistic="mean")
-            above = np.triu_indices(len(future), 1)
-            text += (
-                f" Above the diagonal the mean effect is {rest[above].mean():.2f} at all positions"
-                f" and {future[above].mean():.2f} on future tokens."
-            )
-        return text
+        if "future" not in self.scopes:
+            return text
+        later = np.triu_indices(self.arrays["all.max"].shape[1], 1)
+        everywhere, future = (self.grid(scope, statistic="mean")[later].mean() for scope in ("all", "future"))
+        return (
+            f"{text} A skipped layer changes what a later layer writes by {everywhere:.2f} (relative, mean) at the same and "
+            f"later tokens together, and by {future:.2f} at tokens behind the skip only."
+        )

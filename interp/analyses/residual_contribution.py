@@ -26,11 +26,13 @@ from interp.sweeps.statistics import bootstrap_interval
 from interp.tasks.batch import TokenBatch
 
 _EPS = 1e-6
-MEASURES = {
-    "resid norm": "norm", "attn norm": "norm", "mlp norm": "norm",
-    "attn / resid": "ratio", "mlp / resid": "ratio", "layer / resid": "ratio",
-    "attn · resid": "cosine", "mlp · resid": "cosine", "layer · resid": "cosine", "input · output": "cosine",
-}  # fmt: skip
+MEASURES = (
+    ("norm", "stream"), ("norm", "attention"), ("norm", "MLP"),
+    ("norm relative to the stream", "attention"), ("norm relative to the stream", "MLP"),
+    ("norm relative to the stream", "layer"),
+    ("cosine with the stream", "attention"), ("cosine with the stream", "MLP"), ("cosine with the stream", "layer"),
+    ("cosine with the stream", "layer's output"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,13 @@ class ResidualContributionResult(Result):
     n_prompts: int
 
     def to_frame(self) -> pd.DataFrame:
-        """Return columns layer, kind, measure, mean, low, high (95 % bootstrap over prompts), max."""
+        """Return columns measure, component, layer, mean, low, high (95 % bootstrap over prompts), max over all tokens."""
         return pd.DataFrame(
             {
-                "layer": layer, "kind": kind, "measure": measure, "mean": self.mean[layer, i],
+                "measure": measure, "component": component, "layer": layer, "mean": self.mean[layer, i],
                 "low": self.low[layer, i], "high": self.high[layer, i], "max": self.maximum[layer, i],
             }
-            for i, (measure, kind) in enumerate(MEASURES.items())
+            for i, (measure, component) in enumerate(MEASURES)
             for layer in range(len(self.mean))
         )  # fmt: skip
 
@@ -114,15 +116,15 @@ class ResidualContributionResult(Result):
         return lines_over_depth(
             self.to_frame(),
             y="mean",
-            groups="measure",
-            panels="kind",
+            groups="component",
+            panels="measure",
             title="What each sublayer writes to the residual stream",
         )
 
     def summary(self) -> str:
         """Say which layer writes most, relative to the stream, and where writes erase."""
-        ratio = self.mean[:, list(MEASURES).index("layer / resid")]
-        cosine = self.mean[:, list(MEASURES).index("layer · resid")]
+        ratio = self.mean[:, MEASURES.index(("norm relative to the stream", "layer"))]
+        cosine = self.mean[:, MEASURES.index(("cosine with the stream", "layer"))]
         half = (len(ratio) + 1) // 2
         erasing = [str(layer) for layer in np.flatnonzero(cosine < 0)]
         return (

@@ -103,15 +103,21 @@ class Model:
 
     # Prompts
 
-    def tokenize(self, prompts: str | Sequence[str] | Sequence[Prompt]) -> TokenBatch:
-        """Return token ids of a string, strings or prompts, padded on the right if they differ in length."""
+    def tokenize(
+        self, prompts: str | Sequence[str] | Sequence[Prompt], *, answers: bool = False, corrupted: bool = False
+    ) -> TokenBatch:
+        """Return token ids of a string, strings or prompts, padded on the right if they differ in length.
+
+        With `answers`, each answer follows its prompt; with `corrupted`, the corrupted twins are tokenized. The tokenizer
+        adds its own special tokens (BOS), and nothing else. Raises TaskError naming prompts that cannot be used.
+        """
         if self.tokenizer is None:
             raise ModelError(f"model {self.name!r} has no tokenizer")
         texts = [prompts] if isinstance(prompts, str) else prompts
         if not texts:
             raise TaskError("no prompts given; at least one is needed")
         asked = [p if isinstance(p, Prompt) else Prompt(str(i), str(p)) for i, p in enumerate(texts)]
-        batch = tokenize(self.tokenizer, asked, device=self.device)
+        batch = tokenize(self.tokenizer, asked, device=self.device, answers=answers, corrupted=corrupted)
         longest = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
         if longest is not None and batch.tokens.shape[1] > longest:
             raise TaskError(f"a prompt of {batch.tokens.shape[1]} tokens; the model reads at most {longest}")

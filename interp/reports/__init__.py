@@ -31,7 +31,9 @@ def _section(folder: Path, path: str, cell: dict[str, Any]) -> dict[str, Any]:
     }
     if cell["status"] == "ok":
         frame = pd.read_parquet(folder / path / "frame.parquet")
-        section["figure"] = _for_script(json.loads((folder / path / "figure.json").read_text()))
+        figure = json.loads((folder / path / "figure.json").read_text())
+        section["height"] = figure["layout"].get("height", 420)
+        section["figure"] = _for_script(figure)
         section["columns"] = list(frame.columns)
         section["rows"] = [[_shown(value) for value in row] for row in frame.itertuples(index=False)]
     return section

@@ -1,7 +1,7 @@
 """Prompts as token ids, with the positions that analyses ask about."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -9,15 +9,16 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import TaskError
-from interp.tasks.prompts import Prompt
+from interp.tasks.prompts import Prompt, followed_by
 
 
 @dataclass(frozen=True)
 class TokenBatch:
     """Token ids [batch pos], padded on the right; `mask` is False on padding.
 
-    `last` is each prompt's last position; `subject` the last position of its first-hop phrase; `answer` and `wrong` the
-    first token of each; `answer_is_single` whether the answer is one token. Missing parts are None.
+    `last` is each prompt's last position (of the prompt, also where its answer follows); `subject` the last position of its
+    first-hop phrase; `answer` and `wrong` the first token of each. `answer_tokens` [batch answer_pos] are whole answers,
+    padded with -1, and `answer_positions` the positions whose logits predict them. What no prompt has is None.
     """
 
     prompts: tuple[Prompt, ...]
@@ -27,66 +28,131 @@ class TokenBatch:
     subject: Int[Tensor, " batch"] | None = None
     answer: Int[Tensor, " batch"] | None = None
     wrong: Int[Tensor, " batch"] | None = None
-    answer_is_single: Bool[Tensor, " batch"] | None = None
+    answer_tokens: Int[Tensor, "batch answer_pos"] | None = None
 
     @property
     def is_padded(self) -> bool:
         """Tell whether the prompts differ in length."""
         return not bool(self.mask.all())
 
+    @property
+    def answer_positions(self) -> Int[Tensor, "batch answer_pos"] | None:
+        """Return which positions predict the answer's tokens, if those follow the prompt in this batch."""
+        if self.answer_tokens is None:
+            return None
+        return self.last[:, None] + torch.arange(self.answer_tokens.shape[1], device=self.last.device)
 
-def tokenize(tokenizer: Any, prompts: Sequence[Prompt], *, device: torch.device) -> TokenBatch:
-    """Tokenize prompts with the special tokens that the tokenizer itself adds; raise TaskError naming bad prompts."""
-    encoded = [tokenizer(prompt.text, return_offsets_mapping=True) for prompt in prompts]
-    rows = [row["input_ids"] for row in encoded]
+    def require_single_token_answers(self) -> None:
+        """Raise TaskError, naming the prompts, if an answer is missing or has several tokens."""
+        if self.answer_tokens is None:
+            raise TaskError(_no_answer(self.prompts))
+        several = (self.answer_tokens >= 0).sum(1) > 1
+        bad = [prompt.id for prompt, is_bad in zip(self.prompts, several.tolist(), strict=True) if is_bad]
+        if bad:
+            raise TaskError(f"answers of one token are needed; {_named(bad)} with more")
+
+
+def tokenize(
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    *,
+    device: torch.device,
+    answers: bool = False,
+    corrupted: bool = False,
+) -> TokenBatch:
+    """Tokenize prompts, with the special tokens that the tokenizer itself adds; raise TaskError naming bad prompts.
+
+    With `answers`, each answer follows its prompt (tokenized together); with `corrupted`, the corrupted twins are tokenized,
+    which must have as many tokens as their prompts.
+    """
+    texts = [_corrupted_text(prompt) if corrupted else prompt.text for prompt in prompts]
+    encoded = [tokenizer(text, return_offsets_mapping=True) for text in texts]
+    rows = [list(row["input_ids"]) for row in encoded]
     _refuse_unknown(tokenizer, prompts, rows)
-    width = max(map(len, rows))
+    if corrupted:
+        _refuse_other_lengths(tokenizer, prompts, rows)
+    follow = {which: _continuations(tokenizer, prompts, texts, rows, which) for which in ("answer", "wrong")}
+    if answers and follow["answer"] is None:
+        raise TaskError(
+            f"an answer is needed for every prompt; {_named([p.id for p in prompts if p.answer is None])} without"
+        )
+    last = [len(row) - 1 for row in rows]
+    if answers and follow["answer"] is not None:
+        rows = [row + answer for row, answer in zip(rows, follow["answer"], strict=True)]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    tokens = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
-    last = torch.tensor([len(row) - 1 for row in rows], device=device)
-    mask = torch.arange(width, device=device) <= last[:, None]
-    answers = _continuations(tokenizer, prompts, rows, "answer")
-    wrongs = _continuations(tokenizer, prompts, rows, "wrong")
-    spans = [_subject(p, row["offset_mapping"]) for p, row in zip(prompts, encoded, strict=True)]
-    return TokenBatch(
+    tokens = _padded(rows, pad)
+    spans = [_subject(p, text, row["offset_mapping"]) for p, text, row in zip(prompts, texts, encoded, strict=True)]
+    first = {which: None if f is None else torch.tensor([tokens[0] for tokens in f]) for which, f in follow.items()}
+    batch = TokenBatch(
         prompts=tuple(prompts),
         tokens=tokens,
-        mask=mask,
-        last=last,
-        subject=None if None in spans else torch.tensor(spans, device=device),
-        answer=None if answers is None else torch.tensor([a[0] for a in answers], device=device),
-        wrong=None if wrongs is None else torch.tensor([w[0] for w in wrongs], device=device),
-        answer_is_single=None if answers is None else torch.tensor([len(a) == 1 for a in answers], device=device),
+        mask=torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None],
+        last=torch.tensor(last),
+        subject=None if None in spans else torch.tensor(spans),
+        answer=first["answer"],
+        wrong=first["wrong"],
+        answer_tokens=None if follow["answer"] is None else _padded(follow["answer"], -1),
     )
+    moved = {f.name: getattr(batch, f.name) for f in fields(batch) if isinstance(getattr(batch, f.name), Tensor)}
+    return replace(batch, **{name: tensor.to(device) for name, tensor in moved.items()})
+
+
+def _named(ids: Sequence[str]) -> str:
+    """Return how many prompts, and the first of them."""
+    return f"{len(ids)} prompts (first: {', '.join(map(repr, ids[:3]))})"
+
+
+def _no_answer(prompts: Sequence[Prompt]) -> str:
+    return f"an answer is needed for every prompt; {_named([p.id for p in prompts if p.answer is None])} without one"
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+
+
+def _corrupted_text(prompt: Prompt) -> str:
+    if prompt.corrupted is None:
+        raise TaskError(f"prompt {prompt.id!r} has no corrupted twin")
+    return prompt.corrupted
 
 
 def _refuse_unknown(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[int]]) -> None:
     unknown = tokenizer.unk_token_id
     bad = [p.id for p, row in zip(prompts, rows, strict=True) if unknown is not None and unknown in row]
     if bad:
-        raise TaskError(f"{len(bad)} prompts have words that the tokenizer does not know (first: {bad[0]!r})")
+        raise TaskError(f"the tokenizer does not know every word of {_named(bad)}")
 
 
-def _continuations(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[int]], which: str) -> list[list[int]] | None:
+def _refuse_other_lengths(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[int]]) -> None:
+    for prompt, row in zip(prompts, rows, strict=True):
+        n_clean = len(tokenizer(prompt.text)["input_ids"])
+        if n_clean != len(row):
+            raise TaskError(f"prompt {prompt.id!r} has {n_clean} tokens, its corrupted twin {len(row)}; as many are needed")
+
+
+def _continuations(
+    tokenizer: Any, prompts: Sequence[Prompt], texts: Sequence[str], rows: list[list[int]], which: str
+) -> list[list[int]] | None:
     """Return the tokens that follow each prompt when it is tokenized together with its answer."""
     given = [getattr(prompt, which) for prompt in prompts]
     if None in given:
         return None
     follow: list[list[int]] = []
-    for prompt, row, answer in zip(prompts, rows, given, strict=True):
-        together = tokenizer(prompt.followed_by(answer))["input_ids"]
+    for prompt, text, row, answer in zip(prompts, texts, rows, given, strict=True):
+        together = list(tokenizer(followed_by(text, answer))["input_ids"])
         if together[: len(row)] != row or len(together) == len(row):
             raise TaskError(f"prompt {prompt.id!r}: its tokens change when {answer!r} follows; end the text at a word")
         follow.append(together[len(row) :])
     return follow
 
 
-def _subject(prompt: Prompt, offsets: list[tuple[int, int]]) -> int | None:
+def _subject(prompt: Prompt, text: str, offsets: Sequence[tuple[int, int]]) -> int | None:
     """Return the last token of the subject, found by character offsets."""
     if prompt.subject is None:
         return None
-    n_found = prompt.text.count(prompt.subject)
+    n_found = text.count(prompt.subject)
     if n_found != 1:
         raise TaskError(f"prompt {prompt.id!r}: subject {prompt.subject!r} found {n_found} times; once is needed")
-    end = prompt.text.index(prompt.subject) + len(prompt.subject)
+    end = text.index(prompt.subject) + len(prompt.subject)
     return max(i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > begin)

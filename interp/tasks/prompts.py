@@ -27,10 +27,11 @@ class Prompt:
     choices: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
-    def followed_by(self, answer: str) -> str:
-        """Return the text with an answer behind it, one space between them unless either brings its own."""
-        space = "" if self.text[-1:].isspace() or answer[:1].isspace() else " "
-        return f"{self.text}{space}{answer}"
+
+def followed_by(text: str, answer: str) -> str:
+    """Return a text with an answer behind it, one space between them unless either brings its own."""
+    space = "" if text[-1:].isspace() or answer[:1].isspace() else " "
+    return f"{text}{space}{answer}"
 
 
 @dataclass(frozen=True)
