@@ -38,10 +38,11 @@ class Result(ABC):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a shard costs beyond its clean pass, in forwards of that shard, and how many numbers it leaves behind."""
+    """What a shard costs beyond its clean pass: forwards of that shard, numbers left behind, numbers held at once."""
 
     forwards: float
     numbers: int
+    held: int = 0
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,12 @@ def run(
     """Run analyses into a run folder; call again to resume."""
     import transformers
 
-    from interp.runs import execute, plan
+    from interp.runs import estimate, execute
 
     transformers.utils.logging.disable_progress_bar()
     asked = _study(study, model=model, task=task, analysis=analysis, sets=set_ or [], n=n, seed=seed)
     if dry_run:
-        _print_plan([asdict(p) for p in plan(asked)], as_json=as_json)
+        _print_estimates([asdict(e) for e in estimate(asked)], as_json=as_json)
         return
     with Progress(console=_err, disable=not _err.is_terminal) as bars:
         bar = bars.add_task("loading", total=None)
@@ -127,17 +127,14 @@ def _value(text: str) -> Any:
         return text.split(",") if "," in text else text
 
 
-def _print_plan(plans: list[dict[str, Any]], *, as_json: bool) -> None:
+def _print_estimates(estimates: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(plans) + "\n")
+        sys.stdout.write(json.dumps(estimates) + "\n")
         return
-    table = Table("model", "task", "analysis", "prompts", "shards", "forwards", "MB written")
-    for p in plans:
-        cell = p["cell"]
-        table.add_row(
-            cell["model"], cell["task"], cell["analysis"], str(p["n_prompts"]), str(p["n_shards"]),
-            f"{p['forwards']:.0f}", f"{p['megabytes']:.1f}",
-        )  # fmt: skip
+    table = Table("model", "task", "analysis", "prompts", "shards", "forwards", "memory MB", "disk MB")
+    for e in estimates:
+        cell, costs = e["cell"], [f"{e['forwards']:.0f}", f"{e['memory_mb']:.0f}", f"{e['disk_mb']:.1f}"]
+        table.add_row(cell["model"], cell["task"], cell["analysis"], str(e["n_prompts"]), str(e["n_shards"]), *costs)
     _out.print(table)
 
 

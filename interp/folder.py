@@ -29,7 +29,7 @@ class Cell:
     def path(self) -> str:
         """Return the cell's folder inside the run: slashes in names become `--`."""
         last = f"{self.analysis}@{self.label}" if self.label else self.analysis
-        return "/".join(part.strip("/").replace("/", "--") for part in (self.model, self.task, last))
+        return "/".join(part.strip("/").replace("/", "--") for part in (self.model, self.task, last) if part)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

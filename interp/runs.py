@@ -1,11 +1,14 @@
 """Executing a study into a run folder: shard by shard, one recording for every analysis, resumable at any moment."""
 
+import json
 import platform
+import resource
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,17 @@ from safetensors.torch import load_file, save
 from interp import __version__
 from interp.analysis import Analysis, Result
 from interp.catalogue import make_analysis
-from interp.errors import InterpError, RunError
+from interp.errors import InterpError, ModelError, RunError
 from interp.folder import SCHEMA, Cell, read_run, write_atomically, write_json
 from interp.models import Model, load_model
+from interp.models.loading import locate
+from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.tasks import Task, load_task
 from interp.tasks.batch import TokenBatch
+
+Progress = Callable[[str, int, int], None]
+Status = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Study:
 
     models: tuple[str, ...]
     tasks: tuple[str, ...]
-    analyses: dict[str, dict[str, Any]]
+    analyses: Mapping[str, Mapping[str, Any]]
     n: int | None = None
     seed: int = 0
 
@@ -40,95 +48,122 @@ class Study:
         return [Cell(m, t, a) for m in self.models for t in self.tasks for a in self.analyses]
 
     def make(self, name: str) -> Analysis:
-        """Return one analysis with its parameters."""
-        parameters = self.analyses[name]
-        return make_analysis(name, {"seed": self.seed} | parameters)
+        """Return one analysis with its parameters; the study's seed, unless it has its own."""
+        return make_analysis(name, {"seed": self.seed} | dict(self.analyses[name]))
 
+    def load_tasks(self) -> dict[str, Task]:
+        """Return the study's prompts."""
+        return {name: load_task(name, n=self.n, seed=self.seed) for name in self.tasks}
 
-Progress = Callable[[str, int, int], None]
+    def check(self) -> dict[str, Task]:
+        """Return the study's prompts; raise for names and values that do not exist, before any work."""
+        for name in self.analyses:
+            self.make(name)
+        for name in self.models:
+            locate(name)
+        return self.load_tasks()
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run would do: shards, forwards and numbers written, per cell."""
+class Estimate:
+    """What a cell would cost: forwards of one prompt, memory held at once, disk written (the store not counted)."""
 
     cell: Cell
     n_prompts: int
     n_shards: int
     forwards: float
-    megabytes: float
+    memory_mb: float
+    disk_mb: float
 
 
-def plan(study: Study) -> list[Plan]:
-    """Return the cost of every cell, without running any; raises for whatever would make the run fail at once."""
-    plans = []
+def estimate(study: Study) -> list[Estimate]:
+    """Return the cost of every cell, without running any."""
+    tasks = study.check()
+    estimates = []
     for model_name in study.models:
         model = load_model(model_name)
-        for task_name in study.tasks:
-            task = load_task(task_name, n=study.n, seed=study.seed)
+        for task_name, task in tasks.items():
             shards = [model.tokenize(shard) for shard in model.shards(task)]
             for name in study.analyses:
                 costs = [study.make(name).cost(model, shard) for shard in shards]
-                forwards = sum(c.forwards * len(s.prompts) for c, s in zip(costs, shards, strict=True)) + len(task)
-                megabytes = sum(c.numbers for c in costs) * 4 / 1e6
-                plans.append(Plan(Cell(model_name, task_name, name), len(task), len(shards), forwards, megabytes))
-    return plans
+                forwards = sum((1 + cost.forwards) * len(shard.prompts) for cost, shard in zip(costs, shards, strict=True))
+                clean = max((3 * model.n_layers + 1) * shard.tokens.numel() * model.d_model for shard in shards)
+                held = model.module.get_memory_footprint() + 4 * (clean + max(cost.held for cost in costs))
+                disk = 4 * sum(cost.numbers for cost in costs)
+                cell = Cell(model_name, task_name, name)
+                estimates.append(Estimate(cell, len(task), len(shards), forwards, held / 1e6, disk / 1e6))
+    return estimates
 
 
 def execute(study: Study, out: Path, *, store: Path | None = None, progress: Progress = lambda *_: None) -> dict[str, Any]:
     """Run what is not finished yet and return run.json; finished parts of an interrupted run are kept.
 
-    Raises RunError if the folder holds a run of another configuration.
+    A cell that fails is recorded with its error and does not stop the others. Raises before any work for names and values
+    that do not exist, and for a folder that holds a run of another configuration.
     """
-    for name in study.analyses:
-        study.make(name)
-    tasks = {name: load_task(name, n=study.n, seed=study.seed) for name in study.tasks}
-    run = _open(study, out)
+    tasks = study.check()
+    run = _open(study, out, tasks)
     for model_name in study.models:
-        todo = [c for c in study.cells() if c.model == model_name and run["cells"].get(c.path, {}).get("status") != "ok"]
+        done = {path for path, cell in run["cells"].items() if cell["status"] == "ok"}
+        todo = [cell for cell in study.cells() if cell.model == model_name and cell.path not in done]
         if not todo:
             continue
-        model = load_model(model_name, store=store)
-        run["models"][model_name] = _describe(model)
+        try:
+            model = load_model(model_name, store=store)
+            _remember(run, "models", model_name, _describe(model), out)
+        except ModelError as error:
+            if len(study.models) == 1:
+                raise
+            _record(run, out, ((cell, _failed(error)) for cell in todo))
+            continue
         for task_name, task in tasks.items():
             cells = [cell for cell in todo if cell.task == task_name]
-            for cell, status in _run_cells(study, model, task, cells, out, progress=progress):
-                run["cells"][cell.path] = asdict(cell) | status
-                write_json(out / "run.json", run)
+            _record(run, out, _run_cells(study, model, task, cells, out, progress=progress))
     return run
 
 
-def _open(study: Study, out: Path) -> dict[str, Any]:
-    config = asdict(study)
-    config = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+def _open(study: Study, out: Path, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """Return run.json of a new run, or of the same one started earlier."""
+    config = json.loads(json.dumps(asdict(study)))
     if (out / "run.json").exists():
         run = read_run(out)
-        different = [key for key in config if run["config"].get(key) != config[key]]
-        if different:
-            key = different[0]
-            raise RunError(
-                f"{out} holds a run with {key} = {run['config'].get(key)}; {config[key]} was asked for; choose another --out"
-            )
-        return run
-    run = {
-        "schema": SCHEMA,
-        "config": config,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "interp": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "machine": f"{platform.system()} {platform.machine()}",
-        "models": {},
-        "cells": {},
-    }
+        for key, value in config.items():
+            if run["config"].get(key) != value:
+                raise RunError(
+                    f"{out} holds a run with {key} = {run['config'].get(key)}; {value} was asked for; choose another --out"
+                )
+    else:
+        run = {
+            "schema": SCHEMA,
+            "config": config,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {
+                "interp": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+            "models": {},
+            "tasks": {},
+            "cells": {},
+        }
+    for name, task in tasks.items():
+        _remember(run, "tasks", name, _describe_task(task), out)
+    return run
+
+
+def _remember(run: dict[str, Any], kind: str, name: str, described: dict[str, Any], out: Path) -> None:
+    """Note what a model or task is; refuse to go on with a run whose model or prompts have changed since."""
+    before = run[kind].get(name)
+    identity = {"models": "fingerprint", "tasks": "hash"}[kind]
+    if before is not None and before[identity] != described[identity]:
+        raise RunError(f"{out} holds results of another {name!r}: its {identity} has changed; choose another --out")
+    run[kind][name] = described
     try:
         write_json(out / "run.json", run)
     except OSError as error:
-        raise RunError(f"cannot write to {out}: {error.strerror}") from None
-    return run
+        raise RunError(f"cannot write {out / 'run.json'}: {error.strerror}") from None
 
 
 def _describe(model: Model) -> dict[str, Any]:
@@ -142,12 +177,34 @@ def _describe(model: Model) -> dict[str, Any]:
     }
 
 
+def _describe_task(task: Task) -> dict[str, Any]:
+    prompts = json.dumps([asdict(prompt) for prompt in task.prompts], sort_keys=True, ensure_ascii=False)
+    return {"prompts": len(task), "hash": blake2b(prompts.encode(), digest_size=16).hexdigest()}
+
+
+def _record(run: dict[str, Any], out: Path, finished: Iterator[tuple[Cell, Status]]) -> None:
+    for cell, status in finished:
+        run["cells"][cell.path] = asdict(cell) | status
+        try:
+            write_json(out / "run.json", run)
+        except OSError as error:
+            raise RunError(f"cannot write {out / 'run.json'}: {error.strerror}; what is finished is kept") from None
+
+
+def _failed(error: Exception) -> Status:
+    return {"status": "failed", "error": str(error) or type(error).__name__, "traceback": traceback.format_exc()}
+
+
 @torch.no_grad()
 def _run_cells(
-    study: Study, model: Model, task: Task, cells: list[Cell], out: Path, *, progress: Progress
-) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    study: Study, model: Model, task: Task, cells: Sequence[Cell], out: Path, *, progress: Progress
+) -> Iterator[tuple[Cell, Status]]:
     """Measure the shards of several analyses side by side, one recording a shard; yield each cell's status."""
-    shards = [model.tokenize(shard) for shard in model.shards(task)]
+    try:
+        shards = [model.tokenize(shard) for shard in model.shards(task)]
+    except InterpError as error:
+        yield from ((cell, _failed(error)) for cell in cells)
+        return
     running: dict[Cell, _Running] = {}
     for cell in cells:
         try:
@@ -156,7 +213,7 @@ def _run_cells(
                 analysis.check(model, shard)
             running[cell] = _Running(analysis, analysis.prepare(model, task), out / cell.path)
         except InterpError as error:
-            yield cell, {"status": "failed", "error": str(error)}
+            yield cell, _failed(error)
     for i, shard in enumerate(shards):
         progress(f"{model.name} · {task.name}", i, len(shards))
         recording = model.record(shard)
@@ -165,9 +222,12 @@ def _run_cells(
                 running[cell].measure(i, recording, shard)
             except (InterpError, RuntimeError, ValueError, OSError) as error:
                 del running[cell]
-                yield cell, {"status": "failed", "error": str(error), "traceback": traceback.format_exc()}
+                yield cell, _failed(error)
     for cell, state in running.items():
-        yield cell, state.finish(n_prompts=len(task))
+        try:
+            yield cell, state.finish(shards)
+        except (InterpError, RuntimeError, ValueError, OSError) as error:
+            yield cell, _failed(error)
     progress(f"{model.name} · {task.name}", len(shards), len(shards))
 
 
@@ -183,7 +243,7 @@ class _Running:
     block_tokens: float = 0.0
     forward_tokens: float = 0.0
 
-    def measure(self, i: int, recording: Any, shard: TokenBatch) -> None:
+    def measure(self, i: int, recording: Recording, shard: TokenBatch) -> None:
         """Measure one shard, or read it if an interrupted run left it whole."""
         path = self.folder / "parts" / f"{i:05d}.safetensors"
         began, before = time.monotonic(), recording.work.block_tokens
@@ -196,23 +256,28 @@ class _Running:
         self.block_tokens += recording.work.block_tokens - before
         self.forward_tokens += shard.tokens.numel() * recording.n_layers
 
-    def finish(self, *, n_prompts: int) -> dict[str, Any]:
+    def finish(self, shards: Sequence[TokenBatch]) -> Status:
         """Combine the parts, write the result, and return the cell's status."""
         result = self.analysis.combine(self.parts)
-        write_result(result, self.folder)
-        return {
+        status = {
             "status": "ok",
             "parameters": asdict(self.analysis),
             "question": type(self.analysis).question,
-            "n_prompts": n_prompts,
-            "n_shards": len(self.parts),
+            "n_prompts": sum(len(shard.prompts) for shard in shards),
+            "n_shards": len(shards),
             "summary": result.summary(),
             "seconds": round(self.seconds, 3),
             "forwards_per_prompt": round(self.block_tokens / self.forward_tokens, 4),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
+        prompts = [prompt for shard in shards for prompt in shard.prompts]
+        Task("measured", tuple(prompts)).to_jsonl(self.folder.parent / "prompts.jsonl")
+        write_result(result, self.folder, status)
+        return status
 
 
 def _read_part(path: Path) -> Tensors | None:
+    """Return a part that an interrupted run finished; None if there is none, or it is not whole."""
     if not path.exists():
         return None
     try:
@@ -222,16 +287,17 @@ def _read_part(path: Path) -> Tensors | None:
         return None
 
 
-def write_result(result: Result, folder: Path) -> None:
-    """Write frame.parquet and figure.json."""
+def write_result(result: Result, folder: Path, status: Status) -> None:
+    """Write frame.parquet, figure.json and, last, result.json."""
     frame = result.to_frame()
-    narrow = frame.astype({column: "float32" for column in frame.select_dtypes("float64")})
+    narrow = frame.astype(dict.fromkeys(frame.select_dtypes("float64"), "float32"))
     write_atomically(folder / "frame.parquet", narrow.to_parquet(index=False))
     write_atomically(folder / "figure.json", str(result.plot().to_json()))
+    write_json(folder / "result.json", status)
 
 
 class Run:
-    """A finished run folder: `run["zoo/hops-4l", "two-hop", "layer_skip"]` is that cell's result."""
+    """A run folder: `run["zoo/hops-4l", "two-hop", "layer_skip"]` is that cell's result."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -243,11 +309,14 @@ class Run:
         if info is None or info["status"] != "ok":
             there_is = ", ".join(path for path, c in self.info["cells"].items() if c["status"] == "ok")
             raise RunError(f"no result {cell.path} in {self.folder}; there is {there_is or 'none'}")
-        parts = sorted((self.folder / cell.path / "parts").glob("*.safetensors"))
-        parameters = {k: v for k, v in info["parameters"].items() if v is not None}
-        return make_analysis(cell.analysis, parameters).combine([load_file(part) for part in parts])
+        parts = [load_file(path) for path in sorted((self.folder / cell.path / "parts").glob("*.safetensors"))]
+        return make_analysis(cell.analysis, info["parameters"]).combine(parts)
+
+    def prompts(self, model: str, task: str) -> tuple[Any, ...]:
+        """Return the prompts of a task in the order in which its results number them."""
+        return Task.from_jsonl(self.folder / Cell(model, task, "").path / "prompts.jsonl").prompts
 
 
 def open_run(folder: str | Path) -> Run:
-    """Open a run folder."""
+    """Open a run folder; raises RunError if there is none."""
     return Run(Path(folder))

@@ -112,7 +112,8 @@ class LayerSkip(Analysis):
         half = (layers - 1) / 2
         behind = sum((n_pos - t) / n_pos for t in self._splits(n_pos))
         forwards = half * sum(behind if scope.endswith("future") else 1.0 for scope in self._scopes)
-        return Cost(forwards, len(shard.prompts) * layers * (3 * layers + 2) * len(self._scopes))
+        held = 8 * layers * shard.tokens.numel() * model.d_model + 3 * shard.tokens.numel() * model.d_vocab
+        return Cost(forwards, len(shard.prompts) * layers * (3 * layers + 3) * len(self._scopes), held)
 
 
 class _Effects:

@@ -31,7 +31,7 @@ def load_model(
         return Model(name.config.name_or_path or type(name).__name__, name, store_folder=store)
     if dtype != "auto" and dtype not in _DTYPES:
         raise ModelError(unknown("dtype", dtype, ["auto", *_DTYPES]))
-    source = _locate(str(name))
+    source = locate(str(name))
     module = _load(source, revision=revision, dtype=dtype)
     module.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     try:
@@ -41,7 +41,8 @@ def load_model(
     return Model(str(name), module, tokenizer, store)
 
 
-def _locate(name: str) -> str:
+def locate(name: str) -> str:
+    """Return the folder or hub id behind a name; raise ModelError for a shipped name or folder that cannot be one."""
     shipped = shipped_models()
     if name in shipped:
         return str(shipped[name])

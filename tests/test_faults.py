@@ -1,0 +1,118 @@
+"""What happens to long jobs: killed, out of disk, two at a time. Nothing finished is lost, nothing wrong is returned."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import interp
+from interp.store import shards, verify_shard
+
+pytestmark = pytest.mark.faults
+RUN = [sys.executable, "-m", "interp.cli", "run", "--model", "zoo/hops-4l", "--task", "two-hop"]
+
+
+def start(out: Path, *args: str, n: int = 1500) -> subprocess.Popen[str]:
+    command = [*RUN, "--n", str(n), "--out", str(out), *args]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True)
+
+
+def finish(run: subprocess.Popen[str]) -> int:
+    """Wait for a run, show what it said, and return its exit status."""
+    _, said = run.communicate()
+    sys.stderr.write(said)
+    return run.returncode
+
+
+def parts(out: Path) -> list[Path]:
+    return list(out.glob("*/*/*/parts/*.safetensors"))
+
+
+def grids(out: Path) -> dict[str, np.ndarray]:
+    result = interp.open_run(out)["zoo/hops-4l", "two-hop", "layer_skip"]
+    frame = interp.open_run(out)["zoo/hops-4l", "two-hop", "residual_contribution"].to_frame()
+    return result.arrays | {"residual": frame[["mean", "low", "high", "max"]].to_numpy()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndarray], float, float]:
+    """Return the numbers of a whole run, the seconds until its first part, and those from then to its end."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    run, began = start(out), time.monotonic()
+    while not parts(out) and run.poll() is None:
+        time.sleep(0.01)
+    at_work = time.monotonic()
+    assert finish(run) == 0
+    return grids(out), at_work - began, time.monotonic() - at_work
+
+
+Whole = tuple[dict[str, np.ndarray], float, float]
+
+
+def test_killed_at_twenty_moments_the_result_is_the_same_bit_for_bit(undisturbed: Whole, tmp_path: Path) -> None:
+    expected, startup, work = undisturbed
+    out, moments = tmp_path / "run", random.Random(0)
+    n_parts: list[int] = []
+    for _ in range(20):
+        run = start(out)
+        time.sleep(startup + moments.uniform(-0.1, 0.15) * work)
+        run.kill()
+        finish(run)
+        n_parts.append(len(parts(out)))
+    assert n_parts == sorted(n_parts)
+    assert len(set(n_parts)) > 5
+    assert finish(start(out)) == 0
+    for name, array in grids(out).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    assert all(verify_shard(shard) > 0 for shard in shards(tmp_path / "store"))
+
+
+def test_two_processes_fill_one_store_and_lose_nothing(undisturbed: Whole, tmp_path: Path) -> None:
+    expected = undisturbed[0]
+    runs = [start(tmp_path / name, "--store", str(tmp_path / "shared")) for name in ("one", "two")]
+    assert [finish(run) for run in runs] == [0, 0]
+    for name in ("one", "two"):
+        np.testing.assert_array_equal(grids(tmp_path / name)["all.max"], expected["all.max"])
+    assert all(verify_shard(shard) > 0 for shard in shards(tmp_path / "shared"))
+    assert finish(start(tmp_path / "three", "--store", str(tmp_path / "shared"))) == 0
+    cells = json.loads((tmp_path / "three" / "run.json").read_text())["cells"].values()
+    assert {c["analysis"]: c["forwards_per_prompt"] for c in cells}["residual_contribution"] == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_named_and_what_was_finished_is_kept(small_disk: Path) -> None:
+    run = start(small_disk / "run", "--no-store", n=3000)
+    _, error = run.communicate()
+    assert run.returncode in (1, 2)
+    assert "Traceback" not in error
+    info = json.loads((small_disk / "run" / "run.json").read_text())
+    messages = error + " ".join(cell.get("error", "") for cell in info["cells"].values())
+    assert "No space left" in messages
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = start(tmp_path / "file" / "run", n=4)
+    _, error = run.communicate()
+    assert run.returncode == 2
+    assert len(error.strip().splitlines()) == 1
+    assert "cannot write" in error
