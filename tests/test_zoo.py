@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from interp.analyses.layer_skip import LayerSkip
 from interp.models import load_model
 from interp.paths import shipped_models
 from interp.tasks import load_task
@@ -42,3 +44,10 @@ def test_compositions_are_consistent() -> None:
             second,
         ) not in world.held_out
         assert (kind in ("trained", "unseen")) == in_training
+
+
+def test_future_tokens_depend_on_skipped_layers_of_the_trained_model() -> None:
+    result = LayerSkip(scopes=("all", "future")).run(load_model("zoo/hops-4l"), load_task("two-hop", n=16))
+    above = np.triu_indices(4, 1)
+    assert (result.grid("future")[above] > 0.05).all()
+    assert (np.diag(result.grid("future")) == 0).all()

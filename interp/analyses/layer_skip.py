@@ -202,7 +202,8 @@ class LayerSkipResult(Result):
         "answer" (fall of the answer's logit). Statistics over prompts: max and percentile of each prompt's maximum over
         positions; mean with its 95 % bootstrap interval; which prompt and position made the maximum.
         """
-        return pd.concat([rows for scope in self.scopes for rows in self._rows(scope)], ignore_index=True)
+        frame = pd.concat([rows for scope in self.scopes for rows in self._rows(scope)], ignore_index=True)
+        return frame.astype(dict.fromkeys(("skipped", "affected", "prompt", "position"), "Int64"))
 
     def _rows(self, scope: str) -> Iterator[pd.DataFrame]:
         maxima, means = self.arrays[f"{scope}.max"], self.arrays[f"{scope}.mean"]

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
 from interp.analysis import Analysis, Cost, Result
@@ -35,6 +37,22 @@ MEASURES = (
 )  # fmt: skip
 
 
+def written(
+    resid_pre: Float[Tensor, "*tokens d_model"],
+    *,
+    attn: Float[Tensor, "*tokens d_model"],
+    mlp: Float[Tensor, "*tokens d_model"],
+    is_parallel: bool,
+) -> Float[Tensor, "*tokens measure"]:
+    """Return `MEASURES` of one layer, in fp32; in a parallel block the MLP reads and is added to `resid_pre`."""
+    pre, attn, mlp = resid_pre.float(), attn.float(), mlp.float()
+    pairs = ((attn, pre), (mlp, pre if is_parallel else pre + attn), (attn + mlp, pre))
+    norms = [vector_norm(t, dim=-1) for t in (pre, attn, mlp)]
+    ratios = [vector_norm(write, dim=-1) / vector_norm(stream, dim=-1).clamp_min(_EPS) for write, stream in pairs]
+    cosines = [cosine_similarity(write, stream, dim=-1, eps=_EPS) for write, stream in pairs]
+    return torch.stack([*norms, *ratios, *cosines, cosine_similarity(pre, pre + attn + mlp, dim=-1, eps=_EPS)], dim=-1)
+
+
 @dataclass(frozen=True)
 class ResidualContribution(Analysis):
     """Measure what each sublayer writes; `first_position` False leaves position 0 (often a sink) out."""
@@ -45,7 +63,16 @@ class ResidualContribution(Analysis):
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:  # noqa: ARG002
         """Return per prompt the mean and maximum over positions [batch layer measure], with and without position 0."""
-        measures = torch.stack([self._layer(recording, layer) for layer in range(recording.n_layers)], dim=1)
+        layers = [
+            written(
+                recording.resid(layer),
+                attn=recording.clean(Site("attn_out", layer)),
+                mlp=recording.clean(Site("mlp_out", layer)),
+                is_parallel=recording.blocks[layer].is_parallel,
+            )
+            for layer in range(recording.n_layers)
+        ]
+        measures = torch.stack(layers, dim=1)
         rest = measures[:, :, 1:]
         return {
             "mean": measures.mean(2),
@@ -54,26 +81,6 @@ class ResidualContribution(Analysis):
             "max_without_first": rest.amax(2),
             "n_pos": torch.full((len(shard.prompts),), measures.shape[2]),
         }
-
-    @staticmethod
-    def _layer(recording: Recording, layer: int) -> Tensor:
-        """Return all measures of one layer [batch pos measure]."""
-        pre = recording.resid(layer).float()
-        attn = recording.clean(Site("attn_out", layer)).float()
-        mlp = recording.clean(Site("mlp_out", layer)).float()
-        is_parallel = recording.blocks[layer].is_parallel
-        mid = pre if is_parallel else pre + attn
-        both = attn + mlp
-        pairs = ((attn, pre), (mlp, mid), (both, pre))
-        return torch.stack(
-            [
-                *(t.norm(dim=-1) for t in (pre, attn, mlp)),
-                *(write.norm(dim=-1) / stream.norm(dim=-1).clamp_min(_EPS) for write, stream in pairs),
-                *(cosine_similarity(write, stream, dim=-1, eps=_EPS) for write, stream in pairs),
-                cosine_similarity(pre, recording.resid(layer + 1).float(), dim=-1, eps=_EPS),
-            ],
-            dim=-1,
-        )
 
     def combine(self, parts: Sequence[Tensors]) -> "ResidualContributionResult":
         """Return token-weighted means with a bootstrap interval over prompts, and maxima."""

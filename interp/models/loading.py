@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from interp.errors import ModelError, unknown
@@ -62,7 +63,7 @@ def _load(source: str, *, revision: str | None, dtype: str) -> PreTrainedModel:
         module, info = AutoModelForCausalLM.from_pretrained(
             source, revision=revision, dtype=_DTYPES.get(dtype, "auto"), output_loading_info=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f"model {source!r} cannot be loaded ({reason}); {unknown('model', source, shipped_models())}"

@@ -40,6 +40,8 @@ def _section(folder: Path, path: str, cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str:
+    if value is pd.NA:
+        return ""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

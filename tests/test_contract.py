@@ -1,0 +1,107 @@
+"""What every analysis keeps, whichever there are: frozen parameters, tidy frames, titled figures, the same numbers twice."""
+
+import dataclasses
+import json
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import interp
+from interp.analysis import Analysis, Result
+from interp.catalogue import find_analyses, make_analysis
+from interp.models import Model
+from interp.tasks import Task
+
+ANALYSES = sorted(find_analyses())
+GOLDEN = Path(__file__).parent / "golden.json"
+
+
+@cache
+def model() -> Model:
+    return interp.load_model("zoo/hops-4l")
+
+
+@cache
+def task() -> Task:
+    return interp.load_task("two-hop", n=12)
+
+
+@cache
+def result_of(name: str) -> Result:
+    return make_analysis(name, {}).run(model(), task())
+
+
+@pytest.fixture(params=ANALYSES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_parameters_are_frozen_and_have_defaults_and_a_seed(name: str) -> None:
+    analysis = make_analysis(name, {})
+    assert analysis.__dataclass_params__.frozen
+    assert "seed" in {f.name for f in dataclasses.fields(analysis)}
+    assert type(analysis).question.endswith("?")
+    assert (type(analysis).__doc__ or "").strip()
+
+
+def test_frames_are_tidy_and_survive_parquet(name: str, tmp_path: Path) -> None:
+    frame = result_of(name).to_frame()
+    assert len(frame) > 0
+    assert frame.columns.is_unique
+    assert all(isinstance(column, str) for column in frame.columns)
+    frame.to_parquet(tmp_path / "frame.parquet", index=False)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "frame.parquet"), frame)
+
+
+def test_figures_are_titled_and_summaries_have_numbers(name: str) -> None:
+    result = result_of(name)
+    assert result.plot().layout.title.text
+    assert any(character.isdigit() for character in result.summary())
+
+
+@torch.no_grad()
+def test_a_second_run_gives_equal_tensors_whose_first_axis_is_the_prompt(name: str) -> None:
+    analysis = make_analysis(name, {})
+    shard = model().tokenize(max(model().shards(task()), key=len))
+    prepared = analysis.prepare(model(), task())
+    one, two = (analysis.measure(model().record(shard), shard, prepared) for _ in range(2))
+    assert one.keys() == two.keys()
+    for key, tensor in one.items():
+        assert torch.equal(tensor, two[key])
+        assert len(tensor) == len(shard.prompts)
+
+
+@torch.no_grad()
+def test_the_batch_size_does_not_matter(name: str) -> None:
+    analysis: Analysis = make_analysis(name, {})
+    prompts = max(model().shards(task()), key=len)[:4]
+    prepared = analysis.prepare(model(), task())
+
+    def measured(*groups: tuple) -> pd.DataFrame:
+        shards = [model().tokenize(group) for group in groups]
+        parts = [analysis.measure(model().record(shard), shard, prepared) for shard in shards]
+        return analysis.combine(parts).to_frame()
+
+    together, apart = measured(prompts), measured(*[(prompt,) for prompt in prompts])
+    where = [column for column in ("prompt", "position") if column in together]  # ties may go to either
+    pd.testing.assert_frame_equal(together.drop(columns=where), apart.drop(columns=where), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_cost_that_is_stated_is_the_cost(name: str) -> None:
+    analysis = make_analysis(name, {})
+    shard = model().tokenize(max(model().shards(task()), key=len))
+    recording = model().record(shard)
+    recording.resid(0)
+    clean = recording.work.block_tokens
+    analysis.measure(recording, shard, analysis.prepare(model(), task()))
+    forwards = (recording.work.block_tokens - clean) / clean
+    assert forwards == pytest.approx(analysis.cost(model(), shard).forwards, rel=1e-6)
+
+
+def test_the_numbers_of_the_shipped_model_stay(name: str) -> None:
+    numbers = result_of(name).to_frame().select_dtypes("float").sum().round(3).to_dict()
+    assert numbers == pytest.approx(json.loads(GOLDEN.read_text())[name], rel=2e-3)
