@@ -43,8 +43,8 @@ def random_llama(*, n_layers: int, d_model: int, d_vocab: int = 2048, seed: int 
     return Model(f"llama-{n_layers}x{d_model}", AutoModelForCausalLM.from_config(config).float())
 
 
-def random_batch(model: Model, *, batch: int, n_pos: int) -> TokenBatch:
+def random_batch(model: Model, *, batch: int, n_pos: int, seed: int = 0) -> TokenBatch:
     """Return random tokens of one length."""
-    ids = torch.randint(3, model.d_vocab, (batch, n_pos), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(3, model.d_vocab, (batch, n_pos), generator=torch.Generator().manual_seed(seed))
     prompts = tuple(Prompt(str(i), "x") for i in range(batch))
     return TokenBatch(prompts, ids, torch.ones_like(ids, dtype=torch.bool), torch.full((batch,), n_pos - 1))

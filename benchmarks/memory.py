@@ -1,0 +1,27 @@
+"""Peak memory of a run against the number of prompts: it must not grow."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+_PROGRAM = """
+import json, pathlib, resource, sys
+from interp.runs import Study, execute
+study = Study(("zoo/hops-4l",), ("two-hop",), {"layer_skip": {}, "residual_contribution": {}}, n=int(sys.argv[1]))
+execute(study, pathlib.Path(sys.argv[2]) / "run", store=pathlib.Path(sys.argv[2]) / "store")
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+"""
+
+
+def run() -> dict[str, Any]:
+    """Return the peak in MB of a process that analyses 64, 256 and 1,024 prompts, and the ratio of last to first."""
+    peaks = {}
+    for n in (64, 256, 1024):
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [sys.executable, "-c", _PROGRAM, str(n), folder], capture_output=True, check=True, text=True
+            )
+            peaks[n] = json.loads(done.stdout)
+    return {"peak_mb": peaks, "ratio": round(peaks[1024] / peaks[64], 3)}

@@ -1,0 +1,42 @@
+"""Keeping and reading a clean pass, against the forward pass and plain files of the same bytes."""
+
+import dataclasses
+import itertools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from benchmarks.harness import compare, random_batch, random_llama
+from interp.folder import write_atomically
+from interp.sites import Site
+
+
+@torch.no_grad()
+def run() -> dict[str, Any]:
+    """Compare a kept clean pass with a stock forward and a raw write of the same bytes; and reading with running."""
+    seeds = itertools.count()
+    with tempfile.TemporaryDirectory() as folder:
+        model = dataclasses.replace(random_llama(n_layers=12, d_model=384), store_folder=Path(folder))
+        batch = random_batch(model, batch=8, n_pos=64)
+        model.record(batch).resid(0)
+
+        def keep() -> None:
+            model.record(random_batch(model, batch=8, n_pos=64, seed=next(seeds) + 1)).resid(0)
+
+        def raw() -> None:
+            model.logits(random_batch(model, batch=8, n_pos=64, seed=next(seeds)))
+            shape = (3 * model.n_layers + 1, *batch.tokens.shape, model.d_model)
+            write_atomically(Path(folder) / "raw", save({"x": torch.zeros(shape)}))
+
+        def read() -> None:
+            recording = model.record(batch)
+            for layer in range(model.n_layers):
+                recording.clean(Site("resid_pre", layer))
+
+        return {
+            "keep a clean pass / forward and raw write": compare(keep, raw),
+            "read all residuals / forward": compare(read, lambda: model.logits(batch)),
+        }
