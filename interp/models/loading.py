@@ -20,7 +20,7 @@ def load_model(
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    store: Path | None = None,
+    store: str | Path | None = None,
 ) -> Model:
     """Return a model ready to be recorded.
 
@@ -29,7 +29,7 @@ def load_model(
     that folder and read from it. Raises ModelError when there is no such model, weights are missing or not finite.
     """
     if isinstance(name, PreTrainedModel):
-        return Model(name.config.name_or_path or type(name).__name__, name, store_folder=store)
+        return Model(name.config.name_or_path or type(name).__name__, name, store_folder=_folder(store))
     if dtype != "auto" and dtype not in _DTYPES:
         raise ModelError(unknown("dtype", dtype, ["auto", *_DTYPES]))
     source = locate(str(name))
@@ -39,7 +39,11 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError):
         raise ModelError(f"{source} has no tokenizer") from None
-    return Model(str(name), module, tokenizer, store)
+    return Model(str(name), module, tokenizer, _folder(store))
+
+
+def _folder(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def locate(name: str) -> str:
