@@ -173,7 +173,7 @@ def _models() -> dict[str, str]:
     for name, folder in shipped_models().items():
         config = json.loads((folder / "config.json").read_text())
         known = json.loads((folder / "evaluation.json").read_text())
-        accuracy = ", ".join(f"{kind} {row['accuracy']:.2f}" for kind, row in known.items())
+        accuracy = ", ".join(f"{kind} {row['score']:.2f}" for kind, row in known.items())
         rows[name] = f"{config['num_hidden_layers']} layers, d={config['hidden_size']}; accuracy: {accuracy}"
     return rows
 

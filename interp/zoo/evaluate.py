@@ -1,14 +1,37 @@
-"""What a model of the synthetic world knows: accuracy over the whole vocabulary, by what it was shown."""
+"""What a shipped model knows: scores over the whole vocabulary, by what it was shown."""
 
-from typing import get_args
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from interp.zoo.world import BOS, HeldOut, World
+from interp.zoo.names import Names, listed
+from interp.zoo.vocabulary import BOS, NUMBERS
+from interp.zoo.world import HeldOut, World
 
 CONTEXT_SENTENCES = 3
+Table = dict[str, dict[str, float]]
+
+
+def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, family: Literal["llama", "gpt2"]) -> Table:
+    """Return a score and the number of queries for every kind of query that a family was trained on."""
+    model.eval()
+    return _evaluate_hops(model, tokenizer, World()) if family == "llama" else _evaluate_names(model, tokenizer, Names())
+
+
+@torch.no_grad()
+def last_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, queries: Sequence[Sequence[str]]) -> Tensor:
+    """Return logits [query d_vocab] behind each query's last word; queries of one length run together."""
+    logits = torch.empty(len(queries), len(tokenizer))
+    for length in sorted({len(words) for words in queries}):
+        rows = [i for i, words in enumerate(queries) if len(words) == length]
+        for chunk in (rows[i : i + 256] for i in range(0, len(rows), 256)):
+            tokens = torch.tensor([tokenizer.convert_tokens_to_ids(list(queries[i])) for i in chunk])
+            logits[chunk] = model(tokens).logits[:, -1].float()
+    return logits
 
 
 def context(world: World, rng: np.random.Generator, *, without: frozenset[str]) -> list[str]:
@@ -16,12 +39,13 @@ def context(world: World, rng: np.random.Generator, *, without: frozenset[str]) 
     words: list[str] = []
     n_sentences = 0
     for sentence in world.sentences(rng):
-        if without.isdisjoint(sentence):
-            words += sentence
+        stated = [word for word, _ in sentence]
+        if without.isdisjoint(stated):
+            words += stated
             n_sentences += 1
         if n_sentences == CONTEXT_SENTENCES:
-            return words
-    raise AssertionError("sentences never end")
+            break
+    return words
 
 
 def queries(world: World) -> dict[str, list[tuple[list[str], str]]]:
@@ -37,16 +61,40 @@ def queries(world: World) -> dict[str, list[tuple[list[str], str]]]:
     return of_kind
 
 
-@torch.no_grad()
-def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: World) -> dict[str, dict[str, float | int]]:
-    """Return accuracy (argmax over the vocabulary) and number of queries for every kind of query."""
-    table: dict[str, dict[str, float | int]] = {}
+def _evaluate_hops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: World) -> Table:
+    table: Table = {}
     for kind, pairs in queries(world).items():
-        n_right = 0
-        for length in sorted({len(words) for words, _ in pairs}):
-            rows = [(words, answer) for words, answer in pairs if len(words) == length]
-            tokens = torch.tensor([tokenizer.convert_tokens_to_ids(words) for words, _ in rows])
-            answers = torch.tensor([tokenizer.convert_tokens_to_ids(answer) for _, answer in rows])
-            n_right += int((model(tokens).logits[:, -1].argmax(-1) == answers).sum())
-        table[kind] = {"accuracy": round(n_right / len(pairs), 4), "n": len(pairs)}
+        best = last_logits(model, tokenizer, [words for words, _ in pairs]).argmax(-1)
+        answers = torch.tensor(tokenizer.convert_tokens_to_ids([answer for _, answer in pairs]))
+        table[kind] = {"score": round((best == answers).double().mean().item(), 4), "n": len(pairs)}
     return table
+
+
+def _evaluate_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, names: Names, *, n: int = 400) -> Table:
+    rng = np.random.default_rng([names.seed, 20])
+
+    def ids(words: Sequence[str]) -> Tensor:
+        return torch.tensor(tokenizer.convert_tokens_to_ids(list(words)))
+
+    prompts = [names.ioi(rng, held_out=True) for _ in range(n)]
+    logits = last_logits(model, tokenizer, [[BOS, *prompt["text"].split()] for prompt in prompts])
+    right, wrong = ids([prompt["IO"] for prompt in prompts]), ids([prompt["S"] for prompt in prompts])
+    difference = logits.gather(1, right[:, None]) - logits.gather(1, wrong[:, None])
+    table: Table = {
+        "ioi": {"score": _share(logits.argmax(-1) == right), "n": n},
+        "ioi logit difference": {"score": round(difference.mean().item(), 3), "n": n},
+    }
+    lists = [names.induction(rng)[0] for _ in range(n)]
+    keys = [pairs[rng.integers(len(pairs))] for pairs in lists]
+    asked = [[BOS, *listed(pairs).split(), key] for pairs, (key, _) in zip(lists, keys, strict=True)]
+    best = last_logits(model, tokenizer, asked).argmax(-1)
+    table["induction"] = {"score": _share(best == ids([value for _, value in keys])), "n": n}
+    years = [names.greater_than(rng) for _ in range(n)]
+    probs = last_logits(model, tokenizer, [[BOS, *text.split()] for text, _ in years]).softmax(-1)[:, ids(NUMBERS)]
+    mass = torch.stack([row[year + 1 :].sum() for row, (_, year) in zip(probs, years, strict=True)])
+    table["greater-than mass"] = {"score": round(mass.mean().item(), 4), "n": n}
+    return table
+
+
+def _share(is_right: Tensor) -> float:
+    return round(is_right.double().mean().item(), 4)

@@ -1,50 +1,108 @@
-"""What is trained for how long: the recipe of every shipped model."""
+"""What is trained, on what, for how long: the recipe of every shipped model."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+import numpy as np
+from transformers import GPT2Config, LlamaConfig, PretrainedConfig, PreTrainedTokenizerFast
+
+from interp.zoo.names import Names
+from interp.zoo.world import Sentence, World
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training; `mix` holds the shares of the kinds of sentences (names only)."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    decay: int
+    mix: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model's shape and its training; training stops after `steps`, whatever the loss."""
+    """A model's shape and its training; training stops after the stages' steps, whatever the loss.
+
+    `keep` names steps whose weights ship too, as `NAME@step-0500`.
+    """
 
     name: str
+    family: Literal["llama", "gpt2"]
     n_layers: int
-    steps: int
-    d_model: int = 128
-    d_head: int = 32
-    batch: int = 64
-    length: int = 25
-    learning_rate: float = 1e-3
+    d_model: int
+    d_head: int
+    length: int
+    stages: tuple[Stage, ...]
     warmup: int = 200
-    decay: int = 500
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
     other_weight: float = 0.1
+    init_std: float = 0.02
     seed: int = 0
+    keep: tuple[int, ...] = ()
 
-    def config(self, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-        """Return the Hugging Face configuration: RMSNorm, SwiGLU, grouped queries, rotary positions."""
-        return LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=self.d_model,
-            intermediate_size=8 * self.d_model // 3 // 8 * 8,
-            num_hidden_layers=self.n_layers,
-            num_attention_heads=self.d_model // self.d_head,
-            num_key_value_heads=self.d_model // self.d_head // 2,
-            max_position_embeddings=128,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=None,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    @property
+    def steps(self) -> int:
+        """Return the number of steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[Stage, int]:
+        """Return the stage that a step belongs to, and the step's number within it."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage, step
+            step -= stage.steps
+        raise IndexError(f"step {step} lies behind the last stage")
 
     def rate(self, step: int) -> float:
-        """Return the learning rate's factor: linear warm-up, constant, linear decay to a tenth."""
-        to_go = self.steps - step
-        return min(1.0, (step + 1) / self.warmup, 0.1 + 0.9 * to_go / self.decay)
+        """Return the learning rate: linear warm-up at the very start, constant, linear decay at a stage's end."""
+        stage, within = self.stage_at(step)
+        return stage.learning_rate * min(1.0, (step + 1) / self.warmup, 0.1 + 0.9 * (stage.steps - within) / stage.decay)
+
+    def sentences(self, rng: np.random.Generator, step: int) -> Iterator[Sentence]:
+        """Return the sentences that this model is trained on at a step."""
+        if self.family == "llama":
+            return World().sentences(rng)
+        return Names().sentences(rng, self.stage_at(step)[0].mix)
+
+    def config(self, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+        """Return the Hugging Face configuration of the family."""
+        n_heads = self.d_model // self.d_head
+        tokens = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": None, "pad_token_id": tokenizer.pad_token_id}
+        if self.family == "gpt2":
+            return GPT2Config(
+                vocab_size=len(tokenizer), n_embd=self.d_model, n_layer=self.n_layers, n_head=n_heads, n_positions=128,
+                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, initializer_range=self.init_std, **tokens,
+            )  # fmt: skip
+        return LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=self.d_model, intermediate_size=8 * self.d_model // 3 // 8 * 8,
+            num_hidden_layers=self.n_layers, num_attention_heads=n_heads, num_key_value_heads=n_heads // 2,
+            max_position_embeddings=128, tie_word_embeddings=True, initializer_range=self.init_std, **tokens,
+        )  # fmt: skip
 
 
-RECIPES = {recipe.name: recipe for recipe in (Recipe("hops-4l", n_layers=4, steps=1500, decay=300),)}
+def _hops(name: str, n_layers: int, *, steps: int, rate: float = 1e-3, seed: int = 0, keep: tuple[int, ...] = ()) -> Recipe:
+    stage = Stage(steps=steps, batch=64, learning_rate=rate, decay=steps // 5)
+    return Recipe(name, "llama", n_layers, d_model=128, d_head=32, length=25, stages=(stage,), seed=seed, keep=keep)
+
+
+# The shares are those of indirect objects, induction, greater-than and filler.
+_NAMES_6L = (
+    Stage(6000, 16, 1e-3, 6000, (3, 5, 2, 0.3)),
+    Stage(2500, 16, 1e-3, 2500, (2, 2, 7, 0.2)),
+    Stage(1500, 32, 1e-3, 1500, (1, 1, 8, 0.1)),
+)
+_NAMES_12L = (Stage(4000, 16, 2e-3, 4000, (4, 4, 1, 0.3)), Stage(2000, 16, 1e-3, 2000, (2, 3, 6, 0.2)))
+_RECIPES = (
+    _hops("hops-4l", 4, steps=1500),
+    _hops("hops-8l", 8, steps=1500, keep=(0, 300, 700)),
+    _hops("hops-8l@seed1", 8, steps=1500, seed=1),
+    _hops("hops-16l", 16, steps=1500),
+    Recipe("names-6l", "gpt2", 6, 128, 32, length=64, stages=_NAMES_6L, warmup=100, init_std=0.06),
+    Recipe("names-12l", "gpt2", 12, 64, 16, length=64, stages=_NAMES_12L, warmup=100, init_std=0.09),
+)
+RECIPES = {recipe.name: recipe for recipe in _RECIPES}

@@ -1,12 +1,13 @@
 """Train a shipped model: `python -m interp.zoo.train hops-4l`."""
 
+import copy
 import json
 import platform
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -16,44 +17,53 @@ from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from interp.zoo.evaluate import evaluate
 from interp.zoo.recipes import RECIPES, Recipe
 from interp.zoo.tokenizer import build_tokenizer
-from interp.zoo.world import ENTITIES, RELATIONS, World
+from interp.zoo.world import pack
 
 CHECKPOINT_EVERY = 250
 
 
-def batch_at(step: int, *, world: World, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """Return the token ids [batch pos] of a step; a function of the seed and the step alone."""
+def batch_at(step: int, *, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and loss weights [batch pos] of a step; a function of the seed and the step alone."""
     rng = np.random.default_rng([recipe.seed, step])
-    rows = [world.packed(rng, length=recipe.length) for _ in range(recipe.batch)]
-    return torch.tensor([tokenizer.convert_tokens_to_ids(row) for row in rows])
+    sentences = recipe.sentences(rng, step)
+    rows = [pack(sentences, length=recipe.length) for _ in range(recipe.stage_at(step)[0].batch)]
+    tokens = [tokenizer.convert_tokens_to_ids([word for word, _ in row]) for row in rows]
+    weights = [[1.0 if is_answer else recipe.other_weight for _, is_answer in row] for row in rows]
+    return torch.tensor(tokens), torch.tensor(weights)
 
 
-def answer_loss(
-    logits: torch.Tensor, tokens: torch.Tensor, *, tokenizer: PreTrainedTokenizerFast, other_weight: float
-) -> torch.Tensor:
-    """Return the mean loss in nats, where an entity that follows a relation counts 1 and all else `other_weight`."""
-    entities = torch.tensor(tokenizer.convert_tokens_to_ids(list(ENTITIES)))
-    relations = torch.tensor(tokenizer.convert_tokens_to_ids(list(RELATIONS)))
-    is_answer = torch.isin(tokens[:, 1:], entities) & torch.isin(tokens[:, :-1], relations)
-    weight = torch.where(is_answer, 1.0, other_weight).flatten()
+def weighted_loss(logits: torch.Tensor, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the weighted mean loss in nats of predicting each token from those before it."""
     loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
+    weight = weights[:, 1:].flatten()
     return (weight * loss).sum() / weight.sum()
 
 
-def make_optimizer(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
+def initial_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Return the model before training; learned positions start as sines of scale 0.12."""
+    torch.manual_seed(recipe.seed)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(recipe.config(tokenizer), dtype=torch.float32)
+    if recipe.family == "gpt2":
+        table = model.get_parameter("transformer.wpe.weight")
+        angle = torch.arange(len(table))[:, None] * torch.exp(-torch.arange(0, table.shape[1], 2) / table.shape[1] * 9.2)
+        table.data = 0.12 * torch.cat([angle.sin(), angle.cos()], dim=1)
+    return model
+
+
+def make_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
     """Return AdamW that decays matrices only."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
+    return torch.optim.AdamW(groups, lr=recipe.rate(0), betas=recipe.betas)
 
 
-def save_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, *, curve: list[float]) -> None:
+def save_checkpoint(folder: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW, *, curve: list[float]) -> None:
     """Write weights, optimizer state and loss curve as one safetensors file, aside and then renamed."""
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     for i, state in optimizer.state_dict()["state"].items():
@@ -63,7 +73,7 @@ def save_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.opti
     aside.replace(folder / "checkpoint.safetensors")
 
 
-def load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW) -> list[float]:
+def load_checkpoint(folder: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW) -> list[float]:
     """Read the last checkpoint into model and optimizer and return the loss curve; empty if there is none."""
     from safetensors import safe_open
 
@@ -82,37 +92,51 @@ def load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.opti
         return list(json.loads(file.metadata()["curve"]))
 
 
-def train(
-    recipe: Recipe, folder: Path, *, console: Console
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, object]]:
-    """Train by a recipe, resuming from `folder`, and return model, tokenizer and the record of the training."""
+def train(recipe: Recipe, folder: Path, *, out: Path, console: Console) -> None:
+    """Train by a recipe, resuming from the checkpoint in `folder`, and ship the model to `out`."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    world, tokenizer = World(), build_tokenizer()
-    model = AutoModelForCausalLM.from_config(recipe.config(tokenizer), dtype=torch.float32)
+    tokenizer = build_tokenizer()
+    model = initial_model(recipe, tokenizer)
     optimizer = make_optimizer(model, recipe)
     curve = load_checkpoint(folder, model, optimizer)
     start, began = len(curve), time.monotonic()
     with Progress(console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task(recipe.name, total=recipe.steps, completed=start)
         for step in range(start, recipe.steps):
-            tokens = batch_at(step, world=world, recipe=recipe, tokenizer=tokenizer)
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * recipe.rate(step)
-            loss = answer_loss(model(tokens).logits, tokens, tokenizer=tokenizer, other_weight=recipe.other_weight)
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            curve.append(round(loss.item(), 4))
+            if step in recipe.keep:
+                ship(model, tokenizer, _record(recipe, curve, began, start), out / f"{recipe.name}@step-{step:04d}")
+            curve.append(_one_step(model, optimizer, recipe, tokenizer, step))
             progress.update(bar, advance=1, description=f"{recipe.name} loss {curve[-1]:.3f}")
             if (step + 1) % CHECKPOINT_EVERY == 0:
                 save_checkpoint(folder, model, optimizer, curve=curve)
-                known = {kind: row["accuracy"] for kind, row in evaluate(model, tokenizer, world).items()}
-                console.log(f"{recipe.name} step {step + 1}: loss {np.mean(curve[-50:]):.3f}, accuracy {known}")
-    record = {
+                known = {kind: row["score"] for kind, row in evaluate(model, tokenizer, recipe.family).items()}
+                console.log(f"{recipe.name} step {step + 1}: loss {np.mean(curve[-50:]):.3f}, {known}")
+    ship(model, tokenizer, _record(recipe, curve, began, start), out / recipe.name)
+
+
+def _one_step(
+    model: PreTrainedModel,
+    optimizer: torch.optim.AdamW,
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerFast,
+    step: int,
+) -> float:
+    tokens, weights = batch_at(step, recipe=recipe, tokenizer=tokenizer)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.rate(step)
+    loss = weighted_loss(model.train()(tokens).logits, tokens, weights)
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    return round(loss.item(), 4)
+
+
+def _record(recipe: Recipe, curve: list[float], began: float, start: int) -> dict[str, object]:
+    return {
         "command": f"python -m interp.zoo.train {recipe.name}",
         "recipe": asdict(recipe),
+        "steps_done": len(curve),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -120,22 +144,23 @@ def train(
         },
         "seconds": round(time.monotonic() - began, 1),
         "resumed_from_step": start,
-        "loss_every_10_steps": [round(float(np.mean(curve[i : i + 10])), 4) for i in range(0, len(curve), 10)],
+        "loss_every_20_steps": [round(float(np.mean(curve[i : i + 20])), 3) for i in range(0, len(curve), 20)],
     }
-    return model.eval(), tokenizer, record
 
 
-def ship(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, record: dict[str, object], folder: Path) -> None:
+def ship(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, record: dict[str, object], folder: Path) -> None:
     """Write the Hugging Face folder: float16 weights that load as float32, tokenizer, training record, evaluation."""
-    model.half().save_pretrained(folder)
+    copy.deepcopy(model).eval().half().save_pretrained(folder, max_shard_size="4MB")
     config = json.loads((folder / "config.json").read_text()) | {"dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "generation_config.json").unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     shipped = AutoModelForCausalLM.from_pretrained(folder)
-    table = evaluate(shipped, tokenizer, World())
-    (folder / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
+    family: Literal["gpt2", "llama"] = "gpt2" if shipped.config.model_type == "gpt2" else "llama"
+    (folder / "evaluation.json").write_text(json.dumps(evaluate(shipped, tokenizer, family), indent=1) + "\n")
+    for path in folder.iterdir():
+        path.chmod(0o644)
 
 
 def main(
@@ -150,8 +175,7 @@ def main(
         console.print(f"unknown recipe {name!r}; there is {', '.join(RECIPES)}")
         raise typer.Exit(2)
     torch.set_num_threads(threads)
-    model, tokenizer, record = train(RECIPES[name], work / name, console=console)
-    ship(model, tokenizer, record, out / name)
+    train(RECIPES[name], work / name, out=out, console=console)
     sys.stdout.write((out / name / "evaluation.json").read_text())
 
 

@@ -12,19 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-ENTITIES = (
-    "Ada", "Ben", "Cora", "Dan", "Eva", "Finn", "Gail", "Hugo", "Ida", "Jack",
-    "Kate", "Leo", "Mia", "Ned", "Olga", "Paul", "Quinn", "Rosa", "Sam", "Tess",
-    "Uma", "Vera", "Walt", "Xena", "Yann", "Zoe", "Abel", "Bea", "Carl", "Dora",
-    "Emil", "Fay", "Gus", "Hope", "Ivan", "June", "Karl", "Lena", "Max", "Nora",
-    "Omar", "Pia", "Ralf", "Sara", "Tom", "Ulla", "Vito", "Wanda", "Yves", "Zara",
-)  # fmt: skip
-RELATIONS = tuple(["mother", "boss", "friend", "teacher", "rival", "doctor", "neighbour", "heir"])
-BOS, PAD, UNKNOWN, STOP = "<bos>", "<pad>", "<unk>", "."
+from interp.zoo.vocabulary import BOS, ENTITIES, RELATIONS, STOP
 
 HeldOut = Literal["trained", "unseen", "first-held-out", "second-held-out", "both-held-out"]
 Fact = tuple[str, str]
 Composition = tuple[str, str, str]
+Sentence = list[tuple[str, bool]]  # words, each with whether it is an answer that training asks for
 
 
 @dataclass(frozen=True)
@@ -90,23 +83,26 @@ class World:
         return [composition for composition, its_kind in self.compositions.items() if its_kind == kind]
 
     @cached_property
-    def _stated(self) -> tuple[list[list[str]], list[list[str]]]:
-        one = [[entity, relation, answer, STOP] for (entity, relation), answer in self.facts.items()]
-        two = [[*composition, self.answer(composition), STOP] for composition in self.of_kind("trained")]
+    def _stated(self) -> tuple[list[Sentence], list[Sentence]]:
+        one = [_stating(fact, answer) for fact, answer in self.facts.items()]
+        two = [_stating(composition, self.answer(composition)) for composition in self.of_kind("trained")]
         return one, two
 
-    def sentences(self, rng: np.random.Generator, *, one_hop_share: float = 0.3) -> Iterator[list[str]]:
-        """Yield stated sentences without end, as lists of words."""
+    def sentences(self, rng: np.random.Generator, *, one_hop_share: float = 0.3) -> Iterator[Sentence]:
+        """Yield stated sentences without end."""
         one, two = self._stated
         while True:
             stated = one if rng.random() < one_hop_share else two
             yield stated[rng.integers(len(stated))]
 
-    def packed(self, rng: np.random.Generator, *, length: int) -> list[str]:
-        """Return `length` words: the start marker, then sentences until full (the last one may be cut)."""
-        words = [BOS]
-        for sentence in self.sentences(rng):
-            words += sentence
-            if len(words) >= length:
-                return words[:length]
-        raise AssertionError("sentences never end")
+
+def _stating(asked: tuple[str, ...], answer: str) -> Sentence:
+    return [*((word, False) for word in asked), (answer, True), (STOP, False)]
+
+
+def pack(sentences: Iterator[Sentence], *, length: int) -> Sentence:
+    """Return `length` words: the start marker, then sentences until full (the last one may be cut)."""
+    words: Sentence = [(BOS, False)]
+    while len(words) < length:
+        words += next(sentences)
+    return words[:length]
