@@ -71,7 +71,7 @@ def tokenize(
     _refuse_unknown(tokenizer, prompts, rows)
     if corrupted:
         _refuse_other_lengths(tokenizer, prompts, rows)
-    follow = {which: _continuations(tokenizer, prompts, texts, rows, which) for which in ("answer", "wrong")}
+    follow = {which: _continuations(tokenizer, prompts, texts, which) for which in ("answer", "wrong")}
     if answers and follow["answer"] is None:
         raise TaskError(
             f"an answer is needed for every prompt; {_named([p.id for p in prompts if p.answer is None])} without"
@@ -131,19 +131,27 @@ def _refuse_other_lengths(tokenizer: Any, prompts: Sequence[Prompt], rows: list[
             raise TaskError(f"prompt {prompt.id!r} has {n_clean} tokens, its corrupted twin {len(row)}; as many are needed")
 
 
-def _continuations(
-    tokenizer: Any, prompts: Sequence[Prompt], texts: Sequence[str], rows: list[list[int]], which: str
-) -> list[list[int]] | None:
-    """Return the tokens that follow each prompt when it is tokenized together with its answer."""
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Return a text's tokens, with the special tokens that the tokenizer adds."""
+    return list(tokenizer(text)["input_ids"])
+
+
+def continuation(tokenizer: Any, text: str, answer: str) -> list[int] | None:
+    """Return the tokens that follow a text when it is tokenized together with an answer; None if the text's own change."""
+    row, together = token_ids(tokenizer, text), token_ids(tokenizer, followed_by(text, answer))
+    return together[len(row) :] or None if together[: len(row)] == row else None
+
+
+def _continuations(tokenizer: Any, prompts: Sequence[Prompt], texts: Sequence[str], which: str) -> list[list[int]] | None:
     given = [getattr(prompt, which) for prompt in prompts]
     if None in given:
         return None
     follow: list[list[int]] = []
-    for prompt, text, row, answer in zip(prompts, texts, rows, given, strict=True):
-        together = list(tokenizer(followed_by(text, answer))["input_ids"])
-        if together[: len(row)] != row or len(together) == len(row):
+    for prompt, text, answer in zip(prompts, texts, given, strict=True):
+        tokens = continuation(tokenizer, text, answer)
+        if tokens is None:
             raise TaskError(f"prompt {prompt.id!r}: its tokens change when {answer!r} follows; end the text at a word")
-        follow.append(together[len(row) :])
+        follow.append(tokens)
     return follow
 
 

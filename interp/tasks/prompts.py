@@ -3,18 +3,26 @@
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from interp.errors import TaskError, unknown
+from interp.errors import TaskError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHARD = 32
+Need = Literal["single_token_answer", "aligned_twin"]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text whose continuation is asked for, and what is known about it; all but `id` and `text` are optional."""
+    """A text whose continuation is asked for, and what is known about it; all but `id` and `text` are optional.
+
+    `aliases` are other right answers; `corrupted` is a twin of the text in which something else, usually `wrong`, is right;
+    `subject` is the phrase that names the first hop's entity, `bridge` the answer of the first hop.
+    """
 
     id: str
     text: str
@@ -29,18 +37,25 @@ class Prompt:
 
 
 def followed_by(text: str, answer: str) -> str:
-    """Return a text with an answer behind it, one space between them unless either brings its own."""
-    space = "" if text[-1:].isspace() or answer[:1].isspace() else " "
+    """Return a text with an answer behind it, one space between them unless either brings its own or a number goes on."""
+    goes_on = text[-1:].isdigit() and answer[:1].isdigit()
+    space = "" if text[-1:].isspace() or answer[:1].isspace() or goes_on else " "
     return f"{text}{space}{answer}"
 
 
 @dataclass(frozen=True)
 class Task:
-    """A named list of prompts."""
+    """A named list of prompts.
+
+    `needs` says what its prompts must be for a tokenizer (`Model.fit` leaves out those that are not). `related` holds further
+    prompts by the id of a prompt and what they ask: its first hop, its second hop, its shortcuts.
+    """
 
     name: str
     prompts: tuple[Prompt, ...]
     about: str = ""
+    needs: tuple[Need, ...] = ()
+    related: Mapping[str, Mapping[str, Prompt]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -54,12 +69,25 @@ class Task:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def of(self, prompts: Iterable[Prompt]) -> "Task":
+        """Return this task with some of its prompts."""
+        kept = tuple(prompts)
+        ids = {prompt.id for prompt in kept}
+        return replace(self, prompts=kept, related={key: value for key, value in self.related.items() if key in ids})
+
     def take(self, n: int, *, seed: int = 0) -> "Task":
         """Return `n` prompts drawn without replacement; all of them if there are fewer."""
         if n < 1:
             raise TaskError(f"{n} prompts asked for; at least 1 is needed")
-        drawn = random.Random(seed).sample(self.prompts, k=min(n, len(self.prompts)))
-        return Task(self.name, tuple(drawn), self.about)
+        return self.of(random.Random(seed).sample(self.prompts, k=min(n, len(self.prompts))))
+
+    def tagged(self, **tags: str) -> "Task":
+        """Return the prompts with these tags; raise TaskError if there are none."""
+        kept = [p for p in self.prompts if all(p.tags.get(key) == value for key, value in tags.items())]
+        if not kept:
+            values = {key: sorted({p.tags[key] for p in self.prompts if key in p.tags}) for key in tags}
+            raise TaskError(f"task {self.name!r} has no prompts tagged {tags}; there is {values}")
+        return self.of(kept)
 
     def shards(self, length_of: Callable[[Prompt], int]) -> list[tuple[Prompt, ...]]:
         """Return groups of up to 32 prompts of one length, in order of length and then of the task.
@@ -75,27 +103,65 @@ class Task:
             for i in range(0, len(same_length), SHARD)
         ]
 
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one dictionary a prompt, without empty fields; what is related stands under `related`, without ids."""
+        records = []
+        for prompt in self.prompts:
+            related = {name: _filled(other) for name, other in self.related.get(prompt.id, {}).items()}
+            for record in related.values():
+                del record["id"]
+            records.append(_filled(prompt) | ({"related": related} if related else {}))
+        return records
+
     def to_jsonl(self, path: Path) -> None:
         """Write one prompt a line, without empty fields."""
-        lines = [
-            json.dumps({key: value for key, value in asdict(prompt).items() if value}, ensure_ascii=False)
-            for prompt in self.prompts
-        ]
+        lines = [json.dumps(record, ensure_ascii=False) for record in self.to_records()]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
+    def to_frame(self) -> "pd.DataFrame":
+        """Return one row a prompt, tags as columns `tag_…`; fields that no prompt has are left out."""
+        import pandas as pd
+
+        rows = [{k: v for k, v in record.items() if k not in ("tags", "related")} for record in self.to_records()]
+        tags = [{f"tag_{key}": value for key, value in prompt.tags.items()} for prompt in self.prompts]
+        return pd.DataFrame([row | more for row, more in zip(rows, tags, strict=True)])
+
     @classmethod
-    def from_jsonl(cls, path: str | Path, *, name: str | None = None) -> "Task":
+    def from_jsonl(cls, path: str | Path, *, name: str | None = None, column_map: Mapping[str, str] | None = None) -> "Task":
         """Read one prompt a line; raise TaskError with the line's number for anything that is not a prompt."""
-        path = Path(path)
-        if not path.is_file():
-            raise TaskError(f"no file {path}")
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            line = path.read_bytes()[: error.start].count(b"\n") + 1
-            raise TaskError(f"{path}:{line}: not UTF-8 (byte {error.start})") from None
-        prompts = [_parse(line, f"{path}:{i}", str(i)) for i, line in enumerate(lines, 1) if line.strip()]
-        return cls(name or path.stem, tuple(prompts))
+        from interp.tasks.records import read_prompts, rows_of_file
+
+        prompts, related = read_prompts(rows_of_file(Path(path)), column_map)
+        return cls(name or Path(path).stem, prompts, related=related)
+
+    @classmethod
+    def from_hf(
+        cls, dataset: Iterable[Mapping[str, Any]], column_map: Mapping[str, str] | None = None, *, name: str = "dataset"
+    ) -> "Task":
+        """Return a task from the rows of a Hugging Face data set, or any rows of named columns.
+
+        `column_map` maps fields of `Prompt` to columns, such as {"text": "question", "choices": "choices", "answer":
+        "answerKey"}. An answer may name one of the choices by its text, label, letter or number (from 0).
+        """
+        from interp.tasks.records import read_prompts
+
+        prompts, related = read_prompts(((f"row {i}", row) for i, row in enumerate(dataset, 1)), column_map)
+        return cls(name, prompts, related=related)
+
+    @classmethod
+    def from_frame(
+        cls, frame: "pd.DataFrame", column_map: Mapping[str, str] | None = None, *, name: str = "frame"
+    ) -> "Task":
+        """Return a task from a pandas frame; columns `tag_…` become tags, empty cells are left out."""
+        tags = [column for column in frame.columns if str(column).startswith("tag_")]
+        rows = frame.to_dict("records")
+        for row in rows:
+            found = {str(key).removeprefix("tag_"): row.pop(key) for key in tags}
+            found = {key: value for key, value in found.items() if isinstance(value, str)}
+            if found:
+                row["tags"] = found
+        column_map = None if column_map is None else {**column_map, **({"tags": "tags"} if tags else {})}
+        return cls.from_hf([{str(k): v for k, v in row.items()} for row in rows], column_map, name=name)
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], *, name: str = "texts") -> "Task":
@@ -103,30 +169,5 @@ class Task:
         return cls(name, tuple(Prompt(str(i), text) for i, text in enumerate(texts)))
 
 
-_FIELDS = {f.name for f in fields(Prompt)}
-
-
-def _parse(line: str, where: str, number: str) -> Prompt:
-    try:
-        record: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise TaskError(f"{where}: not JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise TaskError(f"{where}: {type(record).__name__} given; a JSON object is needed")
-    for key in record.keys() - _FIELDS:
-        raise TaskError(f"{where}: {unknown('field', key, _FIELDS)}")
-    record.setdefault("id", number)
-    record["id"] = str(record["id"])
-    for key, value in record.items():
-        if key in ("aliases", "choices"):
-            if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-                raise TaskError(f"{where}: {key!r} is {value!r}; a list of strings is needed")
-            record[key] = tuple(value)
-        elif key == "tags":
-            if not (isinstance(value, dict) and all(isinstance(item, str) for item in value.values())):
-                raise TaskError(f"{where}: 'tags' is {value!r}; an object of strings is needed")
-        elif not isinstance(value, str):
-            raise TaskError(f"{where}: {key!r} is {value!r}; a string is needed")
-    if not record.get("text", "").strip():
-        raise TaskError(f"{where}: no 'text'")
-    return Prompt(**record)
+def _filled(prompt: Prompt) -> dict[str, Any]:
+    return {key: value for key, value in asdict(prompt).items() if value}
