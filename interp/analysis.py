@@ -4,6 +4,7 @@ A new analysis is one file in `interp/analyses/`: a frozen dataclass that extend
 """
 
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +73,11 @@ class Analysis(ABC):
 
     @torch.no_grad()
     def run(self, model: Model, task: Task) -> Result:
-        """Measure every shard and combine."""
+        """Measure every shard and combine; warn of prompts that the model's tokenizer cannot serve."""
+        fitted = model.fit(task)
+        if fitted.left_out:
+            warnings.warn(f"{task.name}: {fitted} are left out", stacklevel=2)
+        task = fitted.task
         shards = [model.tokenize(shard) for shard in model.shards(task)]
         for shard in shards:
             self.check(model, shard)

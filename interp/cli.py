@@ -73,7 +73,7 @@ def run(
     else:
         for path, cell in done["cells"].items():
             _out.print(
-                f"{path}: {cell.get('summary') or 'failed: ' + cell['error']}",
+                f"{path}: {cell.get('summary') or 'failed: ' + cell['error']}{_left_out(cell)}",
                 highlight=False,
                 soft_wrap=True,
                 markup=False,
@@ -84,6 +84,10 @@ def run(
         )
     if failed:
         raise typer.Exit(1)
+
+
+def _left_out(cell: dict[str, Any]) -> str:
+    return f" ({cell['left_out']} left out)" if cell.get("left_out") else ""
 
 
 def _study(path: Path | None, *, sets: list[str], **flags: Any) -> Any:
@@ -173,19 +177,18 @@ def _models() -> dict[str, str]:
     for name, folder in shipped_models().items():
         config = json.loads((folder / "config.json").read_text())
         known = json.loads((folder / "evaluation.json").read_text())
-        accuracy = ", ".join(f"{kind} {row['score']:.2f}" for kind, row in known.items())
-        rows[name] = f"{config['num_hidden_layers']} layers, d={config['hidden_size']}; accuracy: {accuracy}"
+        scores = ", ".join(f"{kind} {row['score']:.2f}" for kind, row in known.items())
+        rows[name] = f"{config['model_type']}, {config['num_hidden_layers']} layers, d={config['hidden_size']}; {scores}"
     return rows
 
 
 def _tasks() -> dict[str, str]:
-    from interp.paths import shipped_tasks
+    from interp.tasks import describe_tasks
 
     rows = {}
-    for name, path in shipped_tasks().items():
-        lines = path.read_text().splitlines()
-        first = json.loads(lines[0])
-        rows[name] = f"{len(lines)} prompts, such as “… {first['text'].rsplit(' . ')[-1]}” → {first['answer']}"
+    for name, known in describe_tasks().items():
+        solved = ", ".join(f"{model} {score:.2f}" for model, score in known["solved_by"].items())
+        rows[name] = f"{known['prompts']} prompts: {known['about']}" + (f" Solved by {solved}." if solved else "")
     return rows
 
 

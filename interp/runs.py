@@ -6,7 +6,7 @@ import resource
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -28,6 +28,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.tasks import Task, load_task
 from interp.tasks.batch import TokenBatch
+from interp.tasks.fitting import Fitted
 
 Progress = Callable[[str, int, int], None]
 Status = dict[str, Any]
@@ -52,8 +53,13 @@ class Study:
         return make_analysis(name, {"seed": self.seed} | dict(self.analyses[name]))
 
     def load_tasks(self) -> dict[str, Task]:
-        """Return the study's prompts."""
-        return {name: load_task(name, n=self.n, seed=self.seed) for name in self.tasks}
+        """Return the study's tasks, whole."""
+        return {name: load_task(name) for name in self.tasks}
+
+    def draw(self, model: Model, task: Task) -> Fitted:
+        """Return `n` of the prompts that a model's tokenizer can serve."""
+        fitted = model.fit(task)
+        return fitted if self.n is None else replace(fitted, task=fitted.task.take(self.n, seed=self.seed))
 
     def check(self) -> dict[str, Task]:
         """Return the study's prompts; raise for names and values that do not exist, before any work."""
@@ -83,7 +89,8 @@ def estimate(study: Study) -> list[Estimate]:
     for model_name in study.models:
         model = load_model(model_name)
         for task_name, task in tasks.items():
-            shards = [model.tokenize(shard) for shard in model.shards(task)]
+            drawn = study.draw(model, task).task
+            shards = [model.tokenize(shard) for shard in model.shards(drawn)]
             for name in study.analyses:
                 costs = [study.make(name).cost(model, shard) for shard in shards]
                 forwards = sum((1 + cost.forwards) * len(shard.prompts) for cost, shard in zip(costs, shards, strict=True))
@@ -91,7 +98,7 @@ def estimate(study: Study) -> list[Estimate]:
                 held = model.module.get_memory_footprint() + 4 * (clean + max(cost.held for cost in costs))
                 disk = 4 * sum(cost.numbers for cost in costs)
                 cell = Cell(model_name, task_name, name)
-                estimates.append(Estimate(cell, len(task), len(shards), forwards, held / 1e6, disk / 1e6))
+                estimates.append(Estimate(cell, len(drawn), len(shards), forwards, held / 1e6, disk / 1e6))
     return estimates
 
 
@@ -201,6 +208,8 @@ def _run_cells(
 ) -> Iterator[tuple[Cell, Status]]:
     """Measure the shards of several analyses side by side, one recording a shard; yield each cell's status."""
     try:
+        drawn = study.draw(model, task)
+        task = drawn.task
         shards = [model.tokenize(shard) for shard in model.shards(task)]
     except InterpError as error:
         yield from ((cell, _failed(error)) for cell in cells)
@@ -225,7 +234,7 @@ def _run_cells(
                 yield cell, _failed(error)
     for cell, state in running.items():
         try:
-            yield cell, state.finish(shards)
+            yield cell, state.finish(shards, left_out=str(drawn))
         except (InterpError, RuntimeError, ValueError, OSError) as error:
             yield cell, _failed(error)
     progress(f"{model.name} · {task.name}", len(shards), len(shards))
@@ -256,7 +265,7 @@ class _Running:
         self.block_tokens += recording.work.block_tokens - before
         self.forward_tokens += shard.tokens.numel() * recording.n_layers
 
-    def finish(self, shards: Sequence[TokenBatch]) -> Status:
+    def finish(self, shards: Sequence[TokenBatch], *, left_out: str) -> Status:
         """Combine the parts, write the result, and return the cell's status."""
         result = self.analysis.combine(self.parts)
         status = {
@@ -265,6 +274,7 @@ class _Running:
             "question": type(self.analysis).question,
             "n_prompts": sum(len(shard.prompts) for shard in shards),
             "n_shards": len(shards),
+            "left_out": left_out,
             "summary": result.summary(),
             "seconds": round(self.seconds, 3),
             "forwards_per_prompt": round(self.block_tokens / self.forward_tokens, 4),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,6 +96,88 @@ def test_a_bad_line_is_named(tmp_path: Path, lines: str, says: str) -> None:
     path.write_text(lines)
     with pytest.raises(TaskError, match=says):
         Task.from_jsonl(path)
+
+
+def test_a_line_of_a_hundred_megabytes_is_refused_without_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "my.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"text": "a"}\n{"text": "')
+        file.seek(100_000_000, 1)
+        file.write(b'"}\n')
+    with pytest.raises(TaskError, match=":2: a line of more than 1,000,000 bytes"):
+        Task.from_jsonl(path)
+
+
+ARC = {"question": "Ice is frozen", "choices": {"text": ["sand", "water"], "label": ["A", "B"]}, "answerKey": "B", "id": 7}
+MMLU = {"question": "Ice is frozen", "choices": ["sand", "water"], "answer": 1}
+HELLASWAG = {"ctx": "Ice is frozen", "endings": ["sand", "water"], "label": "1"}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        (ARC, {"text": "question", "choices": "choices", "answer": "answerKey", "id": "id"}),
+        (MMLU, {"text": "question", "choices": "choices", "answer": "answer"}),
+        (HELLASWAG, {"text": "ctx", "choices": "endings", "answer": "label"}),
+        ({"q": "Ice is frozen", "o": ("sand", "water"), "a": "water"}, {"text": "q", "choices": "o", "answer": "a"}),
+    ],
+)
+def test_the_usual_ways_of_writing_a_choice_are_read(row: dict[str, Any], columns: dict[str, str]) -> None:
+    (prompt,) = Task.from_hf([row], columns).prompts
+    assert (prompt.text, prompt.choices, prompt.answer) == ("Ice is frozen", ("sand", "water"), "water")
+    assert prompt.id == ("7" if "id" in columns else "1")
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "says"),
+    [
+        ([MMLU, {"choices": []}], {"text": "question"}, "row 2: unknown column 'question'; there is choices"),
+        ([MMLU], {"txt": "question"}, "unknown field 'txt'; did you mean 'text'"),
+        ([MMLU], None, "row 1: unknown field 'question'"),
+        (
+            [MMLU | {"answer": 4}],
+            {"text": "question", "choices": "choices", "answer": "answer"},
+            "row 1: the answer 4 is not among",
+        ),
+        (
+            [MMLU | {"choices": "ab"}],
+            {"text": "question", "choices": "choices"},
+            "row 1: 'choices' is 'ab'; a list of strings",
+        ),
+        ([MMLU | {"question": 3}], {"text": "question"}, "row 1: 'text' is 3; a string"),
+        ([ARC, ARC], {"text": "question", "id": "id"}, "row 2: two prompts with the id '7', the other at row 1"),
+        ([{"text": "a", "answer": "b", "wrong": "b"}], None, "row 1: 'answer' and 'wrong' are both 'b'"),
+        ([{"text": "a", "related": [1]}], None, "row 1: 'related' is"),
+    ],
+)
+def test_a_bad_row_is_named(rows: list[dict[str, Any]], columns: dict[str, str] | None, says: str) -> None:
+    with pytest.raises(TaskError, match=says):
+        Task.from_hf(rows, columns)
+
+
+def test_a_task_survives_a_frame() -> None:
+    task = load_task("two-hop", n=5)
+    frame = task.to_frame()
+    assert frame["tag_set"].tolist() == [p.tags["set"] for p in task.prompts]
+    assert Task.from_frame(frame).prompts == task.prompts
+    mapped = Task.from_frame(frame.rename(columns={"text": "question"}), {"text": "question"})
+    assert [p.text for p in mapped.prompts] == [p.text for p in task.prompts]
+
+
+def test_what_is_related_survives_a_round_trip_and_a_draw(tmp_path: Path) -> None:
+    task = load_task("two-hop", n=5)
+    assert set(task.related) == {p.id for p in task.prompts}
+    first = task.related[task.prompts[0].id]["first_hop"]
+    assert (first.text.split()[-2:], first.answer) == (list(task.prompts[0].subject.split()), task.prompts[0].bridge)
+    task.to_jsonl(tmp_path / "t.jsonl")
+    assert Task.from_jsonl(tmp_path / "t.jsonl").related == task.related
+
+
+def test_prompts_are_chosen_by_tag() -> None:
+    task = load_task("two-hop").tagged(set="unseen")
+    assert {p.tags["set"] for p in task.prompts} == {"unseen"}
+    with pytest.raises(TaskError, match="no prompts tagged {'set': 'x'}; there is .*first-held-out"):
+        load_task("two-hop").tagged(set="x")
 
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ class LayerSkip(Analysis):
         self._splits(shard.tokens.shape[1], name=shard.prompts[0].id)
 
     def _splits(self, n_pos: int, *, name: str = "") -> list[int]:
+        if self._scopes == ("all",):
+            return []
         if self.splits == "paper":
             candidates = list(range(8, n_pos - 4, 8))
             random.Random(123).shuffle(candidates)

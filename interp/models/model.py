@@ -26,6 +26,7 @@ from interp.sites import Site
 from interp.store import ActivationStore, prompt_key
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch, tokenize
+from interp.tasks.fitting import Fitted, fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +123,12 @@ class Model:
         if longest is not None and batch.tokens.shape[1] > longest:
             raise TaskError(f"a prompt of {batch.tokens.shape[1]} tokens; the model reads at most {longest}")
         return batch
+
+    def fit(self, task: Task) -> Fitted:
+        """Return the prompts of a task that this model's tokenizer can serve; raise TaskError if there are none."""
+        if self.tokenizer is None:
+            raise ModelError(f"model {self.name!r} has no tokenizer")
+        return fit(self.tokenizer, task)
 
     def shards(self, task: Task) -> list[tuple[Prompt, ...]]:
         """Return a task's shards: up to 32 prompts with the same number of tokens."""

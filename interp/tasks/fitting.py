@@ -56,5 +56,7 @@ def misfit(tokenizer: Any, prompt: Prompt, needs: Collection[Need]) -> str:
             for answer in (prompt.answer, prompt.wrong):
                 if text and answer and len(continuation(tokenizer, text, answer) or "??") > 1:
                     return SEVERAL
-    aligned = prompt.corrupted is None or len(token_ids(tokenizer, prompt.corrupted)) == len(token_ids(tokenizer, prompt.text))
+    aligned = prompt.corrupted is None or len(token_ids(tokenizer, prompt.corrupted)) == len(
+        token_ids(tokenizer, prompt.text)
+    )
     return UNALIGNED if "aligned_twin" in needs and not aligned else ""

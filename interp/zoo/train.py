@@ -5,9 +5,10 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -159,8 +160,42 @@ def ship(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, record: dic
     shipped = AutoModelForCausalLM.from_pretrained(folder)
     family: Literal["gpt2", "llama"] = "gpt2" if shipped.config.model_type == "gpt2" else "llama"
     (folder / "evaluation.json").write_text(json.dumps(evaluate(shipped, tokenizer, family), indent=1) + "\n")
+    write_card(folder)
     for path in folder.iterdir():
         path.chmod(0o644)
+
+
+def write_card(folder: Path) -> None:
+    """Write README.md beside a shipped model: what it is, how it was made, what it knows."""
+    record = json.loads((folder / "training.json").read_text())
+    table = json.loads((folder / "evaluation.json").read_text())
+    recipe, versions = record["recipe"], record["versions"]
+    about = {
+        "llama": "Llama-style (RMSNorm, SwiGLU, grouped queries, rotary positions); facts and their compositions in `interp/zoo/world.py`",
+        "gpt2": "GPT-2-style (LayerNorm, GELU, learned positions, biases); sentences in `interp/zoo/names.py`",
+    }[recipe["family"]]
+    lines = [
+        f"# {folder.name}",
+        "",
+        f"{recipe['n_layers']} layers, d = {recipe['d_model']}; {about}.",
+        "Trained by this project on generated text alone; synthetic, for tests and tutorials, useless for anything else. Apache-2.0.",
+        "",
+        f"- command: `{record['command']}` (seed {recipe['seed']}; {record['steps_done']} of {steps_of(recipe)} steps)",
+        f"- rule for stopping, set beforehand: the recipe's steps; {record['seconds']:.0f} s on one CPU thread"
+        + (f" from step {record['resumed_from_step']} on" if record["resumed_from_step"] else ""),
+        "- versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "- weights float16 on disk, computed in float32; recipe and loss curve in `training.json`",
+        "",
+        "| asked | score | prompts |",
+        "|---|---|---|",
+        *(f"| {kind} | {row['score']} | {row['n']} |" for kind, row in table.items()),
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def steps_of(recipe: Mapping[str, Any]) -> int:
+    """Return the number of steps of a recipe read back from a record."""
+    return sum(stage["steps"] for stage in recipe["stages"])
 
 
 def main(

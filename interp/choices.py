@@ -1,0 +1,71 @@
+"""Multiple choice, scored as evaluation harnesses do: each option by its likelihood behind the prompt."""
+
+from dataclasses import replace
+
+import pandas as pd
+import torch
+
+from interp.errors import TaskError
+from interp.models import Model
+from interp.tasks import SHARD, Prompt, Task
+
+
+@torch.no_grad()
+def score_choices(model: Model, task: Task) -> pd.DataFrame:
+    """Return one row per prompt and option.
+
+    `log_likelihood` is the sum over the option's tokens in nats, `per_byte` the same divided by the option's length in UTF-8
+    bytes; `chosen` and `chosen_per_byte` mark the best option by either, `is_answer` the right one, so that
+    `frame.query("is_answer").chosen.mean()` is the accuracy. Raises TaskError, naming the prompt, where there is no choice.
+    """
+    asked = [option for prompt in task.prompts for option in _options(prompt)]
+    scores: dict[str, float] = {}
+    for shard in Task(task.name, tuple(asked)).shards(lambda p: len(model.tokenizer(f"{p.text} {p.answer}")["input_ids"])):
+        for part in (shard[i : i + SHARD] for i in range(0, len(shard), SHARD)):
+            scores |= dict(zip([p.id for p in part], _log_likelihoods(model, part), strict=True))
+    rows = [
+        {
+            "prompt": option.tags["prompt"],
+            "option": option.answer,
+            "log_likelihood": scores[option.id],
+            "per_byte": scores[option.id] / max(1, len((option.answer or "").encode())),
+            "is_answer": option.tags["is_answer"] == "yes",
+        }
+        for option in asked
+    ]
+    frame = pd.DataFrame(rows)
+    for column, chosen in (("log_likelihood", "chosen"), ("per_byte", "chosen_per_byte")):
+        best = frame.groupby("prompt", sort=False)[column].idxmax()
+        frame[chosen] = frame.index.isin(best)
+    return frame
+
+
+def _options(prompt: Prompt) -> list[Prompt]:
+    """Return a prompt once per option, with that option as its answer."""
+    if len(prompt.choices) < 2 or prompt.answer not in prompt.choices:
+        raise TaskError(
+            f"prompt {prompt.id!r} has {len(prompt.choices)} choices and the answer {prompt.answer!r}; it must be one of two"
+        )
+    return [
+        replace(
+            prompt,
+            id=f"{prompt.id}:{i}",
+            answer=choice,
+            wrong=None,
+            corrupted=None,
+            subject=None,
+            tags={"prompt": prompt.id, "is_answer": "yes" if choice == prompt.answer else "no"},
+        )
+        for i, choice in enumerate(prompt.choices)
+    ]
+
+
+def _log_likelihoods(model: Model, options: tuple[Prompt, ...]) -> list[float]:
+    batch = model.tokenize(options, answers=True)
+    assert batch.answer_tokens is not None
+    assert batch.answer_positions is not None
+    log_probs = model.logits(batch).log_softmax(-1)
+    positions = batch.answer_positions.clamp(max=batch.tokens.shape[1] - 1)
+    rows = torch.arange(len(options), device=positions.device)[:, None]
+    of_tokens = log_probs[rows, positions, batch.answer_tokens.clamp(min=0)]
+    return [float(x) for x in (of_tokens * (batch.answer_tokens >= 0)).sum(1)]
