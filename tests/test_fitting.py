@@ -1,4 +1,4 @@
-"""Built-in prompts line up, token by token, under tokenizers of every usual kind; what does not fit is left out and counted."""
+"""Built-in prompts line up token by token under tokenizers of every usual kind; what does not fit is counted."""
 
 import re
 import warnings
@@ -32,7 +32,7 @@ def tokenizers() -> dict[str, Any]:
 
 
 def fits(name: str, kind: str) -> bool:
-    """Tell what is to be expected: the zoo's tokenizer knows no other words, and one digit a token leaves years in pieces."""
+    """Tell what is to be expected: the zoo's tokenizer knows few words, and one digit a token leaves years in pieces."""
     return {"word level": name not in OTHER_WORDS, "byte level": True, "metaspace": name != "greater-than"}[kind]
 
 

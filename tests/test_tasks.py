@@ -176,7 +176,7 @@ def test_what_is_related_survives_a_round_trip_and_a_draw(tmp_path: Path) -> Non
 def test_prompts_are_chosen_by_tag() -> None:
     task = load_task("two-hop").tagged(set="unseen")
     assert {p.tags["set"] for p in task.prompts} == {"unseen"}
-    with pytest.raises(TaskError, match="no prompts tagged {'set': 'x'}; there is .*first-held-out"):
+    with pytest.raises(TaskError, match=r"no prompts tagged {'set': 'x'}; there is .*first-held-out"):
         load_task("two-hop").tagged(set="x")
 
 

@@ -47,8 +47,8 @@ def followed_by(text: str, answer: str) -> str:
 class Task:
     """A named list of prompts.
 
-    `needs` says what its prompts must be for a tokenizer (`Model.fit` leaves out those that are not). `related` holds further
-    prompts by the id of a prompt and what they ask: its first hop, its second hop, its shortcuts.
+    `needs` says what its prompts must be for a tokenizer (`Model.fit` leaves out those that are not). `related` holds
+    further prompts by the id of a prompt and what they ask: its first hop, its second hop, its shortcuts.
     """
 
     name: str

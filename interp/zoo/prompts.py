@@ -88,8 +88,8 @@ def indirect_objects(names: Names, *, n: int = 300) -> Task:
         made = names.ioi(rng, held_out=True, template=i % len(TEMPLATES))
         if made["order"] == order and " a apple " not in made["text"]:
             tags = {"order": order, "template": str(i % len(TEMPLATES))}
-            texts = {key: _natural(made[key]) for key in ("text", "corrupted")}
-            prompts.append(Prompt(f"ioi-{i:03d}", **texts, answer=made["IO"], wrong=made["S"], tags=tags))
+            text, twin = _natural(made["text"]), _natural(made["corrupted"])
+            prompts.append(Prompt(f"ioi-{i:03d}", text, answer=made["IO"], wrong=made["S"], corrupted=twin, tags=tags))
     about = (
         "indirect objects, “When Ada and Ben went to the park, Ben gave a book to” → “Ada”; twins swap the second subject."
     )

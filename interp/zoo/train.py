@@ -171,14 +171,14 @@ def write_card(folder: Path) -> None:
     table = json.loads((folder / "evaluation.json").read_text())
     recipe, versions = record["recipe"], record["versions"]
     about = {
-        "llama": "Llama-style (RMSNorm, SwiGLU, grouped queries, rotary positions); facts and their compositions in `interp/zoo/world.py`",
-        "gpt2": "GPT-2-style (LayerNorm, GELU, learned positions, biases); sentences in `interp/zoo/names.py`",
+        "llama": "Llama-style (RMSNorm, SwiGLU, grouped queries, rotary positions); its world is `interp/zoo/world.py`",
+        "gpt2": "GPT-2-style (LayerNorm, GELU, learned positions, biases); its sentences are `interp/zoo/names.py`",
     }[recipe["family"]]
     lines = [
         f"# {folder.name}",
         "",
         f"{recipe['n_layers']} layers, d = {recipe['d_model']}; {about}.",
-        "Trained by this project on generated text alone; synthetic, for tests and tutorials, useless for anything else. Apache-2.0.",
+        "Trained by this project on generated text alone; for tests and tutorials, useless for anything else. Apache-2.0.",
         "",
         f"- command: `{record['command']}` (seed {recipe['seed']}; {record['steps_done']} of {steps_of(recipe)} steps)",
         f"- rule for stopping, set beforehand: the recipe's steps; {record['seconds']:.0f} s on one CPU thread"
