@@ -24,14 +24,17 @@ def load_model(
 ) -> Model:
     """Return a model ready to be recorded.
 
-    `name` is a shipped model ("zoo/hops-4l"), a local folder, a Hugging Face id, or a transformers module. `dtype` "auto"
-    is the checkpoint's. With `store`, clean activations are kept in
-    that folder and read from it. Raises ModelError when there is no such model, weights are missing or not finite.
+    `name` is a shipped model ("zoo/hops-4l"), a local folder, a Hugging Face id, or a transformers module. `revision` is a
+    branch or commit of the hub, or a shipped model's seed or checkpoint ("step-0400"; also "zoo/hops-8l@step-0400"). `dtype`
+    "auto" is the checkpoint's. With `store`, clean activations are kept in that folder and read from it. Raises ModelError
+    when there is no such model, weights are missing or not finite.
     """
     if isinstance(name, PreTrainedModel):
         return Model(name.config.name_or_path or type(name).__name__, name, store_folder=_folder(store))
     if dtype != "auto" and dtype not in _DTYPES:
         raise ModelError(unknown("dtype", dtype, ["auto", *_DTYPES]))
+    if revision is not None and str(name) in shipped_models():
+        name, revision = f"{name}@{revision}", None
     source = locate(str(name))
     module = _load(source, revision=revision, dtype=dtype)
     module.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
