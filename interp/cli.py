@@ -175,10 +175,10 @@ def _models() -> dict[str, str]:
 
     rows = {}
     for name, folder in shipped_models().items():
-        config = json.loads((folder / "config.json").read_text())
+        recipe = json.loads((folder / "training.json").read_text())["recipe"]
         known = json.loads((folder / "evaluation.json").read_text())
         scores = ", ".join(f"{kind} {row['score']:.2f}" for kind, row in known.items())
-        rows[name] = f"{config['model_type']}, {config['num_hidden_layers']} layers, d={config['hidden_size']}; {scores}"
+        rows[name] = f"{recipe['family']}, {recipe['n_layers']} layers, d={recipe['d_model']}; {scores}"
     return rows
 
 
@@ -187,8 +187,8 @@ def _tasks() -> dict[str, str]:
 
     rows = {}
     for name, known in describe_tasks().items():
-        solved = ", ".join(f"{model} {score:.2f}" for model, score in known["solved_by"].items())
-        rows[name] = f"{known['prompts']} prompts: {known['about']}" + (f" Solved by {solved}." if solved else "")
+        solved = ", ".join(f"{model} {share:.2f}" for model, share in known["solved_by"].items() if share > 0.5)
+        rows[name] = f"{known['prompts']} prompts: {known['about']}" + (f" Solved: {solved}." if solved else "")
     return rows
 
 

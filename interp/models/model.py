@@ -287,7 +287,7 @@ class Model:
 
     def _probe(self) -> Tensor:
         tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
-        logits: Tensor = self.module(input_ids=tokens, use_cache=False).logits
+        logits: Tensor = self.module(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
         return logits
 
     @torch.no_grad()
