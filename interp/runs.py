@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from interp import __version__
 from interp.analysis import Analysis, Result
 from interp.catalogue import make_analysis
-from interp.errors import InterpError, ModelError, RunError
+from interp.errors import InterpError, ModelError, RunError, TaskError
 from interp.folder import SCHEMA, Cell, read_run, write_atomically, write_json
 from interp.models import Model, load_model
 from interp.models.loading import locate
@@ -67,6 +67,8 @@ class Study:
             self.make(name)
         for name in self.models:
             locate(name)
+        if self.n is not None and self.n < 1:
+            raise TaskError(f"{self.n} prompts asked for; at least 1 is needed")
         return self.load_tasks()
 
 

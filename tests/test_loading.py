@@ -28,7 +28,7 @@ def test_a_folder_is_the_same_model_as_the_shipped_one(folder: Path) -> None:
     local, shipped = load_model(folder), load_model("zoo/hops-4l")
     assert local.fingerprint == shipped.fingerprint
     assert local.dtype == torch.float32
-    assert (local.n_layers, local.n_heads, local.d_model, local.d_vocab) == (4, 4, 128, 62)
+    assert (local.n_layers, local.n_heads, local.d_model, local.d_vocab) == (4, 4, 128, 351)
 
 
 def test_a_module_in_memory_is_taken_as_it_is() -> None:
@@ -71,7 +71,7 @@ def damage(folder: Path, what: str) -> None:
     ("what", "says"),
     [
         ("no config", "has no config.json"),
-        ("no weights", "has no weights; there is config.json"),
+        ("no weights", "has no weights; there is README.md, config.json"),
         ("no tokenizer", "has no tokenizer"),
         ("nan", "model.norm.weight has NaN"),
         ("missing", "lacks 1 weights"),
