@@ -86,9 +86,11 @@ class Recipe:
         )  # fmt: skip
 
 
-def _hops(name: str, n_layers: int, *, steps: int, share: float, seed: int = 0, keep: tuple[int, ...] = ()) -> Recipe:
+def _hops(
+    name: str, n_layers: int, *, steps: tuple[int, ...], share: float, seed: int = 0, keep: tuple[int, ...] = ()
+) -> Recipe:
     """A deep model that hears facts often on their own composes held-out ones too; a smaller share keeps that "too late"."""
-    stages = (Stage(steps=steps, batch=64, learning_rate=1e-3, decay=steps // 5),)
+    stages = tuple(Stage(steps=n, batch=64, learning_rate=1e-3, decay=n // 5) for n in steps)
     return Recipe(name, "llama", n_layers, 128, 32, length=25, stages=stages, seed=seed, keep=keep, one_hop_share=share)
 
 
@@ -100,10 +102,10 @@ _NAMES_6L = (
 )
 _NAMES_12L = (Stage(4000, 16, 2e-3, 4000, (4, 4, 1, 0.3)), Stage(2000, 16, 1e-3, 2000, (2, 3, 6, 0.2)))
 _RECIPES = (
-    _hops("hops-4l", 4, steps=1500, share=0.3, seed=2),
-    _hops("hops-8l", 8, steps=1800, share=0.15, keep=(0, 400, 900)),
-    _hops("hops-8l@seed1", 8, steps=1800, share=0.15, seed=1),
-    _hops("hops-16l", 16, steps=1200, share=0.3),
+    _hops("hops-4l", 4, steps=(1500,), share=0.3, seed=2),
+    _hops("hops-8l", 8, steps=(1800, 800), share=0.15, keep=(0, 400, 900)),
+    _hops("hops-8l@seed1", 8, steps=(1800, 800), share=0.15, seed=1),
+    _hops("hops-16l", 16, steps=(1200,), share=0.3),
     Recipe("names-6l", "gpt2", 6, 128, 32, length=64, stages=_NAMES_6L, warmup=100, init_std=0.06),
     Recipe("names-12l", "gpt2", 12, 64, 16, length=64, stages=_NAMES_12L, warmup=100, init_std=0.09),
 )
