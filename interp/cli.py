@@ -187,7 +187,7 @@ def _tasks() -> dict[str, str]:
 
     rows = {}
     for name, known in describe_tasks().items():
-        solved = ", ".join(f"{model} {share:.2f}" for model, share in known["solved_by"].items() if share > 0.5)
+        solved = ", ".join(f"{model} {share:.2f}" for model, share in known["solved_by"].items())
         rows[name] = f"{known['prompts']} prompts: {known['about']}" + (f" Solved: {solved}." if solved else "")
     return rows
 

@@ -100,13 +100,13 @@ _NAMES_6L = (
     Stage(2500, 16, 1e-3, 2500, (2, 2, 7, 0.2)),
     Stage(1500, 32, 1e-3, 1500, (1, 1, 8, 0.1)),
 )
-_NAMES_12L = (Stage(4000, 16, 2e-3, 4000, (4, 4, 1, 0.3)), Stage(2000, 16, 1e-3, 2000, (2, 3, 6, 0.2)))
+_NAMES_12L = (Stage(6000, 16, 2e-3, 6000, (4, 4, 1, 0.3)), Stage(1500, 16, 1e-3, 1500, (2, 3, 6, 0.2)))
 _RECIPES = (
     _hops("hops-4l", 4, steps=(1500,), share=0.3, seed=2),
     _hops("hops-8l", 8, steps=(1800, 800), share=0.15, keep=(0, 400, 900)),
     _hops("hops-8l@seed1", 8, steps=(1800, 800), share=0.15, seed=1),
     _hops("hops-16l", 16, steps=(1200,), share=0.3),
     Recipe("names-6l", "gpt2", 6, 128, 32, length=64, stages=_NAMES_6L, warmup=100, init_std=0.06),
-    Recipe("names-12l", "gpt2", 12, 64, 16, length=64, stages=_NAMES_12L, warmup=100, init_std=0.09),
+    Recipe("names-12l", "gpt2", 12, 64, 16, length=64, stages=_NAMES_12L, warmup=100, init_std=0.09, seed=1),
 )
 RECIPES = {recipe.name: recipe for recipe in _RECIPES}
