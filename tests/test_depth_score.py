@@ -95,7 +95,7 @@ def test_levels_are_kept_apart_and_scores_named_in_both_conventions() -> None:
     assert frame["2", "output", "mean", "score, layers from 0"].item() == 0.5
     assert frame["2", "output", "mean", "score, layers from 1"].item() == 1.5
     assert frame["10", "output", "mean", "score, layers from 1"].item() == 3.0
-    assert "2 0.50" in result.summary()
+    assert "2: 0.50" in result.summary()
 
 
 def test_bad_input_is_one_line() -> None:

@@ -255,7 +255,7 @@ class DepthScoreResult(Result):
             error = {"array": rows["high"] - value, "arrayminus": value - rows["low"], "symmetric": False}
             # patterns, not colours: those tell levels apart in the other panels
             look = {"color": "#999999", "pattern": {"shape": ("", "/")[i]}}
-            figure.add_bar(x=rows["level"], y=value, error_y=error, name=name, marker=look, row=1, col=1)
+            figure.add_bar(x=rows["level"], y=value, error_y=error, name=name, marker=look, legendrank=1, row=1, col=1)
             for j, level in enumerate(self.levels):
                 line = frame[(frame["effect"] == effect) & (frame["measure"] == "effect") & (frame["level"] == level)]
                 figure.add_scatter(
@@ -279,7 +279,7 @@ class DepthScoreResult(Result):
                 texts.append(f"Skipping changes nothing in {name}.")
                 continue
             each = ", ".join(
-                f"{row.level} {row.value:.2f} ({row.low:.2f} to {row.high:.2f})" for row in rows.itertuples(index=False)
+                f"{row.level}: {row.value:.2f} ({row.low:.2f} to {row.high:.2f})" for row in rows.itertuples(index=False)
             )
             lowest, highest = rows.iloc[int(rows["value"].argmin())], rows.iloc[int(rows["value"].argmax())]
             overlap = "overlap" if highest["low"] <= lowest["high"] else "do not overlap"

@@ -234,15 +234,13 @@ class IntegratedGradientsResult(Result):
         share = self.share_of_last.mean(0)
         taken = [layer for layer in range(len(share)) if (share[layer:] > 0.5).all()]
         shares = ", ".join(f"{value:.2f}" for value in share)
-        over = (
-            f"From layer {taken[0]} on the last token holds most of what the answer owes to"
-            if taken
-            else "At no layer up to the last does the last token hold most of what the answer owes to"
-        )
+        where = f"From layer {taken[0]} on" if taken else "At no layer up to the last"
+        verb = "the last token holds" if taken else "does the last token hold"
         nodes, error = self.arrays["nodes"], self.relative_error
         n_capped = int(self.arrays["capped"].sum())
         return (
-            f"{over} all tokens but the first (its share by layer: {shares}; {len(nodes)} prompts). "
+            f"{where} {verb} most of the attribution, the first token left out "
+            f"(its share by layer: {shares}; {len(nodes)} prompts). "
             f"The attributions add up to the change in probability within {np.median(error):.1%} in the median and "
             f"{error.max():.1%} at worst ({np.median(nodes):.0f} nodes in the median, {nodes.max()} at most; "
             f"{n_capped} of {nodes.size} cases wanted more than {self.analysis.max_nodes})."

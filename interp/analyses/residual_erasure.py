@@ -220,7 +220,7 @@ class ResidualErasureResult(Result):
         return grids_over_positions(
             frame.assign(scope=frame["scope"].map(_SHOWN)),
             panels="scope",
-            y="erased in front of layer",
+            y="erased in front of layer (top: behind all)",
             title="How much the answer's probabilities change when the stream is erased (mean over prompts)",
             colour="L2 change",
         )
@@ -246,7 +246,7 @@ class ResidualErasureResult(Result):
         if not len(sites):
             return f"Erasing {what} {change}, and by less than {self.analysis.matters:g} everywhere."
         last = sites[-1]
-        after = f"; in front of layer {last + 1} by {largest[last + 1]:.2f}" if last + 1 < len(largest) else ""
+        after = "" if last + 1 == len(largest) else f"; one layer later the change is {largest[last + 1]:.2f}"
         return (
             f"Erasing {what} {change}; the last layer in front of which it matters is {last} ({largest[last]:.2f}){after}."
         )
