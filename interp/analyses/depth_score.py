@@ -37,6 +37,7 @@ from interp.tasks.batch import TokenBatch
 Splits = Literal["prediction", "answer", "within_answer"]
 Float = NDArray[np.float64]
 _SEED = 12345  # of the published splits
+_FEWEST = 5  # prompts of a level, for an interval
 
 
 @dataclass(frozen=True)
@@ -210,12 +211,14 @@ class DepthScoreResult(Result):
         return int(min((self.level_of == level).sum() for level in self.levels))
 
     def _interval(self, level: str, effect: str) -> tuple[float, float]:
-        """Return the 95 % bootstrap interval, over prompts, of the score of mean effects."""
+        """Return the 95 % bootstrap interval, over prompts, of the score of mean effects; NaN for a handful of prompts."""
         values = self.arrays[f"{effect}.mean"][self.level_of == level]
         per_prompt = layer_effects(values) if effect == "layer" else values
         rng, n = np.random.default_rng(self.analysis.seed), len(per_prompt)
         means = rng.multinomial(n, np.full(n, 1 / n), size=1000) @ per_prompt / n
-        low, high = np.nanquantile(depth_score(means), [0.025, 0.975]) if means.any() else (np.nan, np.nan)
+        if n < _FEWEST or not means.any():
+            return np.nan, np.nan
+        low, high = np.nanquantile(depth_score(means), [0.025, 0.975])
         return float(low), float(high)
 
     def to_frame(self) -> pd.DataFrame:
@@ -279,15 +282,16 @@ class DepthScoreResult(Result):
                 texts.append(f"Skipping changes nothing in {name}.")
                 continue
             each = ", ".join(
-                f"{row.level}: {row.value:.2f} ({row.low:.2f} to {row.high:.2f})" for row in rows.itertuples(index=False)
+                f"{row.level}: {row.value:.2f} "
+                + (f"({row.low:.2f} to {row.high:.2f})" if row.low == row.low else f"({row.n_prompts} prompts)")
+                for row in rows.itertuples(index=False)
             )
             lowest, highest = rows.iloc[int(rows["value"].argmin())], rows.iloc[int(rows["value"].argmax())]
-            overlap = "overlap" if highest["low"] <= lowest["high"] else "do not overlap"
-            apart = highest["value"] - lowest["value"]
-            texts.append(
-                f"By its effect on {name}, the depth score is {each}: at most {apart:.2f} layers apart, and "
-                f"the intervals of lowest and highest {overlap}."
-            )
+            apart = f"at most {highest['value'] - lowest['value']:.2f} layers apart"
+            if rows["low"].notna().all():
+                overlap = "overlap" if highest["low"] <= lowest["high"] else "do not overlap"
+                apart += f", and the intervals of lowest and highest {overlap}"
+            texts.append(f"By its effect on {name}, the depth score is {each}: {apart}.")
         last, n = self.arrays["output.mean"].shape[1] - 1, len(self.level_of)
         return (
             f"{' '.join(texts)} (Mean layer from 0 to {last}, weighted by what skipping it does to later tokens; "
