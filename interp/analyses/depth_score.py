@@ -10,9 +10,9 @@ The paper counts layers from 1, so its score is d + 1. If harder prompts were co
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -281,11 +281,7 @@ class DepthScoreResult(Result):
             if rows.empty:
                 texts.append(f"Skipping changes nothing in {name}.")
                 continue
-            each = ", ".join(
-                f"{row.level}: {row.value:.2f} "
-                + (f"({row.low:.2f} to {row.high:.2f})" if row.low == row.low else f"({row.n_prompts} prompts)")
-                for row in rows.itertuples(index=False)
-            )
+            each = ", ".join(map(_score_in_words, rows.to_dict("records")))
             lowest, highest = rows.iloc[int(rows["value"].argmin())], rows.iloc[int(rows["value"].argmax())]
             apart = f"at most {highest['value'] - lowest['value']:.2f} layers apart"
             if rows["low"].notna().all():
@@ -297,3 +293,9 @@ class DepthScoreResult(Result):
             f"{' '.join(texts)} (Mean layer from 0 to {last}, weighted by what skipping it does to later tokens; "
             f"95 % intervals; {n} prompts by {self.analysis.tag!r}.)"
         )
+
+
+def _score_in_words(row: Mapping[Hashable, Any]) -> str:
+    has_interval = not np.isnan(row["low"])
+    beside = f"{row['low']:.2f} to {row['high']:.2f}" if has_interval else f"{row['n_prompts']} prompts"
+    return f"{row['level']}: {row['value']:.2f} ({beside})"
