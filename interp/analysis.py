@@ -39,11 +39,15 @@ class Result(ABC):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a shard costs beyond its clean pass: forwards of that shard, numbers left behind, numbers held at once."""
+    """What a shard costs beyond its clean pass: forwards of that shard, numbers left behind, numbers held at once.
+
+    `is_bound`: how many forwards it takes is known only afterwards, and never more than these.
+    """
 
     forwards: float
     numbers: int
     held: int = 0
+    is_bound: bool = False
 
 
 @dataclass(frozen=True)

@@ -84,3 +84,32 @@ def grids_over_bars(
     figure.update_xaxes(title_text=y, dtick=1 if not bars else max(1, len(next(iter(bars.values()))) // 16), row=2, col=1)
     figure.update_layout(height=640, legend={"y": 0.3})
     return titled(figure, title)
+
+
+def grids_over_positions(
+    frame: pd.DataFrame, *, panels: str, y: str, title: str, colour: str, is_signed: bool = False
+) -> go.Figure:
+    """Draw column `mean` by `layer` (0 at the bottom) and `position`, one grid per value of `panels`, on one colour scale.
+
+    Positions count from the prompt's last token, 0; "first" is the first token, on which the scale does not depend.
+    """
+    names = list(dict.fromkeys(frame[panels]))
+    figure = make_subplots(rows=1, cols=len(names), subplot_titles=names, shared_yaxes=True)
+    top = float(frame.loc[frame["position"] != "first", "mean"].abs().max()) or 1.0
+    for col, name in enumerate(names, 1):
+        rows = frame[frame[panels] == name]
+        columns = list(dict.fromkeys(rows["position"]))
+        grid = rows.pivot_table(index="layer", columns="position", values="mean", sort=False)[columns]
+        figure.add_heatmap(
+            z=grid.to_numpy(np.float32), x=columns, y=grid.index.to_numpy(), zmin=-top if is_signed else 0, zmax=top,
+            colorscale="RdBu_r" if is_signed else "Cividis", showscale=col == len(names),
+            colorbar={"title": {"text": colour}}, hoverongaps=False,
+            hovertemplate=f"{y} %{{y}}<br>position %{{x}}<br>%{{z:.4f}}<extra></extra>", row=1, col=col,
+        )  # fmt: skip
+        figure.update_xaxes(
+            title_text="position (0: the prompt's last token)", type="category", showgrid=False, row=1, col=col
+        )
+        figure.update_yaxes(
+            title_text=y if col == 1 else None, dtick=max(1, len(grid) // 8), tick0=0, showgrid=False, row=1, col=col
+        )
+    return titled(figure, title)

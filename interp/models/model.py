@@ -21,7 +21,7 @@ from interp.interventions import NO_INTERVENTION, Plan, at_layer
 from interp.models.bridge import ModulePaths, build_bridge, module_paths, unreadable
 from interp.models.forward import Edits, Leaf, bridge_forward, is_inner, is_written, stock_hooks
 from interp.models.shelf import Shelf
-from interp.replay import Arguments, Block, Recording, dry_pass, first
+from interp.replay import Arguments, Block, Recording, Work, dry_pass, first
 from interp.sites import Site
 from interp.store import ActivationStore, prompt_key
 from interp.tasks import Prompt, Task
@@ -199,14 +199,20 @@ class Model:
 
     def record(self, batch: TokenBatch) -> Recording:
         """Return a recording of the clean pass over a batch; runs no block."""
+        return self._record(batch.tokens, batch.mask if batch.is_padded else None, Work())
 
-        def dry(start: int) -> tuple[Tensor, list[Arguments]]:
-            return self._dry(batch.tokens, batch.mask if batch.is_padded else None, start=start)
-
-        n_prompts, n_pos = batch.tokens.shape
-        recording = Recording(self._blocks, n_prompts, n_pos, dry, self.unembed)
-        if self.store is not None and not batch.is_padded:
-            shelf = Shelf(self.store, [prompt_key(self._context, row) for row in batch.tokens.tolist()], self.device)
+    def _record(self, tokens: Tensor, mask: Tensor | None, work: Work) -> Recording:
+        recording = Recording(
+            self._blocks,
+            batch_size=tokens.shape[0],
+            n_pos=tokens.shape[1],
+            dry=lambda start: self._dry(tokens, mask, start=start),
+            unembed=self.unembed,
+            beside=lambda others: self._record(others, None, work),
+            work=work,
+        )
+        if self.store is not None and mask is None:
+            shelf = Shelf(self.store, [prompt_key(self._context, row) for row in tokens.tolist()], self.device)
             recording.read, recording.keep = shelf.read, shelf.keep
         return recording
 

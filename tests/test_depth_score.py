@@ -1,0 +1,116 @@
+"""The depth score is that of whole forwards with hand-written hooks, level by level."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+import interp
+from interp.analyses.depth_score import DepthScore, depth_score, layer_effects
+from interp.errors import AnalysisError, TaskError
+from interp.models import Model
+from interp.tasks import Prompt, Task
+from interp.tasks.batch import TokenBatch
+from tests.families import tiny, tokens
+from tests.test_integrated_gradients import answering
+from tests.test_layer_skip import change, skipping
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def tagged(lengths: tuple[int, ...], levels: tuple[str, ...] = ("2", "10", "2")):
+    batch = answering(tokens(), lengths=lengths)
+    prompts = tuple(dataclasses.replace(p, tags={"set": level}) for p, level in zip(batch.prompts, levels, strict=True))
+    return dataclasses.replace(batch, prompts=prompts)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("splits", "lengths"), [("prediction", (1, 3, 1)), ("answer", (1, 3, 1)), ("within_answer", (9, 14, 9))]
+)
+def test_effects_equal_whole_forwards(model: Model, splits: str, lengths: tuple[int, ...]) -> None:
+    batch = tagged(lengths)
+    analysis = DepthScore(splits=splits, n_splits=2)
+    arrays = analysis.measure(model.record(batch), batch, {})
+    row, n = 1, lengths[1]
+    answer = batch.answer_tokens[row : row + 1, : n - (1 if splits == "prediction" else 0)]
+    ids = torch.cat([batch.tokens[row : row + 1], answer], 1)
+    alone = TokenBatch(batch.prompts[row : row + 1], ids, torch.ones_like(ids, dtype=torch.bool), batch.last[row : row + 1])
+    at = {"prediction": [11], "answer": [12], "within_answer": analysis._splits(11, n)}[splits]
+    if splits == "within_answer":
+        assert len(at) == 2
+        assert set(at) <= {12, 16, 20}
+    clean = skipping(model, alone, 0, "layer", before=1)
+    for skipped in range(model.n_layers):
+        runs = [skipping(model, alone, skipped, "layer", before=t) for t in at]
+        for layer in range(skipped + 1, model.n_layers):
+            changes = [change(clean, run, layer)[0, t:] for run, t in zip(runs, at, strict=True)]
+            assert_close(arrays["layer.max"][row, skipped, layer], torch.cat(changes).max(), rtol=1e-5, atol=1e-5)
+            mean = torch.stack([c.mean() for c in changes]).mean()
+            assert_close(arrays["layer.mean"][row, skipped, layer], mean, rtol=1e-5, atol=1e-5)
+        probs = [model.unembed(resids[-1]).softmax(-1)[0] for resids in (clean, *runs)]
+        outputs = [(probs[0] - p).norm(dim=-1)[t:] for p, t in zip(probs[1:], at, strict=True)]
+        assert_close(arrays["output.max"][row, skipped], torch.cat(outputs).max(), rtol=0, atol=1e-5)
+        assert_close(arrays["output.mean"][row, skipped], torch.stack([o.mean() for o in outputs]).mean(), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("splits", ["prediction", "answer", "within_answer"])
+def test_what_must_hold(splits: str) -> None:
+    model, batch = tiny("llama"), tagged((9, 14, 9))
+    analysis = DepthScore(splits=splits)
+    recording = model.record(batch)
+    recording.resid(0)
+    clean = recording.work.block_tokens
+    arrays = analysis.measure(recording, batch, {})
+    assert bool((arrays["layer.max"].tril() == 0).all())
+    assert arrays["output.max"].max() <= 2**0.5
+    assert bool((arrays["layer.mean"] <= arrays["layer.max"] + 1e-6).all())
+    forwards = (recording.work.block_tokens - clean) / clean
+    assert forwards == pytest.approx(analysis.cost(model, batch).forwards)
+
+
+def test_scores_by_hand() -> None:
+    assert depth_score(np.ones(8)) == 3.5  # uniform: (L - 1) / 2
+    assert depth_score(np.array([0.0, 1.0, 3.0])) == 7 / 4
+    assert np.isnan(depth_score(np.zeros(3)))
+    changes = np.array([[0.0, 1.0, 3.0], [0.0, 0.0, 5.0], [0.0, 0.0, 0.0]])
+    assert layer_effects(changes).tolist() == [2.0, 5.0, 0.0]
+
+
+def test_levels_are_kept_apart_and_scores_named_in_both_conventions() -> None:
+    effects = torch.tensor([[1.0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]])
+    changes = torch.zeros(3, 3, 3)
+    changes[:, 0, 2] = torch.tensor([2.0, 4.0, 6.0])
+    both = {f"{key}.{s}": value for key, value in (("layer", changes), ("output", effects)) for s in ("max", "mean")}
+    parts = [both | {"level": torch.tensor([[50, 0], [49, 48], [50, 0]], dtype=torch.uint8)}]  # "2", "10", "2"
+    result = DepthScore(tag="hops").combine(parts)
+    assert result.levels == ["2", "10"]
+    assert result.effects("2", "output", "mean").tolist() == [0.5, 0.5, 0]
+    assert result.effects("2", "output", "max").tolist() == [1, 0, 0]  # over one prompt: level "10" has no more
+    assert result.effects("2", "layer", "mean").tolist() == [2, 0, 0]
+    frame = result.to_frame().set_index(["level", "effect", "statistic", "measure"])["value"]
+    assert frame["2", "output", "mean", "score, layers from 0"].item() == 0.5
+    assert frame["2", "output", "mean", "score, layers from 1"].item() == 1.5
+    assert frame["10", "output", "mean", "score, layers from 1"].item() == 3.0
+    assert "2: 0.50" in result.summary()
+
+
+def test_bad_input_is_one_line() -> None:
+    model = interp.load_model("zoo/hops-4l")
+    prompts = tuple(Prompt(i, "Ada mother mother", answer="Emil", tags={"hops": "2"}) for i in "ab")
+    with pytest.raises(AnalysisError, match="tag 'hops' has one level, '2'; at least 2 are needed to compare"):
+        DepthScore(tag="hops").run(model, Task("t", prompts))
+    with pytest.raises(AnalysisError, match="prompt 'a': unknown tag 'hop'; did you mean 'hops'"):
+        DepthScore(tag="hop").run(model, Task("t", prompts))
+    with pytest.raises(AnalysisError, match="prompt 'a' has an answer of 1 tokens; splits='within_answer' needs 5"):
+        DepthScore(tag="hops", splits="within_answer").run(model, Task("t", prompts))
+    with pytest.raises(TaskError, match="an answer is needed for every prompt; 1 prompts"):
+        DepthScore(tag="hops").run(model, Task("t", (Prompt("a", "Ada mother", tags={"hops": "1"}),)))
+    short = Task("t", (Prompt("a", "Ada", answer="Emil", tags={"hops": "1"}),))
+    with pytest.raises(AnalysisError, match="prompt 'a' has 2 tokens; at least 3 are needed"):
+        DepthScore(tag="hops").run(model, short)
+    with pytest.raises(AnalysisError, match="n_splits=0"):
+        DepthScore(n_splits=0)
