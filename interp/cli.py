@@ -38,7 +38,7 @@ def run(
     study: Annotated[Path | None, typer.Argument(help="A study file (TOML); flags override it.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Model name, folder or Hugging Face id.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Task name or .jsonl file.")] = None,
-    analysis: Annotated[list[str] | None, typer.Option(help="Analysis; all, if none is named.")] = None,
+    analysis: Annotated[list[str] | None, typer.Option(help="Analysis; all that suit the task, if none is named.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="ANALYSIS.PARAMETER=VALUE")] = None,
     n: Annotated[int | None, typer.Option(help="Prompts per task.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
@@ -67,22 +67,23 @@ def run(
             store=None if no_store else store or out.parent / "store",
             progress=lambda text, i, total: bars.update(bar, description=text, completed=i, total=total),
         )
-    failed = [cell for cell in done["cells"].values() if cell["status"] != "ok"]
+    finished = [cell for cell in done["cells"].values() if cell["status"] == "ok"]
+    is_failed = any(cell["status"] == "failed" for cell in done["cells"].values())
     if as_json:
         sys.stdout.write(json.dumps(done) + "\n")
     else:
         for path, cell in done["cells"].items():
             _out.print(
-                f"{path}: {cell.get('summary') or 'failed: ' + cell['error']}{_left_out(cell)}",
+                f"{path}: {cell.get('summary') or cell['status'] + ': ' + cell['error']}{_left_out(cell)}",
                 highlight=False,
                 soft_wrap=True,
                 markup=False,
             )
         _out.print(
-            f"{len(done['cells']) - len(failed)} finished in {out}; `interp report {out}` makes the report",
+            f"{len(finished)} finished in {out}; `interp report {out}` makes the report",
             soft_wrap=True,
         )
-    if failed:
+    if is_failed or not finished:
         raise typer.Exit(1)
 
 
@@ -110,7 +111,8 @@ def _study(path: Path | None, *, sets: list[str], **flags: Any) -> Any:
     given |= {key: flags[key] for key in ("n", "seed") if flags[key] is not None}
     if flags["analysis"]:
         given["analyses"] = {name: given.get("analyses", {}).get(name, {}) for name in flags["analysis"]}
-    given.setdefault("analyses", {name: {} for name in find_analyses()})
+    if "analyses" not in given:
+        given |= {"analyses": {name: {} for name in find_analyses()}, "only_fitting": True}
     for item in sets:
         target, _, value = item.partition("=")
         name, _, parameter = target.partition(".")

@@ -36,13 +36,17 @@ Status = dict[str, Any]
 
 @dataclass(frozen=True)
 class Study:
-    """Analyses (name to parameters) of tasks on models; `n` prompts of each task, drawn with `seed`."""
+    """Analyses (name to parameters) of tasks on models; `n` prompts of each task, drawn with `seed`.
+
+    With `only_fitting`, an analysis that a task does not suit is skipped with the reason, instead of failed.
+    """
 
     models: tuple[str, ...]
     tasks: tuple[str, ...]
     analyses: Mapping[str, Mapping[str, Any]]
     n: int | None = None
     seed: int = 0
+    only_fitting: bool = False
 
     def cells(self) -> list[Cell]:
         """Return every cell of the study in the order in which it runs."""
@@ -224,7 +228,7 @@ def _run_cells(
                 analysis.check(model, shard)
             running[cell] = _Running(analysis, analysis.prepare(model, task), out / cell.path)
         except InterpError as error:
-            yield cell, _failed(error)
+            yield cell, {"status": "skipped", "error": str(error)} if study.only_fitting else _failed(error)
     for i, shard in enumerate(shards):
         progress(f"{model.name} · {task.name}", i, len(shards))
         recording = model.record(shard)

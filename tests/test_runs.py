@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 import interp
 from interp import cli
 from interp.analyses.layer_skip import LayerSkip
+from interp.catalogue import find_analyses
 
-RUN = ["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "8"]
+ASKED = ["--analysis", "layer_skip", "--analysis", "residual_contribution"]
+RUN = ["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "8", *ASKED]
 
 
 def invoke(*args: str) -> int:
@@ -100,10 +102,20 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path) -> None:
     short = tmp_path / "short.jsonl"
     short.write_text('{"text": "Ada boss", "answer": "Ben"}\n')
     args = ["run", "--model", "zoo/hops-4l", "--task", str(short), "--out", str(tmp_path / "run")]
-    assert invoke(*args) == 1
+    assert invoke(*args, *ASKED) == 1
     cells = {c["analysis"]: c for c in json.loads((tmp_path / "run" / "run.json").read_text())["cells"].values()}
     assert cells["residual_contribution"]["status"] == "ok"
     assert "needs at least 4" in cells["layer_skip"]["error"]
+
+
+def test_without_a_name_all_analyses_that_suit_the_task_run(tmp_path: Path) -> None:
+    short = tmp_path / "short.jsonl"
+    short.write_text('{"text": "Ada boss", "answer": "Ben"}\n')
+    assert invoke("run", "--model", "zoo/hops-4l", "--task", str(short), "--out", str(tmp_path / "run")) == 0
+    cells = {c["analysis"]: c for c in json.loads((tmp_path / "run" / "run.json").read_text())["cells"].values()}
+    assert set(cells) == set(find_analyses())
+    assert cells["residual_contribution"]["status"] == "ok"
+    assert (cells["layer_skip"]["status"], "needs at least 4" in cells["layer_skip"]["error"]) == ("skipped", True)
 
 
 def test_the_report_is_one_file_that_escapes_prompts(finished: Path) -> None:
