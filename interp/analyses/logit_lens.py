@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from interp.analysis import Analysis, Cost, Result
 from interp.errors import AnalysisError
 from interp.models import Model
-from interp.plots import lines_over_depth
+from interp.plots import grid_below, lines_over_depth
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.cosines import write_cosines
@@ -153,18 +153,20 @@ class LogitLensResult(Result):
         n_pos: np.ndarray = (~np.isnan(self.readings[:, 0, :, 0])).sum(1)
         return n_pos
 
-    def _weighted(self, measure: str, values: np.ndarray) -> np.ndarray:
-        """Return values [prompt tap] whose mean over prompts is the mean over prompts, or over tokens if so asked."""
-        if self.analysis.weighting == "prompt" or measure in (_PROBABILITY, _RANK, _FIRST):
-            return values
-        n_tokens = self._n_pos - (0 if self.analysis.first_position else 1)
-        weighted: np.ndarray = values * (n_tokens / n_tokens.mean())[:, None]
-        return weighted
+    def _weights(self, measure: str, values: np.ndarray) -> np.ndarray:
+        """Return every prompt's weight in a mean: its number of tokens if so asked, and if it is a mean over tokens."""
+        if self.analysis.weighting == "token" and measure not in (_PROBABILITY, _RANK, _FIRST):
+            return self._n_pos - (0 if self.analysis.first_position else 1)
+        return np.ones(len(values))
 
     @property
     def curves(self) -> dict[str, np.ndarray]:
         """Return every measure's mean over prompts, one value a layer; but for the cosine also one behind the last."""
-        return {measure: self._weighted(measure, values).mean(0) for measure, values in self._per_prompt.items()}
+        per_prompt = self._per_prompt
+        return {
+            measure: np.average(values, axis=0, weights=self._weights(measure, values))
+            for measure, values in per_prompt.items()
+        }
 
     @property
     def effective_depths(self) -> dict[str, int | None]:
@@ -185,10 +187,10 @@ class LogitLensResult(Result):
         return frame.astype({"layer": "Int64", "position": "Int64"})
 
     def _curve_rows(self) -> Iterator[pd.DataFrame]:
+        curves = self.curves
         for measure, values in self._per_prompt.items():
-            weighted = self._weighted(measure, values)
-            low, high = bootstrap_interval(weighted, seed=self.analysis.seed)
-            numbers = {"mean": weighted.mean(0), "median": np.median(values, axis=0), "low": low, "high": high}
+            low, high = bootstrap_interval(values, weights=self._weights(measure, values), seed=self.analysis.seed)
+            numbers = {"mean": curves[measure], "median": np.median(values, axis=0), "low": low, "high": high}
             keys = {"measure": measure, "layer": np.arange(values.shape[1]), "position": pd.NA}
             yield pd.DataFrame(keys | numbers | {"n_prompts": len(values)})
 
@@ -227,7 +229,11 @@ class LogitLensResult(Result):
             if layer is not None:
                 figure.add_vline(x=layer, line_dash="dot", row=1, col=shown.index(panel) + 1)
         at = self._at_positions
-        return _grid_below(figure, at[_PROBABILITY]) if _PROBABILITY in at else figure
+        if _PROBABILITY not in at:
+            return figure
+        grid = np.nanmean(at[_PROBABILITY], axis=0)
+        x, y, of = "position, counted from the end", "in front of layer", "probability of the answer"
+        return grid_below(figure, grid, x=x, y=y, of=of, x_first=-grid.shape[1], top=1.0)
 
     def summary(self) -> str:
         """Say how far the lens is from the final prediction, all three effective depths, and when the answer is first."""
@@ -248,19 +254,3 @@ class LogitLensResult(Result):
 
     def _depth_in_words(self, layer: int | None) -> str:
         return "never reached" if layer is None else f"layer {layer} ({(layer + 1) / self.n_layers:.2f} of the depth)"
-
-
-def _grid_below(figure: go.Figure, probability: np.ndarray) -> go.Figure:
-    """Add the mean over prompts of [prompt tap pos] under the curves, positions counted from the end."""
-    n_pos = probability.shape[2]
-    figure.update_yaxes(domain=[0.62, 1])
-    figure.add_heatmap(
-        z=np.nanmean(probability, axis=0).astype(np.float32), x=np.arange(-n_pos, 0), zmin=0, zmax=1, colorscale="Cividis",
-        xaxis="x9", yaxis="y9", colorbar={"len": 0.45, "y": 0.2, "title": {"text": "probability of the answer"}},
-        hovertemplate="layer %{y}<br>position %{x}<br>%{z:.3f}<extra></extra>",
-    )  # fmt: skip
-    return figure.update_layout(
-        xaxis9={"anchor": "y9", "title": "position, counted from the end", "showgrid": False},
-        yaxis9={"anchor": "x9", "domain": [0, 0.42], "title": "in front of layer", "showgrid": False},
-        height=640,
-    )
