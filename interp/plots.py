@@ -97,11 +97,15 @@ def grid_below(
     y_first: int = 0,
     top: float | None = None,
 ) -> go.Figure:
-    """Add one grid [y x] under a row of panels: the first row at the bottom, NaN left blank, colours from 0 to `top`."""
+    """Add one grid [y x] under a row of panels: the first row at the bottom, NaN left blank, colours from 0 to `top`.
+
+    Without `top` they reach to the largest value.
+    """
     figure.update_yaxes(domain=[0.62, 1])
     figure.add_heatmap(
         z=grid.astype(np.float32), x=x_first + np.arange(grid.shape[1]), y=y_first + np.arange(grid.shape[0]),
-        zmin=0, zmax=top, colorscale="Cividis", hoverongaps=False, xaxis="x99", yaxis="y99",
+        zmin=0, zmax=float(np.nanmax(grid)) if top is None else top, colorscale="Cividis", hoverongaps=False,
+        xaxis="x99", yaxis="y99",
         colorbar={"len": 0.45, "y": 0.2, "title": {"text": of}},
         hovertemplate=f"{x} %{{x}}<br>{y} %{{y}}<br>%{{z:.3f}}<extra></extra>",
     )  # fmt: skip
