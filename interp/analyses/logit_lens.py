@@ -156,7 +156,7 @@ class LogitLensResult(Result):
     def _weights(self, measure: str, values: np.ndarray) -> np.ndarray:
         """Return every prompt's weight in a mean: its number of tokens if so asked, and if it is a mean over tokens."""
         if self.analysis.weighting == "token" and measure not in (_PROBABILITY, _RANK, _FIRST):
-            return self._n_pos - (0 if self.analysis.first_position else 1)
+            return self._n_pos - (0.0 if self.analysis.first_position else 1.0)
         return np.ones(len(values))
 
     @property

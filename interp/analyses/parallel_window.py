@@ -72,7 +72,9 @@ class ParallelWindow(Analysis):
         return [_window(text) for text in self.output_windows]
 
     def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise AnalysisError for windows that end behind the model, and prompts without a position to average."""
+        """Raise AnalysisError for one layer, windows that end behind the model, and prompts with no position to average."""
+        if model.n_layers < 2:
+            raise AnalysisError("the model has 1 layer; a window needs at least 2")
         for text, (_, last) in zip(self.output_windows, self._windows, strict=True):
             if last >= model.n_layers:
                 raise AnalysisError(f"output window {text!r} given; the model's last layer is {model.n_layers - 1}")
@@ -164,7 +166,7 @@ class ParallelWindowResult(Result):
         frame = self.to_frame()
         frame = frame[(frame["layers"] > 1) & frame["measure"].isin(MEASURES)].rename(columns={"first": "layer"})
         widths = frame["layers"].unique()
-        shown = widths[np.unique(np.linspace(0, len(widths) - 1, 6).round().astype(int))] if len(widths) else widths
+        shown = widths[np.unique(np.linspace(0, len(widths) - 1, 6).round().astype(int))]
         frame = frame[frame["layers"].isin(shown)]
         frame["window"] = frame["layers"].astype(str) + " layers"
         title = "Windows of layers side by side instead of in order (error 1: as far off as without them)"
@@ -176,8 +178,6 @@ class ParallelWindowResult(Result):
     def summary(self) -> str:
         """Say which pairs could run side by side, how the error grows with width, and what it does to the output."""
         grid = self.grid()
-        if len(grid) < 2:
-            return "The model has 1 layer: there is no window."
         pairs, whole = np.diagonal(grid, 1), grid[0, -1]
         text = (
             f"Side by side, two neighbouring layers miss what they do in order by {pairs.mean():.2f} of it on average: "
