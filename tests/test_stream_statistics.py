@@ -98,7 +98,7 @@ def test_the_variance_weights_tokens_and_the_maximum_prompts() -> None:
 
 
 def test_bad_input_is_one_line() -> None:
-    with pytest.raises(AnalysisError, match="massive_ratio=-1.0; 0 or more is needed"):
+    with pytest.raises(AnalysisError, match=r"massive_ratio=-1\.0; 0 or more is needed"):
         StreamStatistics(massive_ratio=-1.0)
     with pytest.raises(AnalysisError, match="fit_from=3; the model has sites 0 to 4, and a fit needs 3"):
         StreamStatistics(fit_from=3).check(tiny("llama"), tokens())
