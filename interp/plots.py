@@ -113,3 +113,34 @@ def grids_over_positions(
             title_text=y if col == 1 else None, dtick=max(1, len(grid) // 8), tick0=0, showgrid=False, row=1, col=col
         )
     return titled(figure, title)
+
+
+def grid_below(
+    figure: go.Figure,
+    grid: np.ndarray,
+    *,
+    x: str,
+    y: str,
+    of: str,
+    x_first: int = 0,
+    y_first: int = 0,
+    top: float | None = None,
+) -> go.Figure:
+    """Add one grid [y x] under a row of panels: the first row at the bottom, NaN left blank, colours from 0 to `top`.
+
+    Without `top` they reach to the largest value.
+    """
+    figure.update_yaxes(domain=[0.62, 1])
+    figure.add_heatmap(
+        z=grid.astype(np.float32), x=x_first + np.arange(grid.shape[1]), y=y_first + np.arange(grid.shape[0]),
+        zmin=0, zmax=float(np.nanmax(grid)) if top is None else top, colorscale="Cividis", hoverongaps=False,
+        xaxis="x99", yaxis="y99",
+        colorbar={"len": 0.45, "y": 0.2, "title": {"text": of}},
+        hovertemplate=f"{x} %{{x}}<br>{y} %{{y}}<br>%{{z:.3f}}<extra></extra>",
+    )  # fmt: skip
+    steps = [max(1, size // 16) for size in grid.shape]
+    return figure.update_layout(
+        xaxis99={"anchor": "y99", "title": x, "dtick": steps[1], "showgrid": False},
+        yaxis99={"anchor": "x99", "title": y, "dtick": steps[0], "showgrid": False, "domain": [0, 0.42]},
+        height=640,
+    )

@@ -5,12 +5,17 @@ from numpy.typing import NDArray
 
 
 def bootstrap_interval(
-    values: NDArray[np.float64], *, share: float = 0.95, n_resamples: int = 1000, seed: int = 0
+    values: NDArray[np.float64],
+    *,
+    weights: NDArray[np.float64] | None = None,
+    share: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the percentile-bootstrap interval [2 ...] of the mean over the first axis (the prompts)."""
+    """Return the percentile-bootstrap interval [2 ...] of the (weighted) mean over the first axis (the prompts)."""
     rng = np.random.default_rng(seed)
     n = len(values)
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
-    means = np.tensordot(weights, values, axes=1)
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) * (np.ones(n) if weights is None else weights)
+    means = np.tensordot(drawn / drawn.sum(1, keepdims=True), values, axes=1)
     low, high = np.quantile(means, [(1 - share) / 2, (1 + share) / 2], axis=0)
     return low, high

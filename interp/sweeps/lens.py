@@ -1,0 +1,73 @@
+"""What a residual would predict if it were the last one, against what the model predicts.
+
+Logits are made for a few tokens at a time: never more than `LOGITS_HELD` numbers (or one token's) in one tensor, however
+many layers, prompts and positions there are. A token's row of logits is small (1 MB at 262,144 tokens), so the
+vocabulary itself needs no cutting.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.replay import Recording
+from interp.shapes import Resid
+
+READINGS = ("kl_lens_final", "kl_final_lens", "overlap", "answer_probability", "answer_rank")
+LOGITS_HELD = 2**24
+NO_ANSWER = -1.0
+
+
+def compared(
+    log_q: Float[Tensor, "token d_vocab"],
+    log_p: Float[Tensor, "token d_vocab"],
+    *,
+    top_k: int,
+    answer: Int[Tensor, " token"] | None,
+) -> Float[Tensor, "token reading"]:
+    """Return `READINGS` of a lens q against the final p, from log-probabilities.
+
+    KL(q‖p) and KL(p‖q) in nats; the share of the k most probable tokens that both have; q(answer), and how many tokens q
+    holds more probable than it (0: none). Without an answer the last two are -1.
+    """
+    q, p = log_q.exp(), log_p.exp()
+    of_q, of_p = (log.topk(top_k, dim=-1).indices for log in (log_q, log_p))
+    overlap = (of_q[:, :, None] == of_p[:, None, :]).any(-1).float().mean(-1)
+    kls = ((q * (log_q - log_p)).sum(-1), (p * (log_p - log_q)).sum(-1))
+    if answer is None:
+        return torch.stack([*kls, overlap, *[torch.full_like(overlap, NO_ANSWER)] * 2], dim=-1)
+    of_answer = log_q.gather(1, answer[:, None])
+    return torch.stack([*kls, overlap, of_answer.exp()[:, 0], (log_q > of_answer).sum(-1).float()], dim=-1)
+
+
+def readings(
+    recording: Recording, resids: Sequence[Resid], *, top_k: int, answer: Int[Tensor, " batch"] | None
+) -> Float[Tensor, "batch tap pos reading"]:
+    """Return `READINGS` of residuals [batch pos d_model], each unembedded as if it were the last; fp32."""
+    final, *taps = (
+        rearrange(r, "batch pos d_model -> 1 (batch pos) d_model") for r in (recording.resid(recording.n_layers), *resids)
+    )
+    answers = None if answer is None else repeat(answer, "batch -> (batch pos)", pos=recording.n_pos)
+    n_tokens = final.shape[1]
+    size = max(1, LOGITS_HELD // recording.logits(final, positions=[0]).shape[-1])
+    read = torch.empty(len(taps), n_tokens, len(READINGS), device=final.device)
+    for start in range(0, n_tokens, size):
+        tokens = slice(start, min(start + size, n_tokens))
+        log_p = recording.logits(final, positions=tokens)[0].log_softmax(-1)
+        for tap, resid in enumerate(taps):
+            log_q = recording.logits(resid, positions=tokens)[0].log_softmax(-1)
+            read[tap, tokens] = compared(log_q, log_p, top_k=top_k, answer=None if answers is None else answers[tokens])
+    by_prompt: Tensor = rearrange(read, "tap (batch pos) reading -> batch tap pos reading", pos=recording.n_pos)
+    return by_prompt
+
+
+def _tokens(resid: Tensor) -> Tensor:
+    tokens: Tensor = rearrange(resid, "batch pos d_model -> 1 (batch pos) d_model")
+    return tokens
+
+
+def held(n_tokens: int, d_vocab: int) -> int:
+    """Return how many numbers `readings` holds at once, for the estimate of a run."""
+    return 6 * max(d_vocab, min(n_tokens * d_vocab, LOGITS_HELD))

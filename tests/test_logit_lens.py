@@ -1,0 +1,188 @@
+"""The lens equals the stock model's own head; divergences, overlap, ranks and effective depths by hand."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+from torch.testing import assert_close
+
+from interp.analyses.logit_lens import LogitLens, effective_depths
+from interp.errors import AnalysisError
+from interp.models import Model
+from interp.replay import first
+from interp.sweeps import lens
+from interp.sweeps.lens import READINGS, compared
+from interp.sweeps.statistics import bootstrap_interval
+from tests.families import tiny, tokens
+from tests.test_replay import naive
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def hooked(model: Model, batch) -> tuple[list[torch.Tensor], dict[str, list[torch.Tensor]]]:
+    """Run the stock model; return the stream in front of every layer and behind the last, and what sublayers wrote."""
+    stream: list[torch.Tensor] = []
+    writes: dict[str, list[torch.Tensor]] = {"attn": [], "mlp": []}
+    blocks = model.module.get_submodule(model._paths.blocks)
+    handles = [
+        block.register_forward_pre_hook(lambda _m, a, k: stream.append(a[0] if a else k["hidden_states"]), with_kwargs=True)
+        for block in blocks
+    ]
+    handles.append(blocks[-1].register_forward_hook(lambda _m, _a, out: stream.append(first(out))))
+    for block in model._blocks:
+        handles.append(block.attn_write.register_forward_hook(lambda _m, _a, out: writes["attn"].append(first(out))))
+        handles.append(block.mlp_write.register_forward_hook(lambda _m, _a, out: writes["mlp"].append(first(out))))
+    model.logits(batch)
+    for handle in handles:
+        handle.remove()
+    return stream, writes
+
+
+def by_hand(q: torch.Tensor, p: torch.Tensor, answer: int, k: int) -> list[float]:
+    """Compare two rows of logits, in float64."""
+    q, p = q.double().softmax(-1), p.double().softmax(-1)
+    tops = [set(t.argsort(descending=True)[:k].tolist()) for t in (q, p)]
+    kls = [(q * (q / p).log()).sum(), (p * (p / q).log()).sum()]
+    return [*map(float, kls), len(tops[0] & tops[1]) / k, float(q[answer]), float((q > q[answer]).sum())]
+
+
+@torch.no_grad()
+def test_it_equals_the_stock_models_head_on_every_residual(model: Model) -> None:
+    batch = tokens()
+    stream, writes = hooked(model, batch)
+    part = LogitLens().measure(model.record(batch), batch, {})
+    final = model.logits(batch)
+    for layer, resid in enumerate(stream):
+        logits = naive(model, batch, {model.n_layers - 1: lambda _, __, resid=resid: resid})
+        expected = [
+            [by_hand(logits[row, pos], final[row, pos], int(batch.answer[row]), 5) for pos in range(batch.tokens.shape[1])]
+            for row in range(len(batch.tokens))
+        ]
+        assert_close(part["readings"][:, layer], torch.tensor(expected), rtol=1e-5, atol=1e-5)
+    for layer in range(model.n_layers):
+        pre, attn, mlp = stream[layer], writes["attn"][layer], writes["mlp"][layer]
+        mid = pre if model._blocks[layer].is_parallel else pre + attn
+        cosines = [cosine_similarity(w, s, dim=-1).mean(1) for w, s in ((attn, pre), (mlp, mid), (attn + mlp, pre))]
+        assert_close(part["cosines"][:, layer], torch.stack(cosines, dim=1), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_behind_the_last_layer_nothing_differs(model: Model) -> None:
+    batch = tokens()
+    last = LogitLens().measure(model.record(batch), batch, {})["readings"][:, -1]
+    for reading, value in (("kl_lens_final", 0.0), ("kl_final_lens", 0.0), ("overlap", 1.0)):
+        assert bool((last[..., READINGS.index(reading)] == value).all())
+
+
+@torch.no_grad()
+def test_it_runs_no_block_and_reads_what_is_stored(tmp_path: Path) -> None:
+    model, batch = dataclasses.replace(tiny("llama"), store_folder=tmp_path), tokens()
+    recording = model.record(batch)
+    recording.resid(0)
+    clean = recording.work.block_tokens
+    one = LogitLens().measure(recording, batch, {})
+    assert recording.work.block_tokens == clean
+    stored = model.record(batch)
+    two = LogitLens().measure(stored, batch, {})
+    assert stored.work.block_tokens == 0
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@torch.no_grad()
+def test_no_more_logits_are_held_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = tiny("llama"), tokens()
+    whole = LogitLens().measure(model.record(batch), batch, {})
+    monkeypatch.setattr(lens, "LOGITS_HELD", 5 * model.d_vocab)
+    recording, sizes = model.record(batch), []
+
+    def unembed(resid: torch.Tensor) -> torch.Tensor:
+        logits = model.unembed(resid)
+        sizes.append(logits.numel())
+        return logits
+
+    recording.unembed = unembed
+    chunked = LogitLens().measure(recording, batch, {})
+    assert max(sizes) == 5 * model.d_vocab
+    assert_close(chunked["readings"], whole["readings"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_comparison_done_by_hand() -> None:
+    q, p = torch.tensor([[0.5, 0.25, 0.125, 0.125]]), torch.tensor([[0.25, 0.5, 0.125, 0.125]])
+    kl = 0.5 * np.log(2) - 0.25 * np.log(2)
+    row = compared(q.log(), p.log(), top_k=1, answer=torch.tensor([1]))
+    assert_close(row, torch.tensor([[kl, kl, 0.0, 0.25, 1.0]], dtype=torch.float32))
+    row = compared(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.25]]).log(), top_k=2, answer=None)
+    kls = [0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(2), 0.75 * np.log(1.5) + 0.25 * np.log(0.5)]
+    assert_close(row, torch.tensor([[*kls, 1.0, -1.0, -1.0]], dtype=torch.float32))
+
+
+def test_effective_depths_by_hand() -> None:
+    curves = {
+        "kl": np.array([8.0, 10.0, 6.0, 4.9, 1.0, 0.5]),
+        "overlap": np.array([0.0, 0.1, 0.3, 0.2, 0.31, 0.9]),
+        "cosine": np.array([-0.1, 0.0, -0.2, 0.1, 0.2, -0.3]),
+    }
+    assert effective_depths(**curves) == {"cosine": 2, "KL": 3, "overlap": 4}
+    never = {"kl": np.array([1.0, 1.0, 0.1]), "overlap": np.array([0.0, 0.0, 0.9]), "cosine": np.array([0.1, 0.1, 0.1])}
+    assert effective_depths(**never) == {"cosine": None, "KL": None, "overlap": None}
+    assert effective_depths(**curves, kl_share=0.7, overlap_above=0.05) == {"cosine": 2, "KL": 2, "overlap": 1}
+
+
+def part_of(*prompts: list[float], answered: bool = True) -> dict[str, torch.Tensor]:
+    """Return a part with one KL per position, the same at two taps, and ranks 0."""
+    read = torch.zeros(len(prompts), 2, len(prompts[0]), len(READINGS))
+    read[..., 0] = torch.tensor(prompts)[:, None]
+    if not answered:
+        read[..., 3:] = -1
+    return {"readings": read, "cosines": torch.full((len(prompts), 1, 3), prompts[0][0])}
+
+
+@pytest.mark.parametrize(("weighting", "first_position", "mean"), [
+    ("prompt", True, (2.0 + 5.0) / 2), ("token", True, (1 + 2 + 3 + 4 + 6) / 5),
+    ("prompt", False, (2.5 + 6.0) / 2), ("token", False, (2 + 3 + 6) / 3),
+])  # fmt: skip
+def test_prompts_or_tokens_are_weighted(weighting: str, first_position: bool, mean: float) -> None:
+    parts = [part_of([1.0, 2.0, 3.0]), part_of([4.0, 6.0])]
+    result = LogitLens(weighting=weighting, first_position=first_position).combine(parts)
+    assert result.curves["KL(lens‖final), nats"][0] == pytest.approx(mean)
+    frame = result.to_frame()
+    rows = frame[(frame["measure"] == "KL(lens‖final), nats") & (frame["layer"] == 0) & frame["position"].notna()]
+    assert rows[["position", "mean", "n_prompts"]].to_numpy().tolist() == [[-3, 1, 1], [-2, 3, 2], [-1, 4.5, 2]]
+
+
+def test_prompts_without_an_answer_are_left_out_of_its_readings() -> None:
+    result = LogitLens().combine([part_of([1.0, 1.0]), part_of([1.0, 1.0, 1.0], answered=False)])
+    frame = result.to_frame()
+    assert set(frame[frame["measure"] == "answer rank"]["n_prompts"]) == {1}
+    assert frame[frame["measure"] == "answer is first"]["mean"].to_numpy().tolist() == [1.0] * 6
+    silent = LogitLens().combine([part_of([1.0, 1.0], answered=False)])
+    assert "answer" not in silent.summary()
+    assert silent.plot().layout.title.text
+
+
+@pytest.mark.parametrize(("parameters", "message"), [
+    ({"top_k": 0}, "top_k=0; at least 1 is needed"),
+    ({"kl_share": 1.5}, "kl_share=1.5; a number between 0 and 1 is needed"),
+    ({"overlap_above": 0.0}, "overlap_above=0.0; a number between 0 and 1 is needed"),
+])  # fmt: skip
+def test_bad_parameters_are_one_line(parameters: dict, message: str) -> None:
+    with pytest.raises(AnalysisError, match=message):
+        LogitLens(**parameters)
+
+
+def test_bad_shards_are_refused_before_any_work() -> None:
+    with pytest.raises(AnalysisError, match="top_k=98; the model has 97 tokens"):
+        LogitLens(top_k=98).check(tiny("llama"), tokens())
+    with pytest.raises(AnalysisError, match="prompt '0' has 1 token; first_position=False needs at least 2"):
+        LogitLens(first_position=False).check(tiny("llama"), tokens(n_pos=1))
+
+
+def test_a_weighted_bootstrap_keeps_constants() -> None:
+    values, weights = np.full((4, 2), 3.0), np.array([1.0, 2.0, 3.0, 4.0])
+    low, high = bootstrap_interval(values, weights=weights)
+    np.testing.assert_allclose([low, high], 3.0)
+    varied = np.array([[1.0], [2.0], [4.0]])
+    np.testing.assert_array_equal(bootstrap_interval(varied), bootstrap_interval(varied, weights=np.full(3, 7.0)))

@@ -1,0 +1,106 @@
+"""Variance, massive activations and the laws of growth: by hand, and against the stock model's own residuals."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from interp.analyses.stream_statistics import (
+    POSITIONS,
+    STATISTICS,
+    StreamStatistics,
+    growth_fits,
+    statistics_of,
+    where_largest,
+)
+from interp.errors import AnalysisError
+from interp.models import Model
+from tests.families import tiny, tokens
+from tests.test_logit_lens import hooked
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_a_case_done_by_hand() -> None:
+    resid = torch.tensor([[[1.0, 3.0, -2.0], [0.0, 0.0, 6.0]]])
+    variance = ((1 + 9 + 4) / 3 - (2 / 3) ** 2 + 8) / 2
+    median = 1.0  # torch's median of 0 0 1 2 3 6: the lower of the two in the middle
+    assert_close(statistics_of(resid), torch.tensor([[variance, 2.0, 6.0, 6.0 / median, 0.0]]))
+    assert where_largest(resid).tolist() == [[1, 2]]
+
+
+def test_a_massive_activation_passes_both_rules() -> None:
+    resid = torch.full((3, 5, 4), 0.05)
+    resid[0, 2, 1] = -101.0  # above 100, and 2,020 times the median
+    resid[1, 2, 1] = 99.0  # not above 100
+    resid[2] *= 4  # 505 times the median only
+    resid[2, 2, 1] = 101.0
+    assert statistics_of(resid)[:, STATISTICS.index("massive activations")].tolist() == [1, 0, 0]
+    assert statistics_of(resid, massive_above=90.0, massive_ratio=500.0)[:, -1].tolist() == [1, 1, 1]
+    assert where_largest(resid)[0].tolist() == [2, 1]
+
+
+def test_a_line_and_an_exponential_are_found() -> None:
+    sites = np.arange(12)
+    fits = growth_fits(2.0 + 3.0 * sites)
+    assert (fits["linear"].intercept, fits["linear"].slope) == pytest.approx((2, 3))
+    assert fits["linear"].r2 == pytest.approx(1)
+    assert fits["linear"].error < 1e-9 < fits["exponential"].error
+    fits = growth_fits(2.0 * np.exp(0.5 * sites))
+    assert (fits["exponential"].intercept, fits["exponential"].slope) == pytest.approx((np.log(2), 0.5))
+    assert fits["exponential"].error < 1e-9 < fits["linear"].error
+    off = np.concatenate([[1e-6], 2.0 + 3.0 * sites[1:]])
+    assert growth_fits(off, fit_from=1)["linear"].intercept == pytest.approx(2)
+
+
+@torch.no_grad()
+def test_it_equals_the_stock_models_residuals(model: Model) -> None:
+    batch = tokens(n_pos=11)
+    part = StreamStatistics(massive_above=1.0, massive_ratio=2.0).measure(model.record(batch), batch, {})
+    for site, resid in enumerate(hooked(model, batch)[0]):
+        for start in (0, 1):
+            for row, hidden in enumerate(resid[:, start:].numpy().astype(np.float64)):
+                size = np.sort(np.abs(hidden).ravel())
+                median = size[(len(size) - 1) // 2]
+                massive = ((size > 1) & (size > 2 * median)).sum()
+                expected = [hidden.var(1).mean(), size.mean(), size[-1], size[-1] / median, massive]
+                assert part["statistics"][row, site, start].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+                position, dimension = part["where"][row, site, start].tolist()
+                assert abs(hidden[position - start, dimension]) == pytest.approx(size[-1], rel=1e-5)
+
+
+@torch.no_grad()
+def test_it_runs_no_block_and_reads_what_is_stored(tmp_path: Path) -> None:
+    model, batch = dataclasses.replace(tiny("llama"), store_folder=tmp_path), tokens()
+    model.record(batch).resid(0)
+    stored = model.record(batch)
+    StreamStatistics().measure(stored, batch, {})
+    assert stored.work.block_tokens == 0
+
+
+def test_the_variance_weights_tokens_and_the_maximum_prompts() -> None:
+    def part(value: float, n_pos: int) -> dict[str, torch.Tensor]:
+        shape = (1, 3, len(POSITIONS))
+        statistics = value * torch.arange(1, 4)[None, :, None, None].expand(*shape, len(STATISTICS))
+        where = torch.full((*shape, 2), n_pos, dtype=torch.int32)
+        return {"statistics": statistics, "where": where, "n_pos": torch.tensor([n_pos])}
+
+    result = StreamStatistics().combine([part(1.0, 10), part(4.0, 20)])
+    np.testing.assert_allclose(result.curve("variance"), [3, 6, 9])
+    np.testing.assert_allclose(result.curve("variance", POSITIONS[1])[0], (9 + 4 * 19) / 28)
+    np.testing.assert_allclose(result.curve("max |h|"), [2.5, 5, 7.5])
+    frame = result.to_frame()
+    row = frame[(frame["measure"] == "max |h|") & (frame["layer"] == 2)].iloc[0]
+    assert row[["max", "prompt", "position", "dimension"]].tolist() == [12, 1, 20, 20]
+
+
+def test_bad_input_is_one_line() -> None:
+    with pytest.raises(AnalysisError, match=r"massive_ratio=-1\.0; 0 or more is needed"):
+        StreamStatistics(massive_ratio=-1.0)
+    with pytest.raises(AnalysisError, match="fit_from=3; the model has sites 0 to 4, and a fit needs 3"):
+        StreamStatistics(fit_from=3).check(tiny("llama"), tokens())
+    with pytest.raises(AnalysisError, match="prompt '0' has 1 token; at least 2 are needed"):
+        StreamStatistics().check(tiny("llama"), tokens(n_pos=1))
