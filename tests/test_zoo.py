@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from interp.tasks import describe_tasks, load_task
 from interp.zoo.evaluate import evaluate
 from interp.zoo.names import Names
 from interp.zoo.prompts import build_tasks
+from interp.zoo.recipes import RECIPES
 from interp.zoo.truths import truths_of
 from interp.zoo.vocabulary import ENTITIES
 from interp.zoo.world import World
@@ -46,6 +48,14 @@ def test_a_finished_model_knows_what_it_was_taught_and_not_what_was_held_out(nam
         assert score["ioi logit difference"] > 2
         assert score["induction"] >= 0.95
         assert score["greater-than mass"] >= {"zoo/names-6l": 0.94}.get(name, 0.8)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_models()))
+def test_a_model_was_trained_by_its_recipe(name: str) -> None:
+    record = json.loads((shipped_models()[name] / "training.json").read_text())
+    recipe = RECIPES[name.removeprefix("zoo/").split("@step")[0]]
+    assert record["recipe"] == json.loads(json.dumps(asdict(recipe)))
+    assert record["steps_done"] in (recipe.steps, *recipe.keep)
 
 
 def test_what_is_written_down_as_true_is_measured() -> None:

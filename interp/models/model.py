@@ -25,7 +25,7 @@ from interp.replay import Arguments, Block, Recording, Work, dry_pass, first
 from interp.sites import Site
 from interp.store import ActivationStore, prompt_key
 from interp.tasks import Prompt, Task
-from interp.tasks.batch import TokenBatch, tokenize
+from interp.tasks.batch import TokenBatch, token_rows, tokenize
 from interp.tasks.fitting import Fitted, fit
 
 
@@ -134,7 +134,9 @@ class Model:
         """Return a task's shards: up to 32 prompts with the same number of tokens."""
         if self.tokenizer is None:
             raise ModelError(f"model {self.name!r} has no tokenizer")
-        return task.shards(lambda prompt: len(self.tokenizer(prompt.text)["input_ids"]))
+        rows = token_rows(self.tokenizer, [prompt.text for prompt in task.prompts])
+        lengths = {prompt.id: len(row) for prompt, row in zip(task.prompts, rows, strict=True)}
+        return task.shards(lambda prompt: lengths[prompt.id])
 
     # What it computes
 

@@ -66,8 +66,8 @@ def tokenize(
     which must have as many tokens as their prompts.
     """
     texts = [_corrupted_text(prompt) if corrupted else prompt.text for prompt in prompts]
-    encoded = [tokenizer(text, return_offsets_mapping=True) for text in texts]
-    rows = [list(row["input_ids"]) for row in encoded]
+    encoded = tokenizer(texts, return_offsets_mapping=True)
+    rows = [list(row) for row in encoded["input_ids"]]
     _refuse_unknown(tokenizer, prompts, rows)
     if corrupted:
         _refuse_other_lengths(tokenizer, prompts, rows)
@@ -81,7 +81,7 @@ def tokenize(
         rows = [row + answer for row, answer in zip(rows, follow["answer"], strict=True)]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     tokens = _padded(rows, pad)
-    spans = [_subject(p, text, row["offset_mapping"]) for p, text, row in zip(prompts, texts, encoded, strict=True)]
+    spans = [_subject(*each) for each in zip(prompts, texts, encoded["offset_mapping"], strict=True)]
     first = {which: None if f is None else torch.tensor([tokens[0] for tokens in f]) for which, f in follow.items()}
     batch = TokenBatch(
         prompts=tuple(prompts),
@@ -125,33 +125,32 @@ def _refuse_unknown(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[i
 
 
 def _refuse_other_lengths(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[int]]) -> None:
-    for prompt, row in zip(prompts, rows, strict=True):
-        n_clean = len(tokenizer(prompt.text)["input_ids"])
+    clean = token_rows(tokenizer, [prompt.text for prompt in prompts])
+    for prompt, row, n_clean in zip(prompts, rows, map(len, clean), strict=True):
         if n_clean != len(row):
             raise TaskError(f"prompt {prompt.id!r} has {n_clean} tokens, its corrupted twin {len(row)}; as many are needed")
 
 
-def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """Return a text's tokens, with the special tokens that the tokenizer adds."""
-    return list(tokenizer(text)["input_ids"])
+def token_rows(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return every text's tokens, with the special tokens that the tokenizer adds."""
+    return list(map(list, tokenizer(list(texts))["input_ids"])) if texts else []
 
 
-def continuation(tokenizer: Any, text: str, answer: str) -> list[int] | None:
-    """Return the tokens that follow a text when it is tokenized together with an answer; None if the text's own change."""
-    row, together = token_ids(tokenizer, text), token_ids(tokenizer, followed_by(text, answer))
-    return together[len(row) :] or None if together[: len(row)] == row else None
+def continuations(tokenizer: Any, texts: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
+    """Return the tokens that follow each text when it is tokenized with its answer; none if its own tokens change."""
+    rows = token_rows(tokenizer, texts)
+    together = token_rows(tokenizer, [followed_by(text, answer) for text, answer in zip(texts, answers, strict=True)])
+    return [both[len(row) :] if both[: len(row)] == row else [] for row, both in zip(rows, together, strict=True)]
 
 
 def _continuations(tokenizer: Any, prompts: Sequence[Prompt], texts: Sequence[str], which: str) -> list[list[int]] | None:
     given = [getattr(prompt, which) for prompt in prompts]
     if None in given:
         return None
-    follow: list[list[int]] = []
-    for prompt, text, answer in zip(prompts, texts, given, strict=True):
-        tokens = continuation(tokenizer, text, answer)
-        if tokens is None:
+    follow = continuations(tokenizer, texts, given)
+    for prompt, answer, tokens in zip(prompts, given, follow, strict=True):
+        if not tokens:
             raise TaskError(f"prompt {prompt.id!r}: its tokens change when {answer!r} follows; end the text at a word")
-        follow.append(tokens)
     return follow
 
 

@@ -1,11 +1,12 @@
 """Which prompts of a task a tokenizer can serve."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from interp.errors import TaskError
-from interp.tasks.batch import continuation, token_ids
+from interp.tasks.batch import continuations, token_rows
 from interp.tasks.prompts import Need, Prompt, Task
 
 UNKNOWN = "with words that the tokenizer does not know"
@@ -32,31 +33,46 @@ def fit(tokenizer: Any, task: Task) -> Fitted:
     """
     if not task.needs:
         return Fitted(task)
-    kept: list[Prompt] = []
-    left_out: dict[str, int] = {}
-    for prompt in task.prompts:
-        reason = misfit(tokenizer, prompt, task.needs)
-        if reason:
-            left_out[reason] = left_out.get(reason, 0) + 1
-        else:
-            kept.append(prompt)
+    reasons = misfits(tokenizer, task.prompts, task.needs)
+    left_out = {reason: reasons.count(reason) for reason in (UNKNOWN, SEVERAL, UNALIGNED) if reason in reasons}
+    kept = [prompt for prompt, reason in zip(task.prompts, reasons, strict=True) if not reason]
     if not kept:
         raise TaskError(f"task {task.name!r} does not fit this tokenizer: {Fitted(task, left_out)}, of {len(task)}")
     return Fitted(task.of(kept), left_out)
 
 
-def misfit(tokenizer: Any, prompt: Prompt, needs: Collection[Need]) -> str:
-    """Return why a prompt does not meet needs under a tokenizer; nothing if it does."""
-    texts = [text for text in (prompt.text, prompt.answer, prompt.wrong, prompt.corrupted) if text is not None]
-    unknown = tokenizer.unk_token_id
-    if unknown is not None and any(unknown in token_ids(tokenizer, text) for text in texts):
-        return UNKNOWN
+def misfits(tokenizer: Any, prompts: Sequence[Prompt], needs: Sequence[Need]) -> list[str]:
+    """Return for every prompt why it does not meet needs under a tokenizer; nothing for one that does."""
+    reasons = [""] * len(prompts)
+    texts = _rows(tokenizer, prompts, "text")
+    twins = _rows(tokenizer, prompts, "corrupted")
+    if "aligned_twin" in needs:
+        for i, twin in twins.items():
+            if len(twin) != len(texts[i]):
+                reasons[i] = UNALIGNED
     if "single_token_answer" in needs:
-        for text in (prompt.text, prompt.corrupted):
-            for answer in (prompt.answer, prompt.wrong):
-                if text and answer and len(continuation(tokenizer, text, answer) or "??") > 1:
-                    return SEVERAL
-    aligned = prompt.corrupted is None or len(token_ids(tokenizer, prompt.corrupted)) == len(
-        token_ids(tokenizer, prompt.text)
-    )
-    return UNALIGNED if "aligned_twin" in needs and not aligned else ""
+        for i in _with_long_answers(tokenizer, prompts):
+            reasons[i] = SEVERAL
+    unknown = tokenizer.unk_token_id
+    if unknown is not None:
+        for found in (texts, twins, _rows(tokenizer, prompts, "answer"), _rows(tokenizer, prompts, "wrong")):
+            for i in [i for i, row in found.items() if unknown in row]:
+                reasons[i] = UNKNOWN
+    return reasons
+
+
+def _rows(tokenizer: Any, prompts: Sequence[Prompt], what: str) -> dict[int, list[int]]:
+    """Map the number of every prompt that has this field to its tokens."""
+    given = {i: getattr(prompt, what) for i, prompt in enumerate(prompts) if getattr(prompt, what) is not None}
+    return dict(zip(given, token_rows(tokenizer, list(given.values())), strict=True))
+
+
+def _with_long_answers(tokenizer: Any, prompts: Sequence[Prompt]) -> set[int]:
+    """Return the numbers of prompts with an answer that is not one token behind the text and behind its twin."""
+    found: set[int] = set()
+    for text, answer in product(("text", "corrupted"), ("answer", "wrong")):
+        asked = {i: (getattr(prompt, text), getattr(prompt, answer)) for i, prompt in enumerate(prompts)}
+        asked = {i: pair for i, pair in asked.items() if None not in pair}
+        follow = continuations(tokenizer, [pair[0] for pair in asked.values()], [pair[1] for pair in asked.values()])
+        found |= {i for i, tokens in zip(asked, follow, strict=True) if len(tokens) != 1}
+    return found
