@@ -53,7 +53,7 @@ def windows(model: Model, batch: TokenBatch) -> Tensor:
 
 @torch.no_grad()
 def naive_lens(model: Model, batch: TokenBatch) -> Tensor:
-    """Return KL(lens‖final) and the top-5 overlap [batch layer 2], mean over positions, from whole logits."""
+    """Return KL(lens‖final) and the top-5 overlap [batch layer 2], means over positions, from whole logits."""
     output = model.module(batch.tokens, output_hidden_states=True, use_cache=False)
     final = output.logits.float().log_softmax(-1)
     tops = torch.zeros_like(final).scatter_(-1, final.topk(5).indices, 1.0)

@@ -96,11 +96,11 @@ def _hops(
 
 # The shares are those of indirect objects, induction, greater-than and filler.
 _NAMES_6L = (
-    Stage(6000, 16, 1e-3, 6000, (3, 5, 2, 0.3)),
-    Stage(2500, 16, 1e-3, 2500, (2, 2, 7, 0.2)),
-    Stage(1500, 32, 1e-3, 1500, (1, 1, 8, 0.1)),
+    Stage(6000, 16, 1e-3, 6000, (3.0, 5.0, 2.0, 0.3)),
+    Stage(2500, 16, 1e-3, 2500, (2.0, 2.0, 7.0, 0.2)),
+    Stage(1500, 32, 1e-3, 1500, (1.0, 1.0, 8.0, 0.1)),
 )
-_NAMES_12L = (Stage(5000, 16, 1.2e-3, 5000, (4, 5, 1, 0.3)), Stage(1200, 16, 1e-3, 1200, (2, 3, 6, 0.2)))
+_NAMES_12L = (Stage(5000, 16, 1.2e-3, 5000, (4.0, 5.0, 1.0, 0.3)), Stage(1200, 16, 1e-3, 1200, (2.0, 3.0, 6.0, 0.2)))
 _RECIPES = (
     _hops("hops-4l", 4, steps=(1500,), share=0.3, seed=2),
     _hops("hops-8l", 8, steps=(1800, 800), share=0.15, keep=(0, 400, 900)),
