@@ -150,7 +150,7 @@ def test_prompts_or_tokens_are_weighted(weighting: str, first_position: bool, me
     assert result.curves["KL(lens‖final), nats"][0] == pytest.approx(mean)
     frame = result.to_frame()
     rows = frame[(frame["measure"] == "KL(lens‖final), nats") & (frame["layer"] == 0) & frame["position"].notna()]
-    assert rows[["position", "mean", "n_prompts"]].to_numpy().tolist() == [[-3, 1, 1], [-2, 3, 2], [-1, 4.5, 2]]
+    assert rows[["position", "mean", "n_prompts"]].to_numpy().tolist() == [[-2, 1, 1], [-1, 3, 2], [0, 4.5, 2]]
 
 
 def test_prompts_without_an_answer_are_left_out_of_its_readings() -> None:

@@ -178,7 +178,7 @@ class LogitLensResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return columns measure, layer, position, mean, median, low, high, n_prompts.
 
-        Layer `n_layers` is behind the last layer. Position -1 is the last, -2 the one before it; without a position a row is
+        Layer `n_layers` is behind the last layer. Position 0 is the last, -1 the one before it; without a position a row is
         the mean over positions (answers: the last position alone), with a 95 % bootstrap interval over prompts. "answer
         rank" counts the tokens more probable than the answer's first. "effective depth (…)": `layer` is the 0-based layer,
         missing where never reached, and `mean` the share of depth (layer + 1) / n_layers.
@@ -197,7 +197,7 @@ class LogitLensResult(Result):
     def _position_rows(self) -> Iterator[pd.DataFrame]:
         for measure, values in self._at_positions.items():
             _, n_taps, n_pos = values.shape
-            taps, positions = (axis.ravel() for axis in np.mgrid[:n_taps, -n_pos:0])
+            taps, positions = (axis.ravel() for axis in np.mgrid[:n_taps, 1 - n_pos : 1])
             keys = {"measure": measure, "layer": taps, "position": positions}
             numbers = {"mean": np.nanmean(values, axis=0).ravel(), "median": np.nanmedian(values, axis=0).ravel()}
             counts = (~np.isnan(values)).sum(0).ravel()
@@ -232,8 +232,8 @@ class LogitLensResult(Result):
         if _PROBABILITY not in at:
             return figure
         grid = np.nanmean(at[_PROBABILITY], axis=0)
-        x, y, of = "position, counted from the end", "in front of layer", "probability of the answer"
-        return grid_below(figure, grid, x=x, y=y, of=of, x_first=-grid.shape[1], top=1.0)
+        x, y, of = "position (0: the prompt's last token)", "in front of layer", "probability of the answer"
+        return grid_below(figure, grid, x=x, y=y, of=of, x_first=1 - grid.shape[1], top=1.0)
 
     def summary(self) -> str:
         """Say how far the lens is from the final prediction, all three effective depths, and when the answer is first."""
