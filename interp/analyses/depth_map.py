@@ -107,13 +107,17 @@ class DepthMap(Analysis):
             raise AnalysisError(
                 f"method='orthogonal' from {model.d_model} features to {maps.target.d_model}; at least as many are needed"
             )
+        return maps.fit_and_test(self.batches(model, shards))
+
+    def batches(self, model: Model, shards: Sequence[Sequence[Prompt]]) -> dict[Role, list[TokenBatch]]:
+        """Return the prompts that are fitted, that choose the ridge and that are held out."""
         roles = _roles([prompt for shard in shards for prompt in shard], seed=self.seed)
-        batches: dict[Role, list[TokenBatch]] = {"fit": [], "validation": [], "test": []}
+        found: dict[Role, list[TokenBatch]] = {"fit": [], "validation": [], "test": []}
         for shard in shards:
-            for role, found in batches.items():
+            for role, batches in found.items():
                 if chosen := [prompt for prompt in shard if roles[prompt.id] == role]:
-                    found.append(model.tokenize(chosen))
-        return maps.fit_and_test(batches)
+                    batches.append(model.tokenize(chosen))
+        return found
 
     def _pooled_target(self, model: Model, shards: Sequence[Sequence[Prompt]]) -> Tensors:
         target, n_prompts = self.target_of(model), sum(map(len, shards))
