@@ -39,9 +39,19 @@ Arguments = dict[str, Any]  # what one block receives beside the residual, by pa
 
 @dataclass
 class Work:
-    """Blocks run so far, as rows × positions: one forward of B prompts of T tokens through L blocks is B·T·L."""
+    """Blocks run so far, as rows × positions: one forward of B prompts of T tokens through L blocks is B·T·L.
+
+    What is counted here is counted in `total` too.
+    """
 
     block_tokens: float = 0.0
+    total: "Work | None" = None
+
+    def add(self, block_tokens: float) -> None:
+        """Count blocks that were run."""
+        self.block_tokens += block_tokens
+        if self.total is not None:
+            self.total.add(block_tokens)
 
 
 class KVTap:
@@ -294,7 +304,7 @@ class Recording:
         recorded = self._arguments[start][layer]
         rows, n_pos, _ = resid.shape
         arguments = _for_rows(recorded, batch=self.batch_size, rows=rows) | {block.cache_parameter: tap}
-        self.work.block_tokens += share * rows * n_pos
+        self.work.add(share * rows * n_pos)
         return first(block.module(resid, **arguments))
 
 

@@ -226,9 +226,11 @@ def _run_cells(
             analysis = study.make(cell.analysis)
             for shard in shards:
                 analysis.check(model, shard)
-            running[cell] = _Running(analysis, analysis.prepare(model, task), out / cell.path)
+            running[cell] = _prepared(analysis, model, task, folder=out / cell.path)
         except InterpError as error:
             yield cell, {"status": "skipped", "error": str(error)} if study.only_fitting else _failed(error)
+        except (RuntimeError, ValueError, OSError) as error:
+            yield cell, _failed(error)
     for i, shard in enumerate(shards):
         progress(f"{model.name} · {task.name}", i, len(shards))
         recording = model.record(shard)
@@ -244,6 +246,13 @@ def _run_cells(
         except (InterpError, RuntimeError, ValueError, OSError) as error:
             yield cell, _failed(error)
     progress(f"{model.name} · {task.name}", len(shards), len(shards))
+
+
+def _prepared(analysis: Analysis, model: Model, task: Task, *, folder: Path) -> "_Running":
+    began, before = time.monotonic(), model.work.block_tokens
+    prepared = analysis.prepare(model, task)
+    seconds, block_tokens = time.monotonic() - began, model.work.block_tokens - before
+    return _Running(analysis, prepared, folder, seconds=seconds, block_tokens=block_tokens)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import interp
 from interp import cli
 from interp.analyses.layer_skip import LayerSkip
+from interp.analyses.residual_erasure import ResidualErasure
 from interp.catalogue import find_analyses
 
 ASKED = ["--analysis", "layer_skip", "--analysis", "residual_contribution"]
@@ -123,3 +124,16 @@ def test_the_report_is_one_file_that_escapes_prompts(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "src=" not in page.split("<script>")[0]
     assert "Skipping layer" in page
+
+
+def test_what_is_prepared_is_counted(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    asked = ["--analysis", "residual_erasure", "--set", "residual_erasure.scopes=position", "--no-store"]
+    assert invoke("run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "4", *asked, "--out", str(out)) == 0
+    (cell,) = json.loads((out / "run.json").read_text())["cells"].values()
+    model = interp.load_model("zoo/hops-4l")
+    analysis = ResidualErasure(scopes=("position",))
+    task = interp.load_task("two-hop").take(4)
+    analysis.run(model, task)
+    forward = sum(model.tokenize(shard).tokens.numel() for shard in model.shards(task)) * model.n_layers
+    assert cell["forwards_per_prompt"] == pytest.approx(model.work.block_tokens / forward, rel=1e-3)

@@ -124,7 +124,7 @@ class IntegratedGradients(Analysis):
                 resid = rows.chain(range(layer + 1, rows.n_layers), resid)
                 value = probability(rows.logits(resid, positions=group.predicting), group.answer[which])
                 (slope,) = torch.autograd.grad(value.sum(), varied)
-            work.block_tokens += work.block_tokens - before  # the way back costs about what the way there did
+            work.add(work.block_tokens - before)  # the way back costs about what the way there did
             return value.detach(), (slope.float() * path[which].float()).sum(-1)
 
         def evaluate(which: Sequence[int], at: Sequence[float]) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ class Model:
     module: PreTrainedModel
     tokenizer: Any = None
     store_folder: Path | None = None
+    work: Work = field(default_factory=Work, init=False, repr=False)
     _paths: ModulePaths = field(init=False, repr=False)
     _blocks: tuple[Block, ...] = field(init=False, repr=False)
 
@@ -201,7 +202,7 @@ class Model:
 
     def record(self, batch: TokenBatch) -> Recording:
         """Return a recording of the clean pass over a batch; runs no block."""
-        return self._record(batch.tokens, batch.mask if batch.is_padded else None, Work())
+        return self._record(batch.tokens, batch.mask if batch.is_padded else None, Work(total=self.work))
 
     def _record(self, tokens: Tensor, mask: Tensor | None, work: Work) -> Recording:
         recording = Recording(
