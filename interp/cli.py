@@ -72,19 +72,24 @@ def run(
     if as_json:
         sys.stdout.write(json.dumps(done) + "\n")
     else:
-        for path, cell in done["cells"].items():
-            _out.print(
-                f"{path}: {cell.get('summary') or cell['status'] + ': ' + cell['error']}{_left_out(cell)}",
-                highlight=False,
-                soft_wrap=True,
-                markup=False,
-            )
+        for (where, text), paths in _said(done["cells"]).items():
+            where = paths[0] if len(paths) == 1 else f"{where} ({len(paths)} analyses)"
+            _out.print(f"{where}: {text}", highlight=False, soft_wrap=True, markup=False)
         _out.print(
             f"{len(finished)} finished in {out}; `interp report {out}` makes the report",
             soft_wrap=True,
         )
     if is_failed or not finished:
         raise typer.Exit(1)
+
+
+def _said(cells: dict[str, dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
+    """Map (model/task, what there is to say) to the cells that it is said of: one line where all fail of the same cause."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for path, cell in cells.items():
+        text = cell.get("summary") or f"{cell['status']}: {cell['error']}"
+        said.setdefault((path.rpartition("/")[0], text + _left_out(cell)), []).append(path)
+    return said
 
 
 def _left_out(cell: dict[str, Any]) -> str:

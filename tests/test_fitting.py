@@ -41,8 +41,8 @@ def fits(name: str, kind: str) -> bool:
 def test_prompts_line_up(name: str, kind: str) -> None:
     tokenizer, task = tokenizers()[kind], load_task(name)
     if not fits(name, kind):
-        with pytest.raises(TaskError, match=r"does not fit this tokenizer|does not know every word"):
-            tokenize(tokenizer, fit(tokenizer, task).task.prompts, device=CPU)
+        with pytest.raises(TaskError, match="does not fit this tokenizer"):
+            fit(tokenizer, task)
         return
     fitted = fit(tokenizer, task)
     assert len(fitted.task) >= 0.5 * len(task)

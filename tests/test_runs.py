@@ -137,3 +137,10 @@ def test_what_is_prepared_is_counted(tmp_path: Path) -> None:
     analysis.run(model, task)
     forward = sum(model.tokenize(shard).tokens.numel() for shard in model.shards(task)) * model.n_layers
     assert cell["forwards_per_prompt"] == pytest.approx(model.work.block_tokens / forward, rel=1e-3)
+
+
+def test_one_cause_is_told_once(tmp_path: Path) -> None:
+    asked = ["run", "--model", "zoo/hops-4l", "--task", "two-hop-facts", "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(cli.app, asked)
+    assert done.exit_code == 1
+    assert done.output.count("does not fit this tokenizer: 319 prompts with words that the tokenizer does not know") == 1

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHARD = 32
-Need = Literal["single_token_answer", "aligned_twin"]
+Need = Literal["known_words", "single_token_answer", "aligned_twin"]
 
 
 @dataclass(frozen=True)

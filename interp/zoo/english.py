@@ -75,7 +75,7 @@ def one_hop_choices(facts: list[Fact], *, seed: int = 0) -> Task:
         tags = {"relation": fact.relation}
         prompts.append(Prompt(asked.id, asked.text, asked.answer, aliases=asked.aliases, choices=tuple(choices), tags=tags))
     about = "facts of geography, works and people with four choices, “The capital of France is” → “Paris”."
-    return Task("facts", tuple(prompts), about)
+    return Task("facts", tuple(prompts), about, ("known_words",))
 
 
 def _answers(facts: list[Fact], relation: str, *, without: set[str]) -> set[str]:
@@ -123,4 +123,4 @@ def two_hop_facts(facts: list[Fact], *, seed: int = 0) -> Task:
             ),
         }
     about = "compositions in English, “The capital of the country of Kyoto is” → “Tokyo”, with single hops and shortcuts."
-    return Task("two-hop-facts", tuple(prompts), about, (), related)
+    return Task("two-hop-facts", tuple(prompts), about, ("known_words",), related)

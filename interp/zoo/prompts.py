@@ -143,7 +143,11 @@ def _natural(text: str) -> str:
 
 def plain_text(path: Path) -> Task:
     """Return short passages of English without questions."""
-    return replace(Task.from_jsonl(path), about="short passages of English prose, dialogue, recipes and code; no answers.")
+    return replace(
+        Task.from_jsonl(path),
+        about="short passages of English prose, dialogue, recipes and code; no answers.",
+        needs=("known_words",),
+    )
 
 
 @torch.no_grad()
