@@ -17,7 +17,8 @@ import interp
 from interp.store import shards, verify_shard
 
 pytestmark = pytest.mark.faults
-RUN = [sys.executable, "-m", "interp.cli", "run", "--model", "zoo/hops-4l", "--task", "two-hop"]
+ASKED = ["--analysis", "layer_skip", "--analysis", "residual_contribution"]
+RUN = [sys.executable, "-m", "interp.cli", "run", "--model", "zoo/hops-4l", "--task", "two-hop", *ASKED]
 
 
 def start(out: Path, *args: str, n: int = 1500) -> subprocess.Popen[str]:
