@@ -6,6 +6,7 @@ vocabulary itself needs no cutting.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange, repeat
@@ -20,22 +21,32 @@ LOGITS_HELD = 2**24
 NO_ANSWER = -1.0
 
 
+@dataclass(frozen=True)
+class Final:
+    """The model's own prediction, prepared once for every lens: log-probabilities, probabilities, most probable tokens."""
+
+    log_p: Float[Tensor, "token d_vocab"]
+    p: Float[Tensor, "token d_vocab"]
+    top: Int[Tensor, "token top_k"]
+
+    @classmethod
+    def of(cls, log_p: Float[Tensor, "token d_vocab"], *, top_k: int) -> "Final":
+        """Prepare log-probabilities."""
+        return cls(log_p, log_p.exp(), log_p.topk(top_k, dim=-1).indices)
+
+
 def compared(
-    log_q: Float[Tensor, "token d_vocab"],
-    log_p: Float[Tensor, "token d_vocab"],
-    *,
-    top_k: int,
-    answer: Int[Tensor, " token"] | None,
+    log_q: Float[Tensor, "token d_vocab"], final: Final, *, answer: Int[Tensor, " token"] | None
 ) -> Float[Tensor, "token reading"]:
-    """Return `READINGS` of a lens q against the final p, from log-probabilities.
+    """Return `READINGS` of a lens q, given as log-probabilities, against the final p.
 
     KL(q‖p) and KL(p‖q) in nats; the share of the k most probable tokens that both have; q(answer), and how many tokens q
     holds more probable than it (0: none). Without an answer the last two are -1.
     """
-    q, p = log_q.exp(), log_p.exp()
-    of_q, of_p = (log.topk(top_k, dim=-1).indices for log in (log_q, log_p))
-    overlap = (of_q[:, :, None] == of_p[:, None, :]).any(-1).float().mean(-1)
-    kls = ((q * (log_q - log_p)).sum(-1), (p * (log_p - log_q)).sum(-1))
+    top = log_q.topk(final.top.shape[1], dim=-1).indices
+    overlap = (top[:, :, None] == final.top[:, None, :]).any(-1).float().mean(-1)
+    difference = log_q - final.log_p
+    kls = (torch.linalg.vecdot(log_q.exp(), difference), -torch.linalg.vecdot(final.p, difference))
     if answer is None:
         return torch.stack([*kls, overlap, *[torch.full_like(overlap, NO_ANSWER)] * 2], dim=-1)
     of_answer = log_q.gather(1, answer[:, None])
@@ -55,10 +66,10 @@ def readings(
     read = torch.empty(len(taps), n_tokens, len(READINGS), device=final.device)
     for start in range(0, n_tokens, size):
         tokens = slice(start, min(start + size, n_tokens))
-        log_p = recording.logits(final, positions=tokens)[0].log_softmax(-1)
+        prediction = Final.of(recording.logits(final, positions=tokens)[0].log_softmax(-1), top_k=top_k)
         for tap, resid in enumerate(taps):
             log_q = recording.logits(resid, positions=tokens)[0].log_softmax(-1)
-            read[tap, tokens] = compared(log_q, log_p, top_k=top_k, answer=None if answers is None else answers[tokens])
+            read[tap, tokens] = compared(log_q, prediction, answer=None if answers is None else answers[tokens])
     by_prompt: Tensor = rearrange(read, "tap (batch pos) reading -> batch tap pos reading", pos=recording.n_pos)
     return by_prompt
 
