@@ -2,15 +2,22 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from interp.errors import SiteError
-from interp.interventions import Intervention
 from interp.replay import Block, first
 from interp.sites import BLOCK_KINDS, Site
+
+
+@runtime_checkable
+class Edit(Protocol):
+    """What replaces an activation; `resid_pre` is the block's input, where it is known."""
+
+    def edit(self, activation: Tensor, resid_pre: Tensor | None) -> Tensor:
+        """Return the activation with something else in its place."""
 
 
 class Leaf:
@@ -22,7 +29,7 @@ class Leaf:
         return activation.detach().requires_grad_()
 
 
-Edits = dict[Site, list[Intervention | Leaf]]
+Edits = dict[Site, list[Edit]]
 
 
 def kept(activation: Tensor) -> Tensor:
@@ -86,6 +93,15 @@ def bridge_forward(
     bridge: Any, tokens: Tensor, mask: Tensor | None, edits: Edits, capture: set[Site], *, into: dict[Site, Tensor]
 ) -> Tensor:
     """Run TransformerLens's bridge with edits and captures at any site; return logits."""
+    extra = {} if mask is None else {"attention_mask": mask.long()}
+    with bridge_hooks(bridge, edits, capture, into=into):
+        logits: Tensor = bridge(tokens, **extra)
+    return logits
+
+
+@contextmanager
+def bridge_hooks(bridge: Any, edits: Edits, capture: set[Site], *, into: dict[Site, Tensor]) -> Iterator[None]:
+    """Edit and capture any sites of the bridge inside the `with` block."""
     resid: dict[int, Tensor] = {}
 
     def remember(activation: Tensor, hook: Any, *, layer: int) -> None:  # noqa: ARG001
@@ -109,15 +125,14 @@ def bridge_forward(
             hooks.append((str(Site("attn_out", site.layer)), _bound(at_mid, site=site)))
         else:
             hooks.append((str(site), _bound(at, site=site)))
-    extra = {} if mask is None else {"attention_mask": mask.long()}
     try:
-        logits: Tensor = bridge.run_with_hooks(tokens, fwd_hooks=hooks, **extra)
+        with bridge.hooks(fwd_hooks=hooks):
+            yield
     except KeyError as error:
         raise SiteError(f"{error.args[0]} (asked for: {', '.join(map(str, capture or edits))})") from None
     silent = [site for site in capture if site not in into]
     if silent:
         raise SiteError(f"{silent[0]} never fires in {type(bridge.original_model).__name__}")
-    return logits
 
 
 def _bound(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from interp.errors import ModelError, SiteError, TaskError
 from interp.interventions import NO_INTERVENTION, Plan, at_layer
 from interp.models.bridge import ModulePaths, build_bridge, module_paths, unreadable
 from interp.models.forward import Edits, Leaf, bridge_forward, is_inner, is_written, stock_hooks
+from interp.models.generate import Generation, Generator, Phase, ending_tokens, sampler
 from interp.models.shelf import Shelf
 from interp.replay import Arguments, Block, Recording, Work, dry_pass, first
 from interp.sites import Site
@@ -120,7 +121,7 @@ class Model:
             raise TaskError("no prompts given; at least one is needed")
         asked = [p if isinstance(p, Prompt) else Prompt(str(i), str(p)) for i, p in enumerate(texts)]
         batch = tokenize(self.tokenizer, asked, device=self.device, answers=answers, corrupted=corrupted)
-        longest = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
+        longest = self._longest
         if longest is not None and batch.tokens.shape[1] > longest:
             raise TaskError(f"a prompt of {batch.tokens.shape[1]} tokens; the model reads at most {longest}")
         return batch
@@ -191,6 +192,57 @@ class Model:
         mask = batch.mask if batch.is_padded else None
         logits: Tensor = self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits
         return logits.float()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        batch: TokenBatch,
+        *,
+        max_new_tokens: int,
+        capture: Iterable[Site] = (),
+        plan: Plan = NO_INTERVENTION,
+        phase: Phase = "both",
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Generation:
+        """Return continuations of up to `max_new_tokens` tokens, greedy, or sampled at a temperature above 0.
+
+        Without a plan equal to Hugging Face's `generate`. A plan is carried out while prompts are read ("prefill"), while
+        tokens are added ("decode"), or in both; named positions are the prompt's. Captures cover prompts and responses.
+        Raises TaskError for fewer than 1 new token and for texts longer than the model reads, SiteError for positions in
+        the padding and for places that cannot be read or written.
+        """
+        planned, wanted = at_layer(plan, n_layers=self.n_layers), set(capture)
+        for site in sorted({*planned, *wanted}):
+            self._refuse_site(site, is_edited=site in planned)
+        self._refuse_length(batch, max_new_tokens)
+        bridge = self.bridge if any(map(is_inner, [*planned, *wanted])) else None
+        module = self.module if bridge is None else bridge.original_model
+        generator = Generator(module, self._blocks, bridge, batch, planned, wanted, phase)
+        ends, pad = ending_tokens(self.module), getattr(self.tokenizer, "pad_token_id", None)
+        generation = generator.run(
+            max_new_tokens=max_new_tokens,
+            choose=sampler(temperature, seed=seed, device=self.device),
+            stop=ends,
+            pad=pad if pad is not None else ends[0] if ends else 0,
+        )
+        return generation if self.tokenizer is None else replace(generation, texts=self._texts(generation))
+
+    def _refuse_length(self, batch: TokenBatch, max_new_tokens: int) -> None:
+        if max_new_tokens < 1:
+            raise TaskError(f"max_new_tokens={max_new_tokens}; at least 1 is needed")
+        n_pos, longest = int(batch.mask.sum(1).max()) + max_new_tokens - 1, self._longest
+        if longest is not None and n_pos > longest:
+            raise TaskError(f"{n_pos} tokens with the response (max_new_tokens={max_new_tokens}); the model reads {longest}")
+
+    def _texts(self, generation: Generation) -> tuple[str, ...]:
+        new, mask = generation.tokens[:, generation.response], generation.mask[:, generation.response]
+        rows = [row[alive].tolist() for row, alive in zip(new, mask, strict=True)]
+        return tuple(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
+
+    @property
+    def _longest(self) -> int | None:
+        return getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
 
     def unembed(self, resid: Tensor) -> Tensor:
         """Return logits [... d_vocab] of residuals [... d_model]: final norm, W_U, scale and soft-cap."""

@@ -1,0 +1,212 @@
+"""Greedy and sampled decoding with a K/V cache, in which prompts, responses or both are intervened on and captured.
+
+Prompts are padded on the left, so that all responses grow at the same place; positions are counted per prompt. Plans and
+captures keep the layout of the batch that was given (padding on the right, the response behind it).
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from interp.activations import Activations
+from interp.errors import SiteError, TaskError, unknown
+from interp.interventions import Intervention
+from interp.models.forward import Edits, bridge_hooks, stock_hooks
+from interp.replay import Block
+from interp.sites import Site
+from interp.tasks.batch import TokenBatch
+
+Phase = Literal["both", "prefill", "decode"]
+_KEYS_TOO = ("pattern", "attn_scores")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Prompts and their responses [batch pos], in the layout of the batch: each prompt, its padding, its response.
+
+    `mask` is False on padding and behind the token that ended a response; `prompt` and `response` are the spans of both in
+    `tokens`, `mask` and the captured activations. Nothing is captured at the last new token, which no pass has read.
+    `logits` [batch new d_vocab] are those that each new token was chosen from.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    prompt: slice
+    response: slice
+    logits: Float[Tensor, "batch new d_vocab"]
+    activations: Activations
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Turned:
+    """An intervention whose positions, and the positions of what it edits, are turned by each prompt's padding."""
+
+    intervention: Intervention
+    turn: Callable[[Tensor, bool], Tensor]
+
+    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:
+        """Return the activation, edited in the layout of the batch."""
+        pre = None if resid_pre is None else self.turn(resid_pre, False)
+        return self.turn(self.intervention.edit(self.turn(activation, False), pre), True)
+
+
+@dataclass
+class Generator:
+    """Runs the passes of one generation: `module` is the stock model, or the bridge's where inner sites are concerned."""
+
+    module: Any
+    blocks: Sequence[Block]
+    bridge: Any
+    batch: TokenBatch
+    plan: Mapping[Site, list[Intervention]]
+    capture: set[Site]
+    phase: Phase
+    _parts: dict[Site, list[Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.lengths = self.batch.mask.sum(1)
+        self.n_pos = int(self.batch.tokens.shape[1])
+        self._refuse()
+        index = torch.arange(self.n_pos, device=self.lengths.device)
+        self._left = (index + self.lengths[:, None]) % self.n_pos  # left[i] = right[(i + length) mod n_pos]
+        self._right = (index - self.lengths[:, None]) % self.n_pos
+
+    def _refuse(self) -> None:
+        if self.phase not in get_args(Phase):
+            raise SiteError(unknown("phase", self.phase, get_args(Phase)))
+        for site, interventions in self.plan.items():
+            for intervention in interventions:
+                self._refuse_positions(site, intervention)
+
+    def _refuse_positions(self, site: Site, intervention: Intervention) -> None:
+        """Raise SiteError for positions in the padding, and for positions asked for while decoding."""
+        positions = intervention.positions
+        if positions is None:
+            return
+        if self.phase == "decode":
+            raise SiteError(f"{site}: positions {_short(positions)} given for decoding; they are those of the prompt")
+        for prompt, length, row in zip(self.batch.prompts, self.lengths.tolist(), _per_prompt(positions, self), strict=True):
+            if bad := [pos for pos in row if not 0 <= pos < length]:
+                raise SiteError(
+                    f"position {bad[0]} of {site} asked for; the last token of prompt {prompt.id!r} is at {length - 1}"
+                )
+
+    def run(self, *, max_new_tokens: int, choose: Callable[[Tensor], Tensor], stop: Sequence[int], pad: int) -> Generation:
+        """Return what is generated until every response has ended, or is `max_new_tokens` long."""
+        mask = self._turn(self.batch.mask, True)
+        positions = (mask.long().cumsum(1) - 1).clamp_min(0)
+        tokens, cache = self._turn(self.batch.tokens, True), DynamicCache(config=self.module.config)
+        new: list[Tensor] = []
+        logits: list[Tensor] = []
+        alive = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        living: list[Tensor] = []
+        ends = torch.tensor(list(stop), dtype=torch.long, device=tokens.device)
+        while True:
+            last = self._step(tokens, mask, positions, cache, is_prefill=not new)
+            chosen = torch.where(alive, choose(last), pad)
+            new.append(chosen)
+            logits.append(last)
+            living.append(alive)
+            alive = alive & ~torch.isin(chosen, ends)
+            if len(new) == max_new_tokens or not bool(alive.any()):
+                break
+            tokens, positions = chosen[:, None], positions[:, -1:] + 1
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        return self._finished(torch.stack(new, 1), torch.stack(living, 1), torch.stack(logits, 1))
+
+    def _finished(self, new: Tensor, living: Tensor, logits: Tensor) -> Generation:
+        captured = {site: torch.cat(parts, dim=1) for site, parts in self._parts.items()}
+        return Generation(
+            tokens=torch.cat([self.batch.tokens, new], dim=1),
+            mask=torch.cat([self.batch.mask, living], dim=1),
+            prompt=slice(0, self.n_pos),
+            response=slice(self.n_pos, self.n_pos + new.shape[1]),
+            logits=logits,
+            activations=Activations(captured),
+        )
+
+    def _step(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, *, is_prefill: bool) -> Tensor:
+        """Return fp32 logits [batch d_vocab] behind the last of these tokens."""
+        given: dict[str, Any] = {"attention_mask": mask.long() if not bool(mask.all()) else None}
+        if "position_ids" in inspect.signature(self.module.forward).parameters:
+            given["position_ids"] = positions
+        with self._hooked(is_prefill=is_prefill):
+            output = self.module(input_ids=tokens, past_key_values=cache, use_cache=True, **given)
+        last: Tensor = output.logits[:, -1].float()
+        return last
+
+    @contextmanager
+    def _hooked(self, *, is_prefill: bool) -> Iterator[None]:
+        into: dict[Site, Tensor] = {}
+        edits = self._edits(is_prefill=is_prefill)
+        with self._hooks(edits, into):
+            yield
+        for site, activation in into.items():
+            laid_out = self._turn_at(site)(activation, False) if is_prefill else activation
+            self._parts.setdefault(site, []).append(laid_out)
+
+    def _hooks(self, edits: Edits, into: dict[Site, Tensor]) -> AbstractContextManager[Any]:
+        if self.bridge is not None:
+            hooks: AbstractContextManager[Any] = bridge_hooks(self.bridge, edits, self.capture, into=into)
+            return hooks
+        return stock_hooks(self.blocks, edits, self.capture, into=into)
+
+    def _edits(self, *, is_prefill: bool) -> Edits:
+        """Return what is edited in one pass; named positions are those of the prompt, so they are edited there only."""
+        if self.phase == ("decode" if is_prefill else "prefill"):
+            return {}
+        if is_prefill:
+            return {site: [_Turned(i, self._turn_at(site)) for i in edits] for site, edits in self.plan.items()}
+        everywhere = {site: [i for i in edits if i.positions is None] for site, edits in self.plan.items()}
+        return {site: [*edits] for site, edits in everywhere.items() if edits}
+
+    def _turn_at(self, site: Site) -> Callable[[Tensor, bool], Tensor]:
+        """Return what turns an activation of a site between the batch's layout and the padded one."""
+        if site.kind in _KEYS_TOO:
+            return lambda t, to_left: self._turn(self._turn(t, to_left, axis=2), to_left, axis=3)
+        return self._turn
+
+    def _turn(self, tensor: Tensor, to_left: bool, axis: int = 1) -> Tensor:
+        """Turn each prompt's positions, so that its padding is on the left, or (False) again on the right."""
+        if not self.batch.is_padded:
+            return tensor
+        index = self._left if to_left else self._right
+        shape = [1] * tensor.ndim
+        shape[0], shape[axis] = tensor.shape[0], self.n_pos
+        turned: Tensor = tensor.gather(axis, index.reshape(shape).expand_as(tensor))
+        return turned
+
+
+def _per_prompt(positions: Sequence[int] | Tensor, generator: Generator) -> list[list[int]]:
+    if isinstance(positions, Tensor):
+        return [[int(pos)] for pos in positions.tolist()]
+    return [list(positions)] * len(generator.batch.prompts)
+
+
+def _short(positions: Sequence[int] | Tensor) -> str:
+    given = positions.tolist() if isinstance(positions, Tensor) else list(positions)
+    return f"{given[:4]}"
+
+
+def sampler(temperature: float, *, seed: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return what chooses a token from logits [batch d_vocab]: the likeliest at temperature 0, else one drawn."""
+    if temperature < 0:
+        raise TaskError(f"temperature={temperature}; 0 (greedy) or more is needed")
+    if temperature == 0:
+        return lambda logits: logits.argmax(-1)
+    random = torch.Generator(device).manual_seed(seed)
+    return lambda logits: torch.multinomial((logits / temperature).softmax(-1), 1, generator=random)[:, 0]
+
+
+def ending_tokens(module: Any) -> list[int]:
+    """Return the tokens that end a response, as the model's own generation settings name them."""
+    ends = getattr(module.generation_config, "eos_token_id", None)
+    return [] if ends is None else ends if isinstance(ends, list) else [int(ends)]
