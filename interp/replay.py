@@ -4,29 +4,38 @@ A decoder is a chain of blocks. A *dry pass* (every block replaced by the identi
 receives beside the residual; with them, a block can be called again on any residual, for any number of variants at once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from einops import repeat
 from torch import Tensor, nn
 
+from interp.activations import ForwardPass
+from interp.backward import Rules
 from interp.errors import SiteError
+from interp.interventions import NO_INTERVENTION, Plan
 from interp.shapes import KV, Logits, Prefix, Resid
-from interp.sites import Site
+from interp.sites import Site, SiteKind
 
 
 @dataclass(frozen=True)
 class Block:
-    """A decoder block's modules: `attn_write` and `mlp_write` return what is added to the stream."""
+    """A decoder block's modules: `attn_write` and `mlp_write` return what is added to the stream.
+
+    `z_reader` reads what the `n_heads` heads return, side by side; `mlp_post_reader` reads the neurons, where there are any.
+    """
 
     module: nn.Module
     attn: nn.Module
     attn_write: nn.Module
     mlp: nn.Module
     mlp_write: nn.Module
+    z_reader: nn.Module | None
+    mlp_post_reader: nn.Module | None
+    n_heads: int
     is_parallel: bool
     returns_tuple: bool
     attn_returns: int
@@ -77,6 +86,11 @@ def first(output: Any) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"a tensor was expected, {type(tensor).__name__} was returned")
     return tensor
+
+
+def with_first(output: Any, tensor: Tensor) -> Any:
+    """Return a module's output with its first tensor replaced."""
+    return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
 
 
 @contextmanager
@@ -145,13 +159,32 @@ def _alone(_: Tensor) -> "Recording":
     raise SiteError("other tokens asked for; this recording knows no model")
 
 
+class Forward(Protocol):
+    """A pass through the whole model."""
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        *,
+        capture: Iterable[Site] = (),
+        plan: Plan = NO_INTERVENTION,
+        backward: Rules | None = None,
+    ) -> ForwardPass:
+        """Return logits and captured activations of tokens [batch pos] without padding."""
+
+
+def _unable(tokens: Tensor, **_: object) -> ForwardPass:
+    raise SiteError(f"a pass over {len(tokens)} prompts asked for; this recording knows no model")
+
+
 @dataclass
 class Recording:
     """One clean pass over one batch of prompts, whose blocks can be run again on any residual.
 
     `dry(start)` returns the arguments of the blocks for the positions from `start` on; `read` returns a clean activation
     that is known already, or None; `keep` is called with what a clean pass computed; `unembed` maps residuals to logits;
-    `beside` returns a recording of other tokens [batch pos], without padding, by the same model, whose work counts here.
+    `beside` returns a recording of other tokens [batch pos], without padding, by the same model, whose work counts here;
+    `forward` runs the whole model on such tokens, with captures, a plan and backward rules (see `Model.forward`).
     """
 
     blocks: Sequence[Block]
@@ -162,6 +195,7 @@ class Recording:
     read: Callable[[Site], Tensor | None] = lambda _: None
     keep: Callable[[Clean], None] = lambda _: None
     beside: Callable[[Tensor], "Recording"] = _alone
+    forward: Forward = _unable
     work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:
@@ -286,6 +320,37 @@ class Recording:
             writes = stack.enter_context(_writes(block))
             self._run(layer, resid, tap=None, start=0, share=0.5)
         return writes["mlp"]
+
+    def block_with(self, layer: int, resid: Resid, *, at: SiteKind, edit: Callable[[Tensor], Tensor]) -> Resid:
+        """Run one block with what stands `at` a place inside it replaced by what `edit` returns.
+
+        Places: "attn_out", "mlp_out" [rows pos d_model], "z" (heads side by side), "mlp_post" [rows pos d]. Raises SiteError
+        where a block has no such place.
+        """
+        block = self.blocks[layer]
+        read, written = {"z": block.z_reader, "mlp_post": block.mlp_post_reader}, {"attn_out": block.attn_write}
+        written["mlp_out"] = block.mlp_write
+        if at in written:
+            handle = written[at].register_forward_hook(lambda _m, _a, out: with_first(out, edit(first(out))))
+        elif (reader := read.get(at)) is not None:
+            handle = reader.register_forward_pre_hook(lambda _m, args: (edit(args[0]), *args[1:]))
+        else:
+            raise SiteError(f"{Site(at, layer)} cannot be replaced in a single block of this family")
+        try:
+            return self.block(layer, resid)
+        finally:
+            handle.remove()
+
+    def inside(self, site: Site) -> Tensor:
+        """Return what the clean pass computed at "z" or "mlp_post" [batch pos d]; runs one block."""
+        seen: list[Tensor] = []
+
+        def see(activation: Tensor) -> Tensor:
+            seen.append(activation)
+            return activation
+
+        self.block_with(site.layer, self.resid(site.layer), at=site.kind, edit=see)
+        return seen[0]
 
     def logits(self, resid: Resid, *, positions: slice | Sequence[int] | None = None) -> Logits:
         """Return fp32 logits [rows pos d_vocab] of the positions asked for (all, if none are named)."""

@@ -15,13 +15,18 @@ from interp.sites import Site
 
 @dataclass(frozen=True)
 class ModulePaths:
-    """Dotted paths of a family's modules; `write` is where a sublayer's write to the stream comes out."""
+    """Dotted paths of a family's modules; `write` is where a sublayer's write to the stream comes out.
+
+    `z_reader` and `mlp_post_reader` are the last matrices of attention and MLP, which read heads and neurons.
+    """
 
     blocks: str
     attn: str
     attn_write: str
     mlp: str
     mlp_write: str
+    z_reader: str | None
+    mlp_post_reader: str | None
     ln_final: str
     unembed: str
     is_parallel: bool
@@ -56,10 +61,17 @@ def module_paths(model: PreTrainedModel) -> ModulePaths:
         attn_write=inside.get("ln1_post", inside["attn"]).name,
         mlp=inside["mlp"].name,
         mlp_write=inside.get("ln2_post", inside["mlp"]).name,
+        z_reader=_inner(inside["attn"], "o"),
+        mlp_post_reader=_inner(inside["mlp"], "out"),
         ln_final=parts["ln_final"].name,
         unembed=parts["unembed"].name,
         is_parallel=isinstance(parts["blocks"], ParallelBlockBridge),
     )
+
+
+def _inner(component: Any, part: str) -> str | None:
+    found = (component.submodules or {}).get(part)
+    return None if found is None else ".".join(name for name in (component.name, found.name) if name)
 
 
 def build_bridge(model: PreTrainedModel, *, tokenizer: Any = None) -> Any:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from interp.errors import SiteError
-from interp.replay import Block, first
+from interp.replay import Block, first, with_first
 from interp.sites import BLOCK_KINDS, Site
 
 
@@ -30,6 +31,18 @@ class Leaf:
 
 
 Edits = dict[Site, list[Edit]]
+Hook = tuple[str, Callable[..., Any]]  # a hook point of the bridge, and what is called there
+
+
+@dataclass
+class RuleHooks:
+    """Hooks that carry out rules: what watches comes behind all edits of a pass, what changes comes before them."""
+
+    changing: list[Hook] = field(default_factory=list)
+    watching: list[Hook] = field(default_factory=list)
+
+
+NO_RULES = RuleHooks()
 
 
 def kept(activation: Tensor) -> Tensor:
@@ -84,23 +97,27 @@ def _hook_layer(
         stack.callback(handle.remove)
 
 
-def with_first(output: Any, tensor: Tensor) -> Any:
-    """Return a module's output with its first tensor replaced."""
-    return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
-
-
 def bridge_forward(
-    bridge: Any, tokens: Tensor, mask: Tensor | None, edits: Edits, capture: set[Site], *, into: dict[Site, Tensor]
+    bridge: Any,
+    tokens: Tensor,
+    mask: Tensor | None,
+    edits: Edits,
+    capture: set[Site],
+    *,
+    into: dict[Site, Tensor],
+    rules: RuleHooks = NO_RULES,
 ) -> Tensor:
-    """Run TransformerLens's bridge with edits and captures at any site; return logits."""
+    """Run TransformerLens's bridge with edits and captures at any site, behind the hooks of `rules`; return logits."""
     extra = {} if mask is None else {"attention_mask": mask.long()}
-    with bridge_hooks(bridge, edits, capture, into=into):
+    with bridge_hooks(bridge, edits, capture, into=into, rules=rules):
         logits: Tensor = bridge(tokens, **extra)
     return logits
 
 
 @contextmanager
-def bridge_hooks(bridge: Any, edits: Edits, capture: set[Site], *, into: dict[Site, Tensor]) -> Iterator[None]:
+def bridge_hooks(
+    bridge: Any, edits: Edits, capture: set[Site], *, into: dict[Site, Tensor], rules: RuleHooks = NO_RULES
+) -> Iterator[None]:
     """Edit and capture any sites of the bridge inside the `with` block."""
     resid: dict[int, Tensor] = {}
 
@@ -118,7 +135,7 @@ def bridge_hooks(bridge: Any, edits: Edits, capture: set[Site], *, into: dict[Si
         stream = at(resid[site.layer] + write, hook, site=site)
         return stream - resid[site.layer] if site in edits or torch.is_grad_enabled() else write
 
-    hooks: list[tuple[str, Callable[..., Any]]] = []
+    hooks: list[Hook] = [*rules.changing]
     for site in sorted({*edits, *capture}):
         hooks.append((str(Site("resid_pre", site.layer)), _bound(remember, layer=site.layer)))
         if site.kind == "resid_mid":  # edits of hook_resid_mid reach the MLP only
@@ -126,7 +143,7 @@ def bridge_hooks(bridge: Any, edits: Edits, capture: set[Site], *, into: dict[Si
         else:
             hooks.append((str(site), _bound(at, site=site)))
     try:
-        with bridge.hooks(fwd_hooks=hooks):
+        with bridge.hooks(fwd_hooks=[*hooks, *rules.watching]):
             yield
     except KeyError as error:
         raise SiteError(f"{error.args[0]} (asked for: {', '.join(map(str, capture or edits))})") from None

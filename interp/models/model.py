@@ -5,7 +5,7 @@ import inspect
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from interp.backward import Rules
 from interp.errors import ModelError, SiteError, TaskError
 from interp.interventions import NO_INTERVENTION, Plan, at_layer
 from interp.models.bridge import ModulePaths, build_bridge, module_paths, unreadable
-from interp.models.forward import Edits, Leaf, bridge_forward, is_inner, is_written, stock_hooks
+from interp.models.forward import NO_RULES, Edits, Leaf, bridge_forward, is_inner, is_written, stock_hooks
 from interp.models.generate import Generation, Generator, Phase, ending_tokens, sampler
+from interp.models.rules import rule_hooks
 from interp.models.shelf import Shelf
 from interp.replay import Arguments, Block, Recording, Work, dry_pass, first
 from interp.sites import Site
@@ -153,8 +154,9 @@ class Model:
         """Return logits and captured activations of a pass in which `plan` is carried out.
 
         Block sites are read and written on the stock modules with the checkpoint's own attention kernel; if any inner site
-        is asked for, the whole pass runs through the bridge (eager attention). Without `backward` no graph is kept. Raises
-        SiteError for places that do not exist, cannot be read or cannot be written.
+        or backward rule is asked for, the whole pass runs through the bridge (eager attention). Without `backward` no graph
+        is kept. Raises SiteError for places that do not exist, cannot be read or cannot be written, and for rules that this
+        model cannot honour.
         """
         planned, wanted = at_layer(plan, n_layers=self.n_layers), set(capture)
         for site in sorted({*planned, *wanted}):
@@ -162,12 +164,14 @@ class Model:
         edits: Edits = {site: [*interventions] for site, interventions in planned.items()}
         if backward is not None:
             start = Site("resid_pre", 0)
-            edits[start] = [Leaf(), *edits.get(start, [])]
+            edits[start] = [*edits.get(start, []), Leaf()]
+        rules = rule_hooks(self.bridge, backward) if backward is not None and backward.rules else None
         mask = batch.mask if batch.is_padded else None
         captured: dict[Site, Tensor] = {}
         with torch.set_grad_enabled(backward is not None):
-            if any(map(is_inner, [*edits, *wanted])):
-                logits = bridge_forward(self.bridge, batch.tokens, mask, edits, wanted, into=captured)
+            if rules is not None or any(map(is_inner, [*edits, *wanted])):
+                rules = rules or NO_RULES
+                logits = bridge_forward(self.bridge, batch.tokens, mask, edits, wanted, into=captured, rules=rules)
             else:
                 with stock_hooks(self._blocks, edits, wanted, into=captured):
                     logits = self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits
@@ -264,12 +268,28 @@ class Model:
             dry=lambda start: self._dry(tokens, mask, start=start),
             unembed=self.unembed,
             beside=lambda others: self._record(others, None, work),
+            forward=partial(self._counted_forward, work),
             work=work,
         )
         if self.store is not None and mask is None:
             shelf = Shelf(self.store, [prompt_key(self._context, row) for row in tokens.tolist()], self.device)
             recording.read, recording.keep = shelf.read, shelf.keep
         return recording
+
+    def _counted_forward(
+        self,
+        work: Work,
+        tokens: Tensor,
+        *,
+        capture: Iterable[Site] = (),
+        plan: Plan = NO_INTERVENTION,
+        backward: Rules | None = None,
+    ) -> ForwardPass:
+        there_and_back = 1 if backward is None else 2  # the way back costs about what the way there does
+        work.add(there_and_back * tokens.numel() * self.n_layers)
+        last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+        batch = TokenBatch((), tokens, torch.ones_like(tokens, dtype=torch.bool), last)
+        return self.forward(batch, capture=capture, plan=plan, backward=backward)
 
     @cached_property
     def _context(self) -> list[str]:
@@ -339,6 +359,9 @@ class Model:
             attn_write=module.get_submodule(paths.attn_write),
             mlp=module.get_submodule(paths.mlp),
             mlp_write=module.get_submodule(paths.mlp_write),
+            z_reader=None if paths.z_reader is None else module.get_submodule(paths.z_reader),
+            mlp_post_reader=None if paths.mlp_post_reader is None else module.get_submodule(paths.mlp_post_reader),
+            n_heads=self.n_heads,
             is_parallel=paths.is_parallel,
             returns_tuple=isinstance(output, tuple),
             attn_returns=len(attn_output) if isinstance(attn_output, tuple) else 1,

@@ -18,7 +18,8 @@ class TokenBatch:
 
     `last` is each prompt's last position (of the prompt, also where its answer follows); `subject` the last position of its
     first-hop phrase; `answer` and `wrong` the first token of each. `answer_tokens` [batch answer_pos] are whole answers,
-    padded with -1, and `answer_positions` the positions whose logits predict them. What no prompt has is None.
+    padded with -1, and `answer_positions` the positions whose logits predict them. `corrupted` are the twins' tokens, where
+    every prompt has a twin of as many tokens. What is not there is None.
     """
 
     prompts: tuple[Prompt, ...]
@@ -29,6 +30,7 @@ class TokenBatch:
     answer: Int[Tensor, " batch"] | None = None
     wrong: Int[Tensor, " batch"] | None = None
     answer_tokens: Int[Tensor, "batch answer_pos"] | None = None
+    corrupted: Int[Tensor, "batch pos"] | None = None
 
     @property
     def is_padded(self) -> bool:
@@ -71,6 +73,7 @@ def tokenize(
     _refuse_unknown(tokenizer, prompts, rows)
     if corrupted:
         _refuse_other_lengths(tokenizer, prompts, rows)
+    twins = None if corrupted or answers else _twins(tokenizer, prompts, rows)
     follow = {which: _continuations(tokenizer, prompts, texts, which) for which in ("answer", "wrong")}
     if answers and follow["answer"] is None:
         raise TaskError(
@@ -92,6 +95,7 @@ def tokenize(
         answer=first["answer"],
         wrong=first["wrong"],
         answer_tokens=None if follow["answer"] is None else _padded(follow["answer"], -1),
+        corrupted=None if twins is None else _padded(twins, pad),
     )
     moved = {f.name: getattr(batch, f.name) for f in fields(batch) if isinstance(getattr(batch, f.name), Tensor)}
     return replace(batch, **{name: tensor.to(device) for name, tensor in moved.items()})
@@ -129,6 +133,15 @@ def _refuse_other_lengths(tokenizer: Any, prompts: Sequence[Prompt], rows: list[
     for prompt, row, n_clean in zip(prompts, rows, map(len, clean), strict=True):
         if n_clean != len(row):
             raise TaskError(f"prompt {prompt.id!r} has {n_clean} tokens, its corrupted twin {len(row)}; as many are needed")
+
+
+def _twins(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[int]]) -> list[list[int]] | None:
+    """Return the twins' tokens, if every prompt has a twin that can be set beside it."""
+    texts = [prompt.corrupted for prompt in prompts if prompt.corrupted is not None]
+    twins = token_rows(tokenizer, texts) if len(texts) == len(prompts) else []
+    unknown = tokenizer.unk_token_id
+    is_known = unknown is None or not any(unknown in twin for twin in twins)
+    return twins if twins and is_known and [*map(len, twins)] == [*map(len, rows)] else None
 
 
 def token_rows(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -1,0 +1,168 @@
+"""How backward rules are carried out: hooks of TransformerLens's bridge that give an activation another derivative.
+
+Every hook replaces an activation y by y.detach() + (s - s.detach()), where the surrogate s has the derivative that the rule
+asks for: the value stays y, bit for bit.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.backward import AH, LN, DetachedGate, Half, Identity, Rules, ScaledAttention
+from interp.errors import SiteError
+from interp.models.forward import Hook, RuleHooks, is_written
+from interp.sites import Site, SiteKind
+
+
+def rule_hooks(bridge: Any, rules: Rules) -> RuleHooks:
+    """Return the hooks that carry out rules; raise SiteError, naming the module, for rules that cannot be honoured here."""
+    hooks = RuleHooks()
+    norms, attention = rules.get(LN), rules.get(ScaledAttention)
+    if norms is not None:
+        for path, norm in _norms(bridge):
+            if norms.qk_norms or ".attn." not in path:
+                _follow_norm(hooks, path, norm)
+    if rules.get(Identity) or rules.get(Half) or rules.get(DetachedGate):
+        phi = _Activation.of(bridge)
+        for layer, block in enumerate(bridge.blocks):
+            _follow_mlp(hooks, f"blocks.{layer}.mlp", block.mlp, phi, rules)
+    if rules.get(AH):
+        hooks.changing += _everywhere(bridge, "pattern", lambda pattern: pattern.detach(), rule="AH")
+    if attention is not None:
+        for kind, divisor in (("q", attention.q), ("k", attention.k), ("v", attention.v)):
+            hooks.changing += _everywhere(bridge, kind, partial(_divided, by=divisor), rule="ScaledAttention")  # type: ignore[arg-type]
+    return hooks
+
+
+def _with_derivative_of(surrogate: Tensor, activation: Tensor) -> Tensor:
+    return activation.detach() + (surrogate - surrogate.detach()).to(activation.dtype)
+
+
+def _divided(activation: Tensor, *, by: float) -> Tensor:
+    return _with_derivative_of(activation / by, activation)
+
+
+def _everywhere(bridge: Any, kind: SiteKind, change: Callable[[Tensor], Tensor], *, rule: str) -> list[Hook]:
+    """Return hooks that change an activation inside every attention; raise SiteError where edits there do nothing."""
+    if not is_written(bridge, Site(kind, 0)):
+        raise SiteError(f"rule {rule}: {Site(kind, 0)} cannot be written: this family's attention ignores edits there")
+    return [(str(Site(kind, layer)), lambda activation, hook: change(activation)) for layer in range(len(bridge.blocks))]  # noqa: ARG005
+
+
+def _norms(bridge: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the bridge's normalisations by name."""
+    from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
+
+    def inside(component: Any, path: str) -> Iterator[tuple[str, Any]]:
+        for name, part in (getattr(component, "submodules", None) or {}).items():
+            if isinstance(part, NormalizationBridge):
+                yield f"{path}.{name}", part
+            yield from inside(part, f"{path}.{name}")
+
+    for layer, block in enumerate(bridge.blocks):
+        yield from inside(block, f"blocks.{layer}")
+    if isinstance(bridge.ln_final, NormalizationBridge):
+        yield "ln_final", bridge.ln_final
+
+
+def _follow_norm(hooks: RuleHooks, path: str, norm: Any) -> None:
+    seen: dict[str, Tensor] = {}
+
+    def see(activation: Tensor, hook: Any, *, name: str) -> None:  # noqa: ARG001
+        seen[name] = activation
+
+    def linear(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        resid, scale = seen.pop("in"), seen.pop("scale").detach()
+        resid = resid.to(scale.dtype)
+        centred = resid if norm.uses_rms_norm else resid - resid.mean(-1, keepdim=True)
+        weight = getattr(norm.original_component, "weight", None)
+        if weight is not None:
+            centred = centred * ((1.0 + weight) if norm.uses_weight_offset else weight).detach()
+        return _with_derivative_of(centred / scale, activation)
+
+    hooks.watching += [(f"{path}.hook_{name}", partial(see, name=name)) for name in ("in", "scale")]
+    hooks.changing.append((f"{path}.hook_out", linear))
+
+
+@dataclass(frozen=True)
+class _Activation:
+    """A model's activation function, and its slope at 0, where phi(x) / x has its limit."""
+
+    name: str
+    phi: Callable[[Tensor], Tensor]
+    slope: float
+
+    @classmethod
+    def of(cls, bridge: Any) -> "_Activation":
+        from transformers.activations import ACT2FN
+
+        config = bridge.original_model.config.get_text_config()
+        keys = ("hidden_activation", "hidden_act", "activation_function")
+        name = next((value for key in keys if (value := getattr(config, key, None)) is not None), None)
+        if name not in ACT2FN:
+            raise SiteError(
+                f"rules Identity and Half need to know the activation function; the configuration names {name!r}"
+            )
+        phi = ACT2FN[name]
+        zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        with torch.enable_grad():
+            at_zero = phi(zero)
+            (slope,) = torch.autograd.grad(at_zero, zero)
+        if at_zero.item() != 0.0:
+            raise SiteError(f"rule Identity: {name} is not 0 at 0, so phi(x) / x has no limit there")
+        return cls(str(name), phi, slope.item())
+
+    def linear(self, x: Tensor, rule: Identity) -> Tensor:
+        """Return x times the constant phi(x) / x."""
+        fixed = x.detach()
+        at_zero = fixed == 0
+        if rule.stabiliser:
+            divisor = fixed + rule.stabiliser * torch.where(at_zero, torch.ones_like(fixed), fixed.sign())
+            return x * (self.phi(fixed) / divisor)
+        ratio = self.phi(fixed) / torch.where(at_zero, torch.ones_like(fixed), fixed)
+        return x * torch.where(at_zero, torch.full_like(fixed, self.slope), ratio)
+
+
+def _follow_mlp(hooks: RuleHooks, path: str, mlp: Any, phi: _Activation, rules: Rules) -> None:
+    from transformer_lens.model_bridge.generalized_components import GatedMLPBridge, MLPBridge, MoEBridge
+
+    if isinstance(mlp, MoEBridge):
+        raise SiteError(
+            f"rules {rules.name!r}: {path} is a mixture of experts, for whose router there is no rule; LN and AH are"
+        )
+    if not isinstance(mlp, MLPBridge):
+        raise SiteError(f"rules {rules.name!r}: {path} is a {type(mlp).__name__}, which Identity and Half do not know")
+    is_gated = isinstance(mlp, GatedMLPBridge)
+    seen: dict[str, Tensor] = {}
+
+    def see(activation: Tensor, hook: Any, *, name: str) -> None:  # noqa: ARG001
+        seen[name] = activation
+
+    def follow(post: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        wide = torch.promote_types(post.dtype, torch.float32)
+        pre = seen.pop("pre").to(wide)
+        up = seen.pop("up").to(wide) if is_gated else torch.ones((), dtype=wide, device=post.device)
+        near = 1e-4 if post.dtype == wide else 0.05
+        if not torch.allclose(phi.phi(pre.detach()) * up.detach(), post.detach().to(wide), rtol=near, atol=near):
+            what = f"{phi.name}(gate) * up" if is_gated else f"{phi.name} of mlp.hook_pre"
+            raise SiteError(f"rules {rules.name!r}: {path}.hook_post is not {what}; no rule is known for it")
+        return _with_derivative_of(_product(pre, up, phi, rules, is_gated=is_gated), post)
+
+    sites = {"pre": f"{path}.hook_pre"} | ({"up": f"{path}.hook_pre_linear"} if is_gated else {})
+    hooks.watching += [(hook, partial(see, name=name)) for name, hook in sites.items()]
+    hooks.changing.append((f"{path}.hook_post", follow))
+
+
+def _product(pre: Tensor, up: Tensor, phi: _Activation, rules: Rules, *, is_gated: bool) -> Tensor:
+    """Return the surrogate of phi(pre) * up."""
+    identity = rules.get(Identity)
+    gate = phi.phi(pre) if identity is None else phi.linear(pre, identity)
+    if is_gated and rules.get(DetachedGate):
+        return phi.phi(pre.detach()) * up
+    if is_gated and rules.get(Half):
+        return 0.5 * gate * up.detach() + 0.5 * phi.phi(pre.detach()) * up
+    return gate * up

@@ -1,0 +1,109 @@
+"""Scores of all nodes from a few passes: the change of an activation times its coefficient in a backward pass.
+
+A node's effect is what the metric of the base run would gain if the node had its value from the source run. To first order
+that is (source - base) times the derivative of the metric; methods differ in where, and by which rules, it is taken.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from interp.activations import Activations
+from interp.backward import GRADIENT, Rules
+from interp.interventions import NO_INTERVENTION, Patch, Plan
+from interp.replay import Recording
+from interp.sites import Site
+from interp.sweeps.pairs import Pair
+
+Method = Literal["relevance", "attribution", "average", "integrated_gradients", "integrated_gradients_inputs"]
+METHODS: dict[str, str] = {
+    "relevance": "coefficients of the base run under backward rules (RelP, arXiv 2508.21258)",
+    "attribution": "gradients of the base run (attribution patching)",
+    "average": "gradients of both runs, averaged",
+    "integrated_gradients": "gradients along the straight path of one site's activations (Marks et al., arXiv 2403.19647)",
+    "integrated_gradients_inputs": "gradients along the straight path of the embeddings (EAP-IG, arXiv 2403.17806)",
+}
+Coefficients = dict[Site, Tensor]
+
+
+def method_passes(method: Method, *, n_sites: int, steps: int) -> int:
+    """Return how many forward and backward passes a method takes beside the source run."""
+    match method:
+        case "relevance" | "attribution":
+            return 1
+        case "average":
+            return 2
+        case "integrated_gradients":
+            return n_sites * steps
+        case "integrated_gradients_inputs":
+            return steps
+
+
+class Attribution:
+    """The two runs of a pair, and the coefficients of all sites; every pass is run once, when it is first needed."""
+
+    def __init__(self, recording: Recording, pair: Pair, sites: Sequence[Site]) -> None:
+        self.recording, self.sites = recording, [*sites]
+        self._runs: dict[tuple[str, str], tuple[Activations, Coefficients]] = {}
+        with torch.no_grad():
+            source = recording.forward(pair.source, capture={*sites, Site("resid_pre", 0)})
+            self.source = source.activations
+            clean = source.logits
+            if pair.metric == "kl" and pair.direction == "noise":
+                clean = recording.forward(pair.clean.tokens).logits
+            self.pair = pair.compared_with(clean) if pair.direction == "denoise" or pair.metric == "kl" else pair
+        self.source_value = self.pair.value(source.logits[:, pair.clean.predicting])
+        self.base_value: Tensor | None = None
+
+    def scores(self, method: Method, *, rules: Rules, steps: int) -> dict[Site, Tensor]:
+        """Return each site's scores, fp32: heads [batch pos head], neurons [batch pos d_mlp], otherwise [batch pos]."""
+        base, coefficients = self._coefficients(method, rules, steps)
+        return {site: _product(coefficients[site], self.source[site] - base[site], site) for site in self.sites}
+
+    def _coefficients(self, method: Method, rules: Rules, steps: int) -> tuple[Activations, Coefficients]:
+        base, plain = self._run("base", rules if method == "relevance" else GRADIENT)
+        match method:
+            case "relevance" | "attribution":
+                return base, plain
+            case "average":
+                other = self._run("source", GRADIENT)[1]
+                return base, {site: (plain[site] + other[site]) / 2 for site in self.sites}
+            case "integrated_gradients_inputs":
+                return base, self._along([Site("resid_pre", 0)], self.sites, steps)
+            case "integrated_gradients":
+                return base, {site: self._along([site], [site], steps)[site] for site in self.sites}
+
+    def _along(self, moved: Sequence[Site], wanted: Sequence[Site], steps: int) -> Coefficients:
+        """Return the mean coefficients along the path from base to source, the base's end included."""
+        base = self._run("base", GRADIENT)[0]
+        total: Coefficients = {}
+        for k in range(steps):
+            plan = [Patch(site, base[site] + (k / steps) * (self.source[site] - base[site])) for site in moved]
+            _, found = self._pass(self.pair.base, wanted, GRADIENT, plan)
+            for site in wanted:
+                total[site] = total.get(site, 0.0) + found[site] / steps
+        return total
+
+    def _run(self, which: Literal["base", "source"], rules: Rules) -> tuple[Activations, Coefficients]:
+        key = (which, rules.name)
+        if key not in self._runs:
+            self._runs[key] = self._pass(getattr(self.pair, which), self.sites, rules, NO_INTERVENTION)
+        return self._runs[key]
+
+    def _pass(self, tokens: Tensor, sites: Iterable[Site], rules: Rules, plan: Plan) -> tuple[Activations, Coefficients]:
+        wanted = sorted({*sites, Site("resid_pre", 0)})
+        run = self.recording.forward(tokens, capture=wanted, plan=plan, backward=rules)
+        with torch.enable_grad():
+            value = self.pair.value(run.logits[:, self.pair.clean.predicting])
+            slopes = torch.autograd.grad(value.sum(), [run.activations[site] for site in wanted])
+        if tokens is self.pair.base and not plan:
+            self.base_value = value.detach()
+        kept = Activations({site: run.activations[site].detach() for site in wanted})
+        return kept, {site: slope.detach() for site, slope in zip(wanted, slopes, strict=True)}
+
+
+def _product(coefficient: Tensor, difference: Tensor, site: Site) -> Tensor:
+    product = coefficient.float() * difference.float()
+    return product if site.kind == "mlp_post" else product.sum(-1)
