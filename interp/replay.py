@@ -7,7 +7,7 @@ receives beside the residual; with them, a block can be called again on any resi
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import repeat
@@ -159,6 +159,7 @@ def _alone(_: Tensor) -> "Recording":
     raise SiteError("other tokens asked for; this recording knows no model")
 
 
+@runtime_checkable
 class Forward(Protocol):
     """A pass through the whole model."""
 

@@ -20,7 +20,7 @@ Direction = Literal["denoise", "noise"]
 
 @dataclass(frozen=True)
 class Pair:
-    """Prompts whose answers have one length: the run that is patched (`base`), and the one that patches come from (`source`).
+    """Prompts with answers of one length: the run that is patched (`base`), and the one that patches come from (`source`).
 
     To denoise, the base is the corrupted run and the source the clean one; to noise, the other way round. `reference` holds
     the clean run's logits where the answer is predicted.
