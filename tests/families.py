@@ -26,10 +26,17 @@ FAMILIES: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
+OTHERS: dict[str, dict[str, object]] = {
+    "qwen2": {**_COMMON},
+    "mistral": {**_COMMON, "sliding_window": 8},
+    "olmo2": {**_COMMON},
+}
+
+
 @cache
 def tiny(family: str, *, seed: int = 0) -> Model:
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **FAMILIES[family], bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    config = AutoConfig.for_model(family, **(FAMILIES | OTHERS)[family], bos_token_id=1, eos_token_id=2, pad_token_id=0)
     module = AutoModelForCausalLM.from_config(config).float()
     for parameter in module.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)

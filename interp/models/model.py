@@ -177,6 +177,14 @@ class Model:
                     logits = self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits
         return ForwardPass(logits.float(), Activations(captured))
 
+    def refuse(self, site: Site) -> None:
+        """Raise SiteError, saying why, for a place that does not exist here or cannot be read."""
+        self._refuse_site(site, is_edited=False)
+
+    def refuse_rules(self, rules: Rules) -> None:
+        """Raise SiteError, naming the module, for backward rules that this model cannot honour; runs no prompt."""
+        rule_hooks(self.bridge, rules)
+
     def _refuse_site(self, site: Site, *, is_edited: bool) -> None:
         """Raise SiteError, saying why, for a place that does not exist here, or cannot be read or written."""
         if not 0 <= site.layer < self.n_layers:
@@ -285,7 +293,7 @@ class Model:
         plan: Plan = NO_INTERVENTION,
         backward: Rules | None = None,
     ) -> ForwardPass:
-        there_and_back = 1 if backward is None else 2  # the way back costs about what the way there does
+        there_and_back = 1.0 if backward is None else 2.0  # the way back costs about what the way there does
         work.add(there_and_back * tokens.numel() * self.n_layers)
         last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
         batch = TokenBatch((), tokens, torch.ones_like(tokens, dtype=torch.bool), last)

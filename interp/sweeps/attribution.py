@@ -5,7 +5,7 @@ that is (source - base) times the derivative of the metric; methods differ in wh
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class Attribution:
 
     def __init__(self, recording: Recording, pair: Pair, sites: Sequence[Site]) -> None:
         self.recording, self.sites = recording, [*sites]
-        self._runs: dict[tuple[str, str], tuple[Activations, Coefficients]] = {}
+        self._runs: dict[tuple[str, Rules], tuple[Activations, Coefficients]] = {}
         with torch.no_grad():
             source = recording.forward(pair.source, capture={*sites, Site("resid_pre", 0)})
             self.source = source.activations
@@ -55,7 +55,14 @@ class Attribution:
                 clean = recording.forward(pair.clean.tokens).logits
             self.pair = pair.compared_with(clean) if pair.direction == "denoise" or pair.metric == "kl" else pair
         self.source_value = self.pair.value(source.logits[:, pair.clean.predicting])
-        self.base_value: Tensor | None = None
+        self._base_value: Tensor | None = None
+
+    @property
+    def base(self) -> Tensor:
+        """Return the metric of the base run [batch]."""
+        if self._base_value is None:
+            self._run("base", GRADIENT)
+        return cast("Tensor", self._base_value)
 
     def scores(self, method: Method, *, rules: Rules, steps: int) -> dict[Site, Tensor]:
         """Return each site's scores, fp32: heads [batch pos head], neurons [batch pos d_mlp], otherwise [batch pos]."""
@@ -87,7 +94,7 @@ class Attribution:
         return total
 
     def _run(self, which: Literal["base", "source"], rules: Rules) -> tuple[Activations, Coefficients]:
-        key = (which, rules.name)
+        key = (which, rules)
         if key not in self._runs:
             self._runs[key] = self._pass(getattr(self.pair, which), self.sites, rules, NO_INTERVENTION)
         return self._runs[key]
@@ -99,7 +106,7 @@ class Attribution:
             value = self.pair.value(run.logits[:, self.pair.clean.predicting])
             slopes = torch.autograd.grad(value.sum(), [run.activations[site] for site in wanted])
         if tokens is self.pair.base and not plan:
-            self.base_value = value.detach()
+            self._base_value = value.detach()
         kept = Activations({site: run.activations[site].detach() for site in wanted})
         return kept, {site: slope.detach() for site, slope in zip(wanted, slopes, strict=True)}
 
