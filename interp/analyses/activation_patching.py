@@ -107,6 +107,6 @@ class ActivationPatchingResult(Result):
         scores = self.scores
         told = [f"{kind} " + ", ".join(scores.largest(kind, n=3)) for kind in self.analysis.nodes]
         return (
-            f"{scores.ends(self.analysis.metric)}. Alone, these nodes move it furthest from one to the other, with the share "
-            f"of the difference: {'; '.join(told)}."
+            f"{scores.ends(self.analysis.metric)}. Alone, these nodes move it furthest from one to the other, with the "
+            f"share of the difference: {'; '.join(told)}."
         )

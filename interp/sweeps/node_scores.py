@@ -31,7 +31,7 @@ def join_scores(rows: Sequence[Tensor], groups: Sequence[Tensors], *, last: Tens
 
 @dataclass(frozen=True)
 class NodeScores:
-    """Scores by name [prompt layer*unit column], aligned at the prompts' last tokens, and the metric of both runs [prompt]."""
+    """Scores by name [prompt layer*unit column], aligned at the prompts' ends, and the metric of both runs [prompt]."""
 
     scores: dict[str, Aligned]
     n_units: dict[str, int]
