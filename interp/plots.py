@@ -144,3 +144,25 @@ def grid_below(
         yaxis99={"anchor": "x99", "title": y, "dtick": steps[0], "showgrid": False, "domain": [0, 0.42]},
         height=640,
     )
+
+
+def curves(
+    frame: pd.DataFrame, *, x: str, groups: str, title: str, x_label: str, y_label: str, is_log: bool = False
+) -> go.Figure:
+    """Draw column `mean` with its interval (`low`, `high`) against `x`, one line per value of `groups`."""
+    figure = go.Figure()
+    for i, group in enumerate(dict.fromkeys(frame[groups])):
+        rows = frame[frame[groups] == group]
+        mean = rows["mean"].to_numpy(np.float32)
+        error = {"array": rows["high"] - mean, "arrayminus": mean - rows["low"], "type": "data", "symmetric": False}
+        figure.add_scatter(
+            x=rows[x],
+            y=mean,
+            error_y=error,
+            mode="lines+markers",
+            name=str(group),
+            line={"color": COLOURS[i % len(COLOURS)]},
+        )
+    figure.update_xaxes(title_text=x_label, type="log" if is_log else "linear")
+    figure.update_yaxes(title_text=y_label)
+    return titled(figure, title)

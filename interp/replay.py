@@ -174,7 +174,24 @@ class Forward(Protocol):
         """Return logits and captured activations of tokens [batch pos] without padding."""
 
 
-def _unable(tokens: Tensor, **_: object) -> ForwardPass:
+Read = Callable[[str, int, Tensor], Tensor]  # "q", "k", "v", "mlp" or "logits", layer, the residual: what is read instead
+Wrote = Callable[[str, int, Tensor], None]  # "embed", "heads" or "mlp", layer, what is written
+
+
+@runtime_checkable
+class Fork(Protocol):
+    """A pass in which every head and MLP may read its own residual."""
+
+    def __call__(self, tokens: Tensor, *, read: Read, wrote: Wrote, backward: Rules | None = None) -> Tensor:
+        """Return logits of tokens [batch pos] without padding.
+
+        `read` gets the residual [rows pos d_model] and returns what is read instead, for "q", "k", "v" per head [rows pos
+        head d_model]; `wrote` is told the embedding and what an MLP adds [rows pos d_model], and what heads add [rows pos
+        head d_model].
+        """
+
+
+def _unable(tokens: Tensor, **_: object) -> Any:
     raise SiteError(f"a pass over {len(tokens)} prompts asked for; this recording knows no model")
 
 
@@ -185,7 +202,8 @@ class Recording:
     `dry(start)` returns the arguments of the blocks for the positions from `start` on; `read` returns a clean activation
     that is known already, or None; `keep` is called with what a clean pass computed; `unembed` maps residuals to logits;
     `beside` returns a recording of other tokens [batch pos], without padding, by the same model, whose work counts here;
-    `forward` runs the whole model on such tokens, with captures, a plan and backward rules (see `Model.forward`).
+    `forward` runs the whole model on such tokens, with captures, a plan and backward rules (see `Model.forward`), `forked`
+    one in which every head and MLP reads its own residual.
     """
 
     blocks: Sequence[Block]
@@ -197,6 +215,7 @@ class Recording:
     keep: Callable[[Clean], None] = lambda _: None
     beside: Callable[[Tensor], "Recording"] = _alone
     forward: Forward = _unable
+    forked: Fork = _unable
     work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:

@@ -19,11 +19,12 @@ from interp.backward import Rules
 from interp.errors import ModelError, SiteError, TaskError
 from interp.interventions import NO_INTERVENTION, Plan, at_layer
 from interp.models.bridge import ModulePaths, build_bridge, module_paths, unreadable
+from interp.models.forked import Forked, refuse_fork
 from interp.models.forward import NO_RULES, Edits, Leaf, bridge_forward, is_inner, is_written, stock_hooks
 from interp.models.generate import Generation, Generator, Phase, ending_tokens, sampler
 from interp.models.rules import rule_hooks
 from interp.models.shelf import Shelf
-from interp.replay import Arguments, Block, Recording, Work, dry_pass, first
+from interp.replay import Arguments, Block, Read, Recording, Work, Wrote, dry_pass, first
 from interp.sites import Site
 from interp.store import ActivationStore, prompt_key
 from interp.tasks import Prompt, Task
@@ -66,6 +67,17 @@ class Model:
     def d_model(self) -> int:
         """Return the width of the residual stream."""
         return int(self.module.config.get_text_config().hidden_size)
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Return the number of heads of keys and values: fewer than `n_heads` under grouped queries."""
+        config = self.module.config.get_text_config()
+        return int(getattr(config, "num_key_value_heads", None) or self.n_heads)
+
+    @property
+    def is_parallel(self) -> bool:
+        """Tell whether attention and MLP of a block read the same residual."""
+        return self._blocks[0].is_parallel
 
     @property
     def d_vocab(self) -> int:
@@ -277,6 +289,7 @@ class Model:
             unembed=self.unembed,
             beside=lambda others: self._record(others, None, work),
             forward=partial(self._counted_forward, work),
+            forked=partial(self._forked, work),
             work=work,
         )
         if self.store is not None and mask is None:
@@ -298,6 +311,18 @@ class Model:
         last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
         batch = TokenBatch((), tokens, torch.ones_like(tokens, dtype=torch.bool), last)
         return self.forward(batch, capture=capture, plan=plan, backward=backward)
+
+    def _forked(self, work: Work, tokens: Tensor, *, read: Read, wrote: Wrote, backward: Rules | None = None) -> Tensor:
+        there_and_back = 1.0 if backward is None else 2.0
+        work.add(there_and_back * tokens.numel() * self.n_layers)
+        rules = NO_RULES if backward is None else rule_hooks(self.bridge, backward)
+        needs_graph = backward is not None
+        with torch.set_grad_enabled(needs_graph):
+            return Forked(self.bridge, read=read, wrote=wrote, rules=rules, needs_graph=needs_graph).run(tokens)
+
+    def refuse_edges(self) -> None:
+        """Raise SiteError, saying why, where what single heads and MLPs read cannot be told apart."""
+        refuse_fork(self.bridge)
 
     @cached_property
     def _context(self) -> list[str]:

@@ -1,0 +1,262 @@
+"""Which edges between components carry a behaviour, and how much of it do they carry alone?
+
+Edges are scored by the change in what the sender writes times the receiver's coefficient (edge attribution patching, Syed et
+al., arXiv 2310.10348; under relevance rules, RelP, arXiv 2508.21258). Circuits of the best edges are then run: every other
+edge carries what it would in the corrupted run, or a mean. Faithfulness and its two areas follow MIB (arXiv 2504.13151):
+
+    f(C) = (m(C) - m(no edge)) / (m(all edges) - m(no edge)),   CPR = area under f,   CMD = area under |1 - f|
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.analysis import Analysis, Cost, Result
+from interp.backward import GRADIENT, RULES, Rules
+from interp.errors import AnalysisError, TaskError, unknown
+from interp.metrics import Metric
+from interp.models import Model
+from interp.plots import curves
+from interp.replay import Recording
+from interp.shapes import Tensors
+from interp.sweeps.circuits import Circuit, Wiring, circuit_values, edge_scores, plain_run, random_circuits
+from interp.sweeps.pairs import check_pairs, check_settings, pairs
+from interp.sweeps.statistics import bootstrap_interval
+from interp.tasks import Task
+from interp.tasks.batch import TokenBatch
+
+Ranking = Literal["absolute", "signed"]
+Ablation = Literal["corrupted", "mean"]
+KINDS = ("circuit", "random", "complement")
+
+
+@dataclass(frozen=True)
+class CircuitDiscovery(Analysis):
+    """Score edges on half of the prompts, run circuits of the best ones on the other half.
+
+    `method` "relevance" (with the named `rules`) or "attribution"; `ranking` of edges by "absolute" or "signed" score;
+    `ablation` of all other edges: the "corrupted" run's, or their "mean" over the corrupted runs and positions (which also
+    takes away where a token stands). `fractions` of all edges are tried; beside every circuit, as many random edges, and all
+    edges but the circuit's.
+    """
+
+    method: Literal["relevance", "attribution"] = "relevance"
+    rules: str = "relp"
+    metric: Metric = "logit_diff"
+    ranking: Ranking = "absolute"
+    ablation: Ablation = "corrupted"
+    fractions: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    seed: int = 0
+    question: ClassVar[str] = "Which edges between components carry the behaviour, and how much of it alone?"
+
+    def __post_init__(self) -> None:
+        check_settings(self.metric, "denoise")
+        given = (
+            ("method", self.method, ("relevance", "attribution")), ("set of rules", self.rules, RULES),
+            ("ranking", self.ranking, get_args(Ranking)), ("ablation", self.ablation, get_args(Ablation)),
+        )  # fmt: skip
+        for what, value, there_is in given:
+            if value not in there_is:
+                raise AnalysisError(unknown(what, value, there_is))
+        rising = all(low < high for low, high in zip(self.fractions, self.fractions[1:], strict=False))
+        if len(self.fractions) < 2 or not rising or not (self.fractions[0] > 0 and self.fractions[-1] <= 1):
+            raise AnalysisError(f"fractions={self.fractions}; at least two, rising, above 0 and up to 1, are needed")
+
+    @property
+    def _rules(self) -> Rules:
+        return RULES[self.rules] if self.method == "relevance" else GRADIENT
+
+    def check(self, model: Model, shard: TokenBatch) -> None:
+        """Raise TaskError for pairs that cannot be compared, SiteError where edges or rules are out of reach."""
+        check_pairs(model, shard, metric=self.metric)
+        model.refuse_edges()
+        model.refuse_rules(self._rules)
+
+    def prepare(self, model: Model, task: Task) -> Tensors:
+        """Return the edges' mean scores [receiver sender] and the senders' mean writes over one half of the prompts."""
+        found = [prompt for prompt in task.prompts if is_for_discovery(prompt.id)]
+        if not found or len(found) == len(task.prompts):
+            raise TaskError(
+                f"circuits are found on half of the prompts and tried on the other; {len(task.prompts)} are too few"
+            )
+        wiring = wiring_of(model)
+        shape = wiring.is_edge.shape
+        scores = torch.zeros(shape, device=model.device)
+        writes = torch.zeros(shape[1], model.d_model, device=model.device)
+        n_rows = n_texts = 0
+        for prompts in model.shards(task.of(found)):
+            shard = model.tokenize(prompts)
+            recording = model.record(shard)
+            for pair in pairs(recording, shard, metric=self.metric, direction="denoise"):
+                scores = scores + edge_scores(recording, pair, wiring, rules=self._rules).sum(0)
+                if self.ablation == "mean":
+                    away = plain_run(recording, pair.corrupted, wiring).writes.float()
+                    writes, n_texts = writes + away.sum((0, 1)), n_texts + away.shape[0] * away.shape[1]
+                n_rows += len(pair.clean.rows)
+        prepared: Tensors = {"scores": scores / n_rows, "wiring": _described(wiring)}
+        return prepared | ({"writes": writes / n_texts} if self.ablation == "mean" else {})
+
+    def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
+        """Return per prompt edge scores [batch receiver sender] and the metric of all circuits [batch fraction]."""
+        wiring = _wiring(prepared["wiring"])
+        circuits = self.circuits(Circuit.whole(wiring, prepared["scores"].double().cpu().numpy()))
+        sizes = [circuit.n_edges for circuit in circuits]
+        tried = [
+            *(circuit.kept for circuit in circuits), *random_circuits(wiring, sizes, seed=self.seed),
+            *(wiring.is_edge & ~circuit.kept for circuit in circuits), wiring.is_edge, np.zeros_like(wiring.is_edge),
+        ]  # fmt: skip
+        n, k = len(shard.prompts), len(self.fractions)
+        scores, values = torch.zeros(n, *wiring.is_edge.shape), torch.zeros(n, len(tried))
+        for pair in pairs(recording, shard, metric=self.metric, direction="denoise"):
+            rows = pair.clean.rows.cpu()
+            scores[rows] = edge_scores(recording, pair, wiring, rules=self._rules).cpu()
+            away = plain_run(recording, pair.corrupted, wiring)
+            if self.metric == "kl":
+                pair = pair.compared_with(recording.forward(pair.clean.tokens).logits)
+            found = circuit_values(recording, pair, wiring, tried, away=away, instead=prepared.get("writes"))
+            values[rows] = found.T.cpu()
+        parts = {kind: values[:, i * k : (i + 1) * k] for i, kind in enumerate(KINDS)}
+        is_new = torch.tensor([not is_for_discovery(prompt.id) for prompt in shard.prompts])
+        wirings = _described(wiring).expand(n, -1)
+        ends = {"all": values[:, -2], "none": values[:, -1], "is_new": is_new.int(), "wiring": wirings}
+        return {key: value.contiguous() for key, value in (parts | ends | {"scores": scores}).items()}
+
+    def circuits(self, whole: Circuit) -> list[Circuit]:
+        """Return the circuit of each fraction of all edges."""
+        return [whole.top(max(1, round(share * whole.n_edges)), by=self.ranking) for share in self.fractions]
+
+    def combine(self, parts: Sequence[Tensors]) -> "CircuitDiscoveryResult":
+        """Return the scored edges and what circuits of them do on prompts that were not used to find them."""
+        joined = {key: np.concatenate([part[key].double().numpy() for part in parts]) for key in parts[0]}
+        is_new = joined.pop("is_new") > 0
+        wiring = _wiring(torch.from_numpy(joined.pop("wiring")[0]))
+        whole = Circuit.whole(wiring, joined.pop("scores")[~is_new].mean(0))
+        return CircuitDiscoveryResult(self, whole, {key: value[is_new] for key, value in joined.items()})
+
+    def cost(self, model: Model, shard: TokenBatch) -> Cost:
+        """Return a pass for every circuit, and those that score edges."""
+        wiring, k = wiring_of(model), len(self.fractions)
+        n_senders = len(wiring.senders)
+        held = 4 * max(4096, shard.tokens.numel()) * n_senders * model.d_model
+        return Cost(3 * k + 2 + 5, len(shard.prompts) * (wiring.is_edge.size + 3 * k + 8), held)
+
+
+def is_for_discovery(prompt_id: str) -> bool:
+    """Tell whether a prompt is one of those that edges are scored on: half of them, by its name alone."""
+    return crc32(prompt_id.encode()) % 2 == 0
+
+
+def wiring_of(model: Model) -> Wiring:
+    """Return all edges of a model."""
+    return Wiring(model.n_layers, model.n_heads, model.n_kv_heads, model.is_parallel)
+
+
+def _described(wiring: Wiring) -> Tensor:
+    return torch.tensor([wiring.n_layers, wiring.n_heads, wiring.n_kv_heads, int(wiring.is_parallel)])
+
+
+def _wiring(numbers: Tensor) -> Wiring:
+    n_layers, n_heads, n_kv_heads, is_parallel = map(int, numbers.tolist())
+    return Wiring(n_layers, n_heads, n_kv_heads, bool(is_parallel))
+
+
+@dataclass(frozen=True)
+class CircuitDiscoveryResult(Result):
+    """All edges with their scores, and the metric of circuits on new prompts [prompt fraction]."""
+
+    analysis: CircuitDiscovery
+    whole: Circuit
+    values: dict[str, NDArray[np.float64]]
+
+    @property
+    def circuits(self) -> list[Circuit]:
+        """Return the circuit of each fraction."""
+        return self.analysis.circuits(self.whole)
+
+    def faithfulness(self, kind: str) -> NDArray[np.float64]:
+        """Return f of each fraction for "circuit", "random" or "complement": a ratio of means over prompts."""
+        gained = self.values[kind] - self.values["none"][:, None]
+        ratio: NDArray[np.float64] = gained.mean(0) / self._gap.mean()
+        return ratio
+
+    @property
+    def _gap(self) -> NDArray[np.float64]:
+        gap: NDArray[np.float64] = self.values["all"] - self.values["none"]
+        return gap
+
+    @property
+    def cpr(self) -> float:
+        """Return the area under f over the fractions of edges."""
+        return float(np.trapezoid(self.faithfulness("circuit"), self.analysis.fractions))
+
+    @property
+    def cmd(self) -> float:
+        """Return the area under |1 - f| over the fractions of edges; 0 is best."""
+        return float(np.trapezoid(np.abs(1 - self.faithfulness("circuit")), self.analysis.fractions))
+
+    def smallest(self, faithfulness: float = 0.9) -> Circuit | None:
+        """Return the smallest tried circuit that is at least so faithful."""
+        good = self.faithfulness("circuit") >= faithfulness
+        return self.circuits[int(good.argmax())] if good.any() else None
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return faithfulness by kind and fraction, then the scores of the 200 largest edges.
+
+        Columns measure ("faithfulness", "edge score"), kind, fraction, n_edges, sender, receiver, mean, low, high and
+        n_prompts.
+        """
+        frames, gap = [], self._gap
+        for kind in KINDS:
+            ratios = (self.values[kind] - self.values["none"][:, None]) / np.where(gap == 0, np.nan, gap)[:, None]
+            low, high = bootstrap_interval(np.nan_to_num(ratios), weights=gap, seed=self.analysis.seed)
+            n_edges = [circuit.n_edges for circuit in self.circuits]
+            if kind == "complement":
+                n_edges = [self.whole.n_edges - n for n in n_edges]
+            numbers = {"mean": self.faithfulness(kind), "low": low, "high": high, "n_prompts": len(gap)}
+            keys = {"measure": "faithfulness", "kind": kind, "fraction": self.analysis.fractions, "n_edges": n_edges}
+            frames.append(pd.DataFrame(keys | numbers))
+        edges = pd.DataFrame(self.whole.edges[:200], columns=["sender", "receiver", "mean"])
+        frames.append(edges.assign(measure="edge score"))
+        columns = ["measure", "kind", "fraction", "n_edges", "sender", "receiver", "mean", "low", "high", "n_prompts"]
+        return (
+            pd.concat(frames, ignore_index=True).reindex(columns=columns).astype({"n_edges": "Int64", "n_prompts": "Int64"})
+        )
+
+    def plot(self) -> go.Figure:
+        """Draw faithfulness against the share of edges kept."""
+        whole = self.to_frame()
+        frame = whole.loc[whole["measure"] == "faithfulness"]
+        names = {"circuit": "the best edges", "random": "as many random edges", "complement": "all but the best edges"}
+        title = f"How much of {self.analysis.metric} circuits keep (other edges: {self.analysis.ablation})"
+        return curves(
+            frame.replace({"kind": names}), x="fraction", groups="kind", title=title,
+            x_label="share of all edges in the circuit (log scale)", y_label="faithfulness (1: whole model)", is_log=True,
+        )  # fmt: skip
+
+    def summary(self) -> str:
+        """Say how small a circuit keeps the behaviour, against random edges, and what is in it."""
+        f, smallest = self.faithfulness("circuit"), self.smallest()
+        total, n = self.whole.n_edges, len(self._gap)
+        told = f"No circuit tried keeps 90 % of {self.analysis.metric}; the best keeps {f.max():.0%}."
+        if smallest is not None:
+            at = next(i for i, circuit in enumerate(self.circuits) if circuit.n_edges == smallest.n_edges)
+            heads = [node for node in smallest.nodes if node[0] == "a"]
+            told = (
+                f"{smallest.n_edges} of {total} edges ({smallest.n_edges / total:.1%}) keep {f[at]:.0%} of "
+                f"{self.analysis.metric} on {n} prompts that were not used to find them; as many random edges keep "
+                f"{self.faithfulness('random')[at]:.0%}, all others {self.faithfulness('complement')[at]:.0%}. "
+                f"{len(heads)} heads take part: {', '.join(heads[:12])}{' …' if len(heads) > 12 else ''}."
+            )
+        first = ", ".join(f"{sender} → {receiver} ({score:+.2f})" for sender, receiver, score in self.whole.edges[:5])
+        return (
+            f"{told} CPR {self.cpr:.2f}, CMD {self.cmd:.2f}. The largest edges by {self.analysis.method}: {first}. "
+            "Heads are aLAYER.hHEAD, MLPs mLAYER, receivers q, k, v of a head."
+        )
