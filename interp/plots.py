@@ -144,3 +144,27 @@ def grid_below(
         yaxis99={"anchor": "x99", "title": y, "dtick": steps[0], "showgrid": False, "domain": [0, 0.42]},
         height=640,
     )
+
+
+def grid_beside_bars(grid: np.ndarray, bars: dict[str, pd.DataFrame], *, x: str, y: str, of: str, title: str) -> go.Figure:
+    """Draw a grid [y x] of shares, the first row at the bottom and NaN left blank; beside it bars of shares.
+
+    Each frame of `bars` has a row per bar, with columns kind, rate, low and high.
+    """
+    titles = [of, "by kind of patch, 95 % intervals"]
+    figure = make_subplots(rows=1, cols=2, column_widths=[0.45, 0.55], subplot_titles=titles)
+    figure.add_heatmap(
+        z=grid.astype(np.float32), zmin=0, zmax=1, colorscale="Cividis", hoverongaps=False,
+        colorbar={"x": 0.41, "len": 0.9, "tickformat": ".0%"},
+        hovertemplate=f"{y} %{{y}}<br>{x} %{{x}}<br>%{{z:.1%}}<extra></extra>", row=1, col=1,
+    )  # fmt: skip
+    step = max(1, len(grid) // 8)
+    figure.update_xaxes(title_text=x, dtick=step, tick0=0, showgrid=False, row=1, col=1)
+    figure.update_yaxes(title_text=y, dtick=step, tick0=0, showgrid=False, row=1, col=1)
+    for i, (name, frame) in enumerate(bars.items()):
+        rate = frame["rate"].to_numpy(np.float32)
+        error = {"array": frame["high"] - rate, "arrayminus": rate - frame["low"], "type": "data", "symmetric": False}
+        figure.add_bar(x=frame["kind"], y=rate, name=name, error_y=error, marker_color=COLOURS[i], row=1, col=2)
+    figure.update_yaxes(title_text=of, range=[0, 1], tickformat=".0%", row=1, col=2)
+    figure.update_layout(height=520, legend={"orientation": "h", "y": 1.18, "x": 0.5})
+    return titled(figure, title)
