@@ -308,7 +308,8 @@ class BackPatchingResult(Result):
         if kind == "sampled":
             missed: np.ndarray = np.log1p(-self._probabilities) * self.n_tries
             return np.asarray(-np.expm1(missed), dtype=np.float64)
-        return self.repaired(kind).any(1).astype(np.float64)
+        done: np.ndarray = self.repaired(kind)
+        return np.asarray(done.any(1), dtype=np.float64)
 
     @property
     def _probabilities(self) -> np.ndarray:
