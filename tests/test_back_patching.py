@@ -69,7 +69,7 @@ def test_at_the_last_token_it_is_a_second_visit_of_the_layers(model: Model) -> N
     last = batch.last[:, None]
     own = outputs_at(recording, last)
     for target, source in ((0, 1), (0, 3), (1, 2)):
-        ends = ends_of_patched(recording, own[source][None], layer=target, positions=last)[0]
+        ends = ends_of_patched(recording, {target: own[source][None]}, positions=last)[target][0]
         resid = own[source]
         for layer in range(target + 1, model.n_layers):
             resid = recording.tail(layer, resid, start=recording.n_pos - 1)
@@ -83,7 +83,7 @@ def test_a_layers_own_output_changes_nothing(model: Model) -> None:
     for at in (batch.subject[:, None], torch.zeros(3, 1, dtype=torch.long)):
         own = outputs_at(recording, at)
         for layer in range(model.n_layers):
-            ends = ends_of_patched(recording, own[layer][None], layer=layer, positions=at)[0]
+            ends = ends_of_patched(recording, {layer: own[layer][None]}, positions=at)[layer][0]
             assert_close(ends, recording.resid(model.n_layers)[:, -1], rtol=0, atol=2e-5)
 
 
@@ -92,7 +92,7 @@ def test_vectors_of_another_model_of_the_same_width_can_be_patched() -> None:
     source, target, batch = tiny("gpt2"), tiny("llama"), asked()
     at = batch.subject[:, None]
     values = outputs_at(source.record(batch), at)
-    ends = ends_of_patched(target.record(batch), values, layer=1, positions=at)
+    ends = ends_of_patched(target.record(batch), {1: values}, positions=at)[1]
     for layer in range(source.n_layers):
         wanted = naive(target, batch, {1: put(values[layer], at)})[:, -1]
         assert_close(target.unembed(ends[layer]), wanted, rtol=0, atol=1e-5)

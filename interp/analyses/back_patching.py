@@ -177,16 +177,15 @@ class BackPatching(Analysis):
         if "example" in self.controls:
             vectors["example"] = _of_another(shard, prepared)
         for kind in self._kinds:
-            for target in range(layers):
-                sources = self._sources(kind, target, layers)
-                if not sources:
-                    continue
+            sources = {target: self._sources(kind, target, layers) for target in range(layers)}
+            values: dict[int, Tensor] = {}
+            for target in [target for target in range(layers) if sources[target]]:
                 drawn = kind == "random"
-                values = self._random(shard, own, target, len(sources)) if drawn else vectors[kind][sources]
-                if kind in ("random", "rescaled"):
-                    values = _rescaled(values, own[target])
-                ends = ends_of_patched(recording, values, layer=target, positions=where.get(kind, here))
-                yield kind, target, sources, logits_at_the_end(recording, ends)
+                value = self._random(shard, own, target, len(sources[target])) if drawn else vectors[kind][sources[target]]
+                values[target] = _rescaled(value, own[target]) if kind in ("random", "rescaled") else value
+            ends = ends_of_patched(recording, values, positions=where.get(kind, here))
+            for target, end in ends.items():
+                yield kind, target, sources[target], logits_at_the_end(recording, end)
 
     def _random(self, shard: TokenBatch, own: Tensor, target: int, n: int) -> Float[Tensor, "variant batch span d_model"]:
         """Return Gaussian vectors; a prompt's depend on nothing but its id, the target and the seed."""
@@ -209,7 +208,8 @@ class BackPatching(Analysis):
             positions = self._other_positions(shard) if kind == "position" else self._positions(shard)
             variants = [len(self._sources(kind, target, layers)) for target in range(layers)]
             steps += patching_steps(layers, variants=variants) * (n_pos - int(positions.min()))
-        held = n * layers * (4 * n_pos * model.d_model + 3 * model.d_vocab)
+        behind = n_pos - int(self._positions(shard).min())
+        held = n * layers * (2 * layers * behind * model.d_model + 3 * model.d_vocab)
         return Cost(steps / (n_pos * layers), 3 * n * layers**2 * len(self._kinds), held)
 
 

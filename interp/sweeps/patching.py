@@ -6,7 +6,7 @@ width.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from einops import rearrange, repeat
@@ -15,10 +15,9 @@ from torch import Tensor
 
 from interp.models import Model
 from interp.replay import Recording
-from interp.shapes import Resid
 from interp.tasks import Task
 
-_CHUNK_TOKENS = 2048
+_CHUNK_TOKENS = 2**15  # keys and values are read by each variant
 Positions = Int[Tensor, "batch span"]
 
 
@@ -29,27 +28,38 @@ def outputs_at(recording: Recording, positions: Positions) -> Float[Tensor, "lay
 
 
 def ends_of_patched(
-    recording: Recording, values: Float[Tensor, "variant batch span d_model"], *, layer: int, positions: Positions
-) -> Float[Tensor, "variant batch d_model"]:
-    """Return the last residual at the last position where `layer`'s output at `positions` is each variant's value."""
+    recording: Recording, values: Mapping[int, Float[Tensor, "variant batch span d_model"]], *, positions: Positions
+) -> dict[int, Float[Tensor, "variant batch d_model"]]:
+    """Return by layer the last residual at the last position where its output at `positions` is each variant's value.
+
+    One sweep over the layers serves them all: a layer's variants join behind it.
+    """
     start = int(positions.min())
-    size = max(1, _CHUNK_TOKENS // (values.shape[1] * (recording.n_pos - start)))
-    return torch.cat([_ends(recording, chunk, layer, positions, start) for chunk in torch.split(values, size)])
+    at = (torch.arange(len(positions), device=positions.device)[:, None], positions - start)
+    rows = recording.resid(0)[None, :, start:][:0]
+    for layer in range(recording.n_layers):
+        rows = _behind(recording, layer, rows, start)
+        if layer in values:
+            clean = recording.resid(layer + 1)[:, start:]
+            joining = repeat(clean, "batch pos d_model -> variant batch pos d_model", variant=len(values[layer])).clone()
+            joining[:, *at] = values[layer]
+            rows = torch.cat([rows, joining])
+    layers = sorted(values)
+    split = torch.split(rows[:, :, -1], [len(values[layer]) for layer in layers])
+    return dict(zip(layers, split, strict=True))
 
 
-def _ends(recording: Recording, values: Tensor, layer: int, positions: Tensor, start: int) -> Tensor:
-    clean = recording.resid(layer + 1)[:, start:]
-    rows = repeat(clean, "batch pos d_model -> variant batch pos d_model", variant=len(values)).clone()
-    rows[:, torch.arange(len(positions), device=rows.device)[:, None], positions - start] = values
-    rows = rearrange(rows, "variant batch pos d_model -> (variant batch) pos d_model")
-    for later in range(layer + 1, recording.n_layers):
-        rows = _from(recording, later, rows, start)
-    ends: Tensor = rearrange(rows[:, -1], "(variant batch) d_model -> variant batch d_model", variant=len(values))
-    return ends
-
-
-def _from(recording: Recording, layer: int, rows: Resid, start: int) -> Resid:
-    return recording.tail(layer, rows, start=start) if start else recording.block(layer, rows)
+def _behind(recording: Recording, layer: int, rows: Tensor, start: int) -> Tensor:
+    """Run a block on rows [variant batch pos-start d_model], a few variants at a time."""
+    if not len(rows):
+        return rows
+    size = max(1, _CHUNK_TOKENS // (rows.shape[1] * recording.n_pos))
+    done = []
+    for chunk in torch.split(rows, size):
+        flat = rearrange(chunk, "variant batch pos d_model -> (variant batch) pos d_model")
+        flat = recording.tail(layer, flat, start=start) if start else recording.block(layer, flat)
+        done.append(rearrange(flat, "(variant batch) pos d_model -> variant batch pos d_model", variant=len(chunk)))
+    return torch.cat(done)
 
 
 def patching_steps(n_layers: int, *, variants: Sequence[int]) -> int:
