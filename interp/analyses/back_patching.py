@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from interp.analysis import Analysis, Cost, Result
-from interp.errors import AnalysisError, TaskError, unknown
+from interp.errors import AnalysisError, unknown
 from interp.interventions import Patch
 from interp.models import Model
 from interp.plots import grid_beside_bars
@@ -28,14 +28,17 @@ from interp.shapes import Tensors
 from interp.sites import Site
 from interp.sweeps.answers import require_answers
 from interp.sweeps.patching import (
+    donors,
     ends_of_patched,
     key_of,
     known_hops,
     logits_at_the_end,
+    of_another,
     of_token,
     outputs_at,
     patching_steps,
     ranks,
+    span_of,
 )
 from interp.sweeps.statistics import bootstrap_interval
 from interp.tasks import Prompt, Task
@@ -91,11 +94,7 @@ class BackPatching(Analysis):
             raise AnalysisError(f"prompt {shard.prompts[0].id!r} has {n_pos} tokens; no other position is left to patch")
 
     def _positions(self, shard: TokenBatch) -> Int[Tensor, "batch span"]:
-        if self.position == "subject" and shard.subject is None:
-            which = next(prompt.id for prompt in shard.prompts if prompt.subject is None)
-            raise TaskError(f"prompt {which!r} has no subject; position='last' needs none")
-        end = shard.last if self.position == "last" or shard.subject is None else shard.subject
-        return end[:, None] - torch.arange(self.span - 1, -1, -1, device=end.device)
+        return span_of(shard, self.position, width=self.span)
 
     def _other_positions(self, shard: TokenBatch) -> Int[Tensor, "batch span"]:
         """Return a random span of each prompt that ends elsewhere, and does not hold position 0 unless it must."""
@@ -111,19 +110,7 @@ class BackPatching(Analysis):
         prepared = {"known": known_hops(model, task) if self.known_only else torch.zeros(0, dtype=torch.int64)}
         if "example" not in self.controls:
             return prepared
-        if len(task.prompts) < 2:
-            raise AnalysisError("1 prompt given; the control 'example' needs at least 2")
-        vectors, stands_for, keys = [], [], []
-        for prompts in model.shards(Task(task.name, task.prompts[: self.n_donors])):
-            shard = model.tokenize(prompts)
-            vectors.append(outputs_at(model.record(shard), self._positions(shard)).transpose(0, 1))
-            stands_for.append(_stands_for(shard))
-            keys += [key_of(prompt.id) for prompt in prompts]
-        return prepared | {
-            "donor": torch.cat(vectors),
-            "donor_tokens": torch.cat(stands_for),
-            "donor_keys": torch.tensor(keys),
-        }
+        return prepared | donors(model, task, n=self.n_donors, positions=self._positions)
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return per prompt and pair [batch source target] ranks of the answer and changes of logits, by kind of patch.
@@ -175,7 +162,7 @@ class BackPatching(Analysis):
         if where:
             vectors["position"] = outputs_at(recording, where["position"])
         if "example" in self.controls:
-            vectors["example"] = _of_another(shard, prepared)
+            vectors["example"] = of_another(shard, prepared)
         for kind in self._kinds:
             sources = {target: self._sources(kind, target, layers) for target in range(layers)}
             values: dict[int, Tensor] = {}
@@ -211,23 +198,6 @@ class BackPatching(Analysis):
         behind = n_pos - int(self._positions(shard).min())
         held = n * layers * (2 * layers * behind * model.d_model + 3 * model.d_vocab)
         return Cost(steps / (n_pos * layers), 3 * n * layers**2 * len(self._kinds), held)
-
-
-def _stands_for(shard: TokenBatch) -> Int[Tensor, "batch token"]:
-    """Return what a donor's vector may say: its answer, and its bridge where there is one."""
-    assert shard.answer is not None
-    return torch.stack([shard.answer, shard.answer if shard.bridge is None else shard.bridge], dim=1)
-
-
-def _of_another(shard: TokenBatch, prepared: Tensors) -> Float[Tensor, "layer batch span d_model"]:
-    """Return a donor's vectors for each prompt: another prompt, of another bridge and answer where there is one."""
-    chosen = []
-    for prompt, tokens in zip(shard.prompts, _stands_for(shard).tolist(), strict=True):
-        is_other = prepared["donor_keys"] != key_of(prompt.id)
-        differs = is_other & ~torch.isin(prepared["donor_tokens"].cpu(), torch.tensor(tokens)).any(1)
-        candidates = (differs if bool(differs.any()) else is_other).nonzero()[:, 0]
-        chosen.append(int(candidates[key_of(prompt.id) % len(candidates)]))
-    return prepared["donor"][chosen].transpose(0, 1)
 
 
 def _rescaled(values: Tensor, like: Tensor) -> Tensor:

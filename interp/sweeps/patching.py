@@ -6,18 +6,23 @@ width.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.errors import AnalysisError, TaskError
 from interp.models import Model
 from interp.replay import Recording
+from interp.shapes import Tensors
+from interp.sweeps.answers import require_answers
 from interp.tasks import Task
+from interp.tasks.batch import TokenBatch
 
-_CHUNK_TOKENS = 2**15  # keys and values are read by each variant
+_CHUNK_TOKENS = 2**13  # with the keys and values that each variant reads
 Positions = Int[Tensor, "batch span"]
 
 
@@ -87,6 +92,19 @@ def of_token(logits: Float[Tensor, "*rows batch d_vocab"], token: Int[Tensor, " 
     return logits.gather(-1, index)[..., 0]
 
 
+Where = Literal["subject", "last"]
+
+
+def span_of(shard: TokenBatch, position: Where, *, width: int = 1) -> Positions:
+    """Return the positions of each prompt that end at its subject's last token, or at its last; `width` of them."""
+    if position == "subject" and shard.subject is None:
+        which = next(prompt.id for prompt in shard.prompts if prompt.subject is None)
+        raise TaskError(f"prompt {which!r} has no subject; position='last' needs none")
+    end = shard.last if position == "last" or shard.subject is None else shard.subject
+    span: Tensor = end[:, None] - torch.arange(width - 1, -1, -1, device=end.device)
+    return span
+
+
 # What is known of prompts beyond a shard, by their ids: so that nothing depends on how prompts are grouped
 
 
@@ -113,3 +131,37 @@ def known_hops(model: Model, task: Task) -> Int[Tensor, " known"]:
         wrong = torch.ne(guesses, batch.answer).tolist()
         unknown |= {asked[prompt.id] for prompt, is_wrong in zip(shard, wrong, strict=True) if is_wrong}
     return torch.tensor([key_of(prompt.id) for prompt in task.prompts if prompt.id not in unknown], dtype=torch.int64)
+
+
+@torch.no_grad()
+def donors(model: Model, task: Task, *, n: int, positions: Callable[[TokenBatch], Positions]) -> Tensors:
+    """Return the vectors [prompt layer span d_model] of a task's first prompts, and what they may stand for.
+
+    Raises AnalysisError if there is but one prompt.
+    """
+    if len(task.prompts) < 2:
+        raise AnalysisError("1 prompt given; the control 'example' needs at least 2")
+    vectors, tokens, keys = [], [], []
+    for prompts in model.shards(Task(task.name, task.prompts[:n])):
+        shard = model.tokenize(prompts)
+        vectors.append(outputs_at(model.record(shard), positions(shard)).transpose(0, 1))
+        tokens.append(_stands_for(shard))
+        keys += [key_of(prompt.id) for prompt in prompts]
+    return {"donor": torch.cat(vectors), "donor_tokens": torch.cat(tokens), "donor_keys": torch.tensor(keys)}
+
+
+def of_another(shard: TokenBatch, prepared: Tensors) -> Float[Tensor, "layer batch span d_model"]:
+    """Return a donor's vectors for each prompt: another prompt, of another bridge and answer where there is one."""
+    chosen = []
+    for prompt, tokens in zip(shard.prompts, _stands_for(shard).tolist(), strict=True):
+        is_other = prepared["donor_keys"] != key_of(prompt.id)
+        differs = is_other & ~torch.isin(prepared["donor_tokens"].cpu(), torch.tensor(tokens)).any(1)
+        candidates = (differs if bool(differs.any()) else is_other).nonzero()[:, 0]
+        chosen.append(int(candidates[key_of(prompt.id) % len(candidates)]))
+    return prepared["donor"][chosen].transpose(0, 1)
+
+
+def _stands_for(shard: TokenBatch) -> Int[Tensor, "batch token"]:
+    """Return what a donor's vector may say: its answer, and its bridge where there is one."""
+    answer = require_answers(shard)[:, 0]
+    return torch.stack([answer, answer if shard.bridge is None else shard.bridge], dim=1)
