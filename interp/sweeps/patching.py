@@ -9,9 +9,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from interp.errors import AnalysisError, TaskError
@@ -19,6 +20,7 @@ from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
+from interp.sweeps.texts import all_say
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -37,8 +39,10 @@ def ends_of_patched(
 ) -> dict[int, Float[Tensor, "variant batch d_model"]]:
     """Return by layer the last residual at the last position where its output at `positions` is each variant's value.
 
-    One sweep over the layers serves them all: a layer's variants join behind it.
+    One sweep over the layers serves them all: a layer's variants join behind it. Raises AnalysisError for vectors of another
+    width and for positions that do not exist.
     """
+    _refuse_misfits(recording, values, positions)
     start = int(positions.min())
     at = (torch.arange(len(positions), device=positions.device)[:, None], positions - start)
     rows = recording.resid(0)[None, :, start:][:0]
@@ -52,6 +56,14 @@ def ends_of_patched(
     layers = sorted(values)
     split = torch.split(rows[:, :, -1], [len(values[layer]) for layer in layers])
     return dict(zip(layers, split, strict=True))
+
+
+def _refuse_misfits(recording: Recording, values: Mapping[int, Tensor], positions: Positions) -> None:
+    width = recording.resid(0).shape[-1]
+    if wrong := [value.shape[-1] for value in values.values() if value.shape[-1] != width]:
+        raise AnalysisError(f"vectors of width {wrong[0]} given; the residuals here have width {width}")
+    if bad := [pos for pos in positions.flatten().tolist() if not 0 <= pos < recording.n_pos]:
+        raise AnalysisError(f"position {bad[0]} given; the last position is {recording.n_pos - 1}")
 
 
 def _behind(recording: Recording, layer: int, rows: Tensor, start: int) -> Tensor:
@@ -113,24 +125,48 @@ def key_of(prompt_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(prompt_id.encode(), digest_size=8).digest(), "big") >> 1
 
 
+_TAG_BYTES = 48
+
+
+def tags_of(shard: TokenBatch, name: str) -> UInt8[Tensor, "batch byte"]:
+    """Return each prompt's value of a tag, nothing where it has none, as UTF-8 padded with 0."""
+    texts = [prompt.tags.get(name, "").encode()[:_TAG_BYTES] for prompt in shard.prompts]
+    return torch.tensor([[*text, *[0] * (_TAG_BYTES - len(text))] for text in texts], dtype=torch.uint8)
+
+
+def read_tags(tags: UInt8[np.ndarray, "prompt byte"]) -> list[str]:
+    """Return the values that `tags_of` wrote."""
+    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in tags]
+
+
 @torch.no_grad()
-def known_hops(model: Model, task: Task) -> Int[Tensor, " known"]:
-    """Return the keys of the prompts both of whose single hops the model answers; all, where a task has no single hops."""
-    unknown: set[str] = set()
-    asked = {
-        prompt.id: of
-        for of, related in task.related.items()
-        for name, prompt in related.items()
+def known_hops(model: Model, task: Task, *, max_new_tokens: int | None = None) -> Tensors:
+    """Return the keys of the prompts whose single hops were asked ("asked"), and of those where one is wrong ("unknown").
+
+    Without `max_new_tokens` a hop is known if the answer's first token is the first guess; with it, if a text says it.
+    """
+    of = {
+        hop.id: prompt.id
+        for prompt in task.prompts
+        for name, hop in task.related.get(prompt.id, {}).items()
         if name in ("first_hop", "second_hop")
     }
-    hops = [prompt for related in task.related.values() for prompt in related.values() if prompt.id in asked]
+    hops = [hop for prompt in task.prompts for hop in task.related.get(prompt.id, {}).values() if hop.id in of]
+    unknown: set[str] = set()
     for shard in model.shards(Task(f"{task.name}, single hops", tuple(hops))) if hops else ():
-        batch = model.tokenize(shard)
-        assert batch.answer is not None
-        guesses = model.logits(batch)[torch.arange(len(shard)), batch.last].argmax(-1)
-        wrong = torch.ne(guesses, batch.answer).tolist()
-        unknown |= {asked[prompt.id] for prompt, is_wrong in zip(shard, wrong, strict=True) if is_wrong}
-    return torch.tensor([key_of(prompt.id) for prompt in task.prompts if prompt.id not in unknown], dtype=torch.int64)
+        is_right = answers(model, model.tokenize(shard), max_new_tokens=max_new_tokens).tolist()
+        unknown |= {of[hop.id] for hop, right in zip(shard, is_right, strict=True) if not right}
+    keys = {"asked": sorted(set(of.values())), "unknown": sorted(unknown)}
+    return {name: torch.tensor([key_of(prompt) for prompt in ids], dtype=torch.int64) for name, ids in keys.items()}
+
+
+def answers(model: Model, shard: TokenBatch, *, max_new_tokens: int | None = None) -> Bool[Tensor, " batch"]:
+    """Return whether each prompt is answered: by the first guess, or in a text of so many tokens."""
+    answer = require_answers(shard)[:, 0]
+    if max_new_tokens is not None:
+        return all_say([model.generate(shard, max_new_tokens=max_new_tokens).texts], shard.prompts)[0]
+    logits = model.logits(shard)[torch.arange(len(answer), device=answer.device), shard.last]
+    return torch.eq(logits.argmax(-1), answer).cpu()
 
 
 @torch.no_grad()
