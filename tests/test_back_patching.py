@@ -7,10 +7,16 @@ import torch
 from torch.testing import assert_close
 
 import interp
-from interp.analyses.back_patching import CONTROLS, BackPatching, back_patched_texts, says
-from interp.errors import AnalysisError, TaskError
+from interp.analyses.back_patching import CONTROLS, BackPatching
+from interp.errors import AnalysisError, SiteError, TaskError
+from interp.interventions import Patch
 from interp.models import Model
-from interp.sweeps.patching import ends_of_patched, known_hops, outputs_at
+from interp.sites import Site
+from interp.sweeps.patching import ends_of_patched, known_hops, outputs_at, read_tags, tags_of
+from interp.sweeps.rates import chosen_try
+from interp.sweeps.texts import patched_texts, says
+from interp.sweeps.tries import other_positions
+from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 from tests.test_replay import naive
 
@@ -37,11 +43,13 @@ def put(value: torch.Tensor, at: torch.Tensor):
 @pytest.mark.parametrize(("position", "span"), [("subject", 1), ("last", 1), ("subject", 2)])
 def test_the_grid_equals_the_naive_double_loop(model: Model, position: str, span: int) -> None:
     batch = asked()
-    analysis = BackPatching(position=position, span=span, controls=("forward", "rescaled", "position"), known_only=False)
+    analysis = BackPatching(
+        position=position, span=span, controls=("identity", "forward", "rescaled", "position"), known_only=False
+    )
     arrays = analysis.measure(model.record(batch), batch, {})
     recording, clean = model.record(batch), model.logits(batch)[:, -1]
-    places = {"own": analysis._positions(batch), "position": analysis._other_positions(batch)}
-    places["rescaled"] = places["own"]
+    here = analysis._positions(batch)
+    places = {"own": here, "rescaled": here, "position": other_positions(batch, here, seed=0)}
     rows = torch.arange(3)[:, None]
     for source in range(model.n_layers):
         for target in range(model.n_layers):
@@ -79,23 +87,28 @@ def test_at_the_last_token_it_is_a_second_visit_of_the_layers(model: Model) -> N
 @torch.no_grad()
 def test_a_layers_own_output_changes_nothing(model: Model) -> None:
     batch = asked()
-    recording = model.record(batch)
+    clean = model.forward(batch, capture=[Site("resid_post", layer) for layer in range(model.n_layers)])
     for at in (batch.subject[:, None], torch.zeros(3, 1, dtype=torch.long)):
-        own = outputs_at(recording, at)
+        own = outputs_at(model.record(batch), at)
         for layer in range(model.n_layers):
+            site = Site("resid_post", layer)
+            value = clean.activations[site][torch.arange(3)[:, None], at]
+            patched = model.forward(batch, plan=[Patch(site, value, positions=at[:, 0])]).logits
+            assert torch.equal(patched, clean.logits)
+            recording = model.record(batch)
             ends = ends_of_patched(recording, {layer: own[layer][None]}, positions=at)[layer][0]
             assert_close(ends, recording.resid(model.n_layers)[:, -1], rtol=0, atol=2e-5)
 
 
 @torch.no_grad()
-def test_vectors_of_another_model_of_the_same_width_can_be_patched() -> None:
-    source, target, batch = tiny("gpt2"), tiny("llama"), asked()
-    at = batch.subject[:, None]
-    values = outputs_at(source.record(batch), at)
-    ends = ends_of_patched(target.record(batch), {1: values}, positions=at)[1]
-    for layer in range(source.n_layers):
-        wanted = naive(target, batch, {1: put(values[layer], at)})[:, -1]
-        assert_close(target.unembed(ends[layer]), wanted, rtol=0, atol=1e-5)
+def test_vectors_of_other_prompts_and_models_of_the_same_width_can_be_patched() -> None:
+    target, batch, others = tiny("llama"), asked(), tokens(seed=1)
+    for source in (target, tiny("gpt2")):
+        values = outputs_at(source.record(others), others.last[:, None])
+        ends = ends_of_patched(target.record(batch), {1: values}, positions=batch.subject[:, None])[1]
+        for layer in range(source.n_layers):
+            wanted = naive(target, batch, {1: put(values[layer], batch.subject[:, None])})[:, -1]
+            assert_close(target.unembed(ends[layer]), wanted, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -108,40 +121,98 @@ def test_work_stays_at_the_bound() -> None:
     assert recording.work.block_tokens - before == 3 * (layers - 1) * layers * (2 * layers - 1) / 6
 
 
-def test_a_first_fact_held_out_is_repaired_at_the_bridge_and_a_second_is_not() -> None:
+@pytest.mark.parametrize(("name", "n"), [("hops-4l", 96), ("hops-8l", 48)])
+def test_a_first_fact_held_out_is_repaired_at_the_bridge_and_a_second_is_not(name: str, n: int) -> None:
     """The first hop of such a prompt is resolved after the layers that would use it; a second hop is nowhere to be found."""
-    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop")
-    first = BackPatching().run(model, task.tagged(set="first-held-out").take(96))
-    assert first.best_pair("back") == (3, 0)
-    assert first.fixed("back").mean() > 0.6
-    for statistic in ("oracle", "fixed pair"):
-        gain = first._rate(first.gain(statistic)[0])
-        assert gain["low"] > 0.35
-    second = BackPatching().run(model, task.tagged(set="second-held-out").take(96))
-    assert second.fixed("back").mean() < 0.1
-    assert second._rate(second.gain("oracle")[0])["low"] <= 0
-    for result in (first, second):
-        assert result.identity_change() < 1e-4
-        frame = result.to_frame()
-        assert set(frame[frame.statistic == "oracle"].kind) == {"back", "sampled", *CONTROLS}
-        assert (frame[frame.statistic == "pair"].groupby("kind").size() == result.n_tries).all()
+    model, task = interp.load_model(f"zoo/{name}"), interp.load_task("two-hop")
+    held_out = [p for which in ("first", "second") for p in task.tagged(set=f"{which}-held-out").take(n).prompts]
+    result = BackPatching().run(model, task.of(held_out))
+    groups = result.groups()
+    first, second = groups["first-held-out"], groups["second-held-out"]
+    assert first.best_pair() == (model.n_layers - 1, 0)
+    assert first.rate("back", "fixed").share > 0.6
+    for statistic in ("oracle", "fixed"):
+        assert first.rate("back", statistic, over=first.best_control(statistic)).low > 0.35
+        assert second.rate("back", statistic, over=second.best_control(statistic)).low <= 0
+    assert second.rate("back", "fixed").share < 0.1
+    assert result.identity_change() < 1e-4
+    frame = result.to_frame()
+    assert set(frame.group) == {"all", "first-held-out", "second-held-out"}
+    assert set(frame[frame.statistic == "oracle"].kind) == {"back", "sampled", *CONTROLS} - {"identity"}
+    assert set(frame[frame.statistic == "oracle"].tries) == {result.n_tries}
+    pairs = frame[frame.statistic == "pair"].groupby(["group", "kind"]).size()
+    assert set(pairs) == {result.n_tries}
+    assert "first-held-out: at the first hop's last token" in result.summary()
+    assert "second-held-out" in result.summary()
 
 
-def test_texts_say_what_the_grid_says() -> None:
+def test_at_the_last_token_nothing_is_repaired() -> None:
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop").tagged(set="first-held-out").take(96)
+    result = BackPatching(position="last").run(model, task)
+    assert result.rate("back", "fixed").share < 0.1
+    assert result.rate("back", "fixed", over=result.best_control("fixed")).high < 0
+    assert result.rate("back", "oracle", over=result.best_control("oracle")).low < 0
+
+
+def test_texts_of_one_token_say_what_ranks_say() -> None:
     model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop").tagged(set="first-held-out").take(12)
-    analysis = BackPatching(controls=("forward",), known_only=False)
-    result, shards = analysis.run(model, task), model.shards(task)
-    for pair in ((3, 0), (1, 1)):
-        texts = [t for s in shards for t in back_patched_texts(model, s, source=pair[0], target=pair[1], analysis=analysis,
-                                                               max_new_tokens=1)]  # fmt: skip
-        said = [says(text, prompt) for text, prompt in zip(texts, [p for s in shards for p in s], strict=True)]
-        assert said == (result.arrays["own.rank"][:, pair[0], pair[1]] == 0).tolist()
+    by_rank, by_text = (BackPatching(max_new_tokens=new).run(model, task) for new in (None, 1))
+    for key, array in by_rank.arrays.items():
+        if key.endswith("right"):
+            assert (by_text.arrays[key] == array).all(), key
+    assert by_text.arrays["is_unchanged"].all()
+    assert by_text.arrays["sampled.one"].mean() == pytest.approx(by_rank.arrays["sampled.one"].mean(), abs=0.2)
+    assert "the text of 0 prompts" in by_text.summary()
+
+
+@torch.no_grad()
+def test_patched_texts_go_on_from_the_patched_prompt() -> None:
+    """Greedy decoding by whole forwards in which the patch stands in the prompt alone; other prompts' vectors included."""
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop").tagged(set="first-held-out").take(6)
+    batch = model.tokenize(max(model.shards(task), key=len))
+    at = batch.subject[:, None]
+    own = outputs_at(model.record(batch), at)
+    values = torch.stack([own[3], own[3].roll(1, 0)])
+    texts = patched_texts(model, batch, values, layer=0, positions=at, max_new_tokens=4)
+    for value, said in zip(values, texts, strict=True):
+        grown = batch
+        for _ in range(4):
+            chosen = naive(model, grown, {0: put(value, at)})[:, -1].argmax(-1, keepdim=True)
+            ids = torch.cat([grown.tokens, chosen], dim=1)
+            grown = replace(batch, tokens=ids, mask=torch.ones_like(ids, dtype=torch.bool))
+        assert list(said) == model.tokenizer.batch_decode(grown.tokens[:, -4:])
+
+
+def test_an_alias_counts_and_a_letter_does_not() -> None:
+    prompt = Prompt("1", "The author of", answer="Jane Austen", aliases=("Austen", "J"))
+    assert says(" is miss austen.", prompt)
+    assert not says(" is J. Doe", prompt)
+
+
+def test_the_chosen_try_is_scored_on_the_other_half() -> None:
+    done = torch.tensor([[1, 0], [0, 1], [1, 0], [0, 1]]).numpy()  # what is best on one half fails on the other
+    assert chosen_try(done).tolist() == [0, 0, 0, 0]
+    assert chosen_try(done[:, [0, 0]]).tolist() == [1, 0, 1, 0]
+    assert chosen_try(done[:1]).tolist() == [0]
 
 
 def test_known_hops_are_those_that_the_model_answers() -> None:
     model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=12)
-    assert len(known_hops(model, task)) == 12
-    assert len(known_hops(interp.load_model("zoo/hops-8l@step-0000"), task)) < 12
+    for new in (None, 1):
+        hops = known_hops(model, task, max_new_tokens=new)
+        assert (len(hops["asked"]), len(hops["unknown"])) == (12, 0)
+    assert len(known_hops(interp.load_model("zoo/hops-8l@step-0000"), task)["unknown"]) > 0
+    alone = BackPatching(controls=("forward",)).run(
+        model, Task("alone", interp.load_task("two-hop").tagged(set="first-held-out").prompts[:4])
+    )
+    assert (alone.arrays["hops"] == -1).all()
+    assert "no single hops asked" in alone.summary()
+
+
+def test_tags_come_back_from_tensors() -> None:
+    batch = replace(tokens(), prompts=tuple(Prompt(str(i), "x", tags={"set": s}) for i, s in enumerate(("a", "häuser", ""))))
+    assert read_tags(tags_of(batch, "set").numpy()) == ["a", "häuser", ""]
+    assert read_tags(tags_of(batch, "other").numpy()) == ["", "", ""]
 
 
 def test_bad_input_is_named() -> None:
@@ -158,5 +229,18 @@ def test_bad_input_is_named() -> None:
         BackPatching().run(model, task.of([replace(task.prompts[0], subject="nobody")]))
     with pytest.raises(AnalysisError, match="1 prompt given; the control 'example' needs at least 2"):
         BackPatching().run(model, task.take(1))
-    with pytest.raises(AnalysisError, match="source=4; the model's last layer is 3"):
-        back_patched_texts(model, task.prompts[:1], source=4, target=0, analysis=BackPatching())
+    with pytest.raises(AnalysisError, match="max_new_tokens=0; at least 1"):
+        BackPatching(max_new_tokens=0)
+    with pytest.raises(TaskError, match="tokens with the response"):
+        BackPatching(max_new_tokens=500).run(model, task)
+    batch = model.tokenize(task.prompts)
+    recording, at = model.record(batch), batch.last[:, None]
+    narrow = torch.zeros(1, 4, 1, 32)
+    with pytest.raises(AnalysisError, match="vectors of width 32 given; the residuals here have width 128"):
+        ends_of_patched(recording, {0: narrow}, positions=at)
+    with pytest.raises(AnalysisError, match=f"position {recording.n_pos} given; the last position is {recording.n_pos - 1}"):
+        ends_of_patched(recording, {0: outputs_at(recording, at)}, positions=at + 1)
+    ragged = model.tokenize([task.prompts[0], replace(task.prompts[1], text="Ada friend", subject="Ada")])
+    vectors = torch.zeros(1, 2, 1, 128)
+    with pytest.raises(SiteError, match="the last token of prompt"):
+        patched_texts(model, ragged, vectors, layer=0, positions=ragged.last[:1, None].repeat(2, 1), max_new_tokens=1)

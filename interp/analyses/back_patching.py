@@ -55,13 +55,7 @@ _SHOWN = {
     "rescaled": "back-patching at the target's norm",
 }
 _WHERE = {"subject": "the first hop's last token", "last": "the last token"}
-_RIVALS = (
-    "forward",
-    "example",
-    "random",
-    "position",
-    "sampled",
-)  # what the method has to beat; "rescaled" is a variant of it
+_RIVALS = ("forward", "example", "random", "position", "sampled")  # to be beaten; "rescaled" is a variant of the method
 _FEWEST = 10  # failures in a group that is spoken of
 
 
@@ -308,7 +302,7 @@ class BackPatchingResult(Result):
         return Rate.of(scores, seed=self.analysis.seed)
 
     def identity_change(self) -> float:
-        """Return the largest change (rounding) of an answer's logit, in nats, where a layer's own output is written over it."""
+        """Return the largest change of an answer's logit, in nats, where a layer's own output is written over it."""
         own = np.arange(self.n_layers)
         return float(np.abs(self.arrays["own.answer"][:, own, own]).max())
 
@@ -417,8 +411,8 @@ class BackPatchingResult(Result):
         stays = f"; it leaves {kept:.0%} of {right} right answers right" if right else ""
         return (
             f"{f'{group}: at' if group else 'At'} {_WHERE[self.analysis.position]}, one pair of layers repairs "
-            f"{fixed.share:.0%} [{fixed.low:.0%} to {fixed.high:.0%}] of {fixed.n} failures (chosen on half of them, scored on "
-            f"the other; on all, the best is layer {source}'s output over layer {target}'s{stays}). One try of the best "
+            f"{fixed.share:.0%} [{fixed.low:.0%} to {fixed.high:.0%}] of {fixed.n} failures (chosen on half of them, scored "
+            f"on the other; on all, the best is layer {source}'s output over layer {target}'s{stays}). One try of the best "
             f"control, {_SHOWN[control]}: {self.scores(control, 'fixed').mean():.0%}; "
             f"{self.rate('back', 'fixed', over=control).as_gain}. Any of {self.n_tries} pairs: {oracle.share:.0%}; "
             f"{self.n_tries} tries of the best control, {_SHOWN[luckiest]}: {self.scores(luckiest, 'oracle').mean():.0%}; "
