@@ -31,6 +31,7 @@ from interp.sweeps.patching import (
     known_hops,
     logits_at_the_end,
     of_token,
+    outputs_at,
     patching_steps,
     ranks,
     read_tags,
@@ -156,7 +157,7 @@ class BackPatching(Analysis):
         tensors: Tensors = {
             "tag": tags_of(shard, self.by),
             "hops": self._hops(shard, prepared),
-            "has_bridge": torch.full((n,), shard.bridge is not None),
+            "bridge_rank": self._bridge_ranks(recording, shard),
             "is_right": ranks(clean, shard.answer).cpu() == 0,
             "sampled.one": chance.float(),
             "sampled.any": -torch.expm1(torch.log1p(-chance) * n_pairs(layers)).float(),
@@ -180,6 +181,13 @@ class BackPatching(Analysis):
         rows = [int((prepared["said.key"] == key).nonzero()[0, 0]) for key in _keys(shard)]
         said = {key.removeprefix("said."): value[rows] for key, value in prepared.items() if key.startswith("said.")}
         return tensors | {key: value for key, value in said.items() if key != "key"}
+
+    def _bridge_ranks(self, recording: Recording, shard: TokenBatch) -> Int[Tensor, "batch layer"]:
+        """Return how many tokens the lens puts above the bridge where the patch ends, after each layer; -1 without one."""
+        if shard.bridge is None:
+            return torch.full((len(shard.prompts), recording.n_layers), -1)
+        last = outputs_at(recording, self._positions(shard))[:, :, -1]
+        return ranks(logits_at_the_end(recording, last), shard.bridge).T.cpu()
 
     def _hops(self, shard: TokenBatch, prepared: Tensors) -> Tensor:
         """Return 1 where both single hops are known, 0 where one is not, -1 where they were not asked."""
@@ -240,7 +248,19 @@ class BackPatchingResult(Result):
     @property
     def kinds(self) -> tuple[str, ...]:
         """Return the method, its variant and its controls, each with as many tries."""
-        return ("back", *[control for control in self.analysis.controls if control != "identity"], "sampled")
+        asked = [kind for kind in ("rescaled", *_RIVALS) if kind in (*self.analysis.controls, "sampled")]
+        return ("back", *asked)
+
+    @property
+    def has_bridge(self) -> np.ndarray:
+        """Return which prompts [prompt] have a bridge."""
+        there: np.ndarray = self.arrays["bridge_rank"][:, 0] >= 0
+        return there
+
+    def readable(self, which: np.ndarray) -> np.ndarray:
+        """Return whether the bridge is the lens's first guess where the patch ends [prompt layer], of some prompts."""
+        first: np.ndarray = self.arrays["bridge_rank"][which & self.has_bridge] == 0
+        return first
 
     @property
     def n_tries(self) -> int:
@@ -312,8 +332,9 @@ class BackPatchingResult(Result):
         "oracle": the share of failures that any of `tries` pairs repairs; "fixed": that one pair does, chosen on one half
         and scored on the other (source and target: the best on all); "oracle gain" and "fixed gain": the method's rate minus
         this control's; "pair": what this pair does: mean rank of the answer and mean changes of its logit, and of its
-        logit minus the bridge's, over the failures, and `kept`, the share of right answers that stay right. 95 % bootstrap
-        intervals over prompts.
+        logit minus the bridge's, over the failures, and `kept`, the share of right answers that stay right; "lens": the
+        share of failures, or of right answers, of which the bridge is the lens's first guess where the patch ends, after
+        layer `source`. 95 % bootstrap intervals over prompts.
         """
         frames = [result._group_frame().assign(group=group) for group, result in self.groups().items()]
         whole = dict.fromkeys(("source", "target", "tries", "n_prompts"), "Int64")
@@ -334,6 +355,10 @@ class BackPatchingResult(Result):
             for kind in [kind for kind in self.kinds if kind in _RIVALS]:
                 gain = self.rate("back", statistic, over=kind)
                 rows.append({"statistic": f"{statistic} gain", "kind": kind, "tries": tries} | gain.columns())
+        for name, which in (("failures", self.is_failure), ("right answers", self.arrays["is_right"])):
+            for layer, scores in enumerate(self.readable(which).T if (which & self.has_bridge).any() else ()):
+                lens = Rate.of(scores, seed=self.analysis.seed)
+                rows.append({"statistic": "lens", "kind": name, "source": layer} | lens.columns())
         frames = [pd.DataFrame(rows), *[self._of_pairs(kind) for kind in self.kinds if kind != "sampled"]]
         return pd.concat([frame.astype(object) for frame in frames])
 
@@ -341,7 +366,7 @@ class BackPatchingResult(Result):
         sources, targets = self.pairs(kind)
         repaired = self.repaired(kind).astype(np.float64)
         low, high = bootstrap_interval(repaired, seed=self.analysis.seed)
-        bridged = self.is_failure & self.arrays["has_bridge"]
+        bridged = self.is_failure & self.has_bridge
         return pd.DataFrame(
             {
                 "statistic": "pair", "kind": kind, "source": sources, "target": targets, "tries": 1,
@@ -381,7 +406,7 @@ class BackPatchingResult(Result):
         return grids_over_rates(
             grids, bars, x="target layer", y="source layer", of="share of the failures repaired",
             below="share repaired by one fixed pair, chosen on the other half of the failures (95 % intervals)",
-            title=f"Back-patching at {where}: which pair of layers repairs wrong answers",
+            title=f"Back-patching at {where} (below the diagonal, as a control: early layers over late ones)",
         )  # fmt: skip
 
     def summary(self) -> str:
@@ -398,11 +423,25 @@ class BackPatchingResult(Result):
         text = f"{failures} of {n} prompts fail ({hops}). {groups[first]._told('' if first == 'all' else first)}"
         others = [f"{name} {result._in_short()}" for name, result in groups.items() if name != first]
         text += f" The same elsewhere: {'; '.join(others)}." if others else ""
+        text += self._lens_in_words({first: groups[first], **groups})
         if "identity" in self.analysis.controls:
             text += f" A layer's own output in its place changes the answer's logit by {self.identity_change():.0e} at most"
             same = self.arrays.get("is_unchanged")
             text += "." if same is None else f", and the text of {int((~same).sum())} prompts."
         return text
+
+    def _lens_in_words(self, groups: dict[str, "BackPatchingResult"]) -> str:
+        """Say after how many layers the bridge is first readable; one more than there are if it never is."""
+
+        def layers(of: BackPatchingResult, which: np.ndarray) -> str:
+            first = of.readable(which)
+            return f"{np.where(first.any(1), first.argmax(1) + 1, self.n_layers + 1).mean():.1f}"
+
+        told = [(name, r, r.is_failure) for name, r in groups.items()] + [
+            ("all right answers", self, self.arrays["is_right"])
+        ]
+        said = [f"{name} {layers(r, which)}" for name, r, which in told if (which & r.has_bridge).any()]
+        return f" Layers until the lens reads the bridge there: {'; '.join(said)}." if self.has_bridge.any() else ""
 
     def _told(self, group: str) -> str:
         (source, target), fixed, oracle = self.best_pair(), self.rate("back", "fixed"), self.rate("back", "oracle")
