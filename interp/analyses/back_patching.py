@@ -340,7 +340,8 @@ class BackPatchingResult(Result):
         whole = dict.fromkeys(("source", "target", "tries", "n_prompts"), "Int64")
         real = dict.fromkeys(("rate", "low", "high", "rank", "answer", "difference", "kept"), "float64")
         frame = pd.concat([frame.astype(object) for frame in frames], ignore_index=True)
-        return frame.reindex(columns=["group", "statistic", "kind", *whole, *real]).astype(whole | real)
+        words = dict.fromkeys(("group", "statistic", "kind"), "str")
+        return frame.reindex(columns=[*words, *whole, *real]).astype(words | whole | real)
 
     def _group_frame(self) -> pd.DataFrame:
         if not self.is_failure.any():
@@ -418,6 +419,12 @@ class BackPatchingResult(Result):
             return (
                 f"Nothing to repair: of {n} prompts {int(self.arrays['is_right'].sum())} are right, and none fails ({hops})."
             )
+        if failures < _FEWEST:
+            repaired, luckiest = (self.scores(kind, "oracle").sum() for kind in ("back", self.best_control("oracle")))
+            return (
+                f"{failures} of {n} prompts fail ({hops}): too few for rates ({_FEWEST} are needed). Any of {self.n_tries} "
+                f"pairs repairs {repaired:.0f} of them, as many tries of the best control {luckiest:.1f}."
+            )
         groups = self._spoken_of()
         first = max(groups, key=lambda name: groups[name].scores("back", "fixed").mean())
         text = f"{failures} of {n} prompts fail ({hops}). {groups[first]._told('' if first == 'all' else first)}"
@@ -425,23 +432,26 @@ class BackPatchingResult(Result):
         text += f" The same elsewhere: {'; '.join(others)}." if others else ""
         text += self._lens_in_words({first: groups[first], **groups})
         if "identity" in self.analysis.controls:
-            text += f" A layer's own output in its place changes the answer's logit by {self.identity_change():.0e} at most"
+            text += f" A layer's own output in its place changes the answer's logit by {self.identity_change():.1g} at most"
             same = self.arrays.get("is_unchanged")
             text += "." if same is None else f", and the text of {int((~same).sum())} prompts."
         return text
 
     def _lens_in_words(self, groups: dict[str, "BackPatchingResult"]) -> str:
         """Say after how many layers the bridge is first readable; one more than there are if it never is."""
+        never = self.n_layers + 1
 
         def layers(of: BackPatchingResult, which: np.ndarray) -> str:
             first = of.readable(which)
-            return f"{np.where(first.any(1), first.argmax(1) + 1, self.n_layers + 1).mean():.1f}"
+            return f"{np.where(first.any(1), first.argmax(1) + 1, never).mean():.1f}"
 
         told = [(name, r, r.is_failure) for name, r in groups.items()] + [
             ("all right answers", self, self.arrays["is_right"])
         ]
         said = [f"{name} {layers(r, which)}" for name, r, which in told if (which & r.has_bridge).any()]
-        return f" Layers until the lens reads the bridge there: {'; '.join(said)}." if self.has_bridge.any() else ""
+        return (
+            f" Layers until the lens reads the bridge there ({self.n_layers + 1}: never): {'; '.join(said)}." if said else ""
+        )
 
     def _told(self, group: str) -> str:
         (source, target), fixed, oracle = self.best_pair(), self.rate("back", "fixed"), self.rate("back", "oracle")
