@@ -208,8 +208,20 @@ def test_known_hops_are_those_that_the_model_answers() -> None:
         model, Task("alone", interp.load_task("two-hop").tagged(set="first-held-out").prompts[:9])
     )
     assert (alone.arrays["hops"] == -1).all()
-    assert "no single hops asked" in alone.summary()
+    assert "single hops not asked" in alone.summary()
     assert "too few for rates" in alone.summary()
+
+
+def test_where_nothing_fails_there_is_nothing_to_repair() -> None:
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop").tagged(set="trained").take(3)
+    result = BackPatching(controls=("forward",)).run(model, task)
+    assert result.summary() == "Nothing to repair: of 3 prompts 3 are right."
+    assert result.plot().layout.title.text
+    assert set(result.to_frame().n_prompts) == {0}
+    ignorant = BackPatching(controls=()).run(interp.load_model("zoo/hops-8l@step-0000"), task)
+    assert (
+        ignorant.summary() == "Nothing to repair: of 3 prompts 0 are right, 3 wrong but with a single hop that is not known."
+    )
 
 
 def test_tags_come_back_from_tensors() -> None:

@@ -58,6 +58,7 @@ _SHOWN = {
 _WHERE = {"subject": "the first hop's last token", "last": "the last token"}
 _RIVALS = ("forward", "example", "random", "position", "sampled")  # to be beaten; "rescaled" is a variant of the method
 _FEWEST = 10  # failures in a group that is spoken of
+_MOST = 5  # groups that are spoken of
 
 
 @dataclass(frozen=True)
@@ -386,10 +387,11 @@ class BackPatchingResult(Result):
         return np.asarray(stay.mean(0) if len(stay) else np.full(stay.shape[1], np.nan))
 
     def _spoken_of(self) -> dict[str, "BackPatchingResult"]:
-        """Return the groups with enough failures; all prompts together if there is none."""
+        """Return the groups with enough failures, up to five with the most; all prompts together if there is none."""
         groups = self.groups()
         enough = {name: r for name, r in groups.items() if name != "all" and r.is_failure.sum() >= _FEWEST}
-        return enough or {"all": self}
+        most = sorted(enough, key=lambda name: -int(enough[name].is_failure.sum()))[:_MOST]
+        return {name: r for name, r in enough.items() if name in most} or {"all": self}
 
     def plot(self) -> go.Figure:
         """Draw by group the share of failures that each pair of layers repairs, and one pair's rate against the controls."""
@@ -414,11 +416,11 @@ class BackPatchingResult(Result):
         """Say how many failures one fixed pair repairs, what the best control does, and what the oracle hides; by group."""
         n, failures = len(self.is_failure), int(self.is_failure.sum())
         asked = bool((self.arrays["hops"] >= 0).all())
-        hops = "both single hops known" if asked else "no single hops asked"
+        hops = "both single hops known" if asked else "single hops not asked"
         if not failures:
-            return (
-                f"Nothing to repair: of {n} prompts {int(self.arrays['is_right'].sum())} are right, and none fails ({hops})."
-            )
+            right = int(self.arrays["is_right"].sum())
+            wrong = f", {n - right} wrong but with a single hop that is not known" if right < n else ""
+            return f"Nothing to repair: of {n} prompts {right} are right{wrong}."
         if failures < _FEWEST:
             repaired, luckiest = (self.scores(kind, "oracle").sum() for kind in ("back", self.best_control("oracle")))
             return (
