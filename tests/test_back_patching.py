@@ -1,6 +1,7 @@
 """Patching a late output back equals one full forward per pair, with hand-written hooks; controls have equal tries."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -21,6 +22,10 @@ from tests.families import tiny, tokens
 from tests.test_replay import naive
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+zoo = cache(lambda name: interp.load_model(f"zoo/{name}"))
+two_hop = cache(lambda: interp.load_task("two-hop"))
 
 
 def asked(*, subjects: tuple[int, ...] = (5, 5, 7)):
@@ -124,7 +129,7 @@ def test_work_stays_at_the_bound() -> None:
 @pytest.mark.parametrize(("name", "controls"), [("hops-4l", CONTROLS), ("hops-8l", ("identity", "forward", "example"))])
 def test_a_first_fact_held_out_is_repaired_at_the_bridge_and_a_second_is_not(name: str, controls: tuple[str, ...]) -> None:
     """The first hop of such a prompt is resolved after the layers that would use it; a second hop is nowhere to be found."""
-    model, task = interp.load_model(f"zoo/{name}"), interp.load_task("two-hop")
+    model, task = zoo(name), two_hop()
     held_out = [p for which in ("first", "second") for p in task.tagged(set=f"{which}-held-out").take(96).prompts]
     result = BackPatching(controls=controls).run(model, task.of(held_out))
     groups = result.groups()
@@ -149,7 +154,7 @@ def test_a_first_fact_held_out_is_repaired_at_the_bridge_and_a_second_is_not(nam
 
 
 def test_at_the_last_token_nothing_is_repaired() -> None:
-    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop").tagged(set="first-held-out").take(96)
+    model, task = zoo("hops-4l"), two_hop().tagged(set="first-held-out").take(96)
     result = BackPatching(position="last").run(model, task)
     assert result.rate("back", "fixed").share < 0.1
     assert result.rate("back", "fixed", over=result.best_control("fixed")).high < 0
@@ -157,7 +162,7 @@ def test_at_the_last_token_nothing_is_repaired() -> None:
 
 
 def test_texts_of_one_token_say_what_ranks_say() -> None:
-    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop").tagged(set="first-held-out").take(12)
+    model, task = zoo("hops-4l"), two_hop().tagged(set="first-held-out").take(12)
     by_rank, by_text = (BackPatching(max_new_tokens=new).run(model, task) for new in (None, 1))
     for key, array in by_rank.arrays.items():
         if key.endswith("right"):
@@ -170,7 +175,7 @@ def test_texts_of_one_token_say_what_ranks_say() -> None:
 @torch.no_grad()
 def test_patched_texts_go_on_from_the_patched_prompt() -> None:
     """Greedy decoding by whole forwards in which the patch stands in the prompt alone; other prompts' vectors included."""
-    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop").tagged(set="first-held-out").take(6)
+    model, task = zoo("hops-4l"), two_hop().tagged(set="first-held-out").take(6)
     batch = model.tokenize(max(model.shards(task), key=len))
     at = batch.subject[:, None]
     own = outputs_at(model.record(batch), at)
@@ -199,26 +204,24 @@ def test_the_chosen_try_is_scored_on_the_other_half() -> None:
 
 
 def test_known_hops_are_those_that_the_model_answers() -> None:
-    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=12)
+    model, task = zoo("hops-4l"), two_hop().take(12)
     for new in (None, 1):
         hops = known_hops(model, task, max_new_tokens=new)
         assert (len(hops["asked"]), len(hops["unknown"])) == (12, 0)
-    assert len(known_hops(interp.load_model("zoo/hops-8l@step-0000"), task)["unknown"]) > 0
-    alone = BackPatching(controls=("forward",)).run(
-        model, Task("alone", interp.load_task("two-hop").tagged(set="first-held-out").prompts[:9])
-    )
+    assert len(known_hops(zoo("hops-8l@step-0000"), task)["unknown"]) > 0
+    alone = BackPatching(controls=("forward",)).run(model, Task("alone", two_hop().tagged(set="first-held-out").prompts[:9]))
     assert (alone.arrays["hops"] == -1).all()
     assert "single hops not asked" in alone.summary()
     assert "too few for rates" in alone.summary()
 
 
 def test_where_nothing_fails_there_is_nothing_to_repair() -> None:
-    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop").tagged(set="trained").take(3)
+    model, task = zoo("hops-4l"), two_hop().tagged(set="trained").take(3)
     result = BackPatching(controls=("forward",)).run(model, task)
     assert result.summary() == "Nothing to repair: of 3 prompts 3 are right."
     assert result.plot().layout.title.text
     assert set(result.to_frame().n_prompts) == {0}
-    ignorant = BackPatching(controls=()).run(interp.load_model("zoo/hops-8l@step-0000"), task)
+    ignorant = BackPatching(controls=()).run(zoo("hops-8l@step-0000"), task)
     assert (
         ignorant.summary() == "Nothing to repair: of 3 prompts 0 are right, 3 wrong but with a single hop that is not known."
     )
@@ -231,7 +234,7 @@ def test_tags_come_back_from_tensors() -> None:
 
 
 def test_bad_input_is_named() -> None:
-    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=4)
+    model, task = zoo("hops-4l"), two_hop().take(4)
     with pytest.raises(AnalysisError, match="unknown control 'rescale'; did you mean 'rescaled'"):
         BackPatching(controls=("rescale",))
     with pytest.raises(AnalysisError, match="span=0; at least 1"):
