@@ -21,7 +21,7 @@ from interp.plots import lines_over_depth
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
-from interp.sweeps.cuts import Key, Query, cut_of, cut_steps, elsewhere, ends_of_cuts, require_hiding
+from interp.sweeps.cuts import Cut, Key, Query, cut_of, cut_steps, elsewhere, ends_of_cuts, half_width_of, require_hiding
 from interp.sweeps.hops import compared, counted, groups, predictions, sorted_out
 from interp.sweeps.patching import logits_at_the_end, of_token
 from interp.sweeps.statistics import bootstrap_interval
@@ -36,7 +36,7 @@ _ELSEWHERE = "another token"
 
 @dataclass(frozen=True)
 class AttentionKnockout(Analysis):
-    """Hide `key` from `query` in the layers centre - `half_width` to centre + `half_width` (published: 3, of 32 and more).
+    """Hide `key` from `query` in a window of `half_width` layers before and behind its centre (not given: 3 in 32).
 
     Keys are of the first-hop phrase: its last token ("subject"), its first ("start"), all of it ("phrase"). Queries: the
     prompt's last token, the phrase's last, or all behind the keys. The control hides as many other earlier keys, drawn at
@@ -45,7 +45,7 @@ class AttentionKnockout(Analysis):
 
     key: Key = "subject"
     query: Query = "last"
-    half_width: int = 0
+    half_width: int | None = None
     control: bool = True
     known_only: bool = True
     no_shortcuts: bool = True
@@ -56,16 +56,19 @@ class AttentionKnockout(Analysis):
         for what, given, there_is in (("key", self.key, get_args(Key)), ("query", self.query, get_args(Query))):
             if given not in there_is:
                 raise AnalysisError(unknown(what, given, there_is))
-        if self.half_width < 0:
+        if self.half_width is not None and self.half_width < 0:
             raise AnalysisError(f"half_width={self.half_width}; at least 0 is needed")
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise TaskError for missing answers or subjects, AnalysisError for nothing to hide, SiteError if it cannot be."""
         require_answers(shard)
-        cut = cut_of(shard, key=self.key, query=self.query, half_width=self.half_width)
-        if self.control:
-            elsewhere(shard, cut, seed=self.seed)
+        self._cuts(shard, model.n_layers)
         require_hiding(model, shard)
+
+    def _cuts(self, shard: TokenBatch, n_layers: int) -> dict[str, Cut]:
+        """Return the cut and its control."""
+        cut = cut_of(shard, key=self.key, query=self.query, half_width=half_width_of(n_layers, self.half_width))
+        return {"key": cut} | ({"elsewhere": elsewhere(shard, cut, seed=self.seed)} if self.control else {})
 
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return which prompts are compared."""
@@ -74,11 +77,9 @@ class AttentionKnockout(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return by place ("key", "elsewhere") whether the guess changes, and the fall of the answer [batch centre]."""
         clean, answer = predictions(recording), require_answers(shard)[:, 0]
-        cut = cut_of(shard, key=self.key, query=self.query, half_width=self.half_width)
-        cuts = {"key": cut} | ({"elsewhere": elsewhere(shard, cut, seed=self.seed)} if self.control else {})
         tensors = sorted_out(recording, shard, prepared["kept"])
-        for place, made in cuts.items():
-            logits = logits_at_the_end(recording, ends_of_cuts(recording, made))
+        for place, cut in self._cuts(shard, recording.n_layers).items():
+            logits = logits_at_the_end(recording, ends_of_cuts(recording, cut))
             tensors[f"{place}.changed"] = (logits.argmax(-1) != clean.argmax(-1)).T.cpu()
             tensors[f"{place}.fall"] = (of_token(clean, answer) - of_token(logits, answer)).T.cpu()
         return tensors
@@ -90,11 +91,10 @@ class AttentionKnockout(Analysis):
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return, for the cut and its control, about L/2 forwards of the positions from the first query on."""
         n, n_pos = shard.tokens.shape
-        cut = cut_of(shard, key=self.key, query=self.query, half_width=self.half_width)
-        cuts = [cut, *([elsewhere(shard, cut, seed=self.seed)] if self.control else [])]
-        steps = cut_steps(model.n_layers, half_width=self.half_width)
-        forwards = sum(steps * (n_pos - made.start) for made in cuts) / (n_pos * model.n_layers)
-        held = n * model.n_layers * ((n_pos - cut.start) * model.d_model + 2 * model.d_vocab)
+        cuts = self._cuts(shard, model.n_layers)
+        steps = cut_steps(model.n_layers, half_width=cuts["key"].half_width)
+        forwards = sum(steps * (n_pos - cut.start) for cut in cuts.values()) / (n_pos * model.n_layers)
+        held = n * model.n_layers * ((n_pos - cuts["key"].start) * model.d_model + 2 * model.d_vocab)
         return Cost(forwards, n * (2 + 2 * len(cuts) * model.n_layers), held)
 
 
@@ -104,6 +104,11 @@ class AttentionKnockoutResult(Result):
 
     analysis: AttentionKnockout
     arrays: dict[str, np.ndarray]
+
+    @property
+    def half_width(self) -> int:
+        """Return how many layers before and behind a centre are cut."""
+        return half_width_of(self.arrays["key.fall"].shape[1], self.analysis.half_width)
 
     @property
     def _places(self) -> dict[str, str]:
@@ -142,7 +147,7 @@ class AttentionKnockoutResult(Result):
         frame = self.to_frame().dropna(subset=["layer", "mean"])
         frame = frame[frame["hidden"] != "difference"]
         frame["line"] = frame["group"] + ": " + frame["hidden"]
-        width = 2 * self.analysis.half_width + 1
+        width = 2 * self.half_width + 1
         title = f"Hidden from {_QUERIES[self.analysis.query]}, in {width} layer{'s' * (width > 1)} around each layer"
         if frame.empty:
             return go.Figure().update_layout(title=f"{title}: no prompts are compared")
@@ -156,17 +161,18 @@ class AttentionKnockoutResult(Result):
         changed = frame[frame["measure"] == CHANGED]
         found = [self._found(group, changed[changed["group"] == group]) for group in groups(self.arrays)]
         hidden, query = _KEYS[self.analysis.key], _QUERIES[self.analysis.query]
-        return f"Hiding {hidden} from {query} in one window of layers: {'; '.join(found)} ({counted(self.arrays)})."
+        window = "one layer" if not self.half_width else f"{2 * self.half_width + 1} layers around each layer"
+        return f"Hiding {hidden} from {query} in {window}: {'; '.join(found)}. ({counted(self.arrays)})"
 
     def _found(self, group: str, rows: pd.DataFrame) -> str:
         key = rows[rows["hidden"] == _KEYS[self.analysis.key]]
         layers = key.dropna(subset="layer")
         most = layers.iloc[int(layers["mean"].argmax())]
-        text = (
-            f"with {group}, the first guess changes most around layer {most['layer']}, for {most['mean']:.0%} "
-            f"[{most['low']:.0%} to {most['high']:.0%}] of {most['n_prompts']} prompts"
-        )
-        last = layers[layers["mean"] >= 0.1]["layer"]
-        text += f", and for 10 % or more up to layer {last.max()}" if len(last) else ", and for 10 % nowhere"
         other = rows[(rows["hidden"] == _ELSEWHERE) & (rows["layer"] == most["layer"])]
-        return text + (f" (hiding {_ELSEWHERE} there: {other['mean'].iloc[0]:.0%})" if len(other) else "")
+        last = layers[layers["mean"] >= 0.1]["layer"]
+        return (
+            f"with {group}, the first guess changes most at layer {most['layer']}, for {most['mean']:.0%} "
+            f"[{most['low']:.0%} to {most['high']:.0%}] of {most['n_prompts']} prompts"
+            + (f" ({_ELSEWHERE} hidden there: {other['mean'].iloc[0]:.0%})" if len(other) else "")
+            + (f", and for 10 % or more up to layer {last.max()}" if len(last) else ", and nowhere for 10 %")
+        )

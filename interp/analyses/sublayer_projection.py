@@ -20,6 +20,7 @@ from interp.models import Model
 from interp.plots import lines_over_depth
 from interp.replay import Recording
 from interp.shapes import Tensors
+from interp.sweeps.answers import require_answers
 from interp.sweeps.hops import (
     PARTS,
     compared,
@@ -33,7 +34,6 @@ from interp.sweeps.hops import (
     strangers,
     written_ranks,
 )
-from interp.sweeps.answers import require_answers
 from interp.sweeps.patching import span_of
 from interp.sweeps.statistics import bootstrap_interval
 from interp.tasks import Task
@@ -107,7 +107,10 @@ class SublayerProjectionResult(Result):
             for token in range(len(TOKENS))
         ]
         empty = pd.DataFrame([{"n_prompts": 0}])
-        whole, real = {"layer": "Int64", "n_prompts": "Int64"}, dict.fromkeys(("rate", "low", "high", "median_rank"), "float64")
+        whole, real = (
+            {"layer": "Int64", "n_prompts": "Int64"},
+            dict.fromkeys(("rate", "low", "high", "median_rank"), "float64"),
+        )
         frame = pd.concat(rows, ignore_index=True) if rows else empty
         return frame.reindex(columns=["group", "part", "token", *whole, *real]).astype(whole | real)
 
@@ -151,4 +154,5 @@ class SublayerProjectionResult(Result):
                 f"in any layer {ever['rate']:.0%} [{ever['low']:.0%} to {ever['high']:.0%}])"
             )
         control = frame[(frame["group"] == group) & frame["token"].str.startswith("another's") & frame["layer"].isna()]
-        return f"{group.capitalize()}: {'; '.join(said)}; another prompt's entity in any layer {control['rate'].max():.0%} at most."
+        by_chance = f"another prompt's entity in any layer {control['rate'].max():.0%} at most"
+        return f"{group.capitalize()}: {'; '.join(said)}; {by_chance}."

@@ -46,6 +46,11 @@ class Cut:
         return range(max(0, centre - self.half_width), min(n_layers, centre + self.half_width + 1))
 
 
+def half_width_of(n_layers: int, asked: int | None) -> int:
+    """Return what is asked for, or else as large a share of the layers as the published 3 are of 32."""
+    return round(3 * n_layers / 32) if asked is None else asked
+
+
 def cut_of(shard: TokenBatch, *, key: Key = "subject", query: Query = "last", half_width: int = 0) -> Cut:
     """Return a cut from the first-hop phrase: from its last token ("subject"), its first ("start"), or all of it.
 

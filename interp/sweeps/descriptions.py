@@ -33,9 +33,18 @@ def target_prompt(model: Model, text: str, placeholder: str) -> TokenBatch:
         except TaskError:
             if text:
                 raise
-    raise TaskError(
-        f"model {model.name!r} knows no built-in target prompt; give prompt and placeholder"
-    )
+    raise TaskError(f"model {model.name!r} knows no built-in target prompt; give prompt and placeholder")
+
+
+def target_layers(n_layers: int, *, is_full: bool) -> range:
+    """Return all layers, or the first four."""
+    return range(n_layers if is_full else min(4, n_layers))
+
+
+def place_of(target: TokenBatch) -> int:
+    """Return the position at which vectors are put into the target prompt."""
+    assert target.subject is not None
+    return int(target.subject[0])
 
 
 def said(
