@@ -162,7 +162,7 @@ class AttentionKnockoutResult(Result):
         found = [self._found(group, changed[changed["group"] == group]) for group in groups(self.arrays)]
         hidden, query = _KEYS[self.analysis.key], _QUERIES[self.analysis.query]
         window = "one layer" if not self.half_width else f"{2 * self.half_width + 1} layers around each layer"
-        return f"Hiding {hidden} from {query} in {window}: {'; '.join(found)}. ({counted(self.arrays)})"
+        return f"Hiding {hidden} from {query} in {window}: {'; '.join(found)}. ({counted(self.arrays)}.)"
 
     def _found(self, group: str, rows: pd.DataFrame) -> str:
         key = rows[rows["hidden"] == _KEYS[self.analysis.key]]

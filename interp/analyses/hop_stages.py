@@ -9,7 +9,7 @@ resolved: the first layer whose vector there says the answer; (4) the first laye
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -64,7 +64,7 @@ STAGES = {  # by the measures whose mean layer they are
     "3 second hop resolved": MEASURES[4:5],
     "4 prediction extracted": MEASURES[5:6],
 }
-_IN_THE_LENS = {"the first hop": MEASURES[6], "the second": MEASURES[8]}
+_IN_THE_LENS = {"the bridge is there": MEASURES[6], "the answer": MEASURES[8]}
 _WHAT = ["kind", "name"]
 _REAL = ("defined", "low", "high", "control", "control_low", "control_high", "layer", "layer_low", "layer_high", "median")
 
@@ -240,33 +240,34 @@ class HopStagesResult(Result):
         values, notes = {}, {}
         for group in groups(self.arrays):
             values[group] = {name: self.layers(group, name) for name in STAGES}
-            rows = frame[frame["group"] == group].set_index("name")
-            notes[group] = {name: f"{rows.loc[name, 'defined']:.0%}" for name in STAGES}
+            shares = frame[frame["group"] == group]["defined"]
+            shown = ["" if np.isnan(share) else f"{share:.0%}" for share in shares]
+            notes[group] = dict(zip(STAGES, shown, strict=True))
         title = "Layers at which a two-hop query is resolved (above: share of prompts in which it ever is)"
         return boxes(values, notes=notes, y="layer", title=title)
 
     def summary(self) -> str:
         """Say each stage's mean layer and how often it is reached, right against wrong, beside the control."""
-        frame = self.to_frame()
-        stages = frame[frame["kind"] == "stage"]
-        found = []
-        for name in STAGES:
-            rows = stages[stages["name"] == name]
-            said = [f"{self._said(row)} with {row['group']}" for row in rows.to_dict("records") if row["n_prompts"]]
-            found.append(f"({name[0]}) {name[2:]}: {', '.join(said)}{self._later(frame, name)}")
-        for name, measure in _IN_THE_LENS.items():
-            rows = frame[frame["name"] == measure].to_dict("records")
-            said = [f"{self._said(row)} with {row['group']}" for row in rows if row["n_prompts"]]
-            found.append(f"by the lens, which runs no further layers, {name}: {', '.join(said)}")
-        return f"{'; '.join(found)}. ({counted(self.arrays)}; in brackets the control's share.)"
+        found = [f"({name[0]}) {name[2:]}: {self._said(name)}{self._later(name)}" for name in STAGES]
+        lens = [f"{which} {self._said(measure)}" for which, measure in _IN_THE_LENS.items()]
+        return (
+            f"{'; '.join(found)}. A vector's description lets later layers finish the work; read by the lens, without them, "
+            f"{'; '.join(lens)}. ({counted(self.arrays)}; in brackets the control's share.)"
+        )
 
-    def _said(self, row: Any) -> str:
-        at = "never" if not row["n_defined"] else f"layer {row['layer']:.1f} on average, in {row['defined']:.0%}"
-        return f"{at} ({row['control']:.0%})"
+    def _said(self, name: str) -> str:
+        said = []
+        for group in groups(self.arrays):
+            row = self._row(group, name)
+            if row["n_defined"]:
+                at = f"at layer {row['layer']:.1f} on average, in {row['defined']:.0%} ({row['control']:.0%})"
+                said.append(f"{at} of the {group}")
+            elif row["n_prompts"]:
+                said.append(f"never ({row['control']:.0%}) in the {group}")
+        return ", ".join(said)
 
-    def _later(self, frame: pd.DataFrame, name: str) -> str:
-        rows = frame[(frame["kind"] == "difference") & (frame["name"] == name)]
-        if rows.empty:
+    def _later(self, name: str) -> str:
+        row = self._difference(name)
+        if not row:
             return ""
-        row = rows.iloc[0]
         return f"; wrong minus right {row['layer']:+.1f} layers [{row['layer_low']:+.1f} to {row['layer_high']:+.1f}]"
