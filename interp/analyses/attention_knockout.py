@@ -147,8 +147,10 @@ class AttentionKnockoutResult(Result):
         frame = self.to_frame().dropna(subset=["layer", "mean"])
         frame = frame[frame["hidden"] != "difference"]
         frame["line"] = frame["group"] + ": " + frame["hidden"]
-        width = 2 * self.half_width + 1
-        title = f"Hidden from {_QUERIES[self.analysis.query]}, in {width} layer{'s' * (width > 1)} around each layer"
+        title = (
+            f"What changes when {_KEYS[self.analysis.key]} is hidden from {_QUERIES[self.analysis.query]}, "
+            f"in {2 * self.half_width + 1} layer{'s' * (self.half_width > 0)} around each"
+        )
         if frame.empty:
             return go.Figure().update_layout(title=f"{title}: no prompts are compared")
         figure = lines_over_depth(frame, y="mean", groups="line", panels="measure", title=title)

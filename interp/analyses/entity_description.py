@@ -19,7 +19,7 @@ from interp.analysis import Analysis, Cost, Result
 from interp.errors import AnalysisError, unknown
 from interp.interventions import Patch
 from interp.models import Model
-from interp.plots import grids_over_bars
+from interp.plots import grid_below, lines_over_depth
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site
@@ -230,25 +230,30 @@ class EntityDescriptionResult(Result):
         return rates
 
     def plot(self) -> go.Figure:
-        """Draw, for every source and target layer, how often the vector says its entity; below, for any target layer."""
+        """Draw how often each source layer's vector says the entity for any target layer; below, one grid of all pairs."""
         frame = self.to_frame()
-        grids, bars = {}, {}
-        for group in groups(self.arrays):
-            for position, entity in self._asked:
-                said = self.said(group, position, entity)[0]
-                grids[f"{entity}, {_FROM[position]}<br>{group}"] = (
-                    said.mean(0) if len(said) else np.full(said.shape[1:], np.nan)
-                )
-                if (position, entity) != ("last", "bridge"):
-                    rows = frame[(frame[_KEYS] == ("any target", group, position, entity)).all(axis=1)]
-                    name = f"{entity}, {_FROM[position]}, {group}"
-                    bars[name] = rows.rename(columns={"source": "skipped", "rate": "mean"})
-                    if not bars[name].empty and group == list(groups(self.arrays))[-1]:
-                        control = {"source": "skipped", "control": "mean", "control_low": "low", "control_high": "high"}
-                        bars[f"another prompt's {name}"] = rows[[*control]].rename(columns=control)
-        tried = f"any of {len(next(iter(grids.values()))[0]) if grids else 0} target layers: share of prompts that say it"
-        title = "What a vector says in another prompt: share of prompts, by source and target layer"
-        return grids_over_bars(grids, bars, x="target layer", y="source layer", bars_label=tried, title=title)
+        title = "What a vector says in another prompt, by its source layer: share of prompts, any target layer"
+        lines = [
+            line for group in groups(self.arrays) for asked in self._asked for line in self._lines(frame, group, *asked)
+        ]
+        if not lines:
+            return go.Figure().update_layout(title=f"{title}: no prompts are compared")
+        figure = lines_over_depth(pd.concat(lines), y="rate", groups="line", panels="panel", title=title)
+        figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
+        group, (position, entity) = list(groups(self.arrays))[-1], self._asked[0]
+        said = self.said(group, position, entity)[0]
+        if not len(said):
+            return figure
+        of = f"{entity} said, {_FROM[position]},<br>{group}: share"
+        return grid_below(figure, said.mean(0), x="target layer", y="source layer", of=of, top=1.0)
+
+    def _lines(self, frame: pd.DataFrame, group: str, position: str, entity: str) -> Iterator[pd.DataFrame]:
+        rows = frame[(frame[_KEYS] == ("any target", group, position, entity)).all(axis=1)]
+        panel = f"{entity}, {_FROM[position]}"
+        own = rows.rename(columns={"source": "layer"})[["layer", "rate", "low", "high"]]
+        yield own.assign(panel=panel, line=group)
+        control = {"source": "layer", "control": "rate", "control_low": "low", "control_high": "high"}
+        yield rows[[*control]].rename(columns=control).assign(panel=panel, line=f"{group}, another prompt's")
 
     def summary(self) -> str:
         """Say from which source layer on the bridge and the answer are said, and how often another prompt's would be."""

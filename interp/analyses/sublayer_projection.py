@@ -23,6 +23,7 @@ from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
 from interp.sweeps.hops import (
     PARTS,
+    RIGHT,
     compared,
     counted,
     groups,
@@ -127,7 +128,8 @@ class SublayerProjectionResult(Result):
     def plot(self) -> go.Figure:
         """Draw the share of prompts in which each sublayer projects each token, layer by layer."""
         frame = self.to_frame().dropna(subset=["layer", "rate"])
-        frame = frame[frame["part"] != "stream"]
+        is_same = (frame["group"] == RIGHT) & (frame["token"] == "prediction")  # there it is the answer
+        frame = frame[(frame["part"] != "stream") & ~is_same]
         frame["panel"] = frame["part"] + ", " + frame["group"]
         where = {"last": "at the prompt's last token", "subject": "at the last token of the first-hop phrase"}
         title = f"Share of prompts in which a write alone projects an entity, {where[self.analysis.position]}"

@@ -39,7 +39,7 @@ class Cut:
     @property
     def start(self) -> int:
         """Return the first position at which anything changes."""
-        return int(self.pairs.any(2).any(0).int().argmax())
+        return max(1, int(self.pairs.any(2).any(0).int().argmax()))
 
     def window(self, centre: int, n_layers: int) -> range:
         """Return the layers around a centre."""
@@ -110,9 +110,7 @@ def require_hiding(model: Model, shard: TokenBatch) -> None:
             for prefix in ((keys, values), (keys + 1, values + 1))
         ]
         if not torch.equal(*outputs):
-            raise SiteError(
-                f"keys cannot be hidden: the attention of layer {layer} reads them although its mask says not to"
-            )
+            raise SiteError(f"keys cannot be hidden: the attention of layer {layer} reads what its mask hides")
 
 
 def ends_of_cuts(recording: Recording, cut: Cut) -> Float[Tensor, "centre batch d_model"]:
