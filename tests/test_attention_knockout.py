@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 import interp
-from interp.analyses.attention_knockout import AttentionKnockout
+from interp.analyses.attention_knockout import CHANGED, AttentionKnockout
 from interp.catalogue import make_analysis
 from interp.errors import AnalysisError, SiteError
 from interp.models import Model

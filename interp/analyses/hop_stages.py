@@ -112,7 +112,7 @@ class HopStages(Analysis):
         return {"kept": kept, "target": target.tokens, "place": torch.tensor(place_of(target))} | strangers(model, task)
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return the first layer of every measure, and of its control [batch measure]; NaN where there is none."""
+        """Return the first layer of every measure, and of its control [batch measure]; -1 where there is none."""
         own = (require_bridge(shard), require_answers(shard)[:, 0])
         other = of_a_stranger(shard, prepared)
         target = recording.beside(prepared["target"])
@@ -132,7 +132,7 @@ class HopStages(Analysis):
                 described["last"][..., answer], at_last[:, 1, :, p],
                 at_first[:, 2, :, i], at_last[:, 2, :, b], at_last[:, 2, :, b + 1],
             )  # fmt: skip
-            tensors[kind] = torch.stack([first_layer(each) for each in found], dim=1).cpu()
+            tensors[kind] = torch.stack([first_layer(each) for each in found], dim=1).cpu().to(torch.int32)
         tensors["anyway"] = torch.stack([anyway[:, :2].any(1), anyway[:, 2:].any(1)], dim=1).any(1).cpu()
         return tensors
 
@@ -169,7 +169,7 @@ class HopStages(Analysis):
 
 @dataclass(frozen=True)
 class HopStagesResult(Result):
-    """Per prompt: `arrays["own"]` and `arrays["control"]` [prompt measure], first layers of `MEASURES`.
+    """Per prompt: `arrays["own"]` and `arrays["control"]` [prompt measure], first layers of `MEASURES` (-1: none).
 
     A prompt does not count where the target prompt says one of the entities without any vector.
     """
@@ -185,9 +185,9 @@ class HopStagesResult(Result):
     def layers(self, group: str, name: str, *, kind: Literal["own", "control"] = "own") -> np.ndarray:
         """Return the layer [prompt] of a stage or of a measure; NaN where it is not defined."""
         columns = [MEASURES.index(measure) for measure in STAGES.get(name, (name,))]
-        found = self.arrays[kind][self.chosen(group)][:, columns].astype(np.float64)
-        there = ~np.isnan(found)
-        total = np.where(there, found, 0.0).sum(1)
+        found = self.arrays[kind][self.chosen(group)][:, columns]
+        there = found >= 0
+        total = np.where(there, found, 0).sum(1)
         layers: np.ndarray = np.where(there.any(1), total / there.sum(1).clip(min=1), np.nan)
         return layers
 

@@ -154,7 +154,7 @@ def _write(recording: Recording, part: str, layer: int) -> Tensor:
     return recording.clean(Site("attn_out" if part == "attention" else "mlp_out", layer))
 
 
-def first_layer(is_there: Bool[Tensor, "batch layer"]) -> Float[Tensor, " batch"]:
-    """Return the first layer at which something is true of each prompt; NaN if it never is."""
-    layer = is_there.int().argmax(1).float()
-    return torch.where(is_there.any(1), layer, torch.nan)
+def first_layer(is_there: Bool[Tensor, "batch layer"]) -> Int[Tensor, " batch"]:
+    """Return the first layer at which something is true of each prompt; -1 if it never is."""
+    layer = is_there.int().argmax(1)
+    return torch.where(is_there.any(1), layer, -1)
