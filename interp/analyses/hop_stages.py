@@ -202,7 +202,7 @@ class HopStagesResult(Result):
         for kind, names in (("stage", STAGES), ("measure", MEASURES)):
             for name in names:
                 rows += [{"kind": kind, "name": name} | self._row(group, name) for group in groups(self.arrays)]
-        rows += [row for name in STAGES if (row := self._difference(name))]
+        rows += [row for name in (*STAGES, *_IN_THE_LENS.values()) if (row := self._difference(name))]
         types = dict.fromkeys(_REAL, "float64") | dict.fromkeys(("n_defined", "n_prompts"), "Int64")
         return pd.DataFrame(rows or [{"n_prompts": 0}]).reindex(columns=[*_WHAT, "group", *types]).astype(types)
 
@@ -249,7 +249,7 @@ class HopStagesResult(Result):
     def summary(self) -> str:
         """Say each stage's mean layer and how often it is reached, right against wrong, beside the control."""
         found = [f"({name[0]}) {name[2:]}: {self._said(name)}{self._later(name)}" for name in STAGES]
-        lens = [f"{which} {self._said(measure)}" for which, measure in _IN_THE_LENS.items()]
+        lens = [f"{which} {self._said(measure)}{self._later(measure)}" for which, measure in _IN_THE_LENS.items()]
         return (
             f"{'; '.join(found)}. A vector's description lets later layers finish the work; read by the lens, without them, "
             f"{'; '.join(lens)}. ({counted(self.arrays)}; in brackets the control's share.)"
