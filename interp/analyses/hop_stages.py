@@ -64,7 +64,7 @@ STAGES = {  # by the measures whose mean layer they are
     "3 second hop resolved": MEASURES[4:5],
     "4 prediction extracted": MEASURES[5:6],
 }
-_IN_THE_LENS = {"the bridge is there": MEASURES[6], "the answer": MEASURES[8]}
+_IN_THE_LENS = {"the bridge is there": MEASURES[6], "the answer is": MEASURES[8]}
 _WHAT = ["kind", "name"]
 _REAL = ("defined", "low", "high", "control", "control_low", "control_high", "layer", "layer_low", "layer_high", "median")
 
@@ -247,27 +247,35 @@ class HopStagesResult(Result):
         return boxes(values, notes=notes, y="layer", title=title)
 
     def summary(self) -> str:
-        """Say each stage's mean layer and how often it is reached, right against wrong, beside the control."""
-        found = [f"({name[0]}) {name[2:]}: {self._said(name)}{self._later(name)}" for name in STAGES]
-        lens = [f"{which} {self._said(measure)}{self._later(measure)}" for which, measure in _IN_THE_LENS.items()]
+        """Say how often each hop is resolved, right against wrong, and at which layers the stages are."""
+        shares, layers = [], []
+        for group in groups(self.arrays):
+            rows = {name: self._row(group, name) for name in STAGES}
+            first, second = (rows[name] for name in list(STAGES)[::2])
+            if first["n_prompts"]:
+                shares.append(f"{group}: the first hop in {_share(first)}, the second in {_share(second)}")
+                layers.append(f"{group} {', '.join(_layer(row) for row in rows.values())}")
+        lens = [f"{which}{self._later(measure)}" for which, measure in _IN_THE_LENS.items()]
         return (
-            f"{'; '.join(found)}. A vector's description lets later layers finish the work; read by the lens, without them, "
-            f"{'; '.join(lens)}. ({counted(self.arrays)}; in brackets the control's share.)"
+            f"Ever resolved: {'; '.join(shares)}. Mean layers of stages 1 to 4, where reached: {'; '.join(layers)}. A "
+            f"description lets the other prompt's layers finish the work; by the lens, without them, {' and '.join(lens)}. "
+            f"({counted(self.arrays)}.)"
         )
 
-    def _said(self, name: str) -> str:
-        said = []
-        for group in groups(self.arrays):
-            row = self._row(group, name)
-            if row["n_defined"]:
-                at = f"at layer {row['layer']:.1f} on average, in {row['defined']:.0%} ({row['control']:.0%})"
-                said.append(f"{at} of the {group}")
-            elif row["n_prompts"]:
-                said.append(f"never ({row['control']:.0%}) in the {group}")
-        return ", ".join(said)
-
     def _later(self, name: str) -> str:
-        row = self._difference(name)
-        if not row:
-            return ""
-        return f"; wrong minus right {row['layer']:+.1f} layers [{row['layer_low']:+.1f} to {row['layer_high']:+.1f}]"
+        """Return at which layer a measure is first true, right against wrong."""
+        rows = {group: self._row(group, name) for group in groups(self.arrays)}
+        text = " " + ", ".join(f"at layer {_layer(row)} with {group}" for group, row in rows.items())
+        if row := self._difference(name):
+            text += f" ({row['layer']:+.1f} [{row['layer_low']:+.1f} to {row['layer_high']:+.1f}])"
+        return text
+
+
+def _share(row: dict[str, object]) -> str:
+    return (
+        f"{row['defined']:.0%} [{row['low']:.0%} to {row['high']:.0%}] of {row['n_prompts']} (control {row['control']:.0%})"
+    )
+
+
+def _layer(row: dict[str, object]) -> str:
+    return f"{row['layer']:.1f}" if row["n_defined"] else "never"

@@ -147,7 +147,8 @@ class SublayerProjectionResult(Result):
 
     def _found(self, frame: pd.DataFrame, group: str) -> str:
         said = []
-        for part, token in (("attention", "bridge"), ("attention", "answer"), ("MLP", "answer"), ("MLP", "prediction")):
+        last = ("attention", "answer") if group == RIGHT else ("MLP", "prediction")
+        for part, token in (("attention", "bridge"), ("MLP", "answer"), last):
             rows = frame[(frame["group"] == group) & (frame["part"] == part) & (frame["token"] == token)]
             layers = rows.dropna(subset="layer")
             best, ever = layers.iloc[int(layers["rate"].argmax())], rows[rows["layer"].isna()].iloc[0]

@@ -11,7 +11,8 @@ from torch import Tensor
 from interp.errors import AnalysisError, SiteError
 from interp.models import Model
 from interp.replay import Recording
-from interp.sweeps.patching import key_of, span_of
+from interp.sweeps.hops import require_subject
+from interp.sweeps.patching import key_of
 from interp.tasks.batch import TokenBatch
 
 _CHUNK_TOKENS = 2**13  # with the keys and values that each variant reads
@@ -57,7 +58,7 @@ def cut_of(shard: TokenBatch, *, key: Key = "subject", query: Query = "last", ha
     Queries: the prompt's last token, the phrase's last, or all behind the keys. Raises AnalysisError, naming the prompt,
     where no query stands behind a key.
     """
-    end = span_of(shard, "subject")[:, 0]
+    end = require_subject(shard)
     start = end if shard.subject_start is None else shard.subject_start
     pos = torch.arange(shard.tokens.shape[1], device=end.device)
     first, last = (end if key == "subject" else start), (start if key == "start" else end)

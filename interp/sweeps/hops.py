@@ -14,7 +14,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site
 from interp.sweeps.answers import require_answers
-from interp.sweeps.patching import key_of, ranks, span_of
+from interp.sweeps.patching import key_of, ranks
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -31,7 +31,7 @@ def require_hops(shard: TokenBatch) -> None:
     """Raise TaskError, naming a prompt, where an answer, a bridge or a subject is missing."""
     require_answers(shard)
     require_bridge(shard)
-    span_of(shard, "subject")
+    require_subject(shard)
 
 
 def require_bridge(shard: TokenBatch) -> Tokens:
@@ -40,6 +40,14 @@ def require_bridge(shard: TokenBatch) -> Tokens:
         which = next(prompt.id for prompt in shard.prompts if prompt.bridge is None)
         raise TaskError(f"prompt {which!r} has no bridge; the answer of its first hop is needed")
     return shard.bridge
+
+
+def require_subject(shard: TokenBatch) -> Int[Tensor, " batch"]:
+    """Return where each prompt's first-hop phrase ends; raise TaskError, naming the first prompt, if one is missing."""
+    if shard.subject is None:
+        which = next(prompt.id for prompt in shard.prompts if prompt.subject is None)
+        raise TaskError(f"prompt {which!r} has no subject; its first-hop phrase is needed")
+    return shard.subject
 
 
 @torch.no_grad()
