@@ -93,3 +93,12 @@ def test_bad_input_is_named() -> None:
         HopStages(half_width=-2)
     with pytest.raises(AnalysisError, match="prompt and placeholder are needed together"):
         HopStages(placeholder="Ada")
+
+
+def test_a_model_that_knows_no_hop_is_told_so() -> None:
+    model, task = interp.load_model("zoo/hops-8l@step-0000"), interp.load_task("two-hop", n=6)
+    for name in ("hop_stages", "entity_description", "sublayer_projection", "attention_knockout"):
+        result = make_analysis(name, {}).run(model, task)
+        assert result.summary().startswith("Nothing to compare: of 6 prompts, none has known hops")
+        assert result.to_frame()["n_prompts"].tolist() == [0]
+        assert result.plot().layout.title.text

@@ -144,7 +144,7 @@ class AttentionKnockoutResult(Result):
 
     def plot(self) -> go.Figure:
         """Draw how often the first guess changes, and how far the answer falls, by the layer at the window's centre."""
-        frame = self.to_frame().dropna(subset=["layer", "mean"])
+        frame = self.to_frame().astype({"group": str, "hidden": str}).dropna(subset=["layer", "mean"])
         frame = frame[frame["hidden"] != "difference"]
         frame["line"] = frame["group"] + ": " + frame["hidden"]
         title = (
@@ -159,6 +159,8 @@ class AttentionKnockoutResult(Result):
 
     def summary(self) -> str:
         """Say for which layers hiding the key changes the guess, and how often hiding another token does."""
+        if not groups(self.arrays):
+            return f"{counted(self.arrays)}."
         frame = self.to_frame()
         changed = frame[frame["measure"] == CHANGED]
         found = [self._found(group, changed[changed["group"] == group]) for group in groups(self.arrays)]

@@ -257,6 +257,8 @@ class EntityDescriptionResult(Result):
 
     def summary(self) -> str:
         """Say from which source layer on the bridge and the answer are said, and how often another prompt's would be."""
+        if not groups(self.arrays):
+            return f"{counted(self.arrays)}."
         frame = self.to_frame()
         found = []
         for group in groups(self.arrays):

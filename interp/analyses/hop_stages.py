@@ -248,6 +248,8 @@ class HopStagesResult(Result):
 
     def summary(self) -> str:
         """Say how often each hop is resolved, right against wrong, and at which layers the stages are."""
+        if not groups(self.arrays):
+            return f"{counted(self.arrays)}."
         shares, layers = [], []
         for group in groups(self.arrays):
             rows = {name: self._row(group, name) for name in STAGES}

@@ -127,7 +127,7 @@ class SublayerProjectionResult(Result):
 
     def plot(self) -> go.Figure:
         """Draw the share of prompts in which each sublayer projects each token, layer by layer."""
-        frame = self.to_frame().dropna(subset=["layer", "rate"])
+        frame = self.to_frame().astype({"group": str, "part": str}).dropna(subset=["layer", "rate"])
         is_same = (frame["group"] == RIGHT) & (frame["token"] == "prediction")  # there it is the answer
         frame = frame[(frame["part"] != "stream") & ~is_same]
         frame["panel"] = frame["part"] + ", " + frame["group"]
@@ -141,6 +141,8 @@ class SublayerProjectionResult(Result):
 
     def summary(self) -> str:
         """Say in which layer most prompts' attention and MLP project the bridge, the answer and the prediction."""
+        if not groups(self.arrays):
+            return f"{counted(self.arrays)}."
         frame = self.to_frame()
         found = [self._found(frame, group) for group in groups(self.arrays)]
         return f"{' '.join(found)} ({counted(self.arrays)}.)"

@@ -99,6 +99,8 @@ def counted(arrays: dict[str, np.ndarray]) -> str:
     """Say how many prompts are compared."""
     n = {name: int(chosen.sum()) for name, chosen in groups(arrays).items()}
     left_out = int((~arrays["is_compared"]).sum())
+    if not n:
+        return f"Nothing to compare: of {left_out} prompts, none has known hops and shortcuts that do not work"
     text = f"{n.get(RIGHT, 0)} prompts with right and {n.get(WRONG, 0)} with wrong answers"
     return text + (f"; {left_out} whose hops are unknown or whose shortcuts work are left out" if left_out else "")
 
