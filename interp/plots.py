@@ -174,3 +174,21 @@ def grids_over_rates(
     figure.update_yaxes(title_text="share repaired", range=[0, 1], tickformat=".0%", row=2, col=1)
     figure.update_layout(height=680, legend={"y": 0.3})
     return titled(figure, title)
+
+
+def boxes(values: dict[str, dict[str, np.ndarray]], *, notes: dict[str, dict[str, str]], y: str, title: str) -> go.Figure:
+    """Draw one box per group (outer name) and x (inner name), NaN left out, with a note above each."""
+    figure = go.Figure()
+    top = max((float(np.nanmax(v)) for of in values.values() for v in of.values() if not np.isnan(v).all()), default=1.0)
+    for i, (group, of) in enumerate(values.items()):
+        x = np.concatenate([np.full(len(v), name) for name, v in of.items()])
+        numbers = np.concatenate(list(of.values())).astype(np.float32)
+        figure.add_box(x=x, y=numbers, name=group, boxmean=True, marker_color=COLOURS[i], offsetgroup=group)
+        for column, name in enumerate(of):
+            figure.add_annotation(
+                x=column + (i - (len(values) - 1) / 2) * 0.4, y=1.04 * top + 0.35, showarrow=False,
+                text=notes[group][name], font={"color": COLOURS[i]},
+            )  # fmt: skip
+    figure.update_yaxes(title_text=y, rangemode="tozero", range=[-0.3, 1.04 * top + 0.7])
+    figure.update_layout(boxmode="group")
+    return titled(figure, title)
