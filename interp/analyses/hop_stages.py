@@ -267,7 +267,7 @@ class HopStagesResult(Result):
     def _later(self, name: str) -> str:
         """Return at which layer a measure is first true, right against wrong."""
         rows = {group: self._row(group, name) for group in groups(self.arrays)}
-        text = " " + ", ".join(f"at layer {_layer(row)} with {group}" for group, row in rows.items())
+        text = " " + ", ".join(f"{_layer(row, 'at layer ')} with {group}" for group, row in rows.items())
         if row := self._difference(name):
             text += f" ({row['layer']:+.1f} [{row['layer_low']:+.1f} to {row['layer_high']:+.1f}])"
         return text
@@ -279,5 +279,5 @@ def _share(row: dict[str, object]) -> str:
     )
 
 
-def _layer(row: dict[str, object]) -> str:
-    return f"{row['layer']:.1f}" if row["n_defined"] else "never"
+def _layer(row: dict[str, object], before: str = "") -> str:
+    return f"{before}{row['layer']:.1f}" if row["n_defined"] else "never"
