@@ -166,3 +166,51 @@ def curves(
     figure.update_xaxes(title_text=x_label, type="log" if is_log else "linear")
     figure.update_yaxes(title_text=y_label)
     return titled(figure, title)
+
+
+def grids_over_rates(
+    grids: dict[str, np.ndarray], bars: dict[str, pd.DataFrame], *, x: str, y: str, of: str, below: str, title: str
+) -> go.Figure:
+    """Draw grids [y x] of shares, the first row at the bottom and NaN left blank, and below them bars of shares.
+
+    Each frame of `bars` has a row per bar, with columns kind, rate, low and high.
+    """
+    n_cols = max(len(grids), 1)
+    specs = [[{} for _ in range(n_cols)], [{"colspan": n_cols}, *[None] * (n_cols - 1)]]
+    figure = make_subplots(rows=2, cols=n_cols, specs=specs, subplot_titles=[*grids, below], vertical_spacing=0.2)
+    for col, grid in enumerate(grids.values(), 1):
+        figure.add_heatmap(
+            z=grid.astype(np.float32), zmin=0, zmax=1, colorscale="Cividis", showscale=col == n_cols, hoverongaps=False,
+            colorbar={"len": 0.45, "y": 0.8, "tickformat": ".0%", "title": {"text": of, "side": "right"}},
+            texttemplate="%{z:.0%}" if len(grid) * n_cols <= 16 else None,
+            hovertemplate=f"{y} %{{y}}<br>{x} %{{x}}<br>%{{z:.1%}}<extra></extra>", row=1, col=col,
+        )  # fmt: skip
+        step = max(1, len(grid) // 8)
+        figure.update_xaxes(title_text=x, dtick=step, tick0=0, showgrid=False, row=1, col=col)
+        figure.update_yaxes(title_text=y if col == 1 else None, dtick=step, tick0=0, showgrid=False, row=1, col=col)
+    for i, (name, frame) in enumerate(bars.items()):
+        rate = frame["rate"].to_numpy(np.float32)
+        error = {"array": frame["high"] - rate, "arrayminus": rate - frame["low"], "type": "data", "symmetric": False}
+        colour = COLOURS[i % len(COLOURS)]
+        figure.add_bar(x=frame["kind"], y=rate, name=name, error_y=error, marker_color=colour, row=2, col=1)
+    figure.update_yaxes(title_text="share repaired", range=[0, 1], tickformat=".0%", row=2, col=1)
+    figure.update_layout(height=680, legend={"y": 0.3})
+    return titled(figure, title)
+
+
+def boxes(values: dict[str, dict[str, np.ndarray]], *, notes: dict[str, dict[str, str]], y: str, title: str) -> go.Figure:
+    """Draw one box per group (outer name) and x (inner name), NaN left out, with a note above each."""
+    figure = go.Figure()
+    top = max((float(np.nanmax(v)) for of in values.values() for v in of.values() if not np.isnan(v).all()), default=1.0)
+    for i, (group, of) in enumerate(values.items()):
+        x = np.concatenate([np.full(len(v), name) for name, v in of.items()])
+        numbers = np.concatenate(list(of.values())).astype(np.float32)
+        figure.add_box(x=x, y=numbers, name=group, boxmean=True, marker_color=COLOURS[i], offsetgroup=group)
+        for column, name in enumerate(of):
+            figure.add_annotation(
+                x=column + (i - (len(values) - 1) / 2) * 0.4, y=1.04 * top + 0.35, showarrow=False,
+                text=notes[group][name], font={"color": COLOURS[i]},
+            )  # fmt: skip
+    figure.update_yaxes(title_text=y, rangemode="tozero", range=[-0.3, 1.04 * top + 0.7])
+    figure.update_layout(boxmode="group")
+    return titled(figure, title)

@@ -19,3 +19,13 @@ def bootstrap_interval(
     means = np.tensordot(drawn / drawn.sum(1, keepdims=True), values, axes=1)
     low, high = np.quantile(means, [(1 - share) / 2, (1 + share) / 2], axis=0)
     return low, high
+
+
+def interval_of_difference(
+    one: NDArray[np.float64], other: NDArray[np.float64], *, share: float = 0.95, n_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile-bootstrap interval of mean(one) - mean(other), where both are of different prompts."""
+    rng = np.random.default_rng(seed)
+    means = [rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=n_resamples) @ x / len(x) for x in (one, other)]
+    low, high = np.quantile(means[0] - means[1], [(1 - share) / 2, (1 + share) / 2])
+    return float(low), float(high)

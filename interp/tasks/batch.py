@@ -17,9 +17,9 @@ class TokenBatch:
     """Token ids [batch pos], padded on the right; `mask` is False on padding.
 
     `last` is each prompt's last position (of the prompt, also where its answer follows); `subject` the last position of its
-    first-hop phrase; `answer` and `wrong` the first token of each. `answer_tokens` [batch answer_pos] are whole answers,
-    padded with -1, and `answer_positions` the positions whose logits predict them. `corrupted` are the twins' tokens, where
-    every prompt has a twin of as many tokens. What is not there is None.
+    first-hop phrase and `subject_start` the first; `answer`, `wrong` and `bridge` the first token of each. `answer_tokens`
+    [batch answer_pos] are whole answers, padded with -1, and `answer_positions` the positions whose logits predict them.
+    `corrupted` are the twins' tokens, where every prompt has a twin of as many tokens. What is not there is None.
     """
 
     prompts: tuple[Prompt, ...]
@@ -31,6 +31,8 @@ class TokenBatch:
     wrong: Int[Tensor, " batch"] | None = None
     answer_tokens: Int[Tensor, "batch answer_pos"] | None = None
     corrupted: Int[Tensor, "batch pos"] | None = None
+    bridge: Int[Tensor, " batch"] | None = None
+    subject_start: Int[Tensor, " batch"] | None = None
 
     @property
     def is_padded(self) -> bool:
@@ -74,7 +76,7 @@ def tokenize(
     if corrupted:
         _refuse_other_lengths(tokenizer, prompts, rows)
     twins = None if corrupted or answers else _twins(tokenizer, prompts, rows)
-    follow = {which: _continuations(tokenizer, prompts, texts, which) for which in ("answer", "wrong")}
+    follow = {which: _continuations(tokenizer, prompts, texts, which) for which in ("answer", "wrong", "bridge")}
     if answers and follow["answer"] is None:
         raise TaskError(
             f"an answer is needed for every prompt; {_named([p.id for p in prompts if p.answer is None])} without"
@@ -91,9 +93,11 @@ def tokenize(
         tokens=tokens,
         mask=torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None],
         last=torch.tensor(last),
-        subject=None if None in spans else torch.tensor(spans),
+        subject=None if None in spans else torch.tensor([span[-1] for span in spans if span]),
+        subject_start=None if None in spans else torch.tensor([span[0] for span in spans if span]),
         answer=first["answer"],
         wrong=first["wrong"],
+        bridge=first["bridge"],
         answer_tokens=None if follow["answer"] is None else _padded(follow["answer"], -1),
         corrupted=None if twins is None else _padded(twins, pad),
     )
@@ -167,12 +171,13 @@ def _continuations(tokenizer: Any, prompts: Sequence[Prompt], texts: Sequence[st
     return follow
 
 
-def _subject(prompt: Prompt, text: str, offsets: Sequence[tuple[int, int]]) -> int | None:
-    """Return the last token of the subject, found by character offsets."""
+def _subject(prompt: Prompt, text: str, offsets: Sequence[tuple[int, int]]) -> list[int] | None:
+    """Return the tokens of the subject, found by character offsets."""
     if prompt.subject is None:
         return None
     n_found = text.count(prompt.subject)
     if n_found != 1:
         raise TaskError(f"prompt {prompt.id!r}: subject {prompt.subject!r} found {n_found} times; once is needed")
-    end = text.index(prompt.subject) + len(prompt.subject)
-    return max(i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > begin)
+    start = text.index(prompt.subject)
+    end = start + len(prompt.subject)
+    return [i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > max(begin, start)]

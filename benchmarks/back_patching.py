@@ -1,0 +1,72 @@
+"""All back-patches at the last token, against one whole forward for each pair of layers, with plain hooks.
+
+Ours counts its clean pass in: one forward, then (L-1)L(2L-1)/6 blocks on one token, against L(L-1)/2 forwards.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import compare, random_batch, random_llama
+from interp.analyses.back_patching import BackPatching
+from interp.models import Model
+from interp.tasks.batch import TokenBatch
+
+
+@torch.no_grad()
+def naive(model: Model, batch: TokenBatch) -> Tensor:
+    """Return the changes [batch source target] of the answer's logit by L(L-1)/2 whole forwards."""
+    blocks = model.module.model.layers
+    outputs: list[Tensor] = []
+    handles = [block.register_forward_hook(lambda _m, _a, out: outputs.append(out[:, -1].clone())) for block in blocks]
+
+    def answers() -> Tensor:
+        logits = model.module(input_ids=batch.tokens, use_cache=False).logits[:, -1].float()
+        return logits.gather(1, batch.answer[:, None])[:, 0]
+
+    clean = answers()
+    for handle in handles:
+        handle.remove()
+    changes = torch.zeros(len(clean), len(blocks), len(blocks))
+    for source in range(len(blocks)):
+        for target in range(source):
+
+            def patch(_module: object, _args: object, out: Tensor, source: int = source) -> Tensor:
+                out = out.clone()
+                out[:, -1] = outputs[source]
+                return out
+
+            handle = blocks[target].register_forward_hook(patch)
+            changes[:, source, target] = answers() - clean
+            handle.remove()
+    return changes
+
+
+@torch.no_grad()
+def ours(model: Model, batch: TokenBatch) -> tuple[Tensor, float]:
+    """Return the same, and how many forwards it took, the clean pass counted in."""
+    recording = model.record(batch)
+    parts = BackPatching(position="last", controls=(), known_only=False).measure(recording, batch, {})
+    return parts["own.answer"], recording.work.block_tokens / (batch.tokens.numel() * model.n_layers)
+
+
+def run() -> dict[str, Any]:
+    """Compare blocks and time at several sizes, after checking that both agree."""
+    results: dict[str, Any] = {}
+    for n_layers, d_model, batch_size, n_pos in ((12, 384, 1, 64), (12, 384, 8, 64), (12, 128, 8, 64), (32, 128, 1, 64)):
+        model = random_llama(n_layers=n_layers, d_model=d_model)
+        batch = random_batch(model, batch=batch_size, n_pos=n_pos)
+        answer = torch.full((batch_size, 1), 3)
+        batch = replace(batch, answer=answer[:, 0], answer_tokens=answer)
+        changes, forwards = ours(model, batch)
+        torch.testing.assert_close(changes, naive(model, batch), rtol=1e-4, atol=1e-5)
+        times = compare(lambda m=model, b=batch: ours(m, b), lambda m=model, b=batch: naive(m, b), repeats=3)
+        pairs = n_layers * (n_layers - 1) // 2
+        results[f"L={n_layers} d={d_model} B={batch_size} T={n_pos}"] = times | {
+            "forwards": round(forwards, 2),
+            "naive forwards": pairs,
+            "bound": round(1 / 18, 3),
+        }
+    return results

@@ -1,0 +1,104 @@
+"""Stages are joined from what the analyses find alone; prompts that cannot be used are named."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import interp
+from interp.analyses.attention_knockout import AttentionKnockout
+from interp.analyses.entity_description import EntityDescription
+from interp.analyses.hop_stages import MEASURES, STAGES, HopStages
+from interp.analyses.sublayer_projection import TOKENS, SublayerProjection
+from interp.catalogue import make_analysis
+from interp.errors import AnalysisError, TaskError
+from interp.sweeps.hops import first_layer
+from interp.sweeps.statistics import interval_of_difference
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_the_interval_of_a_difference_holds_it() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(1.0, 1, 200), rng.normal(0.0, 1, 150)
+    low, high = interval_of_difference(one, other)
+    assert low < one.mean() - other.mean() < high
+    assert 0.25 < high - low < 0.6  # 2 · 1.96 · sqrt(1/200 + 1/150) = 0.42
+
+
+def test_the_bridge_of_a_first_fact_held_out_is_there_and_its_answer_is_not() -> None:
+    """Where the first fact was never composed, the bridge is resolved, later, and the second hop is not."""
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop").tagged(set="first-held-out").take(96)
+    result = HopStages().run(model, task)
+    right, wrong = (result.layers(group, MEASURES[6]) for group in ("right answers", "wrong answers"))
+    assert len(right) > 10
+    assert np.isfinite(wrong).all()
+    trained = HopStages().run(model, interp.load_task("two-hop").tagged(set="unseen").take(96))
+    assert wrong.mean() > trained.layers("right answers", MEASURES[6]).mean() + 0.3
+    assert np.isfinite(trained.layers("right answers", "3 second hop resolved")).mean() > 0.95
+    assert np.isfinite(result.layers("wrong answers", "3 second hop resolved")).mean() < 0.3
+    frame = result.to_frame()
+    stages = frame[(frame.kind == "stage") & (frame.group == "wrong answers")].set_index("name")
+    assert stages.loc["1 first hop resolved", "low"] > stages.loc["1 first hop resolved", "control_high"]
+    assert list(stages.index) == list(STAGES)
+
+
+def test_the_stages_are_joined_from_what_the_analyses_find() -> None:
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=24)
+    stages = HopStages().run(model, task)
+    written, cut = SublayerProjection().run(model, task), AttentionKnockout().run(model, task)
+    said_by = EntityDescription().run(model, task)
+
+    any_target = {where: (said_by.arrays[f"{where}.rank"] == 0).any(2) for where in ("subject", "last")}
+
+    def firsts(there: np.ndarray) -> np.ndarray:
+        return first_layer(torch.from_numpy(there)).numpy()
+
+    of = dict(zip(MEASURES, stages.arrays["own"].T, strict=True))
+    np.testing.assert_equal(of["bridge said from the first hop"], firsts(any_target["subject"][..., 0]))
+    np.testing.assert_equal(of["answer said from the last token"], firsts(any_target["last"][..., 1]))
+    np.testing.assert_equal(of["hiding the first hop changes the guess"], firsts(cut.arrays["key.changed"]))
+    ranks = written.arrays["rank"]
+    np.testing.assert_equal(of["attention writes the bridge"], firsts(ranks[:, 0, :, TOKENS.index("bridge")] == 0))
+    np.testing.assert_equal(of["MLP writes the prediction"], firsts(ranks[:, 1, :, TOKENS.index("prediction")] == 0))
+    np.testing.assert_equal(of["answer in the lens at the last token"], firsts(ranks[:, 2, :, TOKENS.index("answer")] == 0))
+
+
+def test_bad_input_is_named() -> None:
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=4)
+    one = task.prompts[0]
+
+    def having(**fields: object):
+        return task.of([replace(one, **fields), *task.prompts[1:]])
+
+    for analysis in (EntityDescription(), HopStages(), SublayerProjection()):
+        with pytest.raises(TaskError, match=f"prompt {one.id!r} has no bridge"):
+            analysis.run(model, having(bridge=None))
+    for analysis in (EntityDescription(), HopStages(), SublayerProjection(), AttentionKnockout()):
+        with pytest.raises(TaskError, match=f"prompt {one.id!r}: subject 'nobody' found 0 times; once is needed"):
+            analysis.run(model, having(subject="nobody"))
+        with pytest.raises(TaskError, match=f"prompt {one.id!r}: subject 'Ada' found 2 times"):
+            analysis.run(model, having(subject="Ada", text=f"Ada friend Max . {one.text.split(' . ')[0]} . Ada friend boss"))
+        with pytest.raises(TaskError, match=f"prompt {one.id!r} has no subject"):
+            analysis.run(model, having(subject=None))
+        with pytest.raises(TaskError, match="an answer is needed"):
+            analysis.run(model, having(answer=None))
+    for analysis in (EntityDescription(), HopStages(), SublayerProjection()):
+        with pytest.raises(AnalysisError, match="1 prompt given"):
+            analysis.run(model, task.take(1))
+    with pytest.raises(AnalysisError, match="unknown value 'rich'"):
+        make_analysis("hop_stages", {"variant": "rich"})
+    with pytest.raises(AnalysisError, match="half_width=-2"):
+        HopStages(half_width=-2)
+    with pytest.raises(AnalysisError, match="prompt and placeholder are needed together"):
+        HopStages(placeholder="Ada")
+
+
+def test_a_model_that_knows_no_hop_is_told_so() -> None:
+    model, task = interp.load_model("zoo/hops-8l@step-0000"), interp.load_task("two-hop", n=6)
+    for name in ("hop_stages", "entity_description", "sublayer_projection", "attention_knockout"):
+        result = make_analysis(name, {}).run(model, task)
+        assert result.summary().startswith("Nothing to compare: of 6 prompts, none has known hops")
+        assert result.to_frame()["n_prompts"].tolist() == [0]
+        assert result.plot().layout.title.text
