@@ -214,3 +214,32 @@ def boxes(values: dict[str, dict[str, np.ndarray]], *, notes: dict[str, dict[str
     figure.update_yaxes(title_text=y, rangemode="tozero", range=[-0.3, 1.04 * top + 0.7])
     figure.update_layout(boxmode="group")
     return titled(figure, title)
+
+
+def scatters_with_diagonal(frame: pd.DataFrame, *, x: str, y: str, groups: str, panels: str, title: str) -> go.Figure:
+    """Draw `y` against `x`, a colour per value of `groups` and a panel per value of `panels`, and where both are equal."""
+    names = list(dict.fromkeys(frame[panels]))
+    figure = make_subplots(rows=1, cols=len(names), subplot_titles=names)
+    for col, name in enumerate(names, 1):
+        panel = frame[frame[panels] == name]
+        ends = [float(panel[[x, y]].min().min()), float(panel[[x, y]].max().max())]
+        figure.add_scatter(
+            x=ends,
+            y=ends,
+            mode="lines",
+            line={"color": "grey", "dash": "dot"},
+            showlegend=False,
+            hoverinfo="skip",
+            row=1,
+            col=col,
+        )
+        for i, group in enumerate(dict.fromkeys(frame[groups])):
+            rows = panel[panel[groups] == group]
+            figure.add_scatter(
+                x=rows[x].astype(np.float32), y=rows[y].astype(np.float32), mode="markers", name=str(group),
+                legendgroup=str(group), showlegend=col == 1, row=1, col=col,
+                marker={"color": COLOURS[i % len(COLOURS)], "size": 6, "opacity": 0.7, "symbol": ["circle", "x"][i % 2]},
+            )  # fmt: skip
+        figure.update_xaxes(title_text=x, row=1, col=col)
+    figure.update_yaxes(title_text=y, row=1, col=1)
+    return titled(figure, title)

@@ -56,6 +56,13 @@ class NodeScores:
         """Return the mean difference between source and base run, to which shares relate."""
         return float((self.source - self.base).mean())
 
+    def mean(self, name: str, prompts: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """Return the mean score [layer*unit column] over some prompts (all), NaN where none of them has that position."""
+        values = self.scores[name].values if prompts is None else self.scores[name].values[prompts]
+        n_known = (~np.isnan(values)).sum(0)
+        total: NDArray[np.float64] = np.nansum(values.astype(np.float64), axis=0)
+        return np.where(n_known > 0, total / np.maximum(n_known, 1), np.nan)
+
     def ends(self, metric: str) -> str:
         """Say what the metric is in both runs."""
         return (
@@ -73,8 +80,7 @@ class NodeScores:
     def summed(self, name: str) -> pd.DataFrame:
         """Return the mean by layer and position, heads or neurons added up."""
         aligned = self.scores[name]
-        values = aligned.values.reshape(len(aligned.values), -1, self.n_units[name], aligned.values.shape[-1]).sum(2)
-        mean = np.nanmean(values, axis=0)
+        mean = self.mean(name).reshape(-1, self.n_units[name], len(aligned.columns)).sum(1)
         rows = [
             {"layer": layer, "position": column, "mean": mean[layer, i]}
             for i, column in enumerate(aligned.columns)
@@ -85,7 +91,7 @@ class NodeScores:
     def largest(self, name: str, *, n: int) -> list[str]:
         """Return the nodes with the largest mean share, in words; heads and neurons as LAYER.UNIT."""
         aligned, n_units = self.scores[name], self.n_units[name]
-        share = np.nanmean(aligned.values.astype(np.float64), axis=0) / (self.gap or np.nan)
+        share = self.mean(name) / (self.gap or np.nan)
         found = np.argsort(-np.nan_to_num(np.abs(share)), axis=None)[:n]
         told = []
         for row, column in zip(*np.unravel_index(found, share.shape), strict=True):
