@@ -7,11 +7,12 @@ import tempfile
 from typing import Any
 
 _PROGRAM = """
-import json, pathlib, resource, sys
+import pathlib, sys
 from interp.runs import Study, execute
 study = Study(("zoo/hops-4l",), ("two-hop",), {"layer_skip": {}, "residual_contribution": {}}, n=int(sys.argv[1]))
 execute(study, pathlib.Path(sys.argv[2]) / "run", store=pathlib.Path(sys.argv[2]) / "store")
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+status = pathlib.Path("/proc/self/status").read_text().splitlines()  # ru_maxrss would be inherited from a larger parent
+print(int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024)
 """
 
 

@@ -12,6 +12,7 @@ import torch
 import interp
 from interp.analysis import Analysis, Result
 from interp.catalogue import find_analyses, make_analysis
+from interp.errors import TaskError
 from interp.models import Model
 from interp.tasks import Task
 
@@ -20,18 +21,29 @@ GOLDEN = Path(__file__).parent / "golden.json"
 
 
 @cache
-def model() -> Model:
-    return interp.load_model("zoo/hops-4l")
+def model(name: str) -> Model:
+    return interp.load_model("zoo/names-6l" if needs_twins(name) else "zoo/hops-4l")
 
 
 @cache
-def task() -> Task:
-    return interp.load_task("two-hop", n=12)
+def task(name: str) -> Task:
+    return interp.load_task("ioi" if needs_twins(name) else "two-hop", n=12)
+
+
+@cache
+def needs_twins(name: str) -> bool:
+    """Tell whether an analysis compares prompts with corrupted twins, which two-hop prompts do not have."""
+    hops, prompts = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=1).prompts
+    try:
+        make_analysis(name, {}).check(hops, hops.tokenize(prompts))
+    except TaskError as error:
+        return "twin" in str(error)
+    return False
 
 
 @cache
 def result_of(name: str) -> Result:
-    return make_analysis(name, {}).run(model(), task())
+    return make_analysis(name, {}).run(model(name), task(name))
 
 
 @pytest.fixture(params=ANALYSES)
@@ -65,9 +77,9 @@ def test_figures_are_titled_and_summaries_have_numbers(name: str) -> None:
 @torch.no_grad()
 def test_a_second_run_gives_equal_tensors_whose_first_axis_is_the_prompt(name: str) -> None:
     analysis = make_analysis(name, {})
-    shard = model().tokenize(max(model().shards(task()), key=len))
-    prepared = analysis.prepare(model(), task())
-    one, two = (analysis.measure(model().record(shard), shard, prepared) for _ in range(2))
+    shard = model(name).tokenize(max(model(name).shards(task(name)), key=len))
+    prepared = analysis.prepare(model(name), task(name))
+    one, two = (analysis.measure(model(name).record(shard), shard, prepared) for _ in range(2))
     assert one.keys() == two.keys()
     for key, tensor in one.items():
         assert torch.equal(tensor, two[key])
@@ -77,12 +89,12 @@ def test_a_second_run_gives_equal_tensors_whose_first_axis_is_the_prompt(name: s
 @torch.no_grad()
 def test_the_batch_size_does_not_matter(name: str) -> None:
     analysis: Analysis = make_analysis(name, {})
-    prompts = max(model().shards(task()), key=len)[:4]
-    prepared = analysis.prepare(model(), task())
+    prompts = max(model(name).shards(task(name)), key=len)[:4]
+    prepared = analysis.prepare(model(name), task(name))
 
     def measured(*groups: tuple) -> pd.DataFrame:
-        shards = [model().tokenize(group) for group in groups]
-        parts = [analysis.measure(model().record(shard), shard, prepared) for shard in shards]
+        shards = [model(name).tokenize(group) for group in groups]
+        parts = [analysis.measure(model(name).record(shard), shard, prepared) for shard in shards]
         return analysis.combine(parts).to_frame()
 
     together, apart = measured(prompts), measured(*[(prompt,) for prompt in prompts])
@@ -93,13 +105,13 @@ def test_the_batch_size_does_not_matter(name: str) -> None:
 @torch.no_grad()
 def test_the_cost_that_is_stated_is_the_cost(name: str) -> None:
     analysis = make_analysis(name, {})
-    shard = model().tokenize(max(model().shards(task()), key=len))
-    recording = model().record(shard)
+    shard = model(name).tokenize(max(model(name).shards(task(name)), key=len))
+    recording = model(name).record(shard)
     recording.resid(0)
     clean = recording.work.block_tokens
-    analysis.measure(recording, shard, analysis.prepare(model(), task()))
+    analysis.measure(recording, shard, analysis.prepare(model(name), task(name)))
     forwards = (recording.work.block_tokens - clean) / clean
-    cost = analysis.cost(model(), shard)
+    cost = analysis.cost(model(name), shard)
     assert forwards == pytest.approx(cost.forwards, rel=1e-6) or (cost.is_bound and 0 < forwards <= cost.forwards)
 
 

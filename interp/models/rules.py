@@ -116,15 +116,12 @@ class _Activation:
             raise SiteError(f"rule Identity: {name} is not 0 at 0, so phi(x) / x has no limit there")
         return cls(str(name), phi, slope.item())
 
-    def linear(self, x: Tensor, rule: Identity) -> Tensor:
-        """Return x times the constant phi(x) / x."""
-        fixed = x.detach()
-        at_zero = fixed == 0
+    def ratio(self, x: Tensor, value: Tensor, rule: Identity) -> Tensor:
+        """Return phi(x) / x, where `value` is phi(x)."""
+        at_zero = x == 0
         if rule.stabiliser:
-            divisor = fixed + rule.stabiliser * torch.where(at_zero, torch.ones_like(fixed), fixed.sign())
-            return x * (self.phi(fixed) / divisor)
-        ratio = self.phi(fixed) / torch.where(at_zero, torch.ones_like(fixed), fixed)
-        return x * torch.where(at_zero, torch.full_like(fixed, self.slope), ratio)
+            return value / (x + rule.stabiliser * torch.where(at_zero, 1.0, x.sign()))
+        return torch.where(at_zero, self.slope, value / torch.where(at_zero, 1.0, x))
 
 
 def _follow_mlp(hooks: RuleHooks, path: str, mlp: Any, phi: _Activation, rules: Rules) -> None:
@@ -146,23 +143,25 @@ def _follow_mlp(hooks: RuleHooks, path: str, mlp: Any, phi: _Activation, rules: 
         wide = torch.promote_types(post.dtype, torch.float32)
         pre = seen.pop("pre").to(wide)
         up = seen.pop("up").to(wide) if is_gated else torch.ones((), dtype=wide, device=post.device)
-        near = 1e-4 if post.dtype == wide else 0.05
-        if not torch.allclose(phi.phi(pre.detach()) * up.detach(), post.detach().to(wide), rtol=near, atol=near):
+        value, near = phi.phi(pre.detach()), 1e-4 if post.dtype == wide else 0.05
+        first = (slice(1), slice(-1, None))
+        expected = (value[first] * (up.detach()[first] if is_gated else 1.0)).to(post.dtype)
+        if not torch.allclose(expected, post.detach()[first], rtol=near, atol=near):
             what = f"{phi.name}(gate) * up" if is_gated else f"{phi.name} of mlp.hook_pre"
             raise SiteError(f"rules {rules.name!r}: {path}.hook_post is not {what}; no rule is known for it")
-        return _with_derivative_of(_product(pre, up, phi, rules, is_gated=is_gated), post)
+        return _with_derivative_of(_product(pre, up, value, phi, rules, is_gated=is_gated), post)
 
     sites = {"pre": f"{path}.hook_pre"} | ({"up": f"{path}.hook_pre_linear"} if is_gated else {})
     hooks.watching += [(hook, partial(see, name=name)) for name, hook in sites.items()]
     hooks.changing.append((f"{path}.hook_post", follow))
 
 
-def _product(pre: Tensor, up: Tensor, phi: _Activation, rules: Rules, *, is_gated: bool) -> Tensor:
-    """Return the surrogate of phi(pre) * up."""
+def _product(pre: Tensor, up: Tensor, value: Tensor, phi: _Activation, rules: Rules, *, is_gated: bool) -> Tensor:
+    """Return the surrogate of phi(pre) * up, where `value` is phi(pre) without a graph."""
     identity = rules.get(Identity)
-    gate = phi.phi(pre) if identity is None else phi.linear(pre, identity)
     if is_gated and rules.get(DetachedGate):
-        return phi.phi(pre.detach()) * up
+        return value * up
+    gate = phi.phi(pre) if identity is None else pre * phi.ratio(pre.detach(), value, identity)
     if is_gated and rules.get(Half):
-        return 0.5 * gate * up.detach() + 0.5 * phi.phi(pre.detach()) * up
-    return gate * up
+        return 0.5 * (gate * up.detach() + value * up)
+    return gate * up if is_gated else gate

@@ -25,12 +25,17 @@ def agreement(estimate: Array, exact: Array, *, gap: float, top_k: int) -> dict[
     return {
         "pearson": _pearson(estimate, exact),
         "pearson without the largest": _pearson(estimate[others], exact[others]),
-        "spearman": _pearson(*(pd.Series(values).rank().to_numpy() for values in (estimate, exact))),
+        "spearman": _pearson(_ranks(estimate), _ranks(exact)),
         "mean absolute error": float(np.abs(estimate - exact).mean() / abs(gap)) if gap else np.nan,
         "top overlap": len(best & found) / k if k else np.nan,
         "same sign": float((np.sign(estimate) == np.sign(exact))[large].mean()) if large.any() else np.nan,
         "slope": float(estimate @ exact) / square if square else np.nan,
     }
+
+
+def _ranks(values: Array) -> Array:
+    ranks: Array = pd.Series(values).rank().to_numpy().astype(np.float64)
+    return ranks
 
 
 def _pearson(a: Array, b: Array) -> float:

@@ -1,0 +1,108 @@
+"""Scores of all nodes against two forward passes and one backward, and exact patching against one forward a node.
+
+The first is compared with TransformerLens's bridge, which runs the same passes without rules, and with the stock model.
+The bound of exact patching counts blocks: (L + 1) / 2L for residuals.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import compare, random_batch, random_llama
+from interp.analyses.activation_patching import ActivationPatching
+from interp.analyses.relevance_patching import RelevancePatching
+from interp.interventions import Patch
+from interp.models import Model
+from interp.sites import Site
+from interp.tasks import Prompt
+from interp.tasks.batch import TokenBatch
+
+KINDS = ("resid_pre", "attn_out", "z", "mlp_out")
+
+
+def paired(model: Model, *, batch: int, n_pos: int) -> TokenBatch:
+    """Return random prompts whose twins differ at position 1."""
+    shard = random_batch(model, batch=batch, n_pos=n_pos)
+    twin = shard.tokens.clone()
+    twin[:, 1] = (twin[:, 1] + 1) % model.d_vocab
+    answer, wrong = shard.tokens[:, 2], shard.tokens[:, 3]
+    prompts = tuple(Prompt(str(i), "x", answer="a", wrong="b") for i in range(batch))
+    return replace(shard, prompts=prompts, corrupted=twin, answer=answer, wrong=wrong, answer_tokens=answer[:, None])
+
+
+def relp(model: Model, shard: TokenBatch) -> dict[str, Tensor]:
+    """Return the scores of all nodes under the rules."""
+    return RelevancePatching(methods=("relevance",), nodes=KINDS).measure(model.record(shard), shard, {})
+
+
+def three_passes(module: Any, shard: TokenBatch, *, is_bridge: bool) -> None:
+    """Run two forward passes and one backward to the embeddings, and nothing else."""
+    extra = {} if is_bridge else {"use_cache": False}
+    with torch.no_grad():
+        module(shard.tokens, **extra)
+    kept: list[Tensor] = []
+
+    def leaf(activation: Tensor, hook: Any = None) -> Tensor:  # noqa: ARG001
+        kept.append(activation.detach().requires_grad_())
+        return kept[0]
+
+    if is_bridge:
+        with module.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", leaf)]):
+            logits = module(shard.corrupted)
+    else:
+        embeddings = leaf(module.get_input_embeddings()(shard.corrupted))
+        logits = module(inputs_embeds=embeddings, **extra).logits
+    torch.autograd.grad(logits[:, -1, 5].sum(), kept[0])
+
+
+@torch.no_grad()
+def naive_patching(model: Model, shard: TokenBatch) -> Tensor:
+    """Return effects [batch layer pos] of residuals, one full forward each."""
+    sites = [Site("resid_pre", layer) for layer in range(model.n_layers)]
+    clean = model.forward(shard, capture=sites).activations
+    twin = replace(shard, tokens=shard.corrupted)
+
+    def value(plan: list[Patch]) -> Tensor:
+        logits = model.forward(twin, plan=plan).logits[:, -1]
+        rows = torch.arange(len(logits))
+        return logits[rows, shard.answer] - logits[rows, shard.wrong]
+
+    start, n_pos = value([]), shard.tokens.shape[1]
+    each = [
+        torch.stack([value([Patch(site, clean[site][:, [pos]], positions=[pos])]) - start for pos in range(n_pos)])
+        for site in sites
+    ]
+    return torch.stack(each).permute(2, 0, 1)
+
+
+@torch.no_grad()
+def exact(model: Model, shard: TokenBatch) -> Tensor:
+    """Return the same by replayed blocks."""
+    return ActivationPatching(nodes=("resid_pre",)).measure(model.record(shard), shard, {})["resid_pre"]
+
+
+def run() -> dict[str, Any]:
+    """Compare at several sizes."""
+    results: dict[str, Any] = {}
+    for n_layers, d_model, batch, n_pos in ((12, 384, 8, 64), (12, 128, 8, 64)):
+        model = random_llama(n_layers=n_layers, d_model=d_model)
+        for parameter in model.module.parameters():
+            parameter.requires_grad_(False)
+        shard, bridge = paired(model, batch=batch, n_pos=n_pos), model.bridge
+        for parameter in bridge.parameters():
+            parameter.requires_grad_(False)
+        key = f"L={n_layers} d={d_model} B={batch} T={n_pos}"
+        for name, module in (("bridge", bridge), ("stock model", model.module)):
+            is_bridge = module is bridge
+            results[f"all nodes against the {name}, {key}"] = compare(
+                lambda m=model, s=shard: relp(m, s), lambda m=module, s=shard, b=is_bridge: three_passes(m, s, is_bridge=b)
+            )
+    model = random_llama(n_layers=12, d_model=128)
+    shard = paired(model, batch=4, n_pos=24)
+    torch.testing.assert_close(exact(model, shard), naive_patching(model, shard), rtol=1e-3, atol=1e-4)
+    results["exact patching of residuals, L=12 d=128 B=4 T=24"] = compare(
+        lambda: exact(model, shard), lambda: naive_patching(model, shard), repeats=3
+    ) | {"bound": round(13 / 24, 3)}
+    return results
