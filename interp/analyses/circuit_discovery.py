@@ -146,7 +146,7 @@ class CircuitDiscovery(Analysis):
         wiring, k = wiring_of(model), len(self.fractions)
         n_senders = len(wiring.senders)
         held = 4 * max(4096, shard.tokens.numel()) * n_senders * model.d_model
-        return Cost(3 * k + 6 + (self.metric == "kl"), len(shard.prompts) * (wiring.is_edge.size + 3 * k + 8), held)
+        return Cost(3.0 * k + 6 + (self.metric == "kl"), len(shard.prompts) * (wiring.is_edge.size + 3 * k + 8), held)
 
 
 def is_for_discovery(prompt_id: str) -> bool:

@@ -102,7 +102,7 @@ class RelevancePatching(Analysis):
         width = {"z": model.n_heads, "mlp_post": 4 * model.d_model}
         numbers = len(self.methods) * model.n_layers * n_tokens * sum(width.get(kind, 1) for kind in self.nodes)
         held = n_tokens * (model.n_layers * model.d_model * (30 + 4 * len(self.nodes)) + 3 * model.d_vocab)
-        return Cost(1 + 2 * n_passes, numbers, held)
+        return Cost(1.0 + 2 * n_passes, numbers, held)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ MEASURES = ("pearson", "pearson without the largest", "spearman", "mean absolute
 def agreement(estimate: Array, exact: Array, *, gap: float, top_k: int) -> dict[str, float]:
     """Return MEASURES of estimates against exact effects [entry]; NaN where one is not defined.
 
-    The mean absolute error is a share of `gap`; "top overlap" the share of the `top_k` entries with the largest absolute
+    Spearman is over entries that exceed 0.1 % of `gap` by either; the mean absolute error is a share of it; "top overlap" the share of the `top_k` entries with the largest absolute
     effect that are also among the largest estimates; "same sign" is taken over entries whose effect exceeds 1 % of the gap;
     "slope" is that of exact on estimate through 0: above 1, estimates are too small.
     """
@@ -19,13 +19,14 @@ def agreement(estimate: Array, exact: Array, *, gap: float, top_k: int) -> dict[
     estimate, exact = estimate[known], exact[known]
     others = np.arange(len(exact)) != np.abs(exact).argmax() if len(exact) else known[known]
     large = np.abs(exact) > 0.01 * abs(gap)
+    matters = np.maximum(np.abs(exact), np.abs(estimate)) > 0.001 * abs(gap)  # ranks of rounding errors mean nothing
     k = min(top_k, len(exact))
     best, found = (set(np.argsort(-np.abs(values), kind="stable")[:k].tolist()) for values in (exact, estimate))
     square = float(estimate @ estimate)
     return {
         "pearson": _pearson(estimate, exact),
         "pearson without the largest": _pearson(estimate[others], exact[others]),
-        "spearman": _pearson(_ranks(estimate), _ranks(exact)),
+        "spearman": _pearson(_ranks(estimate[matters]), _ranks(exact[matters])),
         "mean absolute error": float(np.abs(estimate - exact).mean() / abs(gap)) if gap else np.nan,
         "top overlap": len(best & found) / k if k else np.nan,
         "same sign": float((np.sign(estimate) == np.sign(exact))[large].mean()) if large.any() else np.nan,
