@@ -14,7 +14,7 @@ from einops import repeat
 from torch import Tensor, nn
 
 from interp.errors import SiteError
-from interp.shapes import KV, Logits, Prefix, Resid
+from interp.shapes import KV, Hidden, Logits, Prefix, Resid
 from interp.sites import Site
 
 
@@ -138,6 +138,21 @@ def _for_rows(value: Any, *, batch: int, rows: int) -> Any:
     return value
 
 
+def _without(arguments: Arguments, hidden: Tensor, *, start: int, dtype: torch.dtype) -> Tensor:
+    """Return the attention mask that a block received, without the hidden keys [rows query key]."""
+    mask = arguments.get("attention_mask")
+    if "attention_mask" not in arguments or not (mask is None or (isinstance(mask, Tensor) and mask.ndim == 4)):
+        raise SiteError("keys cannot be hidden: this attention takes no mask of queries and keys")
+    if mask is None:
+        rows, n_queries, n_keys = hidden.shape
+        later = torch.arange(n_keys, device=hidden.device) > start + torch.arange(n_queries, device=hidden.device)[:, None]
+        mask = torch.zeros(rows, 1, n_queries, n_keys, dtype=dtype, device=hidden.device)
+        mask = mask.masked_fill(later, torch.finfo(dtype).min)
+    if mask.dtype == torch.bool:
+        return mask & ~hidden[:, None]
+    return mask.masked_fill(hidden[:, None], torch.finfo(mask.dtype).min)
+
+
 Clean = dict[Site, Tensor]
 
 
@@ -221,9 +236,9 @@ class Recording:
 
     # Running blocks again
 
-    def block(self, layer: int, resid: Resid) -> Resid:
-        """Run one block on residuals [variant*batch pos d_model]."""
-        return self._run(layer, resid, tap=None, start=0)
+    def block(self, layer: int, resid: Resid, *, hidden: Hidden | None = None) -> Resid:
+        """Run one block on residuals [variant*batch pos d_model]; keys that are `hidden` from a query get no attention."""
+        return self._run(layer, resid, tap=None, start=0, hidden=hidden)
 
     def block_kv(self, layer: int, resid: Resid) -> tuple[Resid, KV]:
         """Run one block; also return the keys and values [variant*batch kv_head pos d_head] that it wrote."""
@@ -233,10 +248,13 @@ class Recording:
             raise SiteError(f"block {layer} wrote no keys and values; its attention does not use a cache")
         return resid, tap.written
 
-    def tail(self, layer: int, resid: Resid, *, start: int, prefix: Prefix | None = None) -> Resid:
+    def tail(
+        self, layer: int, resid: Resid, *, start: int, prefix: Prefix | None = None, hidden: Hidden | None = None
+    ) -> Resid:
         """Run one block on positions >= `start` [variant*batch pos-start d_model], reading earlier keys and values.
 
-        `prefix` holds those of the positions < `start`; None means the clean pass's.
+        `prefix` holds those of the positions < `start`; None means the clean pass's. Keys that are `hidden` from a query get
+        no attention from it: what it gives to the others adds up to 1 again.
         """
         if not 0 < start < self.n_pos:
             raise SiteError(f"tail from position {start} asked for; there is 1 to {self.n_pos - 1}")
@@ -246,7 +264,7 @@ class Recording:
             repeat(keys[:, :, :start], "batch ... -> (variant batch) ...", variant=variants),
             repeat(values[:, :, :start], "batch ... -> (variant batch) ...", variant=variants),
         )
-        return self._run(layer, resid, tap=KVTap(prefix), start=start)
+        return self._run(layer, resid, tap=KVTap(prefix), start=start, hidden=hidden)
 
     def chain(self, layers: Sequence[int], resid: Resid) -> Resid:
         """Run blocks along any path: skip, repeat or reorder them."""
@@ -297,13 +315,24 @@ class Recording:
         self._arguments[start] = arguments
         return resid, arguments
 
-    def _run(self, layer: int, resid: Tensor, *, tap: KVTap | None, start: int, share: float = 1.0) -> Tensor:
+    def _run(
+        self,
+        layer: int,
+        resid: Tensor,
+        *,
+        tap: KVTap | None,
+        start: int,
+        share: float = 1.0,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
         block = self.blocks[layer]
         if start not in self._arguments:
             self._dry(start)
         recorded = self._arguments[start][layer]
         rows, n_pos, _ = resid.shape
         arguments = _for_rows(recorded, batch=self.batch_size, rows=rows) | {block.cache_parameter: tap}
+        if hidden is not None:
+            arguments["attention_mask"] = _without(arguments, hidden, start=start, dtype=resid.dtype)
         self.work.add(share * rows * n_pos)
         return first(block.module(resid, **arguments))
 

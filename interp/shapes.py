@@ -10,11 +10,12 @@ layer     decoder blocks, 0 .. n_layers - 1
 head      attention heads; kv_head for keys and values under grouped queries
 """
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Resid = Float[Tensor, "rows pos d_model"]
 Logits = Float[Tensor, "rows positions d_vocab"]
 KV = tuple[Float[Tensor, "rows kv_head kv_pos d_head"], Float[Tensor, "rows kv_head kv_pos d_head"]]
 Prefix = tuple[Float[Tensor, "prefixes kv_head kv_pos d_head"], Float[Tensor, "prefixes kv_head kv_pos d_head"]]
+Hidden = Bool[Tensor, "rows queries keys"]
 Tensors = dict[str, Tensor]
