@@ -83,7 +83,7 @@ class VoidDetection(Analysis):
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return which tokens are punctuation, and the norms of every response by prompt (responses are not resumed)."""
         shards = [model.tokenize(prompts) for prompts in model.shards(task)]
-        seen = [token for shard in shards for token in shard.tokens.unique().tolist()]
+        seen = [token for shard in shards for row in shard.tokens.tolist() for token in row]
         prepared = {"punctuation": punctuation_of(model.tokenizer, seen)}
         if not self.max_new_tokens:
             return prepared
@@ -236,7 +236,7 @@ class VoidDetectionResult(Result):
     def _by_position(self, phase: str) -> tuple[np.ndarray, np.ndarray]:
         """Return how often layers are active [layer position] and over how many tokens; prompts end together."""
         width = max(part[f"{phase}.class"].shape[1] for part in self.parts)
-        total, count = 0, 0
+        total, count = torch.zeros(()), torch.zeros((), dtype=torch.long)
         for part in self.parts:
             there = part[f"{phase}.class"] != _NO_TOKEN
             active = self.active(part, phase, [self.analysis.alpha])[0] & there[:, None]
@@ -270,27 +270,27 @@ class VoidDetectionResult(Result):
         """Say how many layers tokens use in each phase, at which layers, and what the first token has to do with it."""
         at = self.analysis.all_alphas.index(self.analysis.alpha)
         frame = self.to_frame()
-        rows = frame[(frame["alpha"] == self.analysis.alpha) & frame["layer"].isna()].set_index(["phase", "tokens"])
+        frame = frame[(frame["alpha"] == self.analysis.alpha) & frame["layer"].isna()]
+        rows = {(row["phase"], row["tokens"]): row for row in frame.to_dict("records")}
         n_layers = self.parts[0]["prompt.norms"].shape[1] - 1
         said = []
         for phase in self.phases:
-            row, layers = rows.loc[(phase, "all")], self.mean(phase)[at, :-1]
+            row, layers = rows[phase, "all"], self.mean(phase)[at, :-1]
             said.append(
                 f"{row['usage']:.0%} of {n_layers} layers in the {phase} (95 % interval {row['low']:.0%} to "
                 f"{row['high']:.0%}, {row['n_tokens']} tokens; most often void: layer {layers.argmin()}, "
-                f"{1 - layers.min():.0%} of tokens)"
+                f"for {1 - layers.min():.0%} of tokens)"
             )
-        others = [(name, rows.loc[("prompt", name)]) for name in _CLASSES if ("prompt", name) in rows.index]
-        by_class = ", ".join(f"{name} {row['usage']:.0%}" for name, row in others)
+        classes = [(name, rows["prompt", name]) for name in _CLASSES if ("prompt", name) in rows]
+        by_class = ", ".join(f"{name} {row['usage']:.0%}" for name, row in classes)
         curve = ", ".join(f"{usage:.0%}" for usage in self.mean("prompt")[:, -1])
         alphas = ", ".join(f"{alpha:g}" for alpha in self.analysis.all_alphas)
-        text = (
-            f"At α = {self.analysis.alpha:g} a token uses {' and '.join(said)}. By kind of prompt token: {by_class}; without "
-            f"the first {self._without('without first', at)}, and {self._massive(at)}. In prompts, usage is {curve} at α = "
-            f"{alphas} ({self.n_prompts} prompts). A void layer did not lengthen the stream; that it did nothing does not "
-            "follow (void_skip asks)."
+        return (
+            f"At α = {self.analysis.alpha:g} a token uses {' and '.join(said)}. By kind of prompt token: {by_class}; "
+            f"without the first {self._without('without first', at)}, and {self._massive(at)}. In prompts, usage is {curve} "
+            f"at α = {alphas} ({self.n_prompts} prompts). A void layer did not lengthen the stream enough; that it did "
+            f"nothing does not follow (void_skip asks).{self._silent()}"
         )
-        return text + self._silent()
 
     def _without(self, tokens: str, at: int) -> str:
         return f"{self.mean('prompt', tokens)[at, -1]:.0%}" if ("prompt", tokens) in self._by_prompt else "nothing is left"

@@ -11,14 +11,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.linalg import vector_norm
 
 from interp.replay import Recording
+from interp.sweeps.lens import LOGITS_HELD
 from interp.sweeps.voids import Active, key_of
 from interp.tasks import Prompt
 
+Streams = Float[Tensor, "variant batch pos d_model"]
 _CHUNK_TOKENS = 2**12
 
 
@@ -29,16 +31,15 @@ def last_active(active: Active) -> Tensor:
     return (active * number).amax(2)
 
 
-def read_out(recording: Recording, active: Active, *, start: int = 0) -> Float[Tensor, "variant batch pos d_model"]:
-    """Return the stream behind each token's last active layer, from position `start` on; runs no block."""
-    taps = torch.stack([recording.resid(tap)[:, start:] for tap in range(recording.n_layers + 1)])
-    at = last_active(active[..., start:])
-    n_batch, n_pos = at.shape[1:]
-    rows = torch.arange(n_batch, device=at.device)[:, None]
-    return taps[at, rows, torch.arange(n_pos, device=at.device)]
+def read_out(recording: Recording, active: Active) -> Streams:
+    """Return the stream behind each token's last active layer; runs no block."""
+    taps = torch.stack([recording.resid(tap) for tap in range(recording.n_layers + 1)])
+    rows = torch.arange(recording.batch_size, device=active.device)[:, None]
+    chosen: Streams = taps[last_active(active), rows, torch.arange(recording.n_pos, device=active.device)]
+    return chosen
 
 
-def bypass(recording: Recording, active: Active, *, keys_kept: bool) -> Float[Tensor, "variant batch pos d_model"]:
+def bypass(recording: Recording, active: Active, *, keys_kept: bool) -> Streams:
     """Return the last residuals where each token passes its inactive layers unchanged.
 
     With `keys_kept` a skipped layer still writes the token's keys and values, else no other token attends to it there.
@@ -51,7 +52,8 @@ def bypass(recording: Recording, active: Active, *, keys_kept: bool) -> Float[Te
         is_plain = keys_kept or bool(runs.all())
         hidden = None if is_plain else ~runs[:, None, :] & ~oneself
         rows = torch.where(runs[..., None], recording.block(layer, rows, hidden=hidden), rows)
-    return rearrange(rows, "(variant batch) pos d -> variant batch pos d", variant=len(active))
+    streams: Streams = rearrange(rows, "(variant batch) pos d -> variant batch pos d", variant=len(active))
+    return streams
 
 
 def masked_stream(recording: Recording, alphas: Sequence[float], *, first_position: bool = True) -> Active:
@@ -115,3 +117,67 @@ def at_rates(uniform: Float[Tensor, "draw batch layer pos"], rates: Float[Tensor
     """Return masks that skip every layer at tokens drawn at random, as often as its rate says."""
     is_active: Bool[Tensor, "draw batch layer pos"] = uniform >= rates[:, None]
     return is_active
+
+
+KINDS = ("voids", "random", "layer rates", "block influence")
+
+
+def n_drawn(n_random: int) -> int:
+    """Return how many masks `with_controls` makes of one: itself, two kinds of random ones, and one by block influence."""
+    return 2 * n_random + 2
+
+
+def with_controls(
+    active: Active,
+    uniform: Float[Tensor, "draw batch layer pos"],
+    *,
+    rates: Float[Tensor, "alpha layer"],
+    influence: Float[Tensor, " layer"],
+) -> Active:
+    """Return for each alpha's mask the mask itself and its controls, alpha-major, in the order of `KINDS`.
+
+    "random" skips as many layers of every token, drawn at random; "layer rates" skips every layer as often (`rates`), at
+    random tokens; "block influence" skips as many layers of every token, those that turn the stream least. Half of the
+    draws serve each random kind.
+    """
+    by_count, by_rate = uniform.chunk(2)
+    masks = []
+    for own, rate in zip(active, rates, strict=True):
+        at_random = [lowest(scores[None], own[None]) for scores in by_count]
+        masks += [own[None], *at_random, at_rates(by_rate, rate), lowest(influence[None, None, :, None], own[None])]
+    return torch.cat(masks)
+
+
+def over_draws(values: Float[Tensor, "variant batch"], *, n_random: int) -> Float[Tensor, "batch alpha kind"]:
+    """Return the mean over the draws of each kind."""
+    by_alpha = rearrange(values, "(alpha drawn) batch -> batch alpha drawn", drawn=n_drawn(n_random))
+    kinds = torch.split(by_alpha, [1, n_random, n_random, 1], dim=-1)
+    return torch.stack([kind.mean(-1) for kind in kinds], dim=-1)
+
+
+# What is read off the streams that are left
+
+
+def nats_per_token(recording: Recording, resid: Streams, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "variant batch"]:
+    """Return the mean surprise at every token but the first, in nats; the vocabulary's logits for a few tokens at a time."""
+    n_pos = tokens.shape[1]
+    size = max(1, LOGITS_HELD // (recording.logits(resid[0], positions=[0]).shape[-1] * len(tokens)))
+    surprise = torch.zeros(resid.shape[:2], device=resid.device)
+    for variant, stream in enumerate(resid):
+        for begin in range(0, n_pos - 1, size):
+            at = slice(begin, min(begin + size, n_pos - 1))
+            log_p = recording.logits(stream, positions=at).log_softmax(-1)
+            surprise[variant] -= log_p.gather(-1, tokens[:, 1:][:, at, None])[..., 0].sum(-1)
+    return surprise / (n_pos - 1)
+
+
+def log_likelihood(
+    recording: Recording,
+    resid: Streams,
+    answer: Int[Tensor, "batch answer_pos"],
+) -> Float[Tensor, "variant batch"]:
+    """Return the log-probability, in nats, of answers that the last positions predict."""
+    n = answer.shape[1]
+    log_p = torch.stack([recording.logits(stream[:, -n:]).log_softmax(-1) for stream in resid])
+    of_tokens: Tensor = log_p.gather(-1, answer[None, ..., None].expand(len(resid), -1, -1, 1))[..., 0]
+    return of_tokens.sum(-1)
