@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
@@ -163,36 +164,39 @@ class VoidSkip(Analysis):
         """Return verdicts on greedy texts, of the full model [prompt] and of each way of skipping; texts are not resumed."""
         known, parts = known_names(task), []
         for shard in map(model.tokenize, model.shards(task)):
-            self.check(model, shard)
-            full = model.generate(shard, max_new_tokens=self.max_new_tokens).texts
-            recording, verdicts = model.record(shard), []
-            for evaluation in EVALUATIONS:
-                for i in range(len(self.all_alphas)):
-                    for kind in KINDS:
-                        texts = self._texts(model, recording, shard, prepared, (evaluation, i, kind))
-                        verdicts.append([verdict(t, p, known[p.id]) for t, p in zip(texts, shard.prompts, strict=True)])
-            shape = (len(shard.prompts), len(EVALUATIONS), len(self.all_alphas), len(KINDS))
-            judged = [verdict(t, p, known[p.id]) for t, p in zip(full, shard.prompts, strict=True)]
-            parts.append((keys_of(shard.prompts), torch.tensor(judged), torch.tensor(verdicts).T.reshape(shape)))
-        said_key, said_full, said = (torch.cat(column) for column in zip(*parts, strict=True))
-        return {"said.key": said_key, "said.full": said_full, "said": said}
 
-    def _texts(
-        self, model: Model, recording: Recording, shard: TokenBatch, prepared: Tensors, way: tuple[str, int, str]
-    ) -> list[str]:
-        """Return greedy texts, every token chosen after all before it were run and skipped anew."""
-        tokens, ends = shard.tokens, torch.tensor(ending_tokens(model.module), device=shard.tokens.device)
-        evaluation, alpha, kind = way
-        at = alpha * n_drawn(self.n_random) + (0, 1, 1 + self.n_random, 1 + 2 * self.n_random)[KINDS.index(kind)]
-        for step in range(self.max_new_tokens):
-            now = recording if step == 0 else _unstored(recording.beside(tokens))
-            masks = self._masks(now, shard.prompts, prepared, evaluation)[at : at + 1]
-            last = next(self._streams(now, evaluation, masks))[0, :, -1:]
+            def judged(texts: Sequence[str], prompts: tuple[Prompt, ...] = shard.prompts) -> Tensor:
+                return torch.tensor([verdict(text, p, known[p.id]) for text, p in zip(texts, prompts, strict=True)])
+
+            full = judged(model.generate(shard, max_new_tokens=self.max_new_tokens).texts)
+            ways = [
+                torch.stack([judged(texts) for texts in self._texts(model, shard, prepared, evaluation, alpha)], dim=-1)
+                for evaluation in EVALUATIONS
+                for alpha in range(len(self.all_alphas))
+            ]
+            by_way = rearrange(torch.stack(ways), "(way alpha) batch kind -> batch way alpha kind", way=len(EVALUATIONS))
+            parts.append((keys_of(shard.prompts), full, by_way))
+        keys, said_full, said = (torch.cat(column) for column in zip(*parts, strict=True))
+        return {"said.key": keys, "said.full": said_full, "said": said}
+
+    def _texts(self, model: Model, shard: TokenBatch, prepared: Tensors, evaluation: str, alpha: int) -> list[list[str]]:
+        """Return greedy texts [kind][batch]: every token is chosen after all before it were run, and skipped, anew."""
+        kinds, n_new = range(len(KINDS)), self.max_new_tokens
+        drawn_as = [alpha * n_drawn(self.n_random) + i for i in (0, 1, 1 + self.n_random, 1 + 2 * self.n_random)]
+        tokens, prompts = shard.tokens.repeat(len(kinds), 1), shard.prompts * len(kinds)
+        recording = model.record(shard)
+        for _ in range(n_new):
+            now = _unstored(recording.beside(tokens))
+            masks = self._masks(now, prompts, prepared, evaluation)[drawn_as]
+            own = rearrange(masks, "drawn (kind batch) layer pos -> drawn kind batch layer pos", kind=len(kinds))
+            mask = torch.cat([own[kind, kind] for kind in kinds])[None]
+            last = next(self._streams(now, evaluation, mask))[0, :, -1:]
             tokens = torch.cat([tokens, now.logits(last)[:, 0].argmax(-1, keepdim=True)], dim=1)
-        new = tokens[:, shard.tokens.shape[1] :]
-        alive = (torch.isin(new, ends).cumsum(1) - torch.isin(new, ends).long()) == 0
-        rows = [row[keep].tolist() for row, keep in zip(new, alive, strict=True)]
-        return list(model.tokenizer.batch_decode(rows, skip_special_tokens=True))
+        new = tokens[:, -n_new:]
+        is_end = torch.isin(new, torch.tensor(ending_tokens(model.module), dtype=torch.long, device=new.device))
+        rows = [row[~ended].tolist() for row, ended in zip(new, is_end.cummax(1).values, strict=True)]
+        texts = model.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [texts[kind * len(shard.prompts) : (kind + 1) * len(shard.prompts)] for kind in kinds]
 
     # One shard
 
