@@ -381,7 +381,6 @@ def test_likelihood_of_several_tokens_is_read_behind_each_other() -> None:
     ({"alpha": -1.0}, "alpha=-1.0; 0 or more is needed"),
     ({"alphas": (0.2, float("nan"))}, "alpha=nan; 0 or more is needed"),
     ({"max_new_tokens": 1}, "max_new_tokens=1; 2 or more are needed"),
-    ({"first_layer": "bath"}, "did you mean 'batch'"),
     ({"massive_ratio": -1.0}, "massive_ratio=-1.0; 0 or more is needed"),
 ])  # fmt: skip
 def test_bad_parameters_are_one_line(parameters: dict, message: str) -> None:

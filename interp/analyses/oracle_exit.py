@@ -168,10 +168,10 @@ class OracleExitResult(Result):
         depth, settled = (rules[name].mean() / self.n_layers for name in (ORACLE, SETTLED))
         said = " ".join(self._told(name, exits, score) for name, exits in rules.items() if name not in (ORACLE, SETTLED))
         return (
-            f"With hindsight the final choice is there after {depth:.0%} of {self.n_layers} layers on average, to stay after "
-            f"{settled:.0%} (the oracle: it runs the whole model to know, and saves nothing). Full model: {score} {full:.0%} "
-            f"({len(self.choice)} prompts). {said} Every reading of the lens costs an unembedding, which the depth does not "
-            "count."
+            f"With hindsight the final choice is there after {depth:.0%} of {self.n_layers} layers on average, and to stay "
+            f"after {settled:.0%} (the oracle: it runs the whole model to know, and saves nothing). The full model's "
+            f"{score} is {full:.0%} ({len(self.choice)} prompts). {said} Every reading of the lens costs an unembedding, which the "
+            "depth does not count."
         )
 
     def _told(self, rule: str, exits: np.ndarray, score: str) -> str:
@@ -182,5 +182,5 @@ class OracleExitResult(Result):
         return (
             f"{rule[0].upper()}{rule[1:]}: {exits.mean() / self.n_layers:.0%} of the layers, {own.mean():.0%} (against the "
             f"full model p = {difference.p:.2g}); everyone leaving in front of layer {self.fixed(exits)[0]}: "
-            f"{fixed.mean():.0%}, so the rule is {100 * gain.mean:+.0f} points [{low:+.0f} to {high:+.0f}], p = {gain.p:.2g}."
+            f"{fixed.mean():.0%}; the rule is {100 * gain.mean:+.0f} points [{low:+.0f} to {high:+.0f}], p = {gain.p:.2g}."
         )

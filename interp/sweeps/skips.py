@@ -128,7 +128,7 @@ def n_drawn(n_random: int) -> int:
 
 
 def with_controls(
-    active: Active,
+    active: Bool[Tensor, "alpha batch layer pos"],
     uniform: Float[Tensor, "draw batch layer pos"],
     *,
     rates: Float[Tensor, "alpha layer"],

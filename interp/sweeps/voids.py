@@ -82,14 +82,14 @@ def is_massive(resid: Resid, *, above: float = 100.0, ratio: float = 1000.0) -> 
 class Response:
     """Norms of prompts and their responses, captured while generating, in the layout of the batch.
 
-    `is_read` [batch new-1] are the tokens of the response that a pass has read: neither the last, nor what ended it.
+    `is_read` are the tokens of the response that a pass has read: neither the last, nor what ended it.
     """
 
     norms: Norms
     massive: Bool[Tensor, "batch pos"]
     is_read: Bool[Tensor, "batch new"]
     span: slice
-    tokens: Int[Tensor, "batch pos"]
+    tokens: Int[Tensor, "batch text"]
 
 
 @torch.no_grad()
