@@ -170,8 +170,8 @@ class OracleExitResult(Result):
         return (
             f"With hindsight the final choice is there after {depth:.0%} of {self.n_layers} layers on average, and to stay "
             f"after {settled:.0%} (the oracle: it runs the whole model to know, and saves nothing). The full model's "
-            f"{score} is {full:.0%} ({len(self.choice)} prompts). {said} Every reading of the lens costs an unembedding, which the "
-            "depth does not count."
+            f"{score} is {full:.0%} ({len(self.choice)} prompts). {said} Every reading of the lens costs an unembedding, "
+            "which the depth does not count."
         )
 
     def _told(self, rule: str, exits: np.ndarray, score: str) -> str:

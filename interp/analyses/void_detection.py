@@ -100,8 +100,8 @@ class VoidDetection(Analysis):
         missing = self.max_new_tokens - 1 - response.is_read.shape[1]
         return {
             "key": keys_of(shard.prompts),
-            "response.norms": pad(response.norms[:, :, response.span], (0, missing)).cpu(),
-            "response.massive": pad(response.massive[:, response.span], (0, missing)).cpu(),
+            "response.norms": pad(response.norms, (0, missing)).cpu(),
+            "response.massive": pad(response.massive, (0, missing)).cpu(),
             "response.is_read": pad(response.is_read, (0, missing)).cpu(),
         }
 

@@ -32,11 +32,13 @@ def paired_p(differences: NDArray[np.float64]) -> float:
     """Return a two-sided p-value of paired differences [prompt]; 1 if there is none.
 
     Where all that differ do so by the same amount (right against wrong) it is McNemar's exact test, else Wilcoxon's signed
-    ranks, in which only the order of the differences counts.
+    ranks, in which only the order of the differences counts. Differences are rounded to 0.0001, so that arithmetic in
+    another order is no difference.
     """
     from scipy import stats  # half a second, and only results need it
 
-    found = differences[differences != 0]
+    rounded = differences.round(4)
+    found = rounded[rounded != 0]
     if not len(found):
         return 1.0
     if np.ptp(np.abs(found)) == 0:

@@ -73,23 +73,24 @@ def active_layers(norms: Norms, alphas: Sequence[float], *, first_range: Float[T
 
 def is_massive(resid: Resid, *, above: float = 100.0, ratio: float = 1000.0) -> Bool[Tensor, "rows pos"]:
     """Return which tokens hold a massive activation: above `above` and above `ratio` times the median of the token's own."""
-    size = resid.float().abs()
-    top, median = size.amax(-1), size.median(dim=-1).values
-    return (top > above) & (top > ratio * median)
+    massive: Tensor = vector_norm(resid.float(), ord=torch.inf, dim=-1) > above
+    large = resid[massive].float().abs()  # the median costs more than all else, and few tokens need it
+    massive[massive.clone()] = large.amax(-1) > ratio * large.median(dim=-1).values
+    return massive
 
 
 @dataclass(frozen=True)
 class Response:
-    """Norms of prompts and their responses, captured while generating, in the layout of the batch.
+    """Norms of the tokens that follow each prompt, captured while generating them; `tokens` [batch text] has both.
 
-    `is_read` are the tokens of the response that a pass has read: neither the last, nor what ended it.
+    `is_read` are those that a pass has read, at the positions `span` of the text: neither the last, nor what ended it.
     """
 
-    norms: Norms
-    massive: Bool[Tensor, "batch pos"]
+    norms: Float[Tensor, "batch tap new"]
+    massive: Bool[Tensor, "batch new"]
     is_read: Bool[Tensor, "batch new"]
-    span: slice
     tokens: Int[Tensor, "batch text"]
+    span: slice
 
 
 @torch.no_grad()
@@ -100,13 +101,15 @@ def respond(
     require_readable(max_new_tokens)
     sites = [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in range(model.n_layers))]
     generation = model.generate(batch, max_new_tokens=max_new_tokens, capture=sites)
-    n_read = generation.response.stop - generation.response.start - 1
-    streams = [generation.activations[site] for site in sites]
-    massive = torch.stack([is_massive(stream, above=above, ratio=ratio) for stream in streams]).any(0)
-    norms = torch.stack([vector_norm(stream.float(), dim=-1) for stream in streams], dim=1)
-    span = slice(generation.response.start, generation.response.start + n_read)
-    is_read = generation.mask[:, generation.response][:, 1:]
-    return Response(norms, massive, is_read, span, generation.tokens)
+    span = slice(generation.response.start, generation.response.stop - 1)
+    streams = [generation.activations[site][:, span] for site in sites]
+    return Response(
+        torch.stack([vector_norm(stream.float(), dim=-1) for stream in streams], dim=1),
+        torch.stack([is_massive(stream, above=above, ratio=ratio) for stream in streams]).any(0),
+        generation.mask[:, generation.response][:, 1:],
+        generation.tokens,
+        span,
+    )
 
 
 def require_readable(max_new_tokens: int) -> None:
