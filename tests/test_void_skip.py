@@ -148,7 +148,7 @@ def test_texts_of_a_way_that_skips_nothing_are_the_models_own() -> None:
     nothing = {"influence": torch.zeros(6), "rates": torch.zeros(2, 1, 6)}
     for shard in map(model.tokenize, model.shards(task)):
         texts = analysis._texts(model, shard, nothing, "two-pass", 0)
-        assert tuple(texts[KINDS.index("layer rates")]) == model.generate(shard, max_new_tokens=3).texts
+        assert tuple(texts[KINDS.index("random tokens")]) == model.generate(shard, max_new_tokens=3).texts
 
 
 @torch.no_grad()
@@ -226,15 +226,15 @@ def made(*, voids: float, control: float, score: str = "accuracy", n: int = 40) 
 
 
 def test_a_summary_says_whether_voids_beat_the_best_control() -> None:
-    assert "voids beat the best control, random (20%): +60 points" in made(voids=0.8, control=0.2).summary()
-    assert "voids lose to the best control, random (80%): -60 points" in made(voids=0.2, control=0.8).summary()
+    assert "voids beat the best control, random layers (20%): +60 points" in made(voids=0.8, control=0.2).summary()
+    assert "voids lose to the best control, random layers (80%): -60 points" in made(voids=0.2, control=0.8).summary()
     assert "voids do not clearly differ" in made(voids=0.5, control=0.5).summary()
 
 
 def test_less_surprise_is_better() -> None:
     result = made(voids=0.2, control=0.8, score="nats per token")
-    assert result.gain("nats per token", "two-pass", over="random").mean == pytest.approx(0.6)
-    assert "voids beat the best control, random (2.23): +0.60 nats" in result.summary()
+    assert result.gain("nats per token", "two-pass", over="random layers").mean == pytest.approx(0.6)
+    assert "voids beat the best control, random layers (2.23): +0.60 nats" in result.summary()
     assert "perplexity" in result.plot().layout.yaxis.title.text
 
 

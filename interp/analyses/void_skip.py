@@ -56,6 +56,7 @@ _CLEAN, _MASKED = range(2)
 _ACCURACY, _LOGIT, _CHOICE, _TEXT = "accuracy", "answer logit", "choice accuracy", "nats per token"
 _EXACT, _ALIAS, _FORMAT = "generated: exact", "generated: exact or alias", "generated: no answer"
 SCORES = (_ACCURACY, _LOGIT, _CHOICE, _EXACT, _ALIAS, _FORMAT, _TEXT)
+_P = 0.05  # and an interval without 0: only then does the summary call a difference clear
 _LOWER_IS_BETTER = (_TEXT, _FORMAT)
 _IN_WORDS = {_ACCURACY: "accuracy", _CHOICE: "choice accuracy", _EXACT: "exact answers", _TEXT: "perplexity"}
 
@@ -484,12 +485,13 @@ class VoidSkipResult(Result):
             for name in EVALUATIONS
             for alpha in self.analysis.all_alphas
         ]
-        names = {"voids": "voids", "random": "random layers", "layer rates": "random tokens", "block influence": "least BI"}
-        shown = pd.concat([shown.replace({"kind": names}), *lines], ignore_index=True)
+        shown = pd.concat([shown, *lines], ignore_index=True)
         title = f"{_IN_WORDS[score].capitalize()} with void layers skipped, and with as many others skipped"
         if score == _TEXT:
             shown[["mean", "low", "high"]] = np.exp(shown[["mean", "low", "high"]])
         figure = lines_over_depth(shown, y="mean", groups="kind", panels="evaluation", title=title, x="α")
+        if score != _TEXT:
+            figure.update_yaxes(range=[-0.03, 1.03])
         return figure.update_yaxes(title_text=_IN_WORDS[score], col=1)
 
     def summary(self) -> str:
@@ -499,13 +501,22 @@ class VoidSkipResult(Result):
         said = " ".join(self._told(score, evaluation) for evaluation in EVALUATIONS)
         saved = self.saved("two-pass")
         last = self.per_prompt("skipped.last", "two-pass").mean()
+        verdicts = [self._verdict(score, evaluation) for evaluation in EVALUATIONS]
         return (
             f"At α = {self.analysis.alpha:g}, {self.skipped('two-pass'):.0%} of all layers are void ({last:.0%} at the last "
-            f"token); the full model's {_IN_WORDS[score]} is {_shown(score, full)} ({len(self.arrays[score])} prompts). "
-            f"{said} Compute: reading out and the masked stream run every layer and save none; the second pass of two-pass "
-            f"leaves out {saved:.0%} ({self.saved('two-pass, keys kept'):.0%} if keys are kept), and with the first pass it "
-            f"takes {2 - saved:.2f} forwards instead of 1.{self._formats()}"
+            f"token). Voids beat the best control that skips as much in {verdicts.count('beat')} of {len(verdicts)} "
+            f"evaluations, and lose to it in {verdicts.count('lose to')}. The full model's {_IN_WORDS[score]} is "
+            f"{_shown(score, full)} ({len(self.arrays[score])} prompts). {said} Compute: reading out and the masked stream run "
+            f"every layer and save none; the second pass of two-pass leaves out {saved:.0%} "
+            f"({self.saved('two-pass, keys kept'):.0%} if keys are kept), and with the first pass it takes {2 - saved:.2f} "
+            f"forwards instead of 1.{self._formats()}"
         )
+
+    def _verdict(self, score: str, evaluation: str) -> str:
+        gain = self.gain(score, evaluation, over=self.best_control(score, evaluation))
+        if gain.p >= _P or gain.low <= 0 <= gain.high:
+            return "do not clearly differ from"
+        return "beat" if gain.mean > 0 else "lose to"
 
     def _told(self, score: str, evaluation: str) -> str:
         difference, control = self.against_full(score, evaluation), self.best_control(score, evaluation)
@@ -514,7 +525,7 @@ class VoidSkipResult(Result):
             for kind in ("voids", control)
         )
         gain = self.gain(score, evaluation, over=control)
-        how = "beat" if gain.low > 0 else "lose to" if gain.high < 0 else "do not clearly differ from"
+        how = self._verdict(score, evaluation)
         name = evaluation[0].upper() + evaluation[1:]
         return (
             f"{name}: {_shown(score, own)} (against the full model p = {difference.p:.2g}); voids {how} the best control, "

@@ -119,7 +119,7 @@ def at_rates(uniform: Float[Tensor, "draw batch layer pos"], rates: Float[Tensor
     return is_active
 
 
-KINDS = ("voids", "random", "layer rates", "block influence")
+KINDS = ("voids", "random layers", "random tokens", "least influence")
 
 
 def n_drawn(n_random: int) -> int:
@@ -136,9 +136,9 @@ def with_controls(
 ) -> Active:
     """Return for each alpha's mask the mask itself and its controls, alpha-major, in the order of `KINDS`.
 
-    "random" skips as many layers of every token, drawn at random; "layer rates" skips every layer as often (`rates`), at
-    random tokens; "block influence" skips as many layers of every token, those that turn the stream least. Half of the
-    draws serve each random kind.
+    "random layers" skips as many layers of every token, drawn at random; "random tokens" skips every layer as often
+    (`rates`), at tokens drawn at random; "least influence" skips as many layers of every token, those that turn the stream
+    least (block influence). Half of the draws serve each random kind.
     """
     by_count, by_rate = uniform.chunk(2)
     masks = []
