@@ -29,6 +29,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
 from interp.sweeps.cosines import influence
+from interp.sweeps.options import longer_options, option_tokens
 from interp.sweeps.paired import Difference
 from interp.sweeps.skips import (
     KINDS,
@@ -42,13 +43,14 @@ from interp.sweeps.skips import (
     nats_per_token,
     over_draws,
     read_out,
+    share_of_keys,
     with_controls,
 )
 from interp.sweeps.statistics import bootstrap_interval
 from interp.sweeps.verdicts import ALIAS, EXACT, NO_ANSWER, known_names, verdict
 from interp.sweeps.voids import Active, active_layers, keys_of, norms_of, require_alphas, rows_of
 from interp.tasks import Prompt, Task
-from interp.tasks.batch import TokenBatch, continuations
+from interp.tasks.batch import TokenBatch
 
 EVALUATIONS = ("read-out", "masked stream", "two-pass", "two-pass, keys kept")
 _ASKED = ("answer", "choices", "text")
@@ -131,7 +133,7 @@ class VoidSkip(Analysis):
             bases = torch.stack([self._base(recording, name) for name in ("two-pass", "masked stream")])
             void = void + (~bases).sum((2, 4)).cpu()
             n_tokens += shard.tokens.numel() - (0 if self.first_position else len(shard.prompts))
-        shares = [_share_of_keys(recording, layer) for layer in range(model.n_layers)]
+        shares = [share_of_keys(recording, layer) for layer in range(model.n_layers)]
         return {"influence": turned / n_tokens, "rates": void / n_tokens, "key_share": torch.tensor(shares)}
 
     def _base(self, recording: Recording, evaluation: str) -> Active:
@@ -145,20 +147,9 @@ class VoidSkip(Analysis):
 
     def _options(self, model: Model, prompts: Sequence[Prompt]) -> Tensors:
         """Return the shuffled options' tokens [prompt option pos], padded with -1, and which of them is the answer."""
-        rows, right = [], []
-        for prompt in prompts:
-            order = shuffled(prompt, seed=self.seed)
-            tokens = continuations(model.tokenizer, [prompt.text] * len(order), order)
-            if [] in tokens:
-                raise TaskError(f"prompt {prompt.id!r}: its tokens change when {order[tokens.index([])]!r} follows")
-            rows.append(tokens)
-            right.append(order.index(prompt.answer or ""))
-        n_options, width = max(map(len, rows)), max(len(option) for row in rows for option in row)
-        padded = torch.full((len(rows), n_options, width), -1)
-        for i, row in enumerate(rows):
-            for j, option in enumerate(row):
-                padded[i, j, : len(option)] = torch.tensor(option)
-        return {"options": padded, "right_option": torch.tensor(right)}
+        orders = [shuffled(prompt, seed=self.seed) for prompt in prompts]
+        right = [order.index(prompt.answer or "") for order, prompt in zip(orders, prompts, strict=True)]
+        return {"options": option_tokens(model, prompts, orders), "right_option": torch.tensor(right)}
 
     @torch.no_grad()
     def _spoken(self, model: Model, task: Task, prepared: Tensors) -> Tensors:
@@ -281,14 +272,14 @@ class VoidSkip(Analysis):
         """Return the tensors with whether the likeliest option is right, instead of likelihoods."""
         rows = rows_of(prepared["key"], shard.prompts)
         options, right = prepared["options"][rows], prepared["right_option"][rows].to(shard.tokens.device)
-        for n, pairs in _longer(options).items():
-            self._score_longer(recording, shard, prepared, options, pairs=pairs, n=n, into=tensors)
+        for n, pairs in longer_options(options).items():
+            self._scorelonger_options(recording, shard, prepared, options, pairs=pairs, n=n, into=tensors)
         for prefix in ("full.", ""):
             likelihoods = [tensors.pop(f"{prefix}option.{i}") for i in range(options.shape[1])]
             tensors[f"{prefix}{_CHOICE}"] = (torch.stack(likelihoods).argmax(0) == right).float()
         return tensors
 
-    def _score_longer(
+    def _scorelonger_options(
         self,
         recording: Recording,
         shard: TokenBatch,
@@ -335,7 +326,7 @@ class VoidSkip(Analysis):
         forwards, (n, n_pos) = float(passes), shard.tokens.shape
         if "choices" in self.scores or (not self.scores and all(prompt.choices for prompt in shard.prompts)):
             options = self._options(model, shard.prompts)["options"]
-            for width, pairs in _longer(options).items():
+            for width, pairs in longer_options(options).items():
                 forwards += (passes + 1) * len(pairs) * (n_pos + width - 1) / (n * n_pos)
         numbers = n * (len(EVALUATIONS) * n_alphas * len(KINDS) * 6 + model.n_layers)
         held = 8 * shard.tokens.numel() * model.d_model + masks * (shard.tokens.numel() * model.n_layers + n * model.d_vocab)
@@ -347,19 +338,6 @@ def _by_way(value: Tensor, *, n_random: int) -> Tensor:
     if value.ndim == 1:
         return value
     return torch.stack([over_draws(of, n_random=n_random) for of in value.unbind(1)], dim=1)
-
-
-def _longer(options: Int[Tensor, "batch option pos"]) -> dict[int, Int[Tensor, "pair 2"]]:
-    """Return by number of tokens, from 2 on, which options [pair (prompt, option)] have it."""
-    lengths = (options >= 0).sum(-1)
-    return {n: (lengths == n).nonzero() for n in sorted(set(lengths.flatten().tolist())) if n > 1}
-
-
-def _share_of_keys(recording: Recording, layer: int) -> float:
-    """Return the share of a layer's weights, matrices only, that make keys and values."""
-    keys, _ = recording.kv(layer)
-    made = 2 * keys.shape[1] * keys.shape[3] * recording.resid(0).shape[-1]
-    return made / sum(w.numel() for w in recording.blocks[layer].module.parameters() if w.ndim > 1)
 
 
 def _unstored(recording: Recording) -> Recording:
@@ -506,8 +484,8 @@ class VoidSkipResult(Result):
             f"At α = {self.analysis.alpha:g}, {self.skipped('two-pass'):.0%} of all layers are void ({last:.0%} at the last "
             f"token). Voids beat the best control that skips as much in {verdicts.count('beat')} of {len(verdicts)} "
             f"evaluations, and lose to it in {verdicts.count('lose to')}. The full model's {_IN_WORDS[score]} is "
-            f"{_shown(score, full)} ({len(self.arrays[score])} prompts). {said} Compute: reading out and the masked stream run "
-            f"every layer and save none; the second pass of two-pass leaves out {saved:.0%} "
+            f"{_shown(score, full)} ({len(self.arrays[score])} prompts). {said} Compute: reading out and the masked stream "
+            f"run every layer and save none; the second pass of two-pass leaves out {saved:.0%} "
             f"({self.saved('two-pass, keys kept'):.0%} if keys are kept), and with the first pass it takes {2 - saved:.2f} "
             f"forwards instead of 1.{self._formats()}"
         )

@@ -155,6 +155,13 @@ def over_draws(values: Float[Tensor, "variant batch"], *, n_random: int) -> Floa
     return torch.stack([kind.mean(-1) for kind in kinds], dim=-1)
 
 
+def share_of_keys(recording: Recording, layer: int) -> float:
+    """Return the share of a layer's weights, matrices only, that make keys and values."""
+    keys, _ = recording.kv(layer)
+    made = 2 * keys.shape[1] * keys.shape[3] * recording.resid(0).shape[-1]
+    return made / sum(w.numel() for w in recording.blocks[layer].module.parameters() if w.ndim > 1)
+
+
 # What is read off the streams that are left
 
 
