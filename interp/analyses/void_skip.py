@@ -9,6 +9,8 @@ them kept). Each has controls that skip as much: random layers, random tokens, a
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
@@ -30,7 +32,7 @@ from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
 from interp.sweeps.cosines import influence
 from interp.sweeps.options import longer_options, option_tokens
-from interp.sweeps.paired import Difference
+from interp.sweeps.paired import Difference, paired_p
 from interp.sweeps.skips import (
     KINDS,
     Streams,
@@ -417,6 +419,10 @@ class VoidSkipResult(Result):
         layers, over all tokens and at the last; saved the share of a forward that is left out by the pass that skips,
         saved_in_all counts the first pass, where voids need one.
         """
+        return self._frame.copy()
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
         return pd.concat([*self._full_rows(), *self._rows()], ignore_index=True)
 
     def _full_rows(self) -> Iterator[pd.DataFrame]:
@@ -429,27 +435,30 @@ class VoidSkipResult(Result):
             yield pd.DataFrame([row | {"n_prompts": len(values)}])
 
     def _rows(self) -> Iterator[pd.DataFrame]:
+        each = list(product(EVALUATIONS, self.analysis.all_alphas, KINDS))
+        ways = pd.DataFrame(each, columns=["evaluation", "alpha", "kind"])
+        is_voids = (ways["kind"] == "voids").to_numpy()
+        needs_first = is_voids & ways["evaluation"].str.startswith("two-pass").to_numpy()
+        saved = np.array([self.saved(evaluation, alpha=alpha, kind=kind) for evaluation, alpha, kind in each])
+        shares = {"skipped": "skipped", "skipped_last": "skipped.last"}
+        shared = {name: self.arrays[key].mean(0).ravel() for name, key in shares.items()}
+        shared |= {"saved": saved, "saved_in_all": saved - needs_first}
         for score in self.scores:
-            values, weights = self.arrays[score], self._weights(score)
-            low, high = bootstrap_interval(values, weights=weights, seed=self.analysis.seed)
-            mean = np.average(values, axis=0, weights=weights)
-            rows = []
-            for evaluation in EVALUATIONS:
-                for alpha in self.analysis.all_alphas:
-                    for kind in KINDS:
-                        at = self._at(evaluation, alpha, kind)
-                        row = {"score": score, "evaluation": evaluation, "alpha": alpha, "kind": kind, "mean": mean[at]}
-                        row |= {"low": low[at], "high": high[at]}
-                        difference = self.against_full(score, evaluation, alpha=alpha, kind=kind)
-                        row |= _columns("difference", difference)
-                        if kind != "voids":
-                            row |= _columns("gain", self.gain(score, evaluation, over=kind, alpha=alpha))
-                        saved = self.saved(evaluation, alpha=alpha, kind=kind)
-                        first = 1.0 if kind == "voids" and evaluation.startswith("two-pass") else 0.0
-                        skipped = {k: self.arrays[k][(slice(None), *at)].mean() for k in ("skipped", "skipped.last")}
-                        row |= {"skipped": skipped["skipped"], "skipped_last": skipped["skipped.last"]}
-                        rows.append(row | {"saved": saved, "saved_in_all": saved - first, "n_prompts": len(values)})
-            yield pd.DataFrame(rows)
+            values = self.arrays[score]
+            sign = -1 if score in _LOWER_IS_BETTER else 1
+            differences = values - self.arrays[f"full.{score}"][:, None, None, None]
+            numbers = self._numbers(score, "mean", values) | self._numbers(score, "difference", differences, is_tested=True)
+            gains = self._numbers(score, "gain", sign * (values[..., :1] - values), is_tested=True)
+            numbers |= {name: np.where(is_voids, np.nan, gain) for name, gain in gains.items()}
+            yield ways.assign(score=score, **numbers, **shared, n_prompts=len(values))
+
+    def _numbers(self, score: str, name: str, values: np.ndarray, *, is_tested: bool = False) -> dict[str, np.ndarray]:
+        """Return the mean of values [prompt ...] with its interval and, of differences, p; one number a way of skipping."""
+        weights, flat = self._weights(score), values.reshape(len(values), -1)
+        low, high = bootstrap_interval(flat, weights=weights, seed=self.analysis.seed)
+        prefix = f"{name}_" if is_tested else ""
+        numbers = {name: np.average(flat, axis=0, weights=weights), f"{prefix}low": low, f"{prefix}high": high}
+        return numbers | ({f"{name}_p": np.array([paired_p(way) for way in flat.T])} if is_tested else {})
 
     def plot(self) -> go.Figure:
         """Draw the score against alpha, one panel per evaluation, voids beside their controls and the full model."""
@@ -520,10 +529,6 @@ class VoidSkipResult(Result):
             f" Generated texts ({self.analysis.max_new_tokens} tokens) that begin with the answer or an alias, and with no "
             f"known answer (a failure of format, not a wrong answer): {said}."
         )
-
-
-def _columns(name: str, difference: Difference) -> dict[str, float]:
-    return {name: difference.mean, f"{name}_low": difference.low, f"{name}_high": difference.high, f"{name}_p": difference.p}
 
 
 def _shown(score: str, mean: float) -> str:
