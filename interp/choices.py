@@ -1,5 +1,6 @@
 """Multiple choice, scored as evaluation harnesses do: each option by its likelihood behind the prompt."""
 
+import random
 from dataclasses import replace
 
 import pandas as pd
@@ -40,12 +41,25 @@ def score_choices(model: Model, task: Task) -> pd.DataFrame:
     return frame
 
 
-def _options(prompt: Prompt) -> list[Prompt]:
-    """Return a prompt once per option, with that option as its answer."""
+def shuffled(prompt: Prompt, *, seed: int = 0) -> tuple[str, ...]:
+    """Return a prompt's options in an order that depends on its id and the seed alone, so that no tie favours a place.
+
+    Raises TaskError, naming the prompt, where there is no choice.
+    """
+    _require_choice(prompt)
+    return tuple(random.Random(f"{seed}:{prompt.id}").sample(prompt.choices, k=len(prompt.choices)))
+
+
+def _require_choice(prompt: Prompt) -> None:
     if len(prompt.choices) < 2 or prompt.answer not in prompt.choices:
         raise TaskError(
             f"prompt {prompt.id!r} has {len(prompt.choices)} choices and the answer {prompt.answer!r}; it must be one of two"
         )
+
+
+def _options(prompt: Prompt) -> list[Prompt]:
+    """Return a prompt once per option, with that option as its answer."""
+    _require_choice(prompt)
     return [
         replace(
             prompt,

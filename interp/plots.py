@@ -15,8 +15,8 @@ def titled(figure: go.Figure, title: str) -> go.Figure:
     return figure.update_layout(title=title, template="plotly_white", margin={"t": 60, "b": 50}, font={"size": 13})
 
 
-def lines_over_depth(frame: pd.DataFrame, *, y: str, groups: str, panels: str, title: str) -> go.Figure:
-    """Draw `y` against `layer`, one line per value of `groups` and one panel per value of `panels`.
+def lines_over_depth(frame: pd.DataFrame, *, y: str, groups: str, panels: str, title: str, x: str = "layer") -> go.Figure:
+    """Draw `y` against `layer`, or another column, one line per value of `groups` and one panel per value of `panels`.
 
     Columns `low` and `high`, where they exist, become a band.
     """
@@ -32,18 +32,19 @@ def lines_over_depth(frame: pd.DataFrame, *, y: str, groups: str, panels: str, t
             colour = COLOURS[i % len(COLOURS)]
             line: dict[str, Any] = {"name": str(group), "legendgroup": str(group), "line": {"color": colour}}
             if {"low", "high"} <= set(rows.columns):
-                x = np.concatenate([rows["layer"], rows["layer"][::-1]])
+                around = np.concatenate([rows[x], rows[x][::-1]])
                 band = np.concatenate([rows["high"], rows["low"][::-1]]).astype(np.float32)
                 figure.add_scatter(
-                    x=x, y=band, fill="toself", line={"width": 0}, fillcolor=colour, opacity=0.2, hoverinfo="skip",
+                    x=around, y=band, fill="toself", line={"width": 0}, fillcolor=colour, opacity=0.2, hoverinfo="skip",
                     legendgroup=str(group), showlegend=False, row=1, col=col,
                 )  # fmt: skip
             figure.add_scatter(
-                x=rows["layer"], y=rows[y].astype(np.float32), mode="lines+markers", showlegend=group not in shown,
+                x=rows[x], y=rows[y].astype(np.float32), mode="lines+markers", showlegend=group not in shown,
                 **line, row=1, col=col,
             )  # fmt: skip
             shown.add(group)
-        figure.update_xaxes(title_text="layer", dtick=max(1, int(frame["layer"].max()) // 8), row=1, col=col)
+        step = max(1, int(frame[x].max()) // 8) if x == "layer" else None
+        figure.update_xaxes(title_text=x, dtick=step, row=1, col=col)
     return titled(figure, title)
 
 

@@ -290,9 +290,9 @@ class Recording:
 
     # Running blocks again
 
-    def block(self, layer: int, resid: Resid) -> Resid:
-        """Run one block on residuals [variant*batch pos d_model]."""
-        return self._run(layer, resid, tap=None, start=0)
+    def block(self, layer: int, resid: Resid, *, hidden: Hidden | None = None) -> Resid:
+        """Run one block on residuals [variant*batch pos d_model]; keys that are `hidden` from a query get no attention."""
+        return self._run(layer, resid, tap=None, start=0, hidden=hidden)
 
     def block_kv(self, layer: int, resid: Resid) -> tuple[Resid, KV]:
         """Run one block; also return the keys and values [variant*batch kv_head pos d_head] that it wrote."""

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
@@ -26,22 +25,13 @@ from interp.errors import AnalysisError
 from interp.models import Model
 from interp.plots import grid_below, lines_over_depth
 from interp.replay import Recording
-from interp.shapes import Resid, Tensors
+from interp.shapes import Tensors
+from interp.sweeps.cosines import MEASURES, influence
 from interp.sweeps.statistics import bootstrap_interval
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
 _EPS = 1e-6
-MEASURES = ("BI", "BI if writes were orthogonal", "relative magnitude")
-
-
-def influence(resid_pre: Resid, resid_post: Resid) -> Float[Tensor, "rows pos measure"]:
-    """Return `MEASURES` of one layer for every token, in fp32."""
-    pre, post = resid_pre.float(), resid_post.float()
-    stream, write = vector_norm(pre, dim=-1), vector_norm(post - pre, dim=-1)
-    orthogonal = 1 - stream / torch.hypot(stream, write).clamp_min(_EPS)
-    magnitude = write / vector_norm(post, dim=-1).clamp_min(_EPS)
-    return torch.stack([1 - cosine_similarity(pre, post, dim=-1, eps=_EPS), orthogonal, magnitude], dim=-1)
 
 
 def share_of_large_weights(weights: Sequence[Tensor]) -> float:

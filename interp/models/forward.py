@@ -87,12 +87,20 @@ def _hook_layer(
             write = stream - resid["pre"] if mid in edits or torch.is_grad_enabled() else write
         return with_first(output, write)
 
-    handles = [
-        block.module.register_forward_pre_hook(on_input, with_kwargs=True),
-        block.attn_write.register_forward_hook(on_attn),
-        block.mlp_write.register_forward_hook(lambda _m, _a, out: with_first(out, at("mlp_out", first(out)))),
-        block.module.register_forward_hook(lambda _m, _a, out: with_first(out, at("resid_post", first(out)))),
-    ]
+    def on_output(kind: str) -> Callable[..., Any]:
+        return lambda _module, _args, output: with_first(output, at(kind, first(output)))
+
+    kinds = {site.kind for site in [*edits, *capture] if site.layer == layer}
+    is_edited = any(site.layer == layer for site in edits)
+    handles = []
+    if is_edited or kinds & {"resid_pre", "resid_mid"}:
+        handles.append(block.module.register_forward_pre_hook(on_input, with_kwargs=True))
+    if kinds & {"attn_out", "resid_mid"}:
+        handles.append(block.attn_write.register_forward_hook(on_attn))
+    if "mlp_out" in kinds:
+        handles.append(block.mlp_write.register_forward_hook(on_output("mlp_out")))
+    if "resid_post" in kinds:
+        handles.append(block.module.register_forward_hook(on_output("resid_post")))
     for handle in handles:
         stack.callback(handle.remove)
 

@@ -82,3 +82,9 @@ def _tokens(resid: Tensor) -> Tensor:
 def held(n_tokens: int, d_vocab: int) -> int:
     """Return how many numbers `readings` holds at once, for the estimate of a run."""
     return 6 * max(d_vocab, min(n_tokens * d_vocab, LOGITS_HELD))
+
+
+def choices_of(recording: Recording) -> Int[Tensor, "batch tap"]:
+    """Return the most probable token at the last position in front of every layer and, last, behind them all."""
+    streams = [recording.resid(tap)[:, -1:] for tap in range(recording.n_layers + 1)]
+    return torch.cat([recording.logits(stream).argmax(-1) for stream in streams], dim=1)

@@ -1,0 +1,305 @@
+"""What skipping is scored by: answers, options, texts, generated answers; paired tests; exits with and without hindsight."""
+
+import dataclasses
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import interp
+from interp.analyses.oracle_exit import OracleExit, first_agreeing, first_stable
+from interp.analyses.void_skip import EVALUATIONS, VoidSkip, VoidSkipResult
+from interp.choices import score_choices, shuffled
+from interp.errors import AnalysisError, TaskError
+from interp.models import Model, load_model
+from interp.replay import first
+from interp.sweeps.paired import Difference, paired_p
+from interp.sweeps.skips import KINDS
+from interp.sweeps.verdicts import ALIAS, EXACT, NO_ANSWER, WRONG, known_names, verdict
+from interp.tasks import Prompt, Task
+from tests.families import tiny, tokens
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def prepared_for(model: Model, *, n_alphas: int) -> dict[str, torch.Tensor]:
+    layers = model.n_layers
+    return {
+        "influence": torch.arange(float(layers)),
+        "rates": torch.full((2, n_alphas, layers), 0.4),
+        "key_share": torch.full((layers,), 0.25),
+    }
+
+
+# The whole analysis
+
+
+@torch.no_grad()
+def test_it_fits_every_family_and_costs_what_it_says(model: Model) -> None:
+    batch = tokens()
+    analysis = VoidSkip(alphas=(0.0,), n_random=1, scores=("answer", "text"))
+    recording = model.record(batch)
+    recording.resid(0)
+    clean = recording.work.block_tokens
+    part = analysis.measure(recording, batch, prepared_for(model, n_alphas=2))
+    assert (recording.work.block_tokens - clean) / clean == analysis.cost(model, batch).forwards == 2 + 3 * 2 * 4
+    assert part["accuracy"].shape == (3, len(EVALUATIONS), 2, len(KINDS))
+    assert torch.equal(part["skipped"][..., 0], part["skipped"][..., 1])
+    assert torch.equal(part["skipped.last"][..., 0], part["skipped.last"][..., 3])
+    result = analysis.combine([part])
+    assert result.scores == ("accuracy", "answer logit", "nats per token")
+    two_pass = result.to_frame().query("evaluation == 'two-pass' and alpha == 0.8 and kind == 'voids'").iloc[0]
+    skipped = part["skipped"][:, 2, 1, 0].mean().item()
+    assert two_pass["saved"] == pytest.approx(skipped)
+    assert two_pass["saved_in_all"] == pytest.approx(skipped - 1)
+    assert result.saved("two-pass, keys kept") == pytest.approx(0.75 * skipped)
+    assert result.saved("read-out") == result.saved("masked stream") == 0
+
+
+def test_calibration_is_measured_on_the_first_prompts_alone() -> None:
+    model, task = load_model("zoo/hops-4l"), interp.load_task("one-hop", n=6)
+    few = VoidSkip(n_calibration=2).prepare(model, task)
+    same = VoidSkip().prepare(model, task.of(task.prompts[:2]))
+    assert all(torch.equal(few[key], same[key]) for key in few)
+    assert bool((few["rates"] >= 0).all())
+    spared = VoidSkip(first_position=False).prepare(model, task)
+    assert spared["rates"].shape == (2, 3, 4)
+
+
+# Options
+
+
+def mixed() -> Task:
+    prompts = (
+        Prompt("a", "Ada friend", answer="Ned", choices=("Ned", "Pia . Ada")),
+        Prompt("b", "Ada friend boss", answer="Pia", choices=("Uma", "Pia", "Uma friend boss")),
+        Prompt("c", "Ada boss", answer="Uma", choices=("Ned", "Uma")),
+    )
+    return Task("mine", prompts)
+
+
+@torch.no_grad()
+def test_the_full_models_choices_are_those_of_the_likelihoods() -> None:
+    model, task = load_model("zoo/hops-4l"), mixed()
+    analysis = VoidSkip(alpha=0.0, alphas=(), n_random=1)
+    prepared = analysis.prepare(model, task)
+    frame = score_choices(model, task).query("is_answer").set_index("prompt")["chosen"]
+    for shard in map(model.tokenize, model.shards(task)):
+        recording = model.record(shard)
+        recording.resid(0)
+        clean = recording.work.block_tokens
+        part = analysis.measure(recording, shard, prepared)
+        assert part["full.choice accuracy"].tolist() == [float(frame[p.id]) for p in shard.prompts]
+        forwards = (recording.work.block_tokens - clean) / clean
+        assert forwards == pytest.approx(analysis.cost(model, shard).forwards)
+
+
+@torch.no_grad()
+def test_options_are_skipped_as_if_they_were_the_text() -> None:
+    model, task = load_model("zoo/hops-4l"), mixed()
+    analysis = VoidSkip(alpha=0.8, alphas=(), n_random=1, scores=("choices",))
+    prepared = analysis.prepare(model, task)
+    shard = model.tokenize(task.prompts[1:2])
+    part = analysis.measure(model.record(shard), shard, prepared)
+    order = shuffled(task.prompts[1], seed=0)
+    for i, evaluation in enumerate(EVALUATIONS):
+        scores = []
+        for option in order:
+            text = model.tokenize([dataclasses.replace(task.prompts[1], answer=option)], answers=True)
+            recording = model.record(text)
+            masks = analysis._masks(recording, text.prompts, prepared, evaluation)[:1]
+            logits = recording.logits(next(analysis._streams(recording, evaluation, masks))[0])[0].log_softmax(-1)
+            n, ids = shard.tokens.shape[1], text.tokens[0]
+            scores.append(sum(logits[k - 1, ids[k]].item() for k in range(n, len(ids))))
+        assert part["choice accuracy"][0, i, 0, 0] == (order[int(np.argmax(scores))] == "Pia")
+
+
+def test_options_are_shuffled_by_seed_and_id_alone() -> None:
+    prompts = [Prompt(str(i), "x", answer="a", choices=("a", "b", "c", "d")) for i in range(40)]
+    places = [shuffled(prompt, seed=1).index("a") for prompt in prompts]
+    assert {*places} == {0, 1, 2, 3}
+    assert places == [shuffled(prompt, seed=1).index("a") for prompt in prompts]
+    assert places != [shuffled(prompt, seed=2).index("a") for prompt in prompts]
+
+
+# Generated answers
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    (" Paris, of course", EXACT), ("paris", ALIAS), ("The City of Light.", ALIAS), ("Parisian", NO_ANSWER),
+    ("Rome", WRONG), ("I think it is Paris", NO_ANSWER), ("", NO_ANSWER),
+])  # fmt: skip
+def test_verdicts_by_hand(text: str, expected: int) -> None:
+    prompt = Prompt("a", "x", answer="Paris", aliases=("the City of Light",))
+    assert verdict(text, prompt, ("Paris", "Rome")) == expected
+
+
+def test_known_names_are_the_choices_or_all_answers() -> None:
+    task = Task("t", (Prompt("a", "x", answer="A", choices=("A", "B")), Prompt("b", "x", answer="C", aliases=("D",))))
+    assert known_names(task) == {"a": ("A", "B"), "b": ("A", "C", "D")}
+
+
+@torch.no_grad()
+def test_texts_of_a_way_that_skips_nothing_are_the_models_own() -> None:
+    model, task = load_model("zoo/names-6l"), interp.load_task("ioi", n=3)
+    analysis = VoidSkip(alpha=0.0, alphas=(), n_random=1, max_new_tokens=3)
+    nothing = {"influence": torch.zeros(6), "rates": torch.zeros(2, 1, 6)}
+    for shard in map(model.tokenize, model.shards(task)):
+        texts = analysis._texts(model, shard, nothing, "two-pass", 0)
+        assert tuple(texts[KINDS.index("random tokens")]) == model.generate(shard, max_new_tokens=3).texts
+
+
+@torch.no_grad()
+def test_reading_out_while_generating_is_what_hooks_on_a_cached_generation_do() -> None:
+    model, task = load_model("zoo/names-6l"), interp.load_task("ioi", n=2)
+    analysis = VoidSkip(alpha=0.8, alphas=(), n_random=1, max_new_tokens=3)
+    prepared = analysis.prepare(model, task)
+    seen: list[torch.Tensor] = []
+    blocks = [block.module for block in model._blocks]
+    handles = [blocks[0].register_forward_pre_hook(lambda _m, args: seen.append(args[0]))]
+    handles += [block.register_forward_hook(lambda _m, _a, out: seen.append(first(out))) for block in blocks]
+    by_hand = {}
+    for row in (model.tokenize([prompt]).tokens for prompt in task.prompts):
+        ids, cache, new = row, None, []
+        for _ in range(3):
+            seen.clear()
+            cache = model.module(ids, past_key_values=cache, use_cache=True).past_key_values
+            kept, changes = seen[0][0, -1], []
+            for before, after in pairwise([stream[0, -1] for stream in seen]):
+                change = float(after.norm() - before.norm())
+                if change >= 0.8 * (max(changes) - min(changes) if changes else 0.0):
+                    kept = after
+                changes.append(change)
+            ids = model.unembed(kept[None, None])[0].argmax(-1)[None]
+            new.append(int(ids))
+        by_hand[tuple(row[0].tolist())] = model.tokenizer.decode(new)
+    for handle in handles:
+        handle.remove()
+    for shard in map(model.tokenize, model.shards(task)):
+        texts = analysis._texts(model, shard, prepared, "read-out", 0)[0]
+        assert texts == [by_hand[tuple(row)] for row in shard.tokens.tolist()]
+
+
+def test_failures_of_format_are_counted_apart() -> None:
+    model, task = load_model("zoo/names-6l"), interp.load_task("ioi", n=4)
+    result = VoidSkip(alphas=(), n_random=1, max_new_tokens=1).run(model, task)
+    frame = result.to_frame().query("evaluation == 'full model'").set_index("score")["mean"]
+    assert frame["generated: exact"] == 1
+    assert frame["generated: no answer"] == 0
+    assert "a failure of format, not a wrong answer" in result.summary()
+    texts = Task("mine", tuple(dataclasses.replace(p, answer="Zoe", wrong=None, corrupted=None) for p in task.prompts))
+    wrong = VoidSkip(alphas=(), n_random=1, max_new_tokens=1).run(model, texts)
+    full = wrong.to_frame().query("evaluation == 'full model'").set_index("score")["mean"]
+    assert full["generated: no answer"] == 1  # “Zoe” is the only name that this task knows
+
+
+# Statistics
+
+
+def test_a_paired_test_is_mcnemars_or_wilcoxons() -> None:
+    assert paired_p(np.zeros(5)) == 1.0
+    assert paired_p(np.array([1.0] * 6 + [-1.0] + [0.0] * 20)) == pytest.approx(2 * (1 + 7) / 2**7)
+    values = np.array([0.5, 1.0, -0.25, 2.0, 3.0, 0.75])
+    assert paired_p(values) == pytest.approx(stats.wilcoxon(values).pvalue)
+    found = Difference.of(np.array([1.0, 0.0, 1.0, 1.0]))
+    assert (found.mean, found.n) == (0.75, 4)
+    assert found.low <= 0.75 <= found.high
+
+
+def made(*, voids: float, control: float, score: str = "accuracy", n: int = 40) -> VoidSkipResult:
+    """Return a result in which a share of prompts is right with voids skipped, and another with any control."""
+    analysis = VoidSkip(alphas=(), n_random=1)
+    values = np.zeros((n, len(EVALUATIONS), 1, len(KINDS)))
+    values[: int(control * n)] = 1.0
+    values[..., 0] = (np.arange(n) < voids * n)[:, None, None]
+    share = np.full(values.shape, 0.5)
+    arrays = {
+        score: values,
+        f"full.{score}": np.ones(n),
+        "skipped": share,
+        "skipped.last": share,
+        "key_share": np.ones((n, 2)),
+    }
+    return VoidSkipResult(analysis, arrays, np.ones(n))
+
+
+def test_a_summary_says_whether_voids_beat_the_best_control() -> None:
+    assert "voids beat the best control, random layers (20%): +60 points" in made(voids=0.8, control=0.2).summary()
+    assert "voids lose to the best control, random layers (80%): -60 points" in made(voids=0.2, control=0.8).summary()
+    assert "voids do not clearly differ" in made(voids=0.5, control=0.5).summary()
+
+
+def test_less_surprise_is_better() -> None:
+    result = made(voids=0.2, control=0.8, score="nats per token")
+    assert result.gain("nats per token", "two-pass", over="random layers").mean == pytest.approx(0.6)
+    assert "voids beat the best control, random layers (2.23): +0.60 nats" in result.summary()
+    assert "perplexity" in result.plot().layout.yaxis.title.text
+
+
+# Exits
+
+
+def test_exits_by_hand() -> None:
+    choice = np.array([[5, 7, 5, 7, 7], [1, 1, 2, 3, 3], [4, 4, 4, 4, 4], [1, 2, 3, 4, 5]])
+    assert first_agreeing(choice).tolist() == [1, 3, 0, 4]
+    assert first_agreeing(choice, is_settled=True).tolist() == [3, 3, 0, 4]
+    assert first_stable(choice, 2).tolist() == [4, 1, 1, 4]
+    assert first_stable(choice, 3).tolist() == [4, 4, 2, 4]
+    result = OracleExit(stable_for=(2,)).combine([{"choice": torch.tensor(choice), "answer": torch.tensor([7, 3, 4, 9])}])
+    assert result.score(first_stable(choice, 2), "accuracy").tolist() == [1, 0, 1, 0]
+    assert result.fixed(first_stable(choice, 2)).tolist() == [3, 3, 3, 3]
+    rows = result.to_frame().query("statistic == 'rule' and score == 'accuracy'").set_index("rule")
+    assert rows.loc["oracle", "mean"] == 0.75
+    assert rows.loc["oracle", "difference"] == 0
+    assert rows.loc["same choice 2 times", "depth"] == pytest.approx(10 / 16)
+
+
+@torch.no_grad()
+def test_the_oracle_always_agrees_and_choices_are_the_lens(model: Model) -> None:
+    batch = tokens()
+    recording = model.record(batch)
+    recording.resid(0)
+    clean = recording.work.block_tokens
+    part = OracleExit().measure(recording, batch, {})
+    assert recording.work.block_tokens == clean
+    assert torch.equal(part["choice"][:, -1], model.logits(batch)[:, -1].argmax(-1))
+    result = OracleExit().combine([part])
+    for rule in ("oracle", "oracle, settled"):
+        assert result.score(result.rules[rule], "agrees with the full model").all()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(("parameters", "message"), [
+    ({"alpha": -0.1}, "alpha=-0.1; 0 or more is needed"),
+    ({"scores": ("answers",)}, "unknown score 'answers'; did you mean 'answer'"),
+    ({"n_random": 0}, "n_random=0; at least 1 is needed"),
+    ({"max_new_tokens": -1}, "max_new_tokens=-1; at least 0 is needed"),
+])  # fmt: skip
+def test_bad_parameters_are_one_line(parameters: dict, message: str) -> None:
+    with pytest.raises(AnalysisError, match=message):
+        VoidSkip(**parameters)
+
+
+def test_bad_rules_are_one_line() -> None:
+    with pytest.raises(AnalysisError, match="stable_for=1; at least 2"):
+        OracleExit(stable_for=(1,))
+    with pytest.raises(AnalysisError, match="stable_for=9; the model has 5 places"):
+        OracleExit(stable_for=(9,)).check(tiny("llama"), tokens())
+
+
+def test_tasks_that_lack_what_is_asked_are_named_before_any_work() -> None:
+    model = load_model("zoo/names-6l")
+    shard = model.tokenize(interp.load_task("ioi", n=1).prompts)
+    with pytest.raises(TaskError, match=r"prompt 'ioi-\d+' has 0 choices"):
+        VoidSkip(scores=("choices",)).check(model, shard)
+    plain = model.tokenize(["When Ada"])
+    with pytest.raises(TaskError, match="an answer is needed"):
+        VoidSkip(scores=("answer",)).check(model, plain)
+    with pytest.raises(TaskError, match="an answer is needed"):
+        VoidSkip(max_new_tokens=2).check(model, plain)
+    with pytest.raises(TaskError, match="perplexity needs at least 2"):
+        VoidSkip(scores=("text",)).check(tiny("llama"), tokens(n_pos=1))
