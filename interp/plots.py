@@ -107,9 +107,7 @@ def grids_over_positions(
             colorbar={"title": {"text": colour}}, hoverongaps=False,
             hovertemplate=f"{y} %{{y}}<br>position %{{x}}<br>%{{z:.4f}}<extra></extra>", row=1, col=col,
         )  # fmt: skip
-        figure.update_xaxes(
-            title_text="position (0: the prompt's last token)", type="category", showgrid=False, row=1, col=col
-        )
+        figure.update_xaxes(title_text="position (0: last token)", type="category", showgrid=False, row=1, col=col)
         figure.update_yaxes(
             title_text=y if col == 1 else None, dtick=max(1, len(grid) // 8), tick0=0, showgrid=False, row=1, col=col
         )
@@ -164,7 +162,7 @@ def curves(
             name=str(group),
             line={"color": COLOURS[i % len(COLOURS)]},
         )
-    figure.update_xaxes(title_text=x_label, type="log" if is_log else "linear")
+    figure.update_xaxes(title_text=x_label, type="log" if is_log else "linear", dtick=1 if is_log else None)
     figure.update_yaxes(title_text=y_label)
     return titled(figure, title)
 

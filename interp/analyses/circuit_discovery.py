@@ -187,6 +187,9 @@ class CircuitDiscoveryResult(Result):
         ratio: NDArray[np.float64] = gained.mean(0) / self._gap.mean()
         return ratio
 
+    def _percent(self, kind: str, at: int) -> str:
+        return f"{round(float(self.faithfulness(kind)[at]), 2) + 0.0:.0%}"
+
     @property
     def _gap(self) -> NDArray[np.float64]:
         gap: NDArray[np.float64] = self.values["all"] - self.values["none"]
@@ -252,7 +255,7 @@ class CircuitDiscoveryResult(Result):
             told = (
                 f"{smallest.n_edges} of {total} edges ({smallest.n_edges / total:.1%}) keep {f[at]:.0%} of "
                 f"{self.analysis.metric} on {n} prompts that were not used to find them; as many random edges keep "
-                f"{self.faithfulness('random')[at]:.0%}, all others {self.faithfulness('complement')[at]:.0%}. "
+                f"{self._percent('random', at)}, all others {self._percent('complement', at)}. "
                 f"{len(heads)} heads take part: {', '.join(heads[:12])}{' …' if len(heads) > 12 else ''}."
             )
         first = ", ".join(f"{sender} → {receiver} ({score:+.2f})" for sender, receiver, score in self.whole.edges[:5])

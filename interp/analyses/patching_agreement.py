@@ -15,7 +15,7 @@ import torch
 
 from interp.analysis import Analysis, Cost, Result
 from interp.backward import RULES
-from interp.errors import AnalysisError, unknown
+from interp.errors import AnalysisError
 from interp.metrics import Metric
 from interp.models import Model
 from interp.plots import scatters_with_diagonal
@@ -23,10 +23,10 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.agreement import MEASURES, agreement
-from interp.sweeps.attribution import METHODS, Attribution, Method, method_passes
-from interp.sweeps.exact_patching import NODE_KINDS, blocks_run, patch_effects, run_values
+from interp.sweeps.attribution import Attribution, Method, check_methods, check_model, method_passes
+from interp.sweeps.exact_patching import blocks_run, patch_effects, run_values
 from interp.sweeps.node_scores import NodeScores, join_scores
-from interp.sweeps.pairs import Direction, check_pairs, check_settings, pairs
+from interp.sweeps.pairs import Direction, check_gradient, check_pairs, check_settings, pairs
 from interp.tasks.batch import TokenBatch
 
 LEVELS = ("averaged over prompts", "prompt by prompt")
@@ -52,24 +52,15 @@ class PatchingAgreement(Analysis):
 
     def __post_init__(self) -> None:
         check_settings(self.metric, self.direction)
-        for what, chosen, there_is in (("method", self.methods, METHODS), ("node", self.nodes, NODE_KINDS)):
-            for value in chosen or [""]:
-                if value not in there_is:
-                    raise AnalysisError(unknown(what, value, there_is))
-        if self.rules not in RULES:
-            raise AnalysisError(unknown("set of rules", self.rules, RULES))
-        if self.steps < 1 or self.top_k < 1:
-            raise AnalysisError(f"steps={self.steps}, top_k={self.top_k}; at least 1 is needed of both")
-        if self.metric == "kl" and self.direction == "noise":
-            raise AnalysisError("metric kl has gradient 0 in the clean run, so it cannot noise; use denoise or log_prob")
+        check_methods(self.methods, self.nodes, rules=self.rules, steps=self.steps)
+        check_gradient(self.metric, self.direction)
+        if self.top_k < 1:
+            raise AnalysisError(f"top_k={self.top_k}; at least 1 is needed")
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise TaskError for pairs that cannot be compared, SiteError for rules that the model cannot honour."""
         check_pairs(model, shard, metric=self.metric)
-        for kind in self.nodes:
-            model.refuse(Site(kind, 0))
-        if "relevance" in self.methods:
-            model.refuse_rules(RULES[self.rules])
+        check_model(model, self.methods, self.nodes, rules=self.rules)
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:  # noqa: ARG002
         """Return per prompt scores "METHOD NODE" and exact effects "exact NODE" [batch layer pos (unit)]."""
@@ -165,11 +156,12 @@ class PatchingAgreementResult(Result):
             each = []
             for method in self.analysis.methods:
                 whole, alone = (frame[kind, method, level] for level in LEVELS)
-                fewer = whole["pearson without the largest"]
                 each.append(
-                    f"{method} {whole['pearson']:.2f} ({fewer:.2f} without the largest entry; "
-                    f"prompt by prompt {alone['pearson']:.2f}; error {whole['mean absolute error']:.2%} of the difference, "
-                    f"exact effects are {whole['slope']:.1f} times the score)"
+                    f"{method} {whole['pearson']:.2f} (prompt by prompt {alone['pearson']:.2f}; {whole['slope']:.1f}×)"
                 )
             told.append(f"{kind}: {', '.join(each)}")
-        return f"Pearson correlation with exact patching over {len(self.scores.base)} prompts. {'; '.join(told)}."
+        return (
+            f"Pearson correlation with exact patching over {len(self.scores.base)} prompts, and by how much exact effects "
+            f"exceed the scores: {'; '.join(told)}. "
+            "One large entry can decide a correlation: the table also has it without that entry."
+        )

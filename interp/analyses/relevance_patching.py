@@ -15,17 +15,15 @@ import torch
 
 from interp.analysis import Analysis, Cost, Result
 from interp.backward import RULES
-from interp.errors import AnalysisError, unknown
 from interp.metrics import Metric
 from interp.models import Model
 from interp.plots import grids_over_positions
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
-from interp.sweeps.attribution import METHODS, Attribution, Method, method_passes
-from interp.sweeps.exact_patching import NODE_KINDS
+from interp.sweeps.attribution import Attribution, Method, check_methods, check_model, method_passes
 from interp.sweeps.node_scores import NodeScores, join_scores
-from interp.sweeps.pairs import Direction, check_pairs, check_settings, pairs
+from interp.sweeps.pairs import Direction, check_gradient, check_pairs, check_settings, pairs
 from interp.tasks.batch import TokenBatch
 
 
@@ -51,26 +49,13 @@ class RelevancePatching(Analysis):
 
     def __post_init__(self) -> None:
         check_settings(self.metric, self.direction)
-        for what, chosen, there_is in (("method", self.methods, METHODS), ("node", self.nodes, NODE_KINDS)):
-            if not chosen:
-                raise AnalysisError(f"no {what} given; there is {', '.join(there_is)}")
-            for value in chosen:
-                if value not in there_is:
-                    raise AnalysisError(unknown(what, value, there_is))
-        if self.rules not in RULES:
-            raise AnalysisError(unknown("set of rules", self.rules, RULES))
-        if self.steps < 1:
-            raise AnalysisError(f"steps={self.steps}; at least 1 is needed")
-        if self.metric == "kl" and self.direction == "noise":
-            raise AnalysisError("metric kl has gradient 0 in the clean run, so it cannot noise; use denoise or log_prob")
+        check_methods(self.methods, self.nodes, rules=self.rules, steps=self.steps)
+        check_gradient(self.metric, self.direction)
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise TaskError for pairs that cannot be compared, SiteError for rules that the model cannot honour."""
         check_pairs(model, shard, metric=self.metric)
-        for kind in self.nodes:
-            model.refuse(Site(kind, 0))
-        if "relevance" in self.methods:
-            model.refuse_rules(RULES[self.rules])
+        check_model(model, self.methods, self.nodes, rules=self.rules)
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:  # noqa: ARG002
         """Return per prompt scores "METHOD NODE" [batch layer pos (unit)] and the metric of both runs [batch]."""

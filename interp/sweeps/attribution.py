@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from interp.activations import Activations
-from interp.backward import GRADIENT, Rules
+from interp.backward import GRADIENT, RULES, Rules
+from interp.errors import AnalysisError, unknown
 from interp.interventions import NO_INTERVENTION, Patch, Plan
+from interp.models import Model
 from interp.replay import Recording
-from interp.sites import Site
+from interp.sites import Site, SiteKind
+from interp.sweeps.exact_patching import NODE_KINDS
 from interp.sweeps.pairs import Pair
 
 Method = Literal["relevance", "attribution", "average", "integrated_gradients", "integrated_gradients_inputs"]
@@ -39,6 +42,28 @@ def method_passes(method: Method, *, n_sites: int, steps: int) -> int:
             return n_sites * steps
         case "integrated_gradients_inputs":
             return steps
+
+
+def check_methods(methods: Sequence[str], nodes: Sequence[str], *, rules: str, steps: int) -> None:
+    """Raise AnalysisError for methods, nodes or rules that do not exist, and for paths without a point."""
+    for what, chosen, there_is in (("method", methods, METHODS), ("node", nodes, NODE_KINDS)):
+        if not chosen:
+            raise AnalysisError(f"no {what} given; there is {', '.join(there_is)}")
+        for value in chosen:
+            if value not in there_is:
+                raise AnalysisError(unknown(what, value, there_is))
+    if rules not in RULES:
+        raise AnalysisError(unknown("set of rules", rules, RULES))
+    if steps < 1:
+        raise AnalysisError(f"steps={steps}; at least 1 is needed")
+
+
+def check_model(model: Model, methods: Sequence[str], nodes: Sequence[SiteKind], *, rules: str) -> None:
+    """Raise SiteError for nodes that a model does not have, and for rules asked for that it cannot honour."""
+    for kind in nodes:
+        model.refuse(Site(kind, 0))
+    if "relevance" in methods:
+        model.refuse_rules(RULES[rules])
 
 
 class Attribution:

@@ -83,6 +83,12 @@ def check_settings(metric: str, direction: str) -> None:
             raise AnalysisError(unknown(what, value, there_is))
 
 
+def check_gradient(metric: Metric, direction: Direction) -> None:
+    """Raise AnalysisError where the metric does not change at first order in the base run."""
+    if metric == "kl" and direction == "noise":
+        raise AnalysisError("metric kl has gradient 0 in the clean run, so it cannot noise; use denoise or log_prob")
+
+
 def check_pairs(model: Model, shard: TokenBatch, *, metric: Metric) -> None:
     """Raise TaskError, naming a prompt, for pairs that cannot be compared: before any pass."""
     answers = require_answers(shard)
