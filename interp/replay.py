@@ -23,24 +23,36 @@ from interp.sites import Site, SiteKind
 
 @dataclass(frozen=True)
 class Block:
-    """A decoder block's modules: `attn_write` and `mlp_write` return what is added to the stream.
+    """A decoder block's modules: `write_scale` times what `attn_write` and `mlp_write` return is added to the stream.
 
-    `z_reader` reads what the `n_heads` heads return, side by side; `mlp_post_reader` reads the neurons, where there are any.
+    `z_reader` reads what the `n_heads` heads return, side by side; `mlp_post_reader` reads the neurons, and `experts` the
+    router's choice, where there are any.
     """
 
     module: nn.Module
     attn: nn.Module
     attn_write: nn.Module
-    mlp: nn.Module
     mlp_write: nn.Module
     z_reader: nn.Module | None
     mlp_post_reader: nn.Module | None
+    experts: nn.Module | None
     n_heads: int
     is_parallel: bool
     returns_tuple: bool
     attn_returns: int
     parameters: tuple[str, ...]
+    attn_parameters: tuple[str, ...]
     cache_parameter: str
+    write_scale: float = 1.0
+
+    def added(self, output: Any, resid: Tensor) -> Tensor:
+        """Return what is added to the stream when `attn_write` or `mlp_write` returns `output`."""
+        write = first(output) if self.write_scale == 1.0 else first(output) * self.write_scale
+        return write.reshape(resid.shape)  # some families flatten batch and position in their MLP
+
+    def adding(self, write: Tensor, output: Any) -> Any:
+        """Return what `attn_write` or `mlp_write` must return, instead of `output`, for `write` to be added."""
+        return with_first(output, (write / self.write_scale).reshape(first(output).shape))
 
 
 Arguments = dict[str, Any]  # what one block receives beside the residual, by parameter name
@@ -78,6 +90,10 @@ class KVTap:
         if self.prefix is None:
             return keys, values
         return torch.cat([self.prefix[0], keys], dim=-2), torch.cat([self.prefix[1], values], dim=-2)
+
+    def get_seq_length(self, *_: object) -> int:
+        """Return the number of positions of the prefix."""
+        return 0 if self.prefix is None else int(self.prefix[0].shape[-2])
 
 
 def first(output: Any) -> Tensor:
@@ -272,7 +288,7 @@ class Recording:
         clean: Clean = {}
         for layer, block in enumerate(self.blocks):
             clean[Site("resid_pre", layer)] = resid
-            with _writes(block) as writes:
+            with _writes(block, resid) as writes:
                 resid, kv = self.block_kv(layer, resid)
             clean[Site("attn_out", layer)], clean[Site("mlp_out", layer)] = writes["attn"], writes["mlp"]
             self._kv[layer] = kv
@@ -331,7 +347,7 @@ class Recording:
         block, written = self.blocks[layer], []
 
         def stop(_module: nn.Module, _args: object, output: Any) -> None:
-            written.append(first(output))
+            written.append(block.added(output, resid))
             raise _Stop
 
         handle = block.attn_write.register_forward_hook(stop)
@@ -348,14 +364,15 @@ class Recording:
         block = self.blocks[layer]
 
         def nothing(*args: Any, **kwargs: Any) -> Any:
-            zero = torch.zeros_like(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+            given = dict(zip(block.attn_parameters, args, strict=False)) | kwargs
+            zero = given["residual"] if "residual" in given else torch.zeros_like(resid)
             return zero if block.attn_returns == 1 else (zero, *[None] * (block.attn_returns - 1))
 
         with ExitStack() as stack:
             stack.enter_context(replaced_forward(block.attn, nothing))
             if block.attn_write is not block.attn:
                 stack.enter_context(replaced_forward(block.attn_write, torch.zeros_like))
-            writes = stack.enter_context(_writes(block))
+            writes = stack.enter_context(_writes(block, resid))
             self._run(layer, resid, tap=None, start=0, share=0.5)
         return writes["mlp"]
 
@@ -369,9 +386,14 @@ class Recording:
         read, written = {"z": block.z_reader, "mlp_post": block.mlp_post_reader}, {"attn_out": block.attn_write}
         written["mlp_out"] = block.mlp_write
         if at in written:
-            handle = written[at].register_forward_hook(lambda _m, _a, out: with_first(out, edit(first(out))))
+            handle = written[at].register_forward_hook(
+                lambda _m, _a, output: block.adding(edit(block.added(output, resid)), output)
+            )
         elif (reader := read.get(at)) is not None:
-            handle = reader.register_forward_pre_hook(lambda _m, args: (edit(args[0]), *args[1:]))
+            shape = resid.shape[:2]
+            handle = reader.register_forward_pre_hook(
+                lambda _m, args: (edit(args[0].reshape(*shape, -1)).reshape(args[0].shape), *args[1:])
+            )
         else:
             raise SiteError(f"{Site(at, layer)} cannot be replaced in a single block of this family")
         try:
@@ -423,13 +445,13 @@ class Recording:
 
 
 @contextmanager
-def _writes(block: Block) -> Iterator[dict[str, Tensor]]:
-    """Catch what attention and MLP add to the stream while the block runs."""
+def _writes(block: Block, resid: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Catch what attention and MLP add to the stream while the block runs on `resid`."""
     written: dict[str, Tensor] = {}
 
     def catch(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: object, output: Any) -> None:
-            written[name] = first(output)
+            written[name] = block.added(output, resid).clone()  # some families add one write to the other in place
 
         return hook
 

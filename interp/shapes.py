@@ -13,9 +13,19 @@ head      attention heads; kv_head for keys and values under grouped queries
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.errors import SiteError
+
 Resid = Float[Tensor, "rows pos d_model"]
 Logits = Float[Tensor, "rows positions d_vocab"]
 KV = tuple[Float[Tensor, "rows kv_head kv_pos d_head"], Float[Tensor, "rows kv_head kv_pos d_head"]]
 Prefix = tuple[Float[Tensor, "prefixes kv_head kv_pos d_head"], Float[Tensor, "prefixes kv_head kv_pos d_head"]]
 Hidden = Bool[Tensor, "rows queries keys"]
 Tensors = dict[str, Tensor]
+
+
+def per_query_head(kv: Float[Tensor, "batch pos kv_head d_head"], n_heads: int) -> Float[Tensor, "batch pos head d_head"]:
+    """Return keys or values once for every query head that reads them; consecutive query heads share a K/V head."""
+    n_kv_heads = kv.shape[2]
+    if n_heads % n_kv_heads:
+        raise SiteError(f"{n_heads} query heads asked for; {n_kv_heads} K/V heads cannot be shared out evenly")
+    return kv.repeat_interleave(n_heads // n_kv_heads, dim=2)

@@ -22,6 +22,7 @@ SiteKind = Literal[
 ]
 KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
 BLOCK_KINDS: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+INNER_KINDS: tuple[SiteKind, ...] = tuple(kind for kind in KINDS if kind not in BLOCK_KINDS)
 _HOOKS = {
     "mlp_pre": "mlp.hook_pre",
     "mlp_post": "mlp.hook_post",

@@ -6,25 +6,24 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from interp.errors import ModelError
-from interp.sites import Site
 
 
 @dataclass(frozen=True)
 class ModulePaths:
-    """Dotted paths of a family's modules; `write` is where a sublayer's write to the stream comes out.
+    """Dotted paths of a family's modules; `post` is a norm behind a sublayer, which has the last word on what is written.
 
-    `z_reader` and `mlp_post_reader` are the last matrices of attention and MLP, which read heads and neurons.
+    `z_reader` and `mlp_post_reader` are the last matrices of attention and MLP, which read heads and neurons. Families
+    whose blocks hold the matrices of their MLP themselves have no `mlp`.
     """
 
     blocks: str
     attn: str
-    attn_write: str
-    mlp: str
-    mlp_write: str
+    attn_post: str | None
+    mlp: str | None
+    mlp_post: str | None
     z_reader: str | None
     mlp_post_reader: str | None
     ln_final: str
@@ -58,9 +57,9 @@ def module_paths(model: PreTrainedModel) -> ModulePaths:
     return ModulePaths(
         blocks=parts["blocks"].name,
         attn=inside["attn"].name,
-        attn_write=inside.get("ln1_post", inside["attn"]).name,
+        attn_post=inside["ln1_post"].name if "ln1_post" in inside else None,
         mlp=inside["mlp"].name,
-        mlp_write=inside.get("ln2_post", inside["mlp"]).name,
+        mlp_post=inside["ln2_post"].name if "ln2_post" in inside else None,
         z_reader=_inner(inside["attn"], "o"),
         mlp_post_reader=_inner(inside["mlp"], "out"),
         ln_final=parts["ln_final"].name,
@@ -80,23 +79,12 @@ def build_bridge(model: PreTrainedModel, *, tokenizer: Any = None) -> Any:
         from transformer_lens.model_bridge.sources import build_bridge_from_module
 
         shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-        twin: nn.Module = copy.deepcopy(model, memo=shared)
+        twin: PreTrainedModel = copy.deepcopy(model, memo=shared)
+        twin.set_attn_implementation("eager")  # other kernels do not return their pattern
         bridge = build_bridge_from_module(
             twin, architecture(model), hf_config=copy.deepcopy(model.config), tokenizer=tokenizer
         )
     return bridge.eval()
-
-
-def unreadable(bridge: Any, site: Site) -> str:
-    """Return why an inner site cannot be read; nothing if it can."""
-    from transformer_lens.model_bridge.generalized_components import MoEBridge
-
-    mlp = bridge.blocks[site.layer].mlp
-    if isinstance(mlp, MoEBridge) and site.kind in ("mlp_pre", "mlp_post"):
-        return "a mixture of experts has no one layer of neurons"
-    if site.kind == "router":
-        return "routers are not exposed as a hook"
-    return ""
 
 
 class _quietly(warnings.catch_warnings):

@@ -3,34 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from interp.errors import SiteError
+from interp.models.edits import Edits, kept
+from interp.models.routing import find_experts, hook_experts
 from interp.replay import Block, first, with_first
 from interp.sites import BLOCK_KINDS, Site
 
-
-@runtime_checkable
-class Edit(Protocol):
-    """What replaces an activation; `resid_pre` is the block's input, where it is known."""
-
-    def edit(self, activation: Tensor, resid_pre: Tensor | None) -> Tensor:
-        """Return the activation with something else in its place."""
-
-
-class Leaf:
-    """Starts the graph of a backward pass: parameters need no gradient, what follows this residual does."""
-
-    @staticmethod
-    def edit(activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG004
-        """Return the activation as a leaf that needs a gradient."""
-        return activation.detach().requires_grad_()
-
-
-Edits = dict[Site, list[Edit]]
 Hook = tuple[str, Callable[..., Any]]  # a hook point of the bridge, and what is called there
 
 
@@ -43,11 +27,6 @@ class RuleHooks:
 
 
 NO_RULES = RuleHooks()
-
-
-def kept(activation: Tensor) -> Tensor:
-    """Return what a capture keeps: a copy, or the tensor in the graph where there is one."""
-    return activation if activation.requires_grad else activation.clone()
 
 
 @contextmanager
@@ -80,27 +59,35 @@ def _hook_layer(
         return ((), kwargs | {name: resid["pre"]}) if name in kwargs else ((resid["pre"], *args[1:]), kwargs)
 
     def on_attn(_module: Any, _args: Any, output: Any) -> Any:
-        write = at("attn_out", first(output))
+        added = block.added(output, resid["pre"])
+        write = at("attn_out", added)
         mid = Site("resid_mid", layer)
         if mid in edits or mid in capture:
             stream = at("resid_mid", resid["pre"] + write)
             write = stream - resid["pre"] if mid in edits or torch.is_grad_enabled() else write
-        return with_first(output, write)
+        return block.adding(write, output) if write is not added or torch.is_grad_enabled() else None
 
-    def on_output(kind: str) -> Callable[..., Any]:
-        return lambda _module, _args, output: with_first(output, at(kind, first(output)))
+    def on_mlp(_module: Any, _args: Any, output: Any) -> Any:
+        added = block.added(output, resid["pre"])
+        write = at("mlp_out", added)
+        return block.adding(write, output) if write is not added or torch.is_grad_enabled() else None
+
+    def on_output(_module: Any, _args: Any, output: Any) -> Any:
+        return with_first(output, at("resid_post", first(output)))
 
     kinds = {site.kind for site in [*edits, *capture] if site.layer == layer}
     is_edited = any(site.layer == layer for site in edits)
     handles = []
-    if is_edited or kinds & {"resid_pre", "resid_mid"}:
+    if is_edited or kinds - {"resid_post"}:
         handles.append(block.module.register_forward_pre_hook(on_input, with_kwargs=True))
+    if "router" in kinds and block.experts is not None:
+        handles.append(hook_experts(block.experts, partial(at, "router"), rows=lambda: len(resid["pre"])))
     if kinds & {"attn_out", "resid_mid"}:
         handles.append(block.attn_write.register_forward_hook(on_attn))
     if "mlp_out" in kinds:
-        handles.append(block.mlp_write.register_forward_hook(on_output("mlp_out")))
+        handles.append(block.mlp_write.register_forward_hook(on_mlp))
     if "resid_post" in kinds:
-        handles.append(block.module.register_forward_hook(on_output("resid_post")))
+        handles.append(block.module.register_forward_hook(on_output))
     for handle in handles:
         stack.callback(handle.remove)
 
@@ -144,20 +131,31 @@ def bridge_hooks(
         return stream - resid[site.layer] if site in edits or torch.is_grad_enabled() else write
 
     hooks: list[Hook] = [*rules.changing]
-    for site in sorted({*edits, *capture}):
-        hooks.append((str(Site("resid_pre", site.layer)), _bound(remember, layer=site.layer)))
-        if site.kind == "resid_mid":  # edits of hook_resid_mid reach the MLP only
-            hooks.append((str(Site("attn_out", site.layer)), _bound(at_mid, site=site)))
-        else:
-            hooks.append((str(site), _bound(at, site=site)))
-    try:
-        with bridge.hooks(fwd_hooks=[*hooks, *rules.watching]):
-            yield
-    except KeyError as error:
-        raise SiteError(f"{error.args[0]} (asked for: {', '.join(map(str, capture or edits))})") from None
+    with ExitStack() as stack:
+        for site in sorted({*edits, *capture}):
+            hooks.append((str(Site("resid_pre", site.layer)), _bound(remember, layer=site.layer)))
+            if site.kind == "resid_mid":  # edits of hook_resid_mid reach the MLP only
+                hooks.append((str(Site("attn_out", site.layer)), _bound(at_mid, site=site)))
+            elif site.kind == "router":
+                experts = find_experts(bridge.blocks[site.layer].mlp)
+                if experts is None:
+                    raise SiteError(f"{site} does not exist: its MLP has no experts")
+                rows = partial(_n_rows, resid, site.layer)
+                stack.callback(hook_experts(experts, partial(at, hook=None, site=site), rows=rows).remove)
+            else:
+                hooks.append((str(site), _bound(at, site=site)))
+        try:
+            with bridge.hooks(fwd_hooks=[*hooks, *rules.watching]):
+                yield
+        except KeyError as error:
+            raise SiteError(f"{error.args[0]} (asked for: {', '.join(map(str, capture or edits))})") from None
     silent = [site for site in capture if site not in into]
     if silent:
         raise SiteError(f"{silent[0]} never fires in {type(bridge.original_model).__name__}")
+
+
+def _n_rows(resid: dict[int, Tensor], layer: int) -> int:
+    return len(resid[layer])
 
 
 def _bound(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
@@ -166,13 +164,4 @@ def _bound(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
 
 def is_inner(site: Site) -> bool:
     """Tell whether a site lies inside attention or the MLP, where only the bridge sees it."""
-    return site.kind not in BLOCK_KINDS
-
-
-@torch.no_grad()
-def is_written(bridge: Any, site: Site) -> bool:
-    """Tell, on two tokens, whether an edit at a site reaches the logits; some families ignore it in silence."""
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=next(bridge.parameters()).device)
-    clean = bridge(tokens)
-    edited = bridge.run_with_hooks(tokens, fwd_hooks=[(str(site), lambda activation, hook: activation * 0.5 + 0.1)])  # noqa: ARG005
-    return not torch.equal(clean, edited)
+    return site.kind not in (*BLOCK_KINDS, "router")

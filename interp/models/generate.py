@@ -18,7 +18,8 @@ from transformers import DynamicCache
 from interp.activations import Activations
 from interp.errors import SiteError, TaskError, unknown
 from interp.interventions import Intervention
-from interp.models.forward import Edits, bridge_hooks, stock_hooks
+from interp.models.edits import Edits
+from interp.models.forward import bridge_hooks, stock_hooks
 from interp.replay import Block
 from interp.sites import Site
 from interp.tasks.batch import TokenBatch

@@ -18,13 +18,16 @@ from interp.activations import Activations, ForwardPass
 from interp.backward import Rules
 from interp.errors import ModelError, SiteError, TaskError
 from interp.interventions import NO_INTERVENTION, Plan, at_layer
-from interp.models.bridge import ModulePaths, build_bridge, module_paths, unreadable
+from interp.models.bridge import ModulePaths, build_bridge, module_paths
+from interp.models.edits import Edits, Leaf
 from interp.models.forked import Forked, refuse_fork
-from interp.models.forward import NO_RULES, Edits, Leaf, bridge_forward, is_inner, is_written, stock_hooks
+from interp.models.forward import NO_RULES, bridge_forward, is_inner, stock_hooks
 from interp.models.generate import Generation, Generator, Phase, ending_tokens, sampler
+from interp.models.inner import few_tokens, is_near, unreadable, unwritable
+from interp.models.routing import find_experts
 from interp.models.rules import rule_hooks
 from interp.models.shelf import Shelf
-from interp.replay import Arguments, Block, Read, Recording, Work, Wrote, dry_pass, first
+from interp.replay import Arguments, Block, Read, Recording, Work, Wrote, dry_pass
 from interp.sites import Site
 from interp.store import ActivationStore, prompt_key
 from interp.tasks import Prompt, Task
@@ -49,7 +52,7 @@ class Model:
         self.module.requires_grad_(False)
         object.__setattr__(self, "_paths", module_paths(self.module))
         object.__setattr__(self, "_blocks", self._find_blocks())
-        self._prove_unembed()
+        self._prove()
 
     # What it is
 
@@ -113,9 +116,18 @@ class Model:
         return None if self.store_folder is None else ActivationStore(self.store_folder, model=self.fingerprint)
 
     @cached_property
+    @torch.no_grad()
     def bridge(self) -> Any:
         """Return TransformerLens's TransformerBridge over the same weights; the stock modules stay as they are."""
-        return build_bridge(self.module, tokenizer=self.tokenizer)
+        try:
+            bridge = build_bridge(self.module, tokenizer=self.tokenizer)
+            logits = bridge(few_tokens(bridge))
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise SiteError(f"{type(self.module).__name__} cannot be seen through TransformerLens: {error}") from None
+        stock = self.module(input_ids=few_tokens(bridge), use_cache=False).logits
+        if not is_near(logits, stock):
+            raise SiteError(f"{type(self.module).__name__} cannot be seen through TransformerLens: its logits differ")
+        return bridge
 
     # Prompts
 
@@ -203,12 +215,14 @@ class Model:
             raise SiteError(f"{site} asked for; the model's last layer is {self.n_layers - 1}")
         if site.kind == "resid_mid" and self._blocks[site.layer].is_parallel:
             raise SiteError(f"{site} does not exist: attention and MLP of this family read the same residual")
+        if site.kind == "router" and self._blocks[site.layer].experts is None:
+            raise SiteError(f"{site} does not exist: the MLP of this layer has no experts")
         if not is_inner(site):
             return
         if why := unreadable(self.bridge, site):
             raise SiteError(f"{site} cannot be read: {why}")
-        if is_edited and not is_written(self.bridge, site):
-            raise SiteError(f"{site} cannot be written: this family's attention ignores edits there")
+        if is_edited and (why := unwritable(self.bridge, site)):
+            raise SiteError(f"{site} cannot be written: {why}")
 
     @torch.no_grad()
     def logits(self, batch: TokenBatch) -> Tensor:
@@ -272,7 +286,7 @@ class Model:
         """Return logits [... d_vocab] of residuals [... d_model]: final norm, W_U, scale and soft-cap."""
         config = self.module.config.get_text_config()
         logits: Tensor = self._unembed(self._ln_final(resid))
-        logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        logits = logits * (getattr(config, "logit_scale", None) or 1.0) / getattr(config, "logits_scaling", 1.0)
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -389,17 +403,19 @@ class Model:
         return Block(
             module=module,
             attn=attn,
-            attn_write=module.get_submodule(paths.attn_write),
-            mlp=module.get_submodule(paths.mlp),
-            mlp_write=module.get_submodule(paths.mlp_write),
+            attn_write=_writer(module, paths.attn, paths.attn_post, paths.z_reader),
+            mlp_write=_writer(module, paths.mlp, paths.mlp_post, paths.mlp_post_reader),
             z_reader=None if paths.z_reader is None else module.get_submodule(paths.z_reader),
             mlp_post_reader=None if paths.mlp_post_reader is None else module.get_submodule(paths.mlp_post_reader),
+            experts=None if paths.mlp is None else find_experts(module.get_submodule(paths.mlp)),
             n_heads=self.n_heads,
             is_parallel=paths.is_parallel,
             returns_tuple=isinstance(output, tuple),
             attn_returns=len(attn_output) if isinstance(attn_output, tuple) else 1,
             parameters=parameters,
+            attn_parameters=tuple(inspect.signature(attn.forward).parameters),
             cache_parameter=cache,
+            write_scale=float(getattr(self.module.config.get_text_config(), "residual_multiplier", None) or 1.0),
         )
 
     def _probe(self) -> Tensor:
@@ -408,12 +424,29 @@ class Model:
         return logits
 
     @torch.no_grad()
-    def _prove_unembed(self) -> None:
-        caught: list[Tensor] = []
-        handle = self._blocks[-1].module.register_forward_hook(lambda _m, _a, output: caught.append(first(output)))
-        try:
-            logits = self._probe()
-        finally:
-            handle.remove()
-        if not torch.allclose(self.unembed(caught[0]), logits, atol=1e-4, rtol=1e-3, equal_nan=True):
-            raise ModelError(f"{type(self.module).__name__} does something to its logits that this library does not know")
+    def _prove(self) -> None:
+        """See, on two tokens, that blocks add attention and MLP to the stream, and that logits are read as we read them."""
+        family = type(self.module).__name__
+        recording = self._record(torch.zeros(1, 2, dtype=torch.long, device=self.device), None, Work())
+        for layer in range(self.n_layers):
+            writes = [recording.clean(Site("attn_out", layer)), recording.clean(Site("mlp_out", layer))]
+            if not is_near(recording.resid(layer) + sum(writes), recording.resid(layer + 1)):
+                raise ModelError(
+                    f"block {layer} of {family} does more to the residual stream than adding attention and MLP; "
+                    "it cannot be taken apart"
+                )
+        if not is_near(recording.logits(recording.resid(self.n_layers)), self._probe()):
+            raise ModelError(f"{family} does something to its logits that this library does not know")
+
+
+def _writer(block: nn.Module, sublayer: str | None, post: str | None, last: str | None) -> nn.Module:
+    """Return the module whose output is added to the stream."""
+    if post is not None:
+        return block.get_submodule(post)
+    if sublayer is not None:
+        module = block.get_submodule(sublayer)
+        if "residual" not in inspect.signature(module.forward).parameters or last is None:
+            return module
+    if last is None:
+        raise ModelError(f"{type(block).__name__} has no module that returns what its MLP writes")
+    return block.get_submodule(last)

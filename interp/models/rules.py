@@ -14,7 +14,8 @@ from torch import Tensor
 
 from interp.backward import AH, LN, DetachedGate, Half, Identity, Rules, ScaledAttention
 from interp.errors import SiteError
-from interp.models.forward import Hook, RuleHooks, is_written
+from interp.models.forward import Hook, RuleHooks
+from interp.models.inner import unwritable
 from interp.sites import Site, SiteKind
 
 
@@ -48,8 +49,8 @@ def _divided(activation: Tensor, *, by: float) -> Tensor:
 
 def _everywhere(bridge: Any, kind: SiteKind, change: Callable[[Tensor], Tensor], *, rule: str) -> list[Hook]:
     """Return hooks that change an activation inside every attention; raise SiteError where edits there do nothing."""
-    if not is_written(bridge, Site(kind, 0)):
-        raise SiteError(f"rule {rule}: {Site(kind, 0)} cannot be written: this family's attention ignores edits there")
+    if why := unwritable(bridge, Site(kind, 0)):
+        raise SiteError(f"rule {rule}: {Site(kind, 0)} cannot be written: {why}")
     return [(str(Site(kind, layer)), lambda activation, hook: change(activation)) for layer in range(len(bridge.blocks))]  # noqa: ARG005
 
 

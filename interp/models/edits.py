@@ -1,0 +1,32 @@
+"""What changes and what keeps an activation while a model runs."""
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from interp.sites import Site
+
+
+@runtime_checkable
+class Edit(Protocol):
+    """What replaces an activation; `resid_pre` is the block's input, where it is known."""
+
+    def edit(self, activation: Tensor, resid_pre: Tensor | None) -> Tensor:
+        """Return the activation with something else in its place."""
+
+
+class Leaf:
+    """Starts the graph of a backward pass: parameters need no gradient, what follows this residual does."""
+
+    @staticmethod
+    def edit(activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG004
+        """Return the activation as a leaf that needs a gradient."""
+        return activation.detach().requires_grad_()
+
+
+Edits = dict[Site, list[Edit]]
+
+
+def kept(activation: Tensor) -> Tensor:
+    """Return what a capture keeps: a copy, or the tensor in the graph where there is one."""
+    return activation if activation.requires_grad else activation.clone()
