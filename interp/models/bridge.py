@@ -78,13 +78,21 @@ def build_bridge(model: PreTrainedModel, *, tokenizer: Any = None) -> Any:
     with _quietly():
         from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-        shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-        twin: PreTrainedModel = copy.deepcopy(model, memo=shared)
-        twin.set_attn_implementation("eager")  # other kernels do not return their pattern
+        twin = eager_twin(model)  # other kernels do not return their pattern
         bridge = build_bridge_from_module(
             twin, architecture(model), hf_config=copy.deepcopy(model.config), tokenizer=tokenizer
         )
     return bridge.eval()
+
+
+def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a structural copy that shares every parameter and buffer, and computes attention step by step."""
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    twin: PreTrainedModel = copy.deepcopy(model, memo=shared)
+    for module in twin.modules():
+        if hasattr(module, "config"):
+            module.config._attn_implementation = "eager"
+    return twin
 
 
 class _quietly(warnings.catch_warnings):

@@ -166,15 +166,16 @@ def is_near(found: Tensor, expected: Tensor) -> bool:
     return not bool((found - expected).abs().max() > near * (expected.abs().max() + 1e-6))  # NaN is someone else's finding
 
 
-def _heads_differ(tensor: Tensor, n_pos: int) -> str:
-    if tensor.ndim == 4 and tensor.shape[1] == n_pos:
+def _heads_differ(tensor: Tensor, n_heads: int | None = None) -> str:
+    if tensor.ndim == 4 and tensor.shape[1] == _N_TOKENS and n_heads in (None, tensor.shape[2]):
         return ""
-    return f"its shape is {tuple(tensor.shape)}, not [batch pos head d_head]"
+    heads = "head" if n_heads is None else f"head={n_heads}"
+    return f"its shape is {tuple(tensor.shape)}, not [batch pos={_N_TOKENS} {heads} d_head]"
 
 
-def _why_not_z(seen: _Seen, config: Any) -> str:  # noqa: ARG001
+def _why_not_z(seen: _Seen, config: Any) -> str:
     z = seen.hooked["z"]
-    if why := _heads_differ(z, _N_TOKENS):
+    if why := _heads_differ(z, config.num_attention_heads):
         return why
     reads = seen.stock.get("z")
     return "" if reads is not None and is_near(z.flatten(2), reads) else "it is not what the output projection reads"
@@ -193,7 +194,7 @@ def _why_not_mixed(seen: _Seen) -> str:
     pattern, v, z = (seen.hooked.get(kind) for kind in ("pattern", "v", "z"))
     if pattern is None or v is None or z is None:
         return "pattern, v and z are not all there, so that none of them can be checked"
-    if why := _heads_differ(v, _N_TOKENS):
+    if why := _heads_differ(v):
         return f"v: {why}"
     if pattern.shape[1] % v.shape[2]:
         return f"v has {v.shape[2]} heads, the pattern {pattern.shape[1]}"
@@ -222,7 +223,7 @@ def _why_not_key(seen: _Seen, config: Any) -> str:
 
 def _why_not_projection(kind: str, seen: _Seen, config: Any) -> str:
     """Return why q or k is not what the projection returns, before any norm and rotation."""
-    if why := _heads_differ(seen.hooked[kind], _N_TOKENS):
+    if why := _heads_differ(seen.hooked[kind], config.num_attention_heads if kind == "q" else None):
         return why
     stock = seen.stock.get(kind)
     if stock is not None and stock.shape == seen.hooked[kind].flatten(2).shape:

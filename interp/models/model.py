@@ -46,6 +46,7 @@ class Model:
     work: Work = field(default_factory=Work, init=False, repr=False)
     _paths: ModulePaths = field(init=False, repr=False)
     _blocks: tuple[Block, ...] = field(init=False, repr=False)
+    _n_kv_heads: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.module.eval()
@@ -62,6 +63,11 @@ class Model:
         return len(self._blocks)
 
     @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Return the modules of every decoder block."""
+        return self._blocks
+
+    @property
     def n_heads(self) -> int:
         """Return the number of query heads."""
         return int(self.module.config.get_text_config().num_attention_heads)
@@ -74,8 +80,7 @@ class Model:
     @property
     def n_kv_heads(self) -> int:
         """Return the number of heads of keys and values: fewer than `n_heads` under grouped queries."""
-        config = self.module.config.get_text_config()
-        return int(getattr(config, "num_key_value_heads", None) or self.n_heads)
+        return self._n_kv_heads
 
     @property
     def is_parallel(self) -> bool:
@@ -201,9 +206,9 @@ class Model:
                     logits = self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits
         return ForwardPass(logits.float(), Activations(captured))
 
-    def refuse(self, site: Site) -> None:
-        """Raise SiteError, saying why, for a place that does not exist here or cannot be read."""
-        self._refuse_site(site, is_edited=False)
+    def refuse(self, site: Site, *, is_edited: bool = False) -> None:
+        """Raise SiteError, saying why, for a place that does not exist here or cannot be read (`is_edited`: written)."""
+        self._refuse_site(site, is_edited=is_edited)
 
     def refuse_rules(self, rules: Rules) -> None:
         """Raise SiteError, naming the module, for backward rules that this model cannot honour; runs no prompt."""
@@ -435,6 +440,7 @@ class Model:
                     f"block {layer} of {family} does more to the residual stream than adding attention and MLP; "
                     "it cannot be taken apart"
                 )
+        object.__setattr__(self, "_n_kv_heads", recording.kv(0)[0].shape[1])
         if not is_near(recording.logits(recording.resid(self.n_layers)), self._probe()):
             raise ModelError(f"{family} does something to its logits that this library does not know")
 

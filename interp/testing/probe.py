@@ -1,0 +1,153 @@
+"""A model, a few tokens, and what stock Hugging Face passes over them compute: what every check compares with."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from interp.models import Model
+from interp.models.bridge import eager_twin
+from interp.replay import Recording, first, with_first
+from interp.sites import Site
+from interp.tasks import Prompt
+from interp.tasks.batch import TokenBatch
+
+Hook = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Probe:
+    """Random tokens [batch pos] of a model, without padding, and its stock modules.
+
+    `layers` are those that checks of single layers look at; `near` is the largest allowed error, relative to the largest
+    value compared: rounding errors of a deep model grow with its depth.
+    """
+
+    model: Model
+    batch_size: int = 3
+    n_pos: int = 12
+    seed: int = 0
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Return the first, the middle and the last layer."""
+        last = self.model.n_layers - 1
+        return tuple(sorted({0, (last + 1) // 2, last}))
+
+    @property
+    def near(self) -> float:
+        """Return the largest allowed error, relative to the largest value."""
+        return 1e-5 * max(4, self.model.n_layers) if self.model.dtype == torch.float32 else 0.05
+
+    @cached_property
+    def batch(self) -> TokenBatch:
+        """Return random tokens, without those at the two ends of the vocabulary, where special ones often are."""
+        n_vocab, random = self.model.d_vocab, torch.Generator().manual_seed(self.seed)
+        ids = torch.randint(n_vocab // 20, n_vocab - n_vocab // 20, (self.batch_size, self.n_pos), generator=random)
+        return batch_of(ids.to(self.model.device))
+
+    @property
+    def stock(self) -> PreTrainedModel:
+        """Return the Hugging Face model as it is."""
+        return self.model.module
+
+    @cached_property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the decoder blocks, found without any adapter: the first list of as many modules as there are layers."""
+        lists = (module for module in self.stock.modules() if isinstance(module, nn.ModuleList))
+        return next(list(blocks) for blocks in lists if len(blocks) == self.model.n_layers)
+
+    @cached_property
+    def eager(self) -> PreTrainedModel:
+        """Return a copy that shares every parameter and computes attention step by step."""
+        return eager_twin(self.stock)
+
+    @cached_property
+    def recording(self) -> Recording:
+        """Return a recording of the tokens."""
+        return self.model.record(self.batch)
+
+    def logits(self, module: nn.Module | None = None, **more: Any) -> Tensor:
+        """Return fp32 logits of a stock pass."""
+        module = self.stock if module is None else module
+        logits: Tensor = module(input_ids=self.batch.tokens, use_cache=False, **more).logits
+        return logits.float()
+
+    @cached_property
+    def streams(self) -> list[Tensor]:
+        """Return the residuals [batch pos d_model] of a stock pass: what each block receives, then what the last returns."""
+        seen: list[Tensor] = []
+        with ExitStack() as stack:
+            for block in self.blocks:
+                stack.enter_context(reading(block, seen.append))
+            stack.enter_context(returning(self.blocks[-1], seen.append))
+            self.logits()
+        return seen
+
+    @cached_property
+    def direction(self) -> Tensor:
+        """Return a random change [batch pos d_model] of the residual stream, of about its size."""
+        random = torch.Generator().manual_seed(self.seed + 1)
+        shape = (self.batch_size, self.n_pos, self.model.d_model)
+        size = float(self.streams[1].float().std())
+        return (size * torch.randn(shape, generator=random)).to(self.model.device, self.model.dtype)
+
+    def site(self, kind: Any, layer: int) -> Tensor:
+        """Return what one clean pass captures at a site."""
+        return self.model.forward(self.batch, capture=[Site(kind, layer)]).activations[Site(kind, layer)]
+
+    def compare(self, found: Tensor, expected: Tensor, what: str, *, near: float | None = None) -> None:
+        """Raise AssertionError, saying by how much, if two tensors differ by more than rounding errors."""
+        if found.shape != expected.shape:
+            raise AssertionError(f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+        found, expected = found.float(), expected.float()
+        if not torch.isfinite(found).all():
+            raise AssertionError(f"{what}: NaN or infinite values")
+        error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+        if error > (self.near if near is None else near):
+            raise AssertionError(f"{what}: off by {error:.1e} of the largest value")
+
+
+def batch_of(tokens: Tensor, mask: Tensor | None = None) -> TokenBatch:
+    """Return a batch of tokens, padded on the right where `mask` is False."""
+    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+    prompts = tuple(Prompt(str(i), "tokens") for i in range(len(tokens)))
+    return TokenBatch(prompts, tokens, mask, mask.sum(1) - 1)
+
+
+@contextmanager
+def reading(module: nn.Module, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Hand what a stock module reads to `hook` inside the `with` block; what it returns, if anything, is read instead."""
+
+    def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        name = "hidden_states" if not args else None
+        new = hook(kwargs[name] if name else args[0])
+        if new is None:
+            return None
+        return ((), kwargs | {name: new}) if name else ((new, *args[1:]), kwargs)
+
+    handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def returning(module: nn.Module, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Hand what a stock module returns to `hook` inside the `with` block; what it returns, if anything, stands instead."""
+
+    def after(_module: Any, _args: Any, output: Any) -> Any:
+        new = hook(first(output))
+        return None if new is None else with_first(output, new)
+
+    handle = module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
