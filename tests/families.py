@@ -1,6 +1,7 @@
 """Tiny random models: one configuration a family, norms and biases perturbed so that nothing is trivially zero."""
 
 from functools import cache
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -9,34 +10,88 @@ from interp.models import Model
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
-_COMMON = {
+Config = dict[str, Any]
+_PLAIN: Config = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
+    "max_position_embeddings": 64,
 }  # fmt: skip
-FAMILIES: dict[str, dict[str, object]] = {
-    "llama": {**_COMMON},
-    "gpt2": {"vocab_size": 97, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64},
-    "gpt_neox": {
-        "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
-        "max_position_embeddings": 64, "use_parallel_residual": True,
-    },
-    "gemma2": {**_COMMON, "sliding_window": 8},
-    "qwen3": {**_COMMON},
-    "mixtral": {**_COMMON, "num_local_experts": 4, "num_experts_per_tok": 2},
+_LLAMA = {**_PLAIN, "num_key_value_heads": 2, "head_dim": 8}
+_GPT2: Config = {"vocab_size": 97, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}
+_EXPERTS: Config = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_LATENT: Config = {
+    **_PLAIN, "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+    "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
+    "first_k_dense_replace": 1, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
 }  # fmt: skip
-
-
-OTHERS: dict[str, dict[str, object]] = {
-    "qwen2": {**_COMMON},
-    "mistral": {**_COMMON, "sliding_window": 8},
-    "olmo2": {**_COMMON},
+_WINDOW = {**_LLAMA, "sliding_window": 8}
+_SCALED: Config = {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.3}
+_BASE: dict[str, Config] = {
+    "llama": _LLAMA,
+    "gpt2": _GPT2,
+    "gpt_neox": {**_PLAIN, "use_parallel_residual": True},
+    "gemma2": _WINDOW,
+    "qwen3": {**_LLAMA, "head_dim": 16},
+    "mixtral": {**_LLAMA, **_EXPERTS},
 }
+FAMILIES = tuple(_BASE)  # those that every test of a model runs on
+
+ALL: dict[str, tuple[str, Config]] = {family: (family, config) for family, config in _BASE.items()} | {
+    "llama tied": ("llama", {**_LLAMA, "tie_word_embeddings": True}),
+    "gpt_neox sequential": ("gpt_neox", {**_PLAIN, "use_parallel_residual": False}),
+    "gptj": ("gptj", {**_GPT2, "rotary_dim": 4}),
+    "gpt_neo": ("gpt_neo", {
+        "vocab_size": 97, "hidden_size": 32, "num_layers": 4, "num_heads": 4, "max_position_embeddings": 64,
+        "attention_types": [[["global", "local"], 2]], "window_size": 8, "intermediate_size": 48,
+    }),
+    "gpt_bigcode": ("gpt_bigcode", _GPT2),
+    "codegen": ("codegen", {**_GPT2, "rotary_dim": 4}),
+    "opt": ("opt", {**_PLAIN, "ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "xglm": ("xglm", {
+        "vocab_size": 97, "d_model": 32, "ffn_dim": 48, "num_layers": 4, "attention_heads": 4, "max_position_embeddings": 64,
+    }),
+    "bloom": ("bloom", {"vocab_size": 97, "hidden_size": 32, "n_layer": 4, "n_head": 4}),
+    "mpt": ("mpt", {"vocab_size": 97, "d_model": 32, "n_layers": 4, "n_heads": 4, "max_seq_len": 64}),
+    "falcon": ("falcon", {**_PLAIN, "multi_query": True, "parallel_attn": True, "alibi": False}),
+    "falcon new": ("falcon", {**_PLAIN, "num_kv_heads": 2, "new_decoder_architecture": True, "alibi": False}),
+    "phi": ("phi", _PLAIN),
+    "phi3": ("phi3", _LLAMA),
+    "mistral": ("mistral", _WINDOW),
+    "qwen2": ("qwen2", _LLAMA),
+    "qwen2_moe": ("qwen2_moe", {**_LLAMA, **_EXPERTS, "shared_expert_intermediate_size": 24}),
+    "qwen3_moe": ("qwen3_moe", {**_LLAMA, **_EXPERTS}),
+    "gemma": ("gemma", _LLAMA),
+    "gemma3": ("gemma3_text", _WINDOW),
+    "olmo": ("olmo", _LLAMA),
+    "olmo2": ("olmo2", _LLAMA),
+    "olmo3": ("olmo3", _WINDOW),
+    "olmoe": ("olmoe", {**_LLAMA, **_EXPERTS}),
+    "stablelm": ("stablelm", _LLAMA),
+    "granite": ("granite", {**_LLAMA, **_SCALED, "logits_scaling": 4.0}),
+    "granitemoe": ("granitemoe", {**_LLAMA, **_EXPERTS, **_SCALED}),
+    "cohere": ("cohere", {**_LLAMA, "logit_scale": 0.25}),
+    "cohere2": ("cohere2", {**_WINDOW, "logit_scale": 0.25}),
+    "gpt_oss": ("gpt_oss", {**_WINDOW, **_EXPERTS}),
+    "deepseek_v2": ("deepseek_v2", _LATENT),
+    "deepseek_v3": ("deepseek_v3", _LATENT),
+    "llama4": ("llama4_text", _LLAMA),
+    "starcoder2": ("starcoder2", _LLAMA),
+    "smollm3": ("smollm3", _LLAMA),
+    "nemotron": ("nemotron", _LLAMA),
+    "glm": ("glm", _LLAMA),
+    "glm4": ("glm4", _LLAMA),
+    "exaone4": ("exaone4", _LLAMA),
+    "arcee": ("arcee", _LLAMA),
+    "seed_oss": ("seed_oss", _LLAMA),
+    "ernie4_5": ("ernie4_5", _LLAMA),
+    "hunyuan": ("hunyuan_v1_dense", _LLAMA),
+}  # fmt: skip
 
 
 @cache
 def tiny(family: str, *, seed: int = 0) -> Model:
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **(FAMILIES | OTHERS)[family], bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    kind, given = ALL[family]
+    config = AutoConfig.for_model(kind, **given, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     module = AutoModelForCausalLM.from_config(config).float()
     for parameter in module.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)

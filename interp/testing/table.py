@@ -1,0 +1,44 @@
+"""What of a family can be read and written, as a line of the documentation's table."""
+
+from collections.abc import Mapping
+
+from interp.sites import KINDS
+from interp.testing import Examination
+
+MARKS = {("ok", "ok"): "rw", ("ok", "refused"): "r", ("refused", "refused"): "–"}
+
+
+def row(family: str, examination: Examination) -> str:
+    """Return one line of a Markdown table: passes that are equal, then what of each kind of site is possible."""
+    passes = [finding for finding in examination.findings if finding.aspect == "pass"]
+    n_equal = sum(finding.status == "ok" for finding in passes)
+    marks = [
+        MARKS.get((examination.status(kind, "read").status, examination.status(kind, "write").status), "wrong")
+        for kind in KINDS
+    ]
+    return f"| `{family}` | {n_equal}/{len(passes)} | {' | '.join(marks)} |"
+
+
+def head() -> str:
+    """Return the first two lines of the table."""
+    columns = ["family", "passes", *(f"`{kind}`" for kind in KINDS)]
+    return f"| {' | '.join(columns)} |\n|{'|'.join([' --- '] * len(columns))}|"
+
+
+def causes(examinations: Mapping[str, Examination]) -> list[str]:
+    """Return why something is refused, one line for each cause: what, and in which families."""
+    families: dict[tuple[str, str], list[str]] = {}
+    for family, examination in examinations.items():
+        by_cause: dict[str, list[str]] = {}
+        for finding in examination.refused:
+            aspects = by_cause.setdefault(_cause(finding.why), [])
+            aspects.append(f"{finding.check} (edits)" if finding.aspect == "write" else finding.check)
+        for cause, what in by_cause.items():
+            named = [item for item in what if item.removesuffix(" (edits)") not in what or " " not in item]
+            families.setdefault((", ".join(named), cause), []).append(family)
+    return [f"- {what}: {cause} ({', '.join(f'`{name}`' for name in names)})" for (what, cause), names in families.items()]
+
+
+def _cause(why: str) -> str:
+    """Return a refusal without the name of the place, so that the same cause is the same text in every layer."""
+    return why.partition(": ")[2] or why
