@@ -17,8 +17,8 @@ from interp.errors import SiteError
 
 Resid = Float[Tensor, "rows pos d_model"]
 Logits = Float[Tensor, "rows positions d_vocab"]
-KV = tuple[Float[Tensor, "rows kv_head kv_pos d_head"], Float[Tensor, "rows kv_head kv_pos d_head"]]
-Prefix = tuple[Float[Tensor, "prefixes kv_head kv_pos d_head"], Float[Tensor, "prefixes kv_head kv_pos d_head"]]
+KV = tuple[Float[Tensor, "rows kv_head kv_pos d_head"], Float[Tensor, "rows kv_head kv_pos d_value"]]  # may differ
+Prefix = tuple[Float[Tensor, "prefixes kv_head kv_pos d_head"], Float[Tensor, "prefixes kv_head kv_pos d_value"]]
 Hidden = Bool[Tensor, "rows queries keys"]
 Tensors = dict[str, Tensor]
 

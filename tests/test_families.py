@@ -36,22 +36,13 @@ def examined(family: str) -> Examination:
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_the_contract_holds(family: str) -> None:
+def test_the_contract_holds_and_the_docs_tell_what_is_refused(family: str) -> None:
     assert [f"{f.check} ({f.aspect}): {f.why}" for f in examined(family).failed] == []
-
-
-@pytest.mark.parametrize("family", ALL)
-def test_only_inner_sites_are_refused_and_each_with_its_cause(family: str) -> None:
-    for finding in examined(family).refused:
+    for finding in examined(family).refused:  # inner sites only, each with its cause
         is_missing_middle = finding.check == "resid_mid" and tiny(family).is_parallel
         assert finding.check not in BLOCK_KINDS or is_missing_middle
         assert finding.why
-
-
-@pytest.mark.parametrize("family", ALL)
-def test_the_docs_say_what_was_found(family: str) -> None:
-    lines = DOCS.read_text().splitlines()
-    assert row(family, examined(family)) in lines, "run `python scripts/families.py`"
+    assert row(family, examined(family)) in DOCS.read_text().splitlines(), "run `python scripts/families.py`"
 
 
 def test_the_docs_name_no_other_family() -> None:
@@ -109,9 +100,10 @@ def test_every_analysis_of_the_papers_runs(family: str) -> None:
     model = speaking(family)
     for name, analysis in of_the_papers(model).items():
         result = analysis.run(model, task())
-        numbers = result.to_frame().select_dtypes("number")
+        numbers = result.to_frame().select_dtypes("float")
         assert len(numbers) > 0, name
-        assert bool(np.isfinite(numbers.to_numpy(dtype=float)).any(axis=0).all()), name
+        assert np.isfinite(numbers.to_numpy()).mean() > 0.5, name
+        assert not np.isinf(numbers.to_numpy()).any(), name
         assert result.summary(), name
         assert result.plot().data, name
 
