@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from interp.errors import ModelError
@@ -93,6 +94,26 @@ def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
         if hasattr(module, "config"):
             module.config._attn_implementation = "eager"
     return twin
+
+
+def stock_model(bridge: Any) -> PreTrainedModel:
+    """Return the Hugging Face model inside a TransformerBridge, sharing its weights; the bridge stays as it is."""
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+    def unwrapped(module: nn.Module) -> nn.Module:
+        for name, child in module.named_children():
+            setattr(module, name, unwrapped(child))
+        if isinstance(module, GeneralizedComponent):
+            inner: nn.Module | None = module.original_component
+            return module if inner is None else inner
+        return module
+
+    original = bridge.original_model
+    shared = {id(tensor): tensor for tensor in [*original.parameters(), *original.buffers()]}
+    model = unwrapped(copy.deepcopy(original, memo=shared))
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"a bridge of a {type(model).__name__} given; one of a transformers model is needed")
+    return model
 
 
 class _quietly(warnings.catch_warnings):

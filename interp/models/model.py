@@ -121,18 +121,35 @@ class Model:
         return None if self.store_folder is None else ActivationStore(self.store_folder, model=self.fingerprint)
 
     @cached_property
-    @torch.no_grad()
     def bridge(self) -> Any:
         """Return TransformerLens's TransformerBridge over the same weights; the stock modules stay as they are."""
+        family = type(self.module).__name__
+        if hasattr(self.module, "hf_device_map") and len({*self.module.hf_device_map.values()}) > 1:
+            raise SiteError(f"{family} is spread over devices; TransformerLens's view, and inner sites, need it on one")
         try:
             bridge = build_bridge(self.module, tokenizer=self.tokenizer)
-            logits = bridge(few_tokens(bridge))
+            self._prove_bridge(bridge)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise SiteError(f"{type(self.module).__name__} cannot be seen through TransformerLens: {error}") from None
-        stock = self.module(input_ids=few_tokens(bridge), use_cache=False).logits
-        if not is_near(logits, stock):
-            raise SiteError(f"{type(self.module).__name__} cannot be seen through TransformerLens: its logits differ")
+            raise SiteError(f"{family} cannot be seen through TransformerLens: {error}") from None
         return bridge
+
+    def seen_through(self, bridge: Any) -> "Model":
+        """Let a TransformerBridge of the same weights be this model's bridge; raise ModelError if its logits are others."""
+        try:
+            self._prove_bridge(bridge)
+        except ValueError:
+            raise ModelError(
+                f"the bridge given computes other logits than the {type(self.module).__name__} inside it "
+                "(compatibility mode folds its weights); give one without"
+            ) from None
+        vars(self)["bridge"] = bridge
+        return self
+
+    @torch.no_grad()
+    def _prove_bridge(self, bridge: Any) -> None:
+        tokens = few_tokens(bridge)
+        if not is_near(bridge(tokens), self.module(input_ids=tokens, use_cache=False).logits):
+            raise ValueError("its logits differ")
 
     # Prompts
 

@@ -79,11 +79,12 @@ def _follow_norm(hooks: RuleHooks, path: str, norm: Any) -> None:
     def linear(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         resid, scale = seen.pop("in"), seen.pop("scale").detach()
         resid = resid.to(scale.dtype)
+        scale = scale.reshape(*resid.shape[:-1], -1)  # some families flatten batch and position in front of their MLP
         centred = resid if norm.uses_rms_norm else resid - resid.mean(-1, keepdim=True)
         weight = getattr(norm.original_component, "weight", None)
         if weight is not None:
             centred = centred * ((1.0 + weight) if norm.uses_weight_offset else weight).detach()
-        return _with_derivative_of(centred / scale, activation)
+        return _with_derivative_of((centred / scale).reshape(activation.shape), activation)
 
     hooks.watching += [(f"{path}.hook_{name}", partial(see, name=name)) for name in ("in", "scale")]
     hooks.changing.append((f"{path}.hook_out", linear))
