@@ -1,4 +1,4 @@
-"""The command line: interp run | report | list."""
+"""The command line: interp run | report | doctor | list."""
 
 import json
 import sys
@@ -159,6 +159,56 @@ def report(
 
     path = write_report(folder)
     _out.print(f"{path} is ready; open it in a browser", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Option(help="Model name, folder or Hugging Face id.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps … [default: the best there is]")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 [default: the checkpoint's]")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch or commit of the hub.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code of the checkpoint.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
+) -> None:
+    """Check a checkpoint: is it whole, and is every place in it what its name says? Exit status 1 if not."""
+    import transformers
+
+    from interp.doctor import diagnose
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    with _err.status("loading", spinner="dots") as status:
+        how: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision}
+        found = diagnose(model, progress=status.update, trust_remote_code=trust_remote_code, **how)
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_dict()) + "\n")
+    else:
+        _print_diagnosis(found.to_dict())
+    if not found.is_healthy:
+        raise typer.Exit(1)
+
+
+def _print_diagnosis(found: dict[str, Any]) -> None:
+    marks = {"ok": "✓", "note": "·", "failed": "✗"}
+    for sign in found["signs"]:
+        _out.print(
+            f"{marks[sign['verdict']]} {sign['check']}: {sign['what']}", highlight=False, soft_wrap=True, markup=False
+        )
+    if found["memory"]:
+        table = Table(
+            "analysis", "memory MB", "forwards", title="For 32 prompts of 64 tokens, with each analysis's defaults"
+        )
+        for row in found["memory"]:
+            costs = (
+                (str(row["memory_mb"]), f"{'≤ ' if row['is_bound'] else ''}{row['forwards']}")
+                if "forwards" in row
+                else ("–", row["why_not"])
+            )
+            table.add_row(row["analysis"], *costs)
+        _out.print(table)
+    said = "healthy" if found["healthy"] else "not to be trusted"
+    _out.print(f"{found['model']} is {said}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command("list")

@@ -33,12 +33,12 @@ def load_model(
 ) -> Model:
     """Return a model ready to be recorded.
 
-    `name` is a shipped model ("zoo/hops-4l"), a local folder, a Hugging Face id, or a transformers module or TransformerBridge,
-    taken as it is. A folder of a PEFT adapter is merged into its base. `revision` is a branch or commit of the hub, or a
-    shipped model's seed or checkpoint ("step-0400"; also "zoo/hops-8l@step-0400"). `dtype` "auto" is the checkpoint's.
-    `device_map` spreads a model over devices, as accelerate understands it, instead of `device`. Code that comes with a
-    checkpoint is run only with `trust_remote_code`. With `store`, clean activations are kept in that folder and read from
-    it. Raises ModelError when there is no such model, or its weights are missing, unexpected or not finite.
+    `name` is a shipped model ("zoo/hops-4l"), a local folder, a Hugging Face id, or a transformers module or
+    TransformerBridge, taken as it is. A folder of a PEFT adapter is merged into its base. `revision` is a branch or commit
+    of the hub, or a shipped model's seed or checkpoint ("step-0400"; also "zoo/hops-8l@step-0400"). `dtype` "auto" is the
+    checkpoint's. `device_map` spreads a model over devices, as accelerate understands it, instead of `device`. Code that
+    comes with a checkpoint is run only with `trust_remote_code`. With `store`, clean activations are kept in that folder
+    and read from it. Raises ModelError when there is no such model, or weights are missing, unexpected or not finite.
     """
     if isinstance(name, nn.Module):
         return _in_memory(name, tokenizer, _folder(store))
@@ -47,12 +47,7 @@ def load_model(
     if revision is not None and str(name) in shipped_models():
         name, revision = f"{name}@{revision}", None
     source = locate(str(name))
-    how: dict[str, Any] = {
-        "revision": revision,
-        "dtype": dtype,
-        "device_map": device_map,
-        "trust_remote_code": trust_remote_code,
-    }
+    how: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     load = _load_merged if (Path(source) / _ADAPTER).is_file() else _load
     module = load(source, dtype=dtype, device_map=device_map, **how)
     if device_map is None and not getattr(module, "is_quantized", False):
