@@ -16,7 +16,7 @@ report: .venv/installed  ## a first report on a shipped model
 	$(BIN)/interp report runs/demo
 
 test: .venv/installed  ## the fast tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 test-slow: .venv/installed  ## what takes longer, damages files or needs a browser
 	$(BIN)/pytest -m 'slow or faults or browser'

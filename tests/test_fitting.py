@@ -92,3 +92,16 @@ def test_a_run_warns_of_what_it_leaves_out() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LayerSkip(scopes=("all",)).run(model, task.of(task.prompts[:1]))
+
+
+def test_a_chat_task_is_put_into_the_models_template() -> None:
+    tokenizer = metaspace(["hello there user assistant [ ] hello"])
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %} [assistant]"
+    task = Task.from_texts(["hello there"], chat=True)
+    fitted = fit(tokenizer, task).task
+    assert [prompt.text for prompt in fitted.prompts] == ["[user] hello there [assistant]"]
+    assert not fitted.chat
+    ids = tokenizer(fitted.prompts[0].text)["input_ids"]
+    assert ids.count(tokenizer.bos_token_id) == 1
+    with pytest.raises(TaskError, match="this tokenizer has no chat template"):
+        fit(metaspace(["hello"]), task)

@@ -1,6 +1,7 @@
 """Models load from names, folders and memory; what cannot be trusted is refused in one line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,13 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 
-from interp.errors import ModelError
+from interp.errors import ModelError, SiteError
 from interp.folder import read_run
 from interp.models import load_model
+from interp.models.bridge import build_bridge
 from interp.paths import shipped_models
-from tests.families import tiny
+from interp.sites import Site
+from tests.families import tiny, tokens
 
 
 @pytest.fixture
@@ -102,3 +107,115 @@ def test_the_bridge_shares_the_weights_and_leaves_the_model_alone() -> None:
     pointers = {p.data_ptr() for p in model.bridge.original_model.parameters()}
     assert {p.data_ptr() for p in model.module.parameters()} <= pointers
     assert set(model.module.state_dict()) == before
+
+
+# What users bring
+
+
+def halves(folder: Path) -> Path:
+    """Save a folder's weights as two shards with an index."""
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    shards = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
+    for shard, kept in shards.items():
+        save_file({name: tensors[name] for name in kept}, folder / shard, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: shard for shard, kept in shards.items() for name in kept}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def with_config(folder: Path, **changes: object) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def test_sharded_weights_are_the_same_model(folder: Path) -> None:
+    assert load_model(halves(folder)).fingerprint == load_model("zoo/hops-4l").fingerprint
+
+
+def test_unexpected_weights_are_refused(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"model.layers.0.extra": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"has unexpected 1 weights \(first: model.layers.0.extra\)"):
+        load_model(folder)
+
+
+def test_offloaded_layers_replay_and_inner_sites_say_why_not(folder: Path) -> None:
+    pytest.importorskip("accelerate")
+    places = dict.fromkeys(["model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"], "cpu")
+    places |= {f"model.layers.{i}": "disk" if i == 2 else "cpu" for i in range(4)}
+    spread, whole = load_model(folder, device_map=places), load_model(folder)
+    assert spread.fingerprint == whole.fingerprint
+    batch = tokens()
+    with torch.no_grad():
+        recording = spread.record(batch)
+        replayed = recording.logits(recording.chain(range(4), recording.resid(0)))
+    assert torch.equal(replayed, whole.logits(batch))
+    with pytest.raises(SiteError, match="is spread over devices"):
+        spread.forward(batch, capture=[Site("z", 1)])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_is_merged_into_its_base(folder: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = load_model(folder).module
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    given = json.loads((tmp_path / "adapter/adapter_config.json").read_text()) | {"base_model_name_or_path": str(folder)}
+    (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(given))
+    with torch.no_grad():
+        expected = adapted(input_ids=tokens().tokens).logits
+    merged = load_model(tmp_path / "adapter")
+    assert_close(merged.logits(tokens()), expected, rtol=0, atol=1e-4)
+    assert type(merged.module).__name__ == "LlamaForCausalLM"
+    with pytest.raises(ModelError, match="merge_and_unload"):
+        load_model(adapted)
+
+
+def test_a_transformer_bridge_is_taken_as_it_is() -> None:
+    model = tiny("gpt2")
+    bridge = build_bridge(model.module)
+    taken = load_model(bridge)
+    assert taken.bridge is bridge
+    assert_close(taken.logits(tokens()), model.logits(tokens()), rtol=0, atol=1e-5)
+    weights = {parameter.data_ptr() for parameter in bridge.original_model.parameters()}
+    assert {parameter.data_ptr() for parameter in taken.module.parameters()} <= weights
+    assert_close(taken.forward(tokens(), capture=[Site("z", 1)]).logits, model.logits(tokens()), rtol=0, atol=1e-5)
+
+
+def test_other_modules_are_refused() -> None:
+    with pytest.raises(ModelError, match="a Linear given; a name, a transformers model or a TransformerBridge"):
+        load_model(torch.nn.Linear(2, 2))
+
+
+def test_code_of_a_checkpoint_is_run_on_request_only(folder: Path) -> None:
+    with_config(folder, auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Own"}, model_type="own")
+    (folder / "own.py").write_text("raise SystemExit('this code was run')\n")
+    with pytest.raises(ModelError, match="brings its own code"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (GatedRepoError, "is gated; accept its terms at https://huggingface.co/org/model, then run `hf auth login`"),
+        (RepositoryNotFoundError, "no model 'org/model' on the hub"),
+        (LocalEntryNotFoundError, "is not in the local cache and the hub cannot be asked"),
+    ],
+)
+def test_repositories_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPatch, error: type, says: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        cause = error.__new__(error)
+        raise OSError("You are trying to access something") from cause
+
+    monkeypatch.setattr("interp.models.loading.AutoModelForCausalLM.from_pretrained", refuse)
+    with pytest.raises(ModelError, match=re.escape(says)):
+        load_model("org/model")
+
+
+def test_offline_the_hub_is_not_asked() -> None:
+    with pytest.raises(ModelError, match="is not in the local cache and the hub cannot be asked") as refused:
+        load_model("openai-community/gpt2-of-nobody")
+    assert "\n" not in str(refused.value)

@@ -99,6 +99,7 @@ def _load(source: str, *, revision: str | None, dtype: str, device_map: Any, tru
             device_map=device_map,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(_why_not_loaded(source, error, trust_remote_code=trust_remote_code)) from None
@@ -132,6 +133,8 @@ def _shipped(name: str) -> str:
 
 
 def _refuse_other_keys(source: str, info: dict[str, Any]) -> None:
+    for name, stored, expected in sorted(info["mismatched_keys"]):
+        raise ModelError(f"{source}: {name} has size {tuple(stored)}; config.json makes it {tuple(expected)}")
     for what, keys in (("lacks", info["missing_keys"]), ("has unexpected", info["unexpected_keys"])):
         if keys:
             first = min(map(str, keys))

@@ -110,9 +110,9 @@ class Model:
         for key in ("_name_or_path", "transformers_version"):
             config.pop(key, None)
         digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
-        for name, tensor in sorted(self.module.state_dict().items()):
+        for name, tensor in sorted(_weights(self.module).items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+            digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     @cached_property
@@ -460,6 +460,15 @@ class Model:
         object.__setattr__(self, "_n_kv_heads", recording.kv(0)[0].shape[1])
         if not is_near(recording.logits(recording.resid(self.n_layers)), self._probe()):
             raise ModelError(f"{family} does something to its logits that this library does not know")
+
+
+def _weights(module: PreTrainedModel) -> dict[str, Tensor]:
+    """Return all weights by name, also those that wait on disk or another device."""
+    if not any(parameter.is_meta for parameter in module.parameters()):
+        return dict(module.state_dict())
+    from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+    return dict(get_state_dict_offloaded_model(module))
 
 
 def _writer(block: nn.Module, sublayer: str | None, post: str | None, last: str | None) -> nn.Module:

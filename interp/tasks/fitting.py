@@ -1,7 +1,7 @@
 """Which prompts of a task a tokenizer can serve."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -26,11 +26,33 @@ class Fitted:
         return ", ".join(f"{n} prompts {reason}" for reason, n in self.left_out.items())
 
 
+def in_template(tokenizer: Any, task: Task) -> Task:
+    """Return a chat task as plain texts that end where the model is to answer; raise TaskError without a template."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise TaskError(f"task {task.name!r} is a chat; this tokenizer has no chat template")
+
+    def said(text: str) -> str:
+        message = [{"role": "user", "content": text}]
+        whole: str = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        adds_bos = tokenizer.bos_token and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        return whole.removeprefix(tokenizer.bos_token) if adds_bos else whole
+
+    def of(prompt: Prompt) -> Prompt:
+        twin = None if prompt.corrupted is None else said(prompt.corrupted)
+        return replace(prompt, text=said(prompt.text), corrupted=twin)
+
+    related = {key: {what: of(prompt) for what, prompt in others.items()} for key, others in task.related.items()}
+    return replace(task, prompts=tuple(map(of, task.prompts)), related=related, chat=False)
+
+
 def fit(tokenizer: Any, task: Task) -> Fitted:
     """Return the prompts that meet the task's needs; raise TaskError, with the reasons, if none does.
 
-    A task without needs (the user's own) is returned whole: there a prompt that cannot be used is an error.
+    A task without needs (the user's own) is returned whole: there a prompt that cannot be used is an error. What a user
+    says is put into the tokenizer's chat template first.
     """
+    if task.chat:
+        task = in_template(tokenizer, task)
     if not task.needs:
         return Fitted(task)
     reasons = misfits(tokenizer, task.prompts, task.needs)

@@ -48,7 +48,8 @@ class Task:
     """A named list of prompts.
 
     `needs` says what its prompts must be for a tokenizer (`Model.fit` leaves out those that are not). `related` holds
-    further prompts by the id of a prompt and what they ask: its first hop, its second hop, its shortcuts.
+    further prompts by the id of a prompt and what they ask: its first hop, its second hop, its shortcuts. With `chat`, texts
+    are what a user says, and each model puts them into its own chat template.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Task:
     about: str = ""
     needs: tuple[Need, ...] = ()
     related: Mapping[str, Mapping[str, Prompt]] = field(default_factory=dict, repr=False)
+    chat: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -164,9 +166,9 @@ class Task:
         return cls.from_hf([{str(k): v for k, v in row.items()} for row in rows], column_map, name=name)
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str], *, name: str = "texts") -> "Task":
-        """Return a task of plain texts without answers."""
-        return cls(name, tuple(Prompt(str(i), text) for i, text in enumerate(texts)))
+    def from_texts(cls, texts: Iterable[str], *, name: str = "texts", chat: bool = False) -> "Task":
+        """Return a task of plain texts without answers; with `chat`, of what a user says to a chat model."""
+        return cls(name, tuple(Prompt(str(i), text) for i, text in enumerate(texts)), chat=chat)
 
 
 def _filled(prompt: Prompt) -> dict[str, Any]:
