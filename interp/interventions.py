@@ -41,7 +41,8 @@ class Skip:
 class Patch:
     """Put `value` in the place of an activation; it has, or broadcasts to, the shape of what it replaces.
 
-    With `positions` named, axis 1 of `value` runs over them. `units` are heads (q, k, v, z) or features (elsewhere).
+    With `positions` named, axis 1 of `value` runs over them (axis 2 of patterns and scores, whose positions are queries).
+    `units` are heads (q, k, v, z, patterns, scores), experts (router) or features (elsewhere).
     """
 
     site: Site
@@ -106,8 +107,13 @@ def put(activation: Tensor, new: Tensor, *, positions: Positions, units: Sequenc
     """Return `activation` [batch pos ...] with `new` at some positions and units; the rest is untouched.
 
     `new` has the shape of the whole activation, or of the part that is replaced. A tensor of positions [batch] names one
-    position per prompt. Raises SiteError for positions and units that do not exist, and for a value of another shape.
+    position per prompt. Raises SiteError for positions and units that do not exist, and for a value of another shape. Of
+    patterns and scores [batch head query key], positions are queries and units are heads.
     """
+    if site.kind in ("pattern", "attn_scores"):
+        by_query = [each.transpose(1, 2) if each.ndim == 4 else each for each in (activation, new)]
+        flat = Site("z", site.layer)  # axes as at z: queries, then heads
+        return put(by_query[0], by_query[1], positions=positions, units=units, site=flat).transpose(1, 2)
     mask = _mask(activation, positions, units, site)
     if new.shape != activation.shape:
         new = _spread(activation, new, positions, units, site)

@@ -128,6 +128,18 @@ def test_a_silenced_head_equals_a_hook_on_the_output_projection(model: Model) ->
     assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+def test_positions_of_a_pattern_are_queries_and_units_are_heads() -> None:
+    model, site = tiny("llama"), Site("pattern", LAYER)
+    clean = model.forward(tokens(), capture=[site]).activations[site]
+    for value in (torch.tensor(0.0), torch.zeros(3, 1, 2, 12)):
+        plan = [Patch(site, value, positions=[3, 5], units=[2])]
+        found = model.forward(tokens(), plan=plan, capture=[site]).activations[site]
+        expected = clean.clone()
+        expected[:, 2, [3, 5]] = 0
+        assert_close(found, expected)
+
+
 def test_gradients_flow_to_every_captured_residual(model: Model) -> None:
     batch = tokens()
     sites = sites_of(model)
