@@ -87,10 +87,9 @@ class ResidualContribution(Analysis):
         suffix = "" if self.first_position else "_without_first"
         n_tokens = torch.cat([part["n_pos"] for part in parts]).double().numpy() - (0 if self.first_position else 1)
         mean = torch.cat([part[f"mean{suffix}"] for part in parts]).double().numpy()
-        weighted = mean * (n_tokens / n_tokens.mean())[:, None, None]
-        low, high = bootstrap_interval(weighted, seed=self.seed)
+        low, high = bootstrap_interval(mean, weights=n_tokens, seed=self.seed)
         maximum = torch.cat([part[f"max{suffix}"] for part in parts]).amax(0).numpy()
-        return ResidualContributionResult(weighted.mean(0), low, high, maximum, n_prompts=len(mean))
+        return ResidualContributionResult(np.average(mean, axis=0, weights=n_tokens), low, high, maximum, n_prompts=len(mean))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Nothing beyond the clean pass."""
