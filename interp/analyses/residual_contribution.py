@@ -89,7 +89,9 @@ class ResidualContribution(Analysis):
         mean = torch.cat([part[f"mean{suffix}"] for part in parts]).double().numpy()
         low, high = bootstrap_interval(mean, weights=n_tokens, seed=self.seed)
         maximum = torch.cat([part[f"max{suffix}"] for part in parts]).amax(0).numpy()
-        return ResidualContributionResult(np.average(mean, axis=0, weights=n_tokens), low, high, maximum, n_prompts=len(mean))
+        return ResidualContributionResult(
+            np.average(mean, axis=0, weights=n_tokens), low, high, maximum, n_prompts=len(mean)
+        )
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Nothing beyond the clean pass."""

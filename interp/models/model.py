@@ -316,7 +316,7 @@ class Model:
         """Return a recording of the clean pass over a batch; runs no block."""
         return self._record(batch.tokens, batch.mask if batch.is_padded else None, Work(total=self.work))
 
-    def _record(self, tokens: Tensor, mask: Tensor | None, work: Work) -> Recording:
+    def _record(self, tokens: Tensor, mask: Tensor | None, work: Work, *, is_kept: bool = True) -> Recording:
         recording = Recording(
             self._blocks,
             batch_size=tokens.shape[0],
@@ -328,7 +328,7 @@ class Model:
             forked=partial(self._forked, work),
             work=work,
         )
-        if self.store is not None and mask is None:
+        if is_kept and self.store is not None and mask is None:
             shelf = Shelf(self.store, [prompt_key(self._context, row) for row in tokens.tolist()], self.device)
             recording.read, recording.keep = shelf.read, shelf.keep
         return recording
@@ -449,7 +449,8 @@ class Model:
     def _prove(self) -> None:
         """See, on two tokens, that blocks add attention and MLP to the stream, and that logits are read as we read them."""
         family = type(self.module).__name__
-        recording = self._record(torch.zeros(1, 2, dtype=torch.long, device=self.device), None, Work())
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        recording = self._record(tokens, None, Work(), is_kept=False)
         for layer in range(self.n_layers):
             writes = [recording.clean(Site("attn_out", layer)), recording.clean(Site("mlp_out", layer))]
             if not is_near(recording.resid(layer) + sum(writes), recording.resid(layer + 1)):
