@@ -45,17 +45,22 @@ def run(
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/run"),
     store: Annotated[Path | None, typer.Option(help="Where clean activations are kept [default: beside the run].")] = None,
     no_store: Annotated[bool, typer.Option("--no-store", help="Keep no activations.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes (with --ray: actors) that share the work.")] = 1,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster: auto, HOST:PORT, or local.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 [default: the checkpoint's]")] = None,
+    device_map: Annotated[str | None, typer.Option(help="Spread models over devices, e.g. auto.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and its cost.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
 ) -> None:
-    """Run analyses into a run folder; call again to resume."""
+    """Run analyses into a run folder; call again to resume. Ctrl-C ends it after the shards under way, twice at once."""
     import transformers
 
     from interp.runs import estimate, execute
 
     transformers.utils.logging.disable_progress_bar()
-    asked = _study(study, model=model, task=task, analysis=analysis, sets=set_ or [], n=n, seed=seed)
+    flags = {"n": n, "seed": seed, "dtype": dtype, "device_map": device_map}
+    asked = _study(study, model=model, task=task, analysis=analysis, sets=set_ or [], **flags)
     if dry_run:
         _print_estimates([asdict(e) for e in estimate(asked)], as_json=as_json)
         return
@@ -65,6 +70,8 @@ def run(
             asked,
             out,
             store=None if no_store else store or out.parent / "store",
+            workers=workers,
+            ray=ray,
             progress=lambda text, i, total: bars.update(bar, description=text, completed=i, total=total),
         )
     finished = [cell for cell in done["cells"].values() if cell["status"] == "ok"]
@@ -113,7 +120,7 @@ def _study(path: Path | None, *, sets: list[str], **flags: Any) -> Any:
             if key not in (names := {f.name for f in fields(Study)}):
                 raise RunError(f"{path}: {unknown('key', key, names)}")
     given |= {f"{key}s": flags[key] for key in ("model", "task") if flags[key]}
-    given |= {key: flags[key] for key in ("n", "seed") if flags[key] is not None}
+    given |= {key: flags[key] for key in ("n", "seed", "dtype", "device_map") if flags[key] is not None}
     if flags["analysis"]:
         given["analyses"] = {name: given.get("analyses", {}).get(name, {}) for name in flags["analysis"]}
     if "analyses" not in given:

@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,52 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+def digest_of(content: bytes) -> str:
+    """Return a hash of a file's content."""
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object atomically, with a hash of what it says."""
+    whole = value | {"digest": _digest(value)}
+    write_atomically(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object; raise RunError, naming the file, if it is not what was written."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error})") from None
+    if "digest" in value and value.pop("digest") != _digest(value):
+        raise RunError(f"{path} is damaged: it does not say what was written")
+    return value
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return digest_of(json.dumps({k: v for k, v in value.items() if k != "digest"}, sort_keys=True).encode())
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a cell's file is what was written."""
+    try:
+        read_file(path)
+    except RunError:
+        return False
+    return True
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a cell's file; raise RunError, naming it, if it is missing or not what was written."""
+    result = read_json(path.parent / "result.json")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror})") from None
+    expected = result.get("files", {}).get(path.name)
+    if expected is not None and digest_of(content) != expected:
+        raise RunError(f"{path} is damaged: it is not what was written; the same `interp run` makes it again")
+    return content
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -60,9 +104,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunError(f"no run in {folder}; a folder with run.json is needed")
     try:
-        run: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path} is not JSON ({error})") from None
+        run = read_json(path)
+    except RunError as error:
+        raise RunError(f"{error}; delete it and run the same study again: what is finished is kept") from None
     if run.get("schema", 0) > SCHEMA:
         raise RunError(f"{path} has schema {run['schema']}; this version reads up to {SCHEMA}; upgrade interp")
     return run

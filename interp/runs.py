@@ -1,138 +1,189 @@
 """Executing a study into a run folder: shard by shard, one recording for every analysis, resumable at any moment."""
 
 import json
+import logging
 import platform
-import resource
-import time
-import traceback
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from filelock import FileLock, Timeout
 
 from interp import __version__
-from interp.analysis import Analysis, Result
+from interp.analysis import Result
 from interp.catalogue import make_analysis
-from interp.errors import InterpError, ModelError, RunError, TaskError
-from interp.folder import SCHEMA, Cell, read_run, write_atomically, write_json
-from interp.models import Model, load_model
-from interp.models.loading import locate
-from interp.replay import Recording
+from interp.distributed import take_seats
+from interp.errors import InterpError, ModelError, RunError
+from interp.folder import SCHEMA, Cell, digest_of, is_whole, read_run, write_atomically, write_json
+from interp.parts import read_part, unpack
+from interp.seats import Seat, ask, run_jobs
 from interp.shapes import Tensors
-from interp.tasks import Task, load_task
-from interp.tasks.batch import TokenBatch
-from interp.tasks.fitting import Fitted
+from interp.study import Estimate, Study, estimate
+from interp.tasks import Task
+from interp.workers import EXPECTED, Failure, Job, Plan, Spent, Worker, part_key, part_path
 
+__all__ = ["Estimate", "Run", "Study", "estimate", "execute", "open_run"]
 Progress = Callable[[str, int, int], None]
 Status = dict[str, Any]
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Study:
-    """Analyses (name to parameters) of tasks on models; `n` prompts of each task, drawn with `seed`.
-
-    With `only_fitting`, an analysis that a task does not suit is skipped with the reason, instead of failed.
-    """
-
-    models: tuple[str, ...]
-    tasks: tuple[str, ...]
-    analyses: Mapping[str, Mapping[str, Any]]
-    n: int | None = None
-    seed: int = 0
-    only_fitting: bool = False
-
-    def cells(self) -> list[Cell]:
-        """Return every cell of the study in the order in which it runs."""
-        return [Cell(m, t, a) for m in self.models for t in self.tasks for a in self.analyses]
-
-    def make(self, name: str) -> Analysis:
-        """Return one analysis with its parameters; the study's seed, unless it has its own."""
-        return make_analysis(name, {"seed": self.seed} | dict(self.analyses[name]))
-
-    def load_tasks(self) -> dict[str, Task]:
-        """Return the study's tasks, whole."""
-        return {name: load_task(name) for name in self.tasks}
-
-    def draw(self, model: Model, task: Task) -> Fitted:
-        """Return `n` of the prompts that a model's tokenizer can serve."""
-        fitted = model.fit(task)
-        return fitted if self.n is None else replace(fitted, task=fitted.task.take(self.n, seed=self.seed))
-
-    def check(self) -> dict[str, Task]:
-        """Return the study's prompts; raise for names and values that do not exist, before any work."""
-        for name in self.analyses:
-            self.make(name)
-        for name in self.models:
-            locate(name)
-        if self.n is not None and self.n < 1:
-            raise TaskError(f"{self.n} prompts asked for; at least 1 is needed")
-        return self.load_tasks()
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a cell would cost: forwards of one prompt, memory held at once, disk written (the store not counted)."""
-
-    cell: Cell
-    n_prompts: int
-    n_shards: int
-    forwards: float
-    memory_mb: float
-    disk_mb: float
-
-
-def estimate(study: Study) -> list[Estimate]:
-    """Return the cost of every cell, without running any."""
-    tasks = study.check()
-    estimates = []
-    for model_name in study.models:
-        model = load_model(model_name)
-        for task_name, task in tasks.items():
-            drawn = study.draw(model, task).task
-            shards = [model.tokenize(shard) for shard in model.shards(drawn)]
-            for name in study.analyses:
-                costs = [study.make(name).cost(model, shard) for shard in shards]
-                forwards = sum((1 + cost.forwards) * len(shard.prompts) for cost, shard in zip(costs, shards, strict=True))
-                clean = max((3 * model.n_layers + 1) * shard.tokens.numel() * model.d_model for shard in shards)
-                held = model.module.get_memory_footprint() + 4 * (clean + max(cost.held for cost in costs))
-                disk = 4 * sum(cost.numbers for cost in costs)
-                cell = Cell(model_name, task_name, name)
-                estimates.append(Estimate(cell, len(drawn), len(shards), forwards, held / 1e6, disk / 1e6))
-    return estimates
-
-
-def execute(study: Study, out: Path, *, store: Path | None = None, progress: Progress = lambda *_: None) -> dict[str, Any]:
+def execute(
+    study: Study,
+    out: Path,
+    *,
+    store: Path | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
     """Run what is not finished yet and return run.json; finished parts of an interrupted run are kept.
 
-    A cell that fails is recorded with its error and does not stop the others. Raises before any work for names and values
-    that do not exist, and for a folder that holds a run of another configuration.
+    `workers` processes share the work, or as many actors of the Ray cluster at the address `ray`; numbers do not depend on
+    it. A cell that fails is recorded with its error and does not stop the others. An interruption ends the run after the shards
+    that are being measured, a second one at once. Raises before any work for names and values that do not exist, for a
+    folder that holds a run of another configuration, and for one in which another process is at work.
     """
     tasks = study.check()
-    run = _open(study, out, tasks)
-    for model_name in study.models:
-        done = {path for path, cell in run["cells"].items() if cell["status"] == "ok"}
-        todo = [cell for cell in study.cells() if cell.model == model_name and cell.path not in done]
-        if not todo:
-            continue
+    with _alone_in(out), _logged(out), _Stopping() as stopping:
+        run = _open(study, out, tasks)
+        seats = take_seats(Worker(study, out.absolute(), store), workers=workers, ray_address=ray)
         try:
-            model = load_model(model_name, store=store)
-            _remember(run, "models", model_name, _describe(model), out)
-        except ModelError as error:
-            if len(study.models) == 1:
-                raise
-            _record(run, out, ((cell, _failed(error)) for cell in todo))
-            continue
-        for task_name, task in tasks.items():
-            cells = [cell for cell in todo if cell.task == task_name]
-            _record(run, out, _run_cells(study, model, task, cells, out, progress=progress))
+            for model in study.models:
+                for task in study.tasks:
+                    _Pair(study, out, run, model, task, seats, stopping, progress).run()
+        finally:
+            for seat in seats:
+                seat.close()
+    if stopping.is_set():
+        raise KeyboardInterrupt
     return run
+
+
+@dataclass
+class _Pair:
+    """All cells of one task on one model."""
+
+    study: Study
+    out: Path
+    run_: dict[str, Any]
+    model: str
+    task: str
+    seats: Sequence[Seat]
+    stopping: "_Stopping"
+    progress: Progress
+    spent: dict[Cell, Spent] = field(default_factory=dict)
+    failed: dict[Cell, Failure] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Plan, prepare, measure and combine what is not finished."""
+        cells = [cell for cell in self.study.cells() if (cell.model, cell.task) == (self.model, self.task)]
+        todo = [cell for cell in cells if not self._is_finished(cell)]
+        if not todo or self.stopping.is_set():
+            return
+        plan = self._plan(todo)
+        if plan is None:
+            return
+        for cell in todo:
+            if (failure := plan.refused.get(cell)) is not None:
+                self._fail(cell, failure, is_skipped=self.study.only_fitting and failure.is_refusal)
+        self._do([Job(self.model, self.task, (cell,)) for cell in todo if cell not in self.failed], "preparing")
+        going = tuple(cell for cell in todo if cell not in self.failed)
+        shards = range(len(plan.shards)) if going else ()
+        self._do([Job(self.model, self.task, going, i) for i in shards], f"{self.model} · {self.task}")
+        if not self.stopping.is_set():
+            for cell in going:
+                if cell not in self.failed:
+                    self._finish(cell, plan)
+
+    def _is_finished(self, cell: Cell) -> bool:
+        """Tell whether a cell is finished and its files are what was written."""
+        if self.run_["cells"].get(cell.path, {}).get("status") != "ok":
+            return False
+        if damaged := [path.name for path in _files(self.out / cell.path) if not is_whole(path)]:
+            _log.warning("%s: %s damaged; made again from its parts", cell.path, ", ".join(damaged))
+        return not damaged
+
+    def _plan(self, todo: Sequence[Cell]) -> Plan | None:
+        try:
+            plan: Plan = ask(self.seats[0], "plan", self.model, self.task)
+        except ModelError as error:
+            if len(self.study.models) == 1:
+                raise
+            plan_failed: InterpError = error
+        except InterpError as error:
+            plan_failed = error
+        else:
+            _remember(self.run_, "models", self.model, plan.model, self.out)
+            return plan
+        for cell in todo:
+            self._fail(cell, Failure.of(plan_failed))
+        return None
+
+    def _do(self, jobs: Sequence[Job], what: str) -> None:
+        """Let the workers do jobs; cells that fail are recorded and left alone."""
+        self.progress(what, 0, len(jobs))
+        for n, (_, outcome) in enumerate(run_jobs(self.seats, jobs, is_stopping=self.stopping.is_set), 1):
+            for cell, found in outcome.items():
+                if isinstance(found, Spent):
+                    self.spent[cell] = self.spent.get(cell, Spent()) + found
+                elif cell not in self.failed:
+                    self._fail(cell, found)
+            self.progress(what, n, len(jobs))
+
+    def _fail(self, cell: Cell, failure: Failure, *, is_skipped: bool = False) -> None:
+        self.failed[cell] = failure
+        status: Status = {"status": "skipped" if is_skipped else "failed", "error": failure.error}
+        _log.warning("%s %s: %s", cell.path, status["status"], failure.error)
+        _record(self.run_, self.out, cell, status | ({} if is_skipped else {"traceback": failure.traceback}))
+
+    def _finish(self, cell: Cell, plan: Plan) -> None:
+        """Combine the parts, write the result, and record the cell."""
+        analysis, spent = self.study.make(cell), self.spent.get(cell, Spent())
+        try:
+            result = analysis.combine(self._parts(cell, plan))
+            status = {
+                "status": "ok",
+                "parameters": asdict(analysis),
+                "question": type(analysis).question,
+                "n_prompts": sum(map(len, plan.shards)),
+                "n_shards": len(plan.shards),
+                "left_out": plan.left_out,
+                "summary": result.summary(),
+                "seconds": round(spent.seconds, 3),
+                "forwards_per_prompt": round(spent.block_tokens / max(spent.forward_tokens, 1.0), 4),
+                "peak_memory_mb": spent.peak_memory_mb,
+            }
+            prompts = tuple(prompt for shard in plan.shards for prompt in shard)
+            Task("measured", prompts).to_jsonl(self.out / Cell(self.model, self.task, "").path / "prompts.jsonl")
+            write_result(result, self.out / cell.path, status)
+        except EXPECTED as error:
+            self._fail(cell, Failure.of(error))
+            return
+        _log.info("%s finished", cell.path)
+        _record(self.run_, self.out, cell, status)
+
+    def _parts(self, cell: Cell, plan: Plan) -> list[Tensors]:
+        analysis, parts = self.study.make(cell), []
+        for i, prompts in enumerate(plan.shards):
+            path = part_path(self.out, cell, i)
+            part = read_part(path, part_key(plan.model["fingerprint"], analysis, prompts))
+            if part is None:
+                raise RunError(f"{path} was damaged after it was written; the same command computes it again")
+            parts.append(part)
+        return parts
+
+
+# The folder
 
 
 def _open(study: Study, out: Path, tasks: Mapping[str, Task]) -> dict[str, Any]:
@@ -173,21 +224,19 @@ def _remember(run: dict[str, Any], kind: str, name: str, described: dict[str, An
     if before is not None and before[identity] != described[identity]:
         raise RunError(f"{out} holds results of another {name!r}: its {identity} has changed; choose another --out")
     run[kind][name] = described
+    _write_run(run, out)
+
+
+def _record(run: dict[str, Any], out: Path, cell: Cell, status: Status) -> None:
+    run["cells"][cell.path] = asdict(cell) | status
+    _write_run(run, out)
+
+
+def _write_run(run: dict[str, Any], out: Path) -> None:
     try:
         write_json(out / "run.json", run)
     except OSError as error:
-        raise RunError(f"cannot write {out / 'run.json'}: {error.strerror}") from None
-
-
-def _describe(model: Model) -> dict[str, Any]:
-    return {
-        "fingerprint": model.fingerprint,
-        "layers": model.n_layers,
-        "d_model": model.d_model,
-        "d_vocab": model.d_vocab,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
-    }
+        raise RunError(f"cannot write {out / 'run.json'}: {error.strerror}; what is finished is kept") from None
 
 
 def _describe_task(task: Task) -> dict[str, Any]:
@@ -195,146 +244,98 @@ def _describe_task(task: Task) -> dict[str, Any]:
     return {"prompts": len(task), "hash": blake2b(prompts.encode(), digest_size=16).hexdigest()}
 
 
-def _record(run: dict[str, Any], out: Path, finished: Iterator[tuple[Cell, Status]]) -> None:
-    for cell, status in finished:
-        run["cells"][cell.path] = asdict(cell) | status
-        try:
-            write_json(out / "run.json", run)
-        except OSError as error:
-            raise RunError(f"cannot write {out / 'run.json'}: {error.strerror}; what is finished is kept") from None
-
-
-def _failed(error: Exception) -> Status:
-    return {"status": "failed", "error": str(error) or type(error).__name__, "traceback": traceback.format_exc()}
-
-
-@torch.no_grad()
-def _run_cells(
-    study: Study, model: Model, task: Task, cells: Sequence[Cell], out: Path, *, progress: Progress
-) -> Iterator[tuple[Cell, Status]]:
-    """Measure the shards of several analyses side by side, one recording a shard; yield each cell's status."""
-    try:
-        drawn = study.draw(model, task)
-        task = drawn.task
-        shards = [model.tokenize(shard) for shard in model.shards(task)]
-    except InterpError as error:
-        yield from ((cell, _failed(error)) for cell in cells)
-        return
-    running: dict[Cell, _Running] = {}
-    for cell in cells:
-        try:
-            analysis = study.make(cell.analysis)
-            for shard in shards:
-                analysis.check(model, shard)
-            running[cell] = _prepared(analysis, model, task, folder=out / cell.path)
-        except InterpError as error:
-            yield cell, {"status": "skipped", "error": str(error)} if study.only_fitting else _failed(error)
-        except (RuntimeError, ValueError, OSError) as error:
-            yield cell, _failed(error)
-    for i, shard in enumerate(shards):
-        progress(f"{model.name} · {task.name}", i, len(shards))
-        recording = model.record(shard)
-        for cell in list(running):
-            try:
-                running[cell].measure(i, recording, shard)
-            except (InterpError, RuntimeError, ValueError, OSError) as error:
-                del running[cell]
-                yield cell, _failed(error)
-    for cell, state in running.items():
-        try:
-            yield cell, state.finish(shards, left_out=str(drawn))
-        except (InterpError, RuntimeError, ValueError, OSError) as error:
-            yield cell, _failed(error)
-    progress(f"{model.name} · {task.name}", len(shards), len(shards))
-
-
-def _prepared(analysis: Analysis, model: Model, task: Task, *, folder: Path) -> "_Running":
-    began, before = time.monotonic(), model.work.block_tokens
-    prepared = analysis.prepare(model, task)
-    seconds, block_tokens = time.monotonic() - began, model.work.block_tokens - before
-    return _Running(analysis, prepared, folder, seconds=seconds, block_tokens=block_tokens)
-
-
-@dataclass
-class _Running:
-    """One cell under way: its finished parts and what they cost."""
-
-    analysis: Analysis
-    prepared: Tensors
-    folder: Path
-    parts: list[Tensors] = field(default_factory=list)
-    seconds: float = 0.0
-    block_tokens: float = 0.0
-    forward_tokens: float = 0.0
-
-    def measure(self, i: int, recording: Recording, shard: TokenBatch) -> None:
-        """Measure one shard, or read it if an interrupted run left it whole."""
-        path = self.folder / "parts" / f"{i:05d}.safetensors"
-        began, before = time.monotonic(), recording.work.block_tokens
-        part = _read_part(path)
-        if part is None:
-            part = {k: v.contiguous() for k, v in self.analysis.measure(recording, shard, self.prepared).items()}
-            write_atomically(path, save(part))
-        self.parts.append(part)
-        self.seconds += time.monotonic() - began
-        self.block_tokens += recording.work.block_tokens - before
-        self.forward_tokens += shard.tokens.numel() * recording.n_layers
-
-    def finish(self, shards: Sequence[TokenBatch], *, left_out: str) -> Status:
-        """Combine the parts, write the result, and return the cell's status."""
-        result = self.analysis.combine(self.parts)
-        status = {
-            "status": "ok",
-            "parameters": asdict(self.analysis),
-            "question": type(self.analysis).question,
-            "n_prompts": sum(len(shard.prompts) for shard in shards),
-            "n_shards": len(shards),
-            "left_out": left_out,
-            "summary": result.summary(),
-            "seconds": round(self.seconds, 3),
-            "forwards_per_prompt": round(self.block_tokens / self.forward_tokens, 4),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        }
-        prompts = [prompt for shard in shards for prompt in shard.prompts]
-        Task("measured", tuple(prompts)).to_jsonl(self.folder.parent / "prompts.jsonl")
-        write_result(result, self.folder, status)
-        return status
-
-
-def _read_part(path: Path) -> Tensors | None:
-    """Return a part that an interrupted run finished; None if there is none, or it is not whole."""
-    if not path.exists():
-        return None
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError):
-        path.unlink()
-        return None
+def _files(folder: Path) -> list[Path]:
+    return [folder / name for name in ("frame.parquet", "figure.json", "result.json")]
 
 
 def write_result(result: Result, folder: Path, status: Status) -> None:
-    """Write frame.parquet, figure.json and, last, result.json."""
+    """Write frame.parquet, figure.json and, last, result.json, which has the hashes of the others."""
     frame = result.to_frame()
     narrow = frame.astype(dict.fromkeys(frame.select_dtypes("float64"), "float32"))
-    write_atomically(folder / "frame.parquet", narrow.to_parquet(index=False))
-    write_atomically(folder / "figure.json", str(result.plot().to_json()))
-    write_json(folder / "result.json", status)
+    contents = {"frame.parquet": narrow.to_parquet(index=False), "figure.json": str(result.plot().to_json()).encode()}
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+    write_json(folder / "result.json", status | {"files": {name: digest_of(content) for name, content in contents.items()}})
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold a run folder; the lock goes with the process, however it ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"another process is at work in {out}; wait for it, or choose another --out") from None
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _logged(out: Path) -> Iterator[None]:
+    """Keep what happens in run.log, beside what was there."""
+    handler = logging.FileHandler(out / "run.log", delay=True, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("interp")
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+class _Stopping:
+    """Set by the first interruption, so that what is being measured is finished; the second one is let through."""
+
+    def __init__(self) -> None:
+        self._flag = threading.Event()
+        self._before: Any = None
+
+    def __enter__(self) -> "_Stopping":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._interrupted)
+        return self
+
+    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
+        if self._flag.is_set():
+            raise KeyboardInterrupt
+        _log.warning("interrupted: finishing the shards under way; once more stops at once")
+        self._flag.set()
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def is_set(self) -> bool:
+        """Tell whether the run is to end."""
+        return self._flag.is_set()
 
 
 class Run:
-    """A run folder: `run["zoo/hops-4l", "two-hop", "layer_skip"]` is that cell's result."""
+    """A run folder: `run["zoo/hops-4l", "two-hop", "layer_skip"]` is that cell's result; "layer_skip@LABEL" a label's."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.info = read_run(folder)
 
     def __getitem__(self, key: tuple[str, str, str]) -> Result:
-        cell = Cell(*key)
+        analysis, _, label = key[2].partition("@")
+        cell = Cell(key[0], key[1], analysis, label)
         info = self.info["cells"].get(cell.path)
         if info is None or info["status"] != "ok":
             there_is = ", ".join(path for path, c in self.info["cells"].items() if c["status"] == "ok")
             raise RunError(f"no result {cell.path} in {self.folder}; there is {there_is or 'none'}")
-        parts = [load_file(path) for path in sorted((self.folder / cell.path / "parts").glob("*.safetensors"))]
+        parts = [unpack(path) for path in sorted((self.folder / cell.path / "parts").glob("*.safetensors"))]
+        if len(parts) != info["n_shards"]:
+            raise RunError(f"{self.folder / cell.path} has {len(parts)} of {info['n_shards']} parts; run the study again")
         return make_analysis(cell.analysis, info["parameters"]).combine(parts)
 
     def prompts(self, model: str, task: str) -> tuple[Any, ...]:

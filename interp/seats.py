@@ -1,0 +1,173 @@
+"""Places where workers sit (this process, or processes of their own), and how jobs are handed out to them."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from statistics import median
+from typing import Any, Protocol
+
+import torch
+
+from interp.errors import RunError
+from interp.workers import EXPECTED, Failure, Job, Outcome, Worker
+
+_ATTEMPTS = 3  # times that a worker may die over one job
+_SLOW = 4.0  # times the median that a job may take before an idle worker does it too
+
+
+class Seat(Protocol):
+    """A place where one worker sits."""
+
+    def submit(self, call: str, *args: Any) -> "Future[Any]":
+        """Let the worker do something; the future fails with one of `DEATHS` if the worker dies over it."""
+
+    def replace(self) -> None:
+        """Put a new worker into the place of one that died."""
+
+    def close(self) -> None:
+        """Send the worker away, whatever it does."""
+
+
+class Here:
+    """A worker in this process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def submit(self, call: str, *args: Any) -> "Future[Any]":
+        done: Future[Any] = Future()
+        try:
+            done.set_result(getattr(self.worker, call)(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def replace(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+_WORKER: list[Worker] = []  # of a process of its own
+
+
+def _begin(worker: Worker, threads: int, gpu: int | None, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that hands out the work
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    torch.set_num_threads(threads)
+    _WORKER.append(worker)
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _do(call: str, *args: Any) -> Any:
+    return getattr(_WORKER[0], call)(*args)
+
+
+class OwnProcess:
+    """A worker in a process of its own, with its share of the processor."""
+
+    def __init__(self, worker: Worker, *, threads: int, gpu: int | None) -> None:
+        self._given = (worker, threads, gpu, os.getpid())
+        self.replace()
+
+    def replace(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=self._given)
+
+    def submit(self, call: str, *args: Any) -> "Future[Any]":
+        return self._pool.submit(_do, call, *args)
+
+    def close(self) -> None:
+        processes = list((self._pool._processes or {}).values())
+        for process in processes:
+            process.kill()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _deaths() -> tuple[type[BaseException], ...]:
+    if "ray" not in sys.modules:
+        return (BrokenProcessPool,)
+    import ray
+
+    return (BrokenProcessPool, ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
+
+
+Busy = dict[Future[Outcome], tuple[Seat, Job, float]]  # who does which job, and since when
+
+
+def run_jobs(
+    seats: Sequence[Seat], jobs: Iterable[Job], *, is_stopping: Callable[[], bool]
+) -> Iterator[tuple[Job, Outcome]]:
+    """Let workers do jobs and yield outcomes as they come; a job whose worker dies is done again, a slow one twice."""
+    queue, free = deque(jobs), list(seats)
+    busy: Busy = {}
+    deaths: Counter[Job] = Counter()
+    finished: set[Job] = set()
+    seconds: list[float] = []
+    while queue or busy:
+        while free and queue and not is_stopping():
+            _hand_out(free.pop(), queue.popleft(), busy)
+        if not busy or (not queue and {job for _, job, _ in busy.values()} <= finished):
+            return  # what still runs has been done by another worker
+        done, _ = wait(busy, timeout=1.0, return_when=FIRST_COMPLETED)
+        for future in done:
+            seat, job, began = busy.pop(future)
+            free.append(seat)
+            try:
+                outcome = future.result()
+            except _deaths() as error:
+                seat.replace()
+                deaths[job] += 1
+                if deaths[job] < _ATTEMPTS:
+                    queue.append(job)
+                    continue
+                said = RunError(f"a worker died {_ATTEMPTS} times over it ({error}); too little memory?")
+                outcome = dict.fromkeys(job.cells, Failure.of(said))
+            except EXPECTED as error:
+                outcome = dict.fromkeys(job.cells, Failure.of(error))
+            seconds.append(time.monotonic() - began)
+            if job not in finished:
+                finished.add(job)
+                yield job, outcome
+        if free and not queue and len(seconds) >= 3 and not is_stopping():
+            slow = _slowest(busy, finished, limit=_SLOW * median(seconds))
+            if slow is not None:
+                _hand_out(free.pop(), slow, busy)
+
+
+def _hand_out(seat: Seat, job: Job, busy: Busy) -> None:
+    busy[seat.submit("do", job)] = (seat, job, time.monotonic())
+
+
+def _slowest(busy: Busy, finished: set[Job], *, limit: float) -> Job | None:
+    """Return a job that one worker alone has had for too long."""
+    held = Counter(job for _, job, _ in busy.values())
+    now = time.monotonic()
+    waited = [(now - began, job) for _, job, began in busy.values() if held[job] == 1 and job not in finished]
+    longest = max(waited, key=lambda item: item[0], default=(0.0, None))
+    return longest[1] if longest[0] > limit else None
+
+
+def ask(seat: Seat, call: str, *args: Any) -> Any:
+    """Return what a worker answers; a worker that dies is replaced and asked again."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return seat.submit(call, *args).result()
+        except _deaths():
+            if attempt == _ATTEMPTS - 1:
+                raise RunError(f"a worker died {_ATTEMPTS} times over {call} {args}; too little memory?") from None
+            seat.replace()
+    raise AssertionError("not reached")
