@@ -13,7 +13,7 @@ from interp.workers import Worker
 
 
 def connect(address: str) -> None:
-    """Join a Ray cluster ("auto", HOST:PORT, ray://…), or start one on this machine ("local"); nothing is reported to anyone."""
+    """Join a Ray cluster ("auto", HOST:PORT, ray://…), or start one here ("local"); nothing is reported to anyone."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray

@@ -31,9 +31,10 @@ def key_of(*what: Any) -> str:
 def pack(tensors: Mapping[str, Tensor], key: str) -> bytes:
     """Return the content of a file."""
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # no two share memory
-    sums = json.dumps({name: _checksum(name, tensor) for name, tensor in whole.items()})
-    away = json.dumps([name for name, tensor in tensors.items() if tensor.device.type != "cpu"])
-    return bytes(save(whole, metadata={"key": key, "checksums": sums, "on_device": away}))
+    sums = {name: _checksum(name, tensor) for name, tensor in sorted(whole.items())}
+    away = [name for name, tensor in sorted(tensors.items()) if tensor.device.type != "cpu"]
+    about = json.dumps({"key": key, "checksums": sums, "on_device": away})  # one entry: their order is not kept
+    return bytes(save(whole, metadata={"interp": about}))
 
 
 def write_part(path: Path, content: bytes) -> None:
@@ -60,14 +61,14 @@ def unpack(path: Path, *, key: str | None = None, device: torch.device | None = 
     """Return the tensors of a file; raise RunError, naming it, if it is damaged or (where one is given) has another key."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            about = json.loads((file.metadata() or {})["interp"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-        sums, away = (json.loads(metadata[name]) for name in ("checksums", "on_device"))
+        found, sums, away = about["key"], about["checksums"], about["on_device"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})") from None
     if sums != {name: _checksum(name, tensor) for name, tensor in tensors.items()}:
         raise RunError(f"{path} is damaged: its tensors are not what was written")
-    if key is not None and metadata.get("key") != key:
+    if key is not None and found != key:
         raise RunError(f"{path} belongs to another model, prompt or parameter")
     return tensors if device is None else tensors | {name: tensors[name].to(device) for name in away}
 

@@ -49,9 +49,9 @@ def execute(
     """Run what is not finished yet and return run.json; finished parts of an interrupted run are kept.
 
     `workers` processes share the work, or as many actors of the Ray cluster at the address `ray`; numbers do not depend on
-    it. A cell that fails is recorded with its error and does not stop the others. An interruption ends the run after the shards
-    that are being measured, a second one at once. Raises before any work for names and values that do not exist, for a
-    folder that holds a run of another configuration, and for one in which another process is at work.
+    it. A cell that fails is recorded with its error and does not stop the others. An interruption ends the run after the
+    shards that are being measured, a second one at once. Raises before any work for names and values that do not exist, for
+    a folder that holds a run of another configuration, and for one in which another process is at work.
     """
     tasks = study.check()
     with _alone_in(out), _logged(out), _Stopping() as stopping:
@@ -95,7 +95,7 @@ class _Pair:
             return
         for cell in todo:
             if (failure := plan.refused.get(cell)) is not None:
-                self._fail(cell, failure, is_skipped=self.study.only_fitting and failure.is_refusal)
+                self._fail(cell, failure, may_skip=True)
         self._do([Job(self.model, self.task, (cell,)) for cell in todo if cell not in self.failed], "preparing")
         going = tuple(cell for cell in todo if cell not in self.failed)
         shards = range(len(plan.shards)) if going else ()
@@ -137,11 +137,12 @@ class _Pair:
                 if isinstance(found, Spent):
                     self.spent[cell] = self.spent.get(cell, Spent()) + found
                 elif cell not in self.failed:
-                    self._fail(cell, found)
+                    self._fail(cell, found, may_skip=jobs[0].shard is None)
             self.progress(what, n, len(jobs))
 
-    def _fail(self, cell: Cell, failure: Failure, *, is_skipped: bool = False) -> None:
+    def _fail(self, cell: Cell, failure: Failure, *, may_skip: bool = False) -> None:
         self.failed[cell] = failure
+        is_skipped = may_skip and self.study.only_fitting and failure.is_refusal
         status: Status = {"status": "skipped" if is_skipped else "failed", "error": failure.error}
         _log.warning("%s %s: %s", cell.path, status["status"], failure.error)
         _record(self.run_, self.out, cell, status | ({} if is_skipped else {"traceback": failure.traceback}))

@@ -10,10 +10,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import BaseContext
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+import transformers
 
 from interp.errors import RunError
 from interp.workers import EXPECTED, Failure, Job, Outcome, Worker
@@ -22,6 +24,7 @@ _ATTEMPTS = 3  # times that a worker may die over one job
 _SLOW = 4.0  # times the median that a job may take before an idle worker does it too
 
 
+@runtime_checkable
 class Seat(Protocol):
     """A place where one worker sits."""
 
@@ -57,13 +60,14 @@ class Here:
 _WORKER: list[Worker] = []  # of a process of its own
 
 
-def _begin(worker: Worker, threads: int, gpu: int | None, parent: int) -> None:
+def _begin(worker: Worker, threads: int, gpu: int | None) -> None:
+    transformers.utils.logging.disable_progress_bar()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that hands out the work
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     torch.set_num_threads(threads)
     _WORKER.append(worker)
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _leave_with(parent: int) -> None:
@@ -80,21 +84,34 @@ class OwnProcess:
     """A worker in a process of its own, with its share of the processor."""
 
     def __init__(self, worker: Worker, *, threads: int, gpu: int | None) -> None:
-        self._given = (worker, threads, gpu, os.getpid())
+        self._given = (worker, threads, gpu)
         self.replace()
 
     def replace(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=self._given)
+        """Start another process."""
+        self._pool = ProcessPoolExecutor(1, mp_context=_context(), initializer=_begin, initargs=self._given)
+        self._last: Future[Any] = Future()
 
     def submit(self, call: str, *args: Any) -> "Future[Any]":
-        return self._pool.submit(_do, call, *args)
+        """Let the process do something."""
+        self._last = self._pool.submit(_do, call, *args)
+        return self._last
 
     def close(self) -> None:
-        processes = list((self._pool._processes or {}).values())
-        for process in processes:
-            process.kill()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Stop the process, whatever it does."""
+        if self._last.running():
+            for process in (self._pool._processes or {}).values():
+                process.kill()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """Return how processes start: from one that has imported what all need, where there is such a thing."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["interp.workers", "interp.models.bridge", "transformer_lens.model_bridge"])
+    return context
 
 
 def _deaths() -> tuple[type[BaseException], ...]:

@@ -177,7 +177,7 @@ class Worker:
         except EXPECTED as error:
             return Failure.of(error)
         spent = recording.work.block_tokens - before
-        return Spent(time.monotonic() - began, spent, shard.tokens.numel() * recording.n_layers, _peak_mb())
+        return Spent(time.monotonic() - began, spent, float(shard.tokens.numel() * recording.n_layers), _peak_mb())
 
 
 def describe(model: Model) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(finished: Path, tmp_path
     shutil.copytree(finished, half)
     run = json.loads((half / "run.json").read_text())
     run["cells"] = {}
+    del run["digest"]
     (half / "run.json").write_text(json.dumps(run))
     parts = sorted(half.glob("*/*/layer_skip/parts/*.safetensors"))
     parts[0].unlink()
