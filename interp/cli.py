@@ -47,6 +47,7 @@ def run(
     no_store: Annotated[bool, typer.Option("--no-store", help="Keep no activations.")] = False,
     workers: Annotated[int, typer.Option(help="Processes (with --ray: actors) that share the work.")] = 1,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster: auto, HOST:PORT, or local.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs of each Ray actor [default: 1 where there are any]")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 [default: the checkpoint's]")] = None,
     device_map: Annotated[str | None, typer.Option(help="Spread models over devices, e.g. auto.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and its cost.")] = False,
@@ -72,6 +73,7 @@ def run(
             store=None if no_store else store or out.parent / "store",
             workers=workers,
             ray=ray,
+            gpus=gpus,
             progress=lambda text, i, total: bars.update(bar, description=text, completed=i, total=total),
         )
     finished = [cell for cell in done["cells"].values() if cell["status"] == "ok"]

@@ -44,19 +44,20 @@ def execute(
     store: Path | None = None,
     workers: int = 1,
     ray: str | None = None,
+    gpus: float | None = None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Run what is not finished yet and return run.json; finished parts of an interrupted run are kept.
 
-    `workers` processes share the work, or as many actors of the Ray cluster at the address `ray`; numbers do not depend on
-    it. A cell that fails is recorded with its error and does not stop the others. An interruption ends the run after the
-    shards that are being measured, a second one at once. Raises before any work for names and values that do not exist, for
-    a folder that holds a run of another configuration, and for one in which another process is at work.
+    `workers` processes share the work, or as many actors (of `gpus` GPUs each) of the Ray cluster at the address `ray`;
+    numbers do not depend on it. A cell that fails is recorded with its error and does not stop the others. An interruption
+    ends the run after the shards that are being measured, a second one at once. Raises before any work for names and values
+    that do not exist, for a folder of another configuration, and for one in which another process is at work.
     """
     tasks = study.check()
     with _alone_in(out), _logged(out), _Stopping() as stopping:
         run = _open(study, out, tasks)
-        seats = take_seats(Worker(study, out.absolute(), store), workers=workers, ray_address=ray)
+        seats = take_seats(Worker(study, out.absolute(), store), workers=workers, ray_address=ray, gpus=gpus)
         try:
             for model in study.models:
                 for task in study.tasks:

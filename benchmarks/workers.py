@@ -1,0 +1,74 @@
+"""Throughput of a run's shards with two workers against one thread, and how well a dry run's forwards foretell the time."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from statistics import median
+from typing import Any
+
+_SHARES = """
+import json, pathlib, sys, time, torch
+from interp.runs import Study, execute
+torch.set_num_threads(1)
+seen = []
+def progress(what, i, n):
+    if what != "preparing":
+        seen.append((i, n, time.monotonic()))
+study = Study(("zoo/hops-8l",), ("two-hop",), {"layer_skip": {"scopes": ["all", "future", "direct"]}}, n=1500)
+began = time.monotonic()
+execute(study, pathlib.Path(sys.argv[2]) / "run", workers=int(sys.argv[1]), progress=progress)
+first = next(t for i, n, t in seen if i == 8)  # all workers have loaded the model by then
+last = next(t for i, n, t in seen if i == n)
+print(json.dumps({"per_shard": (last - first) / (seen[-1][1] - 8), "start": first - began}))
+"""
+_SIZE = """
+import json, sys, time, torch, interp
+from interp.catalogue import make_analysis
+torch.set_num_threads(1)
+model = interp.load_model("zoo/hops-8l")
+task = interp.load_task("two-hop", n=32)
+shard = model.tokenize(max(model.shards(task), key=len))
+model.logits(shard)
+began = time.monotonic()
+for _ in range(10):
+    model.logits(shard)
+forward = (time.monotonic() - began) / 10
+ratios = {}
+for name in ("layer_skip", "residual_erasure", "back_patching", "void_skip", "depth_score"):
+    analysis = make_analysis(name, {})
+    prepared = analysis.prepare(model, task)
+    stated = (1 + analysis.cost(model, shard).forwards) * forward
+    began = time.monotonic()
+    with torch.no_grad():
+        analysis.measure(model.record(shard), shard, prepared)
+    ratios[name] = round((time.monotonic() - began) / stated, 2)
+print(json.dumps(ratios))
+"""
+
+
+def run() -> dict[str, Any]:
+    """Return medians of three interleaved repeats."""
+    rounds = [{n: _measured(_SHARES, str(n)) for n in (1, 2)} for _ in range(3)]
+    ratios = sorted(each[1]["per_shard"] / each[2]["per_shard"] for each in rounds)
+    return {
+        "throughput_of_two_workers_to_one_thread": {
+            "median": round(median(ratios), 2),
+            "range": [round(ratios[0], 2), round(ratios[-1], 2)],
+        },
+        "seconds_until_shards_flow": {n: round(median(each[n]["start"] for each in rounds), 1) for n in (1, 2)},
+        "measured_time_to_stated_forwards": _measured(_SIZE),
+    }
+
+
+def _measured(program: str, *args: str) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *args, folder],
+            capture_output=True,
+            check=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+    return json.loads(done.stdout.splitlines()[-1])
