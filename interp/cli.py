@@ -1,4 +1,4 @@
-"""The command line: interp run | report | list."""
+"""The command line: interp run | report | list | store."""
 
 import json
 import sys
@@ -13,8 +13,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from interp.errors import InterpError, RunError, unknown
+from interp.store_cli import app as store_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(store_app, name="store")
 _err = Console(stderr=True)
 _out = Console()
 

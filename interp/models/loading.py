@@ -45,8 +45,8 @@ def load_model(
     return Model(str(name), module, tokenizer, _folder(store))
 
 
-def _folder(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)
+def _folder(path: str | Path | None) -> Path | str | None:
+    return path if path is None or "://" in str(path) else Path(path)
 
 
 def locate(name: str) -> str:

@@ -1,0 +1,165 @@
+"""Capture of long corpora: a stream of texts or token chunks becomes a corpus in a store, in bounded memory, resumable."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from interp.errors import StoreError, TaskError
+from interp.models import Model
+from interp.models.forward import is_inner
+from interp.sites import Site
+from interp.store import ActivationStore, Corpus, stored_name
+from interp.store.keys import TOKENS, is_word
+from interp.store.manifest import SUFFIX, Manifest, Run, neighbours, write_manifest
+from interp.tasks import Prompt
+from interp.tasks.batch import TokenBatch, token_rows
+
+SHARD_TOKENS = 16384
+_BATCH_TOKENS = 4096
+_LOGITS = 1 << 27  # numbers: what a batch's logits may take
+_TEXTS = 64  # tokenized at a time
+Text = str | Sequence[int] | Tensor
+Row = tuple[int, ...]
+
+
+def capture(
+    model: Model,
+    texts: Iterable[Text],
+    *,
+    sites: Sequence[Site],
+    name: str,
+    store: ActivationStore | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Corpus:
+    """Run texts, or rows of token ids, through a model and keep what the sites were; return the corpus.
+
+    Texts get the tokenizer's special tokens and are cut into prompts no longer than the model reads. One shard (about 16,384
+    tokens) is held in memory at a time. What the store has already is not computed again, so the same call resumes; the
+    corpus can be opened by its name once all is captured. `store` None is the model's own; `progress` is told the tokens
+    done.
+    Raises SiteError, TaskError or StoreError for what cannot be captured or kept.
+    """
+    store = store or model.store
+    if store is None:
+        raise StoreError(f"model {model.name!r} keeps no store; load it with one, or give one as `store`")
+    if not is_word(name):
+        raise StoreError(f"corpus {name!r} given; a name of letters, digits and _.@+- is needed")
+    if not sites:
+        raise StoreError("no sites given; at least one is needed")
+    for site in sites:
+        model.refuse(site)
+    wanted = {stored_name(site): site for site in sites}
+    runs: dict[str, list[Run]] = {part: [] for part in (TOKENS, *wanted)}
+    done = 0
+    for group in _groups(_rows(model, texts)):
+        keys = model.keys(group)
+        found = {part: store.places(keys, part) for part in runs}
+        missing = [part for part in runs if found[part] is None]
+        if missing:
+            _compute(model, store, dict(zip(keys, group, strict=True)), {part: wanted.get(part) for part in missing})
+            found |= {part: store.places(keys, part) for part in missing}
+        for part, places in found.items():
+            if places is None:
+                raise StoreError(f"{store.files.url}: {part} of a prompt was removed while the corpus was captured")
+            store.pinned |= {place.shard for place in places}
+            runs[part] = _joined(runs[part], neighbours(places))
+        done += sum(map(len, group))
+        progress(done)
+    manifest = Manifest(store.model, store.name, done, {part: tuple(found) for part, found in runs.items()})
+    write_manifest(store.files, f"{store.folder}/{name}{SUFFIX}", manifest)
+    return Corpus(store.files, name, manifest)
+
+
+def _joined(runs: list[Run], more: list[Run]) -> list[Run]:
+    last = runs[-1] if runs else None
+    if last is not None and (more[0].shard, more[0].first) == (last.shard, last.first + last.n_prompts):
+        runs[-1], more = last._replace(n_prompts=last.n_prompts + more[0].n_prompts), more[1:]
+    runs += more
+    return runs
+
+
+def _rows(model: Model, texts: Iterable[Text]) -> Iterator[Row]:
+    """Yield prompts of at most as many tokens as the model reads."""
+    longest = getattr(model.module.config.get_text_config(), "max_position_embeddings", None) or SHARD_TOKENS
+    for number, row in enumerate(_tokenized(model, texts)):
+        if not row:
+            raise TaskError(f"text {number} has no tokens; at least one is needed")
+        if min(row) < 0 or max(row) >= model.d_vocab:
+            raise TaskError(f"text {number} has token {max(row)}; the model's vocabulary is 0 to {model.d_vocab - 1}")
+        for start in range(0, len(row), longest):
+            yield row[start : start + longest]
+
+
+def _tokenized(model: Model, texts: Iterable[Text]) -> Iterator[Row]:
+    for is_text, some in groupby(texts, key=lambda text: isinstance(text, str)):
+        if not is_text:
+            yield from (tuple(row.tolist() if isinstance(row, Tensor) else row) for row in some)
+            continue
+        if model.tokenizer is None:
+            raise TaskError(f"model {model.name!r} has no tokenizer; rows of token ids are needed")
+        for chunk in _chunks(some):
+            yield from map(tuple, token_rows(model.tokenizer, chunk))
+
+
+def _chunks(texts: Iterable[Text]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    for text in texts:
+        chunk.append(str(text))
+        if len(chunk) == _TEXTS:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Yield what becomes one shard: neighbours of about SHARD_TOKENS tokens together."""
+    group: list[Row] = []
+    n_tokens = 0
+    for row in rows:
+        if group and n_tokens + len(row) > SHARD_TOKENS:
+            yield group
+            group, n_tokens = [], 0
+        group.append(row)
+        n_tokens += len(row)
+    if group:
+        yield group
+
+
+def _compute(model: Model, store: ActivationStore, prompts: dict[str, Row], parts: dict[str, Site | None]) -> None:
+    """Run prompts and write the parts, each once: inner sites in a pass of their own, so that block sites stay stock."""
+    lengths = torch.tensor([len(row) for row in prompts.values()])
+    starts = (lengths.cumsum(0) - lengths).tolist()
+    tensors = {TOKENS: torch.tensor([token for row in prompts.values() for token in row], dtype=torch.int32)}
+    sites = {site: part for part, site in parts.items() if site is not None}
+    for kind in (False, True):
+        of_kind = {site: part for site, part in sites.items() if is_inner(site) is kind}
+        for batch in _batches([*prompts.values()], model.d_vocab) if of_kind else ():
+            captured = model.forward(_token_batch(model, [row for _, row in batch]), capture=of_kind).activations
+            for site, part in of_kind.items():
+                values = captured[site].cpu()
+                if part not in tensors:
+                    kept = store.dtype or values.dtype
+                    tensors[part] = torch.empty(int(lengths.sum()), *values.shape[2:], dtype=kept)
+                for (number, row), value in zip(batch, values, strict=True):
+                    tensors[part][starts[number] : starts[number] + len(row)] = store.cast(part, value)
+    store.write({key: len(row) for key, row in prompts.items()}, tensors)
+
+
+def _batches(rows: Sequence[Row], d_vocab: int) -> Iterator[list[tuple[int, Row]]]:
+    """Yield numbered rows to run together: of one length, so that nothing is padded and no row depends on the others."""
+    budget = min(_BATCH_TOKENS, max(1, _LOGITS // d_vocab))
+    by_length = sorted(enumerate(rows), key=lambda item: len(item[1]))
+    for length, same in groupby(by_length, key=lambda item: len(item[1])):
+        group, n_rows = list(same), max(1, budget // length)
+        for start in range(0, len(group), n_rows):
+            yield group[start : start + n_rows]
+
+
+def _token_batch(model: Model, rows: Sequence[Row]) -> TokenBatch:
+    tokens = torch.tensor(rows, device=model.device)
+    last = torch.full((len(rows),), tokens.shape[1] - 1, device=model.device)
+    prompts = tuple(Prompt(str(number), "") for number in range(len(rows)))
+    return TokenBatch(prompts, tokens, torch.ones_like(tokens, dtype=torch.bool), last)
