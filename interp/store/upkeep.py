@@ -123,7 +123,7 @@ def prune(
     """Remove shards and return them: unused for `older_than` seconds, or, least recently used first, beyond `max_bytes`.
 
     With `model` (a name, or the start of a fingerprint), only that model's; alone, all of them. Shards in an older format
-    and files that a writer left behind go too. A time of use in the future counts as now. Object stores know when a shard
+    and files that a writer left behind go too, and the corpora of a model of which nothing is left. A time of use in the future counts as now. Object stores know when a shard
     was written, not when it was read.
     """
     if older_than is None and max_bytes is None and model is None:
@@ -140,6 +140,9 @@ def prune(
         gone += _oldest([file for file in shards if file not in gone], max_bytes)
     gone += [file for file in shards if file not in gone and _is_outdated(files, file.name)]
     gone += [file for file in found if _is_aside(file) and now - file.used > ABANDONED]
+    left = {_folder(file) for file in found if is_shard(file.name) and file not in gone}
+    empty = {_folder(file) for file in gone} - left
+    gone += [file for file in found if file.name.endswith(CORPUS) and _folder(file) in empty]
     if not dry_run:
         for file in gone:
             files.remove(file.name)
@@ -169,6 +172,10 @@ def _oldest(shards: Collection[FileInfo], max_bytes: int, *, keep: Collection[st
 
 def _total(found: Collection[FileInfo]) -> int:
     return sum(file.size for file in found if is_shard(file.name))
+
+
+def _folder(file: FileInfo) -> str:
+    return file.name.partition("/")[0]
 
 
 def _is_aside(file: FileInfo) -> bool:
