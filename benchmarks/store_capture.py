@@ -1,7 +1,7 @@
 """Capturing a long corpus: peak memory against its length, seconds against forward and raw write, reading against np.memmap.
 
-All residuals of `zoo/hops-8l`, kept as float16, of prompts of 128 tokens: 2.3 kB a token. Every measurement is a process of its
-own; ours and the peer's take turns. The peer runs the same batches without hooks and writes as many bytes to one file.
+All residuals of `zoo/hops-8l`, kept as float16, of prompts of 128 tokens: 2.3 kB a token. Every measurement is a process of
+its own; ours and the peer's take turns. The peer runs the same batches without hooks and writes as many bytes to one file.
 """
 
 import json

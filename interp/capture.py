@@ -1,6 +1,8 @@
 """Capture of long corpora: a stream of texts or token chunks becomes a corpus in a store, in bounded memory, resumable."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -12,7 +14,8 @@ from interp.models.forward import is_inner
 from interp.sites import Site
 from interp.store import ActivationStore, Corpus, stored_name
 from interp.store.keys import TOKENS, is_word
-from interp.store.manifest import SUFFIX, Manifest, Run, neighbours, write_manifest
+from interp.store.manifest import SUFFIX, Manifest, Run, extend, write_manifest
+from interp.store.shard import Header
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch, token_rows
 
@@ -50,34 +53,48 @@ def capture(
         raise StoreError("no sites given; at least one is needed")
     for site in sites:
         model.refuse(site)
-    wanted = {stored_name(site): site for site in sites}
-    runs: dict[str, list[Run]] = {part: [] for part in (TOKENS, *wanted)}
-    done = 0
-    for group in _groups(_rows(model, texts)):
-        keys = model.keys(group)
-        found = {part: store.places(keys, part) for part in runs}
-        missing = [part for part in runs if found[part] is None]
-        if missing:
-            _compute(model, store, dict(zip(keys, group, strict=True)), {part: wanted.get(part) for part in missing})
-            found |= {part: store.places(keys, part) for part in missing}
-        for part, places in found.items():
-            if places is None:
-                raise StoreError(f"{store.files.url}: {part} of a prompt was removed while the corpus was captured")
-            store.pinned |= {place.shard for place in places}
-            runs[part] = _joined(runs[part], neighbours(places))
-        done += sum(map(len, group))
-        progress(done)
-    manifest = Manifest(store.model, store.name, done, {part: tuple(found) for part, found in runs.items()})
+    wanted = {TOKENS: None, **{stored_name(site): site for site in sites}}
+    found = _Found(store, {part: [] for part in wanted}, progress)
+    with ThreadPoolExecutor(1) as writer:  # a shard is written while the next one is computed
+        last: tuple[list[str], list[Row], Future[tuple[str, Header]] | None] | None = None
+        for group in _groups(_rows(model, texts)):
+            keys, writing = model.keys(group), None
+            missing = {part: site for part, site in wanted.items() if store.places(keys, part) is None}
+            prompts = dict(zip(keys, group, strict=True))
+            tensors = _compute(model, store, [*prompts.values()], missing) if missing else {}
+            if last is not None:
+                found.add(*last)
+            if tensors:
+                writing = writer.submit(store.publish, {key: len(row) for key, row in prompts.items()}, tensors)
+            last = keys, group, writing
+        if last is not None:
+            found.add(*last)
+    manifest = Manifest(store.model, store.name, found.n_tokens, {part: tuple(runs) for part, runs in found.runs.items()})
     write_manifest(store.files, f"{store.folder}/{name}{SUFFIX}", manifest)
     return Corpus(store.files, name, manifest)
 
 
-def _joined(runs: list[Run], more: list[Run]) -> list[Run]:
-    last = runs[-1] if runs else None
-    if last is not None and (more[0].shard, more[0].first) == (last.shard, last.first + last.n_prompts):
-        runs[-1], more = last._replace(n_prompts=last.n_prompts + more[0].n_prompts), more[1:]
-    runs += more
-    return runs
+@dataclass
+class _Found:
+    """Where the prompts captured so far lie."""
+
+    store: ActivationStore
+    runs: dict[str, list[Run]]
+    progress: Callable[[int], None]
+    n_tokens: int = 0
+
+    def add(self, keys: Sequence[str], rows: Sequence[Row], writing: Future[tuple[str, Header]] | None) -> None:
+        """Add prompts, once their shard is written."""
+        if writing is not None:
+            self.store.add(*writing.result())
+        for part, runs in self.runs.items():
+            places = self.store.places(keys, part)
+            if places is None:
+                raise StoreError(f"{self.store.files.url}: {part} of a prompt was removed while the corpus was captured")
+            self.store.pinned |= {place.shard for place in places}
+            extend(runs, places)
+        self.n_tokens += sum(map(len, rows))
+        self.progress(self.n_tokens)
 
 
 def _rows(model: Model, texts: Iterable[Text]) -> Iterator[Row]:
@@ -128,24 +145,25 @@ def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield group
 
 
-def _compute(model: Model, store: ActivationStore, prompts: dict[str, Row], parts: dict[str, Site | None]) -> None:
-    """Run prompts and write the parts, each once: inner sites in a pass of their own, so that block sites stay stock."""
-    lengths = torch.tensor([len(row) for row in prompts.values()])
+def _compute(
+    model: Model, store: ActivationStore, rows: Sequence[Row], parts: Mapping[str, Site | None]
+) -> dict[str, Tensor]:
+    """Return the parts [token ...] of prompts: inner sites from a pass of their own, so that block sites stay stock."""
+    lengths = torch.tensor([len(row) for row in rows])
     starts = (lengths.cumsum(0) - lengths).tolist()
-    tensors = {TOKENS: torch.tensor([token for row in prompts.values() for token in row], dtype=torch.int32)}
+    tensors = {TOKENS: torch.tensor([token for row in rows for token in row], dtype=torch.int32)}
     sites = {site: part for part, site in parts.items() if site is not None}
     for kind in (False, True):
         of_kind = {site: part for site, part in sites.items() if is_inner(site) is kind}
-        for batch in _batches([*prompts.values()], model.d_vocab) if of_kind else ():
+        for batch in _batches(rows, model.d_vocab) if of_kind else ():
             captured = model.forward(_token_batch(model, [row for _, row in batch]), capture=of_kind).activations
             for site, part in of_kind.items():
-                values = captured[site].cpu()
+                values = store.cast(part, captured[site]).cpu()
                 if part not in tensors:
-                    kept = store.dtype or values.dtype
-                    tensors[part] = torch.empty(int(lengths.sum()), *values.shape[2:], dtype=kept)
+                    tensors[part] = values.new_empty(int(lengths.sum()), *values.shape[2:])
                 for (number, row), value in zip(batch, values, strict=True):
-                    tensors[part][starts[number] : starts[number] + len(row)] = store.cast(part, value)
-    store.write({key: len(row) for key, row in prompts.items()}, tensors)
+                    tensors[part][starts[number] : starts[number] + len(row)] = value
+    return tensors
 
 
 def _batches(rows: Sequence[Row], d_vocab: int) -> Iterator[list[tuple[int, Row]]]:

@@ -80,13 +80,25 @@ class ActivationStore:
         `prompts` maps keys to numbers of tokens. Raises StoreError if it cannot be written, if the quota has no room, and
         for numbers that the store's type cannot hold.
         """
+        return self.add(*self.publish(prompts, tensors))
+
+    def publish(self, prompts: Mapping[str, int], tensors: Mapping[str, Tensor]) -> tuple[str, Header]:
+        """Write a shard that `add` then makes known; may run in a thread beside reads of this store."""
         kept = {name: tensor if name == TOKENS else self.cast(name, tensor) for name, tensor in tensors.items()}
         owned = {self._own(key): length for key, length in prompts.items()}
         digest, content = pack(kept, prompts=owned, model=self.model, model_name=self.name)
         shard = f"{self.folder}/{digest}{SUFFIX}"
         self._make_room(len(content))
         self.files.publish(shard, content)
-        self._add(shard, read_header(self.files, shard))
+        return shard, read_header(self.files, shard)
+
+    def add(self, shard: str, header: Header) -> str:
+        """Let a shard be found; return its name."""
+        if shard not in self._headers:
+            self._seen.add(shard)
+            self._headers[shard] = header
+            for number, key in enumerate(header.keys):
+                self._where.setdefault(key, []).append(Place(shard, number))
         return shard
 
     def cast(self, name: str, tensor: Tensor) -> Tensor:
@@ -94,8 +106,10 @@ class ActivationStore:
         if self.dtype is None or tensor.dtype == self.dtype:
             return tensor
         kept = tensor.to(self.dtype)
-        if self.dtype == torch.float16 and tensor.numel() and bool((kept.isinf() & tensor.isfinite()).any()):
-            raise StoreError(f"{name} has {tensor.abs().max().item():.3g}; float16 ends at 65504; use bfloat16 or float32")
+        if self.dtype == torch.float16 and kept.numel() and not all(x.isfinite() for x in kept.aminmax()):
+            beyond = tensor[kept.isinf() & tensor.isfinite()]
+            if len(beyond):
+                raise StoreError(f"{name} has {beyond[0].item():.3g}; float16 ends at 65504; use bfloat16 or float32")
         return kept
 
     def _own(self, key: str) -> str:
@@ -108,19 +122,11 @@ class ActivationStore:
         for shard in self.files.names(self.folder, SUFFIX):
             if is_shard(shard) and shard not in self._seen:
                 try:
-                    self._add(shard, self.reader.header(shard))
+                    self.add(shard, self.reader.header(shard))
                 except OutdatedError:
                     self._seen.add(shard)
                 except (DamagedError, FileNotFoundError):
                     continue
-
-    def _add(self, shard: str, header: Header) -> None:
-        if shard in self._headers:
-            return
-        self._seen.add(shard)
-        self._headers[shard] = header
-        for number, key in enumerate(header.keys):
-            self._where.setdefault(key, []).append(Place(shard, number))
 
     def _forget(self, shard: str) -> None:
         header = self._headers.pop(shard)

@@ -34,16 +34,14 @@ class Manifest:
         return {run.shard for runs in self.runs.values() for run in runs}
 
 
-def neighbours(places: Iterable[tuple[str, int]]) -> list[Run]:
-    """Return places, each a shard and the number of a prompt in it, as runs."""
-    runs: list[Run] = []
+def extend(runs: list[Run], places: Iterable[tuple[str, int]]) -> None:
+    """Add places, each a shard and the number of a prompt in it, to runs; neighbours become one run."""
     for shard, number in places:
         last = runs[-1] if runs else None
         if last is not None and (shard, number) == (last.shard, last.first + last.n_prompts):
             runs[-1] = last._replace(n_prompts=last.n_prompts + 1)
         else:
             runs.append(Run(shard, number, 1))
-    return runs
 
 
 def write_manifest(files: Files, name: str, manifest: Manifest) -> None:

@@ -123,8 +123,8 @@ def prune(
     """Remove shards and return them: unused for `older_than` seconds, or, least recently used first, beyond `max_bytes`.
 
     With `model` (a name, or the start of a fingerprint), only that model's; alone, all of them. Shards in an older format
-    and files that a writer left behind go too, and the corpora of a model of which nothing is left. A time of use in the future counts as now. Object stores know when a shard
-    was written, not when it was read.
+    and files that a writer left behind go too, and the corpora of a model of which nothing is left. A time of use in the
+    future counts as now. Object stores know when a shard was written, not when it was read.
     """
     if older_than is None and max_bytes is None and model is None:
         raise StoreError("nothing to prune by; an age, a size or a model is needed")
