@@ -126,7 +126,8 @@ def _number(text: str, units: dict[str, Any], needed: str) -> float:
     return float(found[1]) * float(units[found[2]])
 
 
-def _size(count: float) -> str:
+def _size(n_bytes: int) -> str:
+    count = float(n_bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -77,7 +77,7 @@ class Files:
         infos = []
         for path, info in sorted(found.items()):
             name = path.removeprefix(self.root).strip("/")
-            if info.get("islink"):
+            if name and info.get("islink"):
                 raise self._is_link(name)
             if name and info["type"] == "file":
                 infos.append(FileInfo(name, int(info["size"] or 0), self._used(path, info)))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from interp.store.files import Files
 from interp.store.keys import is_shard, is_tensor_name
-from interp.store.shard import FORMAT, DamagedError, refuse_other_format, text_checksum
+from interp.store.shard import FORMAT, UNREADABLE, DamagedError, refuse_other_format, text_checksum
 
 SUFFIX = ".corpus.json"
 
@@ -75,6 +75,6 @@ def read_manifest(files: Files, name: str) -> Manifest:
                 raise ValueError
         if not all(map(is_tensor_name, runs)):
             raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except UNREADABLE:
         raise DamagedError(f"{path} is not what was written; capture the corpus again") from None
     return manifest

@@ -8,7 +8,7 @@ import torch
 
 from interp.errors import StoreError, unknown
 from interp.store.files import Files
-from interp.store.shard import FORMAT, DamagedError, OutdatedError, refuse_other_format, text_checksum
+from interp.store.shard import FORMAT, UNREADABLE, DamagedError, OutdatedError, refuse_other_format, text_checksum
 
 NAME = "store.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -47,5 +47,5 @@ def read_settings(files: Files) -> Settings:
         return Settings(content["quota"], content["dtype"])
     except (FileNotFoundError, OutdatedError):
         return Settings()
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except UNREADABLE:
         raise DamagedError(f"{path} is not what was written; `interp store configure` writes it again") from None

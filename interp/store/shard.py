@@ -29,6 +29,7 @@ _DTYPES = {
 }  # fmt: skip
 _LARGEST_HEADER = 100_000_000
 _FIRST_READ = 1 << 16
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # what JSON of another shape raises
 
 
 class DamagedError(StoreError):
@@ -117,13 +118,13 @@ def read_header(files: Files, name: str) -> Header:
         header = json.loads(head[8 : 8 + size])
         metadata = header.pop("__metadata__")
         version = int(metadata["format"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except UNREADABLE:
         raise DamagedError(f"{path} has no readable header") from None
     if metadata.get("checksum") != _metadata_checksum(metadata | {"format": str(FORMAT)}):  # else only the version is wrong
         refuse_other_format(path, version)
     try:
         return _header(path, header, metadata, offset=8 + size)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except UNREADABLE:
         raise DamagedError(f"{path} has a header that was not written by this library") from None
 
 
