@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from interp.errors import StoreError
 
@@ -34,12 +33,12 @@ def info(place: Place, as_json: AsJson = False, debug: Debug = False) -> None:  
     if as_json:
         _print_json(asdict(found))
         return
-    table = Table("model", "fingerprint", "shards", "prompts", "tokens", "sites", "types", "size", "corpora")
     for m in found.models:
-        counts = [f"{count:,}" for count in (m.shards, m.prompts, m.tokens, len(m.tensors - {"tokens"}))]
-        corpora = ", ".join(sorted(m.corpora))
-        table.add_row(m.name, m.model[:16], *counts, " ".join(sorted(m.dtypes)), _size(m.bytes), corpora)
-    _out.print(table)
+        sites, types = len(m.tensors - {"tokens"}), ", ".join(sorted(m.dtypes))
+        _say(f"{m.name or 'unnamed model'} ({m.model[:16]}): {_size(m.bytes)} in {m.shards:,} shards")
+        _say(f"    {m.prompts:,} prompts, {m.tokens:,} tokens, {sites} sites, {types}")
+        for corpus in sorted(m.corpora):
+            _say(f"    corpus {corpus}")
     limit = "no quota" if found.quota is None else f"a quota of {_size(found.quota)}"
     _say(f"{_size(found.bytes)} in {place}, {limit}, kept as {found.dtype or 'computed'}")
     if found.aside:
