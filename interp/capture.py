@@ -40,9 +40,8 @@ def capture(
 
     Texts get the tokenizer's special tokens and are cut into prompts no longer than the model reads. One shard (about 16,384
     tokens) is held in memory at a time. What the store has already is not computed again, so the same call resumes; the
-    corpus can be opened by its name once all is captured. `store` None is the model's own; `progress` is told the tokens
-    done.
-    Raises SiteError, TaskError or StoreError for what cannot be captured or kept.
+    corpus can be opened by its name once all is captured. `store` None is the model's own; `progress` is told how many
+    tokens are done. Raises SiteError, TaskError or StoreError for what cannot be captured or kept.
     """
     store = store or model.store
     if store is None:
@@ -55,20 +54,23 @@ def capture(
         model.refuse(site)
     wanted = {TOKENS: None, **{stored_name(site): site for site in sites}}
     found = _Found(store, {part: [] for part in wanted}, progress)
-    with ThreadPoolExecutor(1) as writer:  # a shard is written while the next one is computed
-        last: tuple[list[str], list[Row], Future[tuple[str, Header]] | None] | None = None
-        for group in _groups(_rows(model, texts)):
-            keys, writing = model.keys(group), None
-            missing = {part: site for part, site in wanted.items() if store.places(keys, part) is None}
-            prompts = dict(zip(keys, group, strict=True))
-            tensors = _compute(model, store, [*prompts.values()], missing) if missing else {}
+    try:
+        with ThreadPoolExecutor(1) as writer:  # a shard is written while the next one is computed
+            last: tuple[list[str], list[Row], Future[tuple[str, Header]] | None] | None = None
+            for group in _groups(_rows(model, texts)):
+                keys, writing = model.keys(group), None
+                missing = {part: wanted[part] for part in store.missing(keys, wanted)}
+                prompts = dict(zip(keys, group, strict=True))
+                tensors = _compute(model, store, [*prompts.values()], missing) if missing else {}
+                if last is not None:
+                    found.add(*last)
+                if tensors:
+                    writing = writer.submit(store.publish, {key: len(row) for key, row in prompts.items()}, tensors)
+                last = keys, group, writing
             if last is not None:
                 found.add(*last)
-            if tensors:
-                writing = writer.submit(store.publish, {key: len(row) for key, row in prompts.items()}, tensors)
-            last = keys, group, writing
-        if last is not None:
-            found.add(*last)
+    finally:
+        store.pinned.clear()
     manifest = Manifest(store.model, store.name, found.n_tokens, {part: tuple(runs) for part, runs in found.runs.items()})
     write_manifest(store.files, f"{store.folder}/{name}{SUFFIX}", manifest)
     return Corpus(store.files, name, manifest)

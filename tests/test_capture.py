@@ -1,5 +1,6 @@
 """A captured corpus is what forward passes give, in bounded memory, by prompt, span, site and layer, in any order."""
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -234,8 +235,22 @@ def test_tokens_stay_beside_their_vectors(corpus: Corpus) -> None:
 
 
 def test_shuffling_mixes_shards(corpus: Corpus) -> None:
-    order = list(TokenVectors(corpus, SITES[:1], batch_size=32, seed=0)._batches())
-    assert all(len(set(runs.tolist())) > 1 for runs, _ in order)
+    where = {tuple(vector.tolist()): i for i, vector in enumerate(torch.cat(list(corpus.column(SITES[1]))))}
+    for batch in batches(corpus, seed=0)[:-1]:
+        places = [where[tuple(vector.tolist())] for vector in batch[str(SITES[1])]]
+        assert max(places) - min(places) > 64, "a shard has at most 64 tokens here"
+
+
+def test_a_loader_mixes_sites_that_were_captured_apart(corpus: Corpus, tmp_path: Path) -> None:
+    model = load_model(tiny("llama").module, store=tmp_path)
+    more = capture(model, rows(), sites=[*SITES, Site("attn_out", 3)], name="more")
+    assert more.manifest.runs["attn_out.3"] != more.manifest.runs["tokens"]
+    vectors = pickle.loads(pickle.dumps(TokenVectors(more, [SITES[1], Site("attn_out", 3)], batch_size=32, seed=1)))
+    for ours, theirs in zip(vectors, batches(corpus, seed=1), strict=True):
+        assert torch.equal(ours["tokens"], theirs["tokens"])
+        assert torch.equal(ours[str(SITES[1])], theirs[str(SITES[1])])
+    ours = torch.cat([batch[str(Site("attn_out", 3))] for batch in vectors])
+    assert torch.equal(ours.sort(0).values, torch.cat(list(more.column(Site("attn_out", 3)))).sort(0).values)
 
 
 def test_numpy_holds_the_same_numbers(corpus: Corpus, tmp_path: Path) -> None:

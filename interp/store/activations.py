@@ -1,6 +1,6 @@
 """The activations of one model in a store, found by prompt and site."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +73,16 @@ class ActivationStore:
             found = [self._place(key, name) for key in names]
         known = [place for place in found if place is not None]
         return known if len(known) == len(names) else None
+
+    def missing(self, keys: Sequence[str], names: Iterable[str]) -> list[str]:
+        """Return the names of tensors that are not there for all of these prompts."""
+
+        def lacking() -> list[str]:
+            return [name for name in names if any(self._place(self._own(key), name) is None for key in keys)]
+
+        if lacking():
+            self._look_for_new_shards()
+        return lacking()
 
     def write(self, prompts: Mapping[str, int], tensors: Mapping[str, Tensor]) -> str:
         """Write the tensors [token ...] of prompts, one after the other, as one shard; return its name.

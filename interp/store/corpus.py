@@ -73,6 +73,10 @@ class Corpus:
         starts = self.reader.header(run.shard).starts
         return tensor[starts[run.first] : starts[run.first + run.n_prompts]]
 
+    def n_rows(self, run: Run) -> int:
+        """Return the number of tokens of a run of prompts; reads a header only."""
+        return sum(self._lengths(run))
+
     def part(self, site: Site) -> str:
         """Return the name that a captured site is stored under; raise StoreError if it was not captured."""
         part = stored_name(site)

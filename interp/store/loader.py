@@ -32,9 +32,6 @@ class TokenVectors(IterableDataset[Batch]):
             raise StoreError(f"batch_size={batch_size} given; at least 1 is needed")
         self.corpus, self.batch_size, self.seed = corpus, batch_size, seed
         self.parts = {TOKENS: TOKENS} | {str(site): corpus.part(site) for site in sites}
-        self._runs = [corpus.manifest.runs[part] for part in self.parts.values()]
-        if any(runs != self._runs[0] for runs in self._runs):
-            raise StoreError("these sites lie in different shards; capture them in one call, or take them one at a time")
 
     def __len__(self) -> int:
         return -(-self.corpus.n_tokens // self.batch_size)
@@ -42,39 +39,38 @@ class TokenVectors(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         mine, n_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for number, (shards, rows) in enumerate(self._batches()):
+        ends = {part: self._ends(part) for part in self.parts.values()}
+        for number, places in enumerate(self._batches(ends[TOKENS])):
             if number % n_workers == mine:
-                yield {name: self._gather(part, shards, rows) for name, part in self.parts.items()}
+                yield {name: self._gather(part, places, ends[part]) for name, part in self.parts.items()}
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield, per batch, the run [batch] of every token and its row [batch] in that run; reads headers only."""
-        n_runs = len(self._runs[0])
+    def _ends(self, part: str) -> Tensor:
+        """Return where every run of a part ends [run], in tokens from the start of the corpus; reads headers only."""
+        return torch.tensor([self.corpus.n_rows(run) for run in self.corpus.manifest.runs[part]], dtype=torch.long).cumsum(0)
+
+    def _batches(self, ends: Tensor) -> Iterator[Tensor]:
+        """Yield the places [batch] of every batch's tokens in the corpus."""
+        spans = list(zip([0, *ends.tolist()], ends.tolist(), strict=False))
         generator = torch.Generator().manual_seed(self.seed or 0)
-        order = torch.arange(n_runs) if self.seed is None else torch.randperm(n_runs, generator=generator)
-        rest = torch.empty(2, 0, dtype=torch.long)
-        for first in range(0, n_runs, _POOL):
-            places = [rest, *(self._places(run) for run in order[first : first + _POOL].tolist())]
-            rest = torch.cat(places, dim=1)
+        if self.seed is not None:
+            spans = [spans[i] for i in torch.randperm(len(spans), generator=generator).tolist()]
+        rest = torch.empty(0, dtype=torch.long)
+        for first in range(0, len(spans), _POOL):
+            rest = torch.cat([rest, *(torch.arange(*span) for span in spans[first : first + _POOL])])
             if self.seed is not None:
-                rest = rest[:, torch.randperm(rest.shape[1], generator=generator)]
-            while rest.shape[1] >= self.batch_size:
-                yield rest[0, : self.batch_size], rest[1, : self.batch_size]
-                rest = rest[:, self.batch_size :]
-        if rest.shape[1]:
-            yield rest[0], rest[1]
+                rest = rest[torch.randperm(len(rest), generator=generator)]
+            while len(rest) >= self.batch_size:
+                yield rest[: self.batch_size]
+                rest = rest[self.batch_size :]
+        if len(rest):
+            yield rest
 
-    def _places(self, run: int) -> Tensor:
-        about = self._runs[0][run]
-        starts = self.corpus.reader.header(about.shard).starts
-        n_rows = starts[about.first + about.n_prompts] - starts[about.first]
-        return torch.stack([torch.full((n_rows,), run), torch.arange(n_rows)])
-
-    def _gather(self, part: str, shards: Tensor, rows: Tensor) -> Tensor:
-        gathered: Tensor | None = None
-        for run in sorted(set(shards.tolist())):
-            piece, is_here = self.corpus.piece(self._runs[0][run], part), shards == run
+    def _gather(self, part: str, places: Tensor, ends: Tensor) -> Tensor:
+        runs, gathered = torch.searchsorted(ends, places, right=True), None
+        for number in sorted(set(runs.tolist())):
+            piece, is_here = self.corpus.piece(self.corpus.manifest.runs[part][number], part), runs == number
             if gathered is None:
-                gathered = piece.new_empty(len(rows), *piece.shape[1:])
-            gathered[is_here] = piece[rows[is_here]]
+                gathered = piece.new_empty(len(places), *piece.shape[1:])
+            gathered[is_here] = piece[places[is_here] - (ends[number] - len(piece))]
         assert gathered is not None  # a batch has tokens
         return gathered

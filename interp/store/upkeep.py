@@ -80,14 +80,15 @@ def verify(url: str | Path) -> tuple[int, list[str]]:
     """
     files = Files(url)
     whole, wrong = 0, []
-    for file in files.all():
+    found = files.all()
+    for file in found:
         try:
             if is_shard(file.name):
                 _verify(files, file.name)
             elif file.name == SETTINGS:
                 read_settings(files)
             elif file.name.endswith(CORPUS):
-                _verify_corpus(files, file.name)
+                _verify_corpus(files, file.name, {other.name for other in found})
             else:
                 continue
             whole += 1
@@ -105,10 +106,8 @@ def _verify(files: Files, name: str) -> Header:
     return header
 
 
-def _verify_corpus(files: Files, name: str) -> None:
-    manifest = read_manifest(files, name)
-    there_is = {file.name for file in files.all()}
-    for shard in sorted(manifest.shards() - there_is):
+def _verify_corpus(files: Files, name: str, there_is: set[str]) -> None:
+    for shard in sorted(read_manifest(files, name).shards() - there_is):
         raise StoreError(f"{files.path(name)}: {shard} is gone; capture the corpus again")
 
 
