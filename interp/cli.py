@@ -1,4 +1,4 @@
-"""The command line: interp run | report | doctor | list."""
+"""The command line: interp run | report | doctor | store | list."""
 
 import json
 import sys
@@ -13,8 +13,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from interp.errors import InterpError, RunError, unknown
+from interp.store_cli import app as store_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(store_app, name="store")
 _err = Console(stderr=True)
 _out = Console()
 
@@ -43,7 +45,9 @@ def run(
     n: Annotated[int | None, typer.Option(help="Prompts per task.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/run"),
-    store: Annotated[Path | None, typer.Option(help="Where clean activations are kept [default: beside the run].")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Where clean activations are kept: a folder or URL [default: beside the run].")
+    ] = None,
     no_store: Annotated[bool, typer.Option("--no-store", help="Keep no activations.")] = False,
     workers: Annotated[int, typer.Option(help="Processes (with --ray: actors) that share the work.")] = 1,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster: auto, HOST:PORT, or local.")] = None,
@@ -65,17 +69,21 @@ def run(
     if dry_run:
         _print_estimates([asdict(e) for e in estimate(asked)], as_json=as_json)
         return
-    with Progress(console=_err, disable=not _err.is_terminal) as bars:
-        bar = bars.add_task("loading", total=None)
-        done = execute(
-            asked,
-            out,
-            store=None if no_store else store or out.parent / "store",
-            workers=workers,
-            ray=ray,
-            gpus=gpus,
-            progress=lambda text, i, total: bars.update(bar, description=text, completed=i, total=total),
-        )
+    try:
+        with Progress(console=_err, disable=not _err.is_terminal) as bars:
+            bar = bars.add_task("loading", total=None)
+            done = execute(
+                asked,
+                out,
+                store=None if no_store else store or str(out.parent / "store"),
+                workers=workers,
+                ray=ray,
+                gpus=gpus,
+                progress=lambda text, i, total: bars.update(bar, description=text, completed=i, total=total),
+            )
+    except KeyboardInterrupt:
+        _err.print("interp: interrupted; the same command resumes")
+        raise typer.Exit(130) from None
     finished = [cell for cell in done["cells"].values() if cell["status"] == "ok"]
     is_failed = any(cell["status"] == "failed" for cell in done["cells"].values())
     if as_json:

@@ -41,7 +41,7 @@ def execute(
     study: Study,
     out: Path,
     *,
-    store: Path | None = None,
+    store: str | Path | None = None,
     workers: int = 1,
     ray: str | None = None,
     gpus: float | None = None,

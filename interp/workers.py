@@ -100,7 +100,7 @@ class Worker:
 
     study: Study
     out: Path
-    store: Path | None = None
+    store: str | Path | None = None
     _model: Model | None = None
     _drawn: dict[tuple[str, str], Fitted] = field(default_factory=dict)
     _prepared: dict[Cell, Tensors] = field(default_factory=dict)

@@ -185,7 +185,7 @@ class DepthMap(Analysis):
 
 
 @lru_cache(maxsize=1)
-def _loaded(name: str, device: str, store: Path | None) -> Model:
+def _loaded(name: str, device: str, store: Path | str | None) -> Model:
     return load_model(name, device=device, store=store)
 
 

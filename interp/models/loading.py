@@ -57,11 +57,11 @@ def load_model(
     return Model(str(name), module, tokenizer, _folder(store))
 
 
-def _folder(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)
+def _folder(path: str | Path | None) -> Path | str | None:
+    return path if path is None or "://" in str(path) else Path(path)
 
 
-def _in_memory(module: nn.Module, tokenizer: Any, store: Path | None) -> Model:
+def _in_memory(module: nn.Module, tokenizer: Any, store: Path | str | None) -> Model:
     if type(module).__name__ == "TransformerBridge":
         model = Model(
             f"bridge of {type(module.original_model).__name__}", stock_model(module), tokenizer or module.tokenizer

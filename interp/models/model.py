@@ -42,7 +42,7 @@ class Model:
     name: str
     module: PreTrainedModel
     tokenizer: Any = None
-    store_folder: Path | None = None
+    store_folder: Path | str | None = None  # a string where it is a URL
     work: Work = field(default_factory=Work, init=False, repr=False)
     _paths: ModulePaths = field(init=False, repr=False)
     _blocks: tuple[Block, ...] = field(init=False, repr=False)
@@ -118,7 +118,13 @@ class Model:
     @cached_property
     def store(self) -> ActivationStore | None:
         """Return the store of this model's clean activations, if it keeps any."""
-        return None if self.store_folder is None else ActivationStore(self.store_folder, model=self.fingerprint)
+        if self.store_folder is None:
+            return None
+        return ActivationStore(self.store_folder, model=self.fingerprint, name=self.name)
+
+    def keys(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Return the keys in a store of prompts with these token ids."""
+        return [prompt_key(self._context, row) for row in rows]
 
     @cached_property
     def bridge(self) -> Any:
@@ -329,7 +335,7 @@ class Model:
             work=work,
         )
         if is_kept and self.store is not None and mask is None:
-            shelf = Shelf(self.store, [prompt_key(self._context, row) for row in tokens.tolist()], self.device)
+            shelf = Shelf(self.store, self.keys(tokens.tolist()), tokens, self.dtype)
             recording.read, recording.keep = shelf.read, shelf.keep
         return recording
 

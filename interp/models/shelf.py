@@ -1,59 +1,33 @@
 """What the store holds of one batch of prompts, seen as the clean activations of a recording."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from interp.sites import Site
-from interp.store import ActivationStore, StoredKind
-
-Layers = list[Tensor]  # one [site pos d_model] tensor per prompt
+from interp.store import ActivationStore, stored_name
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shelf:
-    """Reads and writes the clean activations of the prompts with these keys."""
+    """Reads and writes the clean activations of prompts `tokens` [batch pos] with these keys, computed as `dtype`."""
 
     store: ActivationStore
     keys: Sequence[str]
-    device: torch.device
-    _held: dict[StoredKind, Layers | None] = field(default_factory=dict)
+    tokens: Tensor
+    dtype: torch.dtype
 
     def read(self, site: Site) -> Tensor | None:
         """Return a clean activation [batch pos d_model] if all prompts have it stored."""
-        kind, index = place_of(site)
-        if kind not in self._held:
-            found = [self.store.read(key, kind) for key in self.keys]
-            self._held[kind] = None if any(tensor is None for tensor in found) else [t for t in found if t is not None]
-        held = self._held[kind]
-        return None if held is None else torch.stack([tensor[index] for tensor in held]).to(self.device)
+        found = self.store.read(self.keys, stored_name(site))
+        return None if found is None else torch.stack(found).to(self.tokens.device, self.dtype)
 
     def keep(self, clean: Mapping[Site, Tensor]) -> None:
-        """Write a whole clean pass."""
-        stacks: dict[StoredKind, dict[int, Tensor]] = {}
-        for site, tensor in clean.items():
-            kind, index = place_of(site)
-            stacks.setdefault(kind, {})[index] = tensor
-        self.store.write(
-            {
-                f"{key}/{kind}": torch.stack([layers[i][row] for i in sorted(layers)])
-                for kind, layers in stacks.items()
-                for row, key in enumerate(self.keys)
-            }
-        )
-
-
-def place_of(site: Site) -> tuple[StoredKind, int]:
-    """Return under which name and index a block site is stored: residuals in front of every layer, then the last one."""
-    match site.kind:
-        case "resid_pre":
-            return "resid", site.layer
-        case "resid_post":
-            return "resid", site.layer + 1
-        case "attn_out":
-            return "attn_out", site.layer
-        case "mlp_out":
-            return "mlp_out", site.layer
-    raise ValueError(f"{site} is not stored; resid_pre, attn_out, mlp_out and resid_post are")
+        """Write a whole clean pass; a prompt that is there twice is written once."""
+        rows = list({key: row for row, key in enumerate(self.keys)}.values())
+        n_pos = self.tokens.shape[1]
+        tensors = {stored_name(site): tensor[rows].flatten(0, 1) for site, tensor in clean.items()}
+        tensors["tokens"] = self.tokens[rows].flatten().to(torch.int32)
+        self.store.write({self.keys[row]: n_pos for row in rows}, tensors)

@@ -1,0 +1,123 @@
+"""Capturing a long corpus: peak memory against its length, speed against forward and raw write, reading against np.memmap.
+
+All residuals of `zoo/hops-8l`, kept as float16, of prompts of 128 tokens: 2.3 kB a token. Ours and the peer take turns, a
+tenth of the tokens at a time, in one process; the peer runs the same batches without hooks and writes as many bytes to one
+file.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+_PROGRAM = """
+import json, os, pathlib, sys, time
+import numpy as np, torch, interp
+from interp import Site
+from interp.capture import capture
+from interp.store import ActivationStore, Settings
+torch.set_num_threads(1)
+folder, n_parts, has_peer = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[4] == "peer"
+n_rows = int(sys.argv[3]) // 128 // 32 * 32
+model = interp.load_model("zoo/hops-8l", device="cpu")
+sites = [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in range(8))]
+store = ActivationStore(folder / "store", model=model.fingerprint, settings=Settings(dtype="float16"))
+
+def rows(part):
+    generator = torch.Generator().manual_seed(part)
+    for _ in range(n_rows):
+        yield torch.randint(3, 351, (128,), generator=generator)
+
+def seconds(work, *args):
+    began = time.perf_counter()
+    work(*args)
+    return time.perf_counter() - began
+
+def peak():
+    status = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
+
+def ours(part):
+    capture(model, rows(part), sites=sites, name=f"part{part}", store=store)
+
+written = np.ones(len(sites) * 32 * 128 * 128, dtype=np.float16)
+
+@torch.no_grad()
+def peer(part):
+    batch = []
+    with open(folder / "raw", "wb") as file:
+        for row in rows(part):
+            batch.append(row)
+            if len(batch) == 32:
+                model.module(input_ids=torch.stack(batch), use_cache=False)
+                file.write(written.data)
+                batch = []
+        file.flush()
+        os.fsync(file.fileno())
+
+pairs = []
+for part in range(n_parts):
+    pair = [seconds(ours, part), seconds(peer, part) if has_peer else 1.0]
+    pairs.append(pair)
+print(json.dumps({"tokens": n_parts * n_rows * 128, "pairs": pairs, "peak": peak()}), flush=True)
+if not has_peer:
+    sys.exit()
+(folder / "raw").unlink()
+corpus = capture(model, (row for part in range(n_parts) for row in rows(part)), sites=sites, name="all", store=store)
+column = np.lib.format.open_memmap(folder / "column.npy", "w+", np.float16, (corpus.n_tokens, 128))
+column[:] = np.concatenate([piece.numpy() for piece in corpus.column(sites[4])])
+column.flush()
+del column
+out = np.empty((corpus.n_tokens, 128), np.float16)
+
+def read():
+    row = 0
+    for piece in corpus.column(sites[4]):
+        out[row : row + len(piece)] = piece.numpy()
+        row += len(piece)
+
+def mapped():
+    out[:] = np.load(folder / "column.npy", mmap_mode="r")
+
+read(), mapped()
+print(json.dumps([[seconds(read), seconds(mapped)] for _ in range(15)]))
+"""
+
+
+def _run(n_parts: int, n_tokens: int, peer: str) -> list[Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", _PROGRAM, folder, str(n_parts), str(n_tokens), peer]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def _ratio(pairs: list[list[float]]) -> dict[str, float]:
+    """Return the medians of both sides' seconds and our throughput as a share of the peer's, with its range over pairs."""
+    ours, peer = (statistics.median(side) for side in zip(*pairs, strict=True))
+    shares = sorted(b / a for a, b in pairs)
+    return {
+        "ours_s": round(ours, 4),
+        "peer_s": round(peer, 4),
+        "throughput": round(statistics.median(shares), 3),
+        "lowest": round(shares[0], 3),
+        "highest": round(shares[-1], 3),
+    }
+
+
+def run(n_tokens: int = 2_000_000) -> dict[str, Any]:
+    """Return peaks in MB and their ratio, and throughputs as shares of the peers'."""
+    (small,) = _run(1, n_tokens // 10, "alone")
+    (large,) = _run(10, n_tokens // 10, "alone")
+    timed, read = _run(10, n_tokens // 10, "peer")
+    return {
+        "peak_mb": {str(about["tokens"]): round(about["peak"]) for about in (small, large)},
+        "peak ratio": round(large["peak"] / small["peak"], 3),
+        "capture / forward and raw write": _ratio(timed["pairs"]),
+        "read one site / np.memmap": _ratio(read),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(run(int(sys.argv[1])), indent=1) + "\n")

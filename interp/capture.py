@@ -1,0 +1,185 @@
+"""Capture of long corpora: a stream of texts or token chunks becomes a corpus in a store, in bounded memory, resumable."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from interp.errors import StoreError, TaskError
+from interp.models import Model
+from interp.models.forward import is_inner
+from interp.sites import Site
+from interp.store import ActivationStore, Corpus, stored_name
+from interp.store.keys import TOKENS, is_word
+from interp.store.manifest import SUFFIX, Manifest, Run, extend, write_manifest
+from interp.store.shard import Header
+from interp.tasks import Prompt
+from interp.tasks.batch import TokenBatch, token_rows
+
+SHARD_TOKENS = 16384
+_BATCH_TOKENS = 4096
+_LOGITS = 1 << 27  # numbers: what a batch's logits may take
+_TEXTS = 64  # tokenized at a time
+Text = str | Sequence[int] | Tensor
+Row = tuple[int, ...]
+
+
+def capture(
+    model: Model,
+    texts: Iterable[Text],
+    *,
+    sites: Sequence[Site],
+    name: str,
+    store: ActivationStore | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Corpus:
+    """Run texts, or rows of token ids, through a model and keep what the sites were; return the corpus.
+
+    Texts get the tokenizer's special tokens and are cut into prompts no longer than the model reads. One shard (about 16,384
+    tokens) is held in memory at a time. What the store has already is not computed again, so the same call resumes; the
+    corpus can be opened by its name once all is captured. `store` None is the model's own; `progress` is told how many
+    tokens are done. Raises SiteError, TaskError or StoreError for what cannot be captured or kept.
+    """
+    store = store or model.store
+    if store is None:
+        raise StoreError(f"model {model.name!r} keeps no store; load it with one, or give one as `store`")
+    if not is_word(name):
+        raise StoreError(f"corpus {name!r} given; a name of letters, digits and _.@+- is needed")
+    if not sites:
+        raise StoreError("no sites given; at least one is needed")
+    for site in sites:
+        model.refuse(site)
+    wanted = {TOKENS: None, **{stored_name(site): site for site in sites}}
+    found = _Found(store, {part: [] for part in wanted}, progress)
+    try:
+        with ThreadPoolExecutor(1) as writer:  # a shard is written while the next one is computed
+            last: tuple[list[str], list[Row], Future[tuple[str, Header]] | None] | None = None
+            for group in _groups(_rows(model, texts)):
+                keys, writing = model.keys(group), None
+                missing = {part: wanted[part] for part in store.missing(keys, wanted)}
+                prompts = dict(zip(keys, group, strict=True))
+                tensors = _compute(model, store, [*prompts.values()], missing) if missing else {}
+                if last is not None:
+                    found.add(*last)
+                if tensors:
+                    writing = writer.submit(store.publish, {key: len(row) for key, row in prompts.items()}, tensors)
+                last = keys, group, writing
+            if last is not None:
+                found.add(*last)
+    finally:
+        store.pinned.clear()
+    manifest = Manifest(store.model, store.name, found.n_tokens, {part: tuple(runs) for part, runs in found.runs.items()})
+    write_manifest(store.files, f"{store.folder}/{name}{SUFFIX}", manifest)
+    return Corpus(store.files, name, manifest)
+
+
+@dataclass
+class _Found:
+    """Where the prompts captured so far lie."""
+
+    store: ActivationStore
+    runs: dict[str, list[Run]]
+    progress: Callable[[int], None]
+    n_tokens: int = 0
+
+    def add(self, keys: Sequence[str], rows: Sequence[Row], writing: Future[tuple[str, Header]] | None) -> None:
+        """Add prompts, once their shard is written."""
+        if writing is not None:
+            self.store.add(*writing.result())
+        for part, runs in self.runs.items():
+            places = self.store.places(keys, part)
+            if places is None:
+                raise StoreError(f"{self.store.files.url}: {part} of a prompt was removed while the corpus was captured")
+            self.store.pinned |= {place.shard for place in places}
+            extend(runs, places)
+        self.n_tokens += sum(map(len, rows))
+        self.progress(self.n_tokens)
+
+
+def _rows(model: Model, texts: Iterable[Text]) -> Iterator[Row]:
+    """Yield prompts of at most as many tokens as the model reads."""
+    longest = getattr(model.module.config.get_text_config(), "max_position_embeddings", None) or SHARD_TOKENS
+    for number, row in enumerate(_tokenized(model, texts)):
+        if not row:
+            raise TaskError(f"text {number} has no tokens; at least one is needed")
+        if min(row) < 0 or max(row) >= model.d_vocab:
+            raise TaskError(f"text {number} has token {max(row)}; the model's vocabulary is 0 to {model.d_vocab - 1}")
+        for start in range(0, len(row), longest):
+            yield row[start : start + longest]
+
+
+def _tokenized(model: Model, texts: Iterable[Text]) -> Iterator[Row]:
+    for is_text, some in groupby(texts, key=lambda text: isinstance(text, str)):
+        if not is_text:
+            yield from (tuple(row.tolist() if isinstance(row, Tensor) else row) for row in some)
+            continue
+        if model.tokenizer is None:
+            raise TaskError(f"model {model.name!r} has no tokenizer; rows of token ids are needed")
+        for chunk in _chunks(some):
+            yield from map(tuple, token_rows(model.tokenizer, chunk))
+
+
+def _chunks(texts: Iterable[Text]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    for text in texts:
+        chunk.append(str(text))
+        if len(chunk) == _TEXTS:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Yield what becomes one shard: neighbours of about SHARD_TOKENS tokens together."""
+    group: list[Row] = []
+    n_tokens = 0
+    for row in rows:
+        if group and n_tokens + len(row) > SHARD_TOKENS:
+            yield group
+            group, n_tokens = [], 0
+        group.append(row)
+        n_tokens += len(row)
+    if group:
+        yield group
+
+
+def _compute(
+    model: Model, store: ActivationStore, rows: Sequence[Row], parts: Mapping[str, Site | None]
+) -> dict[str, Tensor]:
+    """Return the parts [token ...] of prompts: inner sites from a pass of their own, so that block sites stay stock."""
+    lengths = torch.tensor([len(row) for row in rows])
+    starts = (lengths.cumsum(0) - lengths).tolist()
+    tensors = {TOKENS: torch.tensor([token for row in rows for token in row], dtype=torch.int32)}
+    sites = {site: part for part, site in parts.items() if site is not None}
+    for kind in (False, True):
+        of_kind = {site: part for site, part in sites.items() if is_inner(site) is kind}
+        for batch in _batches(rows, model.d_vocab) if of_kind else ():
+            captured = model.forward(_token_batch(model, [row for _, row in batch]), capture=of_kind).activations
+            for site, part in of_kind.items():
+                values = store.cast(part, captured[site]).cpu()
+                if part not in tensors:
+                    tensors[part] = values.new_empty(int(lengths.sum()), *values.shape[2:])
+                for (number, row), value in zip(batch, values, strict=True):
+                    tensors[part][starts[number] : starts[number] + len(row)] = value
+    return tensors
+
+
+def _batches(rows: Sequence[Row], d_vocab: int) -> Iterator[list[tuple[int, Row]]]:
+    """Yield numbered rows to run together: of one length, so that nothing is padded and no row depends on the others."""
+    budget = min(_BATCH_TOKENS, max(1, _LOGITS // d_vocab))
+    by_length = sorted(enumerate(rows), key=lambda item: len(item[1]))
+    for length, same in groupby(by_length, key=lambda item: len(item[1])):
+        group, n_rows = list(same), max(1, budget // length)
+        for start in range(0, len(group), n_rows):
+            yield group[start : start + n_rows]
+
+
+def _token_batch(model: Model, rows: Sequence[Row]) -> TokenBatch:
+    tokens = torch.tensor(rows, device=model.device)
+    last = torch.full((len(rows),), tokens.shape[1] - 1, device=model.device)
+    prompts = tuple(Prompt(str(number), "") for number in range(len(rows)))
+    return TokenBatch(prompts, tokens, torch.ones_like(tokens, dtype=torch.bool), last)

@@ -1,0 +1,157 @@
+"""The activations of one model in a store, found by prompt and site."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from interp.errors import StoreError
+from interp.store.files import Files
+from interp.store.keys import TOKENS, is_shard, is_word
+from interp.store.reader import Reader
+from interp.store.settings import DTYPES, Settings, read_settings
+from interp.store.shard import SUFFIX, DamagedError, Header, OutdatedError, pack, read_header
+from interp.store.upkeep import evict
+
+
+class Place(NamedTuple):
+    """Where a prompt lies: the shard, and which of its prompts it is."""
+
+    shard: str
+    number: int
+
+
+class ActivationStore:
+    """A folder or URL of shards; `model` is the fingerprint of the model whose activations are read and written.
+
+    What is not given of `settings` holds for the whole store (`configure`). With a type of its own, a store keeps and finds
+    activations of that type only. Beyond the quota, the shards that nobody used for longest are removed, of any model.
+    """
+
+    def __init__(self, folder: Path | str, *, model: str, name: str = "", settings: Settings | None = None) -> None:
+        self.files = Files(folder)
+        self.model, self.name = model, name
+        self.folder = model[:16]
+        if not is_word(self.folder):
+            raise StoreError(f"model {model!r} given; a fingerprint is needed")
+        self.settings = settings or read_settings(self.files)
+        self.reader = Reader(self.files)
+        self.pinned: set[str] = set()
+        self._bytes: int | None = None
+        self._seen: set[str] = set()
+        self._headers: dict[str, Header] = {}
+        self._where: dict[str, list[Place]] = {}
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Return the type that activations are kept as; None: as they are computed."""
+        return None if self.settings.dtype is None else DTYPES[self.settings.dtype]
+
+    def read(self, keys: Sequence[str], name: str) -> list[Tensor] | None:
+        """Return one tensor [pos ...] per prompt, memory-mapped if the store is local; None if one is not there (whole)."""
+        places = self.places(keys, name)
+        if places is None:
+            return None
+        try:
+            found = []
+            for shard, number in places:
+                starts = self._headers[shard].starts
+                found.append(self.reader.tensor(shard, name)[starts[number] : starts[number + 1]])
+            return found
+        except (DamagedError, FileNotFoundError):
+            self._forget(shard)
+            return None
+
+    def places(self, keys: Sequence[str], name: str) -> list[Place] | None:
+        """Return where these prompts' tensors of one name lie; None if one is not there."""
+        names = [self._own(key) for key in keys]
+        found = [self._place(key, name) for key in names]
+        if None in found:
+            self._look_for_new_shards()
+            found = [self._place(key, name) for key in names]
+        known = [place for place in found if place is not None]
+        return known if len(known) == len(names) else None
+
+    def missing(self, keys: Sequence[str], names: Iterable[str]) -> list[str]:
+        """Return the names of tensors that are not there for all of these prompts."""
+
+        def lacking() -> list[str]:
+            return [name for name in names if any(self._place(self._own(key), name) is None for key in keys)]
+
+        if lacking():
+            self._look_for_new_shards()
+        return lacking()
+
+    def write(self, prompts: Mapping[str, int], tensors: Mapping[str, Tensor]) -> str:
+        """Write the tensors [token ...] of prompts, one after the other, as one shard; return its name.
+
+        `prompts` maps keys to numbers of tokens. Raises StoreError if it cannot be written, if the quota has no room, and
+        for numbers that the store's type cannot hold.
+        """
+        return self.add(*self.publish(prompts, tensors))
+
+    def publish(self, prompts: Mapping[str, int], tensors: Mapping[str, Tensor]) -> tuple[str, Header]:
+        """Write a shard that `add` then makes known; may run in a thread beside reads of this store."""
+        kept = {name: tensor if name == TOKENS else self.cast(name, tensor) for name, tensor in tensors.items()}
+        owned = {self._own(key): length for key, length in prompts.items()}
+        digest, content = pack(kept, prompts=owned, model=self.model, model_name=self.name)
+        shard = f"{self.folder}/{digest}{SUFFIX}"
+        self._make_room(len(content))
+        self.files.publish(shard, content)
+        return shard, read_header(self.files, shard)
+
+    def add(self, shard: str, header: Header) -> str:
+        """Let a shard be found; return its name."""
+        if shard not in self._headers:
+            self._seen.add(shard)
+            self._headers[shard] = header
+            for number, key in enumerate(header.keys):
+                self._where.setdefault(key, []).append(Place(shard, number))
+        return shard
+
+    def cast(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a tensor as it is kept; raise StoreError if the store's type cannot hold its numbers."""
+        if self.dtype is None or tensor.dtype == self.dtype:
+            return tensor
+        kept = tensor.to(self.dtype)
+        if self.dtype == torch.float16 and kept.numel() and not all(x.isfinite() for x in kept.aminmax()):
+            beyond = tensor[kept.isinf() & tensor.isfinite()]
+            if len(beyond):
+                raise StoreError(f"{name} has {beyond[0].item():.3g}; float16 ends at 65504; use bfloat16 or float32")
+        return kept
+
+    def _own(self, key: str) -> str:
+        return key if self.settings.dtype is None else f"{key}-{self.settings.dtype}"
+
+    def _place(self, key: str, name: str) -> Place | None:
+        return next((place for place in self._where.get(key, ()) if name in self._headers[place.shard].parts), None)
+
+    def _look_for_new_shards(self) -> None:
+        for shard in self.files.names(self.folder, SUFFIX):
+            if is_shard(shard) and shard not in self._seen:
+                try:
+                    self.add(shard, self.reader.header(shard))
+                except OutdatedError:
+                    self._seen.add(shard)
+                except (DamagedError, FileNotFoundError):
+                    continue
+
+    def _forget(self, shard: str) -> None:
+        header = self._headers.pop(shard)
+        self._seen.discard(shard)
+        for key in header.keys:
+            self._where[key] = [place for place in self._where[key] if place.shard != shard]
+
+    def _make_room(self, size: int) -> None:
+        quota = self.settings.quota
+        if quota is None:
+            return
+        if self._bytes is None or self._bytes + size > quota:
+            self._bytes = evict(self.files, quota - size, keep=self.pinned) if self.files.exists() else 0
+            if self._bytes + size > quota:
+                raise StoreError(
+                    f"{self.files.url} has a quota of {quota} bytes; {self._bytes} are in use and {size} more are needed"
+                )
+        self._bytes += size

@@ -1,0 +1,135 @@
+"""A captured corpus: its activations by prompt, span of tokens, site and layer."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+from torch import Tensor
+
+from interp.errors import StoreError, unknown
+from interp.sites import Site
+from interp.store.files import Files
+from interp.store.keys import TOKENS, is_word, stored_name, stored_site
+from interp.store.manifest import SUFFIX, Manifest, Run, read_manifest
+from interp.store.reader import Reader
+from interp.store.shard import DamagedError
+
+
+class Corpus:
+    """The prompts of a corpus in order, each with its tokens and the activations [pos ...] of every captured site.
+
+    Needs neither the model nor the texts. What is read from a local store is memory-mapped: copy it before writing to it.
+    """
+
+    def __init__(self, files: Files, name: str, manifest: Manifest) -> None:
+        self.files, self.name, self.manifest = files, name, manifest
+        self.reader = Reader(files)
+        self._ends = {part: list(accumulate(run.n_prompts for run in runs)) for part, runs in manifest.runs.items()}
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """Return the captured sites, in the order of a forward pass."""
+        return tuple(sorted(stored_site(part) for part in self.manifest.runs if part != TOKENS))
+
+    @property
+    def n_tokens(self) -> int:
+        """Return the number of tokens of all prompts."""
+        return self.manifest.n_tokens
+
+    def __len__(self) -> int:
+        return self._ends[TOKENS][-1] if self._ends[TOKENS] else 0
+
+    def __repr__(self) -> str:
+        sites = ", ".join(map(str, self.sites))
+        return f"Corpus({self.name!r}: {len(self)} prompts, {self.n_tokens} tokens of {self.manifest.model_name}; {sites})"
+
+    def read(self, prompt: int, site: Site, *, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return what a site was for a prompt's tokens from `start` up to `stop` [pos ...]; negative counts from the end."""
+        return self.rows(prompt, self.part(site))[start:stop]
+
+    def tokens(self, prompt: int) -> Tensor:
+        """Return a prompt's token ids [pos]."""
+        return self.rows(prompt, TOKENS)
+
+    def lengths(self) -> Iterator[int]:
+        """Yield the number of tokens of every prompt; reads headers only."""
+        for run in self.manifest.runs[TOKENS]:
+            yield from self._lengths(run)
+
+    def column(self, site: Site) -> Iterator[Tensor]:
+        """Yield one site of all prompts in order, as pieces [token ...] of a shard each."""
+        yield from self.pieces(self.part(site))
+
+    def pieces(self, part: str) -> Iterator[Tensor]:
+        """Yield the tensor of this name of all prompts in order, as pieces [token ...] of a shard each."""
+        for run in self.manifest.runs[part]:
+            yield self.piece(run, part)
+
+    def piece(self, run: Run, part: str) -> Tensor:
+        """Return the rows [token ...] of a run of prompts."""
+        tensor = self._tensor(run, part)
+        starts = self.reader.header(run.shard).starts
+        return tensor[starts[run.first] : starts[run.first + run.n_prompts]]
+
+    def n_rows(self, run: Run) -> int:
+        """Return the number of tokens of a run of prompts; reads a header only."""
+        return sum(self._lengths(run))
+
+    def part(self, site: Site) -> str:
+        """Return the name that a captured site is stored under; raise StoreError if it was not captured."""
+        part = stored_name(site)
+        if part not in self.manifest.runs:
+            raise StoreError(f"{site} was not captured in {self.name!r}; there is {', '.join(map(str, self.sites))}")
+        return part
+
+    def rows(self, prompt: int, part: str) -> Tensor:
+        """Return the tensor of this name of one prompt [pos ...]."""
+        number = prompt + len(self) if prompt < 0 else prompt
+        if not 0 <= number < len(self):
+            raise StoreError(f"prompt {prompt} asked for; {self.name!r} has {len(self)}")
+        ends = self._ends[part]
+        at = bisect_right(ends, number)
+        run = self.manifest.runs[part][at]
+        tensor, starts = self._tensor(run, part), self.reader.header(run.shard).starts
+        row = run.first + number - (ends[at] - run.n_prompts)
+        return tensor[starts[row] : starts[row + 1]]
+
+    def _lengths(self, run: Run) -> tuple[int, ...]:
+        try:
+            return self.reader.header(run.shard).lengths[run.first : run.first + run.n_prompts]
+        except (FileNotFoundError, DamagedError) as error:
+            raise self._lost(run, error) from None
+
+    def _tensor(self, run: Run, part: str) -> Tensor:
+        try:
+            return self.reader.tensor(run.shard, part)
+        except (FileNotFoundError, DamagedError) as error:
+            raise self._lost(run, error) from None
+
+    def _lost(self, run: Run, error: Exception) -> StoreError:
+        why = error if isinstance(error, DamagedError) else f"{self.files.path(run.shard)} is gone"
+        return StoreError(f"corpus {self.name!r} is not whole: {why}; capture it again, which computes only what is missing")
+
+
+def open_corpus(url: str | Path, name: str, *, model: str | None = None) -> Corpus:
+    """Return a captured corpus; `model`, a name or the start of a fingerprint, chooses among several of this name.
+
+    Raises StoreError if there is none, or no single one.
+    """
+    files = Files(url)
+    if not is_word(name):
+        raise StoreError(f"corpus {name!r} given; a name of letters, digits and _.@+- is needed")
+    there_is = [file.name for file in files.all() if file.name.endswith(SUFFIX)]
+    found = [path for path in there_is if path.partition("/")[2] == f"{name}{SUFFIX}"]
+    if not found:
+        names = {path.partition("/")[2].removesuffix(SUFFIX) for path in there_is}
+        raise StoreError(f"{files.url}: {unknown('corpus', name, names)}")
+    manifests = {path: read_manifest(files, path) for path in found}
+    if model is not None:
+        manifests = {p: m for p, m in manifests.items() if m.model_name == model or m.model.startswith(model)}
+    if len(manifests) != 1:
+        models = ", ".join(sorted(read_manifest(files, path).model_name or path for path in found))
+        raise StoreError(f"corpus {name!r} is there of {models}; name one as `model`")
+    return Corpus(files, name, next(iter(manifests.values())))

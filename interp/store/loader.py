@@ -1,0 +1,76 @@
+"""Token by token through a corpus, shuffled, in batches: what probes and dictionaries are trained on.
+
+Shuffling never reads the corpus at random: runs of prompts are shuffled, `pool` of them are opened at a time, and tokens are
+shuffled among those. Every worker of a DataLoader walks through the same order and reads only the batches that are its own,
+so the batches, and their order, are the same for any number of workers.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from interp.errors import StoreError
+from interp.sites import Site
+from interp.store.corpus import Corpus
+from interp.store.keys import TOKENS
+
+Batch = dict[str, Tensor]
+_POOL = 8
+
+
+class TokenVectors(IterableDataset[Batch]):
+    """Batches of tokens: `{"tokens": [batch], str(site): [batch ...]}`, each token once; for `DataLoader(batch_size=None)`.
+
+    With a `seed` tokens are shuffled, each seed another order (one per epoch); without, they come in the corpus's order. The
+    last batch may be smaller.
+    """
+
+    def __init__(self, corpus: Corpus, sites: Sequence[Site], *, batch_size: int, seed: int | None = None) -> None:
+        if batch_size < 1:
+            raise StoreError(f"batch_size={batch_size} given; at least 1 is needed")
+        self.corpus, self.batch_size, self.seed = corpus, batch_size, seed
+        self.parts = {TOKENS: TOKENS} | {str(site): corpus.part(site) for site in sites}
+
+    def __len__(self) -> int:
+        return -(-self.corpus.n_tokens // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        mine, n_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        ends = {part: self._ends(part) for part in self.parts.values()}
+        for number, places in enumerate(self._batches(ends[TOKENS])):
+            if number % n_workers == mine:
+                yield {name: self._gather(part, places, ends[part]) for name, part in self.parts.items()}
+
+    def _ends(self, part: str) -> Tensor:
+        """Return where every run of a part ends [run], in tokens from the start of the corpus; reads headers only."""
+        return torch.tensor([self.corpus.n_rows(run) for run in self.corpus.manifest.runs[part]], dtype=torch.long).cumsum(0)
+
+    def _batches(self, ends: Tensor) -> Iterator[Tensor]:
+        """Yield the places [batch] of every batch's tokens in the corpus."""
+        spans = list(zip([0, *ends.tolist()], ends.tolist(), strict=False))
+        generator = torch.Generator().manual_seed(self.seed or 0)
+        if self.seed is not None:
+            spans = [spans[i] for i in torch.randperm(len(spans), generator=generator).tolist()]
+        rest = torch.empty(0, dtype=torch.long)
+        for first in range(0, len(spans), _POOL):
+            rest = torch.cat([rest, *(torch.arange(*span) for span in spans[first : first + _POOL])])
+            if self.seed is not None:
+                rest = rest[torch.randperm(len(rest), generator=generator)]
+            while len(rest) >= self.batch_size:
+                yield rest[: self.batch_size]
+                rest = rest[self.batch_size :]
+        if len(rest):
+            yield rest
+
+    def _gather(self, part: str, places: Tensor, ends: Tensor) -> Tensor:
+        runs, gathered = torch.searchsorted(ends, places, right=True), None
+        for number in sorted(set(runs.tolist())):
+            piece, is_here = self.corpus.piece(self.corpus.manifest.runs[part][number], part), runs == number
+            if gathered is None:
+                gathered = piece.new_empty(len(places), *piece.shape[1:])
+            gathered[is_here] = piece[places[is_here] - (ends[number] - len(piece))]
+        assert gathered is not None  # a batch has tokens
+        return gathered

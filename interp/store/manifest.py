@@ -1,0 +1,80 @@
+"""Where a captured corpus lies: for every site, which prompts of which shards, in the order of the corpus."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from interp.store.files import Files
+from interp.store.keys import is_shard, is_tensor_name
+from interp.store.shard import FORMAT, UNREADABLE, DamagedError, refuse_other_format, text_checksum
+
+SUFFIX = ".corpus.json"
+
+
+class Run(NamedTuple):
+    """Neighbouring prompts in one shard."""
+
+    shard: str
+    first: int
+    n_prompts: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The runs of every tensor name, and how many tokens they are."""
+
+    model: str
+    model_name: str
+    n_tokens: int
+    runs: Mapping[str, tuple[Run, ...]]
+
+    def shards(self) -> set[str]:
+        """Return the names of all shards."""
+        return {run.shard for runs in self.runs.values() for run in runs}
+
+
+def extend(runs: list[Run], places: Iterable[tuple[str, int]]) -> None:
+    """Add places, each a shard and the number of a prompt in it, to runs; neighbours become one run."""
+    for shard, number in places:
+        last = runs[-1] if runs else None
+        if last is not None and (shard, number) == (last.shard, last.first + last.n_prompts):
+            runs[-1] = last._replace(n_prompts=last.n_prompts + 1)
+        else:
+            runs.append(Run(shard, number, 1))
+
+
+def write_manifest(files: Files, name: str, manifest: Manifest) -> None:
+    """Publish a corpus's manifest."""
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "model": manifest.model,
+        "model_name": manifest.model_name,
+        "n_tokens": manifest.n_tokens,
+        "runs": {part: [list(run) for run in runs] for part, runs in manifest.runs.items()},
+    }
+    content["checksum"] = text_checksum(content)
+    files.publish(name, json.dumps(content).encode())
+
+
+def read_manifest(files: Files, name: str) -> Manifest:
+    """Return a corpus's manifest; raise FileNotFoundError if there is none, DamagedError if it is not what was written."""
+    path = files.path(name)
+    folder = name.partition("/")[0]
+    try:
+        content = json.loads(files.read(name))
+        expected = content.pop("checksum")
+        if expected != text_checksum(content | {"format": FORMAT}):
+            refuse_other_format(path, content["format"])
+        if expected != text_checksum(content):
+            raise ValueError
+        runs = {part: tuple(Run(*run) for run in found) for part, found in content["runs"].items()}
+        manifest = Manifest(content["model"], content["model_name"], content["n_tokens"], runs)
+        for shard in manifest.shards():
+            if not is_shard(shard) or not shard.startswith(f"{folder}/"):
+                raise ValueError
+        if not all(map(is_tensor_name, runs)):
+            raise ValueError
+    except UNREADABLE:
+        raise DamagedError(f"{path} is not what was written; capture the corpus again") from None
+    return manifest

@@ -1,0 +1,73 @@
+"""Reads shards: a header once, every tensor verified once per process before it is returned."""
+
+import logging
+from collections import OrderedDict
+from typing import Any
+
+from torch import Tensor
+
+from interp.store.files import Files
+from interp.store.shard import DamagedError, Header, read_header, read_tensor, verify_tensor
+
+_HELD = 32  # tensors: mapped if the store is local, else in memory
+_log = logging.getLogger(__name__)
+
+
+class Reader:
+    """Headers and tensors of the shards of one store, by name."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self._headers: dict[str, Header] = {}
+        self._tensors: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
+        self._verified: set[tuple[str, str]] = set()
+        self._used: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_tensors": OrderedDict(), "_verified": set()}
+
+    def header(self, shard: str) -> Header:
+        """Return what a shard holds; raise as `tensor` does."""
+        if shard not in self._headers:
+            try:
+                self._headers[shard] = read_header(self.files, shard)
+            except DamagedError as error:
+                self._discard(shard, error)
+                raise
+        return self._headers[shard]
+
+    def tensor(self, shard: str, part: str) -> Tensor:
+        """Return a whole tensor [token ...]; of a local store it is memory-mapped, and not to be written to.
+
+        Raises FileNotFoundError if the shard is gone, and DamagedError, after removing it, if it is not what was written.
+        """
+        at = (shard, part)
+        if at not in self._tensors:
+            read = read_tensor if at in self._verified else verify_tensor
+            try:
+                self._tensors[at] = read(self.files, shard, part, self.header(shard))
+            except DamagedError as error:
+                self._discard(shard, error)
+                raise
+            except FileNotFoundError:
+                self.forget(shard)
+                raise
+            self._verified.add(at)
+            if len(self._tensors) > _HELD:
+                self._tensors.popitem(last=False)
+        self._tensors.move_to_end(at)
+        if shard not in self._used:
+            self._used.add(shard)
+            self.files.mark_used(shard)
+        return self._tensors[at]
+
+    def forget(self, shard: str) -> None:
+        """Know nothing of a shard any more."""
+        self._headers.pop(shard, None)
+        self._verified = {at for at in self._verified if at[0] != shard}
+        self._tensors = OrderedDict((at, tensor) for at, tensor in self._tensors.items() if at[0] != shard)
+
+    def _discard(self, shard: str, error: DamagedError) -> None:
+        _log.warning("damaged shard %s is removed and computed again when it is needed (%s)", self.files.path(shard), error)
+        self.forget(shard)
+        self.files.remove(shard)
