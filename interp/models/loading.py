@@ -122,7 +122,7 @@ def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -
     if any(isinstance(each, RepositoryNotFoundError) for each in chain):
         return f"no model {source!r} on the hub, or a private one (`hf auth login`); {_shipped(source)}"
     if "trust_remote_code" in str(error) and not trust_remote_code:
-        return f"model {source!r} brings its own code; read it, then say so: trust_remote_code=True (--trust-remote-code)"
+        return f"model {source!r} brings its own code; read it, then allow it by trust_remote_code (--trust-remote-code)"
     if Path(source).is_dir() or isinstance(error, ImportError):
         return f"model {source!r} cannot be loaded ({said})"
     return f"model {source!r} cannot be loaded ({said}); {_shipped(source)}"
