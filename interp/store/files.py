@@ -96,6 +96,10 @@ class Files:
             raise StoreError(f"cannot read {self.path(name)}: {error.strerror or error}") from None
         return content
 
+    def size(self, name: str) -> int:
+        """Return a file's size in bytes."""
+        return int(self.fs.size(f"{self.root}/{name}"))
+
     def publish(self, name: str, content: bytes) -> None:
         """Make a file appear whole: written aside and renamed, or put at once where that is atomic."""
         path = f"{self.root}/{name}"
