@@ -46,13 +46,13 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/run"),
     store: Annotated[
-        str | None, typer.Option(help="Where clean activations are kept: a folder or URL [default: beside the run].")
+        str | None, typer.Option(help="Where clean activations are kept: a folder or URL (default: beside the run).")
     ] = None,
     no_store: Annotated[bool, typer.Option("--no-store", help="Keep no activations.")] = False,
     workers: Annotated[int, typer.Option(help="Processes (with --ray: actors) that share the work.")] = 1,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster: auto, HOST:PORT, or local.")] = None,
-    gpus: Annotated[float | None, typer.Option(help="GPUs of each Ray actor [default: 1 where there are any]")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 [default: the checkpoint's]")] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs of each Ray actor (default: 1 where there are any)")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 (default: the checkpoint's)")] = None,
     device_map: Annotated[str | None, typer.Option(help="Spread models over devices, e.g. auto.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and its cost.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -181,8 +181,8 @@ def report(
 @app.command()
 def doctor(
     model: Annotated[str, typer.Option(help="Model name, folder or Hugging Face id.")],
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps … [default: the best there is]")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 [default: the checkpoint's]")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps … (default: the best there is)")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 (default: the checkpoint's)")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch or commit of the hub.")] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code of the checkpoint.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")] = False,
