@@ -2,7 +2,8 @@
 
 All residuals of `zoo/hops-8l`, kept as float16, of prompts of 128 tokens: 2.3 kB a token. Ours and the peer take turns, a
 tenth of the tokens at a time, in one process; the peer runs the same batches without hooks and writes as many bytes to one
-file. Reading adds up one site's bytes, in shards against one mapped file, the page cache warm and the shards verified.
+file. Reading adds up one site's bytes, in shards against one mapped file, the page cache warm, the disk idle and the shards
+verified.
 """
 
 import json
@@ -70,6 +71,7 @@ column = np.lib.format.open_memmap(folder / "column.npy", "w+", np.float16, (cor
 column[:] = np.concatenate([piece.numpy() for piece in corpus.column(sites[4])])
 column.flush()
 del column
+os.sync()  # nothing is on its way to the disk any more
 
 def read():
     return sum(int(piece.view(torch.int64).sum()) for piece in corpus.column(sites[4]))
