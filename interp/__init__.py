@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from interp.runs import open_run
     from interp.sites import Site
     from interp.tasks import Prompt, Task, load_task
+    from interp.viewing import view
 
 __version__ = "0.1.0"
 _HOME = {
@@ -18,8 +19,9 @@ _HOME = {
     "load_model": "interp.models",
     "load_task": "interp.tasks",
     "open_run": "interp.runs",
+    "view": "interp.viewing",
 }
-__all__ = ["Model", "Prompt", "Site", "Task", "__version__", "load_model", "load_task", "open_run"]
+__all__ = ["Model", "Prompt", "Site", "Task", "__version__", "load_model", "load_task", "open_run", "view"]
 
 
 def __getattr__(name: str) -> Any:

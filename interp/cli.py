@@ -1,4 +1,4 @@
-"""The command line: interp run | report | doctor | store | list."""
+"""The command line: interp run | report | view | doctor | store | list."""
 
 import json
 import sys
@@ -176,6 +176,35 @@ def report(
 
     path = write_report(folder)
     _out.print(f"{path} is ready; open it in a browser", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def view(
+    folder: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")] = Path("runs"),
+    port: Annotated[int | None, typer.Option(help="Port (default: the first free one from 8501 on).")] = None,
+    host: Annotated[str, typer.Option(help="Where to listen; other machines reach it only if this says so.")] = "localhost",
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Open no browser.")] = False,
+    page: Annotated[str, typer.Option("--open", help="Page and selection, such as skip?run=first&layer=2")] = "",
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
+) -> None:
+    """Look at runs in a browser; Ctrl-C ends it."""
+    import signal
+    import webbrowser
+
+    from interp.viewing import LOCAL, start
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the viewer's process is ended too
+
+    if host not in LOCAL:
+        _err.print(f"interp: listening on {host}: whoever reaches it can read the runs in {folder}", markup=False)
+    with start(folder, port=port, host=host, page=page) as viewer:
+        _out.print(viewer.url, highlight=False, soft_wrap=True, markup=False)
+        if not no_browser:
+            webbrowser.open(viewer.url)
+        try:
+            viewer.process.wait()
+        except KeyboardInterrupt:
+            _err.print("interp: the viewer is closed")
 
 
 @app.command()

@@ -338,7 +338,9 @@ class Run:
         parts = [unpack(path) for path in sorted((self.folder / cell.path / "parts").glob("*.safetensors"))]
         if len(parts) != info["n_shards"]:
             raise RunError(f"{self.folder / cell.path} has {len(parts)} of {info['n_shards']} parts; run the study again")
-        return make_analysis(cell.analysis, info["parameters"]).combine(parts)
+        result = make_analysis(cell.analysis, info["parameters"]).combine(parts)
+        object.__setattr__(result, "_place", (self.folder, cell))  # for `interp.view`; results are frozen values
+        return result
 
     def prompts(self, model: str, task: str) -> tuple[Any, ...]:
         """Return the prompts of a task in the order in which its results number them."""

@@ -7,7 +7,7 @@ run folder, whole or not at all, so that a job can be done twice, by anyone, at 
 import resource
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 
 from interp.analysis import Analysis
 from interp.errors import InterpError
-from interp.folder import Cell
+from interp.folder import Cell, write_json
 from interp.models import Model, load_model
 from interp.parts import key_of, pack, read_part, write_part
 from interp.shapes import Tensors
@@ -110,6 +110,7 @@ class Worker:
         loaded, drawn = self._load(model), self._draw(model, task)
         shards = tuple(loaded.shards(drawn.task))
         batches, refused = [loaded.tokenize(shard) for shard in shards], {}
+        self._keep_tokens(loaded, task, batches)
         for cell in (cell for cell in self.study.cells() if (cell.model, cell.task) == (model, task)):
             try:
                 for batch in batches:
@@ -117,6 +118,15 @@ class Worker:
             except EXPECTED as error:
                 refused[cell] = Failure.of(error)
         return Plan(describe(loaded), shards, str(drawn), refused)
+
+    def _keep_tokens(self, model: Model, task: str, batches: Sequence[TokenBatch]) -> None:
+        """Write the tokens of every prompt, and once a model the text of every token, for readers without a tokenizer."""
+        rows = [row[row_mask].tolist() for batch in batches for row, row_mask in zip(batch.tokens, batch.mask, strict=True)]
+        write_json(self.out / Cell(model.name, task, "").path / "tokens.json", {"tokens": rows})
+        path = self.out / Cell(model.name, "", "").path / "vocabulary.json"
+        if not path.exists():
+            texts = model.tokenizer.batch_decode([[i] for i in range(model.d_vocab)])
+            write_json(path, {"vocabulary": texts})
 
     @torch.no_grad()
     def do(self, job: Job) -> Outcome:

@@ -63,12 +63,17 @@ class LogitLens(Analysis):
             raise AnalysisError(f"prompt {shard.prompts[0].id!r} has 1 token; first_position=False needs at least 2")
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:  # noqa: ARG002
-        """Return readings [batch layer+1 pos reading], the last behind all layers, and cosines [batch layer part]."""
+        """Return readings [batch layer+1 pos reading], the last behind all layers, and cosines [batch layer part].
+
+        "top" [batch layer+1 pos top_k] are the lens's most probable tokens, for those who look at single prompts.
+        """
         layers = range(recording.n_layers)
         resids = [recording.resid(layer) for layer in range(recording.n_layers + 1)]
         start = 0 if self.first_position else 1
+        read, top = readings(recording, resids, top_k=self.top_k, answer=shard.answer)
         return {
-            "readings": readings(recording, resids, top_k=self.top_k, answer=shard.answer).cpu(),
+            "readings": read.cpu(),
+            "top": top.cpu(),
             "cosines": torch.stack([write_cosines(recording, i)[:, start:].mean(1) for i in layers], dim=1).cpu(),
         }
 
@@ -83,7 +88,7 @@ class LogitLens(Analysis):
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Nothing beyond the clean pass but `n_layers` + 2 unembeddings, a few tokens at a time."""
         n_prompts, n_pos = shard.tokens.shape
-        numbers = n_prompts * ((model.n_layers + 1) * n_pos * len(READINGS) + 3 * model.n_layers)
+        numbers = n_prompts * ((model.n_layers + 1) * n_pos * (len(READINGS) + self.top_k) + 3 * model.n_layers)
         return Cost(0.0, numbers, held(shard.tokens.numel(), model.d_vocab))
 
 

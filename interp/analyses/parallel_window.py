@@ -96,7 +96,7 @@ class ParallelWindow(Analysis):
         n_pos = torch.full((n,), recording.n_pos - start)
         if not ends:
             return {"windows": windows, "n_pos": n_pos}
-        read = readings(recording, [ends[window] for window in self._windows], top_k=1, answer=None)
+        read, _ = readings(recording, [ends[window] for window in self._windows], top_k=1, answer=None)
         outputs = read[:, :, start:, : len(OUTPUT_MEASURES)].mean(2).cpu()
         return {"windows": windows, "outputs": outputs, "n_pos": n_pos}
 

@@ -62,7 +62,10 @@ class ResidualContribution(Analysis):
     question: ClassVar[str] = "How much does each sublayer write, and does it write, erase or strengthen?"
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:  # noqa: ARG002
-        """Return per prompt the mean and maximum over positions [batch layer measure], with and without position 0."""
+        """Return per prompt the mean and maximum over positions [batch layer measure], with and without position 0.
+
+        "by_position" [batch layer pos measure] is what they are of, for those who look at single prompts.
+        """
         layers = [
             written(
                 recording.resid(layer),
@@ -80,6 +83,7 @@ class ResidualContribution(Analysis):
             "mean_without_first": rest.mean(2),
             "max_without_first": rest.amax(2),
             "n_pos": torch.full((len(shard.prompts),), measures.shape[2]),
+            "by_position": measures,
         }
 
     def combine(self, parts: Sequence[Tensors]) -> "ResidualContributionResult":
@@ -95,7 +99,7 @@ class ResidualContribution(Analysis):
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Nothing beyond the clean pass."""
-        return Cost(0.0, 4 * len(shard.prompts) * model.n_layers * len(MEASURES))
+        return Cost(0.0, (4 * len(shard.prompts) + shard.tokens.numel()) * model.n_layers * len(MEASURES))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,12 @@
+"""The viewer: `interp view RUNS_DIR` starts it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import streamlit as st
+from interp_viewer.menu import ENTRIES
+
+st.set_page_config(page_title="interp", layout="wide")  # an icon by name would be asked for on the network
+st.navigation([entry.page for entry in ENTRIES], position="hidden").run()

@@ -1,0 +1,70 @@
+"""What a reader notes on a circuit: pins, hidden nodes and labels, in one file beside the run; the only one written here."""
+
+from dataclasses import dataclass, field
+
+import streamlit as st
+
+from interp.errors import RunError
+from interp.folder import read_json, write_json
+from interp_viewer.reading import inside, require_small
+from interp_viewer.screen import Here
+
+FILE = "annotations.json"
+_LONGEST = 80
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Nodes that are pinned or hidden, and names given to nodes."""
+
+    pinned: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def _key(here: Here) -> str:
+    return here.cell("circuit_discovery").path
+
+
+def read(here: Here) -> Notes:
+    """Return the notes on this circuit; none, with a warning, if the file is damaged."""
+    path = inside(here.run.root, here.run.folder / FILE)
+    if not path.is_file():
+        return Notes()
+    try:
+        found = read_json(require_small(path)).get(_key(here), {})
+        pinned, hidden = (tuple(map(str, found.get(name, ()))) for name in ("pinned", "hidden"))
+        return Notes(pinned, hidden, {str(k): str(v) for k, v in found.get("labels", {}).items()})
+    except (RunError, AttributeError, TypeError) as error:
+        st.warning(f"Notes are not shown: {error}")
+        return Notes()
+
+
+def write(here: Here, notes: Notes) -> None:
+    """Keep the notes on this circuit beside those on others."""
+    path = inside(here.run.root, here.run.folder / FILE)
+    known = read_json(path) if path.is_file() else {}
+    mine = {"pinned": list(notes.pinned), "hidden": list(notes.hidden), "labels": notes.labels}
+    try:
+        write_json(path, known | {_key(here): mine})
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from None
+
+
+def edit(here: Here, notes: Notes, node: str) -> None:
+    """Let a node be pinned, hidden and labelled."""
+    pin, hide = st.columns(2)
+    is_pinned = node in notes.pinned
+    if pin.button("Unpin" if is_pinned else "Pin", width="stretch"):
+        pinned = tuple(n for n in notes.pinned if n != node) if is_pinned else (*notes.pinned, node)
+        write(here, Notes(pinned, notes.hidden, notes.labels))
+        st.rerun()
+    if hide.button("Hide", width="stretch"):
+        write(here, Notes(notes.pinned, (*notes.hidden, node), notes.labels))
+        here.select(node="")
+        st.rerun()
+    label = st.text_input("Label", notes.labels.get(node, ""), max_chars=_LONGEST, key=f"label-{node}")
+    if label != notes.labels.get(node, ""):
+        kept = {name: text for name, text in (notes.labels | {node: label}).items() if text}
+        write(here, Notes(notes.pinned, notes.hidden, kept))
+        st.rerun()

@@ -1,0 +1,310 @@
+"""A circuit on fixed lanes (components across, layers upward), its edges as a table, and how faithful it is."""
+
+import io
+import json
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from interp.errors import RunError
+from interp.plots import curves
+from interp_viewer import annotations
+from interp_viewer.grid import Axis, Grid
+from interp_viewer.lines import draw
+from interp_viewer.pane import pane
+from interp_viewer.positions import over_positions
+from interp_viewer.residual import token_axis
+from interp_viewer.screen import Here, choose, mean_or_prompt, option
+from interp_viewer.text import number, plain
+from interp_viewer.wiring import MOST_EDGES, Edge, Wires, graph_of, read_wires
+
+POSITIVE, NEGATIVE = "#2166ac", "#b2182b"
+_SHOWN = {"embed": "diamond", "logits": "diamond", "a": "circle", "m": "rect"}
+_DEFAULT_K = 40
+
+
+def page(here: Here) -> None:
+    """Draw the circuit, where one was found, and the scores of nodes by token."""
+    if here.labels("circuit_discovery"):
+        _circuit(here)
+    if here.labels("relevance_patching") or here.labels("activation_patching"):
+        st.subheader("Nodes by layer and token")
+        left, right = st.columns(2)
+        with left:
+            of = option(here, "Score", node_choices(here))
+        with right:
+            mean_or_prompt(here)
+        pane(here, grid(here, of), key="nodes", at_cell=_at_cell(here, of))
+    elif not here.labels("circuit_discovery"):
+        here.cell("circuit_discovery", "relevance_patching", "activation_patching")
+
+
+# The graph
+
+
+def _circuit(here: Here) -> None:
+    wires = read_wires(here)
+    k = st.slider(
+        "Edges", 5, min(MOST_EDGES, max(6, wires.n_edges)), _k(here, wires), key="k-slider", on_change=_moved_k(here)
+    )
+    notes = annotations.read(here)
+    edges = [edge for edge in wires.largest(k) if not {edge.sender, edge.node} & set(notes.hidden)]
+    left, right = st.columns([0.68, 0.32])
+    with left:
+        st.markdown(f"**{len(edges)} of {wires.n_edges:,} edges, {100 * wires.share(edges):.0f} % of all absolute scores**")
+        _draw(here, edges, wires, notes)
+        st.caption(
+            "Lanes: the embedding, heads and MLPs from left to right, layers upward, the output on top. Circles are heads, "
+            "squares MLPs; width is the size of the score, blue positive and red negative; edges into a head say in the table "
+            "whether it reads them as query, key or value."
+        )
+    with right:
+        _choose_node(here, edges)
+        _about(here, wires, edges, notes)
+    _faithfulness(here, len(edges))
+    _edge_table(here, edges, notes)
+
+
+def _k(here: Here, wires: Wires) -> int:
+    k = here.selection.k if here.selection.k is not None else _DEFAULT_K
+    return max(5, min(k, MOST_EDGES, max(6, wires.n_edges)))
+
+
+def _moved_k(here: Here) -> Any:
+    return lambda: here.select(k=int(st.session_state["k-slider"]))
+
+
+def places(wires: Wires) -> dict[str, tuple[float, float]]:
+    """Return where every node stands: x is its lane, y grows with the layer."""
+    lanes = {"embed": ((wires.n_heads + 1) / 2, -1.0), "logits": ((wires.n_heads + 1) / 2, float(wires.n_layers))}
+    for layer in range(wires.n_layers):
+        for head in range(wires.n_heads):
+            lanes[f"a{layer}.h{head}"] = (float(head), float(layer))
+        lanes[f"m{layer}"] = (wires.n_heads + 1.0, layer + 0.35)
+    return lanes
+
+
+def drawing(
+    edges: list[Edge], wires: Wires, *, labels: dict[str, str], pinned: set[str], node: str, edge: str
+) -> dict[str, Any]:
+    """Return an ECharts graph of fixed places; nodes and edges carry their names, numbers stand in tooltips."""
+    at, largest = places(wires), max((abs(e.score) for e in edges), default=1.0) or 1.0
+    used = list(dict.fromkeys(name for e in edges for name in (e.sender, e.node)))
+    step_x, step_y = 900 / (wires.n_heads + 2), 520 / (wires.n_layers + 1)
+    nodes = [
+        {
+            "name": name, "x": at[name][0] * step_x, "y": -at[name][1] * step_y,
+            "symbol": _SHOWN.get(name, _SHOWN.get(name[0], "circle")), "symbolSize": 26 if name == node else 16,
+            "label": {"show": True, "position": "right", "formatter": labels.get(name, name), "fontSize": 12},
+            "itemStyle": {"color": "#E69F00" if name == node else "#009E73" if name in pinned else "#8a8678"},
+        }
+        for name in used
+    ]  # fmt: skip
+    links = [
+        {
+            "source": e.sender, "target": e.node, "value": f"{e.name} {e.score:+.4f}",
+            "lineStyle": {
+                "color": POSITIVE if e.score >= 0 else NEGATIVE, "width": 1 + 7 * abs(e.score) / largest,
+                "opacity": 1.0 if e.name == edge or node in (e.sender, e.node) or not (node or edge) else 0.2,
+                "curveness": 0.12 if e.receiver[0] != "k" else -0.12, "type": "solid" if e.score >= 0 else "dashed",
+            },
+        }
+        for e in edges
+    ]  # fmt: skip
+    series = {
+        "type": "graph", "layout": "none", "roam": True, "data": nodes, "links": links, "selectedMode": "single",
+        "edgeSymbol": ["none", "arrow"], "edgeSymbolSize": 6, "top": 30, "bottom": 30, "left": 40, "right": 80,
+    }  # fmt: skip
+    return {"tooltip": {"trigger": "item"}, "animation": False, "series": [series]}
+
+
+def _draw(here: Here, edges: list[Edge], wires: Wires, notes: "annotations.Notes") -> None:
+    selection = here.selection
+    spec = drawing(
+        edges, wires, labels=notes.labels, pinned=set(notes.pinned), node=selection.node, edge=selection.edge
+    )  # fmt: skip
+    used = [node["name"] for node in spec["series"][0]["data"]]
+
+    def picked() -> None:
+        for point in st.session_state["circuit"].selection.get("points", []):
+            i = point.get("data_index", point.get("point_index"))
+            if i is None:
+                continue
+            if point.get("data_type") == "edge":
+                here.select(edge=edges[i].name, node="", layer=_layer(edges[i].node))
+            else:
+                here.select(node=used[i], edge="", layer=_layer(used[i]), head=_head(used[i]))
+
+    st.echarts_chart(
+        spec, key="circuit", height=620, on_select=picked,
+        alt=f"A circuit of {len(edges)} edges; the same edges stand in the table below",
+    )  # fmt: skip
+
+
+def _layer(node: str) -> int | None:
+    return int(node[1:].split(".")[0]) if node[0] in "am" and node[1:2].isdigit() else None
+
+
+def _head(node: str) -> int | None:
+    return int(node.rpartition(".h")[2]) if ".h" in node else None
+
+
+def _choose_node(here: Here, edges: list[Edge]) -> None:
+    names = list(dict.fromkeys(name for edge in edges for name in (edge.sender, edge.node)))
+    at = names.index(here.selection.node) if here.selection.node in names else None
+    choose(
+        "Node",
+        names,
+        at,
+        lambda i: here.select(node=names[i], edge="", layer=_layer(names[i]), head=_head(names[i])),
+        key="node",
+    )
+    known = [edge.name for edge in edges]
+    at = known.index(here.selection.edge) if here.selection.edge in known else None
+    choose("Edge", known, at, lambda i: here.select(edge=known[i], node=""), key="edge")
+
+
+def _about(here: Here, wires: Wires, edges: list[Edge], notes: "annotations.Notes") -> None:
+    """Say what the selected node or edge is, and let it be pinned, hidden and labelled."""
+    selection = here.selection
+    if edge := next((edge for edge in edges if edge.name == selection.edge), None):
+        place = edges.index(edge) + 1
+        st.metric(f"{edge.sender} → {edge.receiver}", number(edge.score))
+        st.caption(f"the {place}. largest of {wires.n_edges:,} edges")
+        _of_prompts(here, wires, edge)
+    elif selection.node:
+        incoming, outgoing = (
+            [e for e in edges if side(e) == selection.node] for side in (lambda e: e.node, lambda e: e.sender)
+        )
+        st.markdown(f"**{plain(selection.node)}**: {len(incoming)} edges in, {len(outgoing)} out, of those shown")
+        for e in [*incoming, *outgoing][:12]:
+            st.markdown(f"- {plain(e.sender)} → {plain(e.receiver)} {number(e.score)}")
+        annotations.edit(here, notes, selection.node)
+    else:
+        st.caption("Click a node or an edge, or choose one here.")
+    if notes.hidden and st.button(f"Show {len(notes.hidden)} hidden nodes again"):
+        annotations.write(here, annotations.Notes(notes.pinned, (), notes.labels))
+        st.rerun()
+
+
+def _of_prompts(here: Here, wires: Wires, edge: Edge) -> None:
+    measured = here.measured(here.cell("circuit_discovery"))
+    values = measured.at("scores", wires.receivers.index(edge.receiver), wires.senders.index(edge.sender))
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    st.caption(f"Over {len(values)} prompts: median {number(middle)}, half of them {number(low)} to {number(high)}.")
+
+
+def _faithfulness(here: Here, n_shown: int) -> None:
+    frame = here.run.frame(here.cell("circuit_discovery"))
+    rows = frame[frame["measure"] == "faithfulness"].reset_index(drop=True)
+    names = {"circuit": "the best edges", "random": "as many random edges", "complement": "all but the best edges"}
+    total = float(rows["n_edges"].max())
+    figure = curves(
+        rows.replace({"kind": names}), x="fraction", groups="kind", title="How much of the behaviour circuits of this size keep",
+        x_label="share of all edges (log scale)", y_label="faithfulness", is_log=True,
+    )  # fmt: skip
+    figure.add_vline(x=n_shown / total, line_dash="dot", line_color="grey", annotation_text="shown above")
+    figure.update_layout(height=340)
+    draw(
+        figure,
+        key="faithfulness",
+        alt="Faithfulness of circuits by their share of edges; the numbers are on the page “Data”",
+    )
+
+
+def _edge_table(here: Here, edges: list[Edge], notes: "annotations.Notes") -> None:
+    st.markdown("**The edges shown**")
+    frame = pd.DataFrame([(e.sender, e.receiver, e.score) for e in edges], columns=["sender", "receiver", "score"])
+    st.dataframe(frame, hide_index=True, height=260)
+    graph = graph_of(edges, notes.labels)
+    buffer = io.BytesIO()
+    nx.write_graphml(graph, buffer)
+    about = {
+        "run": here.run.id, "model": here.model, "task": here.task, "edges": [e.__dict__ for e in edges],
+        "pinned": list(notes.pinned), "hidden": list(notes.hidden), "labels": notes.labels,
+    }  # fmt: skip
+    left, middle, right = st.columns(3)
+    left.download_button("Save as JSON", json.dumps(about, indent=1), "circuit.json", "application/json")
+    middle.download_button("Save as GraphML", buffer.getvalue(), "circuit.graphml", "application/xml")
+    right.download_button("Save as SVG", svg(edges, read_wires(here), notes.labels), "circuit.svg", "image/svg+xml")
+
+
+def svg(edges: list[Edge], wires: Wires, labels: dict[str, str]) -> str:
+    """Return the drawing as a picture that scales."""
+    from html import escape
+
+    at, largest = places(wires), max((abs(e.score) for e in edges), default=1.0) or 1.0
+    width, height = 90.0 * (wires.n_heads + 3), 80.0 * (wires.n_layers + 2)
+
+    def place(name: str) -> tuple[float, float]:
+        x, y = at[name]
+        return 40 + 90 * x, height - 60 - 80 * (y + 1)
+
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif">']
+    for e in edges:
+        (x1, y1), (x2, y2) = place(e.sender), place(e.node)
+        colour, dash = (POSITIVE, "") if e.score >= 0 else (NEGATIVE, ' stroke-dasharray="5 3"')
+        parts.append(
+            f'<line x1="{x1:.0f}" y1="{y1:.0f}" x2="{x2:.0f}" y2="{y2:.0f}" stroke="{colour}" '
+            f'stroke-width="{1 + 6 * abs(e.score) / largest:.1f}" opacity="0.7"{dash}><title>{escape(e.name)} {e.score:+.4f}</title></line>'
+        )
+    for name in dict.fromkeys(name for e in edges for name in (e.sender, e.node)):
+        x, y = place(name)
+        parts.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="8" fill="#8a8678"/>')
+        parts.append(f'<text x="{x + 11:.0f}" y="{y + 4:.0f}" font-size="13">{escape(labels.get(name, name))}</text>')
+    return "\n".join([*parts, "</svg>"])
+
+
+# Nodes by token
+
+
+def node_choices(here: Here) -> list[str]:
+    """Return "METHOD NODE" of every score there is, units (heads, neurons) added up."""
+    found = []
+    for analysis in ("relevance_patching", "activation_patching"):
+        if here.labels(analysis):
+            names = here.measured(here.cell(analysis)).names
+            skip = ("last", "n_pos", "base", "source")
+            found += [name if analysis == "relevance_patching" else f"exact {name}" for name in names if name not in skip]
+    return found or _none(here)
+
+
+def _none(here: Here) -> list[str]:
+    here.cell("relevance_patching", "activation_patching")
+    raise RunError("there are no scores")
+
+
+def _source(here: Here, of: str) -> tuple[Any, str]:
+    analysis = "activation_patching" if of.startswith("exact ") else "relevance_patching"
+    return here.cell(analysis), of.removeprefix("exact ")
+
+
+def grid(here: Here, of: str) -> Grid:
+    """Return a score [layer token], heads and neurons added up."""
+    of = of if of in (known := node_choices(here)) else known[0]
+    cell, name = _source(here, of)
+    measured = here.measured(cell)
+    values = measured.of_prompt(name, here.ex)
+    has_units = values.ndim == 3
+    if here.is_over_all and not has_units:
+        method, _, node = name.partition(" ") if not of.startswith("exact ") else ("", "", name)
+        where = {"node": node} | ({"method": method} if method else {})
+        return over_positions(here, cell, where, title=f"{of}, mean over prompts", is_signed=True)
+    values = values[:, : int(measured.of_prompt("n_pos", here.ex))]
+    notes = ("Heads (or neurons) are added up.",) if has_units else ()
+    if here.is_over_all:
+        notes = (*notes, "Units have no mean over prompts here; this is the selected prompt.")
+    return Grid(
+        f"{of}, prompt {here.ex}", (values.sum(-1) if has_units else values).astype(np.float32),
+        Axis.of("layer", len(values), "layer"), token_axis(here, values.shape[1]), is_signed=True, notes=notes,
+    )  # fmt: skip
+
+
+def _at_cell(here: Here, of: str) -> Any:
+    cell, name = _source(here, of)
+    measured = here.measured(cell)
+    has_units = len(measured.names[name][1]) == 4
+    return None if here.is_over_all or has_units else lambda row, col: measured.at(name, row, col)

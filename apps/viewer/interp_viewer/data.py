@@ -1,0 +1,71 @@
+"""Where a picture's numbers come from: tensors, table and record of an analysis, and how to load them."""
+
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from interp.errors import RunError
+from interp.folder import Cell
+from interp_viewer.screen import Here, option
+from interp_viewer.text import plain
+
+_MOST_ROWS = 2000
+
+
+def page(here: Here) -> None:
+    """Draw the tensors of the selected prompt, the table, the record and a snippet."""
+    finished = {PurePosixPath(cell.path).name: cell for cell, info in here.cells.items() if info["status"] == "ok"}
+    if not finished:
+        st.info("No analysis of this model and task is finished.")
+        return
+    name = option(here, "Analysis", list(finished))
+    cell = finished[name]
+    for draw in (_tensors, _table, _record):
+        try:
+            draw(here, cell)
+        except RunError as error:
+            st.error(plain(error))
+    st.subheader("In Python")
+    where = f'["{here.model}", "{here.task}", "{name}"]'
+    st.code(
+        f'import interp\n\nresult = interp.open_run("{here.run.folder}"){where}\nresult.to_frame()\nresult.plot()',
+        language="python",
+    )
+
+
+def _tensors(here: Here, cell: Cell) -> None:
+    st.subheader("Tensors")
+    measured = here.measured(cell)
+    st.caption(
+        f"{len(measured.files)} files, {measured.n_prompts} prompts; numbers of prompt {here.ex}; the first axis is the prompt."
+    )
+    rows = []
+    for name, (dtype, shape) in measured.names.items():
+        values = np.asarray(measured.of_prompt(name, here.ex), np.float64)
+        finite = values[np.isfinite(values)]
+        about = (
+            {"smallest": finite.min(), "largest": finite.max()} if finite.size else {"smallest": np.nan, "largest": np.nan}
+        )
+        of_one = " × ".join(map(str, shape[1:])) or "one number"
+        rows.append(
+            {"tensor": name, "type": dtype, "of a prompt": of_one, **about, "not finite": int(values.size - finite.size)}
+        )
+    st.dataframe(pd.DataFrame(rows), hide_index=True)
+
+
+def _table(here: Here, cell: Cell) -> None:
+    st.subheader("Table")
+    frame = here.run.frame(cell)
+    st.caption(f"{len(frame):,} rows; the first {min(_MOST_ROWS, len(frame)):,} are shown.")
+    st.dataframe(frame.head(_MOST_ROWS), hide_index=True, height=300)
+    name = PurePosixPath(cell.path).name
+    left, right = st.columns(2)
+    left.download_button("Save as CSV", lambda: frame.to_csv(index=False).encode(), f"{name}.csv", "text/csv")
+    right.download_button("Save as Parquet", lambda: frame.to_parquet(index=False), f"{name}.parquet")
+
+
+def _record(here: Here, cell: Cell) -> None:
+    st.subheader("Record")
+    st.json(here.run.result(cell), expanded=False)

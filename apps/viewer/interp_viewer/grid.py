@@ -1,0 +1,111 @@
+"""A grid of numbers as every page hands it out: values, what rows and columns are, and what a colour may say."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Rows or columns: what they are called, and the values of the selection's `keys` that picking one gives."""
+
+    name: str
+    labels: tuple[str, ...]
+    values: tuple[int, ...]
+    keys: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, n: int, *keys: str, labels: tuple[str, ...] = (), first: int = 0) -> "Axis":
+        """Return an axis of `n` places that are numbered from `first`."""
+        numbers = tuple(range(first, first + n))
+        return cls(name, labels or tuple(map(str, numbers)), numbers, keys)
+
+    def index(self, selected: dict[str, int | None]) -> int | None:
+        """Return the place that a selection means; None where it means none of these."""
+        for key in self.keys:
+            value = selected.get(key)
+            if value is not None:
+                return self.values.index(value) if value in self.values else None
+        return None
+
+    def picked(self, index: int) -> dict[str, int]:
+        """Return what picking a place selects."""
+        return dict.fromkeys(self.keys, self.values[index])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Values [row column], NaN where there is none for the reason `missing`.
+
+    Signed values are coloured around 0, others from 0 to `top` (the largest). `low`, `high` and `n` (prompts) are those of a
+    mean; `texts` are written into cells; `threshold` (name, value) marks what is below it as `hatched`.
+    """
+
+    title: str
+    values: Values
+    rows: Axis
+    cols: Axis
+    unit: str = ""
+    is_signed: bool = False
+    is_upward: bool = True
+    lower_is_better: bool = False
+    top: float | None = None
+    missing: str = "nothing measured"
+    low: Values | None = None
+    high: Values | None = None
+    n: Values | None = None
+    texts: tuple[str, ...] | None = None
+    threshold: tuple[str, float] | None = None
+    hatched: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Return the ends of the colour scale: equally far from 0 where values are signed, otherwise from 0."""
+        if self.is_signed:
+            top = self._largest(np.abs(self.values))
+            return -top, top
+        return 0.0, self._largest(self.values)
+
+    def _largest(self, values: Values) -> float:
+        if self.top is not None:
+            return self.top
+        finite = values[np.isfinite(values)]
+        return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+
+    def said(self) -> list[str]:
+        """Return what must be known to read it: what is missing, cut off, or 0 everywhere."""
+        said = list(self.notes)
+        low, high = self.range
+        finite = self.values[np.isfinite(self.values)]
+        if n_broken := int(np.isinf(self.values).sum()):
+            said.append(f"Infinite cells, left blank: {n_broken}.")
+        if n_missing := int(np.isnan(self.values).sum()):
+            said.append(f"Blank cells: {n_missing} of {self.values.size} ({self.missing}).")
+        if n_above := int((finite > high).sum() + (finite < low).sum()):
+            said.append(f"Cells beyond the colour scale ({low:.4g} to {high:.4g}), marked ▲: {n_above}.")
+        if not finite.size:
+            said.append("There is no number to show.")
+        elif not finite.any():
+            said.append("All values are 0.")
+        return said
+
+    def rank(self, row: int, col: int) -> tuple[int, int] | None:
+        """Return the place of a cell among all by absolute size (1: the largest), and how many there are."""
+        value, finite = self.values[row, col], self.values[np.isfinite(self.values)]
+        return int((np.abs(finite) > abs(value)).sum()) + 1, finite.size if np.isfinite(value) else None
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the same numbers as a table, a row per row from the top of the picture."""
+        frame = pd.DataFrame(self.values, index=list(self.rows.labels), columns=_distinct(self.cols.labels))
+        frame.index.name = self.rows.name
+        return frame[::-1] if self.is_upward else frame
+
+
+def _distinct(labels: tuple[str, ...]) -> list[str]:
+    """Return labels for columns, numbered where two are the same."""
+    return list(labels) if len(set(labels)) == len(labels) else [f"{i} {label}" for i, label in enumerate(labels)]

@@ -1,0 +1,334 @@
+// A grid of numbers as a canvas: click, arrow keys, hover; what is picked is sent, never kept here.
+const GUTTER = { left: 64, bottom: 46, top: 8, right: 86 };
+const TALLEST = 560;
+
+const decode = (text, Type) => {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Type(bytes.buffer);
+};
+
+const isDark = (element) => {
+  const probe = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  probe.fillStyle = getComputedStyle(element).getPropertyValue("--st-background-color").trim() || "#ffffff";
+  probe.fillRect(0, 0, 1, 1);
+  const [red, green, blue] = probe.getImageData(0, 0, 1, 1).data;
+  return 0.3 * red + 0.6 * green + 0.1 * blue < 110;
+};
+
+const shown = (value) => {
+  if (Number.isNaN(value)) return "–";
+  const size = Math.abs(value);
+  const text = size !== 0 && (size < 0.001 || size >= 1e5) ? size.toExponential(2) : size.toFixed(size < 10 ? 3 : 1);
+  return (value < 0 ? "−" : "") + text;
+};
+
+class Heat {
+  constructor(root) {
+    this.root = root;
+    this.canvas = root.querySelector("canvas");
+    this.tip = root.querySelector(".tip");
+    this.live = root.querySelector(".live");
+    this.slider = root.querySelector(".threshold");
+    this.cursor = null;
+    this.listen();
+  }
+
+  // What to show
+
+  update(data, send) {
+    this.send = send;
+    const isNew = !this.data || this.data.stamp !== data.stamp;
+    this.data = data;
+    if (isNew) {
+      this.values = decode(data.values, Float32Array);
+      this.luts = { light: decode(data.light, Uint8Array), dark: decode(data.dark, Uint8Array) };
+      this.threshold = data.threshold;
+      this.cursor = null;
+    }
+    this.canvas.setAttribute("aria-label", data.label);
+    this.root.querySelector(".bar").hidden = data.threshold === null;
+    if (data.threshold !== null) {
+      this.slider.max = data.threshold_max;
+      this.slider.step = data.threshold_max / 100;
+      this.slider.value = this.threshold;
+      this.root.querySelector(".name").textContent = data.threshold_name;
+    }
+    this.draw();
+  }
+
+  at(row, col) {
+    return this.values[row * this.data.cols + col];
+  }
+
+  isHatched(value) {
+    return this.threshold !== null && value < this.threshold;
+  }
+
+  // Where it is
+
+  layout() {
+    const width = this.root.clientWidth || 600;
+    const { rows, cols } = this.data;
+    const cellWidth = Math.min(64, (width - GUTTER.left - GUTTER.right) / cols);
+    const room = document.fullscreenElement ? window.innerHeight - 120 : TALLEST;
+    const cellHeight = Math.max(1, Math.min(34, (room - GUTTER.top - GUTTER.bottom) / rows));
+    return { width, cellWidth, cellHeight, height: rows * cellHeight + GUTTER.top + GUTTER.bottom };
+  }
+
+  y(row) {
+    const { cellHeight } = this.box;
+    return GUTTER.top + (this.data.upward ? this.data.rows - 1 - row : row) * cellHeight;
+  }
+
+  x(col) {
+    return GUTTER.left + col * this.box.cellWidth;
+  }
+
+  cellAt(event) {
+    const bounds = this.canvas.getBoundingClientRect();
+    const scale = this.box.width / bounds.width;
+    const col = Math.floor(((event.clientX - bounds.left) * scale - GUTTER.left) / this.box.cellWidth);
+    const down = Math.floor(((event.clientY - bounds.top) * scale - GUTTER.top) / this.box.cellHeight);
+    const row = this.data.upward ? this.data.rows - 1 - down : down;
+    const isInside = col >= 0 && col < this.data.cols && row >= 0 && row < this.data.rows;
+    return isInside ? [row, col] : null;
+  }
+
+  // Drawing
+
+  colour(value) {
+    const { low, high } = this.data;
+    const share = Math.max(0, Math.min(1, (value - low) / (high - low || 1)));
+    const i = 3 * Math.round(share * 255);
+    return [this.lut[i], this.lut[i + 1], this.lut[i + 2]];
+  }
+
+  draw() {
+    if (!this.data || !this.root.clientWidth) return;
+    this.box = this.layout();
+    const { width, height } = this.box;
+    const dpr = window.devicePixelRatio || 1;
+    this.canvas.width = Math.round(width * dpr);
+    this.canvas.height = Math.round(height * dpr);
+    this.canvas.style.height = `${height}px`;
+    const pen = this.canvas.getContext("2d");
+    pen.setTransform(dpr, 0, 0, dpr, 0, 0);
+    const dark = isDark(this.root);
+    this.lut = dark ? this.luts.dark : this.luts.light;
+    const style = getComputedStyle(this.root);
+    this.ink = style.getPropertyValue("--st-text-color").trim() || (dark ? "#fafafa" : "#262730");
+    this.paper = style.getPropertyValue("--st-background-color").trim() || (dark ? "#0e1117" : "#ffffff");
+    pen.fillStyle = this.paper;
+    pen.fillRect(0, 0, width, height);
+    this.drawCells(pen);
+    this.drawMarks(pen);
+    this.drawAxes(pen);
+    this.drawScale(pen);
+    this.drawOutline(pen, this.data.selected, true);
+    this.drawOutline(pen, this.cursor, false);
+  }
+
+  drawCells(pen) {
+    const { rows, cols } = this.data;
+    const image = new ImageData(cols, rows);
+    for (let row = 0; row < rows; row += 1) {
+      const down = this.data.upward ? rows - 1 - row : row;
+      for (let col = 0; col < cols; col += 1) {
+        const value = this.at(row, col);
+        const i = 4 * (down * cols + col);
+        if (Number.isNaN(value)) continue;
+        const [red, green, blue] = this.isHatched(value) ? [190, 190, 190] : this.colour(value);
+        image.data.set([red, green, blue, 255], i);
+      }
+    }
+    const small = document.createElement("canvas");
+    small.width = cols;
+    small.height = rows;
+    small.getContext("2d").putImageData(image, 0, 0);
+    pen.imageSmoothingEnabled = false;
+    const { cellWidth, cellHeight } = this.box;
+    pen.drawImage(small, GUTTER.left, GUTTER.top, cols * cellWidth, rows * cellHeight);
+  }
+
+  drawMarks(pen) {
+    const { rows, cols, texts, signed, high } = this.data;
+    const { cellWidth, cellHeight } = this.box;
+    const roomy = cellWidth >= 18 && cellHeight >= 13;
+    const hatching = cellWidth >= 5 && cellHeight >= 5;
+    pen.textAlign = "center";
+    pen.textBaseline = "middle";
+    pen.font = `${Math.min(12, cellHeight - 2)}px sans-serif`;
+    if (!roomy && !hatching) return;
+    for (let row = 0; row < rows; row += 1) {
+      for (let col = 0; col < cols; col += 1) {
+        const value = this.at(row, col);
+        const [x, y] = [this.x(col), this.y(row)];
+        if (hatching && (Number.isNaN(value) || this.isHatched(value))) this.hatch(pen, x, y, Number.isNaN(value));
+        if (!roomy || Number.isNaN(value)) continue;
+        const text = texts ? texts[row * cols + col] : signed && value !== 0 ? (value < 0 ? "−" : "+") : value > high ? "▲" : "";
+        if (!text) continue;
+        const [red, green, blue] = this.isHatched(value) ? [190, 190, 190] : this.colour(value);
+        pen.fillStyle = 0.3 * red + 0.6 * green + 0.1 * blue < 128 ? "#ffffff" : "#000000";
+        pen.save();
+        pen.beginPath();
+        pen.rect(x, y, cellWidth, cellHeight);
+        pen.clip();
+        pen.fillText(text, x + cellWidth / 2, y + cellHeight / 2);
+        pen.restore();
+      }
+    }
+  }
+
+  hatch(pen, x, y, isMissing) {
+    const { cellWidth, cellHeight } = this.box;
+    pen.strokeStyle = isMissing ? "rgba(128,128,128,0.35)" : "rgba(70,70,70,0.8)";
+    pen.lineWidth = 1;
+    pen.beginPath();
+    pen.moveTo(x, y + cellHeight);
+    pen.lineTo(x + cellWidth, y);
+    pen.stroke();
+  }
+
+  drawAxes(pen) {
+    const { row_labels: rowLabels, col_labels: colLabels, row_name: rowName, col_name: colName, rows, cols } = this.data;
+    const { cellWidth, cellHeight, height } = this.box;
+    pen.fillStyle = this.ink;
+    pen.font = "12px sans-serif";
+    pen.textAlign = "right";
+    pen.textBaseline = "middle";
+    const rowStep = Math.max(1, Math.ceil(15 / cellHeight));
+    for (let row = 0; row < rows; row += rowStep) {
+      pen.fillText(rowLabels[row].slice(0, 6), GUTTER.left - 6, this.y(row) + cellHeight / 2);
+    }
+    pen.save();
+    pen.translate(12, GUTTER.top + (rows * cellHeight) / 2);
+    pen.rotate(-Math.PI / 2);
+    pen.textAlign = "center";
+    pen.fillText(rowName, 0, 0);
+    pen.restore();
+    pen.textAlign = "center";
+    pen.textBaseline = "top";
+    const longest = Math.max(...colLabels.map((label) => Math.min(10, label.length)), 1);
+    const colStep = Math.max(1, Math.ceil((longest * 6.5 + 6) / cellWidth));
+    for (let col = 0; col < cols; col += colStep) {
+      pen.fillText(colLabels[col].slice(0, 10), this.x(col) + cellWidth / 2, height - GUTTER.bottom + 5);
+    }
+    pen.fillText(colName, GUTTER.left + (cols * cellWidth) / 2, height - 18);
+  }
+
+  drawScale(pen) {
+    const { low, high, rows } = this.data;
+    const { cellHeight, cellWidth } = this.box;
+    const tall = Math.min(rows * cellHeight, 160);
+    const x = GUTTER.left + this.data.cols * cellWidth + 14;
+    for (let i = 0; i < tall; i += 1) {
+      const [red, green, blue] = this.colour(high - ((high - low) * i) / Math.max(1, tall - 1));
+      pen.fillStyle = `rgb(${red},${green},${blue})`;
+      pen.fillRect(x, GUTTER.top + i, 12, 1.5);
+    }
+    pen.fillStyle = this.ink;
+    pen.font = "12px sans-serif";
+    pen.textAlign = "left";
+    pen.textBaseline = "middle";
+    const ticks = this.data.signed ? [high, 0, low] : [high, low];
+    for (const tick of ticks) {
+      pen.fillText(shown(tick), x + 16, GUTTER.top + 5 + (tall - 10) * ((high - tick) / (high - low || 1)));
+    }
+  }
+
+  drawOutline(pen, cell, isSelected) {
+    if (!cell || (!isSelected && document.activeElement !== this.canvas && !this.root.getRootNode().activeElement)) return;
+    const [x, y] = [this.x(cell[1]), this.y(cell[0])];
+    const { cellWidth, cellHeight } = this.box;
+    const passes = isSelected ? [[4, "#000000"], [2, "#ffffff"]] : [[3, "#000000"], [1, "#ffd400"]];
+    for (const [thick, ink] of passes) {
+      pen.lineWidth = thick;
+      pen.strokeStyle = ink;
+      pen.strokeRect(x, y, Math.max(cellWidth, 3), Math.max(cellHeight, 3));
+    }
+  }
+
+  // What is said and sent
+
+  describe([row, col]) {
+    const { row_name: rowName, col_name: colName, row_labels: rowLabels, col_labels: colLabels, unit, texts, cols } = this.data;
+    const value = this.at(row, col);
+    const said = Number.isNaN(value) ? this.data.missing : `${shown(value)}${unit ? ` ${unit}` : ""}`;
+    const text = texts && texts[row * cols + col] ? ` “${texts[row * cols + col]}”` : "";
+    return `${rowName} ${rowLabels[row]}, ${colName} ${colLabels[col]}: ${said}${text}${this.isHatched(value) ? `, ${this.data.hatched}` : ""}`;
+  }
+
+  pick(cell) {
+    this.send("pick", { row: cell[0], col: cell[1] });
+  }
+
+  move(key) {
+    const { rows, cols, upward } = this.data;
+    const [row, col] = this.cursor || this.data.selected || [0, 0];
+    const up = upward ? 1 : -1;
+    const page = Math.max(1, Math.round(cols / 8));
+    const moves = {
+      ArrowUp: [row + up, col], ArrowDown: [row - up, col], ArrowLeft: [row, col - 1], ArrowRight: [row, col + 1],
+      Home: [row, 0], End: [row, cols - 1], PageUp: [row, col - page], PageDown: [row, col + page],
+    };
+    if (!moves[key]) return false;
+    const clamp = (value, size) => Math.max(0, Math.min(size - 1, value));
+    this.cursor = [clamp(moves[key][0], rows), clamp(moves[key][1], cols)];
+    this.live.textContent = this.describe(this.cursor);
+    this.draw();
+    return true;
+  }
+
+  listen() {
+    const { canvas, tip, slider } = this;
+    canvas.addEventListener("click", (event) => {
+      const cell = this.cellAt(event);
+      if (cell) this.pick(cell);
+    });
+    canvas.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") {
+        event.preventDefault();
+        this.pick(this.cursor || this.data.selected || [0, 0]);
+      } else if (this.move(event.key)) event.preventDefault();
+    });
+    canvas.addEventListener("focus", () => this.draw());
+    canvas.addEventListener("blur", () => this.draw());
+    canvas.addEventListener("mousemove", (event) => {
+      const cell = this.cellAt(event);
+      tip.hidden = !cell;
+      if (!cell) return;
+      tip.textContent = this.describe(cell);
+      const bounds = this.root.getBoundingClientRect();
+      const left = event.clientX - bounds.left;
+      tip.style.left = `${Math.min(left + 14, bounds.width - tip.offsetWidth - 4)}px`;
+      tip.style.top = `${event.clientY - bounds.top + 16}px`;
+    });
+    canvas.addEventListener("mouseleave", () => { tip.hidden = true; });
+    slider.addEventListener("input", () => {
+      this.threshold = Number(slider.value);
+      this.root.querySelector(".value").textContent = shown(this.threshold);
+      this.draw();
+    });
+    slider.addEventListener("change", () => this.send("threshold", this.threshold));
+    this.root.querySelector(".png").addEventListener("click", () => {
+      const link = document.createElement("a");
+      link.download = `${this.data.file}.png`;
+      link.href = canvas.toDataURL("image/png");
+      link.click();
+    });
+    this.root.querySelector(".full").addEventListener("click", () => this.root.requestFullscreen());
+    this.root.addEventListener("fullscreenchange", () => this.draw());
+    this.watcher = new ResizeObserver(() => this.draw());
+    this.watcher.observe(this.root);
+  }
+}
+
+const heats = new WeakMap();
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const root = parentElement.querySelector(".heat");
+  if (!heats.has(root)) heats.set(root, new Heat(root));
+  const heat = heats.get(root);
+  heat.update(data, setTriggerValue);
+  heat.root.querySelector(".value").textContent = data.threshold === null ? "" : shown(heat.threshold);
+}

@@ -1,0 +1,77 @@
+"""A `Grid` as a picture that can be clicked, and walked through with the keyboard."""
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from interp_viewer.colours import encoded, lut
+from interp_viewer.grid import Grid
+
+HTML = """<div class="heat">
+<canvas tabindex="0" role="application"></canvas>
+<div class="tools"><div class="bar"><label><span class="name"></span><input class="threshold" type="range" min="0">
+<output class="value"></output></label></div>
+<button class="full" type="button" title="Full screen">Enlarge</button>
+<button class="png" type="button" title="Save the picture">PNG</button></div>
+<div class="tip" hidden></div><div class="live" aria-live="polite"></div></div>"""
+
+
+@cache
+def _component() -> Callable[..., Any]:
+    here = Path(__file__).parent
+    js, css = ((here / f"heat.{ending}").read_text(encoding="utf-8") for ending in ("js", "css"))
+    return st.components.v2.component("interp_heat", html=HTML, js=js, css=css)
+
+
+def heat(
+    grid: Grid,
+    *,
+    key: str,
+    selected: tuple[int, int] | None,
+    on_pick: Callable[[int, int], None],
+    on_threshold: Callable[[float], None] | None = None,
+) -> None:
+    """Draw a grid; `on_pick` is called with the row and column that were clicked or chosen by Enter."""
+
+    def picked() -> None:
+        if pick := st.session_state[key].get("pick"):
+            on_pick(int(pick["row"]), int(pick["col"]))
+
+    def moved() -> None:
+        value = st.session_state[key].get("threshold")
+        if value is not None and on_threshold is not None:
+            on_threshold(float(value))
+
+    _component()(
+        key=key, data=_sent(grid) | {"selected": selected}, on_pick_change=picked, on_threshold_change=moved
+    )  # fmt: skip
+
+
+def _sent(grid: Grid) -> dict[str, Any]:
+    """Return what the picture needs, and nothing else."""
+    low, high = grid.range
+    n_rows, n_cols = grid.values.shape
+    how = {"is_signed": grid.is_signed, "is_reversed": grid.lower_is_better}
+    values = np.where(np.isinf(grid.values), np.nan, grid.values).astype(np.float32)
+    finite = values[np.isfinite(values)]
+    name, threshold = grid.threshold or ("", None)
+    sent = {
+        "values": encoded(values), "rows": n_rows, "cols": n_cols, "low": low, "high": high,
+        "light": encoded(lut("light", **how)), "dark": encoded(lut("dark", **how)),
+        "row_name": grid.rows.name, "col_name": grid.cols.name,
+        "row_labels": list(grid.rows.labels), "col_labels": list(grid.cols.labels),
+        "unit": grid.unit, "signed": grid.is_signed, "upward": grid.is_upward, "missing": grid.missing,
+        "texts": list(grid.texts) if grid.texts else None, "threshold": threshold, "threshold_name": name,
+        "threshold_max": max(2.0, min(4.0, float(finite.max()))) if finite.size and threshold is not None else 1.0,
+        "hatched": grid.hatched, "file": "".join(c if c.isalnum() else "-" for c in grid.title)[:60],
+        "label": f"{grid.title}: {n_rows} × {n_cols} cells, {grid.rows.name} × {grid.cols.name}, from {low:.3g} to {high:.3g}. "
+        "Arrow keys move, Enter picks.",
+    }  # fmt: skip
+    stamp = hashlib.blake2b(sent["values"].encode(), digest_size=8)
+    stamp.update(repr([sent[name] for name in ("rows", "cols", "threshold", "label", "texts")]).encode())
+    return sent | {"stamp": stamp.hexdigest()}

@@ -1,0 +1,36 @@
+"""Lines over depth, with the selected layer marked."""
+
+import json
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from interp.folder import Cell
+from interp.plots import lines_over_depth
+from interp_viewer.screen import Here
+
+_CONFIG = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
+
+
+def lines(
+    here: Here, frame: pd.DataFrame, *, y: str, groups: str, panels: str, title: str, key: str, marked: str = "layer"
+) -> None:
+    """Draw `y` over layers, one line per value of `groups`, one panel per value of `panels`."""
+    figure = lines_over_depth(frame.reset_index(drop=True), y=y, groups=groups, panels=panels, title=title)
+    figure.update_layout(height=320, margin={"t": 60, "b": 40, "l": 40, "r": 20})
+    at = getattr(here.selection, marked)
+    if at is not None:
+        figure.add_vline(x=at, line_dash="dot", line_color="grey")
+    draw(figure, key=key, alt=f"{title}, as lines over layers; the numbers are on the page “Data”")
+
+
+def draw(figure: go.Figure, *, key: str, alt: str) -> None:
+    """Draw a Plotly figure."""
+    st.plotly_chart(figure, key=key, config=_CONFIG, alt=alt)
+
+
+def stored(here: Here, cell: Cell) -> None:
+    """Draw the figure that an analysis left in its folder."""
+    figure = go.Figure(json.loads(here.run.figure(cell)), skip_invalid=True)
+    draw(figure, key=f"figure-{cell.path}", alt=f"{cell.analysis}; the numbers are in the table below")

@@ -1,0 +1,121 @@
+"""A grid beside what there is to say of its selected cell; the same numbers as boxes and as a table."""
+
+from collections.abc import Callable
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from interp.errors import RunError
+from interp_viewer.grid import Axis, Grid
+from interp_viewer.heat import heat
+from interp_viewer.screen import Here, choose
+from interp_viewer.text import number, plain
+
+Values = NDArray[np.float32]
+_LISTED = 8
+
+
+def pane(
+    here: Here, grid: Grid, *, key: str, at_cell: Callable[[int, int], Values] | None = None, is_table: bool = True
+) -> None:
+    """Draw a grid and its inspector; `at_cell` returns every prompt's value of a cell."""
+    left, right = st.columns([0.72, 0.28])
+    with left:
+        picture(here, grid, key=key)
+        if is_table:
+            _table(grid, key)
+    with right:
+        boxes = st.columns(2)
+        for box, axis in zip(boxes, (grid.rows, grid.cols), strict=True):
+            if axis.keys:
+                with box:
+                    _mirror(here, axis, axis.index(here.numbers), key=f"{key}-{axis.name}")
+        whole = selected_cell(here, grid)
+        if whole is None:
+            st.caption("Click a cell, or choose a row and a column, to see its number here.")
+        else:
+            inspect(here, grid, whole, at_cell)
+
+
+def selected_cell(here: Here, grid: Grid) -> tuple[int, int] | None:
+    """Return the row and column that the selection means; None where it means none of these."""
+    row, col = grid.rows.index(here.numbers), grid.cols.index(here.numbers)
+    return None if row is None or col is None else (row, col)
+
+
+def picture(here: Here, grid: Grid, *, key: str) -> None:
+    """Draw a grid with its title and what must be known to read it; clicks move the selection."""
+    st.markdown(f"**{plain(grid.title)}**")
+    heat(
+        grid,
+        key=key,
+        selected=selected_cell(here, grid),
+        on_pick=lambda row, col: here.select(**grid.rows.picked(row), **grid.cols.picked(col)),
+        on_threshold=lambda value: here.select(thr=round(value, 4)),
+    )
+    for said in grid.said():
+        st.caption(plain(said))
+
+
+def _mirror(here: Here, axis: Axis, place: int | None, *, key: str) -> None:
+    label = axis.name[:1].upper() + axis.name[1:]
+    choose(label, list(axis.labels), place, lambda i: here.select(**axis.picked(i)), key=key)
+
+
+def inspect(here: Here, grid: Grid, cell: tuple[int, int], at_cell: Callable[[int, int], Values] | None) -> None:
+    """Say what a cell holds: value, rank, interval, number of prompts, and how prompts differ."""
+    row, col = cell
+    value = float(grid.values[row, col])
+    where = f"{grid.rows.name} {grid.rows.labels[row]}, {grid.cols.name} {grid.cols.labels[col]}"
+    st.markdown(f"{plain(where)}")
+    if not np.isfinite(value):
+        st.markdown(f"no value: {plain(grid.missing)}")
+        return
+    st.metric("Value", f"{number(value)} {grid.unit}".strip())
+    if grid.texts and grid.texts[row * grid.values.shape[1] + col]:
+        st.text(f"in the cell: {grid.texts[row * grid.values.shape[1] + col]}")
+    lines = []
+    if (rank := grid.rank(row, col)) is not None:
+        place, n = rank
+        share = 100.0 * (n - place) / max(1, n - 1)
+        lines.append(f"rank {place} of {n} by size (larger than {share:.0f} % of the others)")
+    if grid.low is not None and grid.high is not None and np.isfinite(grid.low[row, col]):
+        lines.append(f"95 % interval {number(float(grid.low[row, col]))} to {number(float(grid.high[row, col]))}")
+    if grid.n is not None and np.isfinite(grid.n[row, col]):
+        lines.append(f"mean over {int(grid.n[row, col])} prompts")
+    elif not here.is_over_all and here.prompts:
+        lines.append("one prompt: no interval")
+    st.markdown("\n".join(f"- {plain(line)}" for line in lines))
+    if at_cell is not None:
+        try:
+            _prompts_by_effect(here, np.asarray(at_cell(row, col), np.float64))
+        except RunError as error:
+            st.caption(plain(error))
+
+
+def _prompts_by_effect(here: Here, values: NDArray[np.float64]) -> None:
+    """List the prompts with the largest value at this cell, as buttons that select them."""
+    known = np.flatnonzero(np.isfinite(values))
+    if len(known) < 2:
+        return
+    low, middle, high = np.percentile(values[known], [25, 50, 75])
+    st.caption(f"Over {len(known)} prompts: median {number(middle)}, half of them {number(low)} to {number(high)}. Largest:")
+    best = known[np.argsort(-np.abs(values[known]), kind="stable")][:_LISTED]
+    for i in best:
+        name = here.prompts[i].get("id", str(i)) if i < len(here.prompts) else str(i)
+        st.button(
+            f"{number(values[i])} · {plain(name)}",
+            key=f"prompt-{i}",
+            on_click=lambda i=int(i): here.select(ex=i),
+            disabled=int(i) == here.ex,
+            width="stretch",
+        )
+
+
+def _table(grid: Grid, key: str) -> None:
+    if not st.toggle("As a table", key=f"{key}-table"):
+        return
+    frame = grid.to_frame()
+    st.dataframe(frame, height=min(400, 38 * (len(frame) + 1)))
+    st.download_button("Save as CSV", frame.to_csv().encode(), f"{key}.csv", "text/csv", key=f"{key}-csv")

@@ -1,0 +1,71 @@
+"""Which layers leave a token's norm alone; the threshold moves in the browser."""
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from interp_viewer.grid import Axis, Grid
+from interp_viewer.lines import stored
+from interp_viewer.pane import pane
+from interp_viewer.residual import token_axis
+from interp_viewer.screen import Here, option
+
+PHASES = {"prompt": "prompt.norms", "response": "response.norms"}
+_ALWAYS = 99.0  # layers with nothing before them: active whatever the threshold, unless they shorten the stream
+_NO_TOKEN = 3
+
+
+def scores(norms: NDArray[np.float32], first_range: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Return [layer pos] of norms [tap pos]: a layer's change over the range of the changes before it.
+
+    A layer is void for a token where this is below alpha ("Void in Language Models", arXiv 2505.14467). Where there is no
+    range, it is void only if it shortens the stream. `first_range` [pos] is the first layer's published range.
+    """
+    changes = np.diff(norms, axis=0)
+    spread = np.maximum.accumulate(changes, axis=0) - np.minimum.accumulate(changes, axis=0)
+    before = np.concatenate([np.zeros_like(spread[:1]) if first_range is None else first_range[None], spread[:-1]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.where(before > 0, changes / before, np.where(changes >= 0, _ALWAYS, -_ALWAYS))
+    return np.clip(found, -_ALWAYS, _ALWAYS).astype(np.float32)
+
+
+def grid(here: Here, of: str) -> Grid:
+    """Return how active every layer is for every token of a prompt or its response."""
+    cell = here.cell("void_detection")
+    measured, phase = here.measured(cell), of if of in PHASES else "prompt"
+    norms = measured.of_prompt(PHASES[phase], here.ex)
+    first = f"{phase}.first_range"
+    found = scores(norms, measured.of_prompt(first, here.ex) if first in measured.names else None)
+    there = measured.of_prompt(f"{phase}.class", here.ex) != _NO_TOKEN
+    massive = np.flatnonzero(measured.of_prompt(f"{phase}.massive", here.ex) & there)
+    values = np.where(there[None], found, np.nan).astype(np.float32)
+    alpha = here.selection.thr if here.selection.thr is not None else float(here.info(cell)["parameters"]["alpha"])
+    n_void = int((values < alpha).sum())
+    notes = [f"{n_void} of {int(there.sum()) * len(values)} cells are void below {alpha:g}."]
+    notes.append(
+        f"{_ALWAYS:g} and −{_ALWAYS:g} stand where there is no earlier change to compare with: longer is active, shorter void."
+    )
+    notes += [f"Tokens {', '.join(map(str, massive))} hold massive activations."] if len(massive) else []
+    n = values.shape[1]
+    cols = token_axis(here, n) if phase == "prompt" else Axis.of("token of the response", n)
+    return Grid(
+        f"Change of a token's norm by a layer, over the range of changes before it ({phase} {here.ex})",
+        values,
+        Axis.of("layer", len(values), "layer"),
+        cols,
+        top=2.0,
+        missing="no pass has read a token there",
+        threshold=("void below", alpha),
+        hatched="void",
+        notes=tuple(notes),
+    )
+
+
+def page(here: Here) -> None:
+    """Draw the map of layers and tokens, and usage over depth."""
+    cell = here.cell("void_detection")
+    names = here.measured(cell).names
+    of = option(here, "Phase", [phase for phase, name in PHASES.items() if name in names])
+    pane(here, grid(here, of), key="voids")
+    stored(here, cell)
+    st.caption("Void cells are grey and hatched; the slider moves the threshold at once, and the address when it is let go.")

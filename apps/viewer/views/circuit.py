@@ -1,0 +1,4 @@
+from interp_viewer.circuit import page
+from interp_viewer.screen import show
+
+show("circuit", page)

@@ -1,0 +1,3 @@
+from interp_viewer.live import page
+
+page()

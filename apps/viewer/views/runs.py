@@ -1,0 +1,3 @@
+from interp_viewer.runs import page
+
+page()
