@@ -1,1 +1,1 @@
-"""The viewer's parts: what is read from a run folder, what is selected, and how it is drawn; no torch but on the live page."""
+"""The viewer's parts: what is read from a run folder, what is selected, how it is drawn; only the live page needs torch."""

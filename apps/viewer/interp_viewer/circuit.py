@@ -58,8 +58,8 @@ def _circuit(here: Here) -> None:
         _draw(here, edges, wires, notes)
         st.caption(
             "Lanes: the embedding, heads and MLPs from left to right, layers upward, the output on top. Circles are heads, "
-            "squares MLPs; width is the size of the score, blue positive and red negative; edges into a head say in the table "
-            "whether it reads them as query, key or value."
+            "squares MLPs; width is the size of the score, blue positive, dashed red negative; the table "
+            "says of edges into a head whether it reads a query, key or value."
         )
     with right:
         _choose_node(here, edges)
@@ -203,7 +203,7 @@ def _faithfulness(here: Here, n_shown: int) -> None:
     names = {"circuit": "the best edges", "random": "as many random edges", "complement": "all but the best edges"}
     total = float(rows["n_edges"].max())
     figure = curves(
-        rows.replace({"kind": names}), x="fraction", groups="kind", title="How much of the behaviour circuits of this size keep",
+        rows.replace({"kind": names}), x="fraction", groups="kind", title="What circuits of this size keep",
         x_label="share of all edges (log scale)", y_label="faithfulness", is_log=True,
     )  # fmt: skip
     figure.add_vline(x=n_shown / total, line_dash="dot", line_color="grey", annotation_text="shown above")
@@ -249,7 +249,8 @@ def svg(edges: list[Edge], wires: Wires, labels: dict[str, str]) -> str:
         colour, dash = (POSITIVE, "") if e.score >= 0 else (NEGATIVE, ' stroke-dasharray="5 3"')
         parts.append(
             f'<line x1="{x1:.0f}" y1="{y1:.0f}" x2="{x2:.0f}" y2="{y2:.0f}" stroke="{colour}" '
-            f'stroke-width="{1 + 6 * abs(e.score) / largest:.1f}" opacity="0.7"{dash}><title>{escape(e.name)} {e.score:+.4f}</title></line>'
+            f'stroke-width="{1 + 6 * abs(e.score) / largest:.1f}" opacity="0.7"{dash}>'
+            f"<title>{escape(e.name)} {e.score:+.4f}</title></line>"
         )
     for name in dict.fromkeys(name for e in edges for name in (e.sender, e.node)):
         x, y = place(name)

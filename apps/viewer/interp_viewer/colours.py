@@ -14,7 +14,7 @@ Lut = NDArray[np.uint8]
 
 
 def lut(theme: str, *, is_signed: bool, is_reversed: bool = False) -> Lut:
-    """Return 256 colours [step rgb] from the low end of a scale to the high one; the middle of signed ones is the paper's."""
+    """Return 256 colours [step rgb] from the low to the high end of a scale; the middle of signed ones is the paper's."""
     stops = _DIVERGING if is_signed else _SEQUENTIAL
     if is_signed and theme == "dark":  # the dark ends would vanish: the scale runs to light ones
         stops = ("ffc9bd", "fb9a86", "ef6548", "b3402e", "6e2b24", "", "1f3f5c", "2b6ca3", "5aa2d6", "95c8ee", "cfe8ff")

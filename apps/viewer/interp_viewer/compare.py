@@ -59,7 +59,7 @@ def page(here: Here) -> None:
         _ranked(found)
     else:
         st.info(
-            f"The grids have {grids[0].values.shape} and {grids[1].values.shape} cells, so there is no difference cell by cell; "
+            f"The grids have {grids[0].values.shape} and {grids[1].values.shape} cells, so no cell has a counterpart; "
             "below, means over depth."
         )
         _over_depth(grids, names)

@@ -38,9 +38,7 @@ def page(here: Here) -> None:
 def _tensors(here: Here, cell: Cell) -> None:
     st.subheader("Tensors")
     measured = here.measured(cell)
-    st.caption(
-        f"{len(measured.files)} files, {measured.n_prompts} prompts; numbers of prompt {here.ex}; the first axis is the prompt."
-    )
+    st.caption(f"{len(measured.files)} files, {measured.n_prompts} prompts; those of prompt {here.ex} are shown.")
     rows = []
     for name, (dtype, shape) in measured.names.items():
         values = np.asarray(measured.of_prompt(name, here.ex), np.float64)

@@ -57,7 +57,11 @@ def page(here: Here) -> None:
         figure = go.Figure(layout={"template": "plotly_white", "height": 320, "title": "The best source of every target"})
         figure.add_scatter(x=target, y=best["source"].astype(int), mode="lines+markers", name="best source")
         figure.add_scatter(
-            x=[0, n_targets - 1], y=[0, n_sources - 1], mode="lines", name="same relative depth", line={"dash": "dot", "color": "grey"}
+            x=[0, n_targets - 1],
+            y=[0, n_sources - 1],
+            mode="lines",
+            name="same relative depth",
+            line={"dash": "dot", "color": "grey"},
         )  # fmt: skip
         figure.update_xaxes(title_text="target, in front of layer").update_yaxes(title_text="source")
         draw(figure, key="depthmap-best", alt="The best source layer of every target layer; a table stands below")

@@ -69,7 +69,7 @@ def _sent(grid: Grid) -> dict[str, Any]:
         "texts": list(grid.texts) if grid.texts else None, "threshold": threshold, "threshold_name": name,
         "threshold_max": max(2.0, min(4.0, float(finite.max()))) if finite.size and threshold is not None else 1.0,
         "hatched": grid.hatched, "file": "".join(c if c.isalnum() else "-" for c in grid.title)[:60],
-        "label": f"{grid.title}: {n_rows} × {n_cols} cells, {grid.rows.name} × {grid.cols.name}, from {low:.3g} to {high:.3g}. "
+        "label": f"{grid.title}: {n_rows} × {n_cols} cells, {grid.rows.name} × {grid.cols.name}, {low:.3g} to {high:.3g}. "
         "Arrow keys move, Enter picks.",
     }  # fmt: skip
     stamp = hashlib.blake2b(sent["values"].encode(), digest_size=8)

@@ -84,7 +84,7 @@ def inspect(here: Here, grid: Grid, cell: tuple[int, int], at_cell: Callable[[in
         lines.append(f"95 % interval {number(float(grid.low[row, col]))} to {number(float(grid.high[row, col]))}")
     if grid.n is not None and np.isfinite(grid.n[row, col]):
         lines.append(f"mean over {int(grid.n[row, col])} prompts")
-    elif not here.is_over_all and here.prompts:
+    elif at_cell is not None and not here.is_over_all:
         lines.append("one prompt: no interval")
     st.markdown("\n".join(f"- {plain(line)}" for line in lines))
     if at_cell is not None:

@@ -104,7 +104,7 @@ def _header(root: Path, folder: Path) -> Header:
 
 
 @st.cache_resource(max_entries=5000, show_spinner=False)
-def _read_header(name: str, folder: Path, written: int, size: int) -> Header:
+def _read_header(name: str, folder: Path, written: int, size: int) -> Header:  # noqa: ARG001
     try:
         run = read_run(require_small(folder / "run.json").parent)
         cells, config = run["cells"].values(), run["config"]
@@ -212,7 +212,7 @@ def _opened(path: Path) -> Any:
 
 
 @st.cache_resource(max_entries=10_000, show_spinner=False)
-def _require_whole(path: Path, written: int, size: int) -> bool:  # noqa: ARG001 - what it was when it was looked at
+def _require_whole(path: Path, written: int, size: int) -> bool:  # noqa: ARG001 - by which it is known again
     """Raise RunError if a file's tensors are not what was written; looked at once."""
     with _opened(path) as file:
         try:

@@ -1,4 +1,4 @@
-"""What every page has: the run that is open, the selection, the prompt's tokens, and what to do where something is missing."""
+"""What every page has: the run that is open, the selection, the prompt's tokens, and what to say where something lacks."""
 
 import os
 import shlex

@@ -42,9 +42,7 @@ def grid(here: Here, of: str) -> Grid:
     alpha = here.selection.thr if here.selection.thr is not None else float(here.info(cell)["parameters"]["alpha"])
     n_void = int((values < alpha).sum())
     notes = [f"{n_void} of {int(there.sum()) * len(values)} cells are void below {alpha:g}."]
-    notes.append(
-        f"{_ALWAYS:g} and −{_ALWAYS:g} stand where there is no earlier change to compare with: longer is active, shorter void."
-    )
+    notes.append(f"Where no change came before, {_ALWAYS:g} stands for longer (active), −{_ALWAYS:g} for shorter (void).")
     notes += [f"Tokens {', '.join(map(str, massive))} hold massive activations."] if len(massive) else []
     n = values.shape[1]
     cols = token_axis(here, n) if phase == "prompt" else Axis.of("token of the response", n)

@@ -1,0 +1,66 @@
+"""Makes the pictures of docs/viewer.md: `python scripts/viewer_pictures.py RUNS_DIR`, where these commands were run before.
+
+interp run studies/demo.toml --out RUNS_DIR/demo
+interp run --model zoo/names-6l --task ioi --n 64 --out RUNS_DIR/ioi
+interp run --model zoo/hops-4l --task two-hop --n 96 --analysis depth_map --analysis void_detection \
+    --analysis back_patching --set depth_map.target=zoo/hops-8l --out RUNS_DIR/depth
+"""
+
+import io
+import sys
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from interp.viewing import start
+
+FOLDER = Path(__file__).parents[1] / "docs" / "images" / "viewer"
+ADDRESSES = {
+    "runs": ("", 520),
+    "overview": ("overview?run=demo", 900),
+    "residual": ("residual?run=demo&layer=2&token=14&of=cosine+with+the+stream%3A+layer", 1050),
+    "skip": ("skip?run=demo&src=1&tgt=2&layer=1", 1000),
+    "lens": ("lens?run=demo&layer=3&token=15", 1250),
+    "voids": ("voids?run=depth&layer=2&token=13", 1000),
+    "circuit": ("circuit?run=ioi&node=a2.h3&layer=2&head=3", 1500),
+    "backpatch": ("backpatch?run=depth&src=2&tgt=0", 1150),
+    "depthmap": ("depthmap?run=depth&src=3&tgt=6", 1100),
+    "erasure": ("erasure?run=demo&layer=2&token=13", 900),
+    "analysis": ("analysis?run=demo&of=parallel_window", 900),
+    "compare": ("compare?run=demo&cmp=demo%3A1&layer=2&token=15&node=logit_lens", 1150),
+    "data": ("data?run=demo&of=layer_skip", 1100),
+    "live": ("live", 900),
+}
+_LARGEST = 200_000
+
+
+def take(page: Page, url: str, height: int) -> bytes:
+    """Return a picture of a page as a PNG of 128 colours."""
+    page.set_viewport_size({"width": 1300, "height": height})
+    page.goto(url)
+    page.get_by_role("heading").first.wait_for()
+    page.wait_for_timeout(4000)  # charts draw themselves without telling
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(128)
+    content = io.BytesIO()
+    picture.save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+def main(runs: str) -> None:
+    """Write one picture a page."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright, start(runs) as viewer:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
+        page = browser.new_page()
+        for name, (address, height) in ADDRESSES.items():
+            content = take(page, f"{viewer.url}{address}", height)
+            if len(content) > _LARGEST:
+                sys.exit(f"{name}.png has {len(content):,} bytes; at most {_LARGEST:,} are wanted")
+            (FOLDER / f"{name}.png").write_bytes(content)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
