@@ -47,8 +47,10 @@ def page(here: Here) -> None:
 
 def _circuit(here: Here) -> None:
     wires = read_wires(here)
-    k = st.slider(
-        "Edges", 5, min(MOST_EDGES, max(6, wires.n_edges)), _k(here, wires), key="k-slider", on_change=_moved_k(here)
+    most = min(MOST_EDGES, max(6, wires.n_edges))
+    st.session_state["k-box"] = _k(here, wires)
+    k = st.number_input(
+        f"Edges (of {wires.n_edges:,}; at most {most:,} are drawn)", 5, most, step=5, key="k-box", on_change=_moved_k(here)
     )
     notes = annotations.read(here)
     edges = [edge for edge in wires.largest(k) if not {edge.sender, edge.node} & set(notes.hidden)]
@@ -74,7 +76,7 @@ def _k(here: Here, wires: Wires) -> int:
 
 
 def _moved_k(here: Here) -> Any:
-    return lambda: here.select(k=int(st.session_state["k-slider"]))
+    return lambda: here.select(k=int(st.session_state["k-box"]))
 
 
 def places(wires: Wires) -> dict[str, tuple[float, float]]:
@@ -129,14 +131,16 @@ def _draw(here: Here, edges: list[Edge], wires: Wires, notes: "annotations.Notes
     used = [node["name"] for node in spec["series"][0]["data"]]
 
     def picked() -> None:
-        for point in st.session_state["circuit"].selection.get("points", []):
-            i = point.get("data_index", point.get("point_index"))
-            if i is None:
-                continue
-            if point.get("data_type") == "edge":
-                here.select(edge=edges[i].name, node="", layer=_layer(edges[i].node))
-            else:
-                here.select(node=used[i], edge="", layer=_layer(used[i]), head=_head(used[i]))
+        """Select what was clicked: of a node and an edge that the chart both holds, the one that was not selected before."""
+        groups = st.session_state["circuit"].selection.selected
+        held = {group["data_type"]: group["data_indices"][-1] for group in groups if group["data_indices"]}
+        names = {"node": used, "edge": [edge.name for edge in edges]}
+        found = {kind: names[kind][i] for kind, i in held.items() if i < len(names.get(kind, ()))}
+        new = {kind: name for kind, name in found.items() if name != getattr(selection, kind)}
+        if "edge" in new:
+            here.select(edge=new["edge"], node="", layer=_layer(edges[held["edge"]].node))
+        elif "node" in new:
+            here.select(node=new["node"], edge="", layer=_layer(new["node"]), head=_head(new["node"]))
 
     st.echarts_chart(
         spec, key="circuit", height=620, on_select=picked,

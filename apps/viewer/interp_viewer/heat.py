@@ -14,7 +14,8 @@ from interp_viewer.grid import Grid
 
 HTML = """<div class="heat">
 <canvas tabindex="0" role="application"></canvas>
-<div class="tools"><div class="bar"><label><span class="name"></span><input class="threshold" type="range" min="0">
+<div class="tools"><div class="bar"><label><span class="name"></span>
+<input class="threshold" type="range" min="0" aria-label="Threshold">
 <output class="value"></output></label></div>
 <button class="full" type="button" title="Full screen">Enlarge</button>
 <button class="png" type="button" title="Save the picture">PNG</button></div>

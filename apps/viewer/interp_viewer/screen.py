@@ -19,7 +19,7 @@ from interp_viewer.text import plain
 
 ROOT = "INTERP_VIEWER_ROOT"
 _STYLE = """<style>
-[data-testid="stCaptionContainer"] { color: inherit; opacity: 0.9; }
+[data-testid="stCaptionContainer"] { color: inherit; opacity: 1; }
 [data-testid="stMainBlockContainer"] { padding-top: 2.5rem; max-width: 100rem; }
 [data-testid="stMainBlockContainer"] h1 { font-size: 1.6rem; padding: 0; }
 </style>"""
@@ -212,11 +212,14 @@ def _navigate(selection: Selection, here: Here | None) -> None:
     params = selection.moved(of="", over="", label="").params()
     with st.sidebar:
         for entry in menu.ENTRIES:
+            if here is None and entry.name not in ("runs", "live"):
+                continue
             lacks = here is not None and bool(entry.analyses) and not there_is.intersection(entry.analyses)
-            needs_run = here is None and entry.name not in ("runs", "live")
-            note = f"not in this run: {' or '.join(entry.analyses)}" if lacks else "open a run first" if needs_run else None
+            note = f"not in this run: {' or '.join(entry.analyses)}" if lacks else None
             label = f"{entry.title} (not in this run)" if lacks else entry.title
-            st.page_link(entry.page, label=label, query_params=params, disabled=needs_run, help=note)
+            st.page_link(entry.page, label=label, query_params=params, help=note)
+        if here is None:
+            st.caption("Open a run to see its pages.")
 
 
 def _bar(here: Here) -> None:

@@ -1,0 +1,295 @@
+"""The viewer in a real browser: one selection in the address, keyboard, dark, zoom, hostile text, no request elsewhere."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+from interp_viewer.menu import ENTRIES
+
+from interp.folder import read_json, write_json
+from interp.viewing import Viewer, start
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+HOSTILE = "<img src=x onerror=alert(1)>"
+ADDRESSES = {
+    "runs": "", "circuit": "circuit?run=ioi", "live": "live",
+    **{e.name: f"{e.name}?run=hops&layer=1&token=2" for e in ENTRIES if e.name not in ("runs", "circuit", "live")},
+    "compare": "compare?run=hops&cmp=hops:1&node=logit_lens&layer=1&token=2",
+}  # fmt: skip
+# Streamlit asks for these below a page's own address first, and then where they are
+KNOWN = re.compile(r"/_stcore/(health|host-config)")
+# what axe finds in Streamlit's own parts, which we cannot change
+STREAMLITS = {"nested-interactive", "scrollable-region-focusable", "aria-allowed-attr"}
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def runs(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return runs whose second prompt and whose vocabulary hold markup."""
+    root = Path(shutil.copytree(made, tmp_path_factory.mktemp("browser") / "runs"))
+    folder = root / "hops" / "zoo--hops-4l"
+    rows = [json.loads(line) for line in (folder / "two-hop" / "prompts.jsonl").read_text().splitlines()]
+    rows[1] |= {"id": HOSTILE, "text": HOSTILE}
+    (folder / "two-hop" / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokens = read_json(folder / "two-hop" / "tokens.json")["tokens"]
+    vocabulary = read_json(folder / "vocabulary.json")["vocabulary"]
+    vocabulary[tokens[1][2]] = HOSTILE
+    write_json(folder / "vocabulary.json", {"vocabulary": vocabulary})
+    return root
+
+
+@pytest.fixture(scope="session")
+def viewer(runs: Path) -> Iterator[Viewer]:
+    with start(runs) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1400, "height": 1200})
+    yield context.new_page()
+    context.close()
+
+
+def opened(page: Any, viewer: Viewer, address: str) -> Any:
+    """Open a page and wait until its picture, if it has one, is drawn."""
+    page.goto(f"{viewer.url}{address}")
+    page.get_by_role("heading", level=1).wait_for()
+    settled(page)
+    return page
+
+
+def settled(page: Any) -> None:
+    """Wait until nothing is being computed or drawn any more."""
+    page.wait_for_timeout(300)
+    page.wait_for_function(
+        "() => !document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')", timeout=30_000
+    )
+    page.wait_for_timeout(500)
+
+
+def params(page: Any) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlparse(page.url).query).items()}
+
+
+def cell_at(page: Any, row: int, col: int, *, n_rows: int, n_cols: int) -> dict[str, float]:
+    """Return where a cell of the first picture is: layers upward, gutters of 64 and 86 beside, 8 above and 46 below."""
+    box = page.locator(".heat canvas").first.bounding_box()
+    width, height = min(64, (box["width"] - 150) / n_cols), (box["height"] - 54) / n_rows
+    return {"x": 64 + (col + 0.5) * width, "y": 8 + (n_rows - 1 - row + 0.5) * height}
+
+
+def inspector(page: Any, text: str) -> Any:
+    return page.get_by_test_id("stMarkdown").filter(has_text=text).first
+
+
+def n_tokens(page: Any) -> int:
+    return page.locator(".strip button").count()
+
+
+def test_a_click_moves_the_address_once_and_back_undoes_it(page: Any, viewer: Viewer) -> None:
+    opened(page, viewer, "lens?run=hops")
+    n = n_tokens(page)
+    before = page.evaluate("history.length")
+    page.locator(".heat canvas").first.click(position=cell_at(page, 2, 3, n_rows=5, n_cols=n))
+    inspector(page, "in front of layer 2, token 3").wait_for()
+    assert (params(page)["layer"], params(page)["token"]) == ("2", "3")
+    assert page.evaluate("history.length") == before + 1
+    page.locator(".heat canvas").first.click(position=cell_at(page, 1, 5, n_rows=5, n_cols=n))
+    inspector(page, "in front of layer 1, token 5").wait_for()
+    page.go_back()
+    inspector(page, "in front of layer 2, token 3").wait_for()
+    page.go_forward()
+    inspector(page, "in front of layer 1, token 5").wait_for()
+    page.reload()
+    inspector(page, "in front of layer 1, token 5").wait_for()
+
+
+def test_a_pasted_link_shows_the_same_on_a_cold_server(browser: Any, runs: Path) -> None:
+    with start(runs) as cold:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"{cold.url}skip?run=hops&src=1&tgt=3&layer=1")
+        inspector(page, "skipped layer 1, affected layer 3").wait_for()
+        assert page.get_by_role("dialog").count() == 0
+        context.close()
+
+
+def test_the_selection_stays_when_the_page_changes(page: Any, viewer: Viewer) -> None:
+    opened(page, viewer, "lens?run=hops&layer=2&token=3")
+    page.get_by_role("link", name="Residual contribution").click()
+    inspector(page, "layer 2, token 3").wait_for()
+    assert (params(page)["layer"], params(page)["token"]) == ("2", "3")
+
+
+def test_the_keyboard_alone_is_enough(page: Any, viewer: Viewer) -> None:
+    opened(page, viewer, "lens?run=hops&layer=1&token=2")
+    canvas = page.locator(".heat canvas").first
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if canvas.evaluate("canvas => canvas.getRootNode().activeElement === canvas"):
+            break
+    else:
+        pytest.fail("Tab does not reach the picture")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowRight")
+    assert "in front of layer 2, token 3" in page.locator(".heat .live").first.text_content()
+    page.keyboard.press("Enter")
+    inspector(page, "in front of layer 2, token 3").wait_for()
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    inspector(page, "in front of layer 2, token 0").wait_for()
+    page.locator(".strip button").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    inspector(page, "in front of layer 2, token 1").wait_for()
+
+
+def colours(page: Any) -> set[tuple[int, ...]]:
+    """Return some colours of the first picture's cells."""
+    found = page.locator(".heat canvas").first.evaluate(
+        """canvas => { const pen = canvas.getContext('2d'), found = [];
+        for (let i = 0; i < 40; i++) found.push([...pen.getImageData(70 + i * 9, 12 + i * 3, 1, 1).data].slice(0, 3));
+        return found; }"""
+    )
+    return {tuple(colour) for colour in found}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_drawn_in_light_and_dark(browser: Any, viewer: Viewer, scheme: str) -> None:
+    context = browser.new_context(color_scheme=scheme, viewport={"width": 1400, "height": 1200})
+    page = opened(context.new_page(), viewer, "residual?run=hops&of=cosine+with+the+stream%3A+layer&layer=1&token=2")
+    assert len(colours(page)) > 5
+    background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    red, green, blue = map(int, re.findall(r"\d+", background)[:3])
+    assert ((red + green + blue) / 3 > 128) == (scheme == "light")
+    context.close()
+
+
+def test_at_200_percent_nothing_is_cut_off(browser: Any, viewer: Viewer) -> None:
+    context = browser.new_context(viewport={"width": 700, "height": 600}, device_scale_factor=2)
+    page = opened(context.new_page(), viewer, "lens?run=hops&layer=1&token=2")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+    canvas = page.locator(".heat canvas").first
+    canvas.scroll_into_view_if_needed()
+    canvas.click(position=cell_at(page, 2, 3, n_rows=5, n_cols=n_tokens(page)))
+    inspector(page, "in front of layer 2, token 3").wait_for()
+    context.close()
+
+
+@pytest.mark.parametrize("name", sorted(ADDRESSES))
+def test_every_page_asks_only_this_machine_and_complains_of_nothing(page: Any, viewer: Viewer, name: str) -> None:
+    requests: list[str] = []
+    complaints: list[str] = []
+    dialogs: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda said: complaints.append(f"{said.text} {said.location['url']}") if said.type == "error" else None,
+    )
+    opened(page, viewer, ADDRESSES[name] + ("&ex=1" if "run=hops" in ADDRESSES[name] else ""))
+    page.wait_for_timeout(1000)
+    hosts = {urlparse(url).hostname for url in requests if urlparse(url).scheme in ("http", "https", "ws", "wss")}
+    assert hosts <= {"localhost", "127.0.0.1"}
+    assert [said for said in complaints if not KNOWN.search(said)] == []
+    assert dialogs == []
+    assert page.locator("img[src='x']").count() == 0
+    if name == "lens":
+        page.locator(".strip").get_by_text("<img·src=x").first.wait_for()
+
+
+def test_the_threshold_of_voids_moves_in_the_browser(page: Any, viewer: Viewer) -> None:
+    opened(page, viewer, "voids?run=hops&ex=0")
+    slider, before = page.locator(".heat .threshold").first, colours(page)
+    slider.evaluate("input => { input.value = 0; input.dispatchEvent(new Event('input')); }")
+    assert colours(page) != before
+    assert "thr" not in params(page)
+    slider.evaluate("input => { input.value = 1; input.dispatchEvent(new Event('input')); }")
+    slider.evaluate("input => input.dispatchEvent(new Event('change'))")
+    page.wait_for_url("**thr=1**")
+    page.get_by_text("void below 1.").wait_for()
+
+
+def test_nodes_and_edges_of_a_circuit_can_be_clicked(page: Any, viewer: Viewer) -> None:
+    opened(page, viewer, "circuit?run=ioi")
+    chart = page.locator("canvas[data-zr-dom-id]").first
+    chart.scroll_into_view_if_needed()
+    box, found = chart.bounding_box(), set()
+    for y in (box["height"] - 30, 30, 60, box["height"] - 60):  # the embedding at the bottom, edges above it
+        for x in range(10, int(box["width"]) - 5, 4):
+            chart.hover(position={"x": x, "y": y})
+            if chart.evaluate("canvas => canvas.parentElement.style.cursor") != "pointer":
+                continue
+            chart.click(position={"x": x, "y": y})
+            page.wait_for_url(re.compile("(node|edge)="))
+            page.wait_for_timeout(1500)
+            found |= {"node", "edge"} & params(page).keys()
+            break
+        if found == {"node", "edge"}:
+            return
+    pytest.fail(f"only {found or 'nothing'} could be clicked")
+
+
+def test_a_circuit_is_driven_by_boxes_too(page: Any, viewer: Viewer) -> None:
+    opened(page, viewer, "circuit?run=ioi")
+    page.get_by_role("combobox", name="Edge", exact=False).last.click()
+    page.get_by_role("option").first.click()
+    page.wait_for_url(re.compile("edge="))
+    page.get_by_text("largest of").first.wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", sorted(ADDRESSES))
+def test_axe_finds_nothing_serious_of_ours(browser: Any, viewer: Viewer, name: str, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    context = browser.new_context(color_scheme=scheme, viewport={"width": 1400, "height": 1200})
+    page = opened(context.new_page(), viewer, ADDRESSES[name])
+    page.wait_for_timeout(2000)  # what is faded while it is computed is not measured
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response["violations"]
+    ours = [
+        (v["id"], [node["html"][:200] for node in v["nodes"]][:3])
+        for v in found
+        if v["impact"] in ("serious", "critical") and v["id"] not in STREAMLITS
+    ]
+    context.close()
+    assert ours == []
+
+
+def test_the_command_ends_its_server(runs: Path) -> None:
+    command = [sys.executable, "-m", "interp.cli", "view", str(runs), "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    port = str(urlparse(url).port)
+    process.send_signal(signal.SIGTERM)
+    with process:
+        process.wait(timeout=20)
+    time.sleep(0.5)
+    left = subprocess.run(["pgrep", "-f", f"server.port={port}"], capture_output=True, check=False)
+    assert left.returncode == 1
