@@ -30,7 +30,8 @@ def key_of(*what: Any) -> str:
 
 def pack(tensors: Mapping[str, Tensor], key: str) -> bytes:
     """Return the content of a file."""
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # no two share memory
+    rows = torch.contiguous_format  # no two share memory, and also a single number's stride is 1
+    whole = {name: tensor.detach().cpu().clone(memory_format=rows) for name, tensor in tensors.items()}
     sums = {name: _checksum(name, tensor) for name, tensor in sorted(whole.items())}
     away = [name for name, tensor in sorted(tensors.items()) if tensor.device.type != "cpu"]
     about = json.dumps({"key": key, "checksums": sums, "on_device": away})  # one entry: their order is not kept

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import interp
@@ -13,6 +14,7 @@ from interp import cli
 from interp.analyses.layer_skip import LayerSkip
 from interp.analyses.residual_erasure import ResidualErasure
 from interp.catalogue import find_analyses
+from interp.parts import pack, unpack, write_part
 
 ASKED = ["--analysis", "layer_skip", "--analysis", "residual_contribution"]
 RUN = ["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "8", *ASKED]
@@ -145,3 +147,9 @@ def test_one_cause_is_told_once(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.app, asked)
     assert done.exit_code == 1
     assert done.output.count("does not fit this tokenizer: 319 prompts with words that the tokenizer does not know") == 1
+
+
+def test_a_part_of_one_prompt_is_kept_whatever_its_strides(tmp_path: Path) -> None:
+    column = torch.arange(12.0).reshape(1, 12)[:, 5]  # one number, of stride 12
+    write_part(tmp_path / "part", pack({"x": column}, "key"))
+    assert unpack(tmp_path / "part", key="key")["x"].tolist() == [5.0]

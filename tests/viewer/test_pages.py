@@ -1,0 +1,268 @@
+"""Every page, in every state that a run folder can be in, without a browser."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from interp_viewer.menu import ENTRIES
+from streamlit.testing.v1 import AppTest
+
+from benchmarks.viewer import make_run
+from interp.folder import read_json, write_json
+
+Draw = Callable[..., AppTest]
+OF_A_RUN = [entry.name for entry in ENTRIES if entry.name not in ("runs", "live")]
+HAS = {"circuit": "ioi"}
+LENS_PAGES = ("overview", "lens", "analysis", "compare", "data")
+
+
+def texts(at: AppTest) -> str:
+    """Return all that a page says."""
+    kinds = (at.markdown, at.caption, at.error, at.warning, at.info, at.code, at.title, at.subheader, at.text)
+    return "\n".join(str(element.value) for kind in kinds for element in kind).replace("\\", "")
+
+
+def address(at: AppTest, *names: str) -> list[str]:
+    """Return parameters of a page's address."""
+    found = [at.query_params[name] for name in names]
+    return [value[0] if isinstance(value, list) else value for value in found]
+
+
+def is_fine(at: AppTest) -> bool:
+    """Tell whether a page was drawn, without an error of its own."""
+    assert not at.exception, at.exception
+    return not at.error
+
+
+@pytest.mark.parametrize("page", OF_A_RUN)
+def test_a_page_of_a_finished_run(made: Path, seen: Draw, page: str) -> None:
+    at = seen(made, page, run=HAS.get(page, "hops"), layer=1, token=2, src=1, tgt=2)
+    assert is_fine(at), texts(at)
+
+
+@pytest.mark.parametrize("page", OF_A_RUN)
+def test_a_page_of_a_run_that_lacks_its_analysis_says_how_to_make_it(made: Path, seen: Draw, page: str) -> None:
+    at = seen(made, page, run="hops" if page == "circuit" else "ioi")
+    assert not at.exception
+    if page not in ("overview", "analysis", "compare", "data"):
+        assert "interp run --model" in texts(at)
+
+
+@pytest.mark.parametrize("page", [entry.name for entry in ENTRIES])
+def test_a_page_without_any_folder(tmp_path: Path, seen: Draw, page: str) -> None:
+    at = seen(tmp_path / "none", page)
+    assert not at.exception
+    if page == "runs":
+        assert "no folder" in texts(at)
+
+
+def test_an_empty_folder_says_how_to_make_a_run(tmp_path: Path, seen: Draw) -> None:
+    assert "interp run --model zoo/hops-4l" in texts(seen(tmp_path, "runs"))
+
+
+def test_the_list_has_every_run(made: Path, seen: Draw) -> None:
+    at = seen(made, "runs")
+    assert is_fine(at)
+    assert set(at.dataframe[0].value["run"]) == {"hops", "ioi"}
+
+
+def test_the_list_is_narrowed_by_words(made: Path, seen: Draw) -> None:
+    at = seen(made, "runs")
+    at.text_input[0].set_value("names-6l circuit").run()
+    assert list(at.dataframe[0].value["run"]) == ["ioi"]
+
+
+@pytest.mark.parametrize("page", OF_A_RUN)
+def test_a_run_that_is_not_there(made: Path, seen: Draw, page: str) -> None:
+    at = seen(made, page, run="hop")
+    assert not at.exception
+    assert "unknown run" in texts(at)
+    assert "hops" in texts(at)
+
+
+@pytest.mark.parametrize("page", ["overview", "skip"])
+def test_an_unfinished_run_shows_what_there_is(root: Path, seen: Draw, page: str) -> None:
+    run = read_json(root / "hops" / "run.json")
+    gone = next(path for path in run["cells"] if path.endswith("layer_skip"))
+    del run["cells"][gone]
+    write_json(root / "hops" / "run.json", run)
+    at = seen(root, page, run="hops")
+    assert not at.exception
+    assert ("interp run" in texts(at)) == (page == "skip")
+    assert "7 of 8 cells" in seen(root, "runs").dataframe[0].value.set_index("run").loc["hops", "status"]
+
+
+def test_a_run_without_a_cell_waits(root: Path, seen: Draw) -> None:
+    run = read_json(root / "hops" / "run.json")
+    write_json(root / "hops" / "run.json", run | {"cells": {}})
+    at = seen(root, "lens", run="hops")
+    assert not at.exception
+    assert "Nothing has been measured" in texts(at)
+
+
+@pytest.mark.parametrize("page", ["overview", "skip"])
+def test_a_failed_cell_says_why(root: Path, seen: Draw, page: str) -> None:
+    run = read_json(root / "hops" / "run.json")
+    cell = next(cell for path, cell in run["cells"].items() if path.endswith("layer_skip"))
+    cell |= {"status": "failed", "error": "out of <b>memory</b>", "traceback": "Traceback: line 1"}
+    write_json(root / "hops" / "run.json", run)
+    at = seen(root, page, run="hops")
+    assert not at.exception
+    assert "out of <b>memory</b>" in texts(at)
+    if page == "skip":
+        assert "Traceback: line 1" in texts(at)
+
+
+@pytest.mark.parametrize("page", OF_A_RUN)
+def test_a_newer_schema_asks_for_an_upgrade(root: Path, seen: Draw, page: str) -> None:
+    run = read_json(root / "hops" / "run.json")
+    write_json(root / "hops" / "run.json", run | {"schema": 99})
+    at = seen(root, page, run="hops")
+    assert not at.exception
+    assert "upgrade interp" in texts(at)
+
+
+def test_a_damaged_part_is_named_and_other_pages_go_on(root: Path, seen: Draw) -> None:
+    part = next((root / "hops").rglob("layer_skip/parts/00000.safetensors"))
+    content = bytearray(part.read_bytes())
+    content[-3] ^= 1
+    part.write_bytes(content)
+    at = seen(root, "skip", run="hops")
+    assert not at.exception
+    assert "00000.safetensors is damaged" in texts(at)
+    assert is_fine(seen(root, "lens", run="hops"))
+
+
+@pytest.mark.parametrize("file", ["frame.parquet", "figure.json", "result.json"])
+def test_a_damaged_file_is_named(root: Path, seen: Draw, file: str) -> None:
+    path = next((root / "hops").rglob(f"block_influence/{file}"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    at = seen(root, "analysis", run="hops", of="block_influence")
+    assert not at.exception
+    assert "is damaged" in texts(at)
+    assert is_fine(seen(root, "skip", run="hops"))
+
+
+@pytest.mark.parametrize(("n_taps", "n_pos"), [(5, 1), (5, 2000), (81, 8)])
+@pytest.mark.parametrize("page", LENS_PAGES)
+def test_one_token_many_tokens_many_layers(tmp_path: Path, seen: Draw, page: str, n_taps: int, n_pos: int) -> None:
+    make_run(tmp_path / "size", n_taps=n_taps, n_pos=n_pos, n_prompts=2)
+    at = seen(tmp_path, page, run="size", layer=n_taps - 1, token=n_pos - 1)
+    assert is_fine(at), texts(at)
+
+
+def test_one_prompt_has_no_interval(tmp_path: Path, seen: Draw) -> None:
+    make_run(tmp_path / "one", n_taps=5, n_pos=8, n_prompts=1)
+    at = seen(tmp_path, "lens", run="one", layer=1, token=1)
+    assert is_fine(at)
+    assert "one prompt: no interval" in texts(at)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"), [({"layer": 99}, "there is 0 to 4"), ({"token": -1}, "there is 0 to"), ({"ex": "x"}, "no number")]
+)
+def test_a_bad_link_is_said_and_ignored(made: Path, seen: Draw, bad: dict[str, object], said: str) -> None:
+    at = seen(made, "lens", run="hops", **bad)
+    assert is_fine(at)
+    assert said in " ".join(element.value for element in at.warning)
+
+
+def test_hostile_text_stays_text(root: Path, seen: Draw) -> None:
+    hostile = "<img src=x onerror=alert(1)> ![](http://example.com/x.png) [a](javascript:alert(1)) **b**"
+    folder = root / "hops" / "zoo--hops-4l" / "two-hop"
+    rows = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row | {"id": hostile, "text": hostile}) + "\n" for row in rows))
+    run = read_json(root / "hops" / "run.json")
+    for cell in run["cells"].values():
+        cell["summary"] = hostile
+    write_json(root / "hops" / "run.json", run)
+    for page in ("overview", "lens", "skip", "backpatch", "analysis"):
+        at = seen(root, page, run="hops", layer=1, token=1, src=1, tgt=0)
+        assert is_fine(at)
+        for element in at.markdown:
+            assert not re.search(r"(?<!\\)[<\]]", element.value)  # every < and ] is escaped
+            assert not element.allow_html
+
+
+def test_boxes_move_the_selection_in_the_address(made: Path, seen: Draw) -> None:
+    at = seen(made, "lens", run="hops")
+    layer = next(box for box in at.selectbox if box.label == "In front of layer")
+    layer.set_value(2).run()
+    assert address(at, "layer") == ["2"]
+    token = next(box for box in at.selectbox if box.label == "Token")
+    token.set_value(3).run()
+    assert address(at, "layer", "token") == ["2", "3"]
+    assert "in front of layer 2, token 3" in texts(at)
+
+
+def test_prompts_are_walked_through(made: Path, seen: Draw) -> None:
+    at = seen(made, "lens", run="hops", layer=1)
+    next(button for button in at.button if button.label == "▶").click().run()
+    assert address(at, "ex", "layer") == ["1", "1"]
+    next(button for button in at.button if button.label == "◀").click().run()
+    assert address(at, "ex") == ["0"]
+
+
+def test_what_a_page_shows_is_in_the_address_too(made: Path, seen: Draw) -> None:
+    at = seen(made, "skip", run="hops")
+    next(box for box in at.selectbox if box.label == "Over").set_value(1).run()
+    assert address(at, "over") == ["all"]
+    assert is_fine(at)
+
+
+def test_two_prompts_are_compared(made: Path, seen: Draw) -> None:
+    at = seen(made, "compare", run="hops", cmp="hops:1", node="logit_lens", layer=1, token=1)
+    assert is_fine(at)
+    assert "prompt 0 minus prompt 1" in texts(at)
+
+
+def test_runs_of_other_depths_are_compared_over_depth(tmp_path: Path, seen: Draw) -> None:
+    for name, n_taps in (("a", 5), ("b", 9)):
+        make_run(tmp_path / name, n_taps=n_taps, n_pos=8, n_prompts=2)
+    at = seen(tmp_path, "compare", run="a", cmp="b:0")
+    assert is_fine(at)
+    assert "no cell has a counterpart" in texts(at)
+
+
+def test_a_node_of_a_circuit_is_pinned_labelled_and_hidden(root: Path, seen: Draw) -> None:
+    at = seen(root, "circuit", run="ioi", node="m0")
+    assert is_fine(at), texts(at)
+    next(button for button in at.button if button.label == "Pin").click().run()
+    kept = read_json(root / "ioi" / "annotations.json")
+    assert next(iter(kept.values()))["pinned"] == ["m0"]
+    next(box for box in at.text_input if box.label == "Label").set_value("duplicate <b>token</b>").run()
+    assert next(iter(read_json(root / "ioi" / "annotations.json").values()))["labels"] == {"m0": "duplicate <b>token</b>"}
+    next(button for button in at.button if button.label == "Hide").click().run()
+    assert next(iter(read_json(root / "ioi" / "annotations.json").values()))["hidden"] == ["m0"]
+    assert "m0" not in set(at.dataframe[0].value["sender"])
+    assert not at.exception
+
+
+def test_the_live_page_makes_a_run_of_what_is_typed(tmp_path: Path, seen: Draw) -> None:
+    at = seen(tmp_path, "live")
+    next(box for box in at.text_area).set_value("Xena boss Tess . Bea heir Dan . Olga doctor friend")
+    at.button[0].click().run(timeout=120)
+    assert is_fine(at), texts(at)
+    (run,) = (tmp_path / "live").glob("*/run.json")
+    assert is_fine(seen(tmp_path, "lens", run=f"live/{run.parent.name}", layer=1, token=2))
+
+
+def test_the_live_page_says_what_it_cannot_use(tmp_path: Path, seen: Draw) -> None:
+    at = seen(tmp_path, "live")
+    at.button[0].click().run()
+    assert "no prompt" in texts(at)
+    at.text_area[0].set_value("words")
+    next(box for box in at.text_input if "folder" in box.label).set_value("no/such/model")
+    at.button[0].click().run(timeout=60)
+    assert not at.exception
+    assert "no/such/model" in texts(at)
+
+
+def test_a_run_folder_can_be_moved(made: Path, tmp_path: Path, seen: Draw) -> None:
+    shutil.copytree(made / "hops", tmp_path / "else" / "where" / "deep")
+    assert is_fine(seen(tmp_path, "lens", run="else/where/deep"))
