@@ -29,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(store_app, name="store")
-for command in (look_cli.show, look_cli.diff, look_cli.validate, look_cli.schema):
+for command in (look_cli.show, look_cli.diff, look_cli.validate):
     app.command()(command)
 _EVERY = 30.0  # seconds between lines about progress where there is no terminal
 

@@ -1,4 +1,4 @@
-"""Commands that look at what is there: a run's tables, two runs' differences, a study file, the schema of a report."""
+"""Commands that look at what is there: a run's tables, two runs' differences, a study file."""
 
 import json
 import tomllib
@@ -157,15 +157,3 @@ def read_study(path: Path) -> dict[str, Any]:
         if key not in (names := {f.name for f in fields(Study)}):
             raise RunError(f"{path}: {unknown('key', key, names)}")
     return given
-
-
-def schema(what: Annotated[str, typer.Argument(help="report")] = "report") -> None:
-    """Print the JSON Schema of report.json.
-
-    Example: interp schema report > report.schema.json
-    """
-    if what != "report":
-        raise RunError(unknown("schema", what, ["report"]))
-    from interp.reports import schema as of_report
-
-    say_json(of_report())
