@@ -1,24 +1,37 @@
-"""The command line: interp run | report | view | doctor | store | list."""
+"""What does each layer of a language model do, who needs it, and is the depth used?
+
+Exit status: 0 ok; 1 a cell failed (run), damage (doctor, store verify) or a difference (diff); 2 bad input; 130 interrupted.
+Results are on stdout, everything else on stderr; --json prints one document, also for errors.
+"""
 
 import json
 import sys
-import tomllib
-from dataclasses import asdict, fields
+import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from interp import __version__, look_cli
 from interp.errors import InterpError, RunError, unknown
 from interp.store_cli import app as store_app
+from interp.terminal import err, note, out, say, say_json, set_verbosity
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help=__doc__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.add_typer(store_app, name="store")
-_err = Console(stderr=True)
-_out = Console()
+for command in (look_cli.show, look_cli.diff, look_cli.validate):
+    app.command()(command)
+_EVERY = 30.0  # seconds between lines about progress where there is no terminal
 
 
 def main() -> None:
@@ -28,11 +41,33 @@ def main() -> None:
     except InterpError as error:
         if "--debug" in sys.argv:
             raise
-        _err.print(f"interp: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        if "--json" in sys.argv:
+            say_json({"error": {"kind": type(error).__name__, "message": str(error)}})
+        err.quiet = False
+        note(f"interp: {error}", style="red")
         sys.exit(2)
     except KeyboardInterrupt:
-        _err.print("interp: interrupted; the same command resumes")
+        note("interp: interrupted; the same command resumes")
         sys.exit(130)
+
+
+def _version(is_asked: bool) -> bool:
+    if is_asked:
+        say(f"interp {__version__}")
+        raise typer.Exit
+    return is_asked
+
+
+@app.callback()
+def common(
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Tell more; -vv everything.")] = 0,
+) -> None:
+    """Set what every command shares."""
+    set_verbosity(is_quiet=quiet, verbose=verbose)
 
 
 @app.command()
@@ -44,7 +79,7 @@ def run(
     set_: Annotated[list[str] | None, typer.Option("--set", help="ANALYSIS.PARAMETER=VALUE")] = None,
     n: Annotated[int | None, typer.Option(help="Prompts per task.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/run"),
+    folder: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("runs/run"),
     store: Annotated[
         str | None, typer.Option(help="Where clean activations are kept: a folder or URL (default: beside the run).")
     ] = None,
@@ -58,7 +93,11 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
 ) -> None:
-    """Run analyses into a run folder; call again to resume. Ctrl-C ends it after the shards under way, twice at once."""
+    """Run analyses into a run folder; call again to resume. Ctrl-C ends it after the shards under way, twice at once.
+
+    Examples: interp run --model zoo/hops-4l --task two-hop --out runs/first · interp run study.toml --workers 2 ·
+    interp run --model ./my-model --task my.jsonl --analysis layer_skip --set layer_skip.part=mlp --out runs/mine
+    """
     import transformers
 
     from interp.runs import estimate, execute
@@ -70,34 +109,44 @@ def run(
         _print_estimates([asdict(e) for e in estimate(asked)], as_json=as_json)
         return
     try:
-        with Progress(console=_err, disable=not _err.is_terminal) as bars:
-            bar = bars.add_task("loading", total=None)
+        with Progress(console=err, disable=not err.is_terminal or err.quiet) as bars:
             done = execute(
                 asked,
-                out,
-                store=None if no_store else store or str(out.parent / "store"),
+                folder,
+                store=None if no_store else store or str(folder.parent / "store"),
                 workers=workers,
                 ray=ray,
                 gpus=gpus,
-                progress=lambda text, i, total: bars.update(bar, description=text, completed=i, total=total),
+                progress=_shown_on(bars),
             )
     except KeyboardInterrupt:
-        _err.print("interp: interrupted; the same command resumes")
+        note("interp: interrupted; the same command resumes")
         raise typer.Exit(130) from None
     finished = [cell for cell in done["cells"].values() if cell["status"] == "ok"]
     is_failed = any(cell["status"] == "failed" for cell in done["cells"].values())
     if as_json:
-        sys.stdout.write(json.dumps(done) + "\n")
+        say_json(done)
     else:
         for (where, text), paths in _said(done["cells"]).items():
             where = paths[0] if len(paths) == 1 else f"{where} ({len(paths)} analyses)"
-            _out.print(f"{where}: {text}", highlight=False, soft_wrap=True, markup=False)
-        _out.print(
-            f"{len(finished)} finished in {out}; `interp report {out}` makes the report",
-            soft_wrap=True,
-        )
+            say(f"{where}: {text}")
+        say(f"{len(finished)} finished in {folder}; look at them with `interp report {folder}` or `interp view {folder}`")
     if is_failed or not finished:
         raise typer.Exit(1)
+
+
+def _shown_on(bars: Progress) -> Callable[[str, int, int], None]:
+    """Return what shows progress: a bar on a terminal, a line now and then elsewhere."""
+    bar, last = bars.add_task("loading", total=None), time.monotonic()
+
+    def show(text: str, done: int, total: int) -> None:
+        nonlocal last
+        bars.update(bar, description=text, completed=done, total=total)
+        if not err.is_terminal and time.monotonic() - last > _EVERY:
+            last = time.monotonic()
+            note(f"{text}: {done} of {total}")
+
+    return show
 
 
 def _said(cells: dict[str, dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
@@ -118,17 +167,7 @@ def _study(path: Path | None, *, sets: list[str], **flags: Any) -> Any:
     from interp.catalogue import find_analyses
     from interp.runs import Study
 
-    given: dict[str, Any] = {}
-    if path is not None:
-        if not path.is_file():
-            raise RunError(f"no study file {path}")
-        try:
-            given = tomllib.loads(path.read_text())
-        except tomllib.TOMLDecodeError as error:
-            raise RunError(f"{path} is not TOML ({error})") from None
-        for key in given:
-            if key not in (names := {f.name for f in fields(Study)}):
-                raise RunError(f"{path}: {unknown('key', key, names)}")
+    given: dict[str, Any] = {} if path is None else look_cli.read_study(path)
     given |= {f"{key}s": flags[key] for key in ("model", "task") if flags[key]}
     given |= {key: flags[key] for key in ("n", "seed", "dtype", "device_map") if flags[key] is not None}
     if flags["analysis"]:
@@ -157,13 +196,13 @@ def _value(text: str) -> Any:
 
 def _print_estimates(estimates: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(estimates) + "\n")
+        say_json(estimates)
         return
     table = Table("model", "task", "analysis", "prompts", "shards", "forwards", "memory MB", "disk MB")
     for e in estimates:
         cell, costs = e["cell"], [f"{e['forwards']:.0f}", f"{e['memory_mb']:.0f}", f"{e['disk_mb']:.1f}"]
         table.add_row(cell["model"], cell["task"], cell["analysis"], str(e["n_prompts"]), str(e["n_shards"]), *costs)
-    _out.print(table)
+    out.print(table)
 
 
 @app.command()
@@ -175,7 +214,7 @@ def report(
     from interp.reports import write_report
 
     path = write_report(folder)
-    _out.print(f"{path} is ready; open it in a browser", highlight=False, soft_wrap=True)
+    say(f"{path} is ready; open it in a browser")
 
 
 @app.command()
@@ -196,15 +235,15 @@ def view(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the viewer's process is ended too
 
     if host not in LOCAL:
-        _err.print(f"interp: listening on {host}: whoever reaches it can read the runs in {folder}", markup=False)
+        note(f"interp: listening on {host}: whoever reaches it can read the runs in {folder}")
     with start(folder, port=port, host=host, page=page) as viewer:
-        _out.print(viewer.url, highlight=False, soft_wrap=True, markup=False)
+        say(viewer.url)
         if not no_browser:
             webbrowser.open(viewer.url)
         try:
             viewer.process.wait()
         except KeyboardInterrupt:
-            _err.print("interp: the viewer is closed")
+            note("interp: the viewer is closed")
 
 
 @app.command()
@@ -224,11 +263,11 @@ def doctor(
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    with _err.status("loading", spinner="dots") as status:
+    with err.status("loading", spinner="dots") as status:
         how: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision}
         found = diagnose(model, progress=status.update, trust_remote_code=trust_remote_code, **how)
     if as_json:
-        sys.stdout.write(json.dumps(found.to_dict()) + "\n")
+        say_json(found.to_dict())
     else:
         _print_diagnosis(found.to_dict())
     if not found.is_healthy:
@@ -238,9 +277,7 @@ def doctor(
 def _print_diagnosis(found: dict[str, Any]) -> None:
     marks = {"ok": "✓", "note": "·", "failed": "✗"}
     for sign in found["signs"]:
-        _out.print(
-            f"{marks[sign['verdict']]} {sign['check']}: {sign['what']}", highlight=False, soft_wrap=True, markup=False
-        )
+        say(f"{marks[sign['verdict']]} {sign['check']}: {sign['what']}")
     if found["memory"]:
         table = Table(
             "analysis", "memory MB", "forwards", title="For 32 prompts of 64 tokens, with each analysis's defaults"
@@ -252,9 +289,9 @@ def _print_diagnosis(found: dict[str, Any]) -> None:
                 else ("–", row["why_not"])
             )
             table.add_row(row["analysis"], *costs)
-        _out.print(table)
+        out.print(table)
     said = "healthy" if found["healthy"] else "not to be trusted"
-    _out.print(f"{found['model']} is {said}", highlight=False, soft_wrap=True, markup=False)
+    say(f"{found['model']} is {said}")
 
 
 @app.command("list")
@@ -267,10 +304,10 @@ def list_(
         raise RunError(unknown("list", what, ["models", "tasks", "analyses"]))
     rows = {"models": _models, "tasks": _tasks, "analyses": _analyses}[what]()
     if as_json:
-        sys.stdout.write(json.dumps(rows) + "\n")
+        say_json(rows)
         return
     for name, about in rows.items():
-        _out.print(f"{name:24s} {about}", highlight=False, soft_wrap=True)
+        say(f"{name:24s} {about}")
 
 
 def _models() -> dict[str, str]:

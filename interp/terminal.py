@@ -1,0 +1,38 @@
+"""What commands say: results on stdout, everything else on stderr; JSON where it is asked for."""
+
+import json
+import logging
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+out = Console()
+err = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """Print a result as it is: no markup, no wrapping."""
+    out.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def note(text: str, *, style: str | None = None) -> None:
+    """Print to stderr what is no result."""
+    err.print(text, style=style, highlight=False, soft_wrap=True, markup=False)
+
+
+def say_json(value: Any) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def set_verbosity(*, is_quiet: bool, verbose: int) -> None:
+    """Keep stderr silent but for errors, or let it tell more: 1 what a run does, 2 everything."""
+    err.quiet = is_quiet
+    logger = logging.getLogger("interp")
+    for handler in [h for h in logger.handlers if isinstance(h, RichHandler)]:
+        logger.removeHandler(handler)
+    if verbose:
+        logger.addHandler(RichHandler(console=err, show_path=False, markup=False))
+        logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)

@@ -1,0 +1,138 @@
+"""`interp show`, `diff`, `validate`, and what all commands share."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from interp import __version__
+from interp.cli import app, main
+from interp.folder import Cell, read_json, write_json
+from interp.runs import Study, execute
+from interp.tables import differences, read_frame
+
+
+def call(*args: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, args)))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    execute(Study(("zoo/hops-4l",), ("two-hop",), {"layer_skip": {}, "logit_lens": {}}, n=8), folder)
+    return folder
+
+
+def test_show_lists_cells_and_tables(run: Path) -> None:
+    assert "layer_skip" in call("show", run).stdout
+    said = call("show", run, "layer_skip", "--rows", 3).stdout
+    assert "Skipping layer" in said
+    assert "3 of" in said
+    rows = json.loads(call("show", run, "layer_skip", "--rows", 0, "--json").stdout)[0]["rows"]
+    assert len(rows) == len(read_frame(run, Cell("zoo/hops-4l", "two-hop", "layer_skip")))
+
+
+def test_show_of_what_is_not_there_says_what_is(run: Path) -> None:
+    error = call("show", run, "layer_skp").exception
+    assert "layer_skip" in str(error)
+
+
+def test_a_run_is_equal_to_its_copy(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    done = call("diff", run, tmp_path / "copy")
+    assert (done.exit_code, done.stdout.strip()) == (0, "equal")
+
+
+def _changed(run: Path, folder: Path, change: float) -> Path:
+    """Return a copy of a run with one number of its layer_skip changed."""
+    shutil.copytree(run, folder)
+    cell = folder / Cell("zoo/hops-4l", "two-hop", "layer_skip").path
+    frame = pd.read_parquet(cell / "frame.parquet")
+    frame.loc[5, "mean"] += change
+    frame.to_parquet(cell / "frame.parquet", index=False)
+    from interp.folder import digest_of
+
+    result = read_json(cell / "result.json")
+    result["files"]["frame.parquet"] = digest_of((cell / "frame.parquet").read_bytes())
+    write_json(cell / "result.json", result)
+    return folder
+
+
+def test_diff_finds_the_number_that_differs(run: Path, tmp_path: Path) -> None:
+    changed = _changed(run, tmp_path / "changed", 0.5)
+    found = differences(run, changed, tolerance=1e-5)
+    (cell,) = found.cells
+    assert cell.path.endswith("layer_skip")
+    assert cell.n_different == 1
+    assert cell.largest == pytest.approx(0.5, abs=1e-6)
+    assert "mean of scope all" in cell.where
+    done = call("diff", run, changed)
+    assert done.exit_code == 1
+    assert "different" in done.stdout
+
+
+def test_differences_within_the_tolerance_are_none(run: Path, tmp_path: Path) -> None:
+    changed = _changed(run, tmp_path / "changed", 1e-3)
+    assert call("diff", run, changed, "--tolerance", 1e-2).exit_code == 0
+
+
+def test_diff_names_other_cells_and_settings(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    execute(Study(("zoo/hops-4l",), ("two-hop",), {"layer_skip": {}}, n=4), other)
+    found = json.loads(call("diff", run, other, "--json").stdout)
+    assert found["settings"]["config.n"] == [8, 4]
+    assert [path.rpartition("/")[2] for path in found["only_a"]] == ["logit_lens"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\n[analysis.layer_skip]\n', "analyses"),
+        ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\n[analyses.layer_skp]\n', "layer_skip"),
+        ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\n[analyses.layer_skip]\nparts = "mlp"\n', "part"),
+        ('models = ["zoo/hops-4l"]\n[analyses.layer_skip]\n', "names no tasks"),
+        ("models = [", "not TOML"),
+    ],
+)
+def test_a_wrong_study_is_named_with_a_suggestion(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    error = str(call("validate", path).exception)
+    assert str(path) in error
+    assert said in error
+
+
+def test_the_shipped_studies_are_valid() -> None:
+    for path in sorted((Path(__file__).parents[1] / "studies").glob("*.toml")):
+        assert call("validate", path).exit_code == 0, path
+
+
+def test_errors_are_json_where_json_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["interp", "show", str(tmp_path), "--json"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    captured = capsys.readouterr()
+    assert done.value.code == 2
+    assert json.loads(captured.out)["error"]["kind"] == "RunError"
+    assert str(tmp_path) in json.loads(captured.out)["error"]["message"]
+
+
+def test_the_version_is_said() -> None:
+    assert call("--version").stdout.strip() == f"interp {__version__}"
+
+
+def test_quiet_leaves_results_alone(run: Path) -> None:
+    assert "layer_skip" in call("--quiet", "show", run).stdout
+
+
+def test_every_command_that_prints_results_can_print_json() -> None:
+    import typer
+
+    commands = typer.main.get_command(app).commands
+    for name in ("run", "show", "diff", "validate", "doctor", "list"):
+        assert any("--json" in param.opts for param in commands[name].params), name
