@@ -21,6 +21,19 @@ from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One claim with its number: `value` in `unit`, its 95 % interval, over `n` prompts; `caveat`: how it could be wrong."""
+
+    claim: str
+    value: float | None = None
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    caveat: str = ""
+
+
 class Result(ABC):
     """What an analysis found, rebuilt from its parts at any time."""
 
@@ -35,6 +48,10 @@ class Result(ABC):
     @abstractmethod
     def summary(self) -> str:
         """Return one finding in words, with numbers."""
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what a report says first; the summary, unless an analysis puts its numbers apart."""
+        return (Finding(self.summary()),)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from interp import __version__, look_cli
 from interp.errors import InterpError, RunError, unknown
+from interp.look_cli import complete_runs
 from interp.store_cli import app as store_app
 from interp.terminal import err, note, out, say, say_json, set_verbosity
 
@@ -207,14 +208,35 @@ def _print_estimates(estimates: list[dict[str, Any]], *, as_json: bool) -> None:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    folder: Annotated[Path, typer.Argument(help="A run folder.", autocompletion=complete_runs)],
+    kind: Annotated[str, typer.Option("--format", help="html, json or md; report.json is written in any case.")] = "html",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
 ) -> None:
-    """Write report.html, self-contained, from what is on disk."""
+    """Write a report, self-contained, from what is on disk.
+
+    Examples: interp report runs/first · interp report runs/first --format md
+    """
     from interp.reports import write_report
 
-    path = write_report(folder)
-    say(f"{path} is ready; open it in a browser")
+    path = write_report(folder, kind)
+    if as_json:
+        say_json(json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    else:
+        say(f"{path} is ready" + ("; open it in a browser" if kind == "html" else ""))
+
+
+@app.command()
+def schema(what: Annotated[str, typer.Argument(help="report")] = "report") -> None:
+    """Print the JSON Schema of report.json.
+
+    Example: interp schema report > report.schema.json
+    """
+    if what != "report":
+        raise RunError(unknown("schema", what, ["report"]))
+    from interp.reports import schema as of_report
+
+    say_json(of_report())
 
 
 @app.command()

@@ -4,14 +4,16 @@ import json
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from interp.errors import RunError, unknown
 from interp.folder import Cell, read_run
-from interp.tables import Difference, differences, read_frame
 from interp.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from interp.tables import Difference
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _DIGITS = 4
@@ -39,6 +41,8 @@ def show(
 
     Examples: interp show runs/demo · interp show runs/demo layer_skip --rows 0 --json
     """
+    from interp.tables import read_frame
+
     found = read_run(run)
     cells = {Cell(c["model"], c["task"], c["analysis"], c.get("label", "")): c for c in found["cells"].values()}
     cells = {cell: c for cell, c in cells.items() if model in (None, cell.model) and task in (None, cell.task)}
@@ -95,6 +99,8 @@ def diff(
 
     Example: interp diff runs/monday runs/tuesday
     """
+    from interp.tables import differences
+
     found = differences(a, b, tolerance=tolerance)
     if as_json:
         say_json({"equal": found.is_none, **found.to_dict()})
@@ -104,7 +110,7 @@ def diff(
         raise typer.Exit(1)
 
 
-def _print_difference(found: Difference, a: Path, b: Path) -> None:
+def _print_difference(found: "Difference", a: Path, b: Path) -> None:
     for key, (left, right) in found.settings.items():
         say(f"{key}: {left} | {right}")
     for folder, only in ((a, found.only_a), (b, found.only_b)):

@@ -103,7 +103,7 @@ def grids_over_positions(
         grid = rows.pivot_table(index="layer", columns="position", values="mean", sort=False)[columns]
         figure.add_heatmap(
             z=grid.to_numpy(np.float32), x=columns, y=grid.index.to_numpy(), zmin=-top if is_signed else 0, zmax=top,
-            colorscale="RdBu_r" if is_signed else "Cividis", showscale=col == len(names),
+            colorscale="RdBu" if is_signed else "Cividis", showscale=col == len(names),
             colorbar={"title": {"text": colour}}, hoverongaps=False,
             hovertemplate=f"{y} %{{y}}<br>position %{{x}}<br>%{{z:.4f}}<extra></extra>", row=1, col=col,
         )  # fmt: skip

@@ -161,6 +161,7 @@ class _Pair:
                 "n_shards": len(plan.shards),
                 "left_out": plan.left_out,
                 "summary": result.summary(),
+                "findings": [asdict(finding) for finding in result.findings()],
                 "seconds": round(spent.seconds, 3),
                 "forwards_per_prompt": round(spent.block_tokens / max(spent.forward_tokens, 1.0), 4),
                 "peak_memory_mb": spent.peak_memory_mb,

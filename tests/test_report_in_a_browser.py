@@ -28,6 +28,9 @@ def test_it_draws_every_figure_without_a_request(tmp_path: Path) -> None:
         page.goto((tmp_path / "report.html").as_uri())
         page.wait_for_selector(".figure .main-svg")
         assert page.locator(".figure .plotly").count() == page.locator(".figure").count() == 2
+        page.emulate_media(color_scheme="dark")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+        assert len(page.pdf()) > 10_000
         browser.close()
     assert complaints == []
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, unknown
 from interp.models import Model
 from interp.plots import grids_over_bars
@@ -233,6 +233,17 @@ class LayerSkipResult(Result):
         label = {"answer": "fall of the answer's logit", "output": "change of the probabilities"}[self._output_effect]
         title = "What skipping a layer changes: later layers (largest relative change), and the output (mean)"
         return grids_over_bars(grids, bars, x="affected layer", y="skipped layer", bars_label=label, title=title)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what the layer that the output needs most is worth."""
+        frame = self.to_frame()
+        rows = frame[(frame["scope"] == "all") & (frame["effect"] == self._output_effect)]
+        most = rows.iloc[int(rows["mean"].argmax())]
+        what = {"answer": "the answer's logit loses", "output": "the probabilities change (L2)"}[self._output_effect]
+        caveat = "Later layers meet a stream that they never saw in training, so the loss is not the layer's own alone."
+        low, high = float(most["low"]), float(most["high"])
+        unit = f"{what} without layer {most['skipped']}"
+        return (Finding(self.summary(), float(most["mean"]), unit, low, high, self.n_prompts, caveat),)
 
     def summary(self) -> str:
         """Say which layer the output needs most and least, and how far future tokens depend on earlier ones."""

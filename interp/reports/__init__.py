@@ -1,50 +1,71 @@
-"""A run folder as one self-contained page that opens offline."""
+"""A run folder as one self-contained page that opens offline, as JSON, and as Markdown; all from one object."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from interp.folder import read_run, write_atomically
+from interp.errors import RunError, unknown
+from interp.folder import read_file, write_atomically
+from interp.reports.gather import gather
+
+FORMATS = ("html", "json", "md")
+_HERE = Path(__file__).parent
 
 
-def write_report(folder: Path) -> Path:
-    """Write report.html from what is on disk and return its path; raises RunError if there is no run."""
-    run = read_run(folder)
-    sections = [_section(folder, path, cell) for path, cell in run["cells"].items()]
-    environment = Environment(loader=PackageLoader("interp.reports"), autoescape=select_autoescape(default=True))
-    page = environment.get_template("report.html").render(
-        run=run, sections=sections, plotly=(Path(__file__).parent / "plotly-cartesian.min.js").read_text()
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of report.json."""
+    found: dict[str, Any] = json.loads((_HERE / "report.schema.json").read_text(encoding="utf-8"))
+    return found
+
+
+def write_report(folder: Path, kind: str = "html") -> Path:
+    """Write report.json, and report.html or report.md from it, and return the path of what was asked for.
+
+    Raises RunError if there is no run; files that are damaged or missing are warnings in the report.
+    """
+    if kind not in FORMATS:
+        raise RunError(unknown("format", kind, FORMATS))
+    report = gather(folder)
+    write_atomically(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    if kind != "json":
+        template = _environment(is_page=kind == "html").get_template(f"report.{kind}")
+        figures = {s["id"]: _figure(folder, s) for s in report["analyses"] if s["figure"]} if kind == "html" else {}
+        page = template.render(
+            report=report,
+            figures=figures,
+            embedded=_for_script(report),
+            plotly=(_HERE / "plotly-cartesian.min.js").read_text(),
+        )
+        write_atomically(folder / f"report.{kind}", page)
+    return folder / f"report.{kind}"
+
+
+def _environment(*, is_page: bool) -> Environment:
+    escape = select_autoescape(default=True) if is_page else False
+    environment = Environment(
+        loader=PackageLoader("interp.reports"), autoescape=escape, trim_blocks=True, lstrip_blocks=True
     )
-    write_atomically(folder / "report.html", page)
-    return folder / "report.html"
+    environment.filters["shown"] = shown
+    environment.filters["cell"] = lambda value: str(shown(value)).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return environment
 
 
-def _section(folder: Path, path: str, cell: dict[str, Any]) -> dict[str, Any]:
-    section: dict[str, Any] = {
-        "anchor": path.replace("/", "-").replace("@", "-"),
-        "cell": cell,
-        "figure": None,
-        "table": None,
-    }
-    if cell["status"] == "ok":
-        frame = pd.read_parquet(folder / path / "frame.parquet")
-        figure = json.loads((folder / path / "figure.json").read_text())
-        section["height"] = figure["layout"].get("height", 420)
-        section["figure"] = _for_script(figure)
-        section["columns"] = list(frame.columns)
-        section["rows"] = [[_shown(value) for value in row] for row in frame.itertuples(index=False)]
-    return section
+def _figure(folder: Path, section: dict[str, Any]) -> dict[str, Any]:
+    figure = json.loads(read_file(folder / section["figure"]["file"]))
+    return {"height": int(figure["layout"].get("height", 420)), "script": _for_script(figure)}
 
 
-def _shown(value: object) -> str:
-    if value is pd.NA:
-        return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def shown(value: object) -> str:
+    """Return a table's value as text: three significant digits, a real minus, a dash for what is missing."""
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3g}".replace("-", "−")
+    return str(value)
 
 
 def _for_script(value: Any) -> str:
     """Return JSON that cannot end a script element."""
-    return json.dumps(value).replace("<", "\\u003c")
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")

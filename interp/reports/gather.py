@@ -1,0 +1,117 @@
+"""Everything that a report says, as one JSON object; the page and the Markdown are made from it alone."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp import __version__
+from interp.errors import RunError
+from interp.folder import Cell, read_file, read_json, read_run
+from interp.tables import read_frame
+from interp.viewing import address
+
+SCHEMA = 1
+MOST_ROWS = 200
+MOST_FINDINGS = 7
+_RECORDED = ("parameters", "n_prompts", "n_shards", "left_out", "forwards_per_prompt", "seconds", "peak_memory_mb")
+# whose findings come first: effects of different kinds cannot be compared, so the order is fixed
+PRIORITY = (
+    "layer_skip", "logit_lens", "depth_score", "residual_contribution", "back_patching", "circuit_discovery", "void_skip",
+    "relevance_patching", "depth_map", "residual_erasure", "integrated_gradients", "void_detection", "activation_patching",
+)  # fmt: skip
+
+
+def gather(folder: Path) -> dict[str, Any]:
+    """Return report.json of a run folder; what is damaged in it is a warning. Raises RunError if there is no run."""
+    run = read_run(folder)
+    sections, warnings = [], []
+    for path, info in run["cells"].items():
+        if info["status"] == "ok":
+            section, wrong = _section(folder, path, info)
+            sections.append(section)
+            warnings += wrong
+        else:
+            warnings.append(f"{path} {info['status']}: {info.get('error', '')}")
+        if info.get("left_out"):
+            warnings.append(f"{path}: {info['left_out']} left out")
+        if info.get("n_prompts") == 1:
+            warnings.append(f"{path}: one prompt, so intervals say nothing about others")
+    return {
+        "schema": SCHEMA,
+        "interp": __version__,
+        "run": folder.resolve().name,
+        "title": f"What each layer does in {', '.join(run['config']['models'])}",
+        "findings": _findings(sections),
+        "warnings": warnings,
+        "analyses": sections,
+        "provenance": _provenance(run),
+    }
+
+
+def _section(folder: Path, path: str, info: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return what there is to say of a finished cell, and what is wrong with its files."""
+    cell, wrong = Cell(info["model"], info["task"], info["analysis"], info.get("label", "")), []
+    section: dict[str, Any] = {
+        "id": path.replace("/", "-").replace("@", "-"),
+        "model": cell.model, "task": cell.task, "analysis": cell.analysis, "label": cell.label,
+        "question": info["question"], "summary": info["summary"],
+        "findings": info.get("findings") or [{"claim": info["summary"]}],
+        **{key: info.get(key) for key in _RECORDED},
+        "viewer": address(folder.resolve().name, model=cell.model, task=cell.task, analysis=cell.analysis, label=cell.label),
+        "figure": None, "table": None,
+    }  # fmt: skip
+    try:
+        hashes = read_json(folder / path / "result.json").get("files", {})
+        read_file(folder / path / "figure.json")
+        section["figure"] = {"file": f"{path}/figure.json", "hash": hashes.get("figure.json")}
+    except RunError as error:
+        wrong.append(str(error))
+    try:
+        section["table"] = _table(read_frame(folder, cell), f"{path}/frame.parquet")
+        section["table"]["hash"] = hashes.get("frame.parquet") if section["figure"] else None
+    except RunError as error:
+        wrong.append(str(error))
+    return section, wrong
+
+
+def _table(frame: pd.DataFrame, file: str) -> dict[str, Any]:
+    rows = json.loads(frame.head(MOST_ROWS).to_json(orient="values", double_precision=9))
+    return {"columns": list(frame.columns), "rows": rows, "n_rows": len(frame), "file": file}
+
+
+def _findings(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first findings: each analysis's first one, in the fixed order."""
+    order = {name: i for i, name in enumerate(PRIORITY)}
+    ranked = sorted(sections, key=lambda section: order.get(section["analysis"], len(order)))
+    return [
+        {
+            "id": section["id"],
+            "of": f"{section['analysis'].replace('_', ' ')} ({section['model']}, {section['task']})",
+            **finding,
+        }
+        for section in ranked
+        for finding in section["findings"][:1]
+    ][:MOST_FINDINGS]
+
+
+def _provenance(run: dict[str, Any]) -> dict[str, Any]:
+    keys = ("started", "machine", "versions", "models", "tasks", "config")
+    return {key: run[key] for key in keys} | {"command": _command(run["config"])}
+
+
+def _command(config: dict[str, Any]) -> str:
+    """Return the command that makes the run again."""
+    words = ["interp", "run"]
+    for name in ("model", "task"):
+        for value in config[f"{name}s"]:
+            words += [f"--{name}", value]
+    for analysis, parameters in config["analyses"].items():
+        words += ["--analysis", analysis]
+        for key, value in parameters.items():
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words += ["--set", f"{analysis}.{key}={text}"]
+    words += ["--n", str(config["n"])] if config.get("n") else []
+    return shlex.join([*words, "--seed", str(config["seed"]), "--out", "runs/again"])

@@ -1,0 +1,144 @@
+"""The report: one JSON object, and the page and the Markdown that are made from it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from typer.testing import CliRunner
+
+from interp import cli
+from interp.errors import RunError
+from interp.folder import read_json, write_json
+from interp.reports import schema, shown, write_report
+from interp.runs import Study, execute
+
+HOSTILE = "</script><img src=x onerror=alert(1)>```"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "first"
+    analyses = {"layer_skip": {}, "layer_skip@mlp": {"part": "mlp"}, "logit_lens": {}, "residual_contribution": {}}
+    execute(Study(("zoo/hops-4l",), ("two-hop",), analyses, n=8), folder)
+    return folder
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def report_of(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_it_keeps_its_published_schema(run: Path) -> None:
+    write_report(run)
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.validate(report_of(run), schema())
+
+
+def test_the_page_holds_the_same_json(run: Path) -> None:
+    page = write_report(run).read_text()
+    (embedded,) = re.findall(r'<script type="application/json" id="report">(.*?)</script>', page, re.DOTALL)
+    assert json.loads(embedded) == report_of(run)
+
+
+def test_findings_come_first_with_number_interval_and_caveat(run: Path) -> None:
+    page = write_report(run).read_text()
+    first = report_of(run)["findings"][0]
+    assert first["of"].startswith("layer skip")
+    assert first["low"] <= first["value"] <= first["high"]
+    assert first["n"] == 8
+    assert first["caveat"] in page
+    assert page.index('id="findings"') < page.index('id="contents"') < page.index('id="provenance"')
+
+
+def test_every_link_inside_leads_somewhere(run: Path) -> None:
+    page = write_report(run).read_text()
+    anchors = set(re.findall(r'id="([^"]+)"', page))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= anchors
+
+
+@pytest.mark.parametrize("file", ["frame.parquet", "figure.json"])
+def test_a_damaged_file_is_a_warning_and_never_shown(run: Path, file: str) -> None:
+    path = next(run.rglob(f"logit_lens/{file}"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    write_report(run)
+    report = report_of(run)
+    assert any(f"logit_lens/{file} is damaged" in warning for warning in report["warnings"])
+    section = next(s for s in report["analyses"] if s["analysis"] == "logit_lens")
+    assert section["table" if file == "frame.parquet" else "figure"] is None
+    jsonschema.validate(report, schema())
+
+
+def test_what_failed_is_a_warning(run: Path) -> None:
+    info = read_json(run / "run.json")
+    cell = next(cell for cell in info["cells"].values() if cell["analysis"] == "logit_lens")
+    cell |= {"status": "failed", "error": "out of memory"}
+    write_json(run / "run.json", info)
+    assert "out of memory" in write_report(run).read_text()
+    assert any("failed: out of memory" in warning for warning in report_of(run)["warnings"])
+
+
+def test_hostile_text_is_inert(run: Path) -> None:
+    info = read_json(run / "run.json")
+    for cell in info["cells"].values():
+        cell["summary"] = HOSTILE
+        cell["findings"] = [{"claim": HOSTILE, "value": None, "caveat": HOSTILE}]
+    info["config"]["tasks"] = [HOSTILE]
+    write_json(run / "run.json", info)
+    assert "<img src=x" not in write_report(run).read_text()
+    before, _, command = write_report(run, "md").read_text().partition("## Reproduce it")
+    assert "<img src=x" not in before
+    assert command.count("```") == 2  # what is in between is code, whatever it says
+
+
+def test_a_run_of_an_earlier_version_says_its_summary(run: Path) -> None:
+    info = read_json(run / "run.json")
+    for cell in info["cells"].values():
+        del cell["findings"]
+    write_json(run / "run.json", info)
+    write_report(run)
+    jsonschema.validate(report_of(run), schema())
+
+
+def test_markdown_has_findings_and_tables(run: Path) -> None:
+    text = write_report(run, "md").read_text()
+    assert "## Findings" in text
+    assert "| scope | effect |" in text
+    assert "interp run --model zoo/hops-4l" in text
+
+
+def test_formats_and_json_from_the_command_line(run: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["report", str(run), "--json"])
+    assert json.loads(done.stdout)["run"] == "run"
+    assert json.loads(CliRunner().invoke(cli.app, ["schema"]).stdout) == schema()
+    with pytest.raises(RunError, match="unknown format"):
+        write_report(run, "pdf")
+
+
+def test_the_command_to_reproduce_is_one_that_runs(run: Path) -> None:
+    write_report(run)
+    command = report_of(run)["provenance"]["command"].split()
+    done = CliRunner().invoke(cli.app, [*command[1:-1], str(run.parent / "again"), "--dry-run"])
+    assert done.exit_code == 0, done.exception
+
+
+def test_it_is_small_and_made_without_torch(run: Path) -> None:
+    program = (
+        f"import sys; from pathlib import Path; from interp.reports import write_report; write_report(Path({str(run)!r}))"
+    )
+    subprocess.run([sys.executable, "-c", f"{program}; assert 'torch' not in sys.modules"], check=True)
+    assert (run / "report.html").stat().st_size < 3_000_000
+
+
+def test_numbers_are_shown_as_people_read_them() -> None:
+    assert [shown(x) for x in (None, float("nan"), -0.12345, 1234.5, 3, "a")] == ["–", "–", "−0.123", "1.23e+03", "3", "a"]
