@@ -8,7 +8,7 @@ import streamlit as st
 
 from interp.errors import RunError
 from interp.folder import Cell
-from interp_viewer.screen import Here, option
+from interp_viewer.screen import Here, finished_cell
 from interp_viewer.text import plain
 
 _MOST_ROWS = 2000
@@ -16,19 +16,16 @@ _MOST_ROWS = 2000
 
 def page(here: Here) -> None:
     """Draw the tensors of the selected prompt, the table, the record and a snippet."""
-    finished = {PurePosixPath(cell.path).name: cell for cell, info in here.cells.items() if info["status"] == "ok"}
-    if not finished:
-        st.info("No analysis of this model and task is finished.")
+    cell = finished_cell(here)
+    if cell is None:
         return
-    name = option(here, "Analysis", list(finished))
-    cell = finished[name]
     for draw in (_tensors, _table, _record):
         try:
             draw(here, cell)
         except RunError as error:
             st.error(plain(error))
     st.subheader("In Python")
-    where = f'["{here.model}", "{here.task}", "{name}"]'
+    where = f'["{here.model}", "{here.task}", "{PurePosixPath(cell.path).name}"]'
     st.code(
         f'import interp\n\nresult = interp.open_run("{here.run.folder}"){where}\nresult.to_frame()\nresult.plot()',
         language="python",

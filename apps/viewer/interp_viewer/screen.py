@@ -4,7 +4,7 @@ import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import streamlit as st
@@ -266,6 +266,15 @@ def option(here: Here, label: str, options: list[str], *, field: str = "of") -> 
     at = options.index(current) if current in options else 0
     choose(label, options, at, lambda i: here.select(**{field: options[i]}), key=f"{field}-box")
     return options[at]
+
+
+def finished_cell(here: Here) -> Cell | None:
+    """Let one of the finished analyses be chosen, and return its cell; say so, and return None, where there is none."""
+    finished = {PurePosixPath(cell.path).name: cell for cell, info in here.cells.items() if info["status"] == "ok"}
+    if not finished:
+        st.info("No analysis of this model and task is finished.")
+        return None
+    return finished[option(here, "Analysis", list(finished))]
 
 
 def mean_or_prompt(here: Here) -> bool:
