@@ -39,7 +39,7 @@ def main() -> None:
     """Run a command; an error is one line on stderr and exit status 2, an interruption 130."""
     try:
         app()
-    except InterpError as error:
+    except (InterpError, OSError) as error:
         if "--debug" in sys.argv:
             raise
         if "--json" in sys.argv:

@@ -55,10 +55,13 @@ def digest_of(content: bytes) -> str:
     return blake2b(content, digest_size=16).hexdigest()
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object atomically, with a hash of what it says."""
+def write_json(path: Path, value: dict[str, Any], *, indent: int | None = 1) -> None:
+    """Write a JSON object atomically, with a hash of what it says; raise RunError, naming the file, if it cannot."""
     whole = value | {"digest": _digest(value)}
-    write_atomically(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    try:
+        write_atomically(path, json.dumps(whole, indent=indent, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; what is finished is kept") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -227,19 +227,12 @@ def _remember(run: dict[str, Any], kind: str, name: str, described: dict[str, An
     if before is not None and before[identity] != described[identity]:
         raise RunError(f"{out} holds results of another {name!r}: its {identity} has changed; choose another --out")
     run[kind][name] = described
-    _write_run(run, out)
+    write_json(out / "run.json", run)
 
 
 def _record(run: dict[str, Any], out: Path, cell: Cell, status: Status) -> None:
     run["cells"][cell.path] = asdict(cell) | status
-    _write_run(run, out)
-
-
-def _write_run(run: dict[str, Any], out: Path) -> None:
-    try:
-        write_json(out / "run.json", run)
-    except OSError as error:
-        raise RunError(f"cannot write {out / 'run.json'}: {error.strerror}; what is finished is kept") from None
+    write_json(out / "run.json", run)
 
 
 def _describe_task(task: Task) -> dict[str, Any]:

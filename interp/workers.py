@@ -122,7 +122,7 @@ class Worker:
     def _keep_tokens(self, model: Model, task: str, batches: Sequence[TokenBatch]) -> None:
         """Write the tokens of every prompt, and once a model the text of every token, for readers without a tokenizer."""
         rows = [row[row_mask].tolist() for batch in batches for row, row_mask in zip(batch.tokens, batch.mask, strict=True)]
-        write_json(self.out / Cell(model.name, task, "").path / "tokens.json", {"tokens": rows})
+        write_json(self.out / Cell(model.name, task, "").path / "tokens.json", {"tokens": rows}, indent=None)
         path = self.out / Cell(model.name, "", "").path / "vocabulary.json"
         if not path.exists():
             texts = model.tokenizer.batch_decode([[i] for i in range(model.d_vocab)])

@@ -140,12 +140,13 @@ def test_two_processes_fill_one_store_and_lose_nothing(undisturbed: Whole, tmp_p
     assert {c["analysis"]: c["forwards_per_prompt"] for c in cells}["residual_contribution"] == 0
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(params=["100k", "200k", "300k", "500k"])
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
     mount = shutil.which("mount")
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], check=False).returncode:
+    options = f"size={request.param}"
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode:
         pytest.skip("needs the right to mount a small file system")
     yield folder
     subprocess.run(["umount", folder], check=True)

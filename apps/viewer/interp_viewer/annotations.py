@@ -45,10 +45,7 @@ def write(here: Here, notes: Notes) -> None:
     path = inside(here.run.root, here.run.folder / FILE)
     known = read_json(path) if path.is_file() else {}
     mine = {"pinned": list(notes.pinned), "hidden": list(notes.hidden), "labels": notes.labels}
-    try:
-        write_json(path, known | {_key(here): mine})
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from None
+    write_json(path, known | {_key(here): mine})
 
 
 def edit(here: Here, notes: Notes, node: str) -> None:
