@@ -3,6 +3,7 @@
 A new analysis is one file in `interp/analyses/`: a frozen dataclass that extends `Analysis`, and a `Result`.
 """
 
+import math
 import re
 import warnings
 from abc import ABC, abstractmethod
@@ -23,7 +24,10 @@ from interp.tasks.batch import TokenBatch
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim with its number: `value` in `unit`, its 95 % interval, over `n` prompts; `caveat`: how it could be wrong."""
+    """One claim with its number: `value` in `unit`, its 95 % interval, over `n` prompts.
+
+    `unit` says what the value is and does not change with the model or the task, so that findings can be compared.
+    """
 
     claim: str
     value: float | None = None
@@ -31,7 +35,13 @@ class Finding:
     low: float | None = None
     high: float | None = None
     n: int | None = None
-    caveat: str = ""
+
+    def __post_init__(self) -> None:
+        """Take numbers that are not finite as not there."""
+        for name in ("value", "low", "high"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                object.__setattr__(self, name, None)
 
 
 class Result(ABC):
@@ -69,9 +79,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Analysis(ABC):
-    """A question; its fields are its parameters."""
+    """A question; its fields are its parameters. `how` is the method in short, `caveat` how an answer could be wrong."""
 
     question: ClassVar[str] = ""
+    how: ClassVar[str] = ""
+    caveat: ClassVar[str] = ""
 
     def prepare(self, model: Model, task: Task) -> Tensors:  # noqa: ARG002
         """Return what every shard needs, computed once; nothing for most analyses."""

@@ -157,6 +157,8 @@ class _Pair:
                 "status": "ok",
                 "parameters": asdict(analysis),
                 "question": type(analysis).question,
+                "how": type(analysis).how,
+                "caveat": type(analysis).caveat,
                 "n_prompts": sum(map(len, plan.shards)),
                 "n_shards": len(plan.shards),
                 "left_out": plan.left_out,

@@ -56,6 +56,9 @@ def test_parameters_are_frozen_and_have_defaults_and_a_seed(name: str) -> None:
     assert analysis.__dataclass_params__.frozen
     assert "seed" in {f.name for f in dataclasses.fields(analysis)}
     assert type(analysis).question.endswith("?")
+    assert type(analysis).how.endswith(".")
+    assert type(analysis).caveat.endswith(".")
+    assert len(type(analysis).how) < 4 * 90
     assert (type(analysis).__doc__ or "").strip()
 
 
@@ -75,6 +78,20 @@ def test_figures_are_titled_and_summaries_have_numbers(name: str) -> None:
 
 
 @torch.no_grad()
+def test_findings_have_numbers_with_a_unit_and_an_ordered_interval(name: str) -> None:
+    first, *others = result_of(name).findings()
+    assert first.claim == result_of(name).summary()
+    for finding in (first, *others):
+        assert finding.claim
+        if finding.value is not None:
+            assert finding.unit
+            assert finding.n
+        if finding.low is not None:
+            assert finding.value is not None
+            assert finding.low <= finding.high
+            assert finding.low - 1e-6 <= finding.value <= finding.high + 1e-6
+
+
 def test_a_second_run_gives_equal_tensors_whose_first_axis_is_the_prompt(name: str) -> None:
     analysis = make_analysis(name, {})
     shard = model(name).tokenize(max(model(name).shards(task(name)), key=len))

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, unknown
 from interp.metrics import Metric
 from interp.models import Model
@@ -39,6 +39,11 @@ class ActivationPatching(Analysis):
     direction: Direction = "denoise"
     seed: int = 0
     question: ClassVar[str] = "What does each component carry, exactly?"
+    how: ClassVar[str] = (
+        "One node at a time takes its activation from the other prompt's run, and only the layers behind it are run "
+        "again. The score is how far the metric moves between its values on the two prompts."
+    )
+    caveat: ClassVar[str] = "A node patched alone says nothing about nodes that do the same work: back-ups hide one another."
 
     def __post_init__(self) -> None:
         check_settings(self.metric, self.direction)
@@ -101,6 +106,12 @@ class ActivationPatchingResult(Result):
         verb = "clean into corrupted" if self.analysis.direction == "denoise" else "corrupted into clean"
         title = f"What each node carries, patched alone ({verb}; {self.analysis.metric})"
         return grids_over_positions(frame, panels="panel", y="layer", title=title, colour="effect", is_signed=True)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the share of the difference that the largest node carries alone."""
+        largest = self.scores.largest_share(self.analysis.nodes, seed=self.analysis.seed)
+        unit = "of the difference is carried by the largest node"
+        return (Finding(self.summary(), largest.share, unit, largest.low, largest.high, largest.n),)
 
     def summary(self) -> str:
         """Say how large the difference is, and which nodes restore most of it alone."""

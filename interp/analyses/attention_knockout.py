@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, unknown
 from interp.models import Model
 from interp.plots import lines_over_depth
@@ -51,6 +51,15 @@ class AttentionKnockout(Analysis):
     no_shortcuts: bool = True
     seed: int = 0
     question: ClassVar[str] = "Until which layer must the prompt's last token read the first hop?"
+    how: ClassVar[str] = (
+        "In a window of layers, queries are kept from one key, and their attention to the other keys adds up to 1 again. "
+        "A layer is critical for a prompt if the model's first guess changes. The control hides as many other earlier "
+        "tokens."
+    )
+    caveat: ClassVar[str] = (
+        "A changed guess says that something was read there, not that it was the first hop; the control tells how often "
+        "any hidden token does it."
+    )
 
     def __post_init__(self) -> None:
         for what, given, there_is in (("key", self.key, get_args(Key)), ("query", self.query, get_args(Query))):
@@ -156,6 +165,17 @@ class AttentionKnockoutResult(Result):
         figure = lines_over_depth(frame, y="mean", groups="line", panels="measure", title=title)
         figure.update_yaxes(title_text="share of prompts", tickformat=".0%", col=1)
         return figure.update_yaxes(title_text="nats", col=2)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return how many prompts change their first guess at the most critical layer."""
+        frame = self.to_frame()
+        rows = frame[(frame["measure"] == CHANGED) & (frame["hidden"] == _KEYS[self.analysis.key])].dropna(subset="layer")
+        if rows.empty:
+            return super().findings()
+        most = rows.iloc[int(rows["mean"].argmax())]
+        low, high, n = float(most["low"]), float(most["high"]), int(most["n_prompts"])
+        unit = "of prompts change their first guess where the key is hidden at the most critical layer"
+        return (Finding(self.summary(), float(most["mean"]), unit, low, high, n),)
 
     def summary(self) -> str:
         """Say for which layers hiding the key changes the guess, and how often hiding another token does."""

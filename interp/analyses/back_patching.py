@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, unknown
 from interp.models import Model
 from interp.plots import grids_over_rates
@@ -80,6 +80,14 @@ class BackPatching(Analysis):
     n_donors: int = 32
     seed: int = 0
     question: ClassVar[str] = "Does running late activations through early layers repair the answer?"
+    how: ClassVar[str] = (
+        "A later layer's output at one token is written over an earlier layer's output at the same token, and the rest is "
+        "run again, for every pair of layers. One fixed pair is chosen on half of the failures and scored on the other; "
+        "every control has as many tries."
+    )
+    caveat: ClassVar[str] = (
+        "Any of many pairs repairs some prompts by chance; only the difference to controls with as many tries is evidence."
+    )
 
     def __post_init__(self) -> None:
         if self.position not in ("subject", "last"):
@@ -411,6 +419,14 @@ class BackPatchingResult(Result):
             below="share repaired by one fixed pair, chosen on the other half of the failures (95 % intervals)",
             title=f"Back-patching at {where} (below the diagonal, as a control: early layers over late ones)",
         )  # fmt: skip
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the gain of one fixed pair over the best control, where there are enough failures for rates."""
+        if self.is_failure.sum() < _FEWEST:
+            return super().findings()
+        gain = self.rate("back", "fixed", over=self.best_control("fixed"))
+        unit = "of failures, repaired by one fixed pair of layers above the best control's rate"
+        return (Finding(self.summary(), gain.share, unit, gain.low, gain.high, gain.n),)
 
     def summary(self) -> str:
         """Say how many failures one fixed pair repairs, what the best control does, and what the oracle hides; by group."""

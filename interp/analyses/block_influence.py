@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.plots import grid_below, lines_over_depth
@@ -51,6 +51,13 @@ class BlockInfluence(Analysis):
     first_position: bool = True
     seed: int = 0
     question: ClassVar[str] = "How much does a layer turn the stream, and which layers would go first?"
+    how: ClassVar[str] = (
+        "The angle between the stream in front of a layer and behind it, as 1 - cosine, averaged over tokens; beside it "
+        "its published relatives, one of which looks at weights only."
+    )
+    caveat: ClassVar[str] = (
+        "A layer that turns the stream little can still be needed; layer_skip measures what its absence costs."
+    )
 
     def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: ARG002
         """Raise AnalysisError for prompts without a position to average."""
@@ -154,6 +161,13 @@ class BlockInfluenceResult(Result):
         for span in spans:
             grid[span - 1, : self.n_layers + 1 - span] = np.diagonal(mean, span)
         return grid_below(figure, grid, x="first layer of the span", y="layers in the span", of="half turns", y_first=1)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the BI of the layer that turns the stream least."""
+        rows = self._rows("BI", self.arrays["means"][..., 0], weights=self.arrays["n_pos"])
+        least = rows.iloc[int(rows["mean"].argmin())]
+        numbers = (float(least["mean"]), "BI of the layer that turns the stream least")
+        return (Finding(self.summary(), *numbers, float(least["low"]), float(least["high"]), len(self.angles)),)
 
     def summary(self) -> str:
         """Say which layers would be removed first, how far lengths alone explain it, and what the siblings say."""

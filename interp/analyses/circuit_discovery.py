@@ -56,6 +56,14 @@ class CircuitDiscovery(Analysis):
     fractions: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     seed: int = 0
     question: ClassVar[str] = "Which edges between components carry the behaviour, and how much of it alone?"
+    how: ClassVar[str] = (
+        "Edges between heads, MLPs, embedding and output are scored on half of the prompts, by one forward and backward "
+        "pass. Circuits of the best edges are run on the other half, all other edges carrying what they do on the "
+        "corrupted prompt (or a mean)."
+    )
+    caveat: ClassVar[str] = (
+        "Edges count only against this ablation of all others; another corrupted twin may need other edges."
+    )
 
     def __post_init__(self) -> None:
         check_settings(self.metric, "denoise")
@@ -214,9 +222,8 @@ class CircuitDiscoveryResult(Result):
         """Return the share of edges of the smallest circuit that keeps 90 %."""
         smallest = self.smallest()
         share = None if smallest is None else smallest.n_edges / self.whole.n_edges
-        caveat = "Edges that stay count only against this ablation of the others; another twin may need other edges."
-        unit = "of all edges keep 90 %" if share is not None else ""
-        return (Finding(self.summary(), value=share, unit=unit, n=len(self._gap), caveat=caveat),)
+        unit = f"of all edges keep 90 % of {self.analysis.metric}"
+        return (Finding(self.summary(), value=share, unit=unit, n=len(self._gap)),)
 
     def to_frame(self) -> pd.DataFrame:
         """Return faithfulness by kind and fraction, then the scores of the 200 largest edges.

@@ -22,7 +22,7 @@ from einops import rearrange
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, TaskError, unknown
 from interp.models import Model, load_model
 from interp.plots import COLOURS, titled
@@ -53,6 +53,15 @@ class DepthMap(Analysis):
     weighting: Literal["equal", "relative"] = "equal"
     seed: int = 0
     question: ClassVar[str] = "Which layer of one model predicts which layer of another?"
+    how: ClassVar[str] = (
+        "Linear maps from every layer of one model to every layer of the other are fitted on training prompts, by a "
+        "closed formula, and judged on held-out prompts by the error relative to a token's norm. The diagonal is compared "
+        "with permuted layers."
+    )
+    caveat: ClassVar[str] = (
+        "That a layer can be predicted linearly does not say that it computes the same; small errors can be mostly the "
+        "token's own embedding."
+    )
 
     def __post_init__(self) -> None:
         for name, there_is in (
@@ -311,6 +320,12 @@ class DepthMapResult(Result):
         figure.update_yaxes(title_text=label, rangemode="tozero", row=1, col=2)
         figure.update_layout(legend={"orientation": "h", "y": -0.25}, height=460)
         return titled(figure, f"Which layer predicts which layer of {name}")
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the strength of the diagonal."""
+        value, low, high = map(float, self.statistics.loc["diagonal", ["value", "low", "high"]])
+        unit = "correlation of errors with the distance in relative depth"
+        return (Finding(self.summary(), value, unit, low, high, self.n_prompts),)
 
     def summary(self) -> str:
         """Say which sources are best, what they reach, and how strong the diagonal is against permuted sites."""

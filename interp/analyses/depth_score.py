@@ -23,7 +23,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, unknown
 from interp.models import Model
 from interp.plots import COLOURS, titled
@@ -54,6 +54,13 @@ class DepthScore(Analysis):
     n_splits: int = 4
     seed: int = 0
     question: ClassVar[str] = "Do harder prompts use deeper layers?"
+    how: ClassVar[str] = (
+        "Every layer is skipped for the tokens before a split, and the effect behind it is measured. The score is the "
+        "mean layer, weighted by that effect, for prompts of each level of difficulty apart."
+    )
+    caveat: ClassVar[str] = (
+        "Levels can differ in length and wording too; overlapping intervals are no evidence of equal depth."
+    )
 
     def __post_init__(self) -> None:
         if self.splits not in get_args(Splits):
@@ -270,6 +277,16 @@ class DepthScoreResult(Result):
         figure.update_xaxes(title_text=self.analysis.tag, type="category", row=1, col=1)
         figure.update_yaxes(title_text="layer, counted from 0", row=1, col=1)
         return titled(figure, f"Do prompts of another {self.analysis.tag!r} use deeper layers? (means over prompts)")
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return how far the levels' scores, by the effect on the output, are apart."""
+        frame = self.to_frame()
+        rows = frame[(frame["statistic"] == "mean") & (frame["measure"] == "score, layers from 0")]
+        scores = rows[rows["effect"] == "output"]["value"].dropna()
+        if scores.empty:
+            return super().findings()
+        unit = "layers between the lowest and the highest level's depth score (effect on the output)"
+        return (Finding(self.summary(), float(scores.max() - scores.min()), unit, n=len(self.level_of)),)
 
     def summary(self) -> str:
         """Give the scores of every level, and say whether the intervals of the lowest and highest overlap."""

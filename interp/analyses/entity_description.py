@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, unknown
 from interp.interventions import Patch
 from interp.models import Model
@@ -64,6 +64,14 @@ class EntityDescription(Analysis):
     no_shortcuts: bool = True
     seed: int = 0
     question: ClassVar[str] = "From which layer on does a vector say the bridge, or the answer, in another prompt?"
+    how: ClassVar[str] = (
+        "A layer's output at a token is written over a word of another, neutral prompt, at several layers, and what the "
+        "model says there is what the vector stands for. The control reads another prompt's entities from the same "
+        "vectors."
+    )
+    caveat: ClassVar[str] = (
+        "The other prompt's own layers can finish the work, so a vector may say what it does not yet hold."
+    )
 
     def __post_init__(self) -> None:
         for position in self.positions:
@@ -254,6 +262,17 @@ class EntityDescriptionResult(Result):
         yield own.assign(panel=panel, line=group)
         control = {"source": "layer", "control": "rate", "control_low": "low", "control_high": "high"}
         yield rows[[*control]].rename(columns=control).assign(panel=panel, line=f"{group}, another prompt's")
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return how often the first vector asked for says its entity, for any pair of layers."""
+        frame = self.to_frame()
+        rows = frame[frame["statistic"] == "anywhere"] if groups(self.arrays) else frame.head(0)
+        if rows.empty:
+            return super().findings()
+        first = rows.iloc[0]
+        unit = f"of prompts ({first['group']}): the {_FROM[first['position']]}'s vector says the {first['entity']}"
+        low, high = float(first["low"]), float(first["high"])
+        return (Finding(self.summary(), float(first["rate"]), unit, low, high, int(first["n_prompts"])),)
 
     def summary(self) -> str:
         """Say from which source layer on the bridge and the answer are said, and how often another prompt's would be."""

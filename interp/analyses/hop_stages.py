@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, unknown
 from interp.models import Model
 from interp.plots import boxes
@@ -85,6 +85,15 @@ class HopStages(Analysis):
     no_shortcuts: bool = True
     seed: int = 0
     question: ClassVar[str] = "In which order, and how late, is a two-hop query resolved: right against wrong answers?"
+    how: ClassVar[str] = (
+        "Four stages are located for each prompt, from descriptions of vectors, attention knock-out and projections: "
+        "first hop resolved, handed on, second hop resolved, guess written. Right answers are compared with wrong ones, "
+        "and with another prompt's entities."
+    )
+    caveat: ClassVar[str] = (
+        "Stages are defined only where they are found, so mean layers compare different prompts; the shares found and "
+        "their controls belong to them."
+    )
 
     def __post_init__(self) -> None:
         if self.variant not in ("cheap", "full"):
@@ -245,6 +254,17 @@ class HopStagesResult(Result):
             notes[group] = dict(zip(STAGES, shown, strict=True))
         title = "Layers at which a two-hop query is resolved (above: share of prompts in which it ever is)"
         return boxes(values, notes=notes, y="layer", title=title)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return how often the first hop is resolved, right and wrong answers apart."""
+        found = list[Finding]()
+        for group in groups(self.arrays):
+            row = self._row(group, next(iter(STAGES)))
+            if n := len(self.layers(group, next(iter(STAGES)))):
+                share, low, high = (float(str(row[key])) for key in ("defined", "low", "high"))
+                claim = f"With {group}, the first hop is resolved in {share:.0%} of prompts." if found else self.summary()
+                found.append(Finding(claim, share, f"of prompts with {group} whose first hop is resolved", low, high, n))
+        return tuple(found) or super().findings()
 
     def summary(self) -> str:
         """Say how often each hop is resolved, right against wrong, and at which layers the stages are."""

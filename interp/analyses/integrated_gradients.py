@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, unknown
 from interp.models import Model
 from interp.plots import grids_over_positions
@@ -55,6 +55,13 @@ class IntegratedGradients(Analysis):
     whole_answer: bool = False
     seed: int = 0
     question: ClassVar[str] = "Until which layer does each token matter for the answer?"
+    how: ClassVar[str] = (
+        "The answer's probability is differentiated at points on the way from a mean stream to the clean one, at every "
+        "layer. Points are added until the attributions add up to the known change of the probability."
+    )
+    caveat: ClassVar[str] = (
+        "Attributions depend on the stream that stands for “no information”; another baseline shares them out differently."
+    )
 
     def __post_init__(self) -> None:
         for what, value, there_is in (("part", self.part, get_args(Part)), ("nodes", self.nodes, get_args(Nodes))):
@@ -228,6 +235,15 @@ class IntegratedGradientsResult(Result):
         what = {"layer": "each layer's output", "attention": "each attention's write", "mlp": "each MLP's write"}
         title = f"How much the answer's probability owes to {what[self.analysis.part]} at each token (integrated gradients)"
         return grids_over_positions(frame, panels="panel", y="layer", title=title, colour="probability", is_signed=True)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return from which share of the depth on the last token holds most of the attribution."""
+        share = self.share_of_last.mean(0)
+        taken = [layer for layer in range(len(share)) if (share[layer:] > 0.5).all()]
+        if not taken:
+            return super().findings()
+        depth, unit = (taken[0] + 1) / len(share), "of the depth until the last token holds most of the attribution"
+        return (Finding(self.summary(), depth, unit, n=len(share)),)
 
     def summary(self) -> str:
         """Say where the last token takes over, and how well the attributions add up."""

@@ -47,6 +47,14 @@ class LayerSkip(Analysis):
     percentile: float = 95.0
     seed: int = 0
     question: ClassVar[str] = "What breaks when a layer is skipped: later layers, the output, future tokens?"
+    how: ClassVar[str] = (
+        "Each layer is left out in turn, and every later layer and the output are compared with the clean run; once at "
+        "all positions, once only before a split (what future tokens need), and once for each later layer alone (direct "
+        "effects)."
+    )
+    caveat: ClassVar[str] = (
+        "Later layers meet a stream that they never saw in training, so the loss is not the layer's own alone."
+    )
 
     def __post_init__(self) -> None:
         for what, given, there_is in (
@@ -239,11 +247,9 @@ class LayerSkipResult(Result):
         frame = self.to_frame()
         rows = frame[(frame["scope"] == "all") & (frame["effect"] == self._output_effect)]
         most = rows.iloc[int(rows["mean"].argmax())]
-        what = {"answer": "the answer's logit loses", "output": "the probabilities change (L2)"}[self._output_effect]
-        caveat = "Later layers meet a stream that they never saw in training, so the loss is not the layer's own alone."
-        low, high = float(most["low"]), float(most["high"])
-        unit = f"{what} without layer {most['skipped']}"
-        return (Finding(self.summary(), float(most["mean"]), unit, low, high, self.n_prompts, caveat),)
+        what = {"answer": "of the answer's logit is lost", "output": "is the change of the probabilities (L2)"}
+        unit = f"{what[self._output_effect]} without the {self.analysis.part} that the output needs most"
+        return (Finding(self.summary(), float(most["mean"]), unit, float(most["low"]), float(most["high"]), self.n_prompts),)
 
     def summary(self) -> str:
         """Say which layer the output needs most and least, and how far future tokens depend on earlier ones."""

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 import torch
 from torch.nn.functional import pad
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.plots import grid_below, lines_over_depth
@@ -47,6 +47,13 @@ class LogitLens(Analysis):
     overlap_above: float = 0.3
     seed: int = 0
     question: ClassVar[str] = "When does the stream predict what the model predicts?"
+    how: ClassVar[str] = (
+        "The stream in front of every layer is given to the final norm and the unembedding, and compared with the final "
+        "prediction: by KL divergence, by the most probable tokens, and by the rank of the answer."
+    )
+    caveat: ClassVar[str] = (
+        "The lens reads early layers in the last layer's language; what it cannot read may be there in another form."
+    )
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -239,6 +246,15 @@ class LogitLensResult(Result):
         grid = np.nanmean(at[_PROBABILITY], axis=0)
         x, y, of = "position (0: the prompt's last token)", "in front of layer", "probability of the answer"
         return grid_below(figure, grid, x=x, y=y, of=of, x_first=1 - grid.shape[1], top=1.0)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the three effective depths as shares of the depth."""
+        found = list[Finding]()
+        for name, layer in self.effective_depths.items():
+            claim = f"By {name}, the effective depth is {self._depth_in_words(layer)}." if found else self.summary()
+            depth = None if layer is None else (layer + 1) / self.n_layers
+            found.append(Finding(claim, depth, f"of the depth: effective depth by {name}", n=len(self.readings)))
+        return tuple(found)
 
     def summary(self) -> str:
         """Say how far the lens is from the final prediction, all three effective depths, and when the answer is first."""

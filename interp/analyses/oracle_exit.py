@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.plots import lines_over_depth
@@ -23,6 +23,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.lens import choices_of, held
 from interp.sweeps.paired import Difference
+from interp.sweeps.rates import Rate
 from interp.sweeps.statistics import bootstrap_interval
 from interp.tasks.batch import TokenBatch
 
@@ -37,6 +38,12 @@ class OracleExit(Analysis):
     stable_for: tuple[int, ...] = (2, 3)
     seed: int = 0
     question: ClassVar[str] = "How early could the prediction be read out, with hindsight or by a rule?"
+    how: ClassVar[str] = (
+        "The prediction is read out by the lens in front of every layer. The oracle leaves where the final choice is "
+        "first there; rules that need no hindsight, and leaving everywhere at one layer, are compared with the full "
+        "model."
+    )
+    caveat: ClassVar[str] = "The oracle has to run the whole model to know where to leave: it is a bound and saves nothing."
 
     def __post_init__(self) -> None:
         if not self.stable_for:
@@ -160,6 +167,12 @@ class OracleExitResult(Result):
         return lines_over_depth(frame, y="mean", groups="line", panels="panel", title=title).update_yaxes(
             range=[-0.03, 1.03]
         )
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return after which share of the layers the final choice is first there."""
+        depths = Rate.of(self.rules[ORACLE] / self.n_layers, seed=self.analysis.seed)
+        unit = "of the layers until the final choice is first there (with hindsight)"
+        return (Finding(self.summary(), depths.share, unit, depths.low, depths.high, depths.n),)
 
     def summary(self) -> str:
         """Say how deep the oracle goes, what the rules cost, and that the oracle needs the full pass."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.plots import grid_below, lines_over_depth
@@ -63,6 +63,11 @@ class ParallelWindow(Analysis):
     first_position: bool = True
     seed: int = 0
     question: ClassVar[str] = "Does the order of layers matter, or could a window of them run side by side?"
+    how: ClassVar[str] = (
+        "The layers of a window all read what its first layer reads, and the sum of what they write is compared with what "
+        "they wrote one behind the other; 1 is as far off as leaving the window out."
+    )
+    caveat: ClassVar[str] = "A small error inside a window can still change the output; chosen windows are carried on to it."
 
     def __post_init__(self) -> None:
         _ = self._windows
@@ -174,6 +179,12 @@ class ParallelWindowResult(Result):
         figure.update_xaxes(title_text="first layer of the window")
         top = max(1.0, float(np.nanquantile(self.grid(), 0.95)))
         return grid_below(figure, self.grid().T, x="first layer", y="last layer", of="relative error", top=top)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return by how much two neighbouring layers, side by side, miss what they do in order."""
+        value, n = float(np.diagonal(self.grid(), 1).mean()), len(self.arrays["n_pos"])
+        unit = "of what two neighbouring layers do is missed side by side, the mean over pairs"
+        return (Finding(self.summary(), value, unit, n=n),)
 
     def summary(self) -> str:
         """Say which pairs could run side by side, how the error grows with width, and what it does to the output."""

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.backward import RULES
 from interp.errors import AnalysisError
 from interp.metrics import Metric
@@ -49,6 +49,11 @@ class PatchingAgreement(Analysis):
     top_k: int = 10
     seed: int = 0
     question: ClassVar[str] = "How well do cheap scores of components agree with exact patching?"
+    how: ClassVar[str] = (
+        "Cheap scores of all nodes (relevance patching, attribution patching, integrated gradients) are correlated with "
+        "exact patching of every node, over means and prompt by prompt."
+    )
+    caveat: ClassVar[str] = "One large entry can decide a correlation; the table has it without that entry, and by rank."
 
     def __post_init__(self) -> None:
         check_settings(self.metric, self.direction)
@@ -147,6 +152,17 @@ class PatchingAgreementResult(Result):
         return scatters_with_diagonal(
             pd.concat(frames), x="exact", y="estimate", groups="method", panels="node", title=title
         )
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the correlation of every method with exact patching, at the first kind of node."""
+        frame, kind, found = self.to_frame(), self.analysis.nodes[0], list[Finding]()
+        rows = frame[(frame["node"] == kind) & (frame["level"] == LEVELS[0]) & (frame["measure"] == "pearson")]
+        for row in rows.to_dict("records"):
+            claim = f"{row['method']} agrees with exact patching by {row['value']:.2f} (Pearson)."
+            numbers = (float(row["value"]), f"Pearson correlation of {row['method']} with exact patching ({kind})")
+            low, high = float(row["low"]), float(row["high"])
+            found.append(Finding(claim if found else self.summary(), *numbers, low, high, len(self.scores.base)))
+        return tuple(found)
 
     def summary(self) -> str:
         """Say for every kind of node how well each method agrees, and by how much its scale is off."""

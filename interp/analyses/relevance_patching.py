@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.backward import RULES
 from interp.metrics import Metric
 from interp.models import Model
@@ -46,6 +46,11 @@ class RelevancePatching(Analysis):
     steps: int = 10
     seed: int = 0
     question: ClassVar[str] = "Which components carry the difference between a prompt and its corrupted twin?"
+    how: ClassVar[str] = (
+        "The score of a node is the difference of its activations between the two prompts times a derivative of the "
+        "metric, taken under relevance-propagation rules; two forward and one backward pass serve all nodes."
+    )
+    caveat: ClassVar[str] = "Scores are first-order estimates; patching_agreement says how far exact patching agrees."
 
     def __post_init__(self) -> None:
         check_settings(self.metric, self.direction)
@@ -119,6 +124,13 @@ class RelevancePatchingResult(Result):
         verb = "clean into corrupted" if self.analysis.direction == "denoise" else "corrupted into clean"
         title = f"What each node carries by {method} ({verb}; {self.analysis.metric})"
         return grids_over_positions(frame, panels="panel", y="layer", title=title, colour="score", is_signed=True)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the share of the difference that the largest node gets by the first method."""
+        names = [f"{self.analysis.methods[0]} {kind}" for kind in self.analysis.nodes]
+        largest = self.scores.largest_share(names, seed=self.analysis.seed)
+        unit = "of the difference is carried by the largest node"
+        return (Finding(self.summary(), largest.share, unit, largest.low, largest.high, largest.n),)
 
     def summary(self) -> str:
         """Say how large the difference is, and which nodes get most of it by the first method."""

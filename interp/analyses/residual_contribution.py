@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.models import Model
 from interp.plots import lines_over_depth
 from interp.replay import Recording
@@ -60,6 +60,12 @@ class ResidualContribution(Analysis):
     first_position: bool = True
     seed: int = 0
     question: ClassVar[str] = "How much does each sublayer write, and does it write, erase or strengthen?"
+    how: ClassVar[str] = (
+        "What attention, MLP and whole layer add to the stream is compared with the stream in front of them: lengths, "
+        "their ratio, and the cosine (about 0: a new direction; negative: erasing; positive: strengthening). Means over "
+        "tokens."
+    )
+    caveat: ClassVar[str] = "A long write is not a needed one; layer_skip measures what its absence costs."
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:  # noqa: ARG002
         """Return per prompt the mean and maximum over positions [batch layer measure], with and without position 0.
@@ -132,6 +138,13 @@ class ResidualContributionResult(Result):
             panels="measure",
             title="What each sublayer writes to the residual stream",
         )
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what the second half of the layers writes, compared with the first."""
+        ratio = self.mean[:, MEASURES.index(("norm relative to the stream", "layer"))]
+        half = (len(ratio) + 1) // 2
+        unit = "× the first half's writes is what the second half of the layers writes (relative to the stream)"
+        return (Finding(self.summary(), float(ratio[half:].mean() / ratio[:half].mean()), unit, n=self.n_prompts),)
 
     def summary(self) -> str:
         """Say which layer writes most, relative to the stream, and where writes erase."""

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, unknown
 from interp.models import Model
 from interp.plots import grids_over_positions
@@ -33,6 +33,8 @@ from interp.tasks.batch import TokenBatch
 Scope = Literal["position", "prefix"]
 _SHOWN = {"position": "one position erased", "prefix": "all up to a position erased, but the first"}
 _CHUNK_TOKENS = 2048
+
+_ERASED = {"position": "one token before the last", "prefix": "all tokens before the last but the first"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,13 @@ class ResidualErasure(Analysis):
     matters: float = 0.1
     seed: int = 0
     question: ClassVar[str] = "After which layer can a token's stream be erased without the answer noticing?"
+    how: ClassVar[str] = (
+        "In front of each layer a token's stream is replaced by a mean that carries no information, for one position or "
+        "for all positions up to it, and the change of the answer's probabilities is measured."
+    )
+    caveat: ClassVar[str] = (
+        "A mean stream is unusual for later layers, so part of the effect is surprise and not lost information."
+    )
 
     def __post_init__(self) -> None:
         for scope in self.scopes:
@@ -225,21 +234,38 @@ class ResidualErasureResult(Result):
             colour="L2 change",
         )
 
+    def findings(self) -> tuple[Finding, ...]:
+        """Return for every scope up to which share of the depth erasing matters."""
+        found = list[Finding]()
+        for scope in self.analysis.scopes:
+            largest = self._largest(scope)[0]
+            sites = np.flatnonzero(largest >= self.analysis.matters)
+            depth = float(sites[-1]) / (len(largest) - 1) if len(sites) else 0.0
+            claim = f"Erasing {_ERASED[scope]} matters up to {depth:.0%} of the depth." if found else self.summary()
+            unit = f"of the depth: the last place where erasing {_ERASED[scope]} matters"
+            found.append(Finding(claim, depth, unit, n=len(self.effects[f"{scope}.output"].values)))
+        return tuple(found)
+
     def summary(self) -> str:
         """Say up to which site erasing matters, for single positions before the last and for all of them together."""
         texts = []
         for scope in self.analysis.scopes:
-            aligned = self.effects[f"{scope}.output"]
-            columns = [i for i, offset in enumerate(aligned.offsets, 1) if offset < 0]
-            means = np.nanmean(aligned.values[:, :, columns], axis=0)
-            if scope == "prefix":
-                means = means[:, -1:]
-            texts.append(self._sentence(scope, means.max(1), aligned.columns[columns[means[0].argmax()]]))
-        return f"{' '.join(texts)} ({len(aligned.values)} prompts.)"
+            texts.append(self._sentence(scope, *self._largest(scope)))
+        n_prompts = len(self.effects[f"{scope}.output"].values)
+        return f"{' '.join(texts)} ({n_prompts} prompts.)"
+
+    def _largest(self, scope: str) -> tuple[np.ndarray, str]:
+        """Return the largest mean effect [site] of erasing before the last position, and where it is at site 0."""
+        aligned = self.effects[f"{scope}.output"]
+        columns = [i for i, offset in enumerate(aligned.offsets, 1) if offset < 0]
+        means = np.nanmean(aligned.values[:, :, columns], axis=0)
+        if scope == "prefix":
+            means = means[:, -1:]
+        return means.max(1), aligned.columns[columns[means[0].argmax()]]
 
     def _sentence(self, scope: str, largest: np.ndarray, where: str) -> str:
         sites = np.flatnonzero(largest >= self.analysis.matters)
-        what = {"position": "one token before the last", "prefix": "all tokens before the last but the first"}[scope]
+        what = _ERASED[scope]
         change = f"changes the answer's probabilities by {largest[0]:.2f} (L2, mean) in front of layer 0"
         if scope == "position":
             change += f" (position {where})"

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.plots import COLOURS, lines_over_depth
@@ -91,6 +91,14 @@ class StreamStatistics(Analysis):
     fit_from: int = 0
     seed: int = 0
     question: ClassVar[str] = "How does the stream grow with depth, and are there massive activations?"
+    how: ClassVar[str] = (
+        "The variance of the stream over its dimensions is measured in front of every layer and behind the last, with and "
+        "without position 0, and laws of growth are fitted. Single values far above the others are counted as massive."
+    )
+    caveat: ClassVar[str] = (
+        "The norm in front of each layer takes the stream's scale out, so growth alone does not say that late layers "
+        "matter less."
+    )
 
     def __post_init__(self) -> None:
         for name in ("massive_above", "massive_ratio", "fit_from"):
@@ -201,6 +209,12 @@ class StreamStatisticsResult(Result):
             line = {"dash": "dash", "color": COLOURS[2 + i]}
             figure.add_scatter(x=sites, y=y, mode="lines", line=line, name=f"{name} fit", row=1, col=1)
         return figure
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return by how much the stream's variance grows, position 0 left out."""
+        curve = self.curve("variance", POSITIONS[1])
+        unit = "× the embedding's variance is the stream's behind the last layer (without position 0)"
+        return (Finding(self.summary(), float(curve[-1] / curve[0]), unit, n=len(self.n_pos)),)
 
     def summary(self) -> str:
         """Say how much and by which law the variance grows, and whether activations are massive."""

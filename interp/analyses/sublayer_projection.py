@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, unknown
 from interp.models import Model
 from interp.plots import lines_over_depth
@@ -56,6 +56,11 @@ class SublayerProjection(Analysis):
     no_shortcuts: bool = True
     seed: int = 0
     question: ClassVar[str] = "In which layers do attention and MLP write the bridge, the answer and the prediction?"
+    how: ClassVar[str] = (
+        "What attention or MLP adds to the stream at one token is given alone to the final norm and the unembedding; it "
+        "writes an entity if no token stands above the entity's first. The control is another prompt's entity."
+    )
+    caveat: ClassVar[str] = "A write that names a token can be undone by later ones; it is a sign, not an effect."
 
     def __post_init__(self) -> None:
         if self.position not in ("last", "subject"):
@@ -138,6 +143,18 @@ class SublayerProjectionResult(Result):
         figure = lines_over_depth(frame, y="rate", groups="token", panels="panel", title=title)
         figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
         return figure.update_yaxes(title_text="share of prompts", col=1)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return how often attention writes the bridge in any layer, right and wrong answers apart."""
+        frame, found = self.to_frame(), list[Finding]()
+        for group in groups(self.arrays):
+            rows = frame[(frame["group"] == group) & (frame["part"] == "attention") & (frame["token"] == "bridge")]
+            row = rows[rows["layer"].isna()].iloc[0]
+            claim = f"With {group}, attention writes the bridge in {row['rate']:.0%} of prompts."
+            unit = f"of prompts with {group} in which attention writes the bridge"
+            low, high, n = float(row["low"]), float(row["high"]), int(row["n_prompts"])
+            found.append(Finding(claim if found else self.summary(), float(row["rate"]), unit, low, high, n))
+        return tuple(found) or super().findings()
 
     def summary(self) -> str:
         """Say in which layer most prompts' attention and MLP project the bridge, the answer and the prediction."""

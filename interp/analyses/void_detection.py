@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, TaskError, unknown
 from interp.models import Model
 from interp.plots import grid_below, lines_over_depth
@@ -64,6 +64,13 @@ class VoidDetection(Analysis):
     massive_ratio: float = 1000.0
     seed: int = 0
     question: ClassVar[str] = "Which layers leave a token's norm alone, in the prompt and in the response?"
+    how: ClassVar[str] = (
+        "A layer is void for a token if it lengthens the token's stream by less than α times the range of the changes by "
+        "earlier layers, in prompts and in greedy responses; usage is the share of layers that are not."
+    )
+    caveat: ClassVar[str] = (
+        "A void layer did not lengthen the stream enough; that it did nothing does not follow (void_skip asks)."
+    )
 
     def __post_init__(self) -> None:
         require_alphas(self.all_alphas)
@@ -265,6 +272,18 @@ class VoidDetectionResult(Result):
         first = 1 - grids[0].shape[1]
         x, y = "position (0: the prompt's last token; from 1 on: the response)", "layer"
         return grid_below(figure, np.concatenate(grids, axis=1), x=x, y=y, of="share of tokens", x_first=first, top=1.0)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the share of layers that tokens use, by phase."""
+        frame, found = self.to_frame(), list[Finding]()
+        rows = frame[(frame["alpha"] == self.analysis.alpha) & frame["layer"].isna() & (frame["tokens"] == "all")]
+        for phase in self.phases:
+            row = rows[(rows["phase"] == phase) & rows["position"].isna()].iloc[0]
+            claim = f"In the {phase}, a token uses {row['usage']:.0%} of the layers."
+            numbers = (float(row["usage"]), f"of the layers are used by a token of the {phase}")
+            low, high = float(row["low"]), float(row["high"])
+            found.append(Finding(claim if found else self.summary(), *numbers, low, high, self.n_prompts))
+        return tuple(found)
 
     def summary(self) -> str:
         """Say how many layers tokens use in each phase, at which layers, and what the first token has to do with it."""

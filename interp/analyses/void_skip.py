@@ -21,7 +21,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
 from interp.choices import shuffled
 from interp.errors import AnalysisError, TaskError, unknown
 from interp.models import Model
@@ -84,6 +84,12 @@ class VoidSkip(Analysis):
     n_calibration: int = 32
     seed: int = 0
     question: ClassVar[str] = "Does skipping void layers hurt, and less than skipping others as often?"
+    how: ClassVar[str] = (
+        "Layers found void are left out for their tokens in three ways: the prediction is read from behind the last "
+        "active layer (as published), the stream is masked, or a second pass bypasses them. Each is compared with "
+        "controls that skip as much."
+    )
+    caveat: ClassVar[str] = "Voids are found by a full pass, so what is saved has to be weighed against finding them."
 
     def __post_init__(self) -> None:
         require_alphas(self.all_alphas)
@@ -480,6 +486,17 @@ class VoidSkipResult(Result):
         if score != _TEXT:
             figure.update_yaxes(range=[-0.03, 1.03])
         return figure.update_yaxes(title_text=_IN_WORDS[score], col=1)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return for every way of skipping by how much voids beat the best control."""
+        score, found = self.main_score, list[Finding]()
+        for evaluation in EVALUATIONS:
+            control = self.best_control(score, evaluation)
+            gain = self.gain(score, evaluation, over=control)
+            claim = f"{evaluation}: voids {self._verdict(score, evaluation)} the best control, {control}."
+            unit = f"better than the best control by {evaluation} ({'nats per token' if score == _TEXT else 'share right'})"
+            found.append(Finding(claim if found else self.summary(), gain.mean, unit, gain.low, gain.high, gain.n))
+        return tuple(found)
 
     def summary(self) -> str:
         """Say what each evaluation costs against the full model, whether voids beat their controls, and what is saved."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.shapes import Tensors
 from interp.sweeps.alignment import Aligned, align
+from interp.sweeps.rates import Rate
 
 
 def join_scores(rows: Sequence[Tensor], groups: Sequence[Tensors], *, last: Tensor) -> Tensors:
@@ -87,6 +88,13 @@ class NodeScores:
             for layer in range(len(mean))
         ]
         return pd.DataFrame(rows)
+
+    def largest_share(self, names: Sequence[str], *, seed: int) -> Rate:
+        """Return the share of the difference that the largest node of all names has, with its interval."""
+        frame = pd.concat([self.to_frame(name, seed=seed) for name in names], ignore_index=True)
+        most = frame.iloc[int(frame["share"].abs().fillna(0).argmax())]
+        low, high = sorted(float(most[end]) / (self.gap or np.nan) for end in ("low", "high"))
+        return Rate(float(most["share"]), low, high, int(most["n_prompts"]))
 
     def largest(self, name: str, *, n: int) -> list[str]:
         """Return the nodes with the largest mean share, in words; heads and neurons as LAYER.UNIT."""
