@@ -24,14 +24,14 @@ from interp.tasks.batch import TokenBatch
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim with its number: `value` in `unit`, its 95 % interval, over `n` prompts.
+    """One claim with its number: the `value` of a `measure`, its 95 % interval, over `n` prompts.
 
-    `unit` says what the value is and does not change with the model or the task, so that findings can be compared.
+    `measure` says what the value is and does not change with the model or the task, so that findings can be compared.
     """
 
     claim: str
     value: float | None = None
-    unit: str = ""
+    measure: str = ""
     low: float | None = None
     high: float | None = None
     n: int | None = None

@@ -84,7 +84,7 @@ def test_findings_have_numbers_with_a_unit_and_an_ordered_interval(name: str) ->
     for finding in (first, *others):
         assert finding.claim
         if finding.value is not None:
-            assert finding.unit
+            assert finding.measure
             assert finding.n
         if finding.low is not None:
             assert finding.value is not None

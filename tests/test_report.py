@@ -1,5 +1,7 @@
 """The report: one JSON object, and the page and the Markdown that are made from it."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -8,13 +10,16 @@ import sys
 from pathlib import Path
 
 import jsonschema
+import numpy as np
+import plotly.graph_objects as go
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from interp import cli
 from interp.errors import RunError
 from interp.folder import read_json, write_json
-from interp.reports import schema, shown, write_report
+from interp.reports import flatten, schema, shown, write_report
 from interp.runs import Study, execute
 
 HOSTILE = "</script><img src=x onerror=alert(1)>```"
@@ -57,6 +62,42 @@ def test_findings_come_first_with_number_interval_and_caveat(run: Path) -> None:
     assert first["n"] == 8
     assert first["caveat"] in page
     assert page.index('id="findings"') < page.index('id="contents"') < page.index('id="provenance"')
+
+
+def test_models_and_tasks_are_compared(tmp_path: Path) -> None:
+    study = Study(("zoo/hops-4l", "zoo/hops-8l"), ("two-hop",), {"layer_skip": {}, "residual_contribution": {}}, n=4)
+    execute(study, tmp_path)
+    page = write_report(tmp_path).read_text()
+    report = report_of(tmp_path)
+    jsonschema.validate(report, schema())
+    skip = report["comparisons"][0]
+    assert (skip["analysis"], [row["layers"] for row in skip["rows"]]) == ("layer_skip", [4, 8])
+    found = {s["model"]: s["findings"][0]["value"] for s in report["analyses"] if s["analysis"] == "layer_skip"}
+    assert {row["model"]: row["values"][0]["value"] for row in skip["rows"]} == found
+    assert 'id="compare-layer_skip"' in page
+    assert "compared" in write_report(tmp_path, "md").read_text()
+    assert [f["of"].split(" (")[0] for f in report["findings"][:2]] == ["layer skip", "residual contribution"]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_many_cells_become_a_picture_with_the_same_colours_the_same_way_up(*, reverse: bool) -> None:
+    grid = np.arange(400 * 300, dtype=np.float32).reshape(300, 400)
+    grid[0, 0] = np.nan
+    figure = go.Figure(go.Heatmap(z=grid, colorscale="Greys", xaxis="x", yaxis="y"))
+    figure.update_yaxes(autorange="reversed" if reverse else True)
+    flat = json.loads(figure.to_json())
+    assert not flatten(json.loads(figure.to_json()), most_cells=200_000)
+    assert flatten(flat)
+    (image,) = flat["layout"]["images"]
+    assert (image["x"], image["sizex"], image["sizey"]) == (-0.5, 400, 300)
+    assert image["y"] == (-0.5 if reverse else 299.5)
+    pixels = np.array(Image.open(io.BytesIO(base64.b64decode(image["source"].split(",")[1]))))
+    assert pixels.shape == (300, 400, 4)
+    first, last = (pixels[0], pixels[-1]) if reverse else (pixels[-1], pixels[0])
+    assert first[0, 3] == 0  # NaN is clear
+    assert first[1, 0] < 15 or first[1, 0] > 240
+    assert abs(int(first[1, 0]) - int(last[-1, 0])) > 200
+    assert len(json.dumps(flat)) < len(figure.to_json()) / 3
 
 
 def test_every_link_inside_leads_somewhere(run: Path) -> None:

@@ -110,8 +110,8 @@ class ActivationPatchingResult(Result):
     def findings(self) -> tuple[Finding, ...]:
         """Return the share of the difference that the largest node carries alone."""
         largest = self.scores.largest_share(self.analysis.nodes, seed=self.analysis.seed)
-        unit = "of the difference is carried by the largest node"
-        return (Finding(self.summary(), largest.share, unit, largest.low, largest.high, largest.n),)
+        measure = "share of the difference that the largest node carries"
+        return (Finding(self.summary(), largest.share, measure, largest.low, largest.high, largest.n),)
 
     def summary(self) -> str:
         """Say how large the difference is, and which nodes restore most of it alone."""

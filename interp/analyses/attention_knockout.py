@@ -174,8 +174,8 @@ class AttentionKnockoutResult(Result):
             return super().findings()
         most = rows.iloc[int(rows["mean"].argmax())]
         low, high, n = float(most["low"]), float(most["high"]), int(most["n_prompts"])
-        unit = "of prompts change their first guess where the key is hidden at the most critical layer"
-        return (Finding(self.summary(), float(most["mean"]), unit, low, high, n),)
+        measure = "share of prompts whose first guess changes, the key hidden at the most critical layer"
+        return (Finding(self.summary(), float(most["mean"]), measure, low, high, n),)
 
     def summary(self) -> str:
         """Say for which layers hiding the key changes the guess, and how often hiding another token does."""

@@ -425,8 +425,8 @@ class BackPatchingResult(Result):
         if self.is_failure.sum() < _FEWEST:
             return super().findings()
         gain = self.rate("back", "fixed", over=self.best_control("fixed"))
-        unit = "of failures, repaired by one fixed pair of layers above the best control's rate"
-        return (Finding(self.summary(), gain.share, unit, gain.low, gain.high, gain.n),)
+        measure = "share of failures that one fixed pair of layers repairs, above the best control's"
+        return (Finding(self.summary(), gain.share, measure, gain.low, gain.high, gain.n),)
 
     def summary(self) -> str:
         """Say how many failures one fixed pair repairs, what the best control does, and what the oracle hides; by group."""

@@ -222,8 +222,8 @@ class CircuitDiscoveryResult(Result):
         """Return the share of edges of the smallest circuit that keeps 90 %."""
         smallest = self.smallest()
         share = None if smallest is None else smallest.n_edges / self.whole.n_edges
-        unit = f"of all edges keep 90 % of {self.analysis.metric}"
-        return (Finding(self.summary(), value=share, unit=unit, n=len(self._gap)),)
+        measure = f"share of all edges that keeps 90 % of {self.analysis.metric}"
+        return (Finding(self.summary(), value=share, measure=measure, n=len(self._gap)),)
 
     def to_frame(self) -> pd.DataFrame:
         """Return faithfulness by kind and fraction, then the scores of the 200 largest edges.

@@ -285,8 +285,8 @@ class DepthScoreResult(Result):
         scores = rows[rows["effect"] == "output"]["value"].dropna()
         if scores.empty:
             return super().findings()
-        unit = "layers between the lowest and the highest level's depth score (effect on the output)"
-        return (Finding(self.summary(), float(scores.max() - scores.min()), unit, n=len(self.level_of)),)
+        measure = "layers between the lowest and the highest level's depth score, by the effect on the output"
+        return (Finding(self.summary(), float(scores.max() - scores.min()), measure, n=len(self.level_of)),)
 
     def summary(self) -> str:
         """Give the scores of every level, and say whether the intervals of the lowest and highest overlap."""

@@ -270,9 +270,9 @@ class EntityDescriptionResult(Result):
         if rows.empty:
             return super().findings()
         first = rows.iloc[0]
-        unit = f"of prompts ({first['group']}): the {_FROM[first['position']]}'s vector says the {first['entity']}"
+        measure = f"share of prompts ({first['group']}) whose {_FROM[first['position']]}'s vector says the {first['entity']}"
         low, high = float(first["low"]), float(first["high"])
-        return (Finding(self.summary(), float(first["rate"]), unit, low, high, int(first["n_prompts"])),)
+        return (Finding(self.summary(), float(first["rate"]), measure, low, high, int(first["n_prompts"])),)
 
     def summary(self) -> str:
         """Say from which source layer on the bridge and the answer are said, and how often another prompt's would be."""

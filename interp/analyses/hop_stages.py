@@ -263,7 +263,9 @@ class HopStagesResult(Result):
             if n := len(self.layers(group, next(iter(STAGES)))):
                 share, low, high = (float(str(row[key])) for key in ("defined", "low", "high"))
                 claim = f"With {group}, the first hop is resolved in {share:.0%} of prompts." if found else self.summary()
-                found.append(Finding(claim, share, f"of prompts with {group} whose first hop is resolved", low, high, n))
+                found.append(
+                    Finding(claim, share, f"share of prompts with {group} whose first hop is resolved", low, high, n)
+                )
         return tuple(found) or super().findings()
 
     def summary(self) -> str:

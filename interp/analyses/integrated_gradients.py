@@ -242,8 +242,8 @@ class IntegratedGradientsResult(Result):
         taken = [layer for layer in range(len(share)) if (share[layer:] > 0.5).all()]
         if not taken:
             return super().findings()
-        depth, unit = (taken[0] + 1) / len(share), "of the depth until the last token holds most of the attribution"
-        return (Finding(self.summary(), depth, unit, n=len(share)),)
+        depth, measure = (taken[0] + 1) / len(share), "share of layers until the last token holds most of the attribution"
+        return (Finding(self.summary(), depth, measure, n=len(share)),)
 
     def summary(self) -> str:
         """Say where the last token takes over, and how well the attributions add up."""

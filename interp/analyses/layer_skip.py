@@ -247,9 +247,11 @@ class LayerSkipResult(Result):
         frame = self.to_frame()
         rows = frame[(frame["scope"] == "all") & (frame["effect"] == self._output_effect)]
         most = rows.iloc[int(rows["mean"].argmax())]
-        what = {"answer": "of the answer's logit is lost", "output": "is the change of the probabilities (L2)"}
-        unit = f"{what[self._output_effect]} without the {self.analysis.part} that the output needs most"
-        return (Finding(self.summary(), float(most["mean"]), unit, float(most["low"]), float(most["high"]), self.n_prompts),)
+        what = {"answer": "loss of the answer's logit", "output": "change of the probabilities (L2)"}
+        measure = f"{what[self._output_effect]} without the {self.analysis.part} that the output needs most"
+        return (
+            Finding(self.summary(), float(most["mean"]), measure, float(most["low"]), float(most["high"]), self.n_prompts),
+        )
 
     def summary(self) -> str:
         """Say which layer the output needs most and least, and how far future tokens depend on earlier ones."""

@@ -251,10 +251,11 @@ class LogitLensResult(Result):
         """Return the three effective depths as shares of the depth."""
         found = list[Finding]()
         for name, layer in self.effective_depths.items():
-            claim = f"By {name}, the effective depth is {self._depth_in_words(layer)}." if found else self.summary()
-            depth = None if layer is None else (layer + 1) / self.n_layers
-            found.append(Finding(claim, depth, f"of the depth: effective depth by {name}", n=len(self.readings)))
-        return tuple(found)
+            if layer is not None:
+                claim = f"By {name}, the effective depth is {self._depth_in_words(layer)}." if found else self.summary()
+                depth = (layer + 1) / self.n_layers
+                found.append(Finding(claim, depth, f"effective depth by {name}, share of layers", n=len(self.readings)))
+        return tuple(found) or super().findings()
 
     def summary(self) -> str:
         """Say how far the lens is from the final prediction, all three effective depths, and when the answer is first."""

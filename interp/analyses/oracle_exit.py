@@ -171,8 +171,8 @@ class OracleExitResult(Result):
     def findings(self) -> tuple[Finding, ...]:
         """Return after which share of the layers the final choice is first there."""
         depths = Rate.of(self.rules[ORACLE] / self.n_layers, seed=self.analysis.seed)
-        unit = "of the layers until the final choice is first there (with hindsight)"
-        return (Finding(self.summary(), depths.share, unit, depths.low, depths.high, depths.n),)
+        measure = "share of layers until the final choice is there, with hindsight"
+        return (Finding(self.summary(), depths.share, measure, depths.low, depths.high, depths.n),)
 
     def summary(self) -> str:
         """Say how deep the oracle goes, what the rules cost, and that the oracle needs the full pass."""

@@ -183,8 +183,8 @@ class ParallelWindowResult(Result):
     def findings(self) -> tuple[Finding, ...]:
         """Return by how much two neighbouring layers, side by side, miss what they do in order."""
         value, n = float(np.diagonal(self.grid(), 1).mean()), len(self.arrays["n_pos"])
-        unit = "of what two neighbouring layers do is missed side by side, the mean over pairs"
-        return (Finding(self.summary(), value, unit, n=n),)
+        measure = "share of what two neighbouring layers do that is missed side by side, mean over pairs"
+        return (Finding(self.summary(), value, measure, n=n),)
 
     def summary(self) -> str:
         """Say which pairs could run side by side, how the error grows with width, and what it does to the output."""

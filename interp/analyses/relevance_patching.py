@@ -129,8 +129,8 @@ class RelevancePatchingResult(Result):
         """Return the share of the difference that the largest node gets by the first method."""
         names = [f"{self.analysis.methods[0]} {kind}" for kind in self.analysis.nodes]
         largest = self.scores.largest_share(names, seed=self.analysis.seed)
-        unit = "of the difference is carried by the largest node"
-        return (Finding(self.summary(), largest.share, unit, largest.low, largest.high, largest.n),)
+        measure = "share of the difference that the largest node carries"
+        return (Finding(self.summary(), largest.share, measure, largest.low, largest.high, largest.n),)
 
     def summary(self) -> str:
         """Say how large the difference is, and which nodes get most of it by the first method."""

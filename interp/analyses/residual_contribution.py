@@ -143,8 +143,8 @@ class ResidualContributionResult(Result):
         """Return what the second half of the layers writes, compared with the first."""
         ratio = self.mean[:, MEASURES.index(("norm relative to the stream", "layer"))]
         half = (len(ratio) + 1) // 2
-        unit = "× the first half's writes is what the second half of the layers writes (relative to the stream)"
-        return (Finding(self.summary(), float(ratio[half:].mean() / ratio[:half].mean()), unit, n=self.n_prompts),)
+        measure = "writes of the second half of the layers, relative to those of the first half"
+        return (Finding(self.summary(), float(ratio[half:].mean() / ratio[:half].mean()), measure, n=self.n_prompts),)
 
     def summary(self) -> str:
         """Say which layer writes most, relative to the stream, and where writes erase."""
@@ -152,13 +152,10 @@ class ResidualContributionResult(Result):
         cosine = self.mean[:, MEASURES.index(("cosine with the stream", "layer"))]
         half = (len(ratio) + 1) // 2
         erasing = [str(layer) for layer in np.flatnonzero(cosine < 0)]
+        told = f"write layers {', '.join(erasing)}" if len(erasing) > 1 else f"writes layer {''.join(erasing)}"
         return (
             f"Layer {ratio.argmax()} writes most, {ratio.max():.2f} of the stream's norm; "
             f"the mean is {ratio[:half].mean():.2f} in the first half and {ratio[half:].mean():.2f} in the second. "
-            + (
-                f"Layers {', '.join(erasing)} write against the stream (negative cosine)"
-                if erasing
-                else "No layer writes against the stream"
-            )
+            + (f"Against the stream (negative cosine) {told}" if erasing else "No layer writes against the stream")
             + f" ({self.n_prompts} prompts)."
         )

@@ -242,8 +242,8 @@ class ResidualErasureResult(Result):
             sites = np.flatnonzero(largest >= self.analysis.matters)
             depth = float(sites[-1]) / (len(largest) - 1) if len(sites) else 0.0
             claim = f"Erasing {_ERASED[scope]} matters up to {depth:.0%} of the depth." if found else self.summary()
-            unit = f"of the depth: the last place where erasing {_ERASED[scope]} matters"
-            found.append(Finding(claim, depth, unit, n=len(self.effects[f"{scope}.output"].values)))
+            measure = f"share of layers up to which erasing {_ERASED[scope]} matters"
+            found.append(Finding(claim, depth, measure, n=len(self.effects[f"{scope}.output"].values)))
         return tuple(found)
 
     def summary(self) -> str:

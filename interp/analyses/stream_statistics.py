@@ -213,8 +213,8 @@ class StreamStatisticsResult(Result):
     def findings(self) -> tuple[Finding, ...]:
         """Return by how much the stream's variance grows, position 0 left out."""
         curve = self.curve("variance", POSITIONS[1])
-        unit = "× the embedding's variance is the stream's behind the last layer (without position 0)"
-        return (Finding(self.summary(), float(curve[-1] / curve[0]), unit, n=len(self.n_pos)),)
+        measure = "growth of the stream's variance from the embedding to the last layer, without position 0"
+        return (Finding(self.summary(), float(curve[-1] / curve[0]), measure, n=len(self.n_pos)),)
 
     def summary(self) -> str:
         """Say how much and by which law the variance grows, and whether activations are massive."""

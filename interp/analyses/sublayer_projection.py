@@ -151,9 +151,9 @@ class SublayerProjectionResult(Result):
             rows = frame[(frame["group"] == group) & (frame["part"] == "attention") & (frame["token"] == "bridge")]
             row = rows[rows["layer"].isna()].iloc[0]
             claim = f"With {group}, attention writes the bridge in {row['rate']:.0%} of prompts."
-            unit = f"of prompts with {group} in which attention writes the bridge"
+            measure = f"share of prompts with {group} in which attention writes the bridge"
             low, high, n = float(row["low"]), float(row["high"]), int(row["n_prompts"])
-            found.append(Finding(claim if found else self.summary(), float(row["rate"]), unit, low, high, n))
+            found.append(Finding(claim if found else self.summary(), float(row["rate"]), measure, low, high, n))
         return tuple(found) or super().findings()
 
     def summary(self) -> str:

@@ -280,7 +280,7 @@ class VoidDetectionResult(Result):
         for phase in self.phases:
             row = rows[(rows["phase"] == phase) & rows["position"].isna()].iloc[0]
             claim = f"In the {phase}, a token uses {row['usage']:.0%} of the layers."
-            numbers = (float(row["usage"]), f"of the layers are used by a token of the {phase}")
+            numbers = (float(row["usage"]), f"share of layers that a token of the {phase} uses")
             low, high = float(row["low"]), float(row["high"])
             found.append(Finding(claim if found else self.summary(), *numbers, low, high, self.n_prompts))
         return tuple(found)

@@ -494,8 +494,9 @@ class VoidSkipResult(Result):
             control = self.best_control(score, evaluation)
             gain = self.gain(score, evaluation, over=control)
             claim = f"{evaluation}: voids {self._verdict(score, evaluation)} the best control, {control}."
-            unit = f"better than the best control by {evaluation} ({'nats per token' if score == _TEXT else 'share right'})"
-            found.append(Finding(claim if found else self.summary(), gain.mean, unit, gain.low, gain.high, gain.n))
+            of = "nats per token" if score == _TEXT else "share right"
+            measure = f"gain of voids over the best control, {evaluation} ({of})"
+            found.append(Finding(claim if found else self.summary(), gain.mean, measure, gain.low, gain.high, gain.n))
         return tuple(found)
 
     def summary(self) -> str:

@@ -8,6 +8,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from interp.errors import RunError, unknown
 from interp.folder import read_file, write_atomically
+from interp.reports.comparison import draw
+from interp.reports.flat import flatten
 from interp.reports.gather import gather
 
 FORMATS = ("html", "json", "md")
@@ -31,7 +33,7 @@ def write_report(folder: Path, kind: str = "html") -> Path:
     write_atomically(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if kind != "json":
         template = _environment(is_page=kind == "html").get_template(f"report.{kind}")
-        figures = {s["id"]: _figure(folder, s) for s in report["analyses"] if s["figure"]} if kind == "html" else {}
+        figures = _figures(folder, report) if kind == "html" else {}
         page = template.render(
             report=report,
             figures=figures,
@@ -52,9 +54,14 @@ def _environment(*, is_page: bool) -> Environment:
     return environment
 
 
-def _figure(folder: Path, section: dict[str, Any]) -> dict[str, Any]:
-    figure = json.loads(read_file(folder / section["figure"]["file"]))
-    return {"height": int(figure["layout"].get("height", 420)), "script": _for_script(figure)}
+def _figures(folder: Path, report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what the page draws, by the section that it belongs to."""
+    drawn = {comparison["id"]: draw(comparison) for comparison in report["comparisons"]}
+    drawn |= {s["id"]: json.loads(read_file(folder / s["figure"]["file"])) for s in report["analyses"] if s["figure"]}
+    return {
+        name: {"is_flat": flatten(figure), "height": int(figure["layout"].get("height", 420)), "script": _for_script(figure)}
+        for name, figure in drawn.items()
+    }
 
 
 def shown(value: object) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 from interp import __version__
 from interp.errors import RunError
 from interp.folder import Cell, read_file, read_json, read_run
+from interp.reports.comparison import compare
 from interp.tables import read_frame
 from interp.viewing import address
 
@@ -45,6 +47,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "run": folder.resolve().name,
         "title": f"What each layer does in {', '.join(run['config']['models'])}",
         "findings": _findings(sections),
+        "comparisons": compare(sections, run["models"]),
         "warnings": warnings,
         "analyses": sections,
         "provenance": _provenance(run),
@@ -57,7 +60,8 @@ def _section(folder: Path, path: str, info: dict[str, Any]) -> tuple[dict[str, A
     section: dict[str, Any] = {
         "id": path.replace("/", "-").replace("@", "-"),
         "model": cell.model, "task": cell.task, "analysis": cell.analysis, "label": cell.label,
-        "question": info["question"], "summary": info["summary"],
+        "question": info["question"], "how": info.get("how", ""), "caveat": info.get("caveat", ""),
+        "summary": info["summary"],
         "findings": info.get("findings") or [{"claim": info["summary"]}],
         **{key: info.get(key) for key in _RECORDED},
         "viewer": address(folder.resolve().name, model=cell.model, task=cell.task, analysis=cell.analysis, label=cell.label),
@@ -83,17 +87,21 @@ def _table(frame: pd.DataFrame, file: str) -> dict[str, Any]:
 
 
 def _findings(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first findings: each analysis's first one, in the fixed order."""
-    order = {name: i for i, name in enumerate(PRIORITY)}
-    ranked = sorted(sections, key=lambda section: order.get(section["analysis"], len(order)))
+    """Return the first findings: each section's first one, in the fixed order; every analysis comes once, then again."""
+    order, seen = {name: i for i, name in enumerate(PRIORITY)}, Counter[str]()
+    ranked = []
+    for section in sections:
+        name = section["analysis"]
+        ranked.append((seen[name], order.get(name, len(order)), section))
+        seen[name] += 1
     return [
         {
             "id": section["id"],
             "of": f"{section['analysis'].replace('_', ' ')} ({section['model']}, {section['task']})",
-            **finding,
+            **section["findings"][0],
+            "caveat": section["caveat"],
         }
-        for section in ranked
-        for finding in section["findings"][:1]
+        for _, _, section in sorted(ranked, key=lambda one: one[:2])
     ][:MOST_FINDINGS]
 
 
