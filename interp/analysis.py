@@ -3,23 +3,30 @@
 A new analysis is one file in `interp/analyses/`: a frozen dataclass that extends `Analysis`, and a `Result`.
 """
 
+import json
 import math
 import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from tqdm import tqdm
 
 from interp.models import Model
+from interp.pictures import svg_of
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
+
+_ROWS_SHOWN = 5
+_PATIENCE = 2.0  # seconds before a bar of progress is shown
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,27 @@ class Result(ABC):
     def findings(self) -> tuple[Finding, ...]:
         """Return what a report says first; the summary, unless an analysis puts its numbers apart."""
         return (Finding(self.summary()),)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self.summary()}"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: findings, a small still picture, the first rows; no scripts."""
+        frame, name = self.to_frame(), type(self).__name__
+        picture = svg_of(json.loads(str(self.plot().to_json())))
+        table = frame.head(_ROWS_SHOWN).map(_short).to_html(index=False, border=0)
+        shape = f"{len(frame)} rows: {', '.join(frame.columns)}"
+        return (
+            f"<div><b>{name}</b> · {escape(self.summary())}</div>{picture}{table}"
+            f"<div><small>{escape(shape)}; all of them are in <code>.to_frame()</code>, the figure in <code>.plot()</code>."
+            "</small></div>"
+        )
+
+
+def _short(value: object) -> str:
+    if value is None or value is pd.NA or value != value:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
@@ -115,7 +143,8 @@ class Analysis(ABC):
         for shard in shards:
             self.check(model, shard)
         prepared = self.prepare(model, task)
-        return self.combine([self.measure(model.record(shard), shard, prepared) for shard in shards])
+        bar = tqdm(shards, desc=name_of(type(self)), delay=_PATIENCE, leave=False)
+        return self.combine([self.measure(model.record(shard), shard, prepared) for shard in bar])
 
 
 def name_of(analysis: type[Analysis]) -> str:

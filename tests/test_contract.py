@@ -78,6 +78,15 @@ def test_figures_are_titled_and_summaries_have_numbers(name: str) -> None:
 
 
 @torch.no_grad()
+def test_notebooks_show_it_small_and_without_scripts(name: str) -> None:
+    shown = result_of(name)._repr_html_()
+    assert "<svg" in shown
+    assert "<table" in shown
+    assert "<script" not in shown
+    assert len(shown) < 50_000
+    assert repr(result_of(name)).count("\n") == 0
+
+
 def test_findings_have_numbers_with_a_unit_and_an_ordered_interval(name: str) -> None:
     first, *others = result_of(name).findings()
     assert first.claim == result_of(name).summary()

@@ -84,7 +84,7 @@ class ActivationPatching(Analysis):
         return Cost(2 + blocks / n_layers, numbers, 4096 * 12 * model.d_model + 4096 * model.d_vocab, is_bound=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ActivationPatchingResult(Result):
     """Effects of all nodes."""
 

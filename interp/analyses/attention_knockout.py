@@ -107,7 +107,7 @@ class AttentionKnockout(Analysis):
         return Cost(forwards, n * (2 + 2 * len(cuts) * model.n_layers), held)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AttentionKnockoutResult(Result):
     """Per prompt and centre: `arrays["key.changed"]`, `arrays["key.fall"]` [prompt centre], and of "elsewhere"."""
 

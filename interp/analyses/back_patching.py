@@ -236,7 +236,7 @@ def _keys(shard: TokenBatch) -> Int[Tensor, " batch"]:
     return torch.tensor([key_of(prompt.id) for prompt in shard.prompts])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BackPatchingResult(Result):
     """Per prompt and pair: `arrays["own.right"]` [prompt source target]; rates are over the failures."""
 

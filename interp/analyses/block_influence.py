@@ -97,7 +97,7 @@ class BlockInfluence(Analysis):
         return Cost(0.0, len(shard.prompts) * (sites**2 + 5 * sites), 4 * shard.tokens.numel() * model.d_model)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BlockInfluenceResult(Result):
     """Per-prompt arrays: means [prompt layer measure], flat_cosine and large_weights [prompt layer], last_cosine."""
 

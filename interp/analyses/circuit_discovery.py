@@ -176,7 +176,7 @@ def _wiring(numbers: Tensor) -> Wiring:
     return Wiring(n_layers, n_heads, n_kv_heads, bool(is_parallel))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CircuitDiscoveryResult(Result):
     """All edges with their scores, and the metric of circuits on new prompts [prompt fraction]."""
 

@@ -215,7 +215,7 @@ def _halves(n: int, *, seed: int) -> list[np.ndarray]:
     return [np.sort(rng.permutation(n)[: max(1, n // 2)]) for _ in range(_RESAMPLES)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DepthMapResult(Result):
     """Grids [source target]: "error", "r2" and "ridge" on held-out tokens, "constant" [1 target]; or "similarity".
 

@@ -187,7 +187,7 @@ def layer_effects(changes: Float) -> Float:
     return effects
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DepthScoreResult(Result):
     """Levels [prompt], and arrays "layer.max" and "layer.mean" [prompt skipped affected], "output.max" and "output.mean"."""
 

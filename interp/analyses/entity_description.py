@@ -149,7 +149,7 @@ def described_texts(
     return model.generate(into, max_new_tokens=max_new_tokens, plan=plan, phase="prefill").texts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EntityDescriptionResult(Result):
     """Per prompt: `arrays["subject.rank"]` [prompt source target entity], own bridge and answer, then another's.
 

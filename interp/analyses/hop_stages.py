@@ -176,7 +176,7 @@ class HopStages(Analysis):
         return Cost(steps / (n * n_pos * n_layers), n * (2 * len(MEASURES) + 3), held)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HopStagesResult(Result):
     """Per prompt: `arrays["own"]` and `arrays["control"]` [prompt measure], first layers of `MEASURES` (-1: none).
 

@@ -186,7 +186,7 @@ class IntegratedGradients(Analysis):
         return Cost(forwards, numbers, held, is_bound=self.nodes == "adaptive" or self.part == "attention")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class IntegratedGradientsResult(Result):
     """Attributions [prompt layer column], and `arrays` [prompt layer]: difference, error, nodes, capped."""
 

@@ -178,7 +178,7 @@ def _output_effects(
     return effects | ({"answer_fall": share * torch.stack(fall, dim=1).cpu()} if fall else {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerSkipResult(Result):
     """Per-prompt effects: `arrays["all.max"]` [prompt skipped affected], `arrays["all.output_max"]` [prompt skipped]."""
 

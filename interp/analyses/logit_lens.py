@@ -116,7 +116,7 @@ def effective_depths(
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LogitLensResult(Result):
     """Readings [prompt layer+1 pos reading], aligned at the last position, and cosines of writes [prompt layer part]."""
 

@@ -88,7 +88,7 @@ def first_stable(choice: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(np.where(runs.any(1), runs.argmax(1) + k - 1, n_taps - 1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OracleExitResult(Result):
     """The lens's choices [prompt tap] at the last position, and the answers [prompt], -1 where there is none."""
 

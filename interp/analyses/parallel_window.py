@@ -134,7 +134,7 @@ def _difference(recording: Recording, first: int, last: int, stream: Tensor) -> 
     return torch.stack([error, cosine_similarity(stream, after, dim=-1, eps=_EPS)], dim=-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ParallelWindowResult(Result):
     """Per-prompt arrays: windows [prompt first last measure], outputs [prompt window measure] if asked for, n_pos."""
 

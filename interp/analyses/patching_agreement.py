@@ -103,7 +103,7 @@ class PatchingAgreement(Analysis):
         return Cost(3 + 2 * n_passes + blocks / n_layers, (1 + len(self.methods)) * one, held, is_bound=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PatchingAgreementResult(Result):
     """Scores and exact effects of all nodes."""
 

@@ -95,7 +95,7 @@ class RelevancePatching(Analysis):
         return Cost(1.0 + 2 * n_passes, numbers, held)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RelevancePatchingResult(Result):
     """Scores of all nodes by all methods."""
 

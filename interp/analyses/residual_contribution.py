@@ -108,7 +108,7 @@ class ResidualContribution(Analysis):
         return Cost(0.0, (4 * len(shard.prompts) + shard.tokens.numel()) * model.n_layers * len(MEASURES))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ResidualContributionResult(Result):
     """Arrays [layer measure] over all prompts."""
 

@@ -201,7 +201,7 @@ def _effects(group: Answered, clean: Tensor, changed: Tensor) -> tuple[Tensor, T
     return vector_norm(clean - changed, dim=-1).amax(-1).cpu(), fall.cpu()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ResidualErasureResult(Result):
     """Effects [prompt site column] by name: such as "position.output", the L2 change of the probabilities."""
 

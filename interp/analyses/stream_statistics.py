@@ -140,7 +140,7 @@ class StreamStatistics(Analysis):
         return Cost(0.0, numbers, 3 * shard.tokens.numel() * model.d_model)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StreamStatisticsResult(Result):
     """Statistics [prompt site positions statistic], where |h| is largest [prompt site positions 2], tokens per prompt."""
 

@@ -92,7 +92,7 @@ class SublayerProjection(Analysis):
         return Cost(0.0, n * len(PARTS) * model.n_layers * len(TOKENS), 3 * n * model.d_vocab)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SublayerProjectionResult(Result):
     """Per prompt: `arrays["rank"]` [prompt part layer token] of `PARTS` and `TOKENS`, `is_right` and `is_compared`."""
 

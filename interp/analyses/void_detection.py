@@ -151,7 +151,7 @@ class VoidDetection(Analysis):
         return Cost(0.0, n * (n_pos + new) * (taps + 1), held)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VoidDetectionResult(Result):
     """Norms of every shard, from which usage follows at any alpha."""
 

@@ -354,7 +354,7 @@ def _unstored(recording: Recording) -> Recording:
     return recording
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VoidSkipResult(Result):
     """Scores [prompt evaluation alpha kind] by name, those of the full model [prompt] as "full.NAME"."""
 

@@ -16,7 +16,8 @@ def compare(sections: list[dict[str, Any]], models: dict[str, Any]) -> list[Comp
     names = dict.fromkeys((section["analysis"], section["label"]) for section in sections)
     for analysis, label in names:
         same = [s for s in sections if (s["analysis"], s["label"]) == (analysis, label)]
-        measures = list(dict.fromkeys(f["measure"] for s in same for f in s["findings"] if f.get("value") is not None))
+        numbers = [f for s in same for f in s["findings"] if f.get("value") is not None and f.get("measure")]
+        measures = list(dict.fromkeys(finding["measure"] for finding in numbers))
         if len(same) < 2 or not measures:
             continue
         rows = [
