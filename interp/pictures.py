@@ -53,7 +53,7 @@ def svg_of(figure: Figure) -> str:
         panels.setdefault((trace.get("xaxis", "x"), trace.get("yaxis", "y")), []).append(trace)
     notes = figure["layout"].get("annotations", [])
     titles = [note.get("text", "") for note in notes if note.get("xref") == note.get("yref") == "paper"]
-    drawn = []
+    drawn: list[str] = []
     for i, ((_, y), traces) in enumerate(list(panels.items())[:_MOST_PANELS]):
         is_down = figure["layout"].get(f"yaxis{y[1:]}", {}).get("autorange") == "reversed"
         inside = "".join(_grid(traces[0], is_down=is_down) if traces[0]["type"] == "heatmap" else _marks(traces))
