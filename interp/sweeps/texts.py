@@ -27,7 +27,7 @@ def patched_texts(
     positions: Int[Tensor, "batch span"],
     max_new_tokens: int,
 ) -> Texts:
-    """Return greedy continuations [variant][batch] with each variant's values as the output of `layer` at `positions`.
+    """Return greedy continuations, lists of prompts by variant, each variant's values being `layer`'s output at `positions`.
 
     The values may come from any run of a model of this width. Raises SiteError for positions in the padding.
     """
@@ -43,7 +43,7 @@ def patched_texts(
 
 
 def sampled_texts(model: Model, shard: TokenBatch, *, n: int, max_new_tokens: int, seed: int = 0) -> Texts:
-    """Return `n` continuations [n][batch] drawn at temperature 1."""
+    """Return `n` continuations, a list of `n` lists of prompts, drawn at temperature 1."""
     texts: Texts = []
     size = _n_copies(shard, max_new_tokens)
     for start in range(0, n, size):

@@ -1,0 +1,60 @@
+"""The wheel, installed where the repository is not, does what the README says."""
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (source,) = out.glob("*.tar.gz")
+    assert source.stat().st_size < 60e6
+    (found,) = out.glob("*.whl")
+    return found
+
+
+def test_it_holds_the_zoo_the_viewer_and_its_type_information_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    for wanted in ("interp/py.typed", "interp/_viewer/app.py", "interp/reports/report.schema.json"):
+        assert wanted in names
+    assert any("hops-4l" in name and name.endswith(".safetensors") for name in names)
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"interp"}
+
+
+def test_it_runs_and_reports_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True, system_site_packages=False)
+    python = environment / "bin" / "python"
+    # the packages that it needs are those of this environment; itself it is the wheel's
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "others.pth").write_text(f"{Path(pytest.__file__).parents[1]}\n")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+
+    def interp(*args: str) -> str:
+        command = [str(environment / "bin" / "interp"), *args]
+        done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    home = subprocess.run([python, "-c", "import interp; print(interp.__file__)"], cwd=folder, env=clean, capture_output=True)
+    assert str(environment) in home.stdout.decode()
+    assert interp("--version").startswith("interp ")
+    interp("run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "8", "--out", "r")
+    interp("report", "r")
+    assert "two-hop" in (folder / "r" / "report.html").read_text()
+    assert '"findings"' in interp("report", "r", "--json")
