@@ -51,8 +51,8 @@ def test_it_runs_and_reports_in_an_empty_folder(wheel: Path, tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    home = subprocess.run([python, "-c", "import interp; print(interp.__file__)"], cwd=folder, env=clean, capture_output=True)
-    assert str(environment) in home.stdout.decode()
+    where = [python, "-c", "import interp; print(interp.__file__)"]
+    assert str(environment).encode() in subprocess.run(where, cwd=folder, env=clean, capture_output=True, check=True).stdout
     assert interp("--version").startswith("interp ")
     interp("run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "8", "--out", "r")
     interp("report", "r")
