@@ -1,0 +1,90 @@
+"""A hook of mkdocs: every tutorial becomes a page with what its cells give, executed when it or the library has changed."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
+CACHE = ROOT / ".cache" / "tutorials"
+_PLOTLY = ROOT / "interp" / "reports" / "plotly-cartesian.min.js"
+_FIGURE = "application/vnd.plotly.v1+json"
+_DRAW = """
+<script src="../plotly.js"></script>
+<script>
+for (const data of document.querySelectorAll('.tutorial-figure')) {
+  const figure = JSON.parse(data.textContent);
+  Plotly.newPlot(data.previousElementSibling, figure.data, figure.layout, {responsive: true, displaylogo: false});
+}
+</script>
+"""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add a page for every tutorial, and the one script that draws their figures."""
+    for notebook in NOTEBOOKS:
+        files.append(File.generated(config, f"tutorials/{notebook.stem}.md", content=page_of(notebook)))
+    files.append(File.generated(config, "tutorials/plotly.js", content=_PLOTLY.read_bytes()))
+    return files
+
+
+def page_of(path: Path) -> str:
+    """Return a tutorial as Markdown, from the cache if neither it nor the library has changed since."""
+    sources = [path, *sorted((ROOT / "interp").rglob("*.py")), Path(__file__)]
+    kept = CACHE / f"{path.stem}-{hashlib.sha256(b''.join(map(Path.read_bytes, sources))).hexdigest()[:16]}.md"
+    if not kept.exists():
+        page = render(executed(path))
+        CACHE.mkdir(parents=True, exist_ok=True)
+        for old in CACHE.glob(f"{path.stem}-*.md"):
+            old.unlink()
+        kept.write_text(page, encoding="utf-8")
+    return kept.read_text(encoding="utf-8")
+
+
+def executed(path: Path) -> Any:
+    """Run a tutorial from its first cell to its last in an empty folder and return it with outputs."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
+    os.environ["PYTHONPATH"] = str(ROOT)
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+    return notebook
+
+
+def render(notebook: Any) -> str:
+    """Return an executed notebook as Markdown; figures are drawn by the page, links lead to the docs' own pages."""
+    blocks = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            text = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](\1.md)", cell.source.replace("](../docs/", "](../"))
+            blocks.append(text)
+        else:
+            blocks += [f"```python\n{cell.source}\n```", *map(_output, cell.outputs)]
+    return "\n\n".join(filter(None, blocks)) + _DRAW
+
+
+def _output(output: Any) -> str:
+    if output.output_type == "stream":
+        return f"```text\n{output.text.rstrip()}\n```" if output.name == "stdout" else ""
+    data = output.get("data", {})
+    if _FIGURE in data:
+        figure = data[_FIGURE]
+        height = figure["layout"].get("height", 420)
+        script = json.dumps({key: figure[key] for key in ("data", "layout")}).replace("<", "\\u003c")
+        return (
+            f'<div style="height: {height}px"></div>\n'
+            f'<script type="application/json" class="tutorial-figure">{script}</script>'
+        )
+    if "text/html" in data:
+        return f"<div>{' '.join(data['text/html'].split())}</div>"
+    return f"```text\n{data['text/plain'].rstrip()}\n```" if "text/plain" in data else ""
