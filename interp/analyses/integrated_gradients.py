@@ -243,7 +243,7 @@ class IntegratedGradientsResult(Result):
         if not taken:
             return super().findings()
         depth, measure = (taken[0] + 1) / len(share), "share of layers until the last token holds most of the attribution"
-        return (Finding(self.summary(), depth, measure, n=len(share)),)
+        return (Finding(self.summary(), depth, measure, n=len(self.share_of_last)),)
 
     def summary(self) -> str:
         """Say where the last token takes over, and how well the attributions add up."""
