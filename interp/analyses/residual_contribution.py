@@ -152,10 +152,10 @@ class ResidualContributionResult(Result):
         cosine = self.mean[:, MEASURES.index(("cosine with the stream", "layer"))]
         half = (len(ratio) + 1) // 2
         erasing = [str(layer) for layer in np.flatnonzero(cosine < 0)]
-        told = f"write layers {', '.join(erasing)}" if len(erasing) > 1 else f"writes layer {''.join(erasing)}"
+        told = f"Layers {', '.join(erasing)} write" if len(erasing) > 1 else f"Layer {''.join(erasing)} writes"
         return (
             f"Layer {ratio.argmax()} writes most, {ratio.max():.2f} of the stream's norm; "
             f"the mean is {ratio[:half].mean():.2f} in the first half and {ratio[half:].mean():.2f} in the second. "
-            + (f"Against the stream (negative cosine) {told}" if erasing else "No layer writes against the stream")
+            + (f"{told} against the stream (negative cosine)" if erasing else "No layer writes against the stream")
             + f" ({self.n_prompts} prompts)."
         )
