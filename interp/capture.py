@@ -43,6 +43,8 @@ def capture(
     corpus can be opened by its name once all is captured. `store` None is the model's own; `progress` is told how many
     tokens are done. Raises SiteError, TaskError or StoreError for what cannot be captured or kept.
     """
+    if isinstance(texts, str):
+        raise TaskError("one text given; a list of texts is needed")
     store = store or model.store
     if store is None:
         raise StoreError(f"model {model.name!r} keeps no store; load it with one, or give one as `store`")

@@ -16,6 +16,7 @@ _SHADES = 256
 _WIDTH, _HEIGHT, _MARGIN = 220, 130, 34
 _MOST_PANELS = 4
 _FALLBACK = "#0072B2"
+_PLAIN = "Viridis"
 
 
 def numbers_of(values: Any) -> np.ndarray:
@@ -25,6 +26,18 @@ def numbers_of(values: Any) -> np.ndarray:
         shape = [int(n) for n in str(values.get("shape", len(flat))).split(",")]
         return flat.reshape(shape).astype(np.float64)
     return np.array(values, dtype=np.float64)
+
+
+def with_colours(trace: Trace, layout: dict[str, Any]) -> Trace:
+    """Give a heatmap the colours and the range that its figure has for it, as a browser would; returns the trace."""
+    if trace.get("type") == "heatmap":
+        axis = layout.get(trace.get("coloraxis", ""), {})
+        template = layout.get("template", {}).get("layout", {}).get("colorscale", {}).get("sequential")
+        trace["colorscale"] = trace.get("colorscale") or axis.get("colorscale") or template or _PLAIN
+        for end, of_axis in (("zmin", "cmin"), ("zmax", "cmax")):
+            if trace.get(end) is None and axis.get(of_axis) is not None:
+                trace[end] = axis[of_axis]
+    return trace
 
 
 def range_of(trace: Trace, grid: np.ndarray) -> tuple[float, float]:
@@ -47,13 +60,15 @@ def png_of(trace: Trace, grid: np.ndarray) -> str:
 
 
 def svg_of(figure: Figure) -> str:
-    """Return the first panels of a figure as a small SVG: grids, lines and bars with their extremes, no scripts."""
+    """Return the first panels of a figure as a small SVG without scripts: grids, lines and bars; nothing if it has none."""
     panels: dict[tuple[str, str], list[Trace]] = {}
     for trace in figure["data"]:
         panels.setdefault((trace.get("xaxis", "x"), trace.get("yaxis", "y")), []).append(trace)
     notes = figure["layout"].get("annotations", [])
     titles = [note.get("text", "") for note in notes if note.get("xref") == note.get("yref") == "paper"]
     drawn: list[str] = []
+    for trace in figure["data"]:
+        with_colours(trace, figure["layout"])
     for i, ((_, y), traces) in enumerate(list(panels.items())[:_MOST_PANELS]):
         is_down = figure["layout"].get(f"yaxis{y[1:]}", {}).get("autorange") == "reversed"
         inside = "".join(_grid(traces[0], is_down=is_down) if traces[0]["type"] == "heatmap" else _marks(traces))
@@ -62,6 +77,8 @@ def svg_of(figure: Figure) -> str:
         title = escape(titles[i] if i < len(titles) else "")
         left = len(drawn) * (_WIDTH + _MARGIN) + _MARGIN
         drawn.append(f'<g transform="translate({left},18)">{_text(0.0, -5.0, title)}{inside}</g>')
+    if not drawn:
+        return ""
     width, height = len(drawn) * (_WIDTH + _MARGIN) + _MARGIN, _HEIGHT + 36
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '

@@ -18,7 +18,7 @@ from interp.backward import Rules
 from interp.errors import SiteError
 from interp.interventions import NO_INTERVENTION, Plan
 from interp.shapes import KV, Hidden, Logits, Prefix, Resid
-from interp.sites import Site, SiteKind
+from interp.sites import BLOCK_KINDS, Site, SiteKind
 
 
 @dataclass(frozen=True)
@@ -275,6 +275,8 @@ class Recording:
             site = Site("resid_pre", site.layer + 1)
         if site.kind == "resid_mid":
             return self.resid(site.layer) + self.clean(Site("attn_out", site.layer))
+        if site.kind not in BLOCK_KINDS:
+            raise SiteError(f"{site} is inside a block; `model.forward(batch, capture=[...])` reads it")
         if site not in self._clean:
             known = self.read(site)
             if known is None:

@@ -194,8 +194,9 @@ class _Pair:
 def _open(study: Study, out: Path, tasks: Mapping[str, Task]) -> dict[str, Any]:
     """Return run.json of a new run, or of the same one started earlier."""
     config = json.loads(json.dumps(asdict(study)))
-    if (out / "run.json").exists():
-        run = read_run(out)
+    before = read_run(out) if (out / "run.json").exists() else None
+    if before is not None and (before["models"] or before["cells"]):  # otherwise nothing was begun in it
+        run = before
         for key, value in config.items():
             if run["config"].get(key) != value:
                 raise RunError(

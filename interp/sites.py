@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import total_ordering
 from typing import Literal, get_args
 
+from interp.errors import SiteError, unknown
+
 SiteKind = Literal[
     "resid_pre",
     "q",
@@ -37,6 +39,10 @@ class Site:
 
     kind: SiteKind
     layer: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise SiteError(unknown("site", self.kind, KINDS))
 
     def __str__(self) -> str:
         return f"blocks.{self.layer}.{_HOOKS.get(self.kind, f'hook_{self.kind}')}"

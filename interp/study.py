@@ -40,7 +40,7 @@ class Study:
     def make(self, cell: Cell) -> Analysis:
         """Return a cell's analysis with its parameters; the study's seed, unless it has its own."""
         name = f"{cell.analysis}@{cell.label}" if cell.label else cell.analysis
-        return make_analysis(cell.analysis, {"seed": self.seed} | dict(self.analyses[name]))
+        return make_analysis(cell.analysis, self.analyses[name], seed=self.seed)
 
     def load_tasks(self) -> dict[str, Task]:
         """Return the study's tasks, whole."""

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 out = Console()
+if not out.is_terminal:
+    out.width = 200  # a file or a pipe: no table is cut to a screen that is not there
 err = Console(stderr=True)
 
 

@@ -80,7 +80,7 @@ def test_figures_are_titled_and_summaries_have_numbers(name: str) -> None:
 @torch.no_grad()
 def test_notebooks_show_it_small_and_without_scripts(name: str) -> None:
     shown = result_of(name)._repr_html_()
-    assert "<svg" in shown
+    assert ("<svg" in shown) == (name != "hop_stages")  # boxes are not drawn
     assert "<table" in shown
     assert "<script" not in shown
     assert len(shown) < 50_000

@@ -1,5 +1,8 @@
 """Captures and edits equal hand-written torch hooks on the stock model, or are refused with a reason."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -185,3 +188,12 @@ def test_without_rules_no_graph_is_kept(model: Model) -> None:
 def test_impossible_places_are_refused(family: str, plan, capture, says: str) -> None:
     with pytest.raises(SiteError, match=says):
         tiny(family).forward(tokens(), plan=plan, capture=capture)
+
+
+def test_places_that_are_no_places_are_one_line(model: Model) -> None:
+    # without the type checks of these tests, as users meet it
+    program = "from interp.sites import Site; Site('resid', 0)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "SiteError: unknown site 'resid'" in done.stderr
+    with pytest.raises(SiteError, match="is inside a block"):
+        model.record(tokens()).clean(Site("pattern", 0))

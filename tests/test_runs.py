@@ -102,6 +102,12 @@ def test_the_same_folder_with_another_configuration_is_refused(
     assert "seed = 0; 1 was asked for" in capsys.readouterr().err
 
 
+def test_a_name_that_does_not_exist_leaves_nothing_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mistyped = [word if word != "zoo/hops-4l" else str(tmp_path / "my-modle") for word in RUN]
+    assert main(monkeypatch, *mistyped, "--out", str(tmp_path / "run")) == 2
+    assert invoke(*RUN, "--out", str(tmp_path / "run")) == 0
+
+
 def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path) -> None:
     short = tmp_path / "short.jsonl"
     short.write_text('{"text": "Ada boss", "answer": "Ben"}\n')

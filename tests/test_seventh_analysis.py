@@ -1,13 +1,17 @@
 """A new analysis is one new file: the CLI, a run and the report find it."""
 
 import json
+import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import interp.analyses
-from interp import cli
+from interp import catalogue, cli
+from interp.catalogue import find_analyses, make_analysis
+from interp.errors import AnalysisError
 from tests.test_runs import RUN, invoke
 
 SOURCE = '''
@@ -74,3 +78,43 @@ def test_it_is_listed_run_and_reported(tmp_path: Path) -> None:
     assert invoke(*RUN, "--analysis", "last_norm", "--set", "last_norm.power=2", "--out", out) == 0
     assert invoke("report", out) == 0
     assert "The last residual has a norm of" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder whose files are taken for analyses."""
+    monkeypatch.setattr(interp.analyses, "__path__", [*interp.analyses.__path__, str(tmp_path)])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "says"),
+    [
+        ("broken.py", "import nothing_of_that_name", "broken.py cannot be imported .ModuleNotFoundError"),
+        ("lost.py", "def f(:", "lost.py cannot be imported .SyntaxError"),
+        ("last.py", SOURCE, "last.py has no analysis of that name; there is LastNorm .which belongs into last_norm.py"),
+    ],
+)
+def test_a_file_that_is_no_analysis_is_named(folder: Path, file: str, source: str, says: str) -> None:
+    (folder / file).write_text(source)
+    with pytest.raises(AnalysisError, match=says):
+        find_analyses()
+
+
+@pytest.mark.usefixtures("seventh")
+def test_packages_bring_analyses_by_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = EntryPoint("mine", "interp.analyses.last_norm:LastNorm", catalogue.GROUP)
+    monkeypatch.setattr(catalogue, "entry_points", lambda group: [here] if group == "interp.analyses" else [])
+    assert find_analyses()["last_norm"].__name__ == "LastNorm"
+    wrong = EntryPoint("mine", "interp.analysis:Result", catalogue.GROUP)
+    monkeypatch.setattr(catalogue, "entry_points", lambda group: [wrong] * bool(group))
+    with pytest.raises(AnalysisError, match="Result is no Analysis"):
+        find_analyses()
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_analysis_needs_no_seed(folder: Path) -> None:
+    (folder / "last_norm.py").write_text(SOURCE.replace("    seed: int = 0\n", ""))
+    sys.modules.pop("interp.analyses.last_norm", None)
+    assert not hasattr(make_analysis("last_norm", {}, seed=3), "seed")
+    sys.modules.pop("interp.analyses.last_norm", None)

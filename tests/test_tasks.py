@@ -69,6 +69,13 @@ def test_prompts_that_cannot_be_used_are_named(model: Model, prompt: Prompt, say
         model.tokenize([prompt])
 
 
+def test_a_prompt_without_an_answer_takes_none_from_others() -> None:
+    prompts = [Prompt(str(i), "a b", answer=None if i == 2 else "c") for i in range(6)]
+    shards = Task("t", tuple(prompts)).shards(lambda _: 2)
+    assert sorted([len(shard) for shard in shards]) == [1, 5]
+    assert {prompt.id for shard in shards for prompt in shard} == set("012345")
+
+
 def test_shards_have_one_length_and_lose_nobody() -> None:
     task = load_task("two-hop", n=200)
     shards = task.shards(lambda prompt: len(prompt.text.split()))

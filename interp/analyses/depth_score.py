@@ -81,7 +81,7 @@ class DepthScore(Analysis):
 
     def _level(self, prompt: Prompt) -> str:
         if self.tag not in prompt.tags:
-            raise AnalysisError(f"prompt {prompt.id!r}: {unknown('tag', self.tag, prompt.tags)}")
+            raise AnalysisError(f"prompt {prompt.id!r}: {unknown('tag', self.tag, prompt.tags)}; set depth_score.tag")
         return prompt.tags[self.tag]
 
     def _splits(self, last: int, n_answer: int) -> list[int]:

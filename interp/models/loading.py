@@ -82,6 +82,8 @@ def locate(name: str) -> str:
     if name.startswith("zoo/"):
         raise ModelError(unknown("model", name, shipped))
     folder = Path(name)
+    if not folder.is_dir() and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        raise ModelError(f"there is no folder {name}; {unknown('model', name, shipped)}, a hub id (owner/name), or a folder")
     if folder.is_dir() and not (folder / _ADAPTER).is_file():
         if not (folder / "config.json").is_file():
             raise ModelError(f"folder {name} has no config.json; a Hugging Face model folder is needed")
@@ -118,7 +120,8 @@ def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -
     if any(isinstance(each, GatedRepoError) for each in chain):
         return f"model {source!r} is gated; accept its terms at https://huggingface.co/{source}, then run `hf auth login`"
     if any(isinstance(each, OfflineModeIsEnabled | LocalEntryNotFoundError) for each in chain):
-        return f"model {source!r} is not in the local cache and the hub cannot be asked (HF_HUB_OFFLINE, or no network)"
+        why = "the hub cannot be asked (HF_HUB_OFFLINE, or no network)"
+        return f"model {source!r} is not in the local cache and {why}; there is no such folder"
     if any(isinstance(each, RepositoryNotFoundError) for each in chain):
         return f"no model {source!r} on the hub, or a private one (`hf auth login`); {_shipped(source)}"
     if "trust_remote_code" in str(error) and not trust_remote_code:

@@ -154,7 +154,9 @@ class Model:
     @torch.no_grad()
     def _prove_bridge(self, bridge: Any) -> None:
         tokens = few_tokens(bridge)
-        if not is_near(bridge(tokens), self.module(input_ids=tokens, use_cache=False).logits):
+        if not is_near(
+            bridge(tokens), self.module(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
+        ):
             raise ValueError("its logits differ")
 
     # Prompts
@@ -211,7 +213,7 @@ class Model:
         model cannot honour.
         """
         planned, wanted = at_layer(plan, n_layers=self.n_layers), set(capture)
-        for site in sorted({*planned, *wanted}):
+        for site in {*planned, *wanted}:
             self._refuse_site(site, is_edited=site in planned)
         edits: Edits = {site: [*interventions] for site, interventions in planned.items()}
         if backward is not None:
@@ -239,6 +241,8 @@ class Model:
 
     def _refuse_site(self, site: Site, *, is_edited: bool) -> None:
         """Raise SiteError, saying why, for a place that does not exist here, or cannot be read or written."""
+        if not isinstance(site, Site):
+            raise SiteError(f"{site!r} given; a place such as Site('resid_pre', 0) is needed")
         if not 0 <= site.layer < self.n_layers:
             raise SiteError(f"{site} asked for; the model's last layer is {self.n_layers - 1}")
         if site.kind == "resid_mid" and self._blocks[site.layer].is_parallel:
@@ -446,8 +450,13 @@ class Model:
             write_scale=float(getattr(self.module.config.get_text_config(), "residual_multiplier", None) or 1.0),
         )
 
+    def _two_tokens(self) -> Tensor:
+        """Return two tokens [1 2] that are no padding, of which transformers would warn."""
+        padding = getattr(self.module.config.get_text_config(), "pad_token_id", None)
+        return torch.full((1, 2), int(padding == 0), dtype=torch.long, device=self.device)
+
     def _probe(self) -> Tensor:
-        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        tokens = self._two_tokens()
         logits: Tensor = self.module(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
         return logits
 
@@ -455,7 +464,7 @@ class Model:
     def _prove(self) -> None:
         """See, on two tokens, that blocks add attention and MLP to the stream, and that logits are read as we read them."""
         family = type(self.module).__name__
-        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        tokens = self._two_tokens()
         recording = self._record(tokens, None, Work(), is_kept=False)
         for layer in range(self.n_layers):
             writes = [recording.clean(Site("attn_out", layer)), recording.clean(Site("mlp_out", layer))]

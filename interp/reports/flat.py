@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.pictures import numbers_of, png_of
+from interp.pictures import numbers_of, png_of, with_colours
 
 MOST_CELLS = 100_000
 _KEPT = 50  # rows and columns of the coarse grid beneath, which has the axes and the colour bar
@@ -18,7 +18,7 @@ def flatten(figure: Figure, *, most_cells: int = MOST_CELLS) -> bool:
     if sum(numbers_of(trace["z"]).size for trace in heatmaps) <= most_cells:
         return False
     for trace in heatmaps:
-        grid = numbers_of(trace["z"])
+        grid = numbers_of(with_colours(trace, figure["layout"])["z"])
         axes = [figure["layout"].setdefault(_axis(trace, of), {}) for of in "xy"]
         (left, width), (first, height) = (
             _ticks(trace.get(of), n, axis) for of, n, axis in zip("xy", grid.shape[::-1], axes, strict=True)

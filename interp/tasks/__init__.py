@@ -12,9 +12,9 @@ from interp.tasks.prompts import SHARD, Prompt, Task
 __all__ = ["SHARD", "Prompt", "Task", "describe_tasks", "load_task"]
 
 
-def load_task(name: str, *, n: int | None = None, seed: int = 0) -> Task:
+def load_task(name: str | Path, *, n: int | None = None, seed: int = 0) -> Task:
     """Return a built-in task by name, or one from a file of JSON lines; with `n`, that many prompts at random."""
-    shipped = shipped_tasks()
+    shipped, name = shipped_tasks(), str(name)
     if name in shipped:
         known = describe_tasks()[name]
         task = replace(Task.from_jsonl(shipped[name]), about=known["about"], needs=tuple(known["needs"]))

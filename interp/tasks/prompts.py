@@ -94,16 +94,14 @@ class Task:
     def shards(self, length_of: Callable[[Prompt], int]) -> list[tuple[Prompt, ...]]:
         """Return groups of up to 32 prompts of one length, in order of length and then of the task.
 
-        A shard is the unit of resume and of distribution, and needs no padding.
+        A shard is the unit of resume and of distribution, and needs no padding. What one prompt of a shard lacks, such as
+        an answer, cannot be asked of the shard, so prompts that have it stand apart from those that do not.
         """
-        by_length: dict[int, list[Prompt]] = {}
+        alike: dict[tuple[object, ...], list[Prompt]] = {}
         for prompt in self.prompts:
-            by_length.setdefault(length_of(prompt), []).append(prompt)
-        return [
-            tuple(same_length[i : i + SHARD])
-            for _, same_length in sorted(by_length.items())
-            for i in range(0, len(same_length), SHARD)
-        ]
+            there = (getattr(prompt, name) is not None for name in ("answer", "wrong", "subject", "bridge", "corrupted"))
+            alike.setdefault((length_of(prompt), *there), []).append(prompt)
+        return [tuple(group[i : i + SHARD]) for _, group in sorted(alike.items()) for i in range(0, len(group), SHARD)]
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one dictionary a prompt, without empty fields; what is related stands under `related`, without ids."""
@@ -115,10 +113,10 @@ class Task:
             records.append(_filled(prompt) | ({"related": related} if related else {}))
         return records
 
-    def to_jsonl(self, path: Path) -> None:
+    def to_jsonl(self, path: str | Path) -> None:
         """Write one prompt a line, without empty fields."""
         lines = [json.dumps(record, ensure_ascii=False) for record in self.to_records()]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def to_frame(self) -> "pd.DataFrame":
         """Return one row a prompt, tags as columns `tag_…`; fields that no prompt has are left out."""
