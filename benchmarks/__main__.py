@@ -1,22 +1,44 @@
-"""`python -m benchmarks [NAME ...]`: interleaved repeats against a peer in the same run; ratios of medians as JSON."""
+"""`python -m benchmarks [NAME ...]`: interleaved repeats against a peer in the same run; ratios of medians.
+
+Each benchmark leaves `benchmarks/results/NAME.json`, with versions and machine; `--page` writes docs/benchmarks.md from
+what is there.
+"""
 
 import importlib
 import json
+import os
 import pkgutil
 import sys
 
 import benchmarks
+from benchmarks.page import RESULTS, write_page
+
+_NO_BENCHMARKS = ("gpu", "harness", "page")
 
 
 def main(names: list[str]) -> None:
-    """Run the benchmarks named, or all, and print one JSON document."""
-    there_is = [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.name.startswith("_")]
-    there_is.remove("harness")
+    """Run the benchmarks named, or all, or write the page."""
+    there_is = [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_")]
+    there_is = [name for name in there_is if name not in _NO_BENCHMARKS]
+    if names == ["--page"]:
+        write_page()
+        return
     for name in names:
         if name not in there_is:
             sys.exit(f"unknown benchmark {name!r}; there is {', '.join(there_is)}")
-    results = {name: importlib.import_module(f"benchmarks.{name}").run() for name in names or there_is}
-    sys.stdout.write(json.dumps(results, indent=1) + "\n")
+    for name in names or there_is:
+        module = importlib.import_module(f"benchmarks.{name}")
+        load = os.getloadavg()[0]
+        found = {"about": module.__doc__, **_machine(), "load_before": round(load, 2), "results": module.run()}
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        sys.stdout.write(json.dumps({name: found["results"]}, indent=1, ensure_ascii=False) + "\n")
+
+
+def _machine() -> dict[str, object]:
+    from benchmarks.harness import machine
+
+    return machine()
 
 
 main(sys.argv[1:])

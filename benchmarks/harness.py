@@ -1,12 +1,17 @@
 """Interleaved timing: ours and the peer's take turns, so that a noisy machine hits both."""
 
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+import interp
 from interp.models import Model
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
@@ -27,6 +32,24 @@ def compare(ours: Callable[[], object], peer: Callable[[], object], *, repeats: 
     }
 
 
+def machine() -> dict[str, object]:
+    """Return what a result depends on besides the code: date, machine, versions."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    packages = ("torch", "transformers", "transformer-lens", "nnsight")
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.system()} {platform.machine()}, {cores} cores, {torch.get_num_threads()} threads",
+        "versions": {"interp": interp.__version__} | {name: version(name) for name in packages if _is_there(name)},
+    }
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
 def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
@@ -44,7 +67,8 @@ def random_llama(*, n_layers: int, d_model: int, d_vocab: int = 2048, seed: int 
 
 
 def random_batch(model: Model, *, batch: int, n_pos: int, seed: int = 0) -> TokenBatch:
-    """Return random tokens of one length."""
-    ids = torch.randint(3, model.d_vocab, (batch, n_pos), generator=torch.Generator().manual_seed(seed))
+    """Return random tokens of one length, where the model is."""
+    ids = torch.randint(3, model.d_vocab, (batch, n_pos), generator=torch.Generator().manual_seed(seed)).to(model.device)
     prompts = tuple(Prompt(str(i), "x") for i in range(batch))
-    return TokenBatch(prompts, ids, torch.ones_like(ids, dtype=torch.bool), torch.full((batch,), n_pos - 1))
+    last = torch.full((batch,), n_pos - 1, device=model.device)
+    return TokenBatch(prompts, ids, torch.ones_like(ids, dtype=torch.bool), last)
