@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME ...]`: interleaved repeats against a peer in the same run; ratios of medians.
 
 Each benchmark leaves `benchmarks/results/NAME.json`, with versions and machine; `--page` writes docs/benchmarks.md from
-what is there.
+what is there, and from `benchmarks/notes/NAME.md`, where a result wants words.
 """
 
 import importlib
@@ -10,7 +10,10 @@ import os
 import pkgutil
 import sys
 
+import torch
+
 import benchmarks
+from benchmarks.harness import machine
 from benchmarks.page import RESULTS, write_page
 
 _NO_BENCHMARKS = ("gpu", "harness", "page")
@@ -26,19 +29,16 @@ def main(names: list[str]) -> None:
     for name in names:
         if name not in there_is:
             sys.exit(f"unknown benchmark {name!r}; there is {', '.join(there_is)}")
+    torch.set_num_threads(1)
+    RESULTS.mkdir(exist_ok=True)
     for name in names or there_is:
         module = importlib.import_module(f"benchmarks.{name}")
         load = os.getloadavg()[0]
-        found = {"about": module.__doc__, **_machine(), "load_before": round(load, 2), "results": module.run()}
-        RESULTS.mkdir(exist_ok=True)
+        found = {"about": module.__doc__, **machine(), "load_before": round(load, 2), "results": module.run()}
         (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         sys.stdout.write(json.dumps({name: found["results"]}, indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
 
 
-def _machine() -> dict[str, object]:
-    from benchmarks.harness import machine
-
-    return machine()
-
-
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,49 +1,53 @@
-"""How the time of a sweep grows with layers, tokens and prompts: exponents of a fitted power, beside the naive loop's.
+"""How time and memory of a sweep grow with layers, tokens and prompts: exponents of fitted powers.
 
-Skipping every layer replays (L + 1) / 2 of the blocks of L + 1 forwards: quadratic in L like the naive loop, at half
-its cost. In tokens the exponent is between 1 (matrix products) and 2 (attention), in prompts 1.
+Skipping every layer replays (L + 1) / 2 of the blocks of L + 1 forwards: quadratic in L like the naive loop, at half its
+cost. All back-patches at one token are cubic in L, in blocks of one token; the naive loop is cubic in L too, in blocks of
+all tokens. In tokens the exponent is between 1 (matrix products) and 2 (attention), in prompts of a shard 1. Small sizes
+use the machine less well, so measured exponents are below the counted ones. Memory is the growth of a fresh process's peak,
+recording included.
 """
-
-import time
-from collections.abc import Callable
-from statistics import median
-from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import random_batch, random_llama
-from benchmarks.layer_skip import naive_all, ours
+from benchmarks import back_patching, layer_skip
+from benchmarks.harness import Row, Work, grown_mb, medians, random_batch, random_llama
 
 _SIZES = {"layers": (4, 8, 16, 32), "tokens": (32, 64, 128, 256), "prompts": (1, 2, 4, 8)}
 _BASE = {"layers": 8, "tokens": 64, "prompts": 2}
+_LARGER = {"layers": 8, "tokens": 256, "prompts": 8}  # for memory, which is counted in pages
 
 
-def run(repeats: int = 5) -> dict[str, Any]:
+def _works(layers: int, tokens: int, prompts: int) -> dict[str, Work]:
+    model = random_llama(n_layers=layers, d_model=128)
+    batch = random_batch(model, batch=prompts, n_pos=tokens)
+    return {
+        "skip every layer": lambda: layer_skip.ours(model, batch, "all"),
+        "skip every layer, naive": lambda: layer_skip.naive_all(model, batch),
+        "all back-patches": lambda: back_patching.ours(model, batch),
+        "capture 3 sites × L": lambda: model.record(batch).resid(0),
+    }
+
+
+def _alone(work: str, sizes: dict[str, int]) -> Work:
+    _works(2, 8, 1)[work]()
+    return _works(**sizes)[work]
+
+
+def run() -> dict[str, Row]:
     """Return exponents by what grows."""
-    results: dict[str, Any] = {}
+    rows: dict[str, Row] = {}
     for what, sizes in _SIZES.items():
-        times: dict[str, list[float]] = {"ours": [], "naive": []}
-        for size in sizes:
-            at = _BASE | {what: size}
-            model = random_llama(n_layers=at["layers"], d_model=128)
-            batch = random_batch(model, batch=at["prompts"], n_pos=at["tokens"])
-            works = {"ours": lambda m=model, b=batch: ours(m, b, "all"), "naive": lambda m=model, b=batch: naive_all(m, b)}
-            for name, seconds in _interleaved(works, repeats).items():
-                times[name].append(seconds)
-        for name, seconds in times.items():
-            slope = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-            told = ", ".join(f"{size}: {each:.3f} s" for size, each in zip(sizes, seconds, strict=True))
-            results[f"{name}, time against {what} ({told})"] = {"exponent": round(slope, 2)}
-    return results
+        timed = [medians(_works(**_BASE | {what: size})) for size in sizes]
+        for work in timed[0]:
+            rows[f"time of {work} against {what}"] = _fitted(sizes, [each[work] for each in timed], "s")
+    for work in ("skip every layer", "all back-patches", "capture 3 sites × L"):
+        for what, sizes in _SIZES.items():
+            grown = [grown_mb(_alone, work, _LARGER | {what: size}) for size in sizes]
+            rows[f"memory of {work} against {what}"] = _fitted(sizes, grown, "MB")
+    return rows
 
 
-def _interleaved(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    for work in works.values():
-        work()
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            began = time.perf_counter()
-            work()
-            times[name].append(time.perf_counter() - began)
-    return {name: median(each) for name, each in times.items()}
+def _fitted(sizes: tuple[int, ...], values: list[float], unit: str) -> Row:
+    slope = float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0])
+    told = ", ".join(f"{size}: {value:.3g} {unit}" for size, value in zip(sizes, values, strict=True))
+    return {"exponent": round(slope, 2), "values": told}

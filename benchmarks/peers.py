@@ -1,22 +1,23 @@
-"""Skipping every layer at all positions, against the loops that users of other libraries would write.
+"""The same work in other libraries: loops as their users would write them.
 
-The same numbers are asserted first: the largest relative change of what each later layer writes, and of the output.
-nnsight is needed for its row (`pip install nnsight`), and left out where it is not there.
+Skipping every layer at all positions by `run_with_hooks` of TransformerLens and by traces of nnsight, L + 1 forwards each;
+patching every residual by `transformer_lens.patching`, L x T forwards. The same numbers are asserted first. nnsight is
+needed for its rows (`pip install nnsight`), and left out where it is not there. Bounds count blocks of the loops.
 """
 
+from contextlib import redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import compare, random_batch, random_llama
-from benchmarks.layer_skip import naive_all, ours
+from benchmarks.harness import Row, compare, random_batch, random_llama, told
+from benchmarks.layer_skip import Pass, blocks_run, check, effects, ours
+from benchmarks.relevance_patching import exact, paired
 from interp.models import Model
-from interp.sweeps.staircase import relative_change
 from interp.tasks.batch import TokenBatch
-
-Pass = tuple[Tensor, Tensor]  # writes [layer batch pos d_model], probabilities [batch pos d_vocab]
 
 
 @torch.no_grad()
@@ -44,7 +45,8 @@ def with_transformer_lens(model: Model, batch: TokenBatch) -> Pass:
         logits = bridge.run_with_hooks(batch.tokens, fwd_hooks=hooks)
         return torch.stack(list(writes.values())), logits.float().softmax(-1)
 
-    return _effects([forward(skipped) for skipped in (None, *layers)])
+    clean, *passes = [forward(skipped) for skipped in (None, *layers)]
+    return effects(clean, passes, start=0)
 
 
 @torch.no_grad()
@@ -63,36 +65,51 @@ def with_nnsight(traced: Any, batch: TokenBatch) -> Pass:
             logits = traced.output.logits.save()
         return torch.stack(list(writes)), logits.float().softmax(-1)
 
-    return _effects([forward(skipped) for skipped in (None, *range(len(blocks)))])
+    clean, *passes = [forward(skipped) for skipped in (None, *range(len(blocks)))]
+    return effects(clean, passes, start=0)
 
 
-def _effects(passes: list[Pass]) -> Pass:
-    (clean, clean_probs), *others = passes
-    effects = [relative_change(clean, writes)[:, :, 1:].amax(-1) for writes, _ in others]
-    outputs = [(clean_probs - probs).norm(dim=-1)[:, 1:].amax(-1) for _, probs in others]
-    return torch.stack(effects), torch.stack(outputs)
+@torch.no_grad()
+def patched_with_transformer_lens(model: Model, shard: TokenBatch) -> Tensor:
+    """Return the mean effects [layer pos] of patching residuals, by its own loop of L x T forwards."""
+    from transformer_lens.patching import get_act_patch_resid_pre
+
+    rows = torch.arange(len(shard.tokens))
+
+    def difference(logits: Tensor) -> Tensor:
+        return (logits[rows, -1, shard.answer] - logits[rows, -1, shard.wrong]).mean()
+
+    _, cache = model.bridge.run_with_cache(shard.tokens, names_filter=lambda name: name.endswith("hook_resid_pre"))
+    start = difference(model.bridge(shard.corrupted))
+    with redirect_stderr(StringIO()):  # its bar of progress
+        return get_act_patch_resid_pre(model.bridge, shard.corrupted, cache, difference) - start
 
 
-def run() -> dict[str, Any]:
-    """Compare at two batch sizes."""
-    results: dict[str, Any] = {}
-    for batch_size in (1, 8):
-        model = random_llama(n_layers=12, d_model=128)
+def run() -> dict[str, Row]:
+    """Compare at several sizes."""
+    rows: dict[str, Row] = {}
+    for n_layers, batch_size in ((12, 1), (12, 8), (48, 1), (48, 8)):
+        model = random_llama(n_layers=n_layers, d_model=128)
         batch = random_batch(model, batch=batch_size, n_pos=64)
-        peers: dict[str, Any] = {
-            "plain hooks": lambda m=model, b=batch: naive_all(m, b),
-            "TransformerLens": lambda m=model, b=batch: with_transformer_lens(m, b),
-        }
+        peers: dict[str, Any] = {"TransformerLens": lambda m=model, b=batch: with_transformer_lens(m, b)}
         if find_spec("nnsight"):
             import nnsight
 
             traced = nnsight.NNsight(model.module)
             peers["nnsight"] = lambda t=traced, b=batch: with_nnsight(t, b)
         arrays = ours(model, batch, "all")
+        counted = {"forwards": [blocks_run(model, batch, "all"), n_layers + 1], "bound": (n_layers + 1) / (2 * n_layers)}
         for name, peer in peers.items():
-            effects, outputs = peer()
-            torch.testing.assert_close(arrays["all.max"].permute(1, 2, 0), effects, rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(arrays["all.output_max"].T, outputs, rtol=1e-4, atol=1e-5)
-            key = f"skip every layer, L = 12, d = 128, batch {batch_size}, T = 64, against {name}"
-            results[key] = compare(lambda m=model, b=batch: ours(m, b, "all"), peer) | {"bound": 0.542}
-    return results
+            changes, outputs = peer()
+            check(arrays, {"all.max": changes, "all.output_max": outputs})
+            key = f"skip every layer, against {name}, {told(model, batch)}"
+            rows[key] = compare(lambda m=model, b=batch: ours(m, b, "all"), peer) | counted
+    model = random_llama(n_layers=12, d_model=128)
+    shard = paired(model, batch=4, n_pos=24)
+    torch.testing.assert_close(
+        exact(model, shard).mean(0), patched_with_transformer_lens(model, shard), rtol=1e-3, atol=1e-4
+    )
+    rows[f"patch every residual, against `transformer_lens.patching`, {told(model, shard)}"] = compare(
+        lambda: exact(model, shard), lambda: patched_with_transformer_lens(model, shard), repeats=3
+    ) | {"bound": 13 / 24, "goal": 0.55}
+    return rows

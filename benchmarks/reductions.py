@@ -1,37 +1,18 @@
-"""Parallel windows against running every window by itself, and the logit lens against whole rows of logits.
+"""What is read from one pass: contributions and the logit lens against hooks that keep everything; parallel windows.
 
 Bounds: all windows cost (L + 1)/2 forwards, clean pass included, where one by one they cost (L + 1)(L + 2)/6 (and a clean
 pass); the lens does the same unembeddings as its peer, in less memory.
 """
 
-import json
-import subprocess
-import sys
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from benchmarks.harness import compare, random_batch, random_llama
+from benchmarks.harness import Row, Work, compare, grown_mb, random_batch, random_llama, told
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.parallel_window import ParallelWindow
+from interp.analyses.residual_contribution import ResidualContribution
 from interp.models import Model
 from interp.tasks.batch import TokenBatch
-
-_PEAK = """
-import pathlib, sys
-from benchmarks.harness import random_batch, random_llama
-from benchmarks.reductions import lens, naive_lens
-look = {"ours": lens, "peer": naive_lens}[sys.argv[1]]
-def peak():  # not ru_maxrss, which a process inherits from the one that starts it
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-model = random_llama(n_layers=4, d_model=128, d_vocab=65536)
-look(model, random_batch(model, batch=1, n_pos=8))
-before = peak()
-look(model, random_batch(model, batch=1, n_pos=1024))
-print(peak() - before)
-"""
 
 
 @torch.no_grad()
@@ -76,32 +57,68 @@ def lens(model: Model, batch: TokenBatch) -> Tensor:
     return read[:, :-1, :, [0, 2]].mean(2)
 
 
-def run() -> dict[str, Any]:
+@torch.no_grad()
+def naive_contribution(model: Model, batch: TokenBatch) -> Tensor:
+    """Return ten norms, ratios and cosines of every layer [batch layer measure], means over positions, from hooks."""
+    kept: dict[str, list[Tensor]] = {"resid": [], "attn": [], "mlp": []}
+    handles = []
+    for block in model.module.model.layers:
+        handles += [
+            block.register_forward_pre_hook(lambda _m, args: kept["resid"].append(args[0].clone())),
+            block.self_attn.register_forward_hook(lambda _m, _a, output: kept["attn"].append(output[0].clone())),
+            block.mlp.register_forward_hook(lambda _m, _a, output: kept["mlp"].append(output.clone())),
+        ]
+    model.module(batch.tokens, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    resid, attn, mlp = (torch.stack(each, dim=1).float() for each in kept.values())
+    writes = ((attn, resid), (mlp, resid + attn), (attn + mlp, resid))
+    found = [each.norm(dim=-1) for each in (resid, attn, mlp)]
+    found += [write.norm(dim=-1) / stream.norm(dim=-1) for write, stream in writes]
+    found += [torch.cosine_similarity(write, stream, dim=-1) for write, stream in writes]
+    found.append(torch.cosine_similarity(resid, resid + attn + mlp, dim=-1))
+    return torch.stack([each.mean(2) for each in found], dim=-1)
+
+
+@torch.no_grad()
+def contribution(model: Model, batch: TokenBatch) -> Tensor:
+    """Return the same, clean pass included."""
+    return ResidualContribution().measure(model.record(batch), batch, {})["mean"]
+
+
+def run() -> dict[str, Row]:
     """Compare both at several sizes, after checking that they agree."""
-    results: dict[str, Any] = {}
+    rows: dict[str, Row] = {}
     for n_layers, d_model, batch_size, n_pos in ((12, 384, 1, 64), (12, 128, 8, 32), (24, 128, 1, 64)):
         model = random_llama(n_layers=n_layers, d_model=d_model)
         batch = random_batch(model, batch=batch_size, n_pos=n_pos)
         torch.testing.assert_close(windows(model, batch), naive_windows(model, batch), rtol=1e-4, atol=1e-4)
-        key = f"all parallel windows / one by one, L={n_layers} d={d_model} B={batch_size} T={n_pos}"
-        times = compare(lambda m=model, b=batch: windows(m, b), lambda m=model, b=batch: naive_windows(m, b))
-        one_by_one = (n_layers + 1) * (n_layers + 2) / 6 + 1
-        results[key] = times | {"bound": round((n_layers + 1) / 2 / one_by_one, 3)}
+        row = compare(lambda m=model, b=batch: windows(m, b), lambda m=model, b=batch: naive_windows(m, b))
+        counts = [(n_layers + 1) / 2, (n_layers + 1) * (n_layers + 2) / 6 + 1]
+        counted = {"forwards": [round(n, 1) for n in counts], "bound": round(counts[0] / counts[1], 3)}
+        rows[f"all parallel windows / one by one, {told(model, batch)}"] = row | counted
     for d_vocab, n_pos in ((2048, 64), (32768, 256)):
         model = random_llama(n_layers=12, d_model=384, d_vocab=d_vocab)
         batch = random_batch(model, batch=2, n_pos=n_pos)
         torch.testing.assert_close(lens(model, batch), naive_lens(model, batch), rtol=1e-4, atol=1e-4)
-        results[f"logit lens / whole logits, V={d_vocab} B=2 T={n_pos}"] = compare(
-            lambda m=model, b=batch: lens(m, b), lambda m=model, b=batch: naive_lens(m, b), repeats=3
-        )
-    peaks = {who: _peak(who) for who in ("ours", "peer")}
-    results["peak memory of the lens / whole logits, V=65536 B=1 T=1024"] = {
-        f"{who}_mb": round(mb) for who, mb in peaks.items()
-    } | {"ratio": round(peaks["ours"] / peaks["peer"], 3)}
-    return results
+        rows[f"logit lens / whole logits, V = {d_vocab}, {told(model, batch)}"] = compare(
+            lambda m=model, b=batch: lens(m, b), lambda m=model, b=batch: naive_lens(m, b)
+        ) | {"bound": 1.0}
+        if d_vocab == 2048:
+            torch.testing.assert_close(contribution(model, batch), naive_contribution(model, batch), rtol=1e-4, atol=1e-4)
+            rows[f"contribution of sublayers / hooks that keep everything, {told(model, batch)}"] = compare(
+                lambda m=model, b=batch: contribution(m, b), lambda m=model, b=batch: naive_contribution(m, b)
+            ) | {"bound": 1.0}
+    ours, peer = (grown_mb(_long_lens, how) for how in ("lens", "naive_lens"))
+    name = "peak memory of the lens / of whole logits, V = 65536, L = 4, d = 128, batch 1, T = 1024"
+    rows[name] = {"ours_mb": round(ours), "peer_mb": round(peer), "ratio": round(ours / peer, 3)}
+    return rows
 
 
-def _peak(who: str) -> float:
-    """Return the growth of the peak in MB of a process that looks through the lens."""
-    done = subprocess.run([sys.executable, "-c", _PEAK, who], capture_output=True, check=True, text=True)
-    return float(json.loads(done.stdout))
+def _long_lens(how: str) -> Work:
+    """Return a lens on a long prompt over a large vocabulary, after one on a short prompt."""
+    look = {"lens": lens, "naive_lens": naive_lens}[how]
+    model = random_llama(n_layers=4, d_model=128, d_vocab=65536)
+    look(model, random_batch(model, batch=1, n_pos=8))
+    batch = random_batch(model, batch=1, n_pos=1024)
+    return lambda: look(model, batch)

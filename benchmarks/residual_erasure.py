@@ -1,12 +1,14 @@
-"""Erasing every position at every site, against one whole forward for each, with plain hooks on the stock model."""
+"""Erasing every position at every site, against (L + 1) T whole forwards with plain hooks on the stock model.
 
-from dataclasses import replace
+Only what comes behind an erased position, and above its layer, is run again: a quarter of the blocks. The clean pass is counted in.
+"""
+
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import compare, random_batch, random_llama
+from benchmarks.harness import Row, compare, random_batch, random_llama, told
 from interp.analyses.residual_erasure import ResidualErasure
 from interp.models import Model
 from interp.tasks.batch import TokenBatch
@@ -44,20 +46,19 @@ def ours(model: Model, batch: TokenBatch, mean: Tensor) -> tuple[Tensor, float]:
     return parts["position.output"], recording.work.block_tokens / (batch.tokens.numel() * model.n_layers)
 
 
-def run() -> dict[str, Any]:
+def run() -> dict[str, Row]:
     """Compare blocks and time at several sizes, after checking that both agree."""
-    results: dict[str, Any] = {}
+    rows: dict[str, Row] = {}
     for n_layers, d_model, batch_size, n_pos in ((4, 128, 8, 16), (12, 128, 1, 64), (12, 384, 2, 32)):
         model = random_llama(n_layers=n_layers, d_model=d_model)
         batch = random_batch(model, batch=batch_size, n_pos=n_pos)
-        answer = torch.full((batch_size, 1), 3)
-        batch = replace(batch, answer=answer[:, 0], answer_tokens=answer)
         mean = torch.zeros(n_layers + 1, d_model)
         changes, forwards = ours(model, batch, mean)
         torch.testing.assert_close(changes, naive(model, batch, mean), rtol=1e-4, atol=1e-5)
-        times = compare(
-            lambda m=model, b=batch, u=mean: ours(m, b, u), lambda m=model, b=batch, u=mean: naive(m, b, u), repeats=3
+        row = compare(
+            lambda m=model, b=batch, u=mean: ours(m, b, u), lambda m=model, b=batch, u=mean: naive(m, b, u), repeats=5
         )
-        counted = {"ratio of blocks": round(forwards / ((n_layers + 1) * n_pos), 3), "bound": 0.35}
-        results[f"L={n_layers} d={d_model} B={batch_size} T={n_pos}"] = counted | times
-    return results
+        n_naive = (n_layers + 1) * n_pos
+        counted = {"forwards": [round(forwards, 1), n_naive], "bound": round(forwards / n_naive, 3), "goal": 0.35}
+        rows[told(model, batch)] = row | counted
+    return rows

@@ -1,14 +1,13 @@
 """Voids: what 20 thresholds cost more than one, and what capturing a response costs more than generating it.
 
-Bounds: no forward more for any number of thresholds; 1.15 of plain generation with a K/V cache.
+Any number of thresholds takes one forward; what grows is the table with its intervals.
 """
 
 import dataclasses
-from typing import Any
 
 import torch
 
-from benchmarks.harness import compare, random_batch, random_llama
+from benchmarks.harness import Row, compare, random_batch, random_llama, told
 from interp.analyses.void_detection import VoidDetection
 from interp.models import Model
 from interp.sweeps.voids import norms_of, respond
@@ -24,24 +23,24 @@ def detect(model: Model, batch: TokenBatch, *, n_alphas: int) -> float:
     return recording.work.block_tokens / (batch.tokens.numel() * model.n_layers)
 
 
-def run() -> dict[str, Any]:
+def run() -> dict[str, Row]:
     """Compare both, after checking that norms captured while generating are those of one forward over the whole text."""
-    results: dict[str, Any] = {}
+    rows: dict[str, Row] = {}
     for n_layers, d_model, batch_size, n_pos, new in ((12, 384, 8, 64, 16), (12, 384, 1, 64, 32), (6, 128, 32, 16, 8)):
         model = random_llama(n_layers=n_layers, d_model=d_model)
         batch = random_batch(model, batch=batch_size, n_pos=n_pos)
-        key = f"L={n_layers} d={d_model} B={batch_size} T={n_pos}"
+        size = told(model, batch)
         one, twenty = detect(model, batch, n_alphas=1), detect(model, batch, n_alphas=20)
         times = compare(
             lambda m=model, b=batch: detect(m, b, n_alphas=20), lambda m=model, b=batch: detect(m, b, n_alphas=1)
         )
-        results[f"20 thresholds against 1, {key}"] = times | {"forwards": [twenty, one], "bound_of_forwards": 1.0}
+        rows[f"20 thresholds against 1, frames and intervals included, {size}"] = times | {"forwards": [twenty, one]}
         _check(model, batch, new=new)
-        results[f"norms of {new} new tokens, {key}"] = compare(
+        rows[f"norms of {new} new tokens against plain generation, {size}"] = compare(
             lambda m=model, b=batch, n=new: respond(m, b, max_new_tokens=n),
             lambda m=model, b=batch, n=new: m.generate(b, max_new_tokens=n),
-        ) | {"bound": 1.15}
-    return results
+        ) | {"bound": 1.0, "goal": 1.15}
+    return rows
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Throughput of a run's shards with two workers against one thread, and how well a dry run's forwards foretell the time."""
+"""Two workers against one thread on the shards of `layer_skip`, and how well a dry run's forwards foretell the time."""
 
 import json
 import os
@@ -7,6 +7,8 @@ import sys
 import tempfile
 from statistics import median
 from typing import Any
+
+from benchmarks.harness import Row, ratio
 
 _SHARES = """
 import json, pathlib, sys, time, torch
@@ -48,18 +50,16 @@ print(json.dumps(ratios))
 """
 
 
-def run() -> dict[str, Any]:
-    """Return medians of three interleaved repeats."""
-    rounds = [{n: _measured(_SHARES, str(n)) for n in (1, 2)} for _ in range(3)]
-    ratios = sorted(each[1]["per_shard"] / each[2]["per_shard"] for each in rounds)
-    return {
-        "throughput_of_two_workers_to_one_thread": {
-            "median": round(median(ratios), 2),
-            "range": [round(ratios[0], 2), round(ratios[-1], 2)],
-        },
-        "seconds_until_shards_flow": {n: round(median(each[n]["start"] for each in rounds), 1) for n in (1, 2)},
-        "measured_time_to_stated_forwards": _measured(_SIZE),
-    }
+def run() -> dict[str, Row]:
+    """Return medians of five interleaved repeats."""
+    rounds = [{n: _measured(_SHARES, str(n)) for n in (1, 2)} for _ in range(5)]
+    shards = ratio([(each[2]["per_shard"], each[1]["per_shard"]) for each in rounds])
+    rows: dict[str, Row] = {"seconds a shard, two workers / one thread": shards | {"bound": 0.5, "goal": round(1 / 1.6, 3)}}
+    for n in (1, 2):
+        rows[f"until shards flow, {n} worker(s)"] = {"seconds": round(median(each[n]["start"] for each in rounds), 1)}
+    for name, share in _measured(_SIZE).items():
+        rows[f"measured time / stated forwards × a forward's time, {name}"] = {"ratio": share}
+    return rows
 
 
 def _measured(program: str, *args: str) -> Any:

@@ -29,67 +29,77 @@ class RuleHooks:
 NO_RULES = RuleHooks()
 
 
+Place = Callable[[Tensor], Tensor]  # takes the activation at a site; returns what goes on from there
+
+
 @contextmanager
 def stock_hooks(blocks: Sequence[Block], edits: Edits, capture: set[Site], *, into: dict[Site, Tensor]) -> Iterator[None]:
     """Edit and capture block sites of the stock modules inside the `with` block."""
-    layers = sorted({site.layer for site in [*edits, *capture]})
+    places: dict[int, dict[str, Place]] = {}
+    resid: dict[str, Tensor] = {}  # one for all layers, so that no more than one is held
+    for site in {*edits, *capture}:
+        places.setdefault(site.layer, {})[site.kind] = _place(site, edits, capture, into, resid)
+    edited = {site.layer: {other.kind for other in edits if other.layer == site.layer} for site in edits}
     with ExitStack() as stack:
-        for layer in layers:
-            _hook_layer(stack, blocks[layer], layer, edits, capture, into)
+        for layer, at in places.items():
+            for handle in _hook_layer(blocks[layer], at, resid, edited=edited.get(layer, set())):
+                stack.callback(handle.remove)
         yield
 
 
-def _hook_layer(
-    stack: ExitStack, block: Block, layer: int, edits: Edits, capture: set[Site], into: dict[Site, Tensor]
-) -> None:
-    """Hook one block: its input, what its sublayers write, its output."""
-    resid: dict[str, Tensor] = {}
+def _place(site: Site, edits: Edits, capture: set[Site], into: dict[Site, Tensor], resid: dict[str, Tensor]) -> Place:
+    """Return what happens to the activation at a site: it is edited, and kept."""
+    interventions, is_kept = edits.get(site, ()), site in capture
 
-    def at(kind: str, activation: Tensor) -> Tensor:
-        site = Site(kind, layer)  # type: ignore[arg-type]
-        for intervention in edits.get(site, ()):
+    def at(activation: Tensor) -> Tensor:
+        for intervention in interventions:
             activation = intervention.edit(activation, resid.get("pre"))
-        if site in capture:
+        if is_kept:
             into[site] = kept(activation)
         return activation
 
-    def on_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        name = block.parameters[0]
-        resid["pre"] = at("resid_pre", kwargs[name] if name in kwargs else args[0])
+    return at
+
+
+def _hook_layer(block: Block, at: dict[str, Place], resid: dict[str, Tensor], *, edited: set[str]) -> Iterator[Any]:
+    """Yield the hooks of one block: its input, what its sublayers write, its output; `resid` holds what the block reads."""
+    name = block.parameters[0]
+
+    def on_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        read = kwargs[name] if name in kwargs else args[0]
+        resid["pre"] = at["resid_pre"](read) if "resid_pre" in at else read
+        if resid["pre"] is read:
+            return None
         return ((), kwargs | {name: resid["pre"]}) if name in kwargs else ((resid["pre"], *args[1:]), kwargs)
 
     def on_attn(_module: Any, _args: Any, output: Any) -> Any:
         added = block.added(output, resid["pre"])
-        write = at("attn_out", added)
-        mid = Site("resid_mid", layer)
-        if mid in edits or mid in capture:
-            stream = at("resid_mid", resid["pre"] + write)
-            write = stream - resid["pre"] if mid in edits or torch.is_grad_enabled() else write
+        write = at["attn_out"](added) if "attn_out" in at else added
+        if "resid_mid" in at:
+            stream = at["resid_mid"](resid["pre"] + write)
+            write = stream - resid["pre"] if "resid_mid" in edited or torch.is_grad_enabled() else write
         return block.adding(write, output) if write is not added or torch.is_grad_enabled() else None
 
     def on_mlp(_module: Any, _args: Any, output: Any) -> Any:
         added = block.added(output, resid["pre"])
-        write = at("mlp_out", added)
+        write = at["mlp_out"](added)
         return block.adding(write, output) if write is not added or torch.is_grad_enabled() else None
 
     def on_output(_module: Any, _args: Any, output: Any) -> Any:
-        return with_first(output, at("resid_post", first(output)))
+        there = first(output)
+        after = at["resid_post"](there)
+        return None if after is there else with_first(output, after)
 
-    kinds = {site.kind for site in [*edits, *capture] if site.layer == layer}
-    is_edited = any(site.layer == layer for site in edits)
-    handles = []
-    if is_edited or kinds - {"resid_post"}:
-        handles.append(block.module.register_forward_pre_hook(on_input, with_kwargs=True))
-    if "router" in kinds and block.experts is not None:
-        handles.append(hook_experts(block.experts, partial(at, "router"), rows=lambda: len(resid["pre"])))
-    if kinds & {"attn_out", "resid_mid"}:
-        handles.append(block.attn_write.register_forward_hook(on_attn))
-    if "mlp_out" in kinds:
-        handles.append(block.mlp_write.register_forward_hook(on_mlp))
-    if "resid_post" in kinds:
-        handles.append(block.module.register_forward_hook(on_output))
-    for handle in handles:
-        stack.callback(handle.remove)
+    if edited or set(at) != {"resid_post"}:
+        yield block.module.register_forward_pre_hook(on_input, with_kwargs=True)
+    if "router" in at and block.experts is not None:
+        yield hook_experts(block.experts, at["router"], rows=lambda: len(resid["pre"]))
+    if "attn_out" in at or "resid_mid" in at:
+        yield block.attn_write.register_forward_hook(on_attn)
+    if "mlp_out" in at:
+        yield block.mlp_write.register_forward_hook(on_mlp)
+    if "resid_post" in at:
+        yield block.module.register_forward_hook(on_output)
 
 
 def bridge_forward(
