@@ -3,8 +3,6 @@
 Ours counts its clean pass in: one forward, then (L-1)L(2L-1)/6 blocks on one token, against L(L-1)/2 forwards.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Row, Work, seconds, random_batch, random_llama, ratio, told
+from benchmarks.harness import Row, Work, random_batch, random_llama, ratio, seconds, told
 from interp.sites import Site, SiteKind
 
 _KINDS: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "mlp_out")

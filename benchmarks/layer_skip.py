@@ -2,8 +2,8 @@
 
 *All positions* is the naive L + 1 forwards; *everything* the 10 L + 1 of the paper's loops: all positions, and for four
 splits future tokens and direct effects (arXiv 2505.13898, section 3.2). Ours counts its recording in. The bound counts
-blocks, the stock forward's output head left out; below it, several variants run as one batch, which small matrices use better
-than one prompt at a time.
+blocks, the stock forward's output head left out; below it, several variants run as one batch, which small matrices use
+better than one prompt at a time.
 """
 
 from collections.abc import Callable
@@ -107,9 +107,8 @@ def naive_everything(model: Model, batch: TokenBatch, splits: list[int]) -> dict
         skips = [forward(model, batch, before=as_is, after=skipping(s, stop=stop)) for s in layers]
         changes, outputs = effects(clean, skips, start=start)
         direct, _ = effects(clean, [without(s, stop) for s in layers], start=start)
-        scopes = ("future", "direct_future") if start else ("all", "direct")
-        for key, value in zip((f"{scopes[0]}.max", f"{scopes[0]}.output_max", f"{scopes[1]}.max"), (changes, outputs, direct),
-                              strict=True):  # fmt: skip
+        skip, alone = ("future", "direct_future") if start else ("all", "direct")
+        for key, value in ((f"{skip}.max", changes), (f"{skip}.output_max", outputs), (f"{alone}.max", direct)):
             found[key] = torch.maximum(found[key], value) if key in found else value
     return found
 

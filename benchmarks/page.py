@@ -1,7 +1,7 @@
 """The documentation's page of benchmarks, from the results that are kept."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ def _goals(found: dict[str, Any]) -> str:
     rows = [(name, key, row) for name, each in found.items() for key, row in each["results"].items() if row.get("goal")]
     missed = [(name, key, row) for name, key, row in rows if _value(row) > row["goal"]]
     told = [
-        f"| [{_title(name)}](#{name.replace('_', '-')}) | {key} | {_measured(row)} | {_number(row.get('bound'))} | {_number(row['goal'])} |"
+        f"| [{_title(name)}](#{name.replace('_', '-')}) | {key} | {_measured(row)} "
+        f"| {_number(row.get('bound'))} | {_number(row['goal'])} |"
         for name, key, row in missed
     ]
     table = ["| benchmark | work | measured | bound | goal |", "|---|---|---|---|---|", *told, ""] if missed else []
@@ -62,16 +63,15 @@ def _section(name: str, found: dict[str, Any]) -> str:
 
 def _table(rows: dict[str, Any]) -> Iterator[str]:
     """Yield a table of the columns that some row fills."""
-    columns = {
-        "work": lambda key, row: key,
-        "measured": lambda key, row: _measured(row),
-        "ours, peer": lambda key, row: _both(row),
-        "forwards, ours and peer": lambda key, row: " / ".join(map(_number, row.get("forwards", ()))),
-        "bound": lambda key, row: _number(row.get("bound")),
-        "goal": lambda key, row: _number(row.get("goal")),
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "measured": _measured,
+        "ours, peer": _both,
+        "forwards, ours and peer": lambda row: " / ".join(map(_number, row.get("forwards", ()))),
+        "bound": lambda row: _number(row.get("bound")),
+        "goal": lambda row: _number(row.get("goal")),
     }
-    cells = {title: [tell(key, row) for key, row in rows.items()] for title, tell in columns.items()}
-    cells = {title: column for title, column in cells.items() if any(column)}
+    cells = {title: [tell(row) for row in rows.values()] for title, tell in columns.items()}
+    cells = {"work": [*rows]} | {title: column for title, column in cells.items() if any(column)}
     yield f"| {' | '.join(cells)} |"
     yield "|---" * len(cells) + "|"
     for row in zip(*cells.values(), strict=True):

@@ -1,6 +1,7 @@
 """Erasing every position at every site, against (L + 1) T whole forwards with plain hooks on the stock model.
 
-Only what comes behind an erased position, and above its layer, is run again: a quarter of the blocks. The clean pass is counted in.
+Only what comes behind an erased position, and above its layer, is run again: a quarter of the blocks. The clean pass is
+counted in.
 """
 
 from typing import Any

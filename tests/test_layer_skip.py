@@ -10,6 +10,7 @@ from interp.analyses.layer_skip import LayerSkip
 from interp.models import Model
 from interp.replay import first
 from interp.sites import Site
+from interp.sweeps import staircase
 from tests.families import tiny, tokens
 from tests.test_replay import naive
 
@@ -132,3 +133,24 @@ def test_work_stays_at_the_bound() -> None:
     LayerSkip(scopes=("all",)).measure(recording, batch, {})
     layers = model.n_layers
     assert recording.work.block_tokens == batch.tokens.numel() * (layers + layers * (layers - 1) / 2)
+
+
+@torch.no_grad()
+def test_chunks_change_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = tokens()
+    whole = LayerSkip().measure(model.record(batch), batch, {})
+    monkeypatch.setattr(staircase, "_CHUNK_TOKENS", 1)
+    chunked = LayerSkip().measure(model.record(batch), batch, {})
+    for key, value in whole.items():
+        if not key.endswith("position"):  # of equal changes, either may come first
+            assert_close(chunked[key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gpu_runs_what_its_free_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (3 * 2**30, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 2 * 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 2**30)
+    gpu = torch.device("cuda")
+    assert staircase.tokens_at_once(gpu, 2**17) == 2**30 // 2**17  # a quarter of 4 GB
+    assert staircase.tokens_at_once(gpu, 2**17 + 1) == 2**12  # the power of two below
+    assert staircase.tokens_at_once(gpu, 2**30) == staircase.tokens_at_once(torch.device("cpu"), 1) == 2048

@@ -39,7 +39,9 @@ def stock_hooks(blocks: Sequence[Block], edits: Edits, capture: set[Site], *, in
     resid: dict[str, Tensor] = {}  # one for all layers, so that no more than one is held
     for site in {*edits, *capture}:
         places.setdefault(site.layer, {})[site.kind] = _place(site, edits, capture, into, resid)
-    edited = {site.layer: {other.kind for other in edits if other.layer == site.layer} for site in edits}
+    edited: dict[int, set[str]] = {}
+    for site in edits:
+        edited.setdefault(site.layer, set()).add(site.kind)
     with ExitStack() as stack:
         for layer, at in places.items():
             for handle in _hook_layer(blocks[layer], at, resid, edited=edited.get(layer, set())):

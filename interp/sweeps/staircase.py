@@ -1,11 +1,12 @@
 """One sweep over the layers that serves every skipped layer at once.
 
-Row 0 is the clean run; the variant "layer s is skipped" joins behind layer s, so layers below s never run for it. Each
-layer's weights are read once, and effects are reduced on the fly. With causal attention the variant "skip s before
-position t" agrees with the all-token skip of s before t: only its positions from t on are run, over the keys and values
-that the skip's own row just wrote. ("Do Language Models Use Their Depth Efficiently?", section 3.2.)
+The variant "layer s is skipped" joins behind layer s, so layers below s never run for it. As many variants as fit together
+run as one batch, and effects are reduced on the fly. With causal attention the variant "skip s before position t" agrees
+with the all-token skip of s before t: only its positions from t on are run, over the keys and values that the skip's own
+row just wrote. ("Do Language Models Use Their Depth Efficiently?", section 3.2.)
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,7 @@ Part = Literal["layer", "attention", "mlp"]
 Scope = Literal["all", "future", "direct", "direct_future"]
 _EPS = 1e-6
 _CHUNK_TOKENS = 2048
+_NUMBERS_HELD = 32  # per token and d_model while a block runs: MLPs of 4 d_model with gates, queries, keys, values, norms
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def staircase(recording: Recording, *, part: Part, scopes: Sequence[Scope], spli
         write = recording.resid(layer + 1) - clean
         if all_rows:
             before = torch.stack(all_rows)
-            after, kv = _run(recording, layer, before)
+            after, kv = _run(recording, layer, before, with_kv=bool(future_rows))
             futures = {t: torch.stack(rows) for t, rows in future_rows.items()}
             for t, rows in futures.items():
                 behind = _tail(recording, layer, rows, start=t, prefix=kv)
@@ -114,7 +116,7 @@ def _direct(
     clean = recording.resid(layer)
     write = recording.resid(layer + 1) - clean
     before = clean - torch.stack([write_of(recording, earlier, part) for earlier in range(layer)])
-    after, kv = _run(recording, layer, before)
+    after, kv = _run(recording, layer, before, with_kv="direct_future" in scopes)
     yield Step("direct", layer, 0, relative_change(write, after - before))
     for t in splits if "direct_future" in scopes else ():
         rows = repeat(clean[:, t:], "batch pos d_model -> variant batch pos d_model", variant=layer)
@@ -122,12 +124,16 @@ def _direct(
         yield Step("direct_future", layer, t, relative_change(write[:, t:], ends - rows))
 
 
-def _run(recording: Recording, layer: int, rows: Tensor) -> tuple[Tensor, KV]:
-    """Run a block on rows [variant batch pos d_model], a few variants at a time."""
-    variants = len(rows)
-    done = [recording.block_kv(layer, _flat(chunk)) for chunk in _chunks(rows)]
-    keys, values = (torch.cat(parts) for parts in zip(*(kv for _, kv in done), strict=True))
-    return _unflat(torch.cat([resid for resid, _ in done]), variants), (keys, values)
+def _run(recording: Recording, layer: int, rows: Tensor, *, with_kv: bool) -> tuple[Tensor, KV]:
+    """Run a block on rows [variant batch pos d_model], a few variants at a time; no keys and values unless asked for."""
+    done, written = [], []
+    for chunk in _chunks(rows):
+        resid, kv = recording.block_kv(layer, _flat(chunk))
+        done.append(resid)
+        written += [kv] if with_kv else []
+    nothing = rows.new_empty(0, 0, 0, 0)
+    keys, values = (torch.cat(parts) for parts in zip(*written, strict=True)) if written else (nothing, nothing)
+    return _unflat(torch.cat(done), len(rows)), (keys, values)
 
 
 def _tail(recording: Recording, layer: int, rows: Tensor, *, start: int, prefix: KV) -> Tensor:
@@ -140,7 +146,21 @@ def _tail(recording: Recording, layer: int, rows: Tensor, *, start: int, prefix:
 
 
 def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
-    return _split(rows, max(1, _CHUNK_TOKENS // rows[0, ..., 0].numel()))
+    at_once = tokens_at_once(rows.device, _NUMBERS_HELD * rows.shape[-1] * rows.element_size())
+    return _split(rows, max(1, at_once // rows[0, ..., 0].numel()))
+
+
+def tokens_at_once(device: torch.device, bytes_held: int) -> int:
+    """Return how many tokens a block runs at once, holding `bytes_held` for each while it does.
+
+    On a CPU as many as keep its caches warm; on a GPU what a quarter of the free memory holds, as a power of two, so that
+    it seldom depends on what else is there.
+    """
+    if device.type != "cuda":
+        return _CHUNK_TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(_CHUNK_TOKENS, 1 << int(math.log2(max(free / 4 / bytes_held, 1))))
 
 
 def _split(tensor: Tensor, size: int | list[int]) -> tuple[Tensor, ...]:
