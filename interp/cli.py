@@ -19,6 +19,7 @@ from rich.table import Table
 from interp import __version__, look_cli
 from interp.errors import InterpError, RunError, unknown
 from interp.look_cli import complete_runs
+from interp.questions import questions
 from interp.store_cli import app as store_app
 from interp.terminal import err, note, out, say, say_json, set_verbosity
 
@@ -355,6 +356,8 @@ def _tasks() -> dict[str, str]:
 
 
 def _analyses() -> dict[str, str]:
+    if (told := questions()) is not None:
+        return told
     from interp.catalogue import find_analyses
 
     return {name: analysis.question for name, analysis in find_analyses().items()}
