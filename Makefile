@@ -30,8 +30,10 @@ check: .venv/installed  ## linters, types, layers
 docs: .venv/installed
 	$(BIN)/mkdocs build --strict
 
-bench: .venv/installed
+bench: .venv/installed  ## all benchmarks, about an hour on two idle cores, and the page
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --page
 
 clean:
 	rm -rf .venv runs site dist

@@ -2,10 +2,11 @@
 
 `python -m benchmarks.gpu --model llama-3.1-8b --out DIR` needs no download: configurations are built here, weights are
 random. It measures what matrix products and copies reach on this machine, then a stock forward, a forward with capture,
-the clean pass of a recording and the sweep over all skipped layers, each as a share of those ceilings, and the longest
-prompt that fits. `--model tiny --device cpu` is for tests.
+the clean pass of a recording and the sweep over all skipped layers, each as a share of those ceilings, up to the longest
+prompt that fits; then how many variants of a prompt one block takes at once. `--model tiny --device cpu` is for tests.
 """
 
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -37,7 +38,8 @@ CONFIGS: dict[str, tuple[str, dict[str, int | bool]]] = {
         "num_key_value_heads": 1, "vocab_size": 128,
     }),
 }  # fmt: skip
-_LENGTHS = (128, 512, 2048, 8192)
+_LENGTHS = (128, 512, 2048, 8192, 32768)
+_MOST_VARIANTS = 4096
 
 
 def main(
@@ -56,6 +58,7 @@ def main(
         found["results"] = measure(name, device=device, dtype=dtype, lengths=lengths, ceilings=ceilings, repeats=repeats)
         (out / f"gpu-{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         typer.echo(json.dumps(found["results"], indent=1))
+        _forget(device)
 
 
 @torch.no_grad()
@@ -79,7 +82,10 @@ def measure(
     results: dict[str, Any] = {}
     for work, (forwards, do) in works.items():
         for n_pos in lengths:
+            if n_pos > getattr(model.module.config, "n_positions", n_pos):  # learned positions end there
+                break
             batch = random_batch(model, batch=1, n_pos=n_pos)
+            _forget(device)
             try:
                 seconds = _median(lambda d=do, b=batch: d(b), device, repeats)
             except torch.OutOfMemoryError:
@@ -87,12 +93,36 @@ def measure(
                 break
             flops = 2 * n_weights * n_pos * forwards
             results[f"{work}, T = {n_pos}"] = {
-                "seconds": round(seconds, 5), "forwards": forwards, "fits": True,
+                "seconds": round(seconds, 5), "forwards": [forwards], "fits": True,
                 "share_of_matmul": round(flops / seconds / ceilings["flops"], 4),
                 "share_of_bandwidth": round(n_weights * dtype.itemsize * forwards / seconds / ceilings["bytes"], 4),
                 "peak_mb": torch.cuda.max_memory_allocated() // 2**20 if device == "cuda" else None,
             }  # fmt: skip
+    n_pos = min(512, *lengths)
+    results[f"variants of one prompt that a block takes at once, T = {n_pos}"] = {"value": _variants(model, n_pos, device)}
     return results
+
+
+@torch.no_grad()
+def _variants(model: Model, n_pos: int, device: str) -> int:
+    """Return the largest power of two that fits."""
+    recording = model.record(random_batch(model, batch=1, n_pos=n_pos))
+    resid, fits = recording.resid(1), 0
+    while fits < _MOST_VARIANTS:
+        _forget(device)
+        try:
+            recording.block(1, resid.repeat(max(1, 2 * fits), 1, 1))
+        except torch.OutOfMemoryError:
+            break
+        fits = max(1, 2 * fits)
+    return fits
+
+
+def _forget(device: str) -> None:
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _random(name: str, *, device: str, dtype: torch.dtype) -> Model:

@@ -66,7 +66,10 @@ def _table(rows: dict[str, Any]) -> Iterator[str]:
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "measured": _measured,
         "ours, peer": _both,
-        "forwards, ours and peer": lambda row: " / ".join(map(_number, row.get("forwards", ()))),
+        "forwards": lambda row: " / ".join(map(_number, row.get("forwards", ()))),
+        "of matrix products": lambda row: _number(row.get("share_of_matmul")),
+        "of bandwidth": lambda row: _number(row.get("share_of_bandwidth")),
+        "peak": lambda row: f"{row['peak_mb']:,} MB" if row.get("peak_mb") else "",
         "bound": lambda row: _number(row.get("bound")),
         "goal": lambda row: _number(row.get("goal")),
     }
@@ -87,6 +90,8 @@ def _value(row: dict[str, Any]) -> float:
 
 
 def _measured(row: dict[str, Any]) -> str:
+    if row.get("fits") is False:
+        return "does not fit"
     unit = " s" if "seconds" in row else " MB" if "mb" in row else ""
     spread = f" ({_number(row['lowest'])}–{_number(row['highest'])})" if "lowest" in row else ""
     more = f" ({row['values']})" if "values" in row else ""

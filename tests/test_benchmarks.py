@@ -11,18 +11,52 @@ from benchmarks import gpu, page
 
 
 def test_the_page_is_that_of_the_results() -> None:
-    before = page.page()
-    assert (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8") == before
+    assert (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8") == page.page()
 
 
-def test_the_script_for_gpus_runs_on_a_tiny_model(tmp_path: Path) -> None:
+def test_a_goal_that_is_missed_is_said_first(tmp_path: Path, monkeypatch) -> None:
+    rows = {
+        "kept": {"ratio": 0.5, "goal": 0.6},
+        "missed": {"ratio": 0.7, "lowest": 0.6, "highest": 0.9, "bound": 0.4, "goal": 0.6},
+    }
+    known = {"about": "Some work.", "date": "2026-01-01", "machine": "made", "versions": {"torch": "2"}, "results": rows}
+    (tmp_path / "some_work.json").write_text(json.dumps(known))
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    goals, section = page.page().split("## Some work")
+    assert "1 of 2 goals are met" in goals
+    assert "| [Some work](#some-work) | missed | 0.7 (0.6–0.9) | 0.4 | 0.6 |" in goals
+    assert "kept" not in goals.split("met.")[1]
+    assert "| kept | 0.5 |" in section
+
+
+def test_the_script_for_gpus_runs_on_a_tiny_model(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(gpu, "_MOST_VARIANTS", 8)
     gpu.main(["tiny"], tmp_path, device="cpu", repeats=1)
     found = json.loads((tmp_path / "gpu-tiny.json").read_text())
     assert found["ceilings"]["flops"] > 0
-    assert {name.split(",")[0] for name in found["results"]} == {
+    timed = {name: row for name, row in found["results"].items() if "seconds" in row}
+    assert {name.split(",")[0] for name in timed} == {
         "stock forward", "forward with capture", "recording", "skip every layer"
     }  # fmt: skip
-    assert all(row["fits"] and row["seconds"] > 0 for row in found["results"].values())
+    assert all(row["fits"] and row["seconds"] > 0 for row in timed.values())
+    assert found["results"]["variants of one prompt that a block takes at once, T = 16"] == {"value": 8}
+
+
+def test_results_of_a_gpu_have_their_place_on_the_page(tmp_path: Path, monkeypatch) -> None:
+    fits = {
+        "seconds": 0.1,
+        "forwards": [1.0],
+        "fits": True,
+        "share_of_matmul": 0.25,
+        "share_of_bandwidth": 0.5,
+        "peak_mb": 2048,
+    }
+    rows = {"stock forward, T = 8": fits, "stock forward, T = 16": {"fits": False}}
+    known = {"about": "A GPU.", "date": "2026-01-01", "machine": "made", "versions": {}, "results": rows}
+    (tmp_path / "gpu-tiny.json").write_text(json.dumps(known))
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    assert "| stock forward, T = 8 | 0.1 s | 1 | 0.25 | 0.5 | 2,048 MB |" in page.page()
+    assert "| stock forward, T = 16 | does not fit |" in page.page()
 
 
 def test_a_length_that_does_not_fit_ends_its_work_and_no_other(monkeypatch) -> None:
@@ -31,8 +65,9 @@ def test_a_length_that_does_not_fit_ends_its_work_and_no_other(monkeypatch) -> N
 
     monkeypatch.setattr(gpu, "_median", full)
     ceilings = {"flops": 1.0, "bytes": 1.0}
+    monkeypatch.setattr(gpu, "_MOST_VARIANTS", 2)
     found = gpu.measure("tiny", device="cpu", dtype=torch.float32, lengths=(8, 16), ceilings=ceilings, repeats=1)
-    assert [row["fits"] for row in found.values()] == [False] * 4
+    assert [row["fits"] for row in found.values() if "fits" in row] == [False] * 4
 
 
 def test_importing_and_helping_load_no_torch() -> None:
