@@ -9,7 +9,8 @@ from torch import Tensor
 from interp.store.files import Files
 from interp.store.shard import DamagedError, Header, read_header, read_tensor, verify_tensor
 
-_HELD = 32  # tensors: mapped if the store is local, else in memory
+_MAPPED = 1024  # tensors of a local store: their pages are the system's cache, and mapping them again is what reading costs
+_HELD = 32  # tensors of any other, which are in memory
 _log = logging.getLogger(__name__)
 
 
@@ -53,7 +54,7 @@ class Reader:
                 self.forget(shard)
                 raise
             self._verified.add(at)
-            if len(self._tensors) > _HELD:
+            if len(self._tensors) > (_MAPPED if self.files.is_local else _HELD):
                 self._tensors.popitem(last=False)
         self._tensors.move_to_end(at)
         if shard not in self._used:
