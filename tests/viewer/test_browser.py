@@ -232,7 +232,7 @@ def test_the_threshold_of_voids_moves_in_the_browser(page: Any, viewer: Viewer) 
     slider.evaluate("input => { input.value = 1; input.dispatchEvent(new Event('input')); }")
     slider.evaluate("input => input.dispatchEvent(new Event('change'))")
     page.wait_for_url("**thr=1**")
-    page.get_by_text("void below 1.").wait_for()
+    page.get_by_text("cells are void below 1.").wait_for()
 
 
 def test_nodes_and_edges_of_a_circuit_can_be_clicked(page: Any, viewer: Viewer) -> None:
