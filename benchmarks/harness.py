@@ -64,7 +64,11 @@ def medians(works: dict[str, Work], *, repeats: int = 5) -> dict[str, float]:
 
 
 def grown_mb(prepare: Callable[..., Work], *args: Any) -> float:
-    """Return by how many MB a fresh process's peak grows while it does what `prepare(*args)` returns."""
+    """Return by how many MB a fresh process's peak grows while it does what `prepare(*args)` returns.
+
+    Every tensor gets pages of its own there, so that what is freed counts as free, and not as a hole in the heap.
+    """
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 16)  # read by glibc when the process starts
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as process:
         return process.submit(_grown, prepare, args).result()

@@ -22,6 +22,14 @@ const shown = (value) => {
   return (value < 0 ? "−" : "") + text;
 };
 
+// As much of a text as fits, from its beginning; what is drawn beyond the cell would be read as another word.
+const fitted = (pen, text, width) => {
+  if (pen.measureText(text).width <= width) return text;
+  let length = text.length - 1;
+  while (length > 1 && pen.measureText(`${text.slice(0, length)}…`).width > width) length -= 1;
+  return `${text.slice(0, length)}…`;
+};
+
 class Heat {
   constructor(root) {
     this.root = root;
@@ -169,12 +177,7 @@ class Heat {
         if (!text) continue;
         const [red, green, blue] = this.isHatched(value) ? [190, 190, 190] : this.colour(value);
         pen.fillStyle = 0.3 * red + 0.6 * green + 0.1 * blue < 128 ? "#ffffff" : "#000000";
-        pen.save();
-        pen.beginPath();
-        pen.rect(x, y, cellWidth, cellHeight);
-        pen.clip();
-        pen.fillText(text, x + cellWidth / 2, y + cellHeight / 2);
-        pen.restore();
+        pen.fillText(fitted(pen, text, cellWidth - 2), x + cellWidth / 2, y + cellHeight / 2);
       }
     }
   }
