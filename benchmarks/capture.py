@@ -17,7 +17,7 @@ _SIZES = ((12, 384, 8, 64), (12, 384, 1, 64), (12, 128, 8, 64), (12, 128, 1, 64)
 
 
 @torch.no_grad()
-def run(repeats: int = 9) -> dict[str, Row]:
+def run() -> dict[str, Row]:
     """Compare at several sizes."""
     rows: dict[str, Row] = {}
     for n_layers, d_model, batch_size, n_pos in _SIZES:
@@ -36,7 +36,7 @@ def run(repeats: int = 9) -> dict[str, Row]:
             "`run_with_cache` with a filter": lambda r=bridge, b=batch, n=names: r.run_with_cache(b.tokens, names_filter=n),
             "`run_with_cache` of everything": lambda r=bridge, b=batch: r.run_with_cache(b.tokens),
         }
-        turns = [{name: seconds(work) for name, work in works.items()} for _ in range(repeats + 1)][1:]
+        turns = [{name: seconds(work) for name, work in works.items()} for _ in range(10 if d_model >= 384 else 40)][1:]
         for name in list(works)[1:]:
             row = ratio([(turn["ours"], turn[name]) for turn in turns])
             free = ratio([(turn["the stock forward"], turn[name]) for turn in turns])["ratio"]

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import jsonschema
@@ -104,6 +105,12 @@ def test_every_link_inside_leads_somewhere(run: Path) -> None:
     page = write_report(run).read_text()
     anchors = set(re.findall(r'id="([^"]+)"', page))
     assert set(re.findall(r'href="#([^"]+)"', page)) <= anchors
+
+
+def test_every_section_links_to_the_viewer(run: Path) -> None:
+    page = write_report(run).read_text()
+    for section in report_of(run)["analyses"]:
+        assert f'<a href="http://localhost:8501/{escape(section["viewer"])}">' in page
 
 
 @pytest.mark.parametrize("file", ["frame.parquet", "figure.json"])

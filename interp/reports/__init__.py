@@ -11,6 +11,7 @@ from interp.folder import read_file, write_atomically
 from interp.reports.comparison import draw
 from interp.reports.flat import flatten
 from interp.reports.gather import gather
+from interp.viewing import PORT
 
 FORMATS = ("html", "json", "md")
 _HERE = Path(__file__).parent
@@ -38,6 +39,7 @@ def write_report(folder: Path, kind: str = "html") -> Path:
             report=report,
             figures=figures,
             embedded=_for_script(report),
+            viewer=f"http://localhost:{PORT}/",
             plotly=(_HERE / "plotly-cartesian.min.js").read_text(),
         )
         write_atomically(folder / f"report.{kind}", page)
