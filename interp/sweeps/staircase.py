@@ -24,7 +24,7 @@ from interp.sites import Site
 Part = Literal["layer", "attention", "mlp"]
 Scope = Literal["all", "future", "direct", "direct_future"]
 _EPS = 1e-6
-_CHUNK_TOKENS = 2048
+_CHUNK_TOKENS = 1024
 _NUMBERS_HELD = 32  # per token and d_model while a block runs: MLPs of 4 d_model with gates, queries, keys, values, norms
 
 
