@@ -3,19 +3,21 @@
 import json
 import logging
 import platform
+import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-import transformers
 from filelock import FileLock, Timeout
 
 from interp import __version__
@@ -206,14 +208,9 @@ def _open(study: Study, out: Path, tasks: Mapping[str, Task]) -> dict[str, Any]:
         run = {
             "schema": SCHEMA,
             "config": config,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {
-                "interp": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
-            "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+            "started": _now(),
+            "versions": _versions(),
+            "machine": _machine(),
             "models": {},
             "tasks": {},
             "cells": {},
@@ -221,6 +218,28 @@ def _open(study: Study, out: Path, tasks: Mapping[str, Task]) -> dict[str, Any]:
     for name, task in tasks.items():
         _remember(run, "tasks", name, _describe_task(task), out)
     return run
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    """Return what computes: packages, and the commit if the library runs from a clone."""
+    packages = {name: version(name) for name in ("transformers", "transformer-lens", "numpy")}
+    known = {"interp": __version__, "python": platform.python_version(), "torch": torch.__version__, **packages}
+    clone = Path(__file__).parents[1]
+    if (clone / ".git").exists() and (git := shutil.which("git")):
+        done = subprocess.run(
+            [git, "-C", clone, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+        )
+        known |= {"commit": done.stdout.strip()} if done.returncode == 0 else {}
+    return known | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
+
+
+def _machine() -> str:
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join([f"{platform.system()} {platform.machine()}", f"{torch.get_num_threads()} threads", *devices])
 
 
 def _remember(run: dict[str, Any], kind: str, name: str, described: dict[str, Any], out: Path) -> None:
@@ -235,6 +254,7 @@ def _remember(run: dict[str, Any], kind: str, name: str, described: dict[str, An
 
 def _record(run: dict[str, Any], out: Path, cell: Cell, status: Status) -> None:
     run["cells"][cell.path] = asdict(cell) | status
+    run["finished"] = _now()  # the last cell's is the run's
     write_json(out / "run.json", run)
 
 

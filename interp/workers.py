@@ -4,6 +4,7 @@ A job is a shard of prompts and the analyses that ask about it (or one analysis 
 run folder, whole or not at all, so that a job can be done twice, by anyone, at any time.
 """
 
+import json
 import resource
 import time
 import traceback
@@ -16,7 +17,7 @@ import torch
 
 from interp.analysis import Analysis
 from interp.errors import InterpError
-from interp.folder import Cell, write_json
+from interp.folder import Cell, digest_of, write_json
 from interp.models import Model, load_model
 from interp.parts import key_of, pack, read_part, write_part
 from interp.shapes import Tensors
@@ -199,7 +200,17 @@ def describe(model: Model) -> dict[str, Any]:
         "d_vocab": model.d_vocab,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
+        "attention": getattr(model.module.config, "_attn_implementation", None),
+        "revision": getattr(model.module.config, "_commit_hash", None),
+        "tokenizer": None if model.tokenizer is None else _hash_of(model.tokenizer),
     }
+
+
+def _hash_of(tokenizer: Any) -> str:
+    """Return a hash of how a tokenizer turns text into tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # without one, its words alone are known
+    told = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
+    return digest_of(f"{told}{tokenizer.special_tokens_map}{tokenizer.chat_template}".encode())
 
 
 def _peak_mb() -> int:

@@ -4,9 +4,11 @@ import base64
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from interp import cli
+from interp.catalogue import find_analyses
 from interp.errors import RunError
 from interp.folder import read_json, write_json
 from interp.reports import flatten, schema, shown, write_report
@@ -173,11 +176,58 @@ def test_formats_and_json_from_the_command_line(run: Path) -> None:
         write_report(run, "pdf")
 
 
-def test_the_command_to_reproduce_is_one_that_runs(run: Path) -> None:
-    write_report(run)
-    command = report_of(run)["provenance"]["command"].split()
-    done = CliRunner().invoke(cli.app, [*command[1:-1], str(run.parent / "again"), "--dry-run"])
+@pytest.mark.parametrize(
+    "study",
+    [
+        Study(
+            ("zoo/hops-4l",), ("two-hop",),
+            {"layer_skip": {"scopes": ["all"]}, "layer_skip@mlp": {"part": "mlp"}, "void_detection": {"max_new_tokens": 2}},
+            n=4, seed=3, dtype="bfloat16",
+        ),
+        Study(
+            ("zoo/hops-4l",), ("one-hop",), {name: {} for name in find_analyses()} | {"layer_skip": {"part": "mlp"}},
+            n=4, only_fitting=True,
+        ),
+    ],
+    ids=["named", "all that suit the task"],
+)  # fmt: skip
+def test_the_command_to_reproduce_asks_for_the_same_study(study: Study, tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", begun(study))
+    write_report(tmp_path)
+    command = shlex.split(report_of(tmp_path)["provenance"]["command"])
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("interp.runs.estimate", lambda study: asked.append(study) or [])
+        done = CliRunner().invoke(cli.app, [*command[1:-1], str(tmp_path / "again"), "--dry-run"])
     assert done.exit_code == 0, done.exception
+    assert [(study.make(cell), cell) for cell in study.cells()] == [(asked[0].make(cell), cell) for cell in asked[0].cells()]
+    assert replace(asked[0], analyses=study.analyses) == study
+
+
+def begun(study: Study) -> dict:
+    """Return run.json of a run in which nothing is finished yet."""
+    known = {"schema": 1, "started": "2026-01-01", "machine": "made", "versions": {}, "models": {}, "tasks": {}, "cells": {}}
+    return known | {"config": asdict(study)}
+
+
+def test_provenance_says_what_computed_what(run: Path) -> None:
+    write_report(run)
+    found = report_of(run)["provenance"]
+    assert {"interp", "python", "torch", "transformers", "transformer-lens", "numpy"} <= set(found["versions"])
+    model = found["models"]["zoo/hops-4l"]
+    assert (model["dtype"], model["device"], model["attention"]) == ("float32", "cpu", "sdpa")
+    assert len(model["fingerprint"]) == len(model["tokenizer"]) == len(found["tasks"]["two-hop"]["hash"]) == 32
+    assert found["started"] <= found["finished"]
+
+
+def test_what_fails_of_one_cause_is_one_warning(run: Path) -> None:
+    info = read_json(run / "run.json")
+    for cell in info["cells"].values():
+        cell |= {"status": "skipped", "error": "no corrupted twin"}
+    write_json(run / "run.json", info)
+    write_report(run)
+    (warning,) = report_of(run)["warnings"]
+    assert warning.startswith("layer_skip, layer_skip@mlp, logit_lens, residual_contribution (zoo/hops-4l, two-hop) skipped")
 
 
 def test_it_is_small_and_made_without_torch(run: Path) -> None:

@@ -52,6 +52,7 @@ def _environment(*, is_page: bool) -> Environment:
         loader=PackageLoader("interp.reports"), autoescape=escape, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["shown"] = shown
+    environment.filters["setting"] = lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     environment.filters["cell"] = lambda value: str(shown(value)).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
     return environment
 

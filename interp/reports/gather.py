@@ -35,8 +35,6 @@ def gather(folder: Path) -> dict[str, Any]:
             section, wrong = _section(folder, path, info)
             sections.append(section)
             warnings += wrong
-        else:
-            warnings.append(f"{path} {info['status']}: {info.get('error', '')}")
         if info.get("left_out"):
             warnings.append(f"{path}: {info['left_out']} left out")
         if info.get("n_prompts") == 1:
@@ -48,10 +46,22 @@ def gather(folder: Path) -> dict[str, Any]:
         "title": f"What each layer does in {', '.join(run['config']['models'])}",
         "findings": _findings(sections),
         "comparisons": compare(sections, run["models"]),
-        "warnings": warnings,
+        "warnings": [*_unfinished(run["cells"]), *warnings],
         "analyses": sections,
         "provenance": _provenance(run),
     }
+
+
+def _unfinished(cells: dict[str, dict[str, Any]]) -> list[str]:
+    """Return why cells failed or were skipped: once for those of the same model, task and cause."""
+    of_cause: dict[tuple[str, str, str, str], list[str]] = {}
+    for info in cells.values():
+        if info["status"] != "ok":
+            cause = (info["model"], info["task"], info["status"], info.get("error", ""))
+            of_cause.setdefault(cause, []).append("@".join(filter(None, (info["analysis"], info.get("label")))))
+    return [
+        f"{', '.join(names)} ({model}, {task}) {status}: {error}" for (model, task, status, error), names in of_cause.items()
+    ]
 
 
 def _section(folder: Path, path: str, info: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -107,7 +117,7 @@ def _findings(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _provenance(run: dict[str, Any]) -> dict[str, Any]:
     keys = ("started", "machine", "versions", "models", "tasks", "config")
-    return {key: run[key] for key in keys} | {"command": _command(run["config"])}
+    return {key: run[key] for key in keys} | {"finished": run.get("finished"), "command": _command(run["config"])}
 
 
 def _command(config: dict[str, Any]) -> str:
@@ -117,9 +127,10 @@ def _command(config: dict[str, Any]) -> str:
         for value in config[f"{name}s"]:
             words += [f"--{name}", value]
     for analysis, parameters in config["analyses"].items():
-        words += ["--analysis", analysis]
+        words += [] if config.get("only_fitting") else ["--analysis", analysis]
         for key, value in parameters.items():
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            words += ["--set", f"{analysis}.{key}={text}"]
+            words += ["--set", f"{analysis}.{key}={value if isinstance(value, str) else json.dumps(value)}"]
     words += ["--n", str(config["n"])] if config.get("n") else []
+    words += ["--dtype", config["dtype"]] if config.get("dtype", "auto") != "auto" else []
+    words += ["--device-map", config["device_map"]] if config.get("device_map") else []
     return shlex.join([*words, "--seed", str(config["seed"]), "--out", "runs/again"])
