@@ -20,8 +20,10 @@ from interp.sweeps.staircase import relative_change
 from interp.tasks.batch import TokenBatch
 
 Pass = tuple[Tensor, Tensor]  # writes [layer batch pos d_model], probabilities [batch pos d_vocab]
-SIZES = ((4, 128, 8, 64), (12, 128, 1, 64), (12, 128, 8, 32), (12, 384, 1, 64), (12, 384, 8, 64), (12, 1024, 1, 64), (24, 384, 1, 64),
-         (48, 128, 1, 64), (48, 128, 8, 64), (12, 128, 1, 512))  # fmt: skip
+SIZES = (
+    (4, 128, 8, 64), (12, 128, 1, 64), (12, 128, 1, 512), (12, 128, 8, 32), (12, 384, 1, 64), (12, 384, 8, 64),
+    (12, 1024, 1, 64), (24, 384, 1, 64), (48, 128, 1, 64), (48, 128, 8, 64),
+)  # fmt: skip
 
 
 @torch.no_grad()
