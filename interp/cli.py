@@ -33,20 +33,22 @@ app = typer.Typer(
 app.add_typer(store_app, name="store")
 for command in (look_cli.show, look_cli.diff, look_cli.validate):
     app.command()(command)
+_UsageError: Any = typer.BadParameter.__mro__[1]  # where it is imported from differs between versions of Typer
 _EVERY = 30.0  # seconds between lines about progress where there is no terminal
 
 
 def main() -> None:
     """Run a command; an error is one line on stderr and exit status 2, an interruption 130."""
     try:
-        app()
-    except (InterpError, OSError) as error:
+        sys.exit(app(standalone_mode="--json" not in sys.argv))
+    except (InterpError, OSError, _UsageError) as error:
         if "--debug" in sys.argv:
             raise
+        message = error.format_message() if isinstance(error, _UsageError) else str(error)
         if "--json" in sys.argv:
-            say_json({"error": {"kind": type(error).__name__, "message": str(error)}})
+            say_json({"error": {"kind": type(error).__name__, "message": message}})
         err.quiet = False
-        note(f"interp: {error}", style="red")
+        note(f"interp: {message}", style="red")
         sys.exit(2)
     except KeyboardInterrupt:
         note("interp: interrupted; the same command resumes")
@@ -132,7 +134,8 @@ def run(
         for (where, text), paths in _said(done["cells"]).items():
             where = paths[0] if len(paths) == 1 else f"{where} ({len(paths)} analyses)"
             say(f"{where}: {text}")
-        say(f"{len(finished)} finished in {folder}; look at them with `interp report {folder}` or `interp view {folder}`")
+        how = f"; look at them with `interp report {folder}` or `interp view {folder}`" if finished else ""
+        say(f"{len(finished)} finished in {folder}{how}")
     if is_failed or not finished:
         raise typer.Exit(1)
 
@@ -249,7 +252,10 @@ def view(
     page: Annotated[str, typer.Option("--open", help="Page and selection, such as skip?run=first&layer=2")] = "",
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
 ) -> None:
-    """Look at runs in a browser; Ctrl-C ends it."""
+    """Look at runs in a browser; Ctrl-C ends it.
+
+    Examples: interp view runs · interp view runs/first --port 8600 --no-browser
+    """
     import signal
     import webbrowser
 
@@ -279,7 +285,10 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
 ) -> None:
-    """Check a checkpoint: is it whole, and is every place in it what its name says? Exit status 1 if not."""
+    """Check a checkpoint: is it whole, and is every place in it what its name says? Exit status 1 if not.
+
+    Example: interp doctor --model path/to/checkpoint
+    """
     import transformers
 
     from interp.doctor import diagnose
@@ -319,10 +328,13 @@ def _print_diagnosis(found: dict[str, Any]) -> None:
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="models, tasks or analyses")],
+    what: Annotated[str, typer.Argument(metavar="models|tasks|analyses", help="Of what.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what there is, one line each."""
+    """Say what there is, one line each.
+
+    Example: interp list models
+    """
     if what not in ("models", "tasks", "analyses"):
         raise RunError(unknown("list", what, ["models", "tasks", "analyses"]))
     rows = {"models": _models, "tasks": _tasks, "analyses": _analyses}[what]()

@@ -34,7 +34,7 @@ def show(
     analysis: Annotated[str | None, typer.Argument(help="An analysis (ANALYSIS@LABEL for a label's).")] = None,
     model: Annotated[str | None, typer.Option(help="Of this model alone.")] = None,
     task: Annotated[str | None, typer.Option(help="Of this task alone.")] = None,
-    rows: Annotated[int, typer.Option(help="Rows of each table; 0 for all.")] = 20,
+    rows: Annotated[int, typer.Option(min=0, help="Rows of each table; 0 for all.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Show what a run found: its cells, or the tables of one analysis.
@@ -45,6 +45,9 @@ def show(
 
     found = read_run(run)
     cells = {Cell(c["model"], c["task"], c["analysis"], c.get("label", "")): c for c in found["cells"].values()}
+    for what, asked in (("model", model), ("task", task)):
+        if asked not in (None, *(there := {getattr(cell, what) for cell in cells})):
+            raise RunError(unknown(what, str(asked), there) + f" in {run}")
     cells = {cell: c for cell, c in cells.items() if model in (None, cell.model) and task in (None, cell.task)}
     if analysis is None:
         _show_cells(cells, as_json=as_json)

@@ -26,7 +26,10 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 @app.command()
 def info(place: Place, as_json: AsJson = False, debug: Debug = False) -> None:  # noqa: ARG001
-    """Say what a store holds, from headers alone."""
+    """Say what a store holds, from headers alone.
+
+    Example: interp store info runs/store
+    """
     from interp import store
 
     found = store.info(place)
@@ -49,7 +52,10 @@ def info(place: Place, as_json: AsJson = False, debug: Debug = False) -> None:  
 
 @app.command()
 def verify(place: Place, as_json: AsJson = False, debug: Debug = False) -> None:  # noqa: ARG001
-    """Read everything and compare checksums; exit status 1 if anything is damaged."""
+    """Read everything and compare checksums; exit status 1 if anything is damaged.
+
+    Example: interp store verify runs/store
+    """
     from interp import store
 
     whole, wrong = store.verify(place)
@@ -75,7 +81,10 @@ def prune(
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Remove shards by age, size or model; what is needed again is computed again."""
+    """Remove shards by age, size or model; what is needed again is computed again.
+
+    Examples: interp store prune runs/store --older-than 30d · interp store prune runs/store --max-size 20GB --dry-run
+    """
     from interp import store
 
     age = None if older_than is None else _number(older_than, _AGES, "an age such as 12h or 30d")
@@ -97,9 +106,13 @@ def configure(
     dtype: Annotated[
         str | None, typer.Option(help="Keep float32, bfloat16 or float16; `none` for the type computed.")
     ] = None,
+    as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Set a store's quota or type, for every process that opens it from now on."""
+    """Set a store's quota or type, for every process that opens it from now on.
+
+    Example: interp store configure runs/store --quota 20GB --dtype float16
+    """
     from interp import store
 
     if quota is None and dtype is None:
@@ -111,6 +124,9 @@ def configure(
     limit = before.quota if quota is None else _limit(quota)
     kept = before.dtype if dtype is None else None if dtype == "none" else dtype
     store.configure(place, store.Settings(limit, kept))
+    if as_json:
+        _print_json({"url": place, "quota": limit, "dtype": kept})
+        return
     _say(f"{place}: {'no quota' if limit is None else _size(limit)}, kept as {kept or 'computed'}")
 
 

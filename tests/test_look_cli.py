@@ -3,14 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from interp import __version__
 from interp.cli import app, main
 from interp.folder import Cell, read_json, write_json
+from interp.look_cli import complete_runs
 from interp.runs import Study, execute
 from interp.tables import differences, read_frame
 
@@ -38,6 +41,10 @@ def test_show_lists_cells_and_tables(run: Path) -> None:
 def test_show_of_what_is_not_there_says_what_is(run: Path) -> None:
     error = call("show", run, "layer_skp").exception
     assert "layer_skip" in str(error)
+    assert "unknown model 'gpt2'; there is zoo/hops-4l in" in str(
+        call("show", run, "layer_skip", "--model", "gpt2").exception
+    )
+    assert "unknown task 'ioi'; there is two-hop in" in str(call("show", run, "--task", "ioi").exception)
 
 
 def test_a_run_is_equal_to_its_copy(run: Path, tmp_path: Path) -> None:
@@ -122,6 +129,51 @@ def test_errors_are_json_where_json_is_asked_for(
     assert str(tmp_path) in json.loads(captured.out)["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("show", "--json"), "Missing argument"),
+        (("run", "--n", "few", "--json"), "--n"),
+        (("frobnicate", "--json"), "No such command"),
+        (("list", "models", "--colour", "--json"), "--colour"),
+    ],
+)
+def test_a_command_that_is_none_is_json_too_where_json_is_asked_for(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exit_status(monkeypatch, *words) == 2
+    captured = capsys.readouterr()
+    assert said in json.loads(captured.out)["error"]["message"]
+
+
+def exit_status(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Return what a shell would see."""
+    monkeypatch.setattr("sys.argv", ["interp", *words])
+    with pytest.raises(SystemExit) as done:
+        main()
+    return int(done.value.code or 0)
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_exit_statuses_are_those_of_the_docs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: tuple[str, ...]
+) -> None:
+    changed = str(_changed(run, tmp_path / "changed", 0.5))
+    assert exit_status(monkeypatch, "list", "tasks", *as_json) == 0
+    assert exit_status(monkeypatch, "diff", str(run), changed, *as_json) == 1
+    assert exit_status(monkeypatch, "show", str(tmp_path), *as_json) == 2
+    assert exit_status(monkeypatch, "show", *as_json) == 2
+
+
+def test_every_help_text_has_an_example() -> None:
+    assert [name for name, command in every_command().items() if "Example" not in (command.help or "")] == []
+
+
+def test_run_folders_complete(run: Path) -> None:
+    assert complete_runs(f"{run.parent}/") == [str(run)]
+    assert complete_runs(f"{run.parent}/no") == []
+
+
 def test_the_version_is_said() -> None:
     assert call("--version").stdout.strip() == f"interp {__version__}"
 
@@ -130,9 +182,12 @@ def test_quiet_leaves_results_alone(run: Path) -> None:
     assert "layer_skip" in call("--quiet", "show", run).stdout
 
 
-def test_every_command_that_prints_results_can_print_json() -> None:
-    import typer
+def every_command() -> dict[str, Any]:
+    commands = dict(typer.main.get_command(app).commands)
+    return commands | commands.pop("store").commands
 
-    commands = typer.main.get_command(app).commands
-    for name in ("run", "show", "diff", "validate", "doctor", "list"):
-        assert any("--json" in param.opts for param in commands[name].params), name
+
+def test_every_command_that_prints_results_can_print_json() -> None:
+    without = {"view", "schema"}  # a server, and JSON in any case
+    for name, command in every_command().items():
+        assert name in without or any("--json" in param.opts for param in command.params), name

@@ -58,7 +58,8 @@ def test_corrupted_twins_line_up_token_by_token(model: Model) -> None:
 @pytest.mark.parametrize(
     ("prompt", "says"),
     [
-        (Prompt("x", "Ada colleague"), r"does not know every word of 1 prompts \(first: 'x'\)"),
+        (Prompt("x", "Ada colleague"), r"does not know every word of 1 prompts \(first: 'x'\); not 'colleague'"),
+        (Prompt("x", "Ada friend", answer="Zebedee"), "prompt 'x': the tokenizer does not know its answer, 'Zebedee'"),
         (Prompt("x", "Ada friend", subject="Ben"), "'Ben' found 0 times"),
         (Prompt("x", "Ada friend . Ada boss", subject="Ada"), "'Ada' found 2 times"),
         (Prompt("x", "Ada " * 200), "at most 128"),

@@ -129,7 +129,10 @@ def _refuse_unknown(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[i
     unknown = tokenizer.unk_token_id
     bad = [p.id for p, row in zip(prompts, rows, strict=True) if unknown is not None and unknown in row]
     if bad:
-        raise TaskError(f"the tokenizer does not know every word of {_named(bad)}")
+        first = next(prompt.text for prompt in prompts if prompt.id == bad[0])
+        words = [word for word in dict.fromkeys(first.split()) if unknown in tokenizer(word)["input_ids"]]
+        which = f"; not {', '.join(map(repr, words[:3]))}" if words else ""
+        raise TaskError(f"the tokenizer does not know every word of {_named(bad)}{which}")
 
 
 def _refuse_other_lengths(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[int]]) -> None:
@@ -168,6 +171,8 @@ def _continuations(tokenizer: Any, prompts: Sequence[Prompt], texts: Sequence[st
     for prompt, answer, tokens in zip(prompts, given, follow, strict=True):
         if not tokens:
             raise TaskError(f"prompt {prompt.id!r}: its tokens change when {answer!r} follows; end the text at a word")
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
+            raise TaskError(f"prompt {prompt.id!r}: the tokenizer does not know its {which}, {answer!r}")
     return follow
 
 
