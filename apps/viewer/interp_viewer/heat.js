@@ -155,7 +155,6 @@ class Heat {
     const { cellWidth, cellHeight } = this.box;
     const roomy = cellWidth >= 18 && cellHeight >= 13;
     const hatching = cellWidth >= 5 && cellHeight >= 5;
-    pen.textAlign = "center";
     pen.textBaseline = "middle";
     pen.font = `${Math.min(12, cellHeight - 2)}px sans-serif`;
     if (!roomy && !hatching) return;
@@ -173,7 +172,9 @@ class Heat {
         pen.beginPath();
         pen.rect(x, y, cellWidth, cellHeight);
         pen.clip();
-        pen.fillText(text, x + cellWidth / 2, y + cellHeight / 2);
+        const isLong = pen.measureText(text).width > cellWidth - 2; // its beginning is worth more than its middle
+        pen.textAlign = isLong ? "left" : "center";
+        pen.fillText(text, isLong ? x + 2 : x + cellWidth / 2, y + cellHeight / 2);
         pen.restore();
       }
     }
