@@ -70,6 +70,8 @@ def read_json(path: Path) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is damaged: it holds no JSON object")
     if "digest" in value and value.pop("digest") != _digest(value):
         raise RunError(f"{path} is damaged: it does not say what was written")
     return value

@@ -8,5 +8,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import streamlit as st
 from interp_viewer.menu import ENTRIES
 
-st.set_page_config(page_title="interp", layout="wide")  # an icon by name would be asked for on the network
+# a name as icon would be asked for on the network; the number is the width of the links beside
+st.set_page_config(page_title="interp", layout="wide", initial_sidebar_state=250)
 st.navigation([entry.page for entry in ENTRIES], position="hidden").run()

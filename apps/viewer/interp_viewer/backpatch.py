@@ -5,7 +5,7 @@ import streamlit as st
 
 from interp_viewer.grid import Axis, Grid, Values
 from interp_viewer.lines import stored
-from interp_viewer.pane import pane
+from interp_viewer.pane import pane, selected_cell
 from interp_viewer.screen import Here, option
 
 # kinds of pairs as tensors hold them, what they are called, and which pairs they are
@@ -85,11 +85,12 @@ def page(here: Here) -> None:
         of = option(here, "Kind and statistic", [named(*choice) for choice in choices(here)])
     with right:
         option(here, "Prompts", ["all", *(group for group in groups if group != "all")], field="over")
-    pane(here, grid(here, of), key="backpatch")
+    found = grid(here, of)
+    pane(here, found, key="backpatch")
     group = here.selection.over if here.selection.over in groups else "all"
     _rates(frame[frame["group"] == group])
     kind = next(kind for kind, shown in KINDS.items() if of.startswith(f"{shown}:"))
-    _examples(here, kind)
+    _examples(here, kind, selected_cell(here, found))
     stored(here, cell)
 
 
@@ -101,12 +102,12 @@ def _rates(frame) -> None:
     st.dataframe(rows[columns], hide_index=True)
 
 
-def _examples(here: Here, kind: str) -> None:
+def _examples(here: Here, kind: str, pair: tuple[int, int] | None) -> None:
     """List what the selected pair does to prompts: repaired, newly broken, as before."""
-    source, target = here.selection.src, here.selection.tgt
-    if source is None or target is None:
+    if pair is None:
         st.caption("Choose a source and a target to see which prompts that pair repairs or breaks.")
         return
+    source, target = pair
     measured = here.measured(here.cell("back_patching"))
     name = "own" if kind in ("back", "forward", "identity") else kind
     if f"{name}.right" not in measured.names:

@@ -21,9 +21,10 @@ from interp_viewer.screen import Here, choose, mean_or_prompt, option
 from interp_viewer.text import number, plain
 from interp_viewer.wiring import MOST_EDGES, Edge, Wires, graph_of, read_wires
 
-POSITIVE, NEGATIVE = "#2166ac", "#b2182b"
+POSITIVE, NEGATIVE = "#3182bd", "#d6453d"  # on white and on black
 _SHOWN = {"embed": "diamond", "logits": "diamond", "a": "circle", "m": "rect"}
 _DEFAULT_K = 40
+_LISTED = 12
 
 
 def page(here: Here) -> None:
@@ -95,7 +96,7 @@ def drawing(
     """Return an ECharts graph of fixed places; nodes and edges carry their names, numbers stand in tooltips."""
     at, largest = places(wires), max((abs(e.score) for e in edges), default=1.0) or 1.0
     used = list(dict.fromkeys(name for e in edges for name in (e.sender, e.node)))
-    step_x, step_y = 900 / (wires.n_heads + 2), 520 / (wires.n_layers + 1)
+    step_x, step_y = 560 / (wires.n_heads + 2), 520 / (wires.n_layers + 1)
     nodes = [
         {
             "name": name, "x": at[name][0] * step_x, "y": -at[name][1] * step_y,
@@ -119,6 +120,7 @@ def drawing(
     series = {
         "type": "graph", "layout": "none", "roam": True, "data": nodes, "links": links, "selectedMode": "single",
         "edgeSymbol": ["none", "arrow"], "edgeSymbolSize": 6, "top": 30, "bottom": 30, "left": 40, "right": 80,
+        "preserveAspect": True,
     }  # fmt: skip
     return {"tooltip": {"trigger": "item"}, "animation": False, "series": [series]}
 
@@ -184,8 +186,9 @@ def _about(here: Here, wires: Wires, edges: list[Edge], notes: "annotations.Note
             [e for e in edges if side(e) == selection.node] for side in (lambda e: e.node, lambda e: e.sender)
         )
         st.markdown(f"**{plain(selection.node)}**: {len(incoming)} edges in, {len(outgoing)} out, of those shown")
-        for e in [*incoming, *outgoing][:12]:
-            st.markdown(f"- {plain(e.sender)} → {plain(e.receiver)} {number(e.score)}")
+        shown = [f"- {plain(e.sender)} → {plain(e.receiver)} {number(e.score)}" for e in [*incoming, *outgoing]]
+        more = [f"- {len(shown) - _LISTED} more, in the table below"] if len(shown) > _LISTED else []
+        st.markdown("\n".join([*shown[:_LISTED], *more]))
         annotations.edit(here, notes, selection.node)
     else:
         st.caption("Click a node or an edge, or choose one here.")
@@ -210,7 +213,9 @@ def _faithfulness(here: Here, n_shown: int) -> None:
         rows.replace({"kind": names}), x="fraction", groups="kind", title="What circuits of this size keep",
         x_label="share of all edges (log scale)", y_label="faithfulness", is_log=True,
     )  # fmt: skip
-    figure.add_vline(x=n_shown / total, line_dash="dot", line_color="grey", annotation_text="shown above")
+    figure.add_vline(x=n_shown / total, line_dash="dot", line_color="grey")
+    # a line is placed in shares, a text on a log axis in their logarithms
+    figure.add_annotation(x=float(np.log10(n_shown / total)), y=1, yref="paper", yanchor="bottom", text="shown above", showarrow=False)
     figure.update_layout(height=340)
     draw(
         figure,

@@ -84,7 +84,7 @@ def _other(here: Here) -> Here | None:
         raise RunError(f"{name} has nothing measured yet")
     prompts = run.prompts(*pair)
     n = max(1, len(prompts))
-    ex = int(prompt) if prompt.isdigit() and int(prompt) < n else min(here.ex, n - 1)
+    ex = int(prompt) if prompt.isdecimal() and int(prompt) < n else min(here.ex, n - 1)
     names = [f"{i}: {p.get('id', '')}" for i, p in enumerate(prompts)] or ["0"]
     choose("and prompt", names, ex, lambda i: here.select(cmp=f"{name}:{i}"), key="cmp-ex")
     selection = here.selection.moved(run=name, model=pair[0], task=pair[1], ex=ex)
@@ -100,7 +100,7 @@ def _name(here: Here, other: Here, side: Here) -> str:
 
 def _warn(here: Here, other: Here, grids: list[Grid]) -> None:
     if here.tokens and other.tokens and here.tokens != other.tokens and "token" in grids[0].cols.keys:
-        st.warning("The two prompts have other tokens; columns are compared by their number.")
+        st.warning("The two prompts have different tokens; columns are compared by their number.")
     if here.model != other.model:
         st.warning(plain(f"Two models: {here.model} and {other.model}."))
 

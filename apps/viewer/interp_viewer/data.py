@@ -25,9 +25,9 @@ def page(here: Here) -> None:
         except RunError as error:
             st.error(plain(error))
     st.subheader("In Python")
-    where = f'["{here.model}", "{here.task}", "{PurePosixPath(cell.path).name}"]'
+    where = [here.model, here.task, PurePosixPath(cell.path).name]
     st.code(
-        f'import interp\n\nresult = interp.open_run("{here.run.folder}"){where}\nresult.to_frame()\nresult.plot()',
+        f'import interp\n\nresult = interp.open_run({str(here.run.folder)!r}){where}\nresult.to_frame()\nresult.plot()',
         language="python",
     )
 

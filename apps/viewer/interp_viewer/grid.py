@@ -32,6 +32,11 @@ class Axis:
                 return self.values.index(value) if value in self.values else None
         return None
 
+    def outside(self, selected: dict[str, int | None]) -> list[str]:
+        """Return, as "layer 9", what is selected but is no place of this axis."""
+        value = next((selected[key] for key in self.keys if selected.get(key) is not None), None)
+        return [] if value is None or value in self.values else [f"{self.keys[0]} {value}"]
+
     def picked(self, index: int) -> dict[str, int]:
         """Return what picking a place selects."""
         return dict.fromkeys(self.keys, self.values[index])

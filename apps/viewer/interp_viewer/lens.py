@@ -99,4 +99,4 @@ def _token(here: Here) -> None:
         said = [" ".join(visible(vocabulary[i]) for i in row if i < len(vocabulary)) for row in best.tolist()]
         rows = {"most probable tokens": said, **rows}
     st.markdown("**The selected token, layer by layer**")
-    st.dataframe(rows | {"in front of layer": list(_taps(len(readings)).labels)}, hide_index=True)
+    st.dataframe({"in front of layer": list(_taps(len(readings)).labels)} | rows, hide_index=True)

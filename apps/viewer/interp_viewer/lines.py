@@ -18,7 +18,8 @@ def lines(
 ) -> None:
     """Draw `y` over layers, one line per value of `groups`, one panel per value of `panels`."""
     figure = lines_over_depth(frame.reset_index(drop=True), y=y, groups=groups, panels=panels, title=title)
-    figure.update_layout(height=320, margin={"t": 60, "b": 40, "l": 40, "r": 20})
+    figure.update_layout(height=320, margin={"t": 60, "b": 40, "l": 40, "r": 20}, showlegend=frame[groups].nunique() > 1)
+    figure.update_annotations(font_size=12)
     at = getattr(here.selection, marked)
     if at is not None:
         figure.add_vline(x=at, line_dash="dot", line_color="grey")

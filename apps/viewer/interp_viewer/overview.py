@@ -54,6 +54,6 @@ def _provenance(here: Here) -> None:
         **{f"{here.task}: {name}": value for name, value in info["tasks"].get(here.task, {}).items()},
         "prompts of each task": info["config"].get("n") or "all", "seed": info["config"].get("seed"),
     }  # fmt: skip
-    st.dataframe({"what": list(rows), "value": [str(value) for value in rows.values()]}, hide_index=True)
+    st.dataframe({"what": list(rows), "value": [str(value) for value in rows.values()]}, hide_index=True, height="content")
     with st.expander("run.json"):
         st.json(info, expanded=1)

@@ -13,7 +13,7 @@ from interp_viewer.screen import Here, choose
 from interp_viewer.text import number, plain
 
 Values = NDArray[np.float32]
-_LISTED = 8
+_LISTED = 5
 
 
 def pane(
@@ -34,6 +34,9 @@ def pane(
         whole = selected_cell(here, grid)
         if whole is None:
             st.caption("Click a cell, or choose a row and a column, to see its number here.")
+            for axis in (grid.rows, grid.cols):
+                for word in axis.outside(here.numbers):
+                    st.caption(f"{word} is selected, but is none of this picture's.")
         else:
             inspect(here, grid, whole, at_cell)
 
@@ -102,20 +105,21 @@ def _prompts_by_effect(here: Here, values: NDArray[np.float64]) -> None:
     low, middle, high = np.percentile(values[known], [25, 50, 75])
     st.caption(f"Over {len(known)} prompts: median {number(middle)}, half of them {number(low)} to {number(high)}. Largest:")
     best = known[np.argsort(-np.abs(values[known]), kind="stable")][:_LISTED]
-    for i in best:
-        name = here.prompts[i].get("id", str(i)) if i < len(here.prompts) else str(i)
-        st.button(
-            f"{number(values[i])} · {plain(name)}",
-            key=f"prompt-{i}",
-            on_click=lambda i=int(i): here.select(ex=i),
-            disabled=int(i) == here.ex,
-            width="stretch",
-        )
+    with st.container(gap="xxsmall"):
+        for i in best:
+            name = here.prompts[i].get("id", str(i)) if i < len(here.prompts) else str(i)
+            st.button(
+                f"{number(values[i])} · {plain(name)}",
+                key=f"prompt-{i}",
+                on_click=lambda i=int(i): here.select(ex=i),
+                disabled=int(i) == here.ex,
+                width="stretch",
+            )
 
 
 def _table(grid: Grid, key: str) -> None:
     if not st.toggle("As a table", key=f"{key}-table"):
         return
     frame = grid.to_frame()
-    st.dataframe(frame, height=min(400, 38 * (len(frame) + 1)))
+    st.dataframe(frame, height=min(400, 35 * (len(frame) + 1) + 3))
     st.download_button("Save as CSV", frame.to_csv().encode(), f"{key}.csv", "text/csv", key=f"{key}-csv")

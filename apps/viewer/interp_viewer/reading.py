@@ -298,7 +298,7 @@ class Run:
         if not path.is_file():
             return []
         stat = require_small(path).stat()
-        return _read_list(path, "tokens", stat.st_mtime_ns, stat.st_size)
+        return _read_list(path, "tokens", list, stat.st_mtime_ns, stat.st_size)
 
     def vocabulary(self, model: str) -> list[str]:
         """Return the text of every token of a model; none in a run of an earlier version."""
@@ -306,7 +306,7 @@ class Run:
         if not path.is_file():
             return []
         stat = require_small(path).stat()
-        return _read_list(path, "vocabulary", stat.st_mtime_ns, stat.st_size)
+        return _read_list(path, "vocabulary", str, stat.st_mtime_ns, stat.st_size)
 
 
 def open_run(root: Path, name: str) -> Run:
@@ -342,12 +342,17 @@ def _read_frame(path: Path, written: int, size: int) -> pd.DataFrame:  # noqa: A
 @st.cache_resource(max_entries=32, show_spinner=False)
 def _read_prompts(path: Path, written: int, size: int) -> list[dict[str, Any]]:  # noqa: ARG001
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     except ValueError as error:
-        raise RunError(f"{path} is damaged ({error})") from None
+        raise RunError(f"{path} is damaged ({error}); the same `interp run` makes it again") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise RunError(f"{path} is damaged: a line is no prompt; the same `interp run` makes it again")
+    return rows
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _read_list(path: Path, key: str, written: int, size: int) -> list[Any]:  # noqa: ARG001
-    found: list[Any] = read_json(path)[key]
+def _read_list(path: Path, key: str, of: type, written: int, size: int) -> list[Any]:  # noqa: ARG001
+    found = read_json(path).get(key)
+    if not isinstance(found, list) or not all(isinstance(one, of) for one in found):
+        raise RunError(f"{path} is damaged: it has no list “{key}”; the same `interp run` makes it again")
     return found

@@ -33,7 +33,7 @@ def page() -> None:
     st.caption(f"{len(shown)} of {len(found)} runs in {plain(root)}. Tick one to open it, two to compare them.")
     picked = st.dataframe(
         _table(shown), hide_index=True, on_select="rerun", selection_mode="multi-row", key="runs-table",
-        height=min(600, 38 * (len(shown) + 1)),
+        height=min(600, 35 * (len(shown) + 1) + 3),
     )  # fmt: skip
     chosen = [shown[i] for i in picked.selection["rows"] if i < len(shown)]
     names = [header.id for header in shown if not header.error]

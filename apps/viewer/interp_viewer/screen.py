@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 
@@ -22,6 +22,11 @@ _STYLE = """<style>
 [data-testid="stCaptionContainer"] { color: inherit; opacity: 1; }
 [data-testid="stMainBlockContainer"] { padding-top: 2.5rem; max-width: 100rem; }
 [data-testid="stMainBlockContainer"] h1 { font-size: 1.6rem; padding: 0; }
+[data-testid="stColumn"] [data-testid="stColumn"]:has([data-testid="stSelectbox"]) { min-width: 8.5rem; }
+@media (max-width: 70rem) {
+  [data-testid="stMainBlockContainer"] { padding-left: 1.5rem; padding-right: 1.5rem; }
+  [data-testid="stColumn"] { min-width: 15rem; }
+}
 </style>"""
 
 
@@ -122,6 +127,7 @@ def show(name: str, body: Callable[[Here], None]) -> None:
         return
     _navigate(here.selection, here)
     _bar(here)
+    _explain(here, menu.BY_NAME[name].analyses)
     try:
         body(here)
     except Missing as missing:
@@ -179,7 +185,7 @@ def tokens_of(run: Run, model: str, task: str, ex: int) -> tuple[str, ...]:
     ids, vocabulary = run.tokens(model, task), run.vocabulary(model)
     if not 0 <= ex < len(ids):
         return ()
-    return tuple(vocabulary[i] if i < len(vocabulary) else f"⟨{i}⟩" for i in ids[ex])
+    return tuple(vocabulary[i] if i in range(len(vocabulary)) else f"⟨{i}⟩" for i in ids[ex])
 
 
 def _expected(run: Run) -> set[str]:
@@ -216,7 +222,7 @@ def _navigate(selection: Selection, here: Here | None) -> None:
                 continue
             lacks = here is not None and bool(entry.analyses) and not there_is.intersection(entry.analyses)
             note = f"not in this run: {' or '.join(entry.analyses)}" if lacks else None
-            label = f"{entry.title} (not in this run)" if lacks else entry.title
+            label = f"{entry.title} (not run)" if lacks else entry.title
             st.page_link(entry.page, label=label, query_params=params, help=note)
         if here is None:
             st.caption("Open a run to see its pages.")
@@ -225,23 +231,22 @@ def _navigate(selection: Selection, here: Here | None) -> None:
 def _bar(here: Here) -> None:
     """Draw what is selected, as boxes that can be driven without a mouse, and the prompt's tokens."""
     run, selection = here.run, here.selection
-    name, pair, prompt, back, forth, link = st.columns([0.18, 0.27, 0.27, 0.09, 0.09, 0.1], vertical_alignment="bottom")
-    name.markdown(f"Run **{plain(run.id)}**")
-    with pair:
-        pairs = [f"{model} · {task}" for model, task in run.pairs]
-        at = run.pairs.index((here.model, here.task))
-        choose("Model and task", pairs, at, lambda i: here.select(model=run.pairs[i][0], task=run.pairs[i][1]), key="pair")
+    pairs = [f"{model} · {task}" for model, task in run.pairs]
     names = [f"{i}: {prompt.get('id', '')}" for i, prompt in enumerate(here.prompts)] or [str(here.ex)]
-    with prompt:
-        choose(f"Prompt (of {len(names)})", names, here.ex, lambda i: here.select(ex=i), key="ex")
-    is_last = here.ex + 1 >= len(names)
-    back.button(
-        "◀", help="Previous prompt", disabled=here.ex == 0, on_click=lambda: here.select(ex=here.ex - 1), width="stretch"
-    )
-    forth.button("▶", help="Next prompt", disabled=is_last, on_click=lambda: here.select(ex=here.ex + 1), width="stretch")
-    with link, st.popover("Link", width="stretch"):
-        st.caption("This address shows the same selection again.")
-        st.code(f"{(st.context.url or '').split('?')[0]}?{selection.query()}", language=None)
+    st.markdown(f"Run **{plain(run.id)}**")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        at = run.pairs.index((here.model, here.task))
+        choose(
+            "Model and task", pairs, at, lambda i: here.select(model=run.pairs[i][0], task=run.pairs[i][1]), key="pair",
+            width=250,
+        )  # fmt: skip
+        choose(f"Prompt (of {len(names)})", names, here.ex, lambda i: here.select(ex=i), key="ex", width=250)
+        is_last = here.ex + 1 >= len(names)
+        st.button("◀", help="Previous prompt", disabled=here.ex == 0, on_click=lambda: here.select(ex=here.ex - 1))
+        st.button("▶", help="Next prompt", disabled=is_last, on_click=lambda: here.select(ex=here.ex + 1))
+        with st.popover("Link"):
+            st.caption("This address shows the same selection again.")
+            st.code(f"{(st.context.url or '').split('?')[0]}?{selection.query()}", language=None)
     if here.tokens:
         strip(here.tokens, key="strip", selected=selection.token, on_pick=lambda i: here.select(token=i))
     elif here.prompts:
@@ -249,7 +254,26 @@ def _bar(here: Here) -> None:
         st.caption("This run keeps no tokens; one of this version does.")
 
 
-def choose(label: str, options: list[str], at: int | None, on_choice: Callable[[int], None], *, key: str) -> None:
+def _explain(here: Here, analyses: tuple[str, ...]) -> None:
+    """Say what the page's analyses ask, how, what they found, and how they could mislead."""
+    for analysis in analyses:
+        if not here.labels(analysis):
+            continue
+        info = here.info(here.cell(analysis))
+        with st.expander(f"**{plain(analysis)}**: {plain(info.get('question', ''))}"):
+            said = {"Found": info.get("summary"), "How": info.get("how"), "But": info.get("caveat")}
+            st.markdown("\n".join(f"- {word}: {plain(text)}" for word, text in said.items() if text))
+
+
+def choose(
+    label: str,
+    options: list[str],
+    at: int | None,
+    on_choice: Callable[[int], None],
+    *,
+    key: str,
+    width: int | Literal["stretch"] = "stretch",
+) -> None:
     """Draw a box to choose one of `options` from, which shows what is selected."""
     st.session_state[key] = at
 
@@ -257,7 +281,10 @@ def choose(label: str, options: list[str], at: int | None, on_choice: Callable[[
         if st.session_state[key] is not None:
             on_choice(int(st.session_state[key]))
 
-    st.selectbox(label, range(len(options)), format_func=lambda i: options[i], key=key, on_change=chosen, placeholder="none")
+    st.selectbox(
+        label, range(len(options)), format_func=lambda i: options[i], key=key, on_change=chosen, placeholder="none",
+        width=width,
+    )  # fmt: skip
 
 
 def option(here: Here, label: str, options: list[str], *, field: str = "of") -> str:

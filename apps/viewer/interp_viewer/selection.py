@@ -51,8 +51,9 @@ class Selection:
                     found[name] = float(params[name]) if name == "thr" else int(params[name])
                 except ValueError:
                     bad.append(f"{name}={params[name][:40]} in the address is no number, and ignored")
-        if found.get("thr") is not None and not 0 <= found["thr"] < 1e6:
-            bad.append(f"thr={found.pop('thr')} in the address is not from 0 on, and ignored")
+        for name in ("thr", "head", "src", "tgt"):
+            if name in found and not 0 <= found[name] < 1e6:
+                bad.append(f"{name}={found.pop(name)} in the address is not from 0 on, and ignored")
         return cls(**found, bad=tuple(bad))
 
     def params(self) -> dict[str, str]:
