@@ -215,7 +215,8 @@ def _faithfulness(here: Here, n_shown: int) -> None:
     )  # fmt: skip
     figure.add_vline(x=n_shown / total, line_dash="dot", line_color="grey")
     # a line is placed in shares, a text on a log axis in their logarithms
-    figure.add_annotation(x=float(np.log10(n_shown / total)), y=1, yref="paper", yanchor="bottom", text="shown above", showarrow=False)
+    at = float(np.log10(n_shown / total))
+    figure.add_annotation(x=at, y=1, yref="paper", yanchor="bottom", text="shown above", showarrow=False)
     figure.update_layout(height=340)
     draw(
         figure,
