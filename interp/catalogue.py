@@ -64,19 +64,25 @@ def make_analysis(name: str, parameters: Mapping[str, Any], *, seed: int | None 
     for key in parameters:
         if key not in hints:
             raise AnalysisError(unknown(f"parameter of {name}", key, hints))
-    return analyses[name](**{key: _fit(hints[key], value, f"{name}.{key}") for key, value in parameters.items()})
+    return analyses[name](**{key: fit(hints[key], value, f"{name}.{key}") for key, value in parameters.items()})
 
 
-def _fit(hint: Any, value: Any, where: str) -> Any:
-    """Return a value from a flag or a file as the type that a parameter declares."""
+def fit(hint: Any, value: Any, where: str) -> Any:
+    """Return a value from a flag or a file as the type that is declared; raise AnalysisError if it cannot be one."""
     origin, inside = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise AnalysisError(f"{where} is {value!r}; a table is needed")
+        return {key: fit(inside[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is Literal:
         if value not in inside:
             raise AnalysisError(f"{where}: " + unknown("value", str(value), map(str, inside)))
         return value
     if origin is tuple and inside[-1:] == (...,):
         values = value if isinstance(value, list | tuple) else [value]
-        return tuple(_fit(inside[0], item, where) for item in values)
+        return tuple(fit(inside[0], item, where) for item in values)
     if origin in (Union, UnionType):
         return None if value is None and NoneType in inside else _fit_any(inside, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -89,7 +95,7 @@ def _fit(hint: Any, value: Any, where: str) -> Any:
 def _fit_any(hints: tuple[Any, ...], value: Any, where: str) -> Any:
     for hint in hints:
         try:
-            return _fit(hint, value, where)
+            return fit(hint, value, where)
         except AnalysisError:
             continue
     raise AnalysisError(f"{where} is {value!r}; {' or '.join(getattr(h, '__name__', str(h)) for h in hints)} is needed")

@@ -177,7 +177,7 @@ def _study(path: Path | None, *, sets: list[str], **flags: Any) -> Any:
     given |= {key: flags[key] for key in ("n", "seed", "dtype", "device_map") if flags[key] is not None}
     if flags["analysis"]:
         given["analyses"] = {name: given.get("analyses", {}).get(name, {}) for name in flags["analysis"]}
-    if "analyses" not in given:
+    if not given.get("analyses"):
         given |= {"analyses": {name: {} for name in find_analyses()}, "only_fitting": True}
     for item in sets:
         target, _, value = item.partition("=")

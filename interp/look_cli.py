@@ -2,13 +2,12 @@
 
 import json
 import tomllib
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from interp.errors import RunError, unknown
+from interp.errors import AnalysisError, RunError, unknown
 from interp.folder import Cell, read_run
 from interp.terminal import say, say_json
 
@@ -141,7 +140,7 @@ def validate(
         if not given.get(needed):
             raise RunError(f"{study} names no {needed}")
     try:
-        checked = Study(**(given | {key: tuple(given[key]) for key in ("models", "tasks")}))
+        checked = Study(**given)
         checked.check()
     except InterpError as error:
         raise RunError(f"{study}: {error}") from None
@@ -153,7 +152,8 @@ def validate(
 
 
 def read_study(path: Path) -> dict[str, Any]:
-    """Return what a study file says; raise RunError for one that is none, or has keys that do not exist."""
+    """Return what a study file says; raise RunError for one that is none, or has keys or values that cannot be."""
+    from interp.catalogue import fit
     from interp.study import Study
 
     if not path.is_file():
@@ -162,7 +162,11 @@ def read_study(path: Path) -> dict[str, Any]:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is not TOML ({error})") from None
+    hints = get_type_hints(Study)
     for key in given:
-        if key not in (names := {f.name for f in fields(Study)}):
-            raise RunError(f"{path}: {unknown('key', key, names)}")
-    return given
+        if key not in hints:
+            raise RunError(f"{path}: {unknown('key', key, hints)}")
+    try:
+        return {key: fit(hints[key], value, key) for key, value in given.items()}
+    except AnalysisError as error:
+        raise RunError(f"{path}: {error}") from None

@@ -9,7 +9,7 @@ from interp.catalogue import make_analysis
 from interp.errors import RunError, TaskError
 from interp.folder import Cell
 from interp.models import Model, load_model
-from interp.models.loading import locate
+from interp.models.loading import check_dtype, locate
 from interp.tasks import Task, load_task
 from interp.tasks.fitting import Fitted
 
@@ -54,12 +54,15 @@ class Study:
     def check(self) -> dict[str, Task]:
         """Return the study's prompts; raise for names and values that do not exist, before any work."""
         for what, names in (("model", self.models), ("task", self.tasks)):
+            if isinstance(names, str):
+                raise RunError(f"{what}s is {names!r}; a tuple of names is needed")
             if len({*names}) < len(names):
                 raise RunError(f"a {what} is named twice: {', '.join(names)}")
         for cell in self.cells():
             self.make(cell)
         for name in self.models:
             locate(name)
+        check_dtype(self.dtype)
         if self.n is not None and self.n < 1:
             raise TaskError(f"{self.n} prompts asked for; at least 1 is needed")
         return self.load_tasks()

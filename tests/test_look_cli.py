@@ -101,6 +101,17 @@ def test_diff_names_other_cells_and_settings(run: Path, tmp_path: Path) -> None:
         ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\n[analyses.layer_skp]\n', "layer_skip"),
         ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\n[analyses.layer_skip]\nparts = "mlp"\n', "part"),
         ('models = ["zoo/hops-4l"]\n[analyses.layer_skip]\n', "names no tasks"),
+        ('models = ["zoo/hops-4l", 5]\ntasks = ["two-hop"]\n[analyses.layer_skip]\n', "models is 5; str is needed"),
+        (
+            'models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\nn = "ten"\n[analyses.layer_skip]\n',
+            "n is 'ten'; int or NoneType is",
+        ),
+        ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\nanalyses = ["layer_skip"]\n', "a table is needed"),
+        ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\nanalyses.layer_skip = 3\n', "analyses.layer_skip is 3; a table is"),
+        (
+            'models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\ndtype = "flaot32"\n[analyses.layer_skip]\n',
+            "did you mean 'float32'",
+        ),
         ("models = [", "not TOML"),
     ],
 )
@@ -110,6 +121,12 @@ def test_a_wrong_study_is_named_with_a_suggestion(tmp_path: Path, text: str, sai
     error = str(call("validate", path).exception)
     assert str(path) in error
     assert said in error
+
+
+def test_a_single_name_is_a_list_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text('models = "zoo/hops-4l"\ntasks = "two-hop"\n[analyses.layer_skip]\n')
+    assert json.loads(call("validate", path, "--json").stdout)["cells"] == ["zoo--hops-4l/two-hop/layer_skip"]
 
 
 def test_the_shipped_studies_are_valid() -> None:

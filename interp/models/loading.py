@@ -42,8 +42,7 @@ def load_model(
     """
     if isinstance(name, nn.Module):
         return _in_memory(name, tokenizer, _folder(store))
-    if dtype != "auto" and dtype not in _DTYPES:
-        raise ModelError(unknown("dtype", dtype, ["auto", *_DTYPES]))
+    check_dtype(dtype)
     if revision is not None and str(name) in shipped_models():
         name, revision = f"{name}@{revision}", None
     source = locate(str(name))
@@ -55,6 +54,12 @@ def load_model(
     if tokenizer is None:
         tokenizer = _load_tokenizer(source, **how)
     return Model(str(name), module, tokenizer, _folder(store))
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise ModelError for a type that models are not loaded as."""
+    if dtype != "auto" and dtype not in _DTYPES:
+        raise ModelError(unknown("dtype", dtype, ["auto", *_DTYPES]))
 
 
 def _folder(path: str | Path | None) -> Path | str | None:
