@@ -107,6 +107,7 @@ def inspector(page: Any, text: str) -> Any:
 
 
 def n_tokens(page: Any) -> int:
+    page.locator(".strip button").first.wait_for()
     return page.locator(".strip button").count()
 
 
