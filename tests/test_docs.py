@@ -1,29 +1,118 @@
-"""Every Python block in the README and the docs runs, block after block of one page."""
+"""Every block of code in the README and the docs runs, block after block of one page, in a folder of its own.
+
+`python`, `sh` and `toml` blocks are run and read. `bash` blocks need what is not here (a cluster, a GPU, a model of one's
+own, a browser), and `text` blocks are no code: of the commands in them every option is looked up.
+"""
 
 import importlib
 import inspect
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import typer
 
 import interp
 from interp.catalogue import find_analyses
+from interp.cli import app
+from interp.runs import Study, execute
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCKS = {page: re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL) for page in PAGES}
-
-
+FENCES = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCKS = {page: FENCES.findall(page.read_text()) for page in PAGES}
 IMPORTS = re.compile(r"^\W*from (interp[\w.]*) import ([\w, ]+)", re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if BLOCKS[p]], ids=lambda page: page.name)
-def test_its_code_runs(page: Path) -> None:
+def pages_with(language: str) -> list[Path]:
+    return [page for page in PAGES if language in dict(BLOCKS[page])]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for of, text in BLOCKS[page] if of == language]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand where a reader stands: in a folder with studies, a checkpoint and two finished runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BROWSER", "true")  # the program of that name opens nothing
+    (tmp_path / "studies").symlink_to(ROOT / "studies")
+    (tmp_path / "path/to").mkdir(parents=True)
+    (tmp_path / "path/to/checkpoint").symlink_to(ROOT / "data/zoo/hops-4l")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    execute(Study(("zoo/hops-4l",), ("two-hop",), {"layer_skip": {}}, n=4), out)
+    return out
+
+
+@pytest.mark.parametrize("page", pages_with("python"), ids=lambda page: page.name)
+def test_its_code_runs(page: Path, folder: Path, a_run: Path) -> None:
+    shutil.copytree(a_run, folder / "runs/demo")
     names: dict[str, object] = {}
-    for block in BLOCKS[page]:
+    for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages_with("sh"), ids=lambda page: page.name)
+def test_its_commands_run(page: Path, folder: Path, a_run: Path) -> None:
+    for text in blocks(page, "toml"):
+        if name := re.match(r"# (\w+\.toml)\n", text):
+            (folder / name[1]).write_text(text)
+    script = "\n".join(block for block in blocks(page, "sh"))
+    if "--out runs/first" not in script:
+        shutil.copytree(a_run, folder / "runs/first")
+    begin = f'set -euo pipefail; interp() {{ {shlex.quote(sys.executable)} -m interp.cli "$@"; }}\n'
+    script = re.sub(r"^interp view.*$", "", script, flags=re.MULTILINE)  # it ends when its reader ends it
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", "-c", begin + script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_every_block_says_what_it_is() -> None:
+    found = {(page.name, language) for page in PAGES for language, _ in BLOCKS[page]}
+    assert {language for _, language in found} <= {"python", "sh", "toml", "bash", "text"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_its_commands_and_their_options_exist(page: Path) -> None:
+    group = typer.main.get_command(app)
+    for line in re.findall(
+        r"^(?:srun )?interp (.*)$", "".join(blocks(page, "sh") + blocks(page, "bash")).replace("\\\n", " "), re.MULTILINE
+    ):
+        words = shlex.split(re.split(r"[|>;]", line)[0].replace("'[", "["), comments=True)
+        command, name = group, ""
+        while hasattr(command, "commands"):
+            name, *words = words
+            command = command.commands[name]
+        command.make_context(name, words)
+
+
+@pytest.mark.parametrize("page", pages_with("toml"), ids=lambda page: page.name)
+def test_its_settings_can_be_read(page: Path) -> None:
+    for text in blocks(page, "toml"):
+        assert tomllib.loads(text)
+
+
+def test_what_the_readme_makes_is_in_the_makefile() -> None:
+    targets = re.findall(r"^make (\w+)", "".join(blocks(ROOT / "README.md", "text")), re.MULTILINE)
+    assert targets == ["report", "test"]
+    for target in targets:
+        assert f"\n{target}: " in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
