@@ -1,7 +1,7 @@
 """Every block of code in the README and the docs runs, block after block of one page, in a folder of its own.
 
 `python`, `sh` and `toml` blocks are run and read. `bash` blocks need what is not here (a cluster, a GPU, a model of one's
-own, a browser), and `text` blocks are no code: of the commands in them every option is looked up.
+own, a browser) or many minutes, and `text` blocks are no code: of the commands in them every option is looked up.
 """
 
 import importlib
