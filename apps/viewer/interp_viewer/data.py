@@ -27,7 +27,7 @@ def page(here: Here) -> None:
     st.subheader("In Python")
     where = [here.model, here.task, PurePosixPath(cell.path).name]
     st.code(
-        f'import interp\n\nresult = interp.open_run({str(here.run.folder)!r}){where}\nresult.to_frame()\nresult.plot()',
+        f"import interp\n\nresult = interp.open_run({str(here.run.folder)!r}){where}\nresult.to_frame()\nresult.plot()",
         language="python",
     )
 
