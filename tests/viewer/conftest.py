@@ -23,9 +23,7 @@ HOPS = {
 IOI = {"relevance_patching": {}, "circuit_discovery": {"fractions": [0.01, 0.1, 1.0]}}
 SMALL = {"residual_contribution": {}, "logit_lens": {}, "void_detection": {"max_new_tokens": 2}}
 NODES = {"relevance_patching": {"methods": ["attribution"], "nodes": ["attn_out"]}}
-LONG = {
-    **SMALL, **NODES, "layer_skip": {}, "circuit_discovery": {"fractions": [0.5, 1.0]},
-}  # fmt: skip
+LONG = SMALL | NODES | {"layer_skip": {}}
 DEEP = {
     **LONG, "depth_map": {"method": "cka"}, "residual_erasure": {"scopes": ["position"]},
     "back_patching": {"controls": [], "known_only": False, "position": "last"},

@@ -127,6 +127,16 @@ def test_a_drawing_has_every_node_of_its_edges_in_its_lane() -> None:
     assert len(set(places.values())) == len(places)
 
 
+def test_a_circuit_of_eighty_layers_is_drawn() -> None:
+    n_layers, n_heads = 80, 2
+    size = (n_layers * (3 * n_heads + 1) + 1, n_layers * (n_heads + 1) + 1)
+    found = Wires(n_layers, n_heads, n_heads, np.random.default_rng(0).normal(size=size))
+    spec = circuit.drawing(found.largest(2000), found, labels={}, pinned=set(), node="", edge="")
+    assert len(spec["series"][0]["links"]) == 2000
+    assert len(circuit.places(found)) == len(found.senders) + 1
+    fromstring(circuit.svg(spec))
+
+
 def test_a_picture_of_a_circuit_escapes_labels() -> None:
     _, found = wires()
     labels = {name: "<script>" for name in found.senders}
