@@ -7,6 +7,7 @@ from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
 from interp.analyses.residual_contribution import MEASURES, ResidualContribution, written
+from interp.errors import TaskError
 from interp.models import Model
 from tests.families import tokens
 
@@ -53,3 +54,15 @@ def test_means_weight_tokens_and_not_prompts() -> None:
     result = ResidualContribution().combine(parts)
     np.testing.assert_allclose(result.mean, 3.0)
     np.testing.assert_allclose(result.maximum, 4.0)
+
+
+def test_prompts_of_one_token_have_nothing_behind_the_first(model: Model) -> None:
+    one, more = tokens(batch=2, n_pos=1), tokens()
+    with torch.no_grad():
+        parts = [ResidualContribution().measure(model.record(batch), batch, {}) for batch in (one, more)]
+    assert parts[0]["max_without_first"].isnan().all()
+    without = ResidualContribution(first_position=False)
+    np.testing.assert_array_equal(without.combine(parts).mean, without.combine(parts[1:]).mean)
+    assert np.isfinite(ResidualContribution().combine(parts).mean).all()
+    with pytest.raises(TaskError, match="there is none left"):
+        without.combine(parts[:1])

@@ -19,6 +19,7 @@ from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
 from interp.analysis import Analysis, Cost, Finding, Result
+from interp.errors import TaskError
 from interp.models import Model
 from interp.plots import lines_over_depth
 from interp.replay import Recording
@@ -82,7 +83,7 @@ class ResidualContribution(Analysis):
             for layer in range(recording.n_layers)
         ]
         measures = torch.stack(layers, dim=1)
-        rest = measures[:, :, 1:]
+        rest = measures[:, :, 1:] if measures.shape[2] > 1 else torch.full_like(measures, torch.nan)
         return {
             "mean": measures.mean(2),
             "max": measures.amax(2),
@@ -96,9 +97,11 @@ class ResidualContribution(Analysis):
         """Return token-weighted means with a bootstrap interval over prompts, and maxima."""
         suffix = "" if self.first_position else "_without_first"
         n_tokens = torch.cat([part["n_pos"] for part in parts]).double().numpy() - (0 if self.first_position else 1)
-        mean = torch.cat([part[f"mean{suffix}"] for part in parts]).double().numpy()
+        mean, maximum = (torch.cat([part[f"{name}{suffix}"] for part in parts]).double().numpy() for name in ("mean", "max"))
+        if not (is_there := n_tokens > 0).any():
+            raise TaskError("every prompt is one token; with first_position=false there is none left")
+        n_tokens, mean, maximum = n_tokens[is_there], mean[is_there], maximum[is_there].max(0)
         low, high = bootstrap_interval(mean, weights=n_tokens, seed=self.seed)
-        maximum = torch.cat([part[f"max{suffix}"] for part in parts]).amax(0).numpy()
         return ResidualContributionResult(
             np.average(mean, axis=0, weights=n_tokens), low, high, maximum, n_prompts=len(mean)
         )

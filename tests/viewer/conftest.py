@@ -1,14 +1,18 @@
 """Run folders to look at: real ones of small models, and pages without a browser."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import streamlit as st
+import torch
 from streamlit.testing.v1 import AppTest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from interp.runs import Study, execute
+from tests.tokenizers import byte_level
 
 APP = Path(__file__).parents[2] / "apps" / "viewer" / "app.py"
 HOPS = {
@@ -17,6 +21,15 @@ HOPS = {
     "block_influence": {},
 }  # fmt: skip
 IOI = {"relevance_patching": {}, "circuit_discovery": {"fractions": [0.01, 0.1, 1.0]}}
+SMALL = {"residual_contribution": {}, "logit_lens": {}, "void_detection": {"max_new_tokens": 2}}
+NODES = {"relevance_patching": {"methods": ["attribution"], "nodes": ["attn_out"]}}
+LONG = SMALL | NODES | {"layer_skip": {}}
+DEEP = {
+    **LONG, "depth_map": {"method": "cka"}, "residual_erasure": {"scopes": ["position"]},
+    "back_patching": {"controls": [], "known_only": False, "position": "last"},
+}  # fmt: skip
+GRADIENTS = {"integrated_gradients": {"nodes": "published", "max_nodes": 2}}
+SIZES = {"one": (2, 1, SMALL | NODES), "long": (2, 2000, LONG | GRADIENTS), "deep": (80, 4, DEEP)}
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +39,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     execute(Study(("zoo/hops-4l",), ("two-hop",), HOPS, n=16), root / "hops")
     execute(Study(("zoo/names-6l",), ("ioi",), IOI, n=8), root / "ioi")
     return root
+
+
+@pytest.fixture(scope="session")
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return runs of prompts of one token, of 2,000 tokens, and of a model of 80 layers, not to be changed."""
+    root = tmp_path_factory.mktemp("sizes")
+    for name, (n_layers, n_tokens, analyses) in SIZES.items():
+        model, task = root / "models" / name, root / f"{name}.jsonl"
+        tokenizer = byte_level(["a b c d e f g h i"], vocabulary=280)
+        tokenizer.save_pretrained(model)
+        torch.manual_seed(0)
+        size = {"n_embd": 8, "n_layer": n_layers, "n_head": 2, "n_positions": 2048}
+        GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, **size)).save_pretrained(model)
+        rest = " b" * (n_tokens - 1)
+        rows = [{"text": f"{word}{rest}", "corrupted": f"c{rest}", "answer": " d", "wrong": " e"} for word in "abdefghi"]
+        task.write_text("".join(json.dumps({"id": str(i), **row}) + "\n" for i, row in enumerate(rows)))
+        execute(Study((str(model),), (str(task),), analyses), root / "runs" / name)
+    return root / "runs"
 
 
 @pytest.fixture

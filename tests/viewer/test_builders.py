@@ -1,5 +1,7 @@
 """What pages are made of: grids, colours, selections, voids, circuits; nothing drawn."""
 
+from xml.etree.ElementTree import fromstring
+
 import numpy as np
 import pytest
 import torch
@@ -125,11 +127,34 @@ def test_a_drawing_has_every_node_of_its_edges_in_its_lane() -> None:
     assert len(set(places.values())) == len(places)
 
 
+def test_a_circuit_of_eighty_layers_is_drawn() -> None:
+    n_layers, n_heads = 80, 2
+    size = (n_layers * (3 * n_heads + 1) + 1, n_layers * (n_heads + 1) + 1)
+    found = Wires(n_layers, n_heads, n_heads, np.random.default_rng(0).normal(size=size))
+    spec = circuit.drawing(found.largest(2000), found, labels={}, pinned=set(), node="", edge="")
+    assert len(spec["series"][0]["links"]) == 2000
+    assert len(circuit.places(found)) == len(found.senders) + 1
+    fromstring(circuit.svg(spec))
+
+
 def test_a_picture_of_a_circuit_escapes_labels() -> None:
     _, found = wires()
-    text = circuit.svg(found.largest(30), found, {name: "<script>" for name in found.senders})
+    labels = {name: "<script>" for name in found.senders}
+    text = circuit.svg(circuit.drawing(found.largest(30), found, labels=labels, pinned=set(), node="", edge=""))
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
+
+
+def test_a_picture_of_a_circuit_is_what_is_on_screen() -> None:
+    _, found = wires()
+    spec = circuit.drawing(found.largest(30), found, labels={"m0": "first"}, pinned={"m0"}, node="embed", edge="")
+    text = circuit.svg(spec)
+    assert text.count("<path d=") - 1 == 30  # one of them is the arrow's head
+    assert text.count("<rect") == len(spec["series"][0]["data"])
+    for node in spec["series"][0]["data"]:
+        assert f'fill="{node["itemStyle"]["color"]}"' in text
+    assert ">first</text>" in text
+    fromstring(text)
 
 
 def test_a_circuit_is_saved_as_a_graph() -> None:
@@ -153,9 +178,9 @@ def test_another_run_drops_what_belonged_to_the_first() -> None:
 
 
 def test_numbers_that_there_are_not_are_dropped_and_said() -> None:
-    kept = Selection.read({"layer": "9", "ex": "one", "thr": "-1"}).within({"layer": 5})
-    assert (kept.layer, kept.ex, kept.thr) == (None, None, None)
-    assert len(kept.bad) == 3
+    kept = Selection.read({"layer": "9", "ex": "one", "thr": "-1", "src": "-2"}).within({"layer": 5})
+    assert (kept.layer, kept.ex, kept.thr, kept.src) == (None, None, None, None)
+    assert len(kept.bad) == 4
 
 
 def test_text_is_no_markup() -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from interp_viewer.menu import ENTRIES
 from streamlit.testing.v1 import AppTest
@@ -16,7 +17,7 @@ from interp.folder import read_json, write_json
 Draw = Callable[..., AppTest]
 OF_A_RUN = [entry.name for entry in ENTRIES if entry.name not in ("runs", "live")]
 HAS = {"circuit": "ioi"}
-LENS_PAGES = ("overview", "lens", "analysis", "compare", "data")
+NEEDS = {entry.name: entry.analyses for entry in ENTRIES if entry.analyses}
 
 
 def texts(at: AppTest) -> str:
@@ -83,16 +84,19 @@ def test_a_run_that_is_not_there(made: Path, seen: Draw, page: str) -> None:
     assert "hops" in texts(at)
 
 
-@pytest.mark.parametrize("page", ["overview", "skip"])
+@pytest.mark.parametrize("page", OF_A_RUN)
 def test_an_unfinished_run_shows_what_there_is(root: Path, seen: Draw, page: str) -> None:
-    run = read_json(root / "hops" / "run.json")
-    gone = next(path for path in run["cells"] if path.endswith("layer_skip"))
-    del run["cells"][gone]
-    write_json(root / "hops" / "run.json", run)
-    at = seen(root, page, run="hops")
+    name = HAS.get(page, "hops")
+    run, needed = read_json(root / name / "run.json"), NEEDS.get(page, ("layer_skip",))
+    kept = {path: cell for path, cell in run["cells"].items() if cell["analysis"] not in needed}
+    write_json(
+        root / name / "run.json", run | {"cells": kept or {"other": next(iter(run["cells"].values())) | {"analysis": "x"}}}
+    )
+    at = seen(root, page, run=name)
     assert not at.exception
-    assert ("interp run" in texts(at)) == (page == "skip")
-    assert "7 of 8 cells" in seen(root, "runs").dataframe[0].value.set_index("run").loc["hops", "status"]
+    assert ("interp run --model" in texts(at)) == (page in NEEDS)
+    if page == "skip":
+        assert "7 of 8 cells" in seen(root, "runs").dataframe[0].value.set_index("run").loc["hops", "status"]
 
 
 def test_a_run_without_a_cell_waits(root: Path, seen: Draw) -> None:
@@ -103,17 +107,18 @@ def test_a_run_without_a_cell_waits(root: Path, seen: Draw) -> None:
     assert "Nothing has been measured" in texts(at)
 
 
-@pytest.mark.parametrize("page", ["overview", "skip"])
+@pytest.mark.parametrize("page", OF_A_RUN)
 def test_a_failed_cell_says_why(root: Path, seen: Draw, page: str) -> None:
-    run = read_json(root / "hops" / "run.json")
-    cell = next(cell for path, cell in run["cells"].items() if path.endswith("layer_skip"))
-    cell |= {"status": "failed", "error": "out of <b>memory</b>", "traceback": "Traceback: line 1"}
-    write_json(root / "hops" / "run.json", run)
-    at = seen(root, page, run="hops")
+    name = HAS.get(page, "hops")
+    run = read_json(root / name / "run.json")
+    for cell in run["cells"].values():
+        if cell["analysis"] in NEEDS.get(page, ("layer_skip",)):
+            cell |= {"status": "failed", "error": "out of <b>memory</b>", "traceback": "Traceback: line 1"}
+    write_json(root / name / "run.json", run)
+    at = seen(root, page, run=name)
     assert not at.exception
-    assert "out of <b>memory</b>" in texts(at)
-    if page == "skip":
-        assert "Traceback: line 1" in texts(at)
+    assert ("out of <b>memory</b>" in texts(at)) == (page == "overview" or page in NEEDS)
+    assert ("Traceback: line 1" in texts(at)) == (page in NEEDS)
 
 
 @pytest.mark.parametrize("page", OF_A_RUN)
@@ -136,6 +141,38 @@ def test_a_damaged_part_is_named_and_other_pages_go_on(root: Path, seen: Draw) -
     assert is_fine(seen(root, "lens", run="hops"))
 
 
+@pytest.mark.parametrize("page", OF_A_RUN)
+def test_damaged_files_are_named_on_every_page(root: Path, seen: Draw, page: str) -> None:
+    for path in (root / HAS.get(page, "hops")).rglob("*"):
+        if path.suffix in (".parquet", ".safetensors") or path.name in ("figure.json", "result.json"):
+            content = bytearray(path.read_bytes())
+            content[-3] ^= 1
+            path.write_bytes(content)
+    at = seen(root, page, run=HAS.get(page, "hops"), layer=1, token=2, src=1, tgt=2)
+    assert not at.exception
+    assert ("is damaged" in texts(at)) == (page != "overview")  # it reads the record alone
+    assert "Traceback" not in texts(at)
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "{}", '{"tokens": 5}', '{"vocabulary": [1], "tokens": ["a"]}'])
+@pytest.mark.parametrize("file", ["prompts.jsonl", "tokens.json", "vocabulary.json", "run.json"])
+def test_a_file_of_something_else_is_named(root: Path, seen: Draw, file: str, content: str) -> None:
+    path = next((root / "hops").rglob(file))
+    path.write_text(content)
+    at = seen(root, "overview", run="hops")
+    assert not at.exception
+    assert (file == "prompts.jsonl" and content[0] == "{") or f"{file} is" in texts(at)
+
+
+@pytest.mark.parametrize("lack", ["models", "versions", "tasks", "config"])
+def test_a_record_that_lacks_something_is_named(root: Path, seen: Draw, lack: str) -> None:
+    run = read_json(root / "hops" / "run.json")
+    write_json(root / "hops" / "run.json", run | {lack: []})
+    at = seen(root, "overview", run="hops")
+    assert not at.exception
+    assert "is not a run's" in texts(at)
+
+
 @pytest.mark.parametrize("file", ["frame.parquet", "figure.json", "result.json"])
 def test_a_damaged_file_is_named(root: Path, seen: Draw, file: str) -> None:
     path = next((root / "hops").rglob(f"block_influence/{file}"))
@@ -148,12 +185,15 @@ def test_a_damaged_file_is_named(root: Path, seen: Draw, file: str) -> None:
     assert is_fine(seen(root, "skip", run="hops"))
 
 
-@pytest.mark.parametrize(("n_taps", "n_pos"), [(5, 1), (5, 2000), (81, 8)])
-@pytest.mark.parametrize("page", LENS_PAGES)
-def test_one_token_many_tokens_many_layers(tmp_path: Path, seen: Draw, page: str, n_taps: int, n_pos: int) -> None:
-    make_run(tmp_path / "size", n_taps=n_taps, n_pos=n_pos, n_prompts=2)
-    at = seen(tmp_path, page, run="size", layer=n_taps - 1, token=n_pos - 1)
+@pytest.mark.parametrize(("size", "layer", "token"), [("one", 1, 0), ("long", 1, 1999), ("deep", 79, 3)])
+@pytest.mark.parametrize("page", OF_A_RUN)
+def test_one_token_many_tokens_many_layers(sizes: Path, seen: Draw, page: str, size: str, layer: int, token: int) -> None:
+    run = read_json(sizes / size / "run.json")
+    assert {cell["status"] for cell in run["cells"].values()} == {"ok"}
+    at = seen(sizes, page, run=size, layer=layer, token=token, src=layer, tgt=0, cmp=f"{size}:1")
     assert is_fine(at), texts(at)
+    made = {cell["analysis"] for cell in run["cells"].values()}
+    assert ("interp run" in texts(at)) == (page in NEEDS and not made.intersection(NEEDS[page]))
 
 
 def test_one_prompt_has_no_interval(tmp_path: Path, seen: Draw) -> None:
@@ -215,6 +255,28 @@ def test_what_a_page_shows_is_in_the_address_too(made: Path, seen: Draw) -> None
     assert is_fine(at)
 
 
+@pytest.mark.parametrize(("src", "tgt", "says"), [(99, 99, "is none of this picture's"), (-1, 2, "from 0 on, and ignored")])
+@pytest.mark.parametrize("page", ["skip", "backpatch", "depthmap"])
+def test_a_pair_that_there_is_not_is_said(made: Path, seen: Draw, page: str, src: int, tgt: int, says: str) -> None:
+    at = seen(made, page, run="hops", src=src, tgt=tgt)
+    assert is_fine(at)
+    assert says in texts(at)
+    assert "newly broken" not in texts(at)
+
+
+@pytest.mark.parametrize("cmp", ["hops:²", "hops:x", "hops:99", ":", "../hops:1"])
+def test_a_comparison_with_nothing_is_no_crash(made: Path, seen: Draw, cmp: str) -> None:
+    assert is_fine(seen(made, "compare", run="hops", cmp=cmp))
+
+
+def test_a_page_says_what_its_analysis_asks_and_how_it_misleads(made: Path, seen: Draw) -> None:
+    said = texts(seen(made, "skip", run="hops"))
+    info = next(c for c in read_json(made / "hops" / "run.json")["cells"].values() if c["analysis"] == "layer_skip")
+    assert info["summary"] in said
+    assert info["how"] in said
+    assert info["caveat"] in said
+
+
 def test_two_prompts_are_compared(made: Path, seen: Draw) -> None:
     at = seen(made, "compare", run="hops", cmp="hops:1", node="logit_lens", layer=1, token=1)
     assert is_fine(at)
@@ -241,6 +303,15 @@ def test_a_node_of_a_circuit_is_pinned_labelled_and_hidden(root: Path, seen: Dra
     assert next(iter(read_json(root / "ioi" / "annotations.json").values()))["hidden"] == ["m0"]
     assert "m0" not in set(at.dataframe[0].value["sender"])
     assert not at.exception
+
+
+def test_the_size_of_the_circuit_is_marked_on_its_curve(made: Path, seen: Draw) -> None:
+    at = seen(made, "circuit", run="ioi", k=20)
+    n_edges = int(re.search(r"20 of ([\d,]+) edges", texts(at))[1].replace(",", ""))
+    layout = json.loads(at.get("plotly_chart")[0].proto.spec)["layout"]
+    (text,) = layout["annotations"]
+    assert text["x"] == pytest.approx(np.log10(20 / n_edges))
+    assert layout["shapes"][0]["x0"] == pytest.approx(20 / n_edges)
 
 
 def test_the_live_page_makes_a_run_of_what_is_typed(tmp_path: Path, seen: Draw) -> None:

@@ -58,7 +58,8 @@ def _circuit(here: Here) -> None:
     left, right = st.columns([0.68, 0.32])
     with left:
         st.markdown(f"**{len(edges)} of {wires.n_edges:,} edges, {100 * wires.share(edges):.0f} % of all absolute scores**")
-        _draw(here, edges, wires, notes)
+        spec = _spec(here, edges, wires, notes)
+        _draw(here, edges, spec)
         st.caption(
             "Lanes: the embedding, heads and MLPs from left to right, layers upward, the output on top. Circles are heads, "
             "squares MLPs; width is the size of the score, blue positive, dashed red negative; the table "
@@ -68,7 +69,7 @@ def _circuit(here: Here) -> None:
         _choose_node(here, edges)
         _about(here, wires, edges, notes)
     _faithfulness(here, len(edges))
-    _edge_table(here, edges, notes)
+    _edge_table(here, edges, notes, spec)
 
 
 def _k(here: Here, wires: Wires) -> int:
@@ -125,11 +126,13 @@ def drawing(
     return {"tooltip": {"trigger": "item"}, "animation": False, "series": [series]}
 
 
-def _draw(here: Here, edges: list[Edge], wires: Wires, notes: "annotations.Notes") -> None:
+def _spec(here: Here, edges: list[Edge], wires: Wires, notes: "annotations.Notes") -> dict[str, Any]:
+    node, edge = here.selection.node, here.selection.edge
+    return drawing(edges, wires, labels=notes.labels, pinned=set(notes.pinned), node=node, edge=edge)
+
+
+def _draw(here: Here, edges: list[Edge], spec: dict[str, Any]) -> None:
     selection = here.selection
-    spec = drawing(
-        edges, wires, labels=notes.labels, pinned=set(notes.pinned), node=selection.node, edge=selection.edge
-    )  # fmt: skip
     used = [node["name"] for node in spec["series"][0]["data"]]
 
     def picked() -> None:
@@ -213,10 +216,10 @@ def _faithfulness(here: Here, n_shown: int) -> None:
         rows.replace({"kind": names}), x="fraction", groups="kind", title="What circuits of this size keep",
         x_label="share of all edges (log scale)", y_label="faithfulness", is_log=True,
     )  # fmt: skip
-    figure.add_vline(x=n_shown / total, line_dash="dot", line_color="grey")
-    # a line is placed in shares, a text on a log axis in their logarithms
-    at = float(np.log10(n_shown / total))
-    figure.add_annotation(x=at, y=1, yref="paper", yanchor="bottom", text="shown above", showarrow=False)
+    if n_shown:
+        figure.add_vline(x=n_shown / total, line_dash="dot", line_color="grey")
+        at = float(np.log10(n_shown / total))  # a line is placed in shares, a text on a log axis in their logarithms
+        figure.add_annotation(x=at, y=1, yref="paper", yanchor="bottom", text="shown above", showarrow=False)
     figure.update_layout(height=340)
     draw(
         figure,
@@ -225,7 +228,7 @@ def _faithfulness(here: Here, n_shown: int) -> None:
     )
 
 
-def _edge_table(here: Here, edges: list[Edge], notes: "annotations.Notes") -> None:
+def _edge_table(here: Here, edges: list[Edge], notes: "annotations.Notes", spec: dict[str, Any]) -> None:
     st.markdown("**The edges shown**")
     frame = pd.DataFrame([(e.sender, e.receiver, e.score) for e in edges], columns=["sender", "receiver", "score"])
     st.dataframe(frame, hide_index=True, height=260)
@@ -239,33 +242,43 @@ def _edge_table(here: Here, edges: list[Edge], notes: "annotations.Notes") -> No
     left, middle, right = st.columns(3)
     left.download_button("Save as JSON", json.dumps(about, indent=1), "circuit.json", "application/json")
     middle.download_button("Save as GraphML", buffer.getvalue(), "circuit.graphml", "application/xml")
-    right.download_button("Save as SVG", svg(edges, read_wires(here), notes.labels), "circuit.svg", "image/svg+xml")
+    right.download_button("Save as SVG", svg(spec), "circuit.svg", "image/svg+xml")
 
 
-def svg(edges: list[Edge], wires: Wires, labels: dict[str, str]) -> str:
-    """Return the drawing as a picture that scales."""
+def svg(spec: dict[str, Any]) -> str:
+    """Return a drawing as a picture that scales: the same places, curves, shapes, colours and names."""
     from html import escape
 
-    at, largest = places(wires), max((abs(e.score) for e in edges), default=1.0) or 1.0
-    width, height = 90.0 * (wires.n_heads + 3), 80.0 * (wires.n_layers + 2)
-
-    def place(name: str) -> tuple[float, float]:
-        x, y = at[name]
-        return 40 + 90 * x, height - 60 - 80 * (y + 1)
-
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif">']
-    for e in edges:
-        (x1, y1), (x2, y2) = place(e.sender), place(e.node)
-        colour, dash = (POSITIVE, "") if e.score >= 0 else (NEGATIVE, ' stroke-dasharray="5 3"')
+    series = spec["series"][0]
+    at = {node["name"]: (node["x"], node["y"]) for node in series["data"]}
+    left, top = (min((place[i] for place in at.values()), default=0.0) - 40 for i in (0, 1))
+    width, height = (
+        max((place[i] for place in at.values()), default=0.0) - near + 120 for i, near in enumerate((left, top))
+    )
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left:.0f} {top:.0f} {width:.0f} {height:.0f}" '
+        'font-family="sans-serif"><defs><marker id="end" viewBox="0 0 6 6" refX="11" refY="3" markerWidth="6" '
+        'markerHeight="6" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L6 3L0 6z" fill="#666"/></marker></defs>'
+    ]
+    for link in series["links"]:
+        (x1, y1), (x2, y2), style = at[link["source"]], at[link["target"]], link["lineStyle"]
+        bend = style["curveness"]
+        middle = f"{(x1 + x2) / 2 - (y1 - y2) * bend:.1f} {(y1 + y2) / 2 - (x2 - x1) * bend:.1f}"
+        dash = ' stroke-dasharray="5 3"' if style["type"] == "dashed" else ""
         parts.append(
-            f'<line x1="{x1:.0f}" y1="{y1:.0f}" x2="{x2:.0f}" y2="{y2:.0f}" stroke="{colour}" '
-            f'stroke-width="{1 + 6 * abs(e.score) / largest:.1f}" opacity="0.7"{dash}>'
-            f"<title>{escape(e.name)} {e.score:+.4f}</title></line>"
+            f'<path d="M{x1:.1f} {y1:.1f}Q{middle} {x2:.1f} {y2:.1f}" fill="none" stroke="{style["color"]}" '
+            f'stroke-width="{style["width"]:.1f}" opacity="{style["opacity"]}" marker-end="url(#end)"{dash}>'
+            f"<title>{escape(link['value'])}</title></path>"
         )
-    for name in dict.fromkeys(name for e in edges for name in (e.sender, e.node)):
-        x, y = place(name)
-        parts.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="8" fill="#8a8678"/>')
-        parts.append(f'<text x="{x + 11:.0f}" y="{y + 4:.0f}" font-size="13">{escape(labels.get(name, name))}</text>')
+    for node in series["data"]:
+        x, y, half = node["x"], node["y"], node["symbolSize"] / 2
+        turned = f' transform="rotate(45 {x:.1f} {y:.1f})"' if node["symbol"] == "diamond" else ""
+        round_ = half if node["symbol"] == "circle" else 0
+        parts.append(
+            f'<rect x="{x - half:.1f}" y="{y - half:.1f}" width="{2 * half:.1f}" height="{2 * half:.1f}" rx="{round_:.1f}" '
+            f'fill="{node["itemStyle"]["color"]}"{turned}/>'
+            f'<text x="{x + half + 4:.1f}" y="{y + 4:.1f}" font-size="12">{escape(node["label"]["formatter"])}</text>'
+        )
     return "\n".join([*parts, "</svg>"])
 
 

@@ -100,6 +100,8 @@ def _report(done: dict[str, Any], out: Path, key: str, seconds: float) -> None:
             st.markdown(f"**{plain(cell['analysis'])}** {plain(cell['summary'])}")
         else:
             st.info(f"{plain(path)} {cell['status']}: {plain(cell['error'])}")
+    if not any(cell["analysis"] == "relevance_patching" for cell in done["cells"].values()):
+        st.caption("For relevance, fill in the answer, the corrupted twin and the wrong answer.")
     st.caption(f"{seconds:.1f} s; kept in {plain(out)}")
     params = Selection(run=f"{FOLDER}/{key}").params()
     for name in ("lens", "residual", "voids", "skip", "circuit"):

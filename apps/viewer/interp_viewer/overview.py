@@ -48,7 +48,7 @@ def _provenance(here: Here) -> None:
     st.subheader("Where it comes from")
     info = here.run.info
     rows = {
-        "run": here.run.id, "folder": str(here.run.folder), "started": info["started"], "machine": info["machine"],
+        "run": here.run.id, "folder": str(here.run.folder), "started": info["started"], "machine": info.get("machine"),
         **{f"version of {name}": version for name, version in info["versions"].items()},
         **{f"{here.model}: {name}": value for name, value in info["models"].get(here.model, {}).items()},
         **{f"{here.task}: {name}": value for name, value in info["tasks"].get(here.task, {}).items()},

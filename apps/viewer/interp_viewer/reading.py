@@ -107,6 +107,7 @@ def _header(root: Path, folder: Path) -> Header:
 def _read_header(name: str, folder: Path, written: int, size: int) -> Header:  # noqa: ARG001
     try:
         run = read_run(require_small(folder / "run.json").parent)
+        _require_record(run)
         cells, config = run["cells"].values(), run["config"]
         expected = len(config["models"]) * len(config["tasks"]) * len(config["analyses"])
         return Header(
@@ -126,6 +127,18 @@ def _read_header(name: str, folder: Path, written: int, size: int) -> Header:  #
         return Header(name, folder, error=str(error), written=written / 1e9)
     except (KeyError, TypeError, AttributeError) as error:
         return Header(name, folder, error=f"{folder / 'run.json'} is not a run's ({error!r})", written=written / 1e9)
+
+
+def _require_record(run: dict[str, Any]) -> None:
+    """Raise KeyError or TypeError if run.json lacks what pages read of it."""
+    for name in ("config", "cells", "models", "tasks", "versions"):
+        if not isinstance(run[name], dict):
+            raise TypeError(f"{name} is no object")
+    for cell in run["cells"].values():
+        if not all(isinstance(cell[name], str) for name in ("model", "task", "analysis", "status")):
+            raise TypeError("a cell has no name or status")
+        if cell["status"] == "ok" and not isinstance(cell["parameters"], dict):
+            raise TypeError("a cell has no parameters")
 
 
 # One run

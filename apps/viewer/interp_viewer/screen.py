@@ -231,7 +231,7 @@ def _navigate(selection: Selection, here: Here | None) -> None:
 def _bar(here: Here) -> None:
     """Draw what is selected, as boxes that can be driven without a mouse, and the prompt's tokens."""
     run, selection = here.run, here.selection
-    pairs = [f"{model} · {task}" for model, task in run.pairs]
+    pairs = [f"{model} · {PurePosixPath(task).name}" for model, task in run.pairs]  # a task may be a file
     names = [f"{i}: {prompt.get('id', '')}" for i, prompt in enumerate(here.prompts)] or [str(here.ex)]
     st.markdown(f"Run **{plain(run.id)}**")
     with st.container(horizontal=True, vertical_alignment="bottom"):
