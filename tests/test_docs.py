@@ -1,11 +1,12 @@
 """Every block of code in the README and the docs runs, block after block of one page, in a folder of its own.
 
 `python`, `sh` and `toml` blocks are run and read. `bash` blocks need what is not here (a cluster, a GPU, a model of one's
-own, a browser) or many minutes, and `text` blocks are no code: of the commands in them every option is looked up.
+own, a browser): of them, and of those in the tutorials' text, every option is looked up. `text` blocks are no code.
 """
 
 import importlib
 import inspect
+import json
 import os
 import re
 import shlex
@@ -27,8 +28,17 @@ from interp.runs import Study, execute
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCES = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 BLOCKS = {page: FENCES.findall(page.read_text()) for page in PAGES}
 IMPORTS = re.compile(r"^\W*from (interp[\w.]*) import ([\w, ]+)", re.MULTILINE)
+
+
+def fenced(page: Path) -> list[tuple[str, str]]:
+    """Return language and text of a page's blocks; of a tutorial, those in its words."""
+    if page.suffix == ".md":
+        return BLOCKS[page]
+    cells = json.loads(page.read_text())["cells"]
+    return [block for cell in cells if cell["cell_type"] == "markdown" for block in FENCES.findall("".join(cell["source"]))]
 
 
 def pages_with(language: str) -> list[Path]:
@@ -39,12 +49,19 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for of, text in BLOCKS[page] if of == language]
 
 
+def made_small(text: str) -> str:
+    """Return commands or a study with few prompts and short texts: they show as well that all of it works."""
+    text = re.sub(r"max_new_tokens=\d+", "max_new_tokens=4", text)
+    return re.sub(r"(--n |^n = )\d+", r"\g<1>12", text, flags=re.MULTILINE)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand where a reader stands: in a folder with studies, a checkpoint and two finished runs."""
+    """Stand where a reader stands: in a folder with studies and a checkpoint."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BROWSER", "true")  # the program of that name opens nothing
-    (tmp_path / "studies").symlink_to(ROOT / "studies")
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/demo.toml").write_text(made_small((ROOT / "studies/demo.toml").read_text()))
     (tmp_path / "path/to").mkdir(parents=True)
     (tmp_path / "path/to/checkpoint").symlink_to(ROOT / "data/zoo/hops-4l")
     return tmp_path
@@ -70,8 +87,8 @@ def test_its_code_runs(page: Path, folder: Path, a_run: Path) -> None:
 def test_its_commands_run(page: Path, folder: Path, a_run: Path) -> None:
     for text in blocks(page, "toml"):
         if name := re.match(r"# (\w+\.toml)\n", text):
-            (folder / name[1]).write_text(text)
-    script = "\n".join(block for block in blocks(page, "sh"))
+            (folder / name[1]).write_text(made_small(text))
+    script = made_small("\n".join(blocks(page, "sh")))
     if "--out runs/first" not in script:
         shutil.copytree(a_run, folder / "runs/first")
     begin = f'set -euo pipefail; interp() {{ {shlex.quote(sys.executable)} -m interp.cli "$@"; }}\n'
@@ -88,13 +105,12 @@ def test_every_block_says_what_it_is() -> None:
     assert {language for _, language in found} <= {"python", "sh", "toml", "bash", "text"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *TUTORIALS], ids=lambda page: page.name)
 def test_its_commands_and_their_options_exist(page: Path) -> None:
     group = typer.main.get_command(app)
-    for line in re.findall(
-        r"^(?:srun )?interp (.*)$", "".join(blocks(page, "sh") + blocks(page, "bash")).replace("\\\n", " "), re.MULTILINE
-    ):
-        words = shlex.split(re.split(r"[|>;]", line)[0].replace("'[", "["), comments=True)
+    code = "".join(text for language, text in fenced(page) if language in ("", "sh", "bash")).replace("\\\n", " ")
+    for line in re.findall(r"^(?:srun )?interp (.*)$", code, re.MULTILINE):
+        words = shlex.split(re.split(r" [|>;] ", line)[0], comments=True)
         command, name = group, ""
         while hasattr(command, "commands"):
             name, *words = words
@@ -143,7 +159,7 @@ def test_the_api_pages_have_every_name_that_users_meet() -> None:
     shown = {id(found(name)) for name in names} | {
         id(value) for module in modules for key, value in vars(found(module)).items() if not key.startswith("_")
     }
-    text = "".join(page.read_text() for page in [*PAGES, *(ROOT / "tutorials").glob("*.ipynb")])
+    text = "".join(page.read_text() for page in [*PAGES, *TUTORIALS])
     met = {(module, name) for module, several in IMPORTS.findall(text) for name in re.findall(r"\w+", several)}
     met = {(module, name) for module, name in met if find_spec(module)}  # a tutorial shows where a module of one's own goes
     met |= {("interp", name) for name in interp.__all__ if name != "__version__"}
