@@ -44,11 +44,14 @@ class Finding:
     n: int | None = None
 
     def __post_init__(self) -> None:
-        """Take numbers that are not finite as not there."""
+        """Take numbers that are not finite as not there; half an interval is none."""
         for name in ("value", "low", "high"):
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
                 object.__setattr__(self, name, None)
+        if self.low is None or self.high is None:
+            object.__setattr__(self, "low", None)
+            object.__setattr__(self, "high", None)
 
 
 class Result(ABC):

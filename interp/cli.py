@@ -285,7 +285,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
 ) -> None:
-    """Check a checkpoint: is it whole, and is every place in it what its name says? Exit status 1 if not.
+    """Check a checkpoint: is it whole, and is every place in it what its name says? Exits 1 if not, 2 if there is none.
 
     Example: interp doctor --model path/to/checkpoint
     """

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from interp.catalogue import find_analyses, make_analysis
-from interp.errors import InterpError, ModelError
+from interp.errors import InterpError, ModelError, UnknownModelError
 from interp.models import Model, load_model
 from interp.tasks.batch import TokenBatch
 from interp.testing import examine
@@ -45,10 +45,15 @@ class Diagnosis:
 
 
 def diagnose(name: str, *, progress: Callable[[str], None] = lambda _: None, **loading: Any) -> Diagnosis:
-    """Return what is found out about a checkpoint, loaded as `load_model(name, **loading)`; a broken one is a finding."""
+    """Return what is found out about a checkpoint, loaded as `load_model(name, **loading)`; a broken one is a finding.
+
+    Raises UnknownModelError where there is nothing to look at.
+    """
     progress("loading")
     try:
         model = load_model(name, **loading)
+    except UnknownModelError:
+        raise
     except ModelError as error:
         return Diagnosis(name, (Sign("loading", "failed", str(error)),))
     n_weights = sum(parameter.numel() for parameter in model.module.parameters())

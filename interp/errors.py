@@ -1,7 +1,7 @@
 """Everything that can be wrong with what a user gave, as one tree.
 
 InterpError
-├── ModelError      a model that cannot be found, loaded or trusted
+├── ModelError      a model that cannot be found (UnknownModelError), loaded or trusted
 ├── TaskError       a task, a prompt or a prompt file
 ├── SiteError       a place in a model that does not exist or cannot be read or written
 ├── AnalysisError   an analysis or one of its parameters
@@ -21,6 +21,10 @@ class InterpError(Exception):
 
 class ModelError(InterpError):
     """A model cannot be found, loaded or trusted."""
+
+
+class UnknownModelError(ModelError):
+    """There is no model of that name."""
 
 
 class TaskError(InterpError):

@@ -92,13 +92,13 @@ def test_findings_have_numbers_with_a_unit_and_an_ordered_interval(name: str) ->
     assert first.claim == result_of(name).summary()
     for finding in (first, *others):
         assert finding.claim
-        if finding.value is not None:
-            assert finding.measure
-            assert finding.n
-        if finding.low is not None:
-            assert finding.value is not None
-            assert finding.low <= finding.high
-            assert finding.low - 1e-6 <= finding.value <= finding.high + 1e-6
+        assert finding.value is not None
+        assert finding.measure
+        assert finding.n
+        if name == "depth_score":  # too few prompts of each level here
+            continue
+        assert finding.low <= finding.high
+        assert finding.low - 1e-6 <= finding.value <= finding.high + 1e-6
 
 
 def test_a_second_run_gives_equal_tensors_whose_first_axis_is_the_prompt(name: str) -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from interp import cli
 from interp.doctor import diagnose
+from interp.errors import UnknownModelError
 from interp.paths import shipped_models
 from tests.test_loading import halves, with_config
 from tests.tokenizers import byte_level
@@ -40,6 +41,13 @@ def test_a_healthy_checkpoint_passes(folder: Path) -> None:
     assert "351 tokens for 351 rows" in by_check["tokenizer"]["what"]
     assert "a BOS token is put in front" in by_check["BOS"]["what"]
     assert {row["analysis"] for row in found["memory"] if row.get("memory_mb", 0) > 0} >= {"layer_skip", "back_patching"}
+
+
+@pytest.mark.parametrize("name", ["zoo/hops-5l", "./nowhere", "nobody/nothing"])
+def test_a_model_that_is_not_there_is_no_finding(name: str) -> None:
+    done = CliRunner().invoke(cli.app, ["doctor", "--model", name])
+    assert isinstance(done.exception, UnknownModelError)
+    assert done.stdout == ""
 
 
 def break_it(folder: Path, how: str) -> None:

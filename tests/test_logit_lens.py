@@ -9,13 +9,14 @@ import torch
 from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
+import interp
 from interp.analyses.logit_lens import LogitLens, effective_depths
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import first
 from interp.sweeps import lens
 from interp.sweeps.lens import READINGS, Prediction, compared
-from interp.sweeps.statistics import bootstrap_interval
+from interp.sweeps.statistics import bootstrap_interval, interval_of, resampled_means
 from tests.families import tiny, tokens
 from tests.test_replay import naive
 
@@ -187,3 +188,24 @@ def test_a_weighted_bootstrap_keeps_constants() -> None:
     np.testing.assert_allclose([low, high], 3.0)
     varied = np.array([[1.0], [2.0], [4.0]])
     np.testing.assert_array_equal(bootstrap_interval(varied), bootstrap_interval(varied, weights=np.full(3, 7.0)))
+
+
+def test_intervals_of_numbers_made_of_means() -> None:
+    values = np.random.default_rng(0).normal(3, 1, (400, 2))
+    resampled = resampled_means(values, seed=5)
+    low, high = interval_of(resampled[:, 0])
+    np.testing.assert_allclose((low, high), [end[0] for end in bootstrap_interval(values, seed=5)], atol=5e-3)
+    assert 3.0 < high - low + 2.9 < 3.2
+    np.testing.assert_array_equal(resampled_means(values[:, ::-1], seed=5), resampled[:, ::-1])
+    never = np.r_[np.zeros(960), np.full(40, np.inf)]
+    assert interval_of(never) == (0.0, np.inf)
+    assert interval_of(never[10:]) == (0.0, np.inf)
+    assert interval_of(never[:970]) == (0.0, 0.0)
+
+
+def test_effective_depths_have_intervals() -> None:
+    result = LogitLens().run(interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=12))
+    rows = result.to_frame().set_index("measure").loc["effective depth (KL)"]
+    finding = next(f for f in result.findings() if "by KL" in f.measure)
+    assert (rows["mean"], rows["low"], rows["high"]) == (finding.value, finding.low, finding.high)
+    assert finding.low <= finding.value <= finding.high

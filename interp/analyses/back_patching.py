@@ -423,7 +423,9 @@ class BackPatchingResult(Result):
     def findings(self) -> tuple[Finding, ...]:
         """Return the gain of one fixed pair over the best control, where there are enough failures for rates."""
         if self.is_failure.sum() < _FEWEST:
-            return super().findings()
+            failing = Rate.of(self.is_failure, seed=self.analysis.seed)
+            measure = "share of prompts to repair; too few for rates"
+            return (Finding(self.summary(), failing.share, measure, failing.low, failing.high, failing.n),)
         gain = self.rate("back", "fixed", over=self.best_control("fixed"))
         measure = "share of failures that one fixed pair of layers repairs, above the best control's"
         return (Finding(self.summary(), gain.share, measure, gain.low, gain.high, gain.n),)

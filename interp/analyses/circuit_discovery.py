@@ -29,7 +29,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.circuits import Circuit, Wiring, circuit_values, edge_scores, plain_run, random_circuits
 from interp.sweeps.pairs import check_pairs, check_settings, pairs
-from interp.sweeps.statistics import bootstrap_interval
+from interp.sweeps.statistics import bootstrap_interval, interval_of, resampled_means
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -220,10 +220,18 @@ class CircuitDiscoveryResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the share of edges of the smallest circuit that keeps 90 %."""
-        smallest = self.smallest()
-        share = None if smallest is None else smallest.n_edges / self.whole.n_edges
+        gained = self.values["circuit"] - self.values["none"][:, None]
+        resampled = resampled_means(np.column_stack([gained, self._gap]), seed=self.analysis.seed)
+        others = self._smallest_shares(resampled[:, :-1] / resampled[:, -1:])
+        (share,) = self._smallest_shares(self.faithfulness("circuit")[None])
         measure = f"share of all edges that keeps 90 % of {self.analysis.metric}"
-        return (Finding(self.summary(), value=share, measure=measure, n=len(self._gap)),)
+        return (Finding(self.summary(), share, measure, *interval_of(others), len(self._gap)),)
+
+    def _smallest_shares(self, faithfulness: NDArray[np.float64]) -> list[float]:
+        """Return the smallest circuit's share of edges that keeps 90 %, for every row [row fraction]; infinite if none."""
+        sizes, good = np.array([circuit.n_edges for circuit in self.circuits]), faithfulness >= 0.9
+        shares: list[float] = np.where(good.any(1), sizes[good.argmax(1)] / self.whole.n_edges, np.inf).tolist()
+        return shares
 
     def to_frame(self) -> pd.DataFrame:
         """Return faithfulness by kind and fraction, then the scores of the 200 largest edges.

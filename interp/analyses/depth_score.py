@@ -31,6 +31,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.answers import Answered, answered, answered_sizes, require_answers
 from interp.sweeps.staircase import Ends, Step, staircase
+from interp.sweeps.statistics import interval_of, resampled_means
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 
@@ -217,16 +218,12 @@ class DepthScoreResult(Result):
     def _n_smallest(self) -> int:
         return int(min((self.level_of == level).sum() for level in self.levels))
 
-    def _interval(self, level: str, effect: str) -> tuple[float, float]:
-        """Return the 95 % bootstrap interval, over prompts, of the score of mean effects; NaN for a handful of prompts."""
+    def _resampled(self, level: str, effect: str) -> Float:
+        """Return the score of mean effects of prompts drawn anew [resample]; NaN for a handful of prompts."""
         values = self.arrays[f"{effect}.mean"][self.level_of == level]
         per_prompt = layer_effects(values) if effect == "layer" else values
-        rng, n = np.random.default_rng(self.analysis.seed), len(per_prompt)
-        means = rng.multinomial(n, np.full(n, 1 / n), size=1000) @ per_prompt / n
-        if n < _FEWEST or not means.any():
-            return np.nan, np.nan
-        low, high = np.nanquantile(depth_score(means), [0.025, 0.975])
-        return float(low), float(high)
+        scores = depth_score(resampled_means(per_prompt, seed=self.analysis.seed + self.levels.index(level)))
+        return scores if len(values) >= _FEWEST else np.full_like(scores, np.nan)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per level, effect (layer, output), statistic over prompts (max, mean) and measure.
@@ -241,7 +238,7 @@ class DepthScoreResult(Result):
                 for statistic in ("max", "mean"):
                     effects = self.effects(level, effect, statistic)
                     score = float(depth_score(effects))
-                    low, high = self._interval(level, effect) if statistic == "mean" else (np.nan, np.nan)
+                    low, high = interval_of(self._resampled(level, effect)) if statistic == "mean" else (np.nan, np.nan)
                     keys = (level, effect, statistic)
                     n_prompts = self._n_smallest if statistic == "max" else n
                     for base in (0, 1):
@@ -282,11 +279,13 @@ class DepthScoreResult(Result):
         """Return how far the levels' scores, by the effect on the output, are apart."""
         frame = self.to_frame()
         rows = frame[(frame["statistic"] == "mean") & (frame["measure"] == "score, layers from 0")]
-        scores = rows[rows["effect"] == "output"]["value"].dropna()
+        scores = rows[rows["effect"] == "output"].set_index("level")["value"].dropna()
         if scores.empty:
             return super().findings()
+        highest, lowest = str(scores.idxmax()), str(scores.idxmin())
+        low, high = interval_of(self._resampled(highest, "output") - self._resampled(lowest, "output"))
         measure = "layers between the lowest and the highest level's depth score, by the effect on the output"
-        return (Finding(self.summary(), float(scores.max() - scores.min()), measure, n=len(self.level_of)),)
+        return (Finding(self.summary(), float(scores[highest] - scores[lowest]), measure, low, high, len(self.level_of)),)
 
     def summary(self) -> str:
         """Give the scores of every level, and say whether the intervals of the lowest and highest overlap."""

@@ -30,7 +30,7 @@ from interp.sweeps.alignment import Aligned, align
 from interp.sweeps.answers import Answered, answered, answered_sizes, probability, require_answers
 from interp.sweeps.quadrature import FEWEST_NODES, FLOOR, Evaluate, Integral, integrate, left_riemann
 from interp.sweeps.staircase import Part
-from interp.sweeps.statistics import bootstrap_interval
+from interp.sweeps.statistics import bootstrap_interval, interval_of, resampled_means
 from interp.tasks.batch import TokenBatch
 
 Nodes = Literal["adaptive", "published"]
@@ -186,6 +186,13 @@ class IntegratedGradients(Analysis):
         return Cost(forwards, numbers, held, is_bound=self.nodes == "adaptive" or self.part == "attention")
 
 
+def taken_over(share: np.ndarray) -> int | None:
+    """Return the first layer from which on the last token holds more than half, from its shares [layer]; None if never."""
+    less = np.flatnonzero(share <= 0.5)
+    first = int(less[-1]) + 1 if len(less) else 0
+    return first if first < len(share) else None
+
+
 @dataclass(frozen=True, repr=False)
 class IntegratedGradientsResult(Result):
     """Attributions [prompt layer column], and `arrays` [prompt layer]: difference, error, nodes, capped."""
@@ -238,20 +245,23 @@ class IntegratedGradientsResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return from which share of the depth on the last token holds most of the attribution."""
-        share = self.share_of_last.mean(0)
-        taken = [layer for layer in range(len(share)) if (share[layer:] > 0.5).all()]
-        if not taken:
+        share = self.share_of_last
+        resampled = resampled_means(share.astype(np.float64), seed=self.analysis.seed)
+        taken, *others = (taken_over(mean) for mean in (share.mean(0), *resampled))
+        if taken is None:
             return super().findings()
-        depth, measure = (taken[0] + 1) / len(share), "share of layers until the last token holds most of the attribution"
-        return (Finding(self.summary(), depth, measure, n=len(self.share_of_last)),)
+        n, n_layers = share.shape
+        low, high = interval_of(np.inf if layer is None else (layer + 1) / n_layers for layer in others)
+        measure = "share of layers until the last token holds most of the attribution"
+        return (Finding(self.summary(), (taken + 1) / n_layers, measure, low, high, n),)
 
     def summary(self) -> str:
         """Say where the last token takes over, and how well the attributions add up."""
         share = self.share_of_last.mean(0)
-        taken = [layer for layer in range(len(share)) if (share[layer:] > 0.5).all()]
+        taken = taken_over(share)
         shares = ", ".join(f"{value:.2f}" for value in share)
-        where = f"From layer {taken[0]} on" if taken else "At no layer up to the last"
-        verb = "the last token holds" if taken else "does the last token hold"
+        where = "At no layer up to the last" if taken is None else f"From layer {taken} on"
+        verb = "does the last token hold" if taken is None else "the last token holds"
         nodes, error = self.arrays["nodes"], self.relative_error
         n_capped = int(self.arrays["capped"].sum())
         return (

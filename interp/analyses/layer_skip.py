@@ -260,10 +260,13 @@ class LayerSkipResult(Result):
         most, least = rows.iloc[int(rows["mean"].argmax())], rows.iloc[int(rows["mean"].argmin())]
         part = self.analysis.part if self.analysis.part == "layer" else f"the {self.analysis.part} of layer"
         what = {"answer": "the answer's logit falls by", "output": "the probabilities change by"}[self._output_effect]
+        other = f"costs least, {least['mean']:.2f}"
+        if least["mean"] < 0:
+            other = f"costs less than nothing: it rises by {-least['mean']:.2f}"
         text = (
             f"Skipping {part} {most['skipped']} costs most: {what} {most['mean']:.2f} on average "
             f"(95 % interval {most['low']:.2f} to {most['high']:.2f}, {self.n_prompts} prompts); "
-            f"{part} {least['skipped']} costs least, {least['mean']:.2f}."
+            f"{part} {least['skipped']} {other}."
         )
         if "future" not in self.scopes:
             return text

@@ -24,7 +24,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.cosines import write_cosines
 from interp.sweeps.lens import READINGS, held, readings
-from interp.sweeps.statistics import bootstrap_interval
+from interp.sweeps.statistics import bootstrap_interval, interval_of, resampled_means
 from interp.tasks.batch import TokenBatch
 
 _LENS_FINAL, _FINAL_LENS = "KL(lens‖final), nats", "KL(final‖lens), nats"
@@ -183,9 +183,28 @@ class LogitLensResult(Result):
     @property
     def effective_depths(self) -> dict[str, int | None]:
         """Return the three effective depths, as 0-based layers, None where a condition is never met."""
-        kl, overlap, cosine = (self.curves[name][: self.n_layers] for name in (_LENS_FINAL, self._overlap, _COSINE))
+        curves = self.curves
+        return self._depths_of(*(curves[name] for name in (_LENS_FINAL, self._overlap, _COSINE)))
+
+    def _depths_of(self, *curves: np.ndarray) -> dict[str, int | None]:
+        kl, overlap, cosine = (curve[: self.n_layers] for curve in curves)
         thresholds = {"kl_share": self.analysis.kl_share, "overlap_above": self.analysis.overlap_above}
         return effective_depths(kl=kl, overlap=overlap, cosine=cosine, **thresholds)
+
+    @property
+    def _depth_intervals(self) -> dict[str, tuple[float, float]]:
+        """Return the 95 % bootstrap interval, over prompts, of each effective depth's share of the depth."""
+        per_prompt, seed = self._per_prompt, self.analysis.seed
+        resampled = [
+            resampled_means(per_prompt[name], weights=self._weights(name, per_prompt[name]), seed=seed)
+            for name in (_LENS_FINAL, self._overlap, _COSINE)
+        ]
+        found = [self._depths_of(*curves) for curves in zip(*resampled, strict=True)]
+        return {name: interval_of(self._share(depths[name]) for depths in found) for name in found[0]}
+
+    def _share(self, layer: int | None) -> float:
+        """Return a layer's share of the depth, as published; infinite where it was never reached."""
+        return np.inf if layer is None else (layer + 1) / self.n_layers
 
     def to_frame(self) -> pd.DataFrame:
         """Return columns measure, layer, position, mean, median, low, high, n_prompts.
@@ -193,7 +212,7 @@ class LogitLensResult(Result):
         Layer `n_layers` is behind the last layer. Position 0 is the last, -1 the one before it; without a position a row is
         the mean over positions (answers: the last position alone), with a 95 % bootstrap interval over prompts. "answer
         rank" counts the tokens more probable than the answer's first. "effective depth (…)": `layer` is the 0-based layer,
-        missing where never reached, and `mean` the share of depth (layer + 1) / n_layers.
+        missing where never reached, and `mean` the share of depth (layer + 1) / n_layers with its interval.
         """
         frame = pd.concat([*self._curve_rows(), *self._position_rows(), self._depth_rows()], ignore_index=True)
         return frame.astype({"layer": "Int64", "position": "Int64"})
@@ -216,14 +235,16 @@ class LogitLensResult(Result):
             yield pd.DataFrame(keys | numbers | {"low": np.nan, "high": np.nan, "n_prompts": counts})
 
     def _depth_rows(self) -> pd.DataFrame:
-        return pd.DataFrame(
+        intervals = self._depth_intervals
+        rows = pd.DataFrame(
             {
                 "measure": f"effective depth ({name})", "layer": pd.NA if layer is None else layer, "position": pd.NA,
-                "mean": np.nan if layer is None else (layer + 1) / self.n_layers, "median": np.nan, "low": np.nan,
-                "high": np.nan, "n_prompts": len(self.readings),
+                "mean": self._share(layer), "median": np.nan, "low": intervals[name][0], "high": intervals[name][1],
+                "n_prompts": len(self.readings),
             }
             for name, layer in self.effective_depths.items()
         )  # fmt: skip
+        return rows.replace([np.inf], np.nan)
 
     def plot(self) -> go.Figure:
         """Draw the curves with the three effective depths, and the answer's probability by layer and position."""
@@ -249,12 +270,12 @@ class LogitLensResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the three effective depths as shares of the depth."""
-        found = list[Finding]()
+        found, intervals = list[Finding](), self._depth_intervals
         for name, layer in self.effective_depths.items():
             if layer is not None:
                 claim = f"By {name}, the effective depth is {self._depth_in_words(layer)}." if found else self.summary()
-                depth = (layer + 1) / self.n_layers
-                found.append(Finding(claim, depth, f"effective depth by {name}, share of layers", n=len(self.readings)))
+                measure = f"effective depth by {name}, (layer + 1) / layers"
+                found.append(Finding(claim, self._share(layer), measure, *intervals[name], len(self.readings)))
         return tuple(found) or super().findings()
 
     def summary(self) -> str:
@@ -275,4 +296,4 @@ class LogitLensResult(Result):
         )
 
     def _depth_in_words(self, layer: int | None) -> str:
-        return "never reached" if layer is None else f"layer {layer} ({(layer + 1) / self.n_layers:.2f} of the depth)"
+        return "never reached" if layer is None else f"layer {layer} ({self._share(layer):.2f} of the depth)"

@@ -182,9 +182,12 @@ class ParallelWindowResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return by how much two neighbouring layers, side by side, miss what they do in order."""
-        value, n = float(np.diagonal(self.grid(), 1).mean()), len(self.arrays["n_pos"])
+        value, weights = float(np.diagonal(self.grid(), 1).mean()), self.arrays["n_pos"]
+        errors = self.arrays["windows"][..., 0]
+        per_prompt = np.diagonal(errors, 1, axis1=1, axis2=2).mean(1, keepdims=True)
+        (low,), (high,) = bootstrap_interval(per_prompt, weights=weights, seed=self.analysis.seed)
         measure = "share of what two neighbouring layers do that is missed side by side, mean over pairs"
-        return (Finding(self.summary(), value, measure, n=n),)
+        return (Finding(self.summary(), value, measure, float(low), float(high), len(weights)),)
 
     def summary(self) -> str:
         """Say which pairs could run side by side, how the error grows with width, and what it does to the output."""

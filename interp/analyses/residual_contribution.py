@@ -25,7 +25,7 @@ from interp.plots import lines_over_depth
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site
-from interp.sweeps.statistics import bootstrap_interval
+from interp.sweeps.statistics import interval_of, resampled_means
 from interp.tasks.batch import TokenBatch
 
 _EPS = 1e-6
@@ -101,9 +101,10 @@ class ResidualContribution(Analysis):
         if not (is_there := n_tokens > 0).any():
             raise TaskError("every prompt is one token; with first_position=false there is none left")
         n_tokens, mean, maximum = n_tokens[is_there], mean[is_there], maximum[is_there].max(0)
-        low, high = bootstrap_interval(mean, weights=n_tokens, seed=self.seed)
+        means = resampled_means(mean, weights=n_tokens, seed=self.seed)
+        low, high = np.quantile(means, [0.025, 0.975], axis=0)
         return ResidualContributionResult(
-            np.average(mean, axis=0, weights=n_tokens), low, high, maximum, n_prompts=len(mean)
+            np.average(mean, axis=0, weights=n_tokens), low, high, maximum, interval_of(second_half(means)), len(mean)
         )
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
@@ -111,14 +112,24 @@ class ResidualContribution(Analysis):
         return Cost(0.0, (4 * len(shard.prompts) + shard.tokens.numel()) * model.n_layers * len(MEASURES))
 
 
+def second_half(mean: np.ndarray) -> np.ndarray:
+    """Return what the second half of the layers writes, relative to the first half, from means [... layer measure]."""
+    ratio = mean[..., MEASURES.index(("norm relative to the stream", "layer"))]
+    half = (ratio.shape[-1] + 1) // 2
+    if half == ratio.shape[-1]:
+        return np.full(ratio.shape[:-1], np.nan)
+    return np.asarray(ratio[..., half:].mean(-1) / ratio[..., :half].mean(-1))
+
+
 @dataclass(frozen=True, repr=False)
 class ResidualContributionResult(Result):
-    """Arrays [layer measure] over all prompts."""
+    """Arrays [layer measure] over all prompts, and the 95 % interval of what the second half of the layers writes."""
 
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
     maximum: np.ndarray
+    second_half_interval: tuple[float, float]
     n_prompts: int
 
     def to_frame(self) -> pd.DataFrame:
@@ -144,10 +155,9 @@ class ResidualContributionResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what the second half of the layers writes, compared with the first."""
-        ratio = self.mean[:, MEASURES.index(("norm relative to the stream", "layer"))]
-        half = (len(ratio) + 1) // 2
         measure = "writes of the second half of the layers, relative to those of the first half"
-        return (Finding(self.summary(), float(ratio[half:].mean() / ratio[:half].mean()), measure, n=self.n_prompts),)
+        value = float(second_half(self.mean))
+        return (Finding(self.summary(), value, measure, *self.second_half_interval, self.n_prompts),)
 
     def summary(self) -> str:
         """Say which layer writes most, relative to the stream, and where writes erase."""

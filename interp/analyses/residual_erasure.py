@@ -27,6 +27,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.alignment import Aligned, align
 from interp.sweeps.answers import Answered, answered, answered_sizes, require_answers
+from interp.sweeps.statistics import interval_of, resampled_means
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -238,13 +239,29 @@ class ResidualErasureResult(Result):
         """Return for every scope up to which share of the depth erasing matters."""
         found = list[Finding]()
         for scope in self.analysis.scopes:
-            largest = self._largest(scope)[0]
-            sites = np.flatnonzero(largest >= self.analysis.matters)
-            depth = float(sites[-1]) / (len(largest) - 1) if len(sites) else 0.0
+            depth = self._depth(self._largest(scope)[0])
+            low, high = interval_of(map(self._depth, self._resampled(scope)))
             claim = f"Erasing {_ERASED[scope]} matters up to {depth:.0%} of the depth." if found else self.summary()
             measure = f"share of layers up to which erasing {_ERASED[scope]} matters"
-            found.append(Finding(claim, depth, measure, n=len(self.effects[f"{scope}.output"].values)))
+            found.append(Finding(claim, depth, measure, low, high, len(self.effects[f"{scope}.output"].values)))
         return tuple(found)
+
+    def _depth(self, largest: np.ndarray) -> float:
+        """Return the share of layers in front of the last site where the effect [site] matters."""
+        sites = np.flatnonzero(largest >= self.analysis.matters)
+        return float(sites[-1]) / (len(largest) - 1) if len(sites) else 0.0
+
+    def _resampled(self, scope: str) -> np.ndarray:
+        """Return the largest mean effect [resample site] over positions, of prompts drawn anew."""
+        aligned, seed = self.effects[f"{scope}.output"], self.analysis.seed
+        largest = np.zeros(0)
+        for column in self._columns(scope):
+            values = aligned.values[:, :, column].astype(np.float64)
+            is_there = ~np.isnan(values)
+            total, share = (resampled_means(x, seed=seed) for x in (np.nan_to_num(values), is_there.astype(np.float64)))
+            mean = np.divide(total, share, out=np.zeros_like(total), where=share > 0)
+            largest = np.maximum(largest, mean) if largest.size else mean
+        return largest
 
     def summary(self) -> str:
         """Say up to which site erasing matters, for single positions before the last and for all of them together."""
@@ -256,12 +273,14 @@ class ResidualErasureResult(Result):
 
     def _largest(self, scope: str) -> tuple[np.ndarray, str]:
         """Return the largest mean effect [site] of erasing before the last position, and where it is at site 0."""
-        aligned = self.effects[f"{scope}.output"]
-        columns = [i for i, offset in enumerate(aligned.offsets, 1) if offset < 0]
+        aligned, columns = self.effects[f"{scope}.output"], self._columns(scope)
         means = np.nanmean(aligned.values[:, :, columns], axis=0)
-        if scope == "prefix":
-            means = means[:, -1:]
         return means.max(1), aligned.columns[columns[means[0].argmax()]]
+
+    def _columns(self, scope: str) -> list[int]:
+        """Return the columns before the last position; of prefixes, the longest alone."""
+        columns = [i for i, offset in enumerate(self.effects[f"{scope}.output"].offsets, 1) if offset < 0]
+        return columns[-1:] if scope == "prefix" else columns
 
     def _sentence(self, scope: str, largest: np.ndarray, where: str) -> str:
         sites = np.flatnonzero(largest >= self.analysis.matters)

@@ -23,7 +23,7 @@ from interp.models import Model
 from interp.plots import COLOURS, lines_over_depth
 from interp.replay import Recording
 from interp.shapes import Resid, Tensors
-from interp.sweeps.statistics import bootstrap_interval
+from interp.sweeps.statistics import bootstrap_interval, interval_of, resampled_means
 from interp.tasks.batch import TokenBatch
 
 STATISTICS = ("variance", "mean |h|", "max |h|", "max / median |h|", "massive activations")
@@ -213,8 +213,11 @@ class StreamStatisticsResult(Result):
     def findings(self) -> tuple[Finding, ...]:
         """Return by how much the stream's variance grows, position 0 left out."""
         curve = self.curve("variance", POSITIONS[1])
+        ends = self._per_prompt("variance", POSITIONS[1])[:, [0, -1]]
+        resampled = resampled_means(ends, weights=self._weights("variance", POSITIONS[1]), seed=self.analysis.seed)
+        low, high = interval_of(resampled[:, 1] / resampled[:, 0])
         measure = "growth of the stream's variance from the embedding to the last layer, without position 0"
-        return (Finding(self.summary(), float(curve[-1] / curve[0]), measure, n=len(self.n_pos)),)
+        return (Finding(self.summary(), float(curve[-1] / curve[0]), measure, low, high, len(self.n_pos)),)
 
     def summary(self) -> str:
         """Say how much and by which law the variance grows, and whether activations are massive."""

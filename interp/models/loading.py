@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from interp.errors import ModelError, unknown
+from interp.errors import ModelError, UnknownModelError, unknown
 from interp.models.bridge import stock_model
 from interp.models.model import Model
 from interp.paths import shipped_models
@@ -85,10 +85,11 @@ def locate(name: str) -> str:
     if name in shipped:
         return str(shipped[name])
     if name.startswith("zoo/"):
-        raise ModelError(unknown("model", name, shipped))
+        raise UnknownModelError(unknown("model", name, shipped))
     folder = Path(name)
     if not folder.is_dir() and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
-        raise ModelError(f"there is no folder {name}; {unknown('model', name, shipped)}, a hub id (owner/name), or a folder")
+        there_is = f"{unknown('model', name, shipped)}, a hub id (owner/name), or a folder"
+        raise UnknownModelError(f"there is no folder {name}; {there_is}")
     if folder.is_dir() and not (folder / _ADAPTER).is_file():
         if not (folder / "config.json").is_file():
             raise ModelError(f"folder {name} has no config.json; a Hugging Face model folder is needed")
@@ -109,31 +110,35 @@ def _load(source: str, *, revision: str | None, dtype: str, device_map: Any, tru
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(_why_not_loaded(source, error, trust_remote_code=trust_remote_code)) from None
+        raise _why_not_loaded(source, error, trust_remote_code=trust_remote_code) from None
     _refuse_other_keys(source, info)
     _refuse_not_finite(source, module)
     loaded: PreTrainedModel = module
     return loaded
 
 
-def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -> str:
-    """Return one line: what is wrong with a checkpoint, and what to do about it."""
+def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -> ModelError:
+    """Return, in one line, what is wrong with a checkpoint, and what to do about it."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     said = next((line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__)
     if any(isinstance(each, GatedRepoError) for each in chain):
-        return f"model {source!r} is gated; accept its terms at https://huggingface.co/{source}, then run `hf auth login`"
+        return ModelError(
+            f"model {source!r} is gated; accept its terms at https://huggingface.co/{source}, then run `hf auth login`"
+        )
     if any(isinstance(each, OfflineModeIsEnabled | LocalEntryNotFoundError) for each in chain):
         why = "the hub cannot be asked (HF_HUB_OFFLINE, or no network)"
-        return f"model {source!r} is not in the local cache and {why}; there is no such folder"
+        return UnknownModelError(f"model {source!r} is not in the local cache and {why}; there is no such folder")
     if any(isinstance(each, RepositoryNotFoundError) for each in chain):
-        return f"no model {source!r} on the hub, or a private one (`hf auth login`); {_shipped(source)}"
+        return UnknownModelError(f"no model {source!r} on the hub, or a private one (`hf auth login`); {_shipped(source)}")
     if "trust_remote_code" in str(error) and not trust_remote_code:
-        return f"model {source!r} brings its own code; read it, then allow it by trust_remote_code (--trust-remote-code)"
+        return ModelError(
+            f"model {source!r} brings its own code; read it, then allow it by trust_remote_code (--trust-remote-code)"
+        )
     if Path(source).is_dir() or isinstance(error, ImportError):
-        return f"model {source!r} cannot be loaded ({said})"
-    return f"model {source!r} cannot be loaded ({said}); {_shipped(source)}"
+        return ModelError(f"model {source!r} cannot be loaded ({said})")
+    return ModelError(f"model {source!r} cannot be loaded ({said}); {_shipped(source)}")
 
 
 def _shipped(name: str) -> str:
