@@ -19,7 +19,8 @@ test: .venv/installed  ## the fast tests
 	$(BIN)/pytest -n 2
 
 test-slow: .venv/installed  ## what takes longer, damages files or needs a browser
-	$(BIN)/pytest -m 'slow or faults or browser'
+	$(BIN)/pytest -n 2 -m '(slow or faults) and not browser'
+	$(BIN)/pytest -m browser
 
 check: .venv/installed  ## linters, types, layers
 	$(BIN)/ruff check

@@ -34,19 +34,23 @@ class Cell:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file aside, flush it, and rename it: what has a name is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file aside, flush it, and rename it: what has a name is whole. An OSError names the file."""
     data = content.encode() if isinstance(content, str) else content
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".aside-")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".aside-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(aside).chmod(0o644)
+            Path(aside).replace(path)
+        except BaseException:
+            Path(aside).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        error.filename = str(path)
         raise
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -297,7 +297,7 @@ def _alone_in(out: Path) -> Iterator[None]:
 @contextmanager
 def _logged(out: Path) -> Iterator[None]:
     """Keep what happens in run.log, beside what was there."""
-    handler = logging.FileHandler(out / "run.log", delay=True, encoding="utf-8")
+    handler = _RunLog(out / "run.log", delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("interp")
     level = root.level
@@ -309,6 +309,20 @@ def _logged(out: Path) -> Iterator[None]:
         root.removeHandler(handler)
         root.setLevel(level)
         handler.close()
+
+
+class _RunLog(logging.FileHandler):
+    """A log without which a run goes on: where it cannot be written, nor can results, which say so."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # of opening the file
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None: ...
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 class _Stopping:

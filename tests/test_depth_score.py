@@ -98,6 +98,17 @@ def test_levels_are_kept_apart_and_scores_named_in_both_conventions() -> None:
     assert "2: 0.50" in result.summary()
 
 
+def test_the_distance_of_levels_has_an_interval() -> None:
+    shallow, deep = torch.tensor([[3.0, 1.0], [1.0, 1.0], [2.0, 1.0]]).repeat(2, 1), torch.tensor([[0.0, 1.0]]).repeat(6, 1)
+    effects = torch.cat([shallow, deep])
+    both = {
+        f"{key}.{s}": value for key, value in (("layer", torch.ones(12, 2, 2)), ("output", effects)) for s in ("max", "mean")
+    }
+    (finding,) = DepthScore(tag="hops").combine([both | {"level": torch.tensor([[50]] * 6 + [[51]] * 6)}]).findings()
+    assert finding.value == pytest.approx(1 - 1 / 3)
+    assert 0.5 < finding.low < 2 / 3 < finding.high < 0.75
+
+
 def test_bad_input_is_one_line() -> None:
     model = interp.load_model("zoo/hops-4l")
     prompts = tuple(Prompt(i, "Ada mother mother", answer="Emil", tags={"hops": "2"}) for i in "ab")
