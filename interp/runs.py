@@ -204,6 +204,9 @@ def _open(study: Study, out: Path, tasks: Mapping[str, Task]) -> dict[str, Any]:
                 raise RunError(
                     f"{out} holds a run with {key} = {run['config'].get(key)}; {value} was asked for; choose another --out"
                 )
+        now = {"versions": _versions(), "machine": _machine()}
+        if now != _last_computed_with(run):
+            run.setdefault("resumed", []).append({"at": _now()} | now)
     else:
         run = {
             "schema": SCHEMA,
@@ -218,6 +221,11 @@ def _open(study: Study, out: Path, tasks: Mapping[str, Task]) -> dict[str, Any]:
     for name, task in tasks.items():
         _remember(run, "tasks", name, _describe_task(task), out)
     return run
+
+
+def _last_computed_with(run: dict[str, Any]) -> dict[str, Any]:
+    last = (run.get("resumed") or [run])[-1]
+    return {key: last[key] for key in ("versions", "machine")}
 
 
 def _now() -> str:

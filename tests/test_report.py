@@ -16,6 +16,7 @@ import jsonschema
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -217,7 +218,25 @@ def test_provenance_says_what_computed_what(run: Path) -> None:
     model = found["models"]["zoo/hops-4l"]
     assert (model["dtype"], model["device"], model["attention"]) == ("float32", "cpu", "sdpa")
     assert len(model["fingerprint"]) == len(model["tokenizer"]) == len(found["tasks"]["two-hop"]["hash"]) == 32
+    assert model["before every prompt"] == "<bos>"
     assert found["started"] <= found["finished"]
+    assert found["resumed"] == []
+    assert found["seconds"] > 0
+
+
+def test_a_run_that_went_on_with_other_versions_says_so(run: Path) -> None:
+    info = read_json(run / "run.json")
+    info["versions"]["torch"] = "1.0"
+    lost = next(iter(info["cells"]))
+    del info["cells"][lost]
+    write_json(run / "run.json", info)
+    analyses = {"layer_skip": {}, "layer_skip@mlp": {"part": "mlp"}, "logit_lens": {}, "residual_contribution": {}}
+    for _ in range(2):  # the second time nothing has changed
+        execute(Study(("zoo/hops-4l",), ("two-hop",), analyses, n=8), run)
+    write_report(run)
+    jsonschema.validate(report_of(run), schema())
+    (warning,) = [text for text in report_of(run)["warnings"] if "resumed" in text]
+    assert f"with another torch (1.0 → {torch.__version__}); what was finished before was kept" in warning
 
 
 def test_what_fails_of_one_cause_is_one_warning(run: Path) -> None:

@@ -46,7 +46,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "title": f"What each layer does in {', '.join(run['config']['models'])}",
         "findings": _findings(sections),
         "comparisons": compare(sections, run["models"]),
-        "warnings": [*_unfinished(run["cells"]), *warnings],
+        "warnings": [*_resumed_with(run), *_unfinished(run["cells"]), *warnings],
         "analyses": sections,
         "provenance": _provenance(run),
     }
@@ -62,6 +62,17 @@ def _unfinished(cells: dict[str, dict[str, Any]]) -> list[str]:
     return [
         f"{', '.join(names)} ({model}, {task}) {status}: {error}" for (model, task, status, error), names in of_cause.items()
     ]
+
+
+def _resumed_with(run: dict[str, Any]) -> list[str]:
+    """Return what had changed each time the run went on with something else than before."""
+    told, before = [], run
+    for now in run.get("resumed", []):
+        old, new = ({"machine": one["machine"]} | one["versions"] for one in (before, now))
+        changed = [f"{key} ({old.get(key)} → {new.get(key)})" for key in old | new if old.get(key) != new.get(key)]
+        told.append(f"resumed at {now['at']} with another {', '.join(changed)}; what was finished before was kept")
+        before = now
+    return told
 
 
 def _section(folder: Path, path: str, info: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -117,7 +128,9 @@ def _findings(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _provenance(run: dict[str, Any]) -> dict[str, Any]:
     keys = ("started", "machine", "versions", "models", "tasks", "config")
-    return {key: run[key] for key in keys} | {"finished": run.get("finished"), "command": _command(run["config"])}
+    measured = [cell["seconds"] for cell in run["cells"].values() if cell.get("seconds") is not None]
+    more = {"finished": run.get("finished"), "resumed": run.get("resumed", []), "seconds": round(sum(measured), 1)}
+    return {key: run[key] for key in keys} | more | {"command": _command(run["config"])}
 
 
 def _command(config: dict[str, Any]) -> str:
