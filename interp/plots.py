@@ -67,10 +67,12 @@ def grids_over_bars(
     figure = make_subplots(
         rows=2, cols=n_cols, specs=specs, subplot_titles=[*grids, bars_label], row_heights=[0.6, 0.4], vertical_spacing=0.2
     )
+    ticks = [top * i / 4 for i in range(5)]
+    names = [*(f"{tick:g}" for tick in ticks[:-1]), f"≥ {top:g}"]
     for col, grid in enumerate(grids.values(), 1):
         figure.add_heatmap(
             z=grid.astype(np.float32), zmin=0, zmax=top, colorscale="Cividis", showscale=col == n_cols,
-            colorbar={"len": 0.55, "y": 0.75, "title": {"text": f"≥ {top:g} at the top"}}, hoverongaps=False,
+            colorbar={"len": 0.55, "y": 0.75, "tickvals": ticks, "ticktext": names}, hoverongaps=False,
             hovertemplate=f"{y} %{{y}}<br>{x} %{{x}}<br>%{{z:.3f}}<extra></extra>", row=1, col=col,
         )  # fmt: skip
         step = max(1, len(grid) // 8)

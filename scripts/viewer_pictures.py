@@ -36,12 +36,12 @@ _LARGEST = 200_000
 
 
 def take(page: Page, url: str, height: int) -> bytes:
-    """Return a picture of a page as a PNG of 128 colours."""
+    """Return a picture of a page as a PNG of 256 colours."""
     page.set_viewport_size({"width": 1300, "height": height})
     page.goto(url)
     page.get_by_role("heading").first.wait_for()
     page.wait_for_timeout(4000)  # charts draw themselves without telling
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(128)
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256)
     content = io.BytesIO()
     picture.save(content, "PNG", optimize=True)
     return content.getvalue()

@@ -1,10 +1,12 @@
 """The report, opened offline in a real browser."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from interp.folder import digest_of, read_json, write_json
 from tests.test_runs import RUN, invoke
 
 pytestmark = pytest.mark.browser
@@ -34,3 +36,41 @@ def test_it_draws_every_figure_without_a_request(tmp_path: Path) -> None:
         browser.close()
     assert complaints == []
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+HOSTILE = "</script><img src=x onerror=alert(1)><a href='javascript:alert(2)'>x</a>"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_hostile_text_runs_nothing(tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    assert invoke(*RUN, "--out", str(tmp_path)) == 0
+    info = read_json(tmp_path / "run.json")
+    for path, cell in info["cells"].items():
+        cell["summary"] = HOSTILE
+        cell["findings"] = [{"claim": HOSTILE, "value": 1.0, "measure": HOSTILE, "low": None, "high": None, "n": 3}]
+        drawn, record = tmp_path / path / "figure.json", read_json(tmp_path / path / "result.json")
+        figure = json.loads(drawn.read_text())
+        figure["layout"]["title"]["text"] = HOSTILE
+        for trace in figure["data"]:
+            trace["name"] = HOSTILE
+        drawn.write_text(json.dumps(figure))
+        record["files"]["figure.json"] = digest_of(drawn.read_bytes())
+        write_json(tmp_path / path / "result.json", record)
+    info["config"]["tasks"] = [HOSTILE]
+    write_json(tmp_path / "run.json", info)
+    assert invoke("report", str(tmp_path)) == 0
+    with sync_playwright() as p:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=flags)
+        page = browser.new_page()
+        said: list[str] = []
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.goto((tmp_path / "report.html").as_uri())
+        page.wait_for_selector(".figure .main-svg")
+        assert page.locator("img[src=x]").count() == 0
+        assert page.locator("[href^='javascript:'], [*|href^='javascript:']").count() == 0
+        assert "onerror=alert(1)" in page.locator(".finding").first.inner_text()
+        browser.close()
+    assert said == []

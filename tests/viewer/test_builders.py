@@ -62,8 +62,8 @@ def test_what_is_missing_infinite_or_beyond_is_counted() -> None:
 
 def test_ranks_are_by_size() -> None:
     cells = grid([[1.0, -3.0], [2.0, np.nan]], is_signed=True)
-    assert cells.rank(0, 1) == (1, 3)
-    assert cells.rank(0, 0) == (3, 3)
+    assert cells.rank(0, 1) == (1, 2, 3)
+    assert cells.rank(0, 0) == (3, 0, 3)
 
 
 def test_a_picked_place_selects_all_that_its_axis_means() -> None:

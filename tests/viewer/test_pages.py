@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from interp_viewer.menu import ENTRIES
+from interp_viewer.text import number
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.viewer import make_run
@@ -162,6 +163,12 @@ def test_a_file_of_something_else_is_named(root: Path, seen: Draw, file: str, co
     at = seen(root, "overview", run="hops")
     assert not at.exception
     assert (file == "prompts.jsonl" and content[0] == "{") or f"{file} is" in texts(at)
+
+
+def test_findings_have_their_number_and_interval(root: Path, seen: Draw) -> None:
+    first = read_json(root / "hops" / "run.json")["cells"]["zoo--hops-4l/two-hop/layer_skip"]["findings"][0]
+    value, low, high = (number(first[name]) for name in ("value", "low", "high"))
+    assert f": **{value}**, 95 % interval {low} to {high}" in texts(seen(root, "overview", run="hops"))
 
 
 @pytest.mark.parametrize("lack", ["models", "versions", "tasks", "config"])

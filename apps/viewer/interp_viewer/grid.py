@@ -99,10 +99,10 @@ class Grid:
             said.append("All values are 0.")
         return said
 
-    def rank(self, row: int, col: int) -> tuple[int, int] | None:
-        """Return the place of a cell among all by absolute size (1: the largest), and how many there are."""
-        value, finite = self.values[row, col], self.values[np.isfinite(self.values)]
-        return int((np.abs(finite) > abs(value)).sum()) + 1, finite.size if np.isfinite(value) else None
+    def rank(self, row: int, col: int) -> tuple[int, int, int]:
+        """Return a cell's place among all by absolute size (1: the largest), how many are smaller, and their number."""
+        size, sizes = abs(self.values[row, col]), np.abs(self.values[np.isfinite(self.values)])
+        return int((sizes > size).sum()) + 1, int((sizes < size).sum()), sizes.size
 
     def to_frame(self) -> pd.DataFrame:
         """Return the same numbers as a table, a row per row from the top of the picture."""

@@ -7,7 +7,7 @@ import streamlit as st
 from interp.folder import Cell
 from interp_viewer import menu
 from interp_viewer.screen import Here
-from interp_viewer.text import plain
+from interp_viewer.text import number, plain
 
 
 def page(here: Here) -> None:
@@ -36,12 +36,23 @@ def _finding(here: Here, cell: Cell, info: dict) -> None:
         text, link = st.columns([0.85, 0.15], vertical_alignment="center")
         left_out = f" ({info['left_out']} left out)" if info.get("left_out") else ""
         text.markdown(
-            f"**{plain(name)}** · {plain(info.get('question', ''))}\n\n{plain(info.get('summary', ''))}{plain(left_out)}"
+            f"**{plain(name)}** · {plain(info.get('question', ''))}\n\n{_numbers(info)}"
+            f"{plain(info.get('summary', ''))}{plain(left_out)}"
         )
         target = menu.PAGE_OF.get(cell.analysis, "analysis")
         changes = {"label": cell.label, "of": "" if target != "analysis" else name, "over": ""}
         params = here.selection.moved(model=here.model, task=here.task, **changes).params()
         link.page_link(menu.BY_NAME[target].page, label="Open →", query_params=params)
+
+
+def _numbers(info: dict) -> str:
+    """Return the finding's number with its interval, where it has one, as a paragraph."""
+    first = (info.get("findings") or [{}])[0]
+    if first.get("value") is None:
+        return ""
+    has_interval = first.get("low") is not None and first.get("high") is not None
+    interval = f", 95 % interval {number(first['low'])} to {number(first['high'])}" if has_interval else ""
+    return f"{plain(first.get('measure', ''))}: **{number(first['value'])}**{interval}\n\n"
 
 
 def _provenance(here: Here) -> None:

@@ -78,11 +78,8 @@ def inspect(here: Here, grid: Grid, cell: tuple[int, int], at_cell: Callable[[in
     st.metric("Value", f"{number(value)} {grid.unit}".strip())
     if grid.texts and grid.texts[row * grid.values.shape[1] + col]:
         st.text(f"in the cell: {grid.texts[row * grid.values.shape[1] + col]}")
-    lines = []
-    if (rank := grid.rank(row, col)) is not None:
-        place, n = rank
-        share = 100.0 * (n - place) / max(1, n - 1)
-        lines.append(f"rank {place} of {n} by size (larger than {share:.0f} % of the others)")
+    place, n_smaller, n = grid.rank(row, col)
+    lines = [f"rank {place} of {n} by size (larger than {100 * n_smaller / max(1, n - 1):.0f} % of the others)"]
     if grid.low is not None and grid.high is not None and np.isfinite(grid.low[row, col]):
         lines.append(f"95 % interval {number(float(grid.low[row, col]))} to {number(float(grid.high[row, col]))}")
     if grid.n is not None and np.isfinite(grid.n[row, col]):
