@@ -9,6 +9,7 @@ import streamlit as st
 from interp.folder import Cell
 from interp.plots import lines_over_depth
 from interp_viewer.screen import Here
+from interp_viewer.text import plain
 
 _CONFIG = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 
@@ -27,7 +28,10 @@ def lines(
 
 
 def draw(figure: go.Figure, *, key: str, alt: str) -> None:
-    """Draw a Plotly figure."""
+    """Draw a Plotly figure, its title above it: there it can take as many lines as the window is narrow."""
+    if title := figure.layout.title.text:
+        st.markdown(f"**{plain(title)}**")
+        figure.update_layout(title_text="", margin_t=40)
     st.plotly_chart(figure, key=key, config=_CONFIG, alt=alt)
 
 

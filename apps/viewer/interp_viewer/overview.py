@@ -52,7 +52,8 @@ def _numbers(info: dict) -> str:
         return ""
     has_interval = first.get("low") is not None and first.get("high") is not None
     interval = f", 95 % interval {number(first['low'])} to {number(first['high'])}" if has_interval else ""
-    return f"{plain(first.get('measure', ''))}: **{number(first['value'])}**{interval}\n\n"
+    measure = plain(first.get("measure", ""))
+    return f"{measure[:1].upper()}{measure[1:]}: **{number(first['value'])}**{interval}\n\n"
 
 
 def _provenance(here: Here) -> None:
