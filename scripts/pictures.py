@@ -1,6 +1,6 @@
-"""Makes the pictures of docs/viewer.md: `python scripts/viewer_pictures.py RUNS_DIR`, where these commands were run before.
+"""Makes the pictures in the docs: `python scripts/pictures.py RUNS_DIR`, where these commands were run before.
 
-interp run studies/demo.toml --out RUNS_DIR/demo
+interp run studies/demo.toml --out RUNS_DIR/demo && interp report RUNS_DIR/demo
 interp run --model zoo/names-6l --task ioi --n 64 --out RUNS_DIR/ioi
 interp run --model zoo/hops-4l --task two-hop --n 96 --analysis depth_map --analysis void_detection \
     --analysis back_patching --set depth_map.target=zoo/hops-8l --out RUNS_DIR/depth
@@ -15,7 +15,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from interp.viewing import start
 
-FOLDER = Path(__file__).parents[1] / "docs" / "images" / "viewer"
+FOLDER = Path(__file__).parents[1] / "docs" / "images"
 ADDRESSES = {
     "runs": ("", 520),
     "overview": ("overview?run=demo", 900),
@@ -48,14 +48,15 @@ def take(page: Page, url: str, height: int) -> bytes:
 
 
 def main(runs: str) -> None:
-    """Write one picture a page."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    """Write one picture of the report, and one of each page."""
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright, start(runs) as viewer:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
         page = browser.new_page()
-        for name, (address, height) in ADDRESSES.items():
-            content = take(page, f"{viewer.url}{address}", height)
+        addresses = {f"viewer/{name}": (f"{viewer.url}{address}", height) for name, (address, height) in ADDRESSES.items()}
+        addresses["report"] = ((Path(runs).resolve() / "demo" / "report.html").as_uri(), 1180)
+        for name, (address, height) in addresses.items():
+            content = take(page, address, height)
             if len(content) > _LARGEST:
                 sys.exit(f"{name}.png has {len(content):,} bytes; at most {_LARGEST:,} are wanted")
             (FOLDER / f"{name}.png").write_bytes(content)
