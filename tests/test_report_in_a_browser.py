@@ -2,75 +2,76 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from interp.folder import digest_of, read_json, write_json
 from tests.test_runs import RUN, invoke
 
-pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+HOSTILE = "</script><img src=x onerror=alert(1)><a href='javascript:alert(2)'>x</a>"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_it_draws_every_figure_without_a_request(tmp_path: Path) -> None:
+@pytest.fixture
+def page() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
-    assert invoke(*RUN, "--out", str(tmp_path)) == 0
-    assert invoke("report", str(tmp_path)) == 0
     with sync_playwright() as p:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = p.chromium.launch(executable_path=CHROMIUM, args=flags)
-        page = browser.new_page()
-        complaints: list[str] = []
-        requests: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto((tmp_path / "report.html").as_uri())
-        page.wait_for_selector(".figure .main-svg")
-        assert page.locator(".figure .plotly").count() == page.locator(".figure").count() == 2
-        page.emulate_media(color_scheme="dark")
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
-        assert len(page.pdf()) > 10_000
+        yield browser.new_page()
         browser.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    assert invoke(*RUN, "--out", str(tmp_path)) == 0
+    return tmp_path
+
+
+def opened(page: Any, run: Path) -> None:
+    assert invoke("report", str(run)) == 0
+    page.goto((run / "report.html").as_uri())
+    page.wait_for_selector(".figure .main-svg")
+
+
+def test_it_draws_every_figure_without_a_request(page: Any, run: Path) -> None:
+    complaints: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: requests.append(request.url))
+    opened(page, run)
+    assert page.locator(".figure .plotly").count() == page.locator(".figure").count() == 2
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+    assert len(page.pdf()) > 10_000
     assert complaints == []
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
-HOSTILE = "</script><img src=x onerror=alert(1)><a href='javascript:alert(2)'>x</a>"
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_hostile_text_runs_nothing(tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
-    assert invoke(*RUN, "--out", str(tmp_path)) == 0
-    info = read_json(tmp_path / "run.json")
+def test_hostile_text_runs_nothing(page: Any, run: Path) -> None:
+    info = read_json(run / "run.json")
     for path, cell in info["cells"].items():
         cell["summary"] = HOSTILE
         cell["findings"] = [{"claim": HOSTILE, "value": 1.0, "measure": HOSTILE, "low": None, "high": None, "n": 3}]
-        drawn, record = tmp_path / path / "figure.json", read_json(tmp_path / path / "result.json")
+        drawn, record = run / path / "figure.json", read_json(run / path / "result.json")
         figure = json.loads(drawn.read_text())
         figure["layout"]["title"]["text"] = HOSTILE
         for trace in figure["data"]:
             trace["name"] = HOSTILE
         drawn.write_text(json.dumps(figure))
         record["files"]["figure.json"] = digest_of(drawn.read_bytes())
-        write_json(tmp_path / path / "result.json", record)
+        write_json(run / path / "result.json", record)
     info["config"]["tasks"] = [HOSTILE]
-    write_json(tmp_path / "run.json", info)
-    assert invoke("report", str(tmp_path)) == 0
-    with sync_playwright() as p:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=flags)
-        page = browser.new_page()
-        said: list[str] = []
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        page.goto((tmp_path / "report.html").as_uri())
-        page.wait_for_selector(".figure .main-svg")
-        assert page.locator("img[src=x]").count() == 0
-        assert page.locator("[href^='javascript:'], [*|href^='javascript:']").count() == 0
-        assert "onerror=alert(1)" in page.locator(".finding").first.inner_text()
-        browser.close()
+    write_json(run / "run.json", info)
+    said: list[str] = []
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    opened(page, run)
+    assert page.locator("img[src=x]").count() == 0
+    assert page.locator("[href^='javascript:'], [*|href^='javascript:']").count() == 0
+    assert "onerror=alert(1)" in page.locator(".finding").first.inner_text()
     assert said == []
