@@ -204,7 +204,7 @@ def boxes(values: dict[str, dict[str, np.ndarray]], *, notes: dict[str, dict[str
     figure = go.Figure()
     top = max((float(np.nanmax(v)) for of in values.values() for v in of.values() if not np.isnan(v).all()), default=1.0)
     for i, (group, of) in enumerate(values.items()):
-        x = np.concatenate([np.full(len(v), name) for name, v in of.items()])
+        x = np.concatenate([np.full(len(v), column, np.uint8) for column, v in enumerate(of.values())])
         numbers = np.concatenate(list(of.values())).astype(np.float32)
         figure.add_box(x=x, y=numbers, name=group, boxmean=True, marker_color=COLOURS[i], offsetgroup=group)
         for column, name in enumerate(of):
@@ -213,6 +213,8 @@ def boxes(values: dict[str, dict[str, np.ndarray]], *, notes: dict[str, dict[str
                 text=notes[group][name], font={"color": COLOURS[i]},
             )  # fmt: skip
     figure.update_yaxes(title_text=y, rangemode="tozero", range=[-0.3, 1.04 * top + 0.7])
+    names = list(next(iter(values.values()), {}))
+    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names)
     figure.update_layout(boxmode="group")
     return titled(figure, title)
 

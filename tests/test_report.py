@@ -257,5 +257,20 @@ def test_it_is_small_and_made_without_torch(run: Path) -> None:
     assert (run / "report.html").stat().st_size < 3_000_000
 
 
+def test_a_report_of_many_sections_stays_small(run: Path) -> None:
+    info = read_json(run / "run.json")
+    for path, cell in list(info["cells"].items()):
+        for i in range(15):
+            again = f"{path.partition('@')[0]}@{cell['label']}{i}"
+            shutil.copytree(run / path, run / again)
+            info["cells"][again] = cell | {"label": f"{cell['label']}{i}"}
+    write_json(run / "run.json", info)
+    page = write_report(run)
+    tables = [section["table"] for section in report_of(run)["analyses"]]
+    assert len(tables) == 64
+    assert max(len(table["rows"]) for table in tables) == 31 < max(table["n_rows"] for table in tables)
+    assert page.stat().st_size < 3_000_000
+
+
 def test_numbers_are_shown_as_people_read_them() -> None:
     assert [shown(x) for x in (None, float("nan"), -0.12345, 1234.5, 3, "a")] == ["–", "–", "−0.123", "1.23e+03", "3", "a"]

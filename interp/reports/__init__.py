@@ -34,10 +34,11 @@ def write_report(folder: Path, kind: str = "html") -> Path:
     write_atomically(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if kind != "json":
         template = _environment(is_page=kind == "html").get_template(f"report.{kind}")
-        figures = _figures(folder, report) if kind == "html" else {}
+        figures, look = _figures(folder, report) if kind == "html" else ({}, None)
         page = template.render(
             report=report,
             figures=figures,
+            look=_for_script(look),
             embedded=_for_script(report),
             viewer=f"http://localhost:{PORT}/",
             plotly=(_HERE / "plotly-cartesian.min.js").read_text(),
@@ -57,14 +58,20 @@ def _environment(*, is_page: bool) -> Environment:
     return environment
 
 
-def _figures(folder: Path, report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what the page draws, by the section that it belongs to."""
+def _figures(folder: Path, report: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], Any]:
+    """Return what the page draws, by the section that it belongs to, and the template that figures share."""
     drawn = {comparison["id"]: draw(comparison) for comparison in report["comparisons"]}
     drawn |= {s["id"]: json.loads(read_file(folder / s["figure"]["file"])) for s in report["analyses"] if s["figure"]}
+    is_flat = {name: flatten(figure) for name, figure in drawn.items()}
+    look = next((figure["layout"]["template"] for figure in drawn.values() if "template" in figure["layout"]), None)
+    for figure in drawn.values():
+        if look is not None and figure["layout"].get("template") == look:
+            figure["layout"]["template"] = "shared"
+    heights = {name: int(figure["layout"].get("height", 420)) for name, figure in drawn.items()}
     return {
-        name: {"is_flat": flatten(figure), "height": int(figure["layout"].get("height", 420)), "script": _for_script(figure)}
+        name: {"is_flat": is_flat[name], "height": heights[name], "script": _for_script(figure)}
         for name, figure in drawn.items()
-    }
+    }, look
 
 
 def shown(value: object) -> str:

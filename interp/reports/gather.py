@@ -17,6 +17,7 @@ from interp.viewing import address
 
 SCHEMA = 1
 MOST_ROWS = 200
+_MANY = 10  # sections; in reports of more, tables are shorter, so that pages stay small
 MOST_FINDINGS = 7
 _RECORDED = ("parameters", "n_prompts", "n_shards", "left_out", "forwards_per_prompt", "seconds", "peak_memory_mb")
 # whose findings come first: effects of different kinds cannot be compared, so the order is fixed
@@ -30,9 +31,11 @@ def gather(folder: Path) -> dict[str, Any]:
     """Return report.json of a run folder; what is damaged in it is a warning. Raises RunError if there is no run."""
     run = read_run(folder)
     sections, warnings = [], []
+    n_sections = sum(info["status"] == "ok" for info in run["cells"].values())
+    most_rows = MOST_ROWS * _MANY // max(_MANY, n_sections)
     for path, info in run["cells"].items():
         if info["status"] == "ok":
-            section, wrong = _section(folder, path, info)
+            section, wrong = _section(folder, path, info, most_rows=most_rows)
             sections.append(section)
             warnings += wrong
         if info.get("left_out"):
@@ -75,7 +78,7 @@ def _resumed_with(run: dict[str, Any]) -> list[str]:
     return told
 
 
-def _section(folder: Path, path: str, info: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _section(folder: Path, path: str, info: dict[str, Any], *, most_rows: int) -> tuple[dict[str, Any], list[str]]:
     """Return what there is to say of a finished cell, and what is wrong with its files."""
     cell, wrong = Cell(info["model"], info["task"], info["analysis"], info.get("label", "")), []
     section: dict[str, Any] = {
@@ -95,15 +98,15 @@ def _section(folder: Path, path: str, info: dict[str, Any]) -> tuple[dict[str, A
     except RunError as error:
         wrong.append(str(error))
     try:
-        section["table"] = _table(read_frame(folder, cell), f"{path}/frame.parquet")
+        section["table"] = _table(read_frame(folder, cell), f"{path}/frame.parquet", most_rows)
         section["table"]["hash"] = hashes.get("frame.parquet") if section["figure"] else None
     except RunError as error:
         wrong.append(str(error))
     return section, wrong
 
 
-def _table(frame: pd.DataFrame, file: str) -> dict[str, Any]:
-    rows = json.loads(frame.head(MOST_ROWS).to_json(orient="values", double_precision=9))
+def _table(frame: pd.DataFrame, file: str, most_rows: int) -> dict[str, Any]:
+    rows = json.loads(frame.head(most_rows).to_json(orient="values", double_precision=9))
     return {"columns": list(frame.columns), "rows": rows, "n_rows": len(frame), "file": file}
 
 
