@@ -92,8 +92,8 @@ def clicks(browser: Any, root: Path, run: str, *, n_layers: int, n: int = 9) -> 
         cell = (box["height"] - 54) / (n_layers + 1)  # 8 pixels above the cells, 46 below
         for layer in range(3, 3 + 4 * n, 4):
             began = time.perf_counter()
-            canvas.click(position={"x": 64.5, "y": 8 + (n_layers - layer + 0.5) * cell})
-            named.filter(has_text=f"in front of layer {layer}, token 0").wait_for()
+            canvas.click(position={"x": 70, "y": 8 + (n_layers - layer + 0.5) * cell})
+            named.filter(has_text=f"in front of layer {layer}, token").wait_for()
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[2:])
 
