@@ -9,7 +9,7 @@ import torch
 from interp.catalogue import find_analyses, make_analysis
 from interp.errors import InterpError, ModelError, UnknownModelError
 from interp.models import Model, load_model
-from interp.tasks.batch import TokenBatch
+from interp.tasks.batch import TokenBatch, put_in_front
 from interp.testing import examine
 from interp.testing.probe import Probe
 
@@ -102,8 +102,7 @@ def _tokenizer(model: Model) -> Iterator[Sign]:
     is_same = again.strip() == text.strip()
     told = "its own tokens come back as they are" if is_same else "some of its own tokens do not come back as they are"
     yield Sign("tokenizer", "ok" if is_same else "note", f"{len(tokenizer)} tokens for {n_rows} rows of W_U; {told}")
-    first = tokenizer("a")["input_ids"][:1]
-    adds = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+    adds = tokenizer.bos_token is not None and put_in_front(tokenizer)[:1] == [tokenizer.bos_token]
     yield Sign(
         "BOS", "ok", "a BOS token is put in front of every prompt" if adds else "no BOS token is put in front of prompts"
     )

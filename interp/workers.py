@@ -23,7 +23,7 @@ from interp.parts import key_of, pack, read_part, write_part
 from interp.shapes import Tensors
 from interp.study import Study
 from interp.tasks import Prompt, Task
-from interp.tasks.batch import TokenBatch
+from interp.tasks.batch import TokenBatch, put_in_front
 from interp.tasks.fitting import Fitted
 
 EXPECTED = (InterpError, RuntimeError, ValueError, OSError)
@@ -203,15 +203,8 @@ def describe(model: Model) -> dict[str, Any]:
         "attention": getattr(model.module.config, "_attn_implementation", None),
         "revision": getattr(model.module.config, "_commit_hash", None),
         "tokenizer": None if model.tokenizer is None else _hash_of(model.tokenizer),
-        "before every prompt": None if model.tokenizer is None else _put_in_front(model.tokenizer),
+        "before every prompt": None if model.tokenizer is None else " ".join(put_in_front(model.tokenizer)) or "nothing",
     }
-
-
-def _put_in_front(tokenizer: Any) -> str:
-    """Return the special tokens (BOS) that a tokenizer puts in front of every text."""
-    with_them, without = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
-    front = with_them[: with_them.index(without[0])] if without and without[0] in with_them else []
-    return " ".join(tokenizer.convert_ids_to_tokens(front)) or "nothing"
 
 
 def _hash_of(tokenizer: Any) -> str:

@@ -176,6 +176,13 @@ def _wiring(numbers: Tensor) -> Wiring:
     return Wiring(n_layers, n_heads, n_kv_heads, bool(is_parallel))
 
 
+def _first_good(faithfulness: NDArray[np.float64], *, least: float = 0.9) -> NDArray[np.int64]:
+    """Return which fraction is the first that is so faithful, from [... fraction]; their number if none is."""
+    good = faithfulness >= least
+    at: NDArray[np.int64] = np.where(good.any(-1), good.argmax(-1), good.shape[-1])
+    return at
+
+
 @dataclass(frozen=True, repr=False)
 class CircuitDiscoveryResult(Result):
     """All edges with their scores, and the metric of circuits on new prompts [prompt fraction]."""
@@ -215,23 +222,18 @@ class CircuitDiscoveryResult(Result):
 
     def smallest(self, faithfulness: float = 0.9) -> Circuit | None:
         """Return the smallest tried circuit that is at least so faithful."""
-        good = self.faithfulness("circuit") >= faithfulness
-        return self.circuits[int(good.argmax())] if good.any() else None
+        at = int(_first_good(self.faithfulness("circuit"), least=faithfulness))
+        return self.circuits[at] if at < len(self.circuits) else None
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the share of edges of the smallest circuit that keeps 90 %."""
         gained = self.values["circuit"] - self.values["none"][:, None]
         resampled = resampled_means(np.column_stack([gained, self._gap]), seed=self.analysis.seed)
-        others = self._smallest_shares(resampled[:, :-1] / resampled[:, -1:])
-        (share,) = self._smallest_shares(self.faithfulness("circuit")[None])
+        shares = np.array([circuit.n_edges / self.whole.n_edges for circuit in self.circuits] + [np.inf])
+        interval = interval_of(shares[_first_good(resampled[:, :-1] / resampled[:, -1:])])
         measure = f"share of all edges that keeps 90 % of {self.analysis.metric}"
-        return (Finding(self.summary(), share, measure, *interval_of(others), len(self._gap)),)
-
-    def _smallest_shares(self, faithfulness: NDArray[np.float64]) -> list[float]:
-        """Return the smallest circuit's share of edges that keeps 90 %, for every row [row fraction]; infinite if none."""
-        sizes, good = np.array([circuit.n_edges for circuit in self.circuits]), faithfulness >= 0.9
-        shares: list[float] = np.where(good.any(1), sizes[good.argmax(1)] / self.whole.n_edges, np.inf).tolist()
-        return shares
+        share = float(shares[_first_good(self.faithfulness("circuit"))])
+        return (Finding(self.summary(), share, measure, *interval, len(self._gap)),)
 
     def to_frame(self) -> pd.DataFrame:
         """Return faithfulness by kind and fraction, then the scores of the 200 largest edges.

@@ -8,6 +8,7 @@ Models?" (arXiv 2512.14064) makes one layer of each curve, and one of the cosine
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -145,7 +146,7 @@ class LogitLensResult(Result):
             at |= {_PROBABILITY: probability, _RANK: rank, _FIRST: np.where(np.isnan(rank), rank, rank == 0)}
         return at
 
-    @property
+    @cached_property
     def _per_prompt(self) -> dict[str, np.ndarray]:
         """Return every measure [prompt tap], averaged over positions; those of the answer at the last position."""
         n_pos = self._n_pos

@@ -33,12 +33,12 @@ def write_report(folder: Path, kind: str = "html") -> Path:
     report = gather(folder)
     write_atomically(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if kind != "json":
-        template = _environment(is_page=kind == "html").get_template(f"report.{kind}")
-        figures, look = _figures(folder, report) if kind == "html" else ({}, None)
-        page = template.render(
+        page_of = _environment(is_page=kind == "html").get_template(f"report.{kind}")
+        figures, shared = _figures(folder, report) if kind == "html" else ({}, None)
+        page = page_of.render(
             report=report,
             figures=figures,
-            look=_for_script(look),
+            template=_for_script(shared),
             embedded=_for_script(report),
             viewer=f"http://localhost:{PORT}/",
             plotly=(_HERE / "plotly-cartesian.min.js").read_text(),
@@ -63,15 +63,14 @@ def _figures(folder: Path, report: dict[str, Any]) -> tuple[dict[str, dict[str, 
     drawn = {comparison["id"]: draw(comparison) for comparison in report["comparisons"]}
     drawn |= {s["id"]: json.loads(read_file(folder / s["figure"]["file"])) for s in report["analyses"] if s["figure"]}
     is_flat = {name: flatten(figure) for name, figure in drawn.items()}
-    look = next((figure["layout"]["template"] for figure in drawn.values() if "template" in figure["layout"]), None)
+    shared = next((figure["layout"]["template"] for figure in drawn.values() if "template" in figure["layout"]), None)
     for figure in drawn.values():
-        if look is not None and figure["layout"].get("template") == look:
+        if shared is not None and figure["layout"].get("template") == shared:
             figure["layout"]["template"] = "shared"
-    heights = {name: int(figure["layout"].get("height", 420)) for name, figure in drawn.items()}
     return {
-        name: {"is_flat": is_flat[name], "height": heights[name], "script": _for_script(figure)}
+        name: {"is_flat": is_flat[name], "height": int(figure["layout"].get("height", 420)), "script": _for_script(figure)}
         for name, figure in drawn.items()
-    }, look
+    }, shared
 
 
 def shown(value: object) -> str:

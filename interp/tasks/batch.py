@@ -125,6 +125,13 @@ def _corrupted_text(prompt: Prompt) -> str:
     return prompt.corrupted
 
 
+def put_in_front(tokenizer: Any) -> list[str]:
+    """Return the special tokens (BOS) that a tokenizer puts in front of every text."""
+    with_them, without = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
+    front = with_them[: with_them.index(without[0])] if without and without[0] in with_them else []
+    return [str(token) for token in tokenizer.convert_ids_to_tokens(front)]
+
+
 def _refuse_unknown(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[int]]) -> None:
     unknown = tokenizer.unk_token_id
     bad = [p.id for p, row in zip(prompts, rows, strict=True) if unknown is not None and unknown in row]
