@@ -1,18 +1,20 @@
 """From rows of a file, a table or a data set to prompts; a row that cannot be one is named by its number."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from interp.errors import TaskError, unknown
-from interp.tasks.prompts import Prompt
+from interp.tasks.given import distinct, is_id, is_missing, list_of_texts, plain, read_ids, spelled, told
+from interp.tasks.prompts import NAMES, Prompt
 
 LONGEST_LINE = 1_000_000
-RELATED = "related"
+RELATED, LABELS = "related", "labels"
 _FIELDS = {f.name for f in fields(Prompt)}
 _LISTS = ("aliases", "choices")
+_SPELLED = ("answer", "wrong", "corrupted", "bridge")  # token ids where the prompt is
 
 Row = tuple[str, Mapping[str, Any]]  # where it stands, and what it holds
 Related = dict[str, dict[str, Prompt]]
@@ -33,6 +35,63 @@ def rows_of_file(path: Path) -> Iterator[Row]:
                 yield where, _object(raw, where)
 
 
+def names_beside(path: Path) -> tuple[str, ...]:
+    """Return what token ids stand for, from NAME.names.json beside a file; nothing if there is none."""
+    beside = path.with_suffix(NAMES)
+    if not beside.is_file():
+        return ()
+    try:
+        return distinct(list_of_texts(json.loads(beside.read_text(encoding="utf-8")), str(beside)))
+    except ValueError as error:
+        raise TaskError(f"{beside}: not JSON ({error})") from None
+
+
+def rows_of(dataset: Any, split: str | None) -> Iterable[Mapping[str, Any]]:
+    """Return the rows of a data set, a list, a generator or a pandas frame; of several splits, those of the one named."""
+    if hasattr(dataset, "to_dict") and hasattr(dataset, "columns"):
+        return rows_of_frame(dataset)[0]
+    if isinstance(dataset, Mapping):
+        return _rows_of_mapping(dataset, split)
+    if split is not None:
+        raise TaskError(f"split {split!r} asked for; there is one list of rows, without splits")
+    if isinstance(dataset, str | bytes) or not isinstance(dataset, Iterable):
+        raise TaskError(f"{told(dataset)} given; rows of named columns are needed (datasets.load_dataset returns them)")
+    return dataset
+
+
+def _rows_of_mapping(given: Mapping[Any, Any], split: str | None) -> Iterable[Mapping[str, Any]]:
+    """Return the rows of one of several splits, or of columns; raise TaskError, naming the splits, if none is chosen."""
+    columns = {str(key): plain(value) for key, value in given.items()}
+    are_columns = not hasattr(given, "column_names") and all(
+        isinstance(column, list | tuple) and not any(isinstance(item, Mapping) for item in column[:1])
+        for column in columns.values()
+    )
+    if split is not None and split in given:
+        return rows_of(given[split], None)
+    if are_columns and split is None and given:
+        lengths = {key: len(column) for key, column in columns.items()}
+        if len({*lengths.values()}) > 1:
+            told_lengths = ", ".join(f"{key} {n}" for key, n in lengths.items())
+            raise TaskError(f"columns of several lengths given ({told_lengths}); as many rows of each are needed")
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if split is not None:
+        raise TaskError(unknown("split", split, map(str, given)))
+    raise TaskError(f"splits {', '.join(map(str, given)) or 'without a name'} given; choose one with split=")
+
+
+def rows_of_frame(frame: Any) -> tuple[list[dict[str, Any]], bool]:
+    """Return a pandas frame's rows, columns `tag_…` together under `tags`, and whether there are such columns."""
+    if not (hasattr(frame, "to_dict") and hasattr(frame, "columns")):
+        raise TaskError(f"{told(frame)} given; a pandas frame is needed")
+    rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+    tags = [str(column) for column in frame.columns if str(column).startswith("tag_")]
+    for row in rows:
+        found = {key.removeprefix("tag_"): row.pop(key) for key in tags}
+        if found := {key: value for key, value in found.items() if isinstance(value, str)}:
+            row["tags"] = found
+    return rows, bool(tags)
+
+
 def _object(raw: bytes, where: str) -> dict[str, Any]:
     try:
         record: Any = json.loads(raw.decode("utf-8-sig"))
@@ -45,28 +104,33 @@ def _object(raw: bytes, where: str) -> dict[str, Any]:
     return record
 
 
-def read_prompts(rows: Iterable[Row], column_map: Mapping[str, str] | None = None) -> tuple[tuple[Prompt, ...], Related]:
+def read_prompts(
+    rows: Iterable[Row], column_map: Mapping[str, str] | None = None, *, names: Sequence[str] = ()
+) -> tuple[tuple[Prompt, ...], Related]:
     """Return the prompts of rows, and the prompts related to each by its id.
 
-    `column_map` maps fields of a prompt to columns; columns that it does not name are then ignored. Without it every column
-    must be a field. Raises TaskError for the first row that is not a prompt.
+    `column_map` maps fields of a prompt (and "labels", those of its choices) to columns; columns that it does not name are
+    then ignored. Without it every column must be a field. `names` are what token ids stand for. Raises TaskError for the
+    first row that is not a prompt.
     """
     for field in column_map or {}:
-        if field not in _FIELDS:
+        if field not in _FIELDS | {LABELS}:
             raise TaskError(unknown("field", field, _FIELDS))
     prompts: list[Prompt] = []
     related: Related = {}
     seen: dict[str, str] = {}
     for i, (where, record) in enumerate(rows, 1):
+        if not isinstance(record, Mapping):
+            raise TaskError(f"{where}: {told(record)} given; a row of named columns is needed")
         named = dict(record) if column_map is None else _mapped(record, column_map, where)
         asked_too = named.pop(RELATED, {})
-        prompt = _prompt({"id": str(i)} | named, where)
+        prompt = _prompt(named, where, number=str(i), names=names)
         if prompt.id in seen:
             raise TaskError(f"{where}: two prompts with the id {prompt.id!r}, the other at {seen[prompt.id]}")
         seen[prompt.id] = where
         prompts.append(prompt)
         if asked_too:
-            related[prompt.id] = _related(prompt.id, asked_too, where)
+            related[prompt.id] = _related(prompt.id, asked_too, where, names)
     return tuple(prompts), related
 
 
@@ -77,63 +141,142 @@ def _mapped(record: Mapping[str, Any], column_map: Mapping[str, str], where: str
     return {field: record[column] for field, column in column_map.items()}
 
 
-def _related(of: str, given: Any, where: str) -> dict[str, Prompt]:
+def _related(of: str, given: Any, where: str, names: Sequence[str]) -> dict[str, Prompt]:
     if not (isinstance(given, dict) and all(isinstance(record, dict) for record in given.values())):
         raise TaskError(f"{where}: 'related' is {given!r:.80}; an object of prompts is needed")
-    return {name: _prompt({"id": f"{of}:{name}"} | record, f"{where} ({name})") for name, record in given.items()}
+    return {
+        name: _prompt(record, f"{where} ({name})", number=f"{of}:{name}", names=names) for name, record in given.items()
+    }
 
 
-def _prompt(record: dict[str, Any], where: str) -> Prompt:
-    for key in record.keys() - _FIELDS:
+def _prompt(record: Mapping[str, Any], where: str, *, number: str, names: Sequence[str]) -> Prompt:
+    for key in record.keys() - _FIELDS - {LABELS}:
         raise TaskError(f"{where}: {unknown('field', str(key), _FIELDS)}")
-    record = {key: value for key, value in record.items() if not _is_missing(value)}
-    record["id"] = str(record["id"])
+    record = {key: value for key, value in record.items() if not is_missing(value)}
+    record["id"] = _id(record.get("id", number))
+    labels = record.pop(LABELS, None)
     if "choices" in record:
-        record["choices"], labels = _choices(record["choices"])
-        record["answer"] = _chosen(record.get("answer"), record["choices"], labels, where)
+        record["choices"], own_labels = _choices(record["choices"], where)
+        record |= _chosen(record, own_labels if labels is None else _labels(labels, where), where)
+    if "answer_index" in record:
+        record["answer_index"] = _whole(record["answer_index"], where)
+    if "tokens" in record:
+        record |= _of_ids(record, where, names)
     for key, value in record.items():
         record[key] = _checked(key, value, where)
-    if not record.get("text", "").strip():
+    if "text" not in record and "tokens" not in record:
         raise TaskError(f"{where}: no 'text'")
     if record.get("answer") is not None and record["answer"] == record.get("wrong"):
         raise TaskError(f"{where}: 'answer' and 'wrong' are both {record['answer']!r}")
-    return Prompt(**record)
+    try:
+        return Prompt(**record)
+    except TaskError as error:
+        said = str(error).removeprefix(f"prompt {record['id']!r}: ")
+        raise TaskError(f"{where}: {said}") from None
 
 
-def _is_missing(value: Any) -> bool:
-    """Tell whether a table's cell is empty: None, or a number that is not one."""
-    return value is None or (isinstance(value, float) and value != value)
+def _id(value: Any) -> str:
+    """Return an id as text; whole numbers that a table made floats are whole again."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _whole(value: Any, where: str) -> int:
+    if is_id(value) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    raise TaskError(f"{where}: 'answer_index' is {value!r:.80}; a whole number is needed")
+
+
+def _of_ids(record: Mapping[str, Any], where: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a prompt that is token ids: ids as text, and how each text is spelled."""
+    tokens = read_ids(record["tokens"], f"{where}: 'tokens'")
+    spelling = {text: read_ids(ids, f"{where}: 'spelling'") for text, ids in dict(record.get("spelling", {})).items()}
+    texts = {"text": record.get("text") or spelled(tokens, names)}
+    for key in _SPELLED:
+        value = record.get(key)
+        if value is None or (isinstance(value, str) and value in spelling):
+            continue
+        ids = read_ids(value, f"{where}: {key!r}")
+        texts[key] = spelled(ids, names)
+        spelling[texts[key]] = ids
+    return {**texts, "tokens": tokens, "spelling": spelling}
 
 
 def _checked(key: str, value: Any, where: str) -> Any:
     if key in _LISTS:
-        items = list(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else None
-        if items is None or not all(isinstance(item, str) for item in items):
-            raise TaskError(f"{where}: {key!r} is {value!r:.80}; a list of strings is needed")
-        return tuple(items)
+        return list_of_texts(value, f"{where}: {key!r}")
     if key == "tags":
         if not (isinstance(value, dict) and all(isinstance(item, str) for item in value.values())):
             raise TaskError(f"{where}: 'tags' is {value!r:.80}; an object of strings is needed")
-    elif not isinstance(value, str):
+    elif key not in ("tokens", "spelling", "answer_index") and not isinstance(value, str):
         raise TaskError(f"{where}: {key!r} is {value!r:.80}; a string is needed")
     return value
 
 
-def _choices(given: Any) -> tuple[Any, list[str]]:
-    """Return the options and their labels; the ARC way of writing them ({"text": […], "label": […]}) is understood."""
-    if isinstance(given, Mapping) and {"text", "label"} <= given.keys():
-        return given["text"], [str(label) for label in given["label"]]
-    return given, []
+# Which option an answer names
 
 
-def _chosen(answer: Any, choices: Any, labels: list[str], where: str) -> Any:
-    """Return the option that an answer names by its text, its label, its letter or its number."""
-    options = list(choices) if isinstance(choices, Iterable) and not isinstance(choices, str) else []
-    if answer is None or answer in options:
-        return answer
-    key = str(answer)
-    letters = [chr(ord("A") + i) for i in range(len(options))]
-    for names in (labels, letters, [str(i) for i in range(len(options))]):
-        if key in names and len(names) == len(options):
-            return options[names.index(key)]
-    raise TaskError(f"{where}: the answer {answer!r} is not among the choices {', '.join(map(repr, options))}")
+def _choices(given: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the options and their labels, if they have any.
+
+    Labels come as in ARC ({"text": […], "label": […]}, or a list of such pairs) or as keys ({"A": …, "B": …}).
+    """
+    given = plain(given)
+    if isinstance(given, list | tuple) and given and all(isinstance(each, Mapping) for each in given):
+        given = {key: [each.get(key) for each in given] for key in ("text", "label")}
+    if not isinstance(given, Mapping):
+        return list_of_texts(given, f"{where}: 'choices'"), ()
+    if {"text", "label"} <= given.keys():
+        texts, labels = list_of_texts(given["text"], f"{where}: 'choices'"), _labels(given["label"], where)
+    else:
+        texts, labels = list_of_texts(list(given.values()), f"{where}: 'choices'"), _labels(list(given), where)
+    return texts, labels
+
+
+def _labels(given: Any, where: str) -> tuple[str, ...]:
+    given = plain(given)
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise TaskError(f"{where}: labels are {told(given)}; a list is needed")
+    return tuple(map(str, given))
+
+
+def _chosen(record: Mapping[str, Any], labels: Sequence[str], where: str) -> dict[str, Any]:
+    """Return the answer and its index among the choices, as the row names it."""
+    options: tuple[str, ...] = record["choices"]
+    if labels and len({*labels}) != len(options):
+        raise TaskError(f"{where}: {len({*labels})} labels for {len(options)} choices; one each is needed")
+    key = record.get("answer")
+    if key is None or "answer_index" in record:
+        return {}
+    if isinstance(key, float) and key.is_integer():
+        key = int(key)  # a table with empty cells holds no whole numbers
+    if isinstance(key, bool) or not (isinstance(key, str) or is_id(key)):
+        raise TaskError(f"{where}: 'answer' is {key!r:.80}; a choice's label, letter, number or text is needed")
+    index = _named_option(key, options, labels, where)
+    return {"answer": options[index], "answer_index": index}
+
+
+def _named_option(key: Any, options: Sequence[str], labels: Sequence[str], where: str) -> int:
+    """Return which option a key names: by its label, or else by what it can only mean."""
+    if str(key) in labels:
+        return list(labels).index(str(key))
+    meant = {f"the text of choice {i}": i for i, option in enumerate(options) if option == str(key)}
+    meant |= _by_place(str(key), len(options), labels)
+    if len({*meant.values()}) == 1:
+        return next(iter(meant.values()))
+    if meant:
+        raise TaskError(
+            f"{where}: the answer {key!r} may be {' or '.join(meant)}; labels beside the choices, or answer_index, decide"
+        )
+    there_is = f"labels {', '.join(labels)}; " if labels else ""
+    from_0 = "; numbers count from 0" if str(key) == str(len(options)) else ""
+    said = f"the answer {key!r} is not among the {there_is}choices {', '.join(map(repr, options))}"
+    raise TaskError(f"{where}: {said}{from_0}")
+
+
+def _by_place(key: str, n_options: int, labels: Sequence[str]) -> dict[str, int]:
+    """Return which option a letter or a number (from 0) names; labels of that kind would have named it."""
+    numbers = {} if any(map(str.isdigit, labels)) else {str(i): i for i in range(n_options)}
+    letters = {chr(ord(first) + i): i for first in "Aa" for i in range(min(n_options, 26))}
+    if any(label.upper() in letters for label in labels):
+        letters = {}
+    return {what: known[key] for what, known in (("a number", numbers), ("a letter", letters)) if key in known}
