@@ -17,7 +17,8 @@ from interp.store.keys import TOKENS, is_word
 from interp.store.manifest import SUFFIX, Manifest, Run, extend, write_manifest
 from interp.store.shard import Header
 from interp.tasks import Prompt
-from interp.tasks.batch import TokenBatch, token_rows
+from interp.tasks.batch import TokenBatch
+from interp.tasks.encoding import token_rows
 
 SHARD_TOKENS = 16384
 _BATCH_TOKENS = 4096
@@ -183,5 +184,5 @@ def _batches(rows: Sequence[Row], d_vocab: int) -> Iterator[list[tuple[int, Row]
 def _token_batch(model: Model, rows: Sequence[Row]) -> TokenBatch:
     tokens = torch.tensor(rows, device=model.device)
     last = torch.full((len(rows),), tokens.shape[1] - 1, device=model.device)
-    prompts = tuple(Prompt(str(number), "") for number in range(len(rows)))
+    prompts = tuple(Prompt(str(number), "", tokens=row) for number, row in enumerate(rows))
     return TokenBatch(prompts, tokens, torch.ones_like(tokens, dtype=torch.bool), last)

@@ -8,7 +8,8 @@ import torch
 
 from interp.errors import TaskError
 from interp.models import Model
-from interp.tasks import SHARD, Prompt, Task
+from interp.tasks import Prompt, Task
+from interp.tasks.chat import in_template
 
 
 @torch.no_grad()
@@ -17,13 +18,14 @@ def score_choices(model: Model, task: Task) -> pd.DataFrame:
 
     `log_likelihood` is the sum over the option's tokens in nats, `per_byte` the same divided by the option's length in UTF-8
     bytes; `chosen` and `chosen_per_byte` mark the best option by either, `is_answer` the right one, so that
-    `frame.query("is_answer").chosen.mean()` is the accuracy. Raises TaskError, naming the prompt, where there is no choice.
+    `frame.query("is_answer").chosen.mean()` is the accuracy. What a user says (`task.chat`) is put into the model's chat
+    template, and options are what the assistant says. Raises TaskError, naming the prompt, where there is no choice.
     """
+    task = in_template(model.tokenizer, task) if task.chat else task
     asked = [option for prompt in task.prompts for option in _options(prompt)]
     scores: dict[str, float] = {}
-    for shard in Task(task.name, tuple(asked)).shards(lambda p: len(model.tokenizer(f"{p.text} {p.answer}")["input_ids"])):
-        for part in (shard[i : i + SHARD] for i in range(0, len(shard), SHARD)):
-            scores |= dict(zip([p.id for p in part], _log_likelihoods(model, part), strict=True))
+    for shard in model.shards(Task(task.name, tuple(asked))):
+        scores |= dict(zip([prompt.id for prompt in shard], _log_likelihoods(model, shard), strict=True))
     rows = [
         {
             "prompt": option.tags["prompt"],
@@ -41,17 +43,27 @@ def score_choices(model: Model, task: Task) -> pd.DataFrame:
     return frame
 
 
+def is_choice(prompt: Prompt) -> bool:
+    """Tell whether a prompt has at least two options, one of which is the answer."""
+    return len(prompt.choices) > 1 and prompt.option is not None
+
+
 def shuffled(prompt: Prompt, *, seed: int = 0) -> tuple[str, ...]:
-    """Return a prompt's options in an order that depends on its id and the seed alone, so that no tie favours a place.
+    """Return a prompt's options in the order of `option_order`."""
+    return tuple(prompt.choices[i] for i in option_order(prompt, seed=seed))
+
+
+def option_order(prompt: Prompt, *, seed: int = 0) -> tuple[int, ...]:
+    """Return the numbers of a prompt's options in an order that its id and the seed decide, so that no tie favours a place.
 
     Raises TaskError, naming the prompt, where there is no choice.
     """
     _require_choice(prompt)
-    return tuple(random.Random(f"{seed}:{prompt.id}").sample(prompt.choices, k=len(prompt.choices)))
+    return tuple(random.Random(f"{seed}:{prompt.id}").sample(range(len(prompt.choices)), k=len(prompt.choices)))
 
 
 def _require_choice(prompt: Prompt) -> None:
-    if len(prompt.choices) < 2 or prompt.answer not in prompt.choices:
+    if not is_choice(prompt):
         raise TaskError(
             f"prompt {prompt.id!r} has {len(prompt.choices)} choices and the answer {prompt.answer!r}; it must be one of two"
         )
@@ -65,10 +77,12 @@ def _options(prompt: Prompt) -> list[Prompt]:
             prompt,
             id=f"{prompt.id}:{i}",
             answer=choice,
+            answer_index=i,
             wrong=None,
             corrupted=None,
             subject=None,
-            tags={"prompt": prompt.id, "is_answer": "yes" if choice == prompt.answer else "no"},
+            bridge=None,
+            tags={"prompt": prompt.id, "is_answer": "yes" if i == prompt.option else "no"},
         )
         for i, choice in enumerate(prompt.choices)
     ]

@@ -59,15 +59,28 @@ def test_corrupted_twins_line_up_token_by_token(model: Model) -> None:
     ("prompt", "says"),
     [
         (Prompt("x", "Ada colleague"), r"does not know every word of 1 prompts \(first: 'x'\); not 'colleague'"),
-        (Prompt("x", "Ada friend", answer="Zebedee"), "prompt 'x': the tokenizer does not know its answer, 'Zebedee'"),
-        (Prompt("x", "Ada friend", subject="Ben"), "'Ben' found 0 times"),
-        (Prompt("x", "Ada friend . Ada boss", subject="Ada"), "'Ada' found 2 times"),
         (Prompt("x", "Ada " * 200), "at most 128"),
     ],
 )
 def test_prompts_that_cannot_be_used_are_named(model: Model, prompt: Prompt, says: str) -> None:
     with pytest.raises(TaskError, match=says):
         model.tokenize([prompt])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name", "says"),
+    [
+        (Prompt("x", "Ada friend", answer="Zebedee"), "answer", "prompt 'x': the tokenizer does not know its answer, 'Zebedee'"),
+        (Prompt("x", "Ada friend", wrong="Zebedee"), "wrong", "prompt 'x': the tokenizer does not know its wrong, 'Zebedee'"),
+        (Prompt("x", "Ada friend", subject="Ben"), "subject", "prompt 'x': subject 'Ben' found 0 times; once is needed"),
+        (Prompt("x", "Ada boss Ada", subject="Ada"), "subject", "prompt 'x': subject 'Ada' found 2 times; once is needed"),
+        (Prompt("x", "Ada boss", corrupted="Ben"), "corrupted", "prompt 'x' has 3 tokens, its corrupted twin 2; as many are needed"),
+    ],
+)
+def test_what_cannot_be_used_of_a_prompt_is_none_and_says_why(model: Model, prompt: Prompt, name: str, says: str) -> None:
+    batch = model.tokenize([Prompt("a", "Ada friend"), prompt])
+    assert getattr(batch, name) is None
+    assert batch.why == {name: says}
 
 
 def test_a_prompt_without_an_answer_takes_none_from_others() -> None:

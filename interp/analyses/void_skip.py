@@ -22,7 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.analysis import Analysis, Cost, Finding, Result
-from interp.choices import shuffled
+from interp.choices import is_choice, option_order
 from interp.errors import AnalysisError, TaskError, unknown
 from interp.models import Model
 from interp.models.generate import ending_tokens
@@ -111,7 +111,7 @@ class VoidSkip(Analysis):
             require_answers(shard)
         if "choices" in self.scores:
             for prompt in shard.prompts:
-                shuffled(prompt)
+                option_order(prompt)
         if self._wants_text(shard) and shard.tokens.shape[1] < 2:
             raise TaskError(f"prompt {shard.prompts[0].id!r} has 1 token; perplexity needs at least 2")
 
@@ -123,7 +123,7 @@ class VoidSkip(Analysis):
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return void rates and block influence of the first prompts, options, and verdicts on generated texts."""
         prepared = self._calibrate(model, task)
-        if "choices" in self.scores or (not self.scores and all(prompt.choices for prompt in task.prompts)):
+        if "choices" in self.scores or (not self.scores and all(map(is_choice, task.prompts))):
             prepared |= {"key": keys_of(task.prompts)} | self._options(model, task.prompts)
         if self.max_new_tokens:
             prepared |= self._spoken(model, task, prepared)
@@ -155,8 +155,8 @@ class VoidSkip(Analysis):
 
     def _options(self, model: Model, prompts: Sequence[Prompt]) -> Tensors:
         """Return the shuffled options' tokens [prompt option pos], padded with -1, and which of them is the answer."""
-        orders = [shuffled(prompt, seed=self.seed) for prompt in prompts]
-        right = [order.index(prompt.answer or "") for order, prompt in zip(orders, prompts, strict=True)]
+        orders = [option_order(prompt, seed=self.seed) for prompt in prompts]
+        right = [order.index(prompt.option or 0) for order, prompt in zip(orders, prompts, strict=True)]
         return {"options": option_tokens(model, prompts, orders), "right_option": torch.tensor(right)}
 
     @torch.no_grad()
@@ -332,7 +332,7 @@ class VoidSkip(Analysis):
         masks = n_alphas * n_drawn(self.n_random)
         passes = n_alphas + (len(EVALUATIONS) - 1) * masks
         forwards, (n, n_pos) = float(passes), shard.tokens.shape
-        if "choices" in self.scores or (not self.scores and all(prompt.choices for prompt in shard.prompts)):
+        if "choices" in self.scores or (not self.scores and all(map(is_choice, shard.prompts))):
             options = self._options(model, shard.prompts)["options"]
             for width, pairs in longer_options(options).items():
                 forwards += (passes + 1) * len(pairs) * (n_pos + width - 1) / (n * n_pos)

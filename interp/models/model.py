@@ -31,7 +31,8 @@ from interp.replay import Arguments, Block, Read, Recording, Work, Wrote, dry_pa
 from interp.sites import Site
 from interp.store import ActivationStore, prompt_key
 from interp.tasks import Prompt, Task
-from interp.tasks.batch import TokenBatch, token_rows, tokenize
+from interp.tasks.batch import TokenBatch, as_prompts, padding, tokenize
+from interp.tasks.encoding import Encoder, Limits
 from interp.tasks.fitting import Fitted, fit
 
 
@@ -161,39 +162,50 @@ class Model:
 
     # Prompts
 
-    def tokenize(
-        self, prompts: str | Sequence[str] | Sequence[Prompt], *, answers: bool = False, corrupted: bool = False
-    ) -> TokenBatch:
+    def tokenize(self, prompts: Any, *, answers: bool = False, corrupted: bool = False) -> TokenBatch:
         """Return token ids of a string, strings or prompts, padded on the right if they differ in length.
 
         With `answers`, each answer follows its prompt; with `corrupted`, the corrupted twins are tokenized. The tokenizer
-        adds its own special tokens (BOS), and nothing else. Raises TaskError naming prompts that cannot be used.
+        puts its own special tokens (BOS) in front, and none stands behind. Token ids (a list or a tensor of one row or of
+        several, prompts made of ids) are taken as they are, and need no tokenizer. Raises TaskError naming prompts that
+        cannot be used.
         """
-        if self.tokenizer is None:
-            raise ModelError(f"model {self.name!r} has no tokenizer")
-        texts = [prompts] if isinstance(prompts, str) else prompts
-        if not texts:
-            raise TaskError("no prompts given; at least one is needed")
-        asked = [p if isinstance(p, Prompt) else Prompt(str(i), str(p)) for i, p in enumerate(texts)]
-        batch = tokenize(self.tokenizer, asked, device=self.device, answers=answers, corrupted=corrupted)
+        asked = as_prompts(prompts)
+        self._require_tokenizer(asked)
+        how: dict[str, Any] = {"device": self.device, "limits": self._limits}
+        batch = tokenize(self.tokenizer, asked, answers=answers, corrupted=corrupted, **how)
         longest = self._longest
         if longest is not None and batch.tokens.shape[1] > longest:
             raise TaskError(f"a prompt of {batch.tokens.shape[1]} tokens; the model reads at most {longest}")
         return batch
 
     def fit(self, task: Task) -> Fitted:
-        """Return the prompts of a task that this model's tokenizer can serve; raise TaskError if there are none."""
-        if self.tokenizer is None:
-            raise ModelError(f"model {self.name!r} has no tokenizer")
-        return fit(self.tokenizer, task)
+        """Return the prompts of a task that this model can be fed; raise TaskError, with the reasons, if there are none."""
+        self._require_tokenizer(task.prompts[:1])
+        return fit(self.tokenizer, task, limits=self._limits)
 
     def shards(self, task: Task) -> list[tuple[Prompt, ...]]:
-        """Return a task's shards: up to 32 prompts with the same number of tokens."""
-        if self.tokenizer is None:
-            raise ModelError(f"model {self.name!r} has no tokenizer")
-        rows = token_rows(self.tokenizer, [prompt.text for prompt in task.prompts])
-        lengths = {prompt.id: len(row) for prompt, row in zip(task.prompts, rows, strict=True)}
-        return task.shards(lambda prompt: lengths[prompt.id])
+        """Return a task's shards: up to 32 prompts of as many tokens, of which the same can be asked."""
+        self._require_tokenizer(task.prompts[:1])
+        encoded = Encoder(self.tokenizer, self._limits).encode(task.prompts)
+        facts = {each.prompt.id: each.facts for each in encoded}
+        return task.shards(lambda prompt: facts[prompt.id])
+
+    def options(self, prompt: Prompt, options: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the tokens of options behind a prompt; raise TaskError, naming it, for one that cannot follow."""
+        self._require_tokenizer([prompt])
+        return Encoder(self.tokenizer, self._limits).options(prompt, options)
+
+    def _require_tokenizer(self, prompts: Sequence[Prompt]) -> None:
+        if self.tokenizer is None and any(prompt.tokens is None for prompt in prompts):
+            raise ModelError(f"model {self.name!r} has no tokenizer; give token ids, or a tokenizer")
+
+    @cached_property
+    def _limits(self) -> Limits:
+        """Return which ids, and how many of them, the model reads."""
+        embedding = self.module.get_input_embeddings()
+        n_ids = self.d_vocab if embedding is None else min(self.d_vocab, len(embedding.weight))
+        return Limits(n_ids, self._longest)
 
     # What it computes
 
@@ -289,12 +301,12 @@ class Model:
         bridge = self.bridge if any(map(is_inner, [*planned, *wanted])) else None
         module = self.module if bridge is None else bridge.original_model
         generator = Generator(module, self._blocks, bridge, batch, planned, wanted, phase)
-        ends, pad = ending_tokens(self.module), getattr(self.tokenizer, "pad_token_id", None)
+        ends = ending_tokens(self.module)
         generation = generator.run(
             max_new_tokens=max_new_tokens,
             choose=sampler(temperature, seed=seed, device=self.device),
             stop=ends,
-            pad=pad if pad is not None else ends[0] if ends else 0,
+            pad=padding(self.tokenizer, self._limits.n_ids, ends),
         )
         return generation if self.tokenizer is None else replace(generation, texts=self._texts(generation))
 

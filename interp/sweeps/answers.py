@@ -44,9 +44,7 @@ class Size:
 def require_answers(shard: TokenBatch) -> Int[Tensor, "batch answer_pos"]:
     """Return the answers, padded with -1; raise TaskError, naming the first prompts, if one is missing."""
     if shard.answer_tokens is None:
-        without = [prompt.id for prompt in shard.prompts if prompt.answer is None]
-        first = ", ".join(map(repr, without[:3]))
-        raise TaskError(f"an answer is needed for every prompt; {len(without)} prompts (first: {first}) without one")
+        raise TaskError(shard.missing("answer"))
     return shard.answer_tokens
 
 

@@ -37,16 +37,14 @@ def require_hops(shard: TokenBatch) -> None:
 def require_bridge(shard: TokenBatch) -> Tokens:
     """Return the first token of each prompt's bridge; raise TaskError, naming the first prompt, if one is missing."""
     if shard.bridge is None:
-        which = next(prompt.id for prompt in shard.prompts if prompt.bridge is None)
-        raise TaskError(f"prompt {which!r} has no bridge; the answer of its first hop is needed")
+        raise TaskError(shard.why.get("bridge") or f"{shard.first_without('bridge')}; the answer of its first hop is needed")
     return shard.bridge
 
 
 def require_subject(shard: TokenBatch) -> Int[Tensor, " batch"]:
     """Return where each prompt's first-hop phrase ends; raise TaskError, naming the first prompt, if one is missing."""
     if shard.subject is None:
-        which = next(prompt.id for prompt in shard.prompts if prompt.subject is None)
-        raise TaskError(f"prompt {which!r} has no subject; its first-hop phrase is needed")
+        raise TaskError(shard.why.get("subject") or f"{shard.first_without('subject')}; its first-hop phrase is needed")
     return shard.subject
 
 

@@ -6,25 +6,20 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.errors import TaskError
 from interp.models import Model
 from interp.tasks import Prompt
-from interp.tasks.batch import continuations
 
 Options = Int[Tensor, "prompt option pos"]
 
 
-def option_tokens(model: Model, prompts: Sequence[Prompt], orders: Sequence[Sequence[str]]) -> Options:
-    """Return the tokens of every prompt's options, in the orders given, padded with -1 in both directions.
+def option_tokens(model: Model, prompts: Sequence[Prompt], orders: Sequence[Sequence[int]]) -> Options:
+    """Return the tokens of every prompt's options, numbered in the orders given, padded with -1 in both directions.
 
     Raises TaskError, naming the prompt, where its own tokens change when an option follows.
     """
-    rows = []
-    for prompt, order in zip(prompts, orders, strict=True):
-        tokens = continuations(model.tokenizer, [prompt.text] * len(order), order)
-        if [] in tokens:
-            raise TaskError(f"prompt {prompt.id!r}: its tokens change when {order[tokens.index([])]!r} follows")
-        rows.append(tokens)
+    rows = [
+        model.options(prompt, [prompt.choices[i] for i in order]) for prompt, order in zip(prompts, orders, strict=True)
+    ]
     n_options, width = max(map(len, rows)), max(len(option) for row in rows for option in row)
     padded = torch.full((len(rows), n_options, width), -1)
     for i, row in enumerate(rows):

@@ -69,7 +69,7 @@ class Pair:
 def pairs(recording: Recording, shard: TokenBatch, *, metric: Metric, direction: Direction) -> Iterator[Pair]:
     """Yield the prompts of a shard beside their twins, one length of answer at a time."""
     if shard.corrupted is None:
-        raise TaskError(f"prompt {shard.prompts[0].id!r} or its neighbours have no corrupted twin of as many tokens")
+        raise TaskError(shard.why.get("corrupted") or f"{shard.first_without('corrupted')}; a corrupted twin is needed")
     for group in answered(recording, shard):
         twin = torch.cat([shard.corrupted[group.rows], group.answer[:, :-1]], dim=1)
         wrong = None if shard.wrong is None else shard.wrong[group.rows]
@@ -100,10 +100,8 @@ def check_pairs(model: Model, shard: TokenBatch, *, metric: Metric) -> None:
         return
     shard.require_single_token_answers()
     if shard.wrong is None:
-        without = [prompt.id for prompt in shard.prompts if prompt.wrong is None]
-        raise TaskError(
-            f"metric logit_diff needs a wrong answer; prompt {without[0]!r} has none (log_prob and kl need none)"
-        )
+        why = shard.why.get("wrong") or shard.first_without("wrong")
+        raise TaskError(f"metric logit_diff needs a wrong answer; {why} (log_prob and kl need none)")
     for prompt, right, wrong in zip(shard.prompts, answers[:, 0].tolist(), shard.wrong.tolist(), strict=True):
         if right == wrong:
             raise TaskError(

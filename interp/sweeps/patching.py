@@ -110,8 +110,7 @@ Where = Literal["subject", "last"]
 def span_of(shard: TokenBatch, position: Where, *, width: int = 1) -> Positions:
     """Return the positions of each prompt that end at its subject's last token, or at its last; `width` of them."""
     if position == "subject" and shard.subject is None:
-        which = next(prompt.id for prompt in shard.prompts if prompt.subject is None)
-        raise TaskError(f"prompt {which!r} has no subject; position='last' needs none")
+        raise TaskError(f"{shard.why.get('subject') or shard.first_without('subject')}; position='last' needs none")
     end = shard.last if position == "last" or shard.subject is None else shard.subject
     span: Tensor = end[:, None] - torch.arange(width - 1, -1, -1, device=end.device)
     return span

@@ -1,7 +1,7 @@
 """Prompts as token ids, with the positions that analyses ask about."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import TaskError
-from interp.tasks.prompts import Prompt, followed_by
+from interp.tasks.encoding import NO_LIMITS, UNKNOWN, Encoded, Encoder, Limits, named, put_in_front
+from interp.tasks.given import is_ids, list_of, plain, read_ids, told
+from interp.tasks.prompts import Prompt
+
+__all__ = ["TokenBatch", "as_prompts", "put_in_front", "tokenize"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class TokenBatch:
     `last` is each prompt's last position (of the prompt, also where its answer follows); `subject` the last position of its
     first-hop phrase and `subject_start` the first; `answer`, `wrong` and `bridge` the first token of each. `answer_tokens`
     [batch answer_pos] are whole answers, padded with -1, and `answer_positions` the positions whose logits predict them.
-    `corrupted` are the twins' tokens, where every prompt has a twin of as many tokens. What is not there is None.
+    `corrupted` are the twins' tokens, where every prompt has a twin of as many tokens. What is not there, or cannot be used
+    for one of the prompts, is None; `why` says why, by field, naming the prompt.
     """
 
     prompts: tuple[Prompt, ...]
@@ -33,6 +38,7 @@ class TokenBatch:
     corrupted: Int[Tensor, "batch pos"] | None = None
     bridge: Int[Tensor, " batch"] | None = None
     subject_start: Int[Tensor, " batch"] | None = None
+    why: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_padded(self) -> bool:
@@ -49,11 +55,46 @@ class TokenBatch:
     def require_single_token_answers(self) -> None:
         """Raise TaskError, naming the prompts, if an answer is missing or has several tokens."""
         if self.answer_tokens is None:
-            raise TaskError(_no_answer(self.prompts))
+            raise TaskError(self.missing("answer"))
         several = (self.answer_tokens >= 0).sum(1) > 1
         bad = [prompt.id for prompt, is_bad in zip(self.prompts, several.tolist(), strict=True) if is_bad]
         if bad:
-            raise TaskError(f"answers of one token are needed; {_named(bad)} with more")
+            raise TaskError(f"answers of one token are needed; {named(bad)} with more")
+
+    def missing(self, name: str) -> str:
+        """Return which prompts lack a field, or why it cannot be used."""
+        return self.why.get(name) or without(name, self.prompts)
+
+    def first_without(self, name: str) -> str:
+        """Return which is the first prompt that lacks a field."""
+        first = next((prompt.id for prompt in self.prompts if getattr(prompt, name) is None), self.prompts[0].id)
+        return f"prompt {first!r} has no {name}"
+
+
+def without(name: str, prompts: Sequence[Prompt]) -> str:
+    """Return which prompts have no field of a name."""
+    bad = [prompt.id for prompt in prompts if getattr(prompt, name) is None]
+    return f"{'an' if name == 'answer' else 'a'} {name} is needed for every prompt; {named(bad)} without one"
+
+
+def as_prompts(given: Any) -> tuple[Prompt, ...]:
+    """Return a text, a prompt, token ids, or a list of these as prompts; raise TaskError for what is none of them."""
+    if isinstance(given, str | Prompt) or is_ids(given):
+        given = [given]
+    items = list_of(given, "prompts")
+    if not items:
+        raise TaskError("no prompts given; at least one is needed")
+    return tuple(_as_prompt(i, item) for i, item in enumerate(items))
+
+
+def _as_prompt(i: int, given: Any) -> Prompt:
+    if isinstance(given, Prompt):
+        return given
+    if isinstance(given, str):
+        return Prompt(str(i), given)
+    if isinstance(plain(given), list | tuple):
+        return Prompt(str(i), "", tokens=read_ids(given, f"prompt {str(i)!r}"))
+    raise TaskError(f"prompt {str(i)!r} is {told(given)}; a text, a Prompt or token ids are needed")
 
 
 def tokenize(
@@ -63,133 +104,91 @@ def tokenize(
     device: torch.device,
     answers: bool = False,
     corrupted: bool = False,
+    limits: Limits = NO_LIMITS,
 ) -> TokenBatch:
-    """Tokenize prompts, with the special tokens that the tokenizer itself adds; raise TaskError naming bad prompts.
+    """Return prompts as a batch, with the special tokens that the tokenizer puts in front; none stands behind.
 
     With `answers`, each answer follows its prompt (tokenized together); with `corrupted`, the corrupted twins are tokenized,
-    which must have as many tokens as their prompts.
+    which must have as many tokens as their prompts. Raises TaskError, naming it, for a prompt that cannot be used, or whose
+    answer or twin cannot be used where it is asked for; what else cannot be used of a prompt is None in the batch.
     """
-    texts = [_corrupted_text(prompt) if corrupted else prompt.text for prompt in prompts]
-    encoded = tokenizer(texts, return_offsets_mapping=True)
-    rows = [list(row) for row in encoded["input_ids"]]
-    _refuse_unknown(tokenizer, prompts, rows)
+    encoder = Encoder(tokenizer, limits)
+    encoded = _usable(encoder, prompts)
     if corrupted:
-        _refuse_other_lengths(tokenizer, prompts, rows)
-    twins = None if corrupted or answers else _twins(tokenizer, prompts, rows)
-    follow = {which: _continuations(tokenizer, prompts, texts, which) for which in ("answer", "wrong", "bridge")}
-    if answers and follow["answer"] is None:
-        raise TaskError(
-            f"an answer is needed for every prompt; {_named([p.id for p in prompts if p.answer is None])} without"
-        )
-    last = [len(row) - 1 for row in rows]
-    if answers and follow["answer"] is not None:
-        rows = [row + answer for row, answer in zip(rows, follow["answer"], strict=True)]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        encoded = _usable(encoder, [_twin(each) for each in encoded])
+    why = _why(encoded)
+    if answers and any(each.answer is None for each in encoded):
+        raise TaskError(why.get("answer") or without("answer", prompts))
+    rows = [[*each.tokens, *(each.answer or ())] if answers else [*each.tokens] for each in encoded]
+    pad = padding(tokenizer, limits.n_ids)
     tokens = _padded(rows, pad)
-    spans = [_subject(*each) for each in zip(prompts, texts, encoded["offset_mapping"], strict=True)]
-    first = {which: None if f is None else torch.tensor([tokens[0] for tokens in f]) for which, f in follow.items()}
     batch = TokenBatch(
         prompts=tuple(prompts),
         tokens=tokens,
         mask=torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None],
-        last=torch.tensor(last),
-        subject=None if None in spans else torch.tensor([span[-1] for span in spans if span]),
-        subject_start=None if None in spans else torch.tensor([span[0] for span in spans if span]),
-        answer=first["answer"],
-        wrong=first["wrong"],
-        bridge=first["bridge"],
-        answer_tokens=None if follow["answer"] is None else _padded(follow["answer"], -1),
-        corrupted=None if twins is None else _padded(twins, pad),
+        last=torch.tensor([len(each.tokens) - 1 for each in encoded]),
+        subject=_each(each.subject and each.subject[1:] for each in encoded),
+        subject_start=_each(each.subject for each in encoded),
+        answer=_each(each.answer for each in encoded),
+        wrong=_each(each.wrong for each in encoded),
+        bridge=_each(each.bridge for each in encoded),
+        answer_tokens=_all([each.answer for each in encoded], -1),
+        corrupted=None if corrupted or answers else _all([each.corrupted for each in encoded], pad),
+        why=why,
     )
     moved = {f.name: getattr(batch, f.name) for f in fields(batch) if isinstance(getattr(batch, f.name), Tensor)}
     return replace(batch, **{name: tensor.to(device) for name, tensor in moved.items()})
 
 
-def _named(ids: Sequence[str]) -> str:
-    """Return how many prompts, and the first of them."""
-    return f"{len(ids)} prompts (first: {', '.join(map(repr, ids[:3]))})"
+def _usable(encoder: Encoder, prompts: Sequence[Prompt]) -> list[Encoded]:
+    """Return prompts as tokens; raise TaskError, naming them, where some cannot be used."""
+    encoded = encoder.encode(prompts)
+    for each in encoded:
+        if each.misfit == UNKNOWN:
+            raise TaskError(encoder.unknown_in(encoded))
+        if each.misfit:
+            raise TaskError(each.problem)
+    return encoded
 
 
-def _no_answer(prompts: Sequence[Prompt]) -> str:
-    return f"an answer is needed for every prompt; {_named([p.id for p in prompts if p.answer is None])} without one"
+def _twin(encoded: Encoded) -> Prompt:
+    """Return a prompt with its corrupted twin as its text; raise TaskError where it has none that can be used."""
+    prompt = encoded.prompt
+    if prompt.corrupted is None:
+        raise TaskError(f"prompt {prompt.id!r} has no corrupted twin")
+    if encoded.corrupted is None:
+        raise TaskError(encoded.why["corrupted"])
+    tokens = None if prompt.tokens is None else encoded.corrupted
+    return replace(prompt, text=prompt.corrupted, tokens=tokens, corrupted=None)
+
+
+def _why(encoded: Sequence[Encoded]) -> dict[str, str]:
+    """Return for every field why it cannot be used, by the first prompt of which it cannot."""
+    why: dict[str, str] = {}
+    for each in reversed(encoded):
+        why |= each.why
+    return why
+
+
+def padding(tokenizer: Any, n_ids: int | None, others: Sequence[int] = ()) -> int:
+    """Return an id to fill rows up with: the tokenizer's, or the first of `others`, that the model has; else 0."""
+    known = [getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id")]
+    there = [i for i in (known[0], *others, known[1]) if i is not None and i >= 0 and (n_ids is None or i < n_ids)]
+    return int(there[0]) if there else 0
+
+
+def _each(ids: Iterable[Sequence[int] | None]) -> Tensor | None:
+    """Return the first id of every prompt, if all have one."""
+    found = list(ids)
+    return None if None in found else torch.tensor([each[0] for each in found if each])
+
+
+def _all(rows: Sequence[Sequence[int] | None], pad: int) -> Tensor | None:
+    """Return all ids of every prompt, if all have them."""
+    there = [row for row in rows if row is not None]
+    return _padded(there, pad) if len(there) == len(rows) else None
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
     width = max(map(len, rows))
     return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
-
-
-def _corrupted_text(prompt: Prompt) -> str:
-    if prompt.corrupted is None:
-        raise TaskError(f"prompt {prompt.id!r} has no corrupted twin")
-    return prompt.corrupted
-
-
-def put_in_front(tokenizer: Any) -> list[str]:
-    """Return the special tokens (BOS) that a tokenizer puts in front of every text."""
-    with_them, without = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
-    front = with_them[: with_them.index(without[0])] if without and without[0] in with_them else []
-    return [str(token) for token in tokenizer.convert_ids_to_tokens(front)]
-
-
-def _refuse_unknown(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[int]]) -> None:
-    unknown = tokenizer.unk_token_id
-    bad = [p.id for p, row in zip(prompts, rows, strict=True) if unknown is not None and unknown in row]
-    if bad:
-        first = next(prompt.text for prompt in prompts if prompt.id == bad[0])
-        words = [word for word in dict.fromkeys(first.split()) if unknown in tokenizer(word)["input_ids"]]
-        which = f"; not {', '.join(map(repr, words[:3]))}" if words else ""
-        raise TaskError(f"the tokenizer does not know every word of {_named(bad)}{which}")
-
-
-def _refuse_other_lengths(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[int]]) -> None:
-    clean = token_rows(tokenizer, [prompt.text for prompt in prompts])
-    for prompt, row, n_clean in zip(prompts, rows, map(len, clean), strict=True):
-        if n_clean != len(row):
-            raise TaskError(f"prompt {prompt.id!r} has {n_clean} tokens, its corrupted twin {len(row)}; as many are needed")
-
-
-def _twins(tokenizer: Any, prompts: Sequence[Prompt], rows: list[list[int]]) -> list[list[int]] | None:
-    """Return the twins' tokens, if every prompt has a twin that can be set beside it."""
-    texts = [prompt.corrupted for prompt in prompts if prompt.corrupted is not None]
-    twins = token_rows(tokenizer, texts) if len(texts) == len(prompts) else []
-    unknown = tokenizer.unk_token_id
-    is_known = unknown is None or not any(unknown in twin for twin in twins)
-    return twins if twins and is_known and [*map(len, twins)] == [*map(len, rows)] else None
-
-
-def token_rows(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return every text's tokens, with the special tokens that the tokenizer adds."""
-    return list(map(list, tokenizer(list(texts))["input_ids"])) if texts else []
-
-
-def continuations(tokenizer: Any, texts: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
-    """Return the tokens that follow each text when it is tokenized with its answer; none if its own tokens change."""
-    rows = token_rows(tokenizer, texts)
-    together = token_rows(tokenizer, [followed_by(text, answer) for text, answer in zip(texts, answers, strict=True)])
-    return [both[len(row) :] if both[: len(row)] == row else [] for row, both in zip(rows, together, strict=True)]
-
-
-def _continuations(tokenizer: Any, prompts: Sequence[Prompt], texts: Sequence[str], which: str) -> list[list[int]] | None:
-    given = [getattr(prompt, which) for prompt in prompts]
-    if None in given:
-        return None
-    follow = continuations(tokenizer, texts, given)
-    for prompt, answer, tokens in zip(prompts, given, follow, strict=True):
-        if not tokens:
-            raise TaskError(f"prompt {prompt.id!r}: its tokens change when {answer!r} follows; end the text at a word")
-        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
-            raise TaskError(f"prompt {prompt.id!r}: the tokenizer does not know its {which}, {answer!r}")
-    return follow
-
-
-def _subject(prompt: Prompt, text: str, offsets: Sequence[tuple[int, int]]) -> list[int] | None:
-    """Return the tokens of the subject, found by character offsets."""
-    if prompt.subject is None:
-        return None
-    n_found = text.count(prompt.subject)
-    if n_found != 1:
-        raise TaskError(f"prompt {prompt.id!r}: subject {prompt.subject!r} found {n_found} times; once is needed")
-    start = text.index(prompt.subject)
-    end = start + len(prompt.subject)
-    return [i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > max(begin, start)]

@@ -26,7 +26,7 @@ class Prompt:
 
     `aliases` are other right answers; `corrupted` is a twin of the text in which something else, usually `wrong`, is right;
     `subject` is the phrase that names the first hop's entity, `bridge` the answer of the first hop. `answer_index` says which
-    of the `choices` is the answer. `space` is how answers follow the text. With `tokens` the prompt is these ids, as they
+    of the `choices` is the answer, where two read the same. `space` is how answers follow the text. With `tokens` the prompt is these ids, as they
     are; `spelling` holds the ids of its other texts then. Blank texts are missing. Raises TaskError for what is no prompt.
     """
 
@@ -72,12 +72,10 @@ class Prompt:
         object.__setattr__(self, name, value)
 
     def _choose(self, where: str) -> None:
-        """Let `answer` and `answer_index` name one option."""
+        """Let the answer be one option where it is any, and the one at `answer_index` where that is given."""
         if self.answer_index is None:
-            found = [i for i, choice in enumerate(self.choices) if choice == self.answer]
-            if len(found) > 1:
-                raise TaskError(f"{where}: {len(found)} choices are {self.answer!r}; answer_index says which is the answer")
-            self._set("answer_index", found[0] if found else None)
+            if self.choices.count(self.answer or "") > 1:
+                raise TaskError(f"{where}: several choices are {self.answer!r}; answer_index says which is the answer")
             return
         if isinstance(self.answer_index, bool) or not isinstance(self.answer_index, int):
             raise TaskError(f"{where}: answer_index is {self.answer_index!r:.80}; a whole number is needed")
@@ -87,6 +85,13 @@ class Prompt:
         if self.answer not in (None, option):
             raise TaskError(f"{where}: the answer is {self.answer!r}, and choice {self.answer_index} is {option!r}")
         self._set("answer", option)
+
+    @property
+    def option(self) -> int | None:
+        """Return which of the choices is the answer, if one of them is."""
+        if self.answer_index is not None:
+            return self.answer_index
+        return self.choices.index(self.answer) if self.answer in self.choices else None
 
 
 def followed_by(text: str, answer: str, *, space: Space = "auto") -> str:

@@ -240,7 +240,7 @@ def _labels(given: Any, where: str) -> tuple[str, ...]:
 
 
 def _chosen(record: Mapping[str, Any], labels: Sequence[str], where: str) -> dict[str, Any]:
-    """Return the answer and its index among the choices, as the row names it."""
+    """Return the answer that a row names, and its index among the choices where two of them read the same."""
     options: tuple[str, ...] = record["choices"]
     if labels and len({*labels}) != len(options):
         raise TaskError(f"{where}: {len({*labels})} labels for {len(options)} choices; one each is needed")
@@ -252,7 +252,8 @@ def _chosen(record: Mapping[str, Any], labels: Sequence[str], where: str) -> dic
     if isinstance(key, bool) or not (isinstance(key, str) or is_id(key)):
         raise TaskError(f"{where}: 'answer' is {key!r:.80}; a choice's label, letter, number or text is needed")
     index = _named_option(key, options, labels, where)
-    return {"answer": options[index], "answer_index": index}
+    is_alone = options.count(options[index]) == 1
+    return {"answer": options[index]} | ({} if is_alone else {"answer_index": index})
 
 
 def _named_option(key: Any, options: Sequence[str], labels: Sequence[str], where: str) -> int:
