@@ -25,7 +25,7 @@ def load_model(
     *,
     revision: str | None = None,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
     device_map: DeviceMap | None = None,
     trust_remote_code: bool = False,
     tokenizer: Any = None,
@@ -42,7 +42,7 @@ def load_model(
     """
     if isinstance(name, nn.Module):
         return _in_memory(name, tokenizer, _folder(store))
-    check_dtype(dtype)
+    dtype = check_dtype(dtype)
     if revision is not None and str(name) in shipped_models():
         name, revision = f"{name}@{revision}", None
     source = locate(str(name))
@@ -56,10 +56,12 @@ def load_model(
     return Model(str(name), module, tokenizer, _folder(store))
 
 
-def check_dtype(dtype: str) -> None:
-    """Raise ModelError for a type that models are not loaded as."""
-    if dtype != "auto" and dtype not in _DTYPES:
-        raise ModelError(unknown("dtype", dtype, ["auto", *_DTYPES]))
+def check_dtype(dtype: object) -> str:
+    """Return the name of a type, given as such or as torch's; raise ModelError for one that models are not loaded as."""
+    name = str(dtype).removeprefix("torch.")
+    if name != "auto" and name not in _DTYPES:
+        raise ModelError(unknown("dtype", name, ["auto", *_DTYPES]))
+    return name
 
 
 def _folder(path: str | Path | None) -> Path | str | None:

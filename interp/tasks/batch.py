@@ -78,9 +78,14 @@ def without(name: str, prompts: Sequence[Prompt]) -> str:
 
 
 def as_prompts(given: Any) -> tuple[Prompt, ...]:
-    """Return a text, a prompt, token ids, or a list of these as prompts; raise TaskError for what is none of them."""
-    if isinstance(given, str | Prompt) or is_ids(given):
+    """Return a text, a prompt, token ids (arrays, or lists of lists), or a list of these as prompts.
+
+    Raises TaskError for anything else, a single list of numbers too: it may be one prompt, or one token of several.
+    """
+    if isinstance(given, str | Prompt) or (hasattr(given, "dtype") and is_ids(given)):
         given = [given]
+    elif is_ids(given):
+        raise TaskError(f"a list of numbers given, {list_of(given, 'ids')!r:.60}; one prompt of token ids is [[…]]")
     items = list_of(given, "prompts")
     if not items:
         raise TaskError("no prompts given; at least one is needed")
