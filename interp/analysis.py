@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import ClassVar
@@ -18,6 +18,7 @@ import plotly.graph_objects as go
 import torch
 from tqdm import tqdm
 
+from interp.errors import InterpError
 from interp.models import Model
 from interp.pictures import svg_of
 from interp.replay import Recording
@@ -135,19 +136,56 @@ class Analysis(ABC):
     def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: B027
         """Raise before any work if this shard cannot be measured."""
 
+    def others(self, model: Model) -> Mapping[str, str]:  # noqa: ARG002
+        """Return the fingerprints of other models that the answer depends on, by what they are here; none for most."""
+        return {}
+
     @torch.no_grad()
     def run(self, model: Model, task: Task) -> Result:
-        """Measure every shard and combine; warn of prompts that the model's tokenizer cannot serve."""
-        fitted = model.fit(task)
-        if fitted.left_out:
-            warnings.warn(f"{task.name}: {fitted} are left out", stacklevel=2)
-        task = fitted.task
-        shards = [model.tokenize(shard) for shard in model.shards(task)]
-        for shard in shards:
-            self.check(model, shard)
-        prepared = self.prepare(model, task)
-        bar = tqdm(shards, desc=name_of(type(self)), delay=_PATIENCE, leave=False)
-        return self.combine([self.measure(model.record(shard), shard, prepared) for shard in bar])
+        """Measure every shard and combine; warn of prompts that the tokenizer or this analysis cannot use."""
+        with model.running:
+            fitted = model.fit(task)
+            batches = [model.tokenize(shard) for shard in model.shards(fitted.task)]
+            usable = usable_shards(self, model, batches)
+            for left_out in filter(None, (str(fitted), usable.left_out(batches))):
+                warnings.warn(f"{task.name}: {left_out} are left out", stacklevel=2)
+            chosen = [batches[i] for i in usable.shards]
+            prepared = self.prepare(model, usable.task(fitted.task, batches))
+            bar = tqdm(chosen, desc=name_of(type(self)), delay=_PATIENCE, leave=False)
+            return self.combine([self.measure(model.record(shard), shard, prepared) for shard in bar])
+
+
+@dataclass(frozen=True)
+class Usable:
+    """The numbers of the shards that an analysis can measure, and why it cannot measure each of the others."""
+
+    shards: tuple[int, ...]
+    why_not: Mapping[int, InterpError]
+
+    def task(self, task: Task, batches: Sequence[TokenBatch]) -> Task:
+        """Return the task with the prompts of these shards alone."""
+        return task.of([prompt for i in self.shards for prompt in batches[i].prompts]) if self.why_not else task
+
+    def left_out(self, batches: Sequence[TokenBatch]) -> str:
+        """Return how many prompts are left out, and why; nothing if none is."""
+        n_of: dict[str, int] = {}
+        for i, error in self.why_not.items():
+            n_of[str(error)] = n_of.get(str(error), 0) + len(batches[i].prompts)
+        told = [f"{n} prompt{'s' * (n > 1)} ({why})" for why, n in n_of.items()]
+        return ", ".join([*told[:3], *([f"{sum([*n_of.values()][3:])} more"] if len(told) > 3 else [])])
+
+
+def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch]) -> Usable:
+    """Return which shards an analysis can measure; raise what it says of the first if it can measure none."""
+    why_not: dict[int, InterpError] = {}
+    for i, batch in enumerate(batches):
+        try:
+            analysis.check(model, batch)
+        except InterpError as error:
+            why_not[i] = error
+    if len(why_not) == len(batches):
+        raise why_not[0]
+    return Usable(tuple(i for i in range(len(batches)) if i not in why_not), why_not)
 
 
 def name_of(analysis: type[Analysis]) -> str:

@@ -205,7 +205,11 @@ def _print_estimates(estimates: list[dict[str, Any]], *, as_json: bool) -> None:
         return
     table = Table("model", "task", "analysis", "prompts", "shards", "forwards", "memory MB", "disk MB")
     for e in estimates:
-        cell, costs = e["cell"], [f"{e['forwards']:.0f}", f"{e['memory_mb']:.0f}", f"{e['disk_mb']:.1f}"]
+        cell = e["cell"]
+        if e["why_not"]:
+            note(f"{cell['analysis']} is skipped: {e['why_not']}")
+            continue
+        costs = [f"{e['forwards']:.0f}", f"{e['memory_mb']:.0f}", f"{e['disk_mb']:.1f}"]
         table.add_row(cell["model"], cell["task"], cell["analysis"], str(e["n_prompts"]), str(e["n_shards"]), *costs)
     out.print(table)
 

@@ -87,5 +87,13 @@ def take_seats(worker: Worker, *, workers: int = 1, ray_address: str | None = No
         return [OnRay(worker, gpus=gpus) for _ in range(workers)]
     if workers == 1:
         return [Here(worker)]
-    threads, n_gpus = max(1, (os.cpu_count() or 1) // workers), torch.cuda.device_count()
-    return [OwnProcess(worker, threads=threads, gpu=i % n_gpus if n_gpus else None) for i in range(workers)]
+    threads, gpus_here = max(1, (os.cpu_count() or 1) // workers), visible_gpus()
+    gpu = [gpus_here[i % len(gpus_here)] if gpus_here else None for i in range(workers)]
+    return [OwnProcess(worker, threads=threads, gpu=gpu[i]) for i in range(workers)]
+
+
+def visible_gpus() -> list[str]:
+    """Return the names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
+    n_gpus, allowed = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [name.strip() for name in allowed.split(",")] if allowed else [str(i) for i in range(n_gpus)]
+    return names[:n_gpus]

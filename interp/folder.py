@@ -1,36 +1,88 @@
 """A run folder on disk: names, atomic writes and reads; no torch here.
 
 RUN/run.json                            configuration, provenance, status of every cell
+RUN/MODEL/TASK/                         prompts.jsonl, tokens.json
 RUN/MODEL/TASK/ANALYSIS[@LABEL]/        parts/00007.safetensors, frame.parquet, figure.json, result.json
+                                        (and prompts.jsonl, where some of the task's were left out)
 """
 
 import json
 import os
+import re
 import tempfile
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from interp.errors import RunError
 
-SCHEMA = 1
+SCHEMA = 2  # 1: of interp 0.1, whose results do not say which weights, tokens and related prompts they are of
+_SEGMENT = r"[\w@+=,-][\w@+=,. -]{0,99}(?<![. ])"  # of a name: safe as a file name on every system
+_PLAIN = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no names of files on Windows
+_LONGEST = 120
+
+
+def folder_name(name: str) -> str:
+    """Return the folder of a model, task or label: its name with `--` for slashes, or, where that could be another's or is
+    no name of a folder, what can be read of it and a hash.
+
+    No two names have one folder, and none leads out of the run.
+    """
+    plain = name.replace("/", "--")
+    is_plain = _PLAIN.fullmatch(name) and "--" not in name and unicodedata.is_normalized("NFC", name)
+    if is_plain and len(plain.encode()) <= _LONGEST and not _DEVICES.fullmatch(plain):
+        return plain
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[-40:].lstrip("-.")
+    return f"{readable or 'name'}~{digest_of(name.encode())[:10]}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One analysis of one task on one model; `label` names its set of parameters."""
+    """One analysis of one task on one model; `label` names its set of parameters.
+
+    `at` is its folder inside the run where it is not the one of its names: in runs of interp 0.1.
+    """
 
     model: str
     task: str
     analysis: str
     label: str = ""
+    at: str = field(default="", compare=False)
+
+    @classmethod
+    def of(cls, path: str, record: dict[str, Any]) -> "Cell":
+        """Return the cell that run.json records under a path."""
+        return cls(record["model"], record["task"], record["analysis"], record.get("label", ""), at=path)
 
     @property
     def path(self) -> str:
-        """Return the cell's folder inside the run: slashes in names become `--`."""
-        last = f"{self.analysis}@{self.label}" if self.label else self.analysis
-        return "/".join(part.strip("/").replace("/", "--") for part in (self.model, self.task, last) if part)
+        """Return the cell's folder inside the run."""
+        last = f"{self.analysis}@{folder_name(self.label)}" if self.label else self.analysis
+        return self.at or f"{task_path(self.model, self.task)}/{last}"
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Return what run.json records of a cell's identity."""
+        return {key: getattr(self, key) for key in ("model", "task", "analysis", "label")}
+
+
+def task_path(model: str, task: str) -> str:
+    """Return the folder of a task on a model inside a run."""
+    return f"{folder_name(model)}/{folder_name(task)}"
+
+
+def cells_of(run: dict[str, Any]) -> dict[Cell, dict[str, Any]]:
+    """Map the cells of a run to what run.json records of them."""
+    return {Cell.of(path, record): record for path, record in run["cells"].items()}
+
+
+def task_folder(run: dict[str, Any], model: str, task: str) -> str:
+    """Return the folder of a task on a model, also in a run of an earlier version."""
+    paths = (cell.path for cell in cells_of(run) if (cell.model, cell.task) == (model, task))
+    return next((path.rpartition("/")[0] for path in paths), task_path(model, task))
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from interp.errors import AnalysisError, RunError, unknown
-from interp.folder import Cell, read_run
+from interp.folder import Cell, cells_of, read_run
 from interp.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def show(
     from interp.tables import read_frame
 
     found = read_run(run)
-    cells = {Cell(c["model"], c["task"], c["analysis"], c.get("label", "")): c for c in found["cells"].values()}
+    cells = cells_of(found)
     for what, asked in (("model", model), ("task", task)):
         if asked not in (None, *(there := {getattr(cell, what) for cell in cells})):
             raise RunError(unknown(what, str(asked), there) + f" in {run}")

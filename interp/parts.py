@@ -9,7 +9,6 @@ import logging
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,11 +20,6 @@ from interp.folder import write_atomically
 from interp.shapes import Tensors
 
 _log = logging.getLogger(__name__)
-
-
-def key_of(*what: Any) -> str:
-    """Return a hash of plain values."""
-    return blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
 def pack(tensors: Mapping[str, Tensor], key: str) -> bytes:

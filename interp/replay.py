@@ -5,7 +5,7 @@ receives beside the residual; with them, a block can be called again on any resi
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -234,7 +234,8 @@ class Recording:
     that is known already, or None; `keep` is called with what a clean pass computed; `unembed` maps residuals to logits;
     `beside` returns a recording of other tokens [batch pos], without padding, by the same model, whose work counts here;
     `forward` runs the whole model on such tokens, with captures, a plan and backward rules (see `Model.forward`), `forked`
-    one in which every head and MLP reads its own residual.
+    one in which every head and MLP reads its own residual. `running` is entered around all that is computed or returned; it
+    raises where the model is no longer the one that was recorded.
     """
 
     blocks: Sequence[Block]
@@ -247,6 +248,7 @@ class Recording:
     beside: Callable[[Tensor], "Recording"] = _alone
     forward: Forward = _unable
     forked: Fork = _unable
+    running: Callable[[], AbstractContextManager[None]] = nullcontext
     work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:
@@ -277,12 +279,13 @@ class Recording:
             return self.resid(site.layer) + self.clean(Site("attn_out", site.layer))
         if site.kind not in BLOCK_KINDS:
             raise SiteError(f"{site} is inside a block; `model.forward(batch, capture=[...])` reads it")
-        if site not in self._clean:
-            known = self.read(site)
-            if known is None:
-                self._run_clean()
-            else:
-                self._clean[site] = known
+        with self.running():
+            if site not in self._clean:
+                known = self.read(site)
+                if known is None:
+                    self._run_clean()
+                else:
+                    self._clean[site] = known
         return self._clean[site]
 
     def _run_clean(self) -> None:
@@ -300,10 +303,11 @@ class Recording:
 
     def kv(self, layer: int) -> KV:
         """Return the keys and values [batch kv_head pos d_head] that a block wrote in the clean pass."""
-        if layer not in self._kv:
-            resid = self.resid(layer)
+        with self.running():
             if layer not in self._kv:
-                self._kv[layer] = self.block_kv(layer, resid)[1]
+                resid = self.resid(layer)
+                if layer not in self._kv:
+                    self._kv[layer] = self.block_kv(layer, resid)[1]
         return self._kv[layer]
 
     # Running blocks again
@@ -352,13 +356,14 @@ class Recording:
             written.append(block.added(output, resid))
             raise _Stop
 
-        handle = block.attn_write.register_forward_hook(stop)
-        try:
-            self._run(layer, resid, tap=None, start=0, share=0.5)
-        except _Stop:
-            pass
-        finally:
-            handle.remove()
+        with self.running():
+            handle = block.attn_write.register_forward_hook(stop)
+            try:
+                self._run(layer, resid, tap=None, start=0, share=0.5)
+            except _Stop:
+                pass
+            finally:
+                handle.remove()
         return written[0]
 
     def mlp(self, layer: int, resid: Resid) -> Resid:
@@ -370,7 +375,7 @@ class Recording:
             zero = given["residual"] if "residual" in given else torch.zeros_like(resid)
             return zero if block.attn_returns == 1 else (zero, *[None] * (block.attn_returns - 1))
 
-        with ExitStack() as stack:
+        with self.running(), ExitStack() as stack:
             stack.enter_context(replaced_forward(block.attn, nothing))
             if block.attn_write is not block.attn:
                 stack.enter_context(replaced_forward(block.attn_write, torch.zeros_like))
@@ -384,24 +389,8 @@ class Recording:
         Places: "attn_out", "mlp_out" [rows pos d_model], "z" (heads side by side), "mlp_post" [rows pos d]. Raises SiteError
         where a block has no such place.
         """
-        block = self.blocks[layer]
-        read, written = {"z": block.z_reader, "mlp_post": block.mlp_post_reader}, {"attn_out": block.attn_write}
-        written["mlp_out"] = block.mlp_write
-        if at in written:
-            handle = written[at].register_forward_hook(
-                lambda _m, _a, output: block.adding(edit(block.added(output, resid)), output)
-            )
-        elif (reader := read.get(at)) is not None:
-            shape = resid.shape[:2]
-            handle = reader.register_forward_pre_hook(
-                lambda _m, args: (edit(args[0].reshape(*shape, -1)).reshape(args[0].shape), *args[1:])
-            )
-        else:
-            raise SiteError(f"{Site(at, layer)} cannot be replaced in a single block of this family")
-        try:
+        with self.running(), _replacing(self.blocks[layer], at, edit, resid, site=Site(at, layer)):
             return self.block(layer, resid)
-        finally:
-            handle.remove()
 
     def inside(self, site: Site) -> Tensor:
         """Return what the clean pass computed at "z" or "mlp_post" [batch pos d]; runs one block."""
@@ -443,7 +432,30 @@ class Recording:
         if hidden is not None:
             arguments["attention_mask"] = _without(arguments, hidden, start=start, dtype=resid.dtype)
         self.work.add(share * rows * n_pos)
-        return first(block.module(resid, **arguments))
+        with self.running():
+            return first(block.module(resid, **arguments))
+
+
+@contextmanager
+def _replacing(block: Block, at: SiteKind, edit: Callable[[Tensor], Tensor], resid: Tensor, *, site: Site) -> Iterator[None]:
+    """Replace what stands `at` a place inside a block while it runs on residuals [rows pos d_model]."""
+    shape = resid.shape[:2]
+    read = {"z": block.z_reader, "mlp_post": block.mlp_post_reader}
+    written = {"attn_out": block.attn_write, "mlp_out": block.mlp_write}
+    if at in written:
+        handle = written[at].register_forward_hook(
+            lambda _m, _a, output: block.adding(edit(block.added(output, resid)), output)
+        )
+    elif (reader := read.get(at)) is not None:
+        handle = reader.register_forward_pre_hook(
+            lambda _m, args: (edit(args[0].reshape(*shape, -1)).reshape(args[0].shape), *args[1:])
+        )
+    else:
+        raise SiteError(f"{site} cannot be replaced in a single block of this family")
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from hashlib import blake2b
-from importlib.metadata import version
+from importlib.metadata import version as version_of
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,13 +24,24 @@ from interp.analysis import Result
 from interp.catalogue import make_analysis
 from interp.distributed import take_seats
 from interp.errors import InterpError, ModelError, RunError
-from interp.folder import SCHEMA, Cell, digest_of, is_whole, read_run, write_atomically, write_json
+from interp.folder import (
+    SCHEMA,
+    Cell,
+    cells_of,
+    digest_of,
+    is_whole,
+    read_run,
+    task_folder,
+    write_atomically,
+    write_json,
+)
+from interp.identity import hash_of_task
 from interp.parts import read_part, unpack
 from interp.seats import Seat, ask, run_jobs
 from interp.shapes import Tensors
 from interp.study import Estimate, Study, estimate
-from interp.tasks import Task
-from interp.workers import EXPECTED, Failure, Job, Plan, Spent, Worker, part_key, part_path
+from interp.tasks import Prompt, Task
+from interp.workers import Failure, Job, Outcome, Plan, Spent, Worker, part_path
 
 __all__ = ["Estimate", "Run", "Study", "estimate", "execute", "open_run"]
 Progress = Callable[[str, int, int], None]
@@ -54,22 +64,33 @@ def execute(
     `workers` processes share the work, or as many actors (of `gpus` GPUs each) of the Ray cluster at the address `ray`;
     numbers do not depend on it. A cell that fails is recorded with its error and does not stop the others. An interruption
     ends the run after the shards that are being measured, a second one at once. Raises before any work for names and values
-    that do not exist, for a folder of another configuration, and for one in which another process is at work.
+    that do not exist, for a folder of another configuration or version, and for one in which another process is at work; and
+    in the end where what is finished is of other weights, tokens or prompts than those that are there now.
     """
     tasks = study.check()
     with _alone_in(out), _logged(out), _Stopping() as stopping:
         run = _open(study, out, tasks)
         seats = take_seats(Worker(study, out.absolute(), store), workers=workers, ray_address=ray, gpus=gpus)
+        changed: list[InterpError] = []
         try:
             for model in study.models:
                 for task in study.tasks:
-                    _Pair(study, out, run, model, task, seats, stopping, progress).run()
+                    try:
+                        _Pair(study, out, run, model, task, seats, stopping, progress).run()
+                    except Changed as error:
+                        changed.append(error)
         finally:
             for seat in seats:
                 seat.close()
     if stopping.is_set():
         raise KeyboardInterrupt
+    if changed:
+        raise changed[0]
     return run
+
+
+class Changed(RunError):
+    """What is finished in a folder cannot be that of the model and prompts that are there now."""
 
 
 @dataclass
@@ -88,60 +109,79 @@ class _Pair:
     failed: dict[Cell, Failure] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Plan, prepare, measure and combine what is not finished."""
+        """Plan, prepare, measure and combine what is not finished; raise Changed if the rest is of something else."""
         cells = [cell for cell in self.study.cells() if (cell.model, cell.task) == (self.model, self.task)]
         todo = [cell for cell in cells if not self._is_finished(cell)]
-        if not todo or self.stopping.is_set():
+        if self.stopping.is_set():
             return
-        plan = self._plan(todo)
+        plan = self._plan(todo, {cell: self._recorded(cell)["identity"] for cell in cells if cell not in todo})
         if plan is None:
             return
         for cell in todo:
             if (failure := plan.refused.get(cell)) is not None:
                 self._fail(cell, failure, may_skip=True)
         self._do([Job(self.model, self.task, (cell,)) for cell in todo if cell not in self.failed], "preparing")
-        going = tuple(cell for cell in todo if cell not in self.failed)
-        shards = range(len(plan.shards)) if going else ()
-        self._do([Job(self.model, self.task, going, i) for i in shards], f"{self.model} · {self.task}")
+        going = [cell for cell in todo if cell not in self.failed]
+        of_shard = {i: tuple(cell for cell in going if i in plan.questions[cell].keys) for i in range(len(plan.shards))}
+        jobs = [Job(self.model, self.task, asked, i) for i, asked in of_shard.items() if asked]
+        self._do(jobs, f"{self.model} · {self.task}")
         if not self.stopping.is_set():
             for cell in going:
                 if cell not in self.failed:
                     self._finish(cell, plan)
 
+    def _recorded(self, cell: Cell) -> dict[str, Any]:
+        recorded: dict[str, Any] = self.run_["cells"].get(cell.path, {})
+        return recorded
+
     def _is_finished(self, cell: Cell) -> bool:
         """Tell whether a cell is finished and its files are what was written."""
-        if self.run_["cells"].get(cell.path, {}).get("status") != "ok":
+        if self._recorded(cell).get("status") != "ok":
             return False
         if damaged := [path.name for path in _files(self.out / cell.path) if not is_whole(path)]:
             _log.warning("%s: %s damaged; made again from its parts", cell.path, ", ".join(damaged))
         return not damaged
 
-    def _plan(self, todo: Sequence[Cell]) -> Plan | None:
+    def _plan(self, todo: Sequence[Cell], finished: Mapping[Cell, Mapping[str, str]]) -> Plan | None:
+        """Return what is to be done; None, and `todo` has failed, where the model or the task is of no use."""
         try:
-            plan: Plan = ask(self.seats[0], "plan", self.model, self.task)
-        except ModelError as error:
-            if len(self.study.models) == 1:
+            plan: Plan = ask(self.seats[0], "plan", self.model, self.task, finished)
+        except Exception as error:
+            if finished and not todo:
+                raise Changed(f"{self.out}: what is finished of {self.model!r} cannot be checked: {error}") from error
+            if len(self.study.models) == 1 and isinstance(error, ModelError):
                 raise
-            plan_failed: InterpError = error
-        except InterpError as error:
-            plan_failed = error
-        else:
-            _remember(self.run_, "models", self.model, plan.model, self.out)
-            return plan
-        for cell in todo:
-            self._fail(cell, Failure.of(plan_failed))
-        return None
+            for cell in todo:
+                self._fail(cell, Failure.of(error))
+            return None
+        for cell, what in plan.changed.items():
+            raise Changed(f"{self.out} holds {cell.path} of other {what}; choose another --out")
+        for kind, name, described in (("models", self.model, plan.model), ("tasks", self.task, plan.task)):
+            self._remember(kind, name, described)
+        return plan
+
+    def _remember(self, kind: str, name: str, described: dict[str, Any]) -> None:
+        """Note what a model or a task is; raise Changed if it has been another one in this run."""
+        identity = {"models": "fingerprint", "tasks": "hash"}[kind]
+        before = self.run_[kind].get(name, {}).get(identity, described[identity])
+        if before != described[identity] and any(cell["status"] == "ok" for cell in self.run_["cells"].values()):
+            raise Changed(f"{self.out} holds results of another {name!r}: its {identity} has changed; choose another --out")
+        self.run_[kind][name] = self.run_[kind].get(name, {}) | described
+        write_json(self.out / "run.json", self.run_)
 
     def _do(self, jobs: Sequence[Job], what: str) -> None:
         """Let the workers do jobs; cells that fail are recorded and left alone."""
         self.progress(what, 0, len(jobs))
-        for n, (_, outcome) in enumerate(run_jobs(self.seats, jobs, is_stopping=self.stopping.is_set), 1):
+        for n, (_, outcome) in enumerate(self._outcomes(jobs), 1):
             for cell, found in outcome.items():
                 if isinstance(found, Spent):
                     self.spent[cell] = self.spent.get(cell, Spent()) + found
                 elif cell not in self.failed:
                     self._fail(cell, found, may_skip=jobs[0].shard is None)
             self.progress(what, n, len(jobs))
+
+    def _outcomes(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        return run_jobs(self.seats, jobs, is_stopping=self.stopping.is_set, failed=self.failed)
 
     def _fail(self, cell: Cell, failure: Failure, *, may_skip: bool = False) -> None:
         self.failed[cell] = failure
@@ -152,7 +192,9 @@ class _Pair:
 
     def _finish(self, cell: Cell, plan: Plan) -> None:
         """Combine the parts, write the result, and record the cell."""
-        analysis, spent = self.study.make(cell), self.spent.get(cell, Spent())
+        analysis, spent, asked = self.study.make(cell), self.spent.get(cell, Spent()), plan.questions[cell]
+        every = [prompt for shard in plan.shards for prompt in shard]
+        measured = [prompt for i in asked.keys for prompt in plan.shards[i]]
         try:
             result = analysis.combine(self._parts(cell, plan))
             status = {
@@ -161,29 +203,32 @@ class _Pair:
                 "question": type(analysis).question,
                 "how": type(analysis).how,
                 "caveat": type(analysis).caveat,
-                "n_prompts": sum(map(len, plan.shards)),
-                "n_shards": len(plan.shards),
-                "left_out": plan.left_out,
+                "n_prompts": len(measured),
+                "n_shards": len(asked.keys),
+                "left_out": ", ".join(filter(None, (plan.left_out, asked.left_out))),
+                "identity": asdict(asked.identity),
                 "summary": result.summary(),
                 "findings": [asdict(finding) for finding in result.findings()],
                 "seconds": round(spent.seconds, 3),
                 "forwards_per_prompt": round(spent.block_tokens / max(spent.forward_tokens, 1.0), 4),
                 "peak_memory_mb": spent.peak_memory_mb,
             }
-            prompts = tuple(prompt for shard in plan.shards for prompt in shard)
-            Task("measured", prompts).to_jsonl(self.out / Cell(self.model, self.task, "").path / "prompts.jsonl")
+            if asked.left_out:
+                ids = {prompt.id for prompt in measured}
+                status["prompts"] = [i for i, prompt in enumerate(every) if prompt.id in ids]
+                write_atomically(self.out / cell.path / "prompts.jsonl", Task("measured", tuple(measured)).to_lines())
             write_result(result, self.out / cell.path, status)
-        except EXPECTED as error:
+        except Exception as error:
             self._fail(cell, Failure.of(error))
             return
         _log.info("%s finished", cell.path)
         _record(self.run_, self.out, cell, status)
 
     def _parts(self, cell: Cell, plan: Plan) -> list[Tensors]:
-        analysis, parts = self.study.make(cell), []
-        for i, prompts in enumerate(plan.shards):
+        parts = []
+        for i, key in plan.questions[cell].keys.items():
             path = part_path(self.out, cell, i)
-            part = read_part(path, part_key(plan.model["fingerprint"], analysis, prompts))
+            part = read_part(path, key)
             if part is None:
                 raise RunError(f"{path} was damaged after it was written; the same command computes it again")
             parts.append(part)
@@ -197,6 +242,9 @@ def _open(study: Study, out: Path, tasks: Mapping[str, Task]) -> dict[str, Any]:
     """Return run.json of a new run, or of the same one started earlier."""
     config = json.loads(json.dumps(asdict(study)))
     before = read_run(out) if (out / "run.json").exists() else None
+    if before is not None and before["schema"] < SCHEMA:
+        version = before["versions"].get("interp")
+        raise RunError(f"{out} was written by interp {version}, whose runs can be read, not resumed; choose another --out")
     if before is not None and (before["models"] or before["cells"]):  # otherwise nothing was begun in it
         run = before
         for key, value in config.items():
@@ -218,9 +266,18 @@ def _open(study: Study, out: Path, tasks: Mapping[str, Task]) -> dict[str, Any]:
             "tasks": {},
             "cells": {},
         }
-    for name, task in tasks.items():
-        _remember(run, "tasks", name, _describe_task(task), out)
+    _remember_tasks(run, tasks, out)
     return run
+
+
+def _remember_tasks(run: dict[str, Any], tasks: Mapping[str, Task], out: Path) -> None:
+    """Note what the tasks' files hold; raise RunError if they have changed since the run was begun."""
+    for name, task in tasks.items():
+        file = hash_of_task(task)
+        if run["tasks"].get(name, {}).get("file", file) != file:
+            raise RunError(f"{out} holds results of another {name!r}: its prompts have changed; choose another --out")
+        run["tasks"][name] = {"prompts": len(task), "hash": file} | run["tasks"].get(name, {}) | {"file": file}
+    write_json(out / "run.json", run)
 
 
 def _last_computed_with(run: dict[str, Any]) -> dict[str, Any]:
@@ -234,7 +291,7 @@ def _now() -> str:
 
 def _versions() -> dict[str, str]:
     """Return what computes: packages, and the commit if the library runs from a clone."""
-    packages = {name: version(name) for name in ("transformers", "transformer-lens", "numpy")}
+    packages = {name: version_of(name) for name in ("transformers", "transformer-lens", "numpy")}
     known = {"interp": __version__, "python": platform.python_version(), "torch": torch.__version__, **packages}
     clone = Path(__file__).parents[1]
     if (clone / ".git").exists() and (git := shutil.which("git")):
@@ -250,25 +307,10 @@ def _machine() -> str:
     return ", ".join([f"{platform.system()} {platform.machine()}", f"{torch.get_num_threads()} threads", *devices])
 
 
-def _remember(run: dict[str, Any], kind: str, name: str, described: dict[str, Any], out: Path) -> None:
-    """Note what a model or task is; refuse to go on with a run whose model or prompts have changed since."""
-    before = run[kind].get(name)
-    identity = {"models": "fingerprint", "tasks": "hash"}[kind]
-    if before is not None and before[identity] != described[identity]:
-        raise RunError(f"{out} holds results of another {name!r}: its {identity} has changed; choose another --out")
-    run[kind][name] = described
-    write_json(out / "run.json", run)
-
-
 def _record(run: dict[str, Any], out: Path, cell: Cell, status: Status) -> None:
-    run["cells"][cell.path] = asdict(cell) | status
+    run["cells"][cell.path] = cell.names | status
     run["finished"] = _now()  # the last cell's is the run's
     write_json(out / "run.json", run)
-
-
-def _describe_task(task: Task) -> dict[str, Any]:
-    prompts = json.dumps([asdict(prompt) for prompt in task.prompts], sort_keys=True, ensure_ascii=False)
-    return {"prompts": len(task), "hash": blake2b(prompts.encode(), digest_size=16).hexdigest()}
 
 
 def _files(folder: Path) -> list[Path]:
@@ -368,12 +410,8 @@ class Run:
         self.info = read_run(folder)
 
     def __getitem__(self, key: tuple[str, str, str]) -> Result:
-        analysis, _, label = key[2].partition("@")
-        cell = Cell(key[0], key[1], analysis, label)
-        info = self.info["cells"].get(cell.path)
-        if info is None or info["status"] != "ok":
-            there_is = ", ".join(path for path, c in self.info["cells"].items() if c["status"] == "ok")
-            raise RunError(f"no result {cell.path} in {self.folder}; there is {there_is or 'none'}")
+        analysis, label = _name_and_label(key[2])
+        cell, info = self._cell(Cell(key[0], key[1], analysis, label))
         parts = [unpack(path) for path in sorted((self.folder / cell.path / "parts").glob("*.safetensors"))]
         if len(parts) != info["n_shards"]:
             raise RunError(f"{self.folder / cell.path} has {len(parts)} of {info['n_shards']} parts; run the study again")
@@ -381,9 +419,28 @@ class Run:
         object.__setattr__(result, "_place", (self.folder, cell))  # for `interp.view`; results are frozen values
         return result
 
-    def prompts(self, model: str, task: str) -> tuple[Any, ...]:
-        """Return the prompts of a task in the order in which its results number them."""
-        return Task.from_jsonl(self.folder / Cell(model, task, "").path / "prompts.jsonl").prompts
+    def _cell(self, asked: Cell) -> tuple[Cell, dict[str, Any]]:
+        finished = {cell: info for cell, info in cells_of(self.info).items() if info["status"] == "ok"}
+        if asked not in finished:
+            there_is = ", ".join(cell.path for cell in finished) or "none"
+            raise RunError(f"no result {asked.path} in {self.folder}; there is {there_is}")
+        return next((cell, info) for cell, info in finished.items() if cell == asked)
+
+    def prompts(self, model: str, task: str, analysis: str | None = None) -> tuple[Prompt, ...]:
+        """Return the prompts of a task in the order in which results number them.
+
+        An analysis that cannot use all of them numbers its own: those are returned if it is named.
+        """
+        folder = self.folder / task_folder(self.info, model, task)
+        own = None if analysis is None else self._cell(Cell(model, task, *_name_and_label(analysis)))[0]
+        if own is not None and (self.folder / own.path / "prompts.jsonl").exists():
+            folder = self.folder / own.path
+        return Task.from_jsonl(folder / "prompts.jsonl").prompts
+
+
+def _name_and_label(analysis: str) -> tuple[str, str]:
+    name, _, label = analysis.partition("@")
+    return name, label
 
 
 def open_run(folder: str | Path) -> Run:

@@ -7,9 +7,10 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from multiprocessing.context import BaseContext
 from statistics import median
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +19,8 @@ import torch
 import transformers
 
 from interp.errors import RunError
-from interp.workers import EXPECTED, Failure, Job, Outcome, Worker
+from interp.folder import Cell
+from interp.workers import Failure, Job, Outcome, Worker
 
 _ATTEMPTS = 3  # times that a worker may die over one job
 _SLOW = 4.0  # times the median that a job may take before an idle worker does it too
@@ -60,11 +62,11 @@ class Here:
 _WORKER: list[Worker] = []  # of a process of its own
 
 
-def _begin(worker: Worker, threads: int, gpu: int | None) -> None:
+def _begin(worker: Worker, threads: int, gpu: str | None) -> None:
     transformers.utils.logging.disable_progress_bar()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that hands out the work
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
     _WORKER.append(worker)
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
@@ -81,9 +83,9 @@ def _do(call: str, *args: Any) -> Any:
 
 
 class OwnProcess:
-    """A worker in a process of its own, with its share of the processor."""
+    """A worker in a process of its own, with its share of the processor and, where there are any, a GPU by its name."""
 
-    def __init__(self, worker: Worker, *, threads: int, gpu: int | None) -> None:
+    def __init__(self, worker: Worker, *, threads: int, gpu: str | None) -> None:
         self._given = (worker, threads, gpu)
         self.replace()
 
@@ -126,9 +128,16 @@ Busy = dict[Future[Outcome], tuple[Seat, Job, float]]  # who does which job, and
 
 
 def run_jobs(
-    seats: Sequence[Seat], jobs: Iterable[Job], *, is_stopping: Callable[[], bool]
+    seats: Sequence[Seat],
+    jobs: Iterable[Job],
+    *,
+    is_stopping: Callable[[], bool],
+    failed: Container[Cell] = (),
 ) -> Iterator[tuple[Job, Outcome]]:
-    """Let workers do jobs and yield outcomes as they come; a job whose worker dies is done again, a slow one twice."""
+    """Let workers do jobs and yield outcomes as they come; a job whose worker dies is done again, a slow one twice.
+
+    Cells that have `failed` by the time that a job is handed out are left out of it.
+    """
     queue, free = deque(jobs), list(seats)
     busy: Busy = {}
     deaths: Counter[Job] = Counter()
@@ -136,7 +145,12 @@ def run_jobs(
     seconds: list[float] = []
     while queue or busy:
         while free and queue and not is_stopping():
-            _hand_out(free.pop(), queue.popleft(), busy)
+            job = queue.popleft()
+            job = replace(job, cells=tuple(cell for cell in job.cells if cell not in failed))
+            if job.cells:
+                _hand_out(free.pop(), job, busy)
+            else:
+                yield job, {}
         if not busy or (not queue and {job for _, job, _ in busy.values()} <= finished):
             return  # what still runs has been done by another worker
         done, _ = wait(busy, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -153,7 +167,7 @@ def run_jobs(
                     continue
                 said = RunError(f"a worker died {_ATTEMPTS} times over it ({error}); too little memory?")
                 outcome = dict.fromkeys(job.cells, Failure.of(said))
-            except EXPECTED as error:
+            except Exception as error:
                 outcome = dict.fromkeys(job.cells, Failure.of(error))
             seconds.append(time.monotonic() - began)
             if job not in finished:

@@ -1,13 +1,13 @@
 """What a run is asked to do: a matrix of models, tasks and analyses, checked as a whole before anything runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from interp.analysis import Analysis
+from interp.analysis import Analysis, usable_shards
 from interp.catalogue import make_analysis
-from interp.errors import RunError, TaskError
-from interp.folder import Cell
+from interp.errors import InterpError, RunError, TaskError
+from interp.folder import Cell, folder_name
 from interp.models import Model, load_model
 from interp.models.loading import check_dtype, locate
 from interp.tasks import Task, load_task
@@ -58,6 +58,9 @@ class Study:
                 raise RunError(f"{what}s is {names!r}; a tuple of names is needed")
             if len({*names}) < len(names):
                 raise RunError(f"a {what} is named twice: {', '.join(names)}")
+            folders = {name: folder_name(name).casefold() for name in names}
+            if same := [name for name, folder in folders.items() if [*folders.values()].count(folder) > 1]:
+                raise RunError(f"{what}s {' and '.join(map(repr, same))} would share a folder; rename one")
         for cell in self.cells():
             self.make(cell)
         for name in self.models:
@@ -70,32 +73,54 @@ class Study:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a cell would cost: forwards of one prompt, memory held at once, disk written (the store not counted)."""
+    """What a cell would cost: forwards of one prompt, memory held at once, disk written (the store not counted).
+
+    `left_out` says which prompts it cannot use; `why_not`, instead of all else, why it would not run.
+    """
 
     cell: Cell
-    n_prompts: int
-    n_shards: int
-    forwards: float
-    memory_mb: float
-    disk_mb: float
+    n_prompts: int = 0
+    n_shards: int = 0
+    forwards: float = 0.0
+    memory_mb: float = 0.0
+    disk_mb: float = 0.0
+    left_out: str = ""
+    why_not: str = ""
 
 
 def estimate(study: Study) -> list[Estimate]:
     """Return the cost of every cell, without running any."""
     tasks = study.check()
-    estimates = []
-    for model_name in study.models:
-        model = load_model(model_name, dtype=study.dtype, device_map=study.device_map)
-        drawn = {name: study.draw(model, task).task for name, task in tasks.items()}
-        for cell in study.cells():
-            if cell.model != model_name:
-                continue
-            task = drawn[cell.task]
-            shards = [model.tokenize(shard) for shard in model.shards(task)]
-            costs = [study.make(cell).cost(model, shard) for shard in shards]
-            forwards = sum((1 + cost.forwards) * len(shard.prompts) for cost, shard in zip(costs, shards, strict=True))
-            clean = max((3 * model.n_layers + 1) * shard.tokens.numel() * model.d_model for shard in shards)
-            held = model.module.get_memory_footprint() + 4 * (clean + max(cost.held for cost in costs))
-            disk = 4 * sum(cost.numbers for cost in costs)
-            estimates.append(Estimate(cell, len(task), len(shards), forwards, held / 1e6, disk / 1e6))
+    estimates: list[Estimate] = []
+    for name in study.models:
+        model = load_model(name, dtype=study.dtype, device_map=study.device_map)
+        with model.running:
+            for task_name, task in tasks.items():
+                estimates += _estimates(study, model, task, task_name)
     return estimates
+
+
+def _estimates(study: Study, model: Model, task: Task, name: str) -> Iterator[Estimate]:
+    """Yield what the analyses of a task on a model would cost."""
+    fitted = study.draw(model, task)
+    batches = [model.tokenize(shard) for shard in model.shards(fitted.task)]
+    for cell in study.cells():
+        if (cell.model, cell.task) != (model.name, name):
+            continue
+        analysis = study.make(cell)
+        try:
+            usable = usable_shards(analysis, model, batches)
+            shards = [batches[i] for i in usable.shards]
+            costs = [analysis.cost(model, shard) for shard in shards]
+        except InterpError as error:
+            if not study.only_fitting:
+                raise
+            yield Estimate(cell, why_not=str(error))
+            continue
+        forwards = sum((1 + cost.forwards) * len(shard.prompts) for cost, shard in zip(costs, shards, strict=True))
+        clean = max((3 * model.n_layers + 1) * shard.tokens.numel() * model.d_model for shard in shards)
+        held = model.module.get_memory_footprint() + 4 * (clean + max(cost.held for cost in costs))
+        disk = 4 * sum(cost.numbers for cost in costs)
+        n_prompts = sum(len(shard.prompts) for shard in shards)
+        left_out = ", ".join(filter(None, (str(fitted), usable.left_out(batches))))
+        yield Estimate(cell, n_prompts, len(shards), forwards, held / 1e6, disk / 1e6, left_out)

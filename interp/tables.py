@@ -56,7 +56,7 @@ def differences(a: Path, b: Path, *, tolerance: float) -> Difference:
     both = [path for path in done[0] if path in done[1]]
     found = []
     for path in both:
-        cell = Cell(*(done[0][path].get(key, "") for key in ("model", "task", "analysis", "label")))
+        cell = Cell.of(path, done[0][path])
         if (difference := _compare(path, read_frame(a, cell), read_frame(b, cell), tolerance)) is not None:
             found.append(difference)
     return Difference(

@@ -4,29 +4,27 @@ A job is a shard of prompts and the analyses that ask about it (or one analysis 
 run folder, whole or not at all, so that a job can be done twice, by anyone, at any time.
 """
 
-import json
-import resource
+import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from interp.analysis import Analysis
+from interp.analysis import Analysis, Usable, usable_shards
 from interp.errors import InterpError
-from interp.folder import Cell, digest_of, write_json
+from interp.folder import Cell, folder_name, task_path, write_atomically, write_json
+from interp.identity import Identity, hash_of_task, hash_of_tokenizer
 from interp.models import Model, load_model
-from interp.parts import key_of, pack, read_part, write_part
+from interp.parts import pack, read_part, write_part
 from interp.shapes import Tensors
 from interp.study import Study
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch, put_in_front
 from interp.tasks.fitting import Fitted
-
-EXPECTED = (InterpError, RuntimeError, ValueError, OSError)
 
 
 @dataclass(frozen=True)
@@ -67,27 +65,45 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        return cls(
-            str(error) or type(error).__name__, "".join(traceback.format_exception(error)), isinstance(error, InterpError)
-        )
+        is_refusal = isinstance(error, InterpError)
+        told = str(error) if is_refusal or isinstance(error, OSError) else _with_place(error)
+        return cls(told or type(error).__name__, "".join(traceback.format_exception(error)), is_refusal)
+
+
+def _with_place(error: BaseException) -> str:
+    """Return an error that nobody expected as its class, its message and where it came from."""
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" ({Path(place[0].filename).name}:{place[0].lineno}, in {place[0].name})" if place else ""
+    return f"{type(error).__name__}: {str(error).strip()}{where}"
 
 
 Outcome = dict[Cell, Spent | Failure]
 
 
 @dataclass(frozen=True)
+class Question:
+    """A cell of a plan: what its numbers would be of, as a whole and shard by shard, and the prompts that it leaves out."""
+
+    identity: Identity
+    keys: Mapping[int, str]
+    left_out: str
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A task on a model: the model's description, the prompts of every shard, and which cells do not suit them."""
+    """A task on a model: the model's description, the task's hash, the prompts of every shard, and what becomes of cells.
+
+    Every cell is in one of `questions`, `refused` (it does not suit the task) and `changed` (what is finished of it is of
+    something else, named in words).
+    """
 
     model: dict[str, Any]
+    task: dict[str, Any]
     shards: tuple[tuple[Prompt, ...], ...]
     left_out: str
+    questions: Mapping[Cell, Question]
     refused: Mapping[Cell, Failure]
-
-
-def part_key(fingerprint: str, analysis: Analysis, prompts: Iterable[Prompt]) -> str:
-    """Return a hash of all that a part depends on."""
-    return key_of(fingerprint, type(analysis).__name__, asdict(analysis), [asdict(prompt) for prompt in prompts])
+    changed: Mapping[Cell, str]
 
 
 def part_path(out: Path, cell: Cell, shard: int) -> Path:
@@ -105,26 +121,54 @@ class Worker:
     _model: Model | None = None
     _drawn: dict[tuple[str, str], Fitted] = field(default_factory=dict)
     _prepared: dict[Cell, Tensors] = field(default_factory=dict)
+    _batches: dict[tuple[str, str], list[TokenBatch]] = field(default_factory=dict)
+    _usable: dict[Cell, Usable] = field(default_factory=dict)
 
-    def plan(self, model: str, task: str) -> Plan:
-        """Return the shards of a task on a model."""
-        loaded, drawn = self._load(model), self._draw(model, task)
-        shards = tuple(loaded.shards(drawn.task))
-        batches, refused = [loaded.tokenize(shard) for shard in shards], {}
-        self._keep_tokens(loaded, task, batches)
-        for cell in (cell for cell in self.study.cells() if (cell.model, cell.task) == (model, task)):
-            try:
-                for batch in batches:
-                    self.study.make(cell).check(loaded, batch)
-            except EXPECTED as error:
-                refused[cell] = Failure.of(error)
-        return Plan(describe(loaded), shards, str(drawn), refused)
+    @torch.no_grad()
+    def plan(self, model: str, task: str, finished: Mapping[Cell, Mapping[str, str]]) -> Plan:
+        """Return the shards of a task on a model, and what its cells would be of; `finished` is what they were of."""
+        loaded = self._load(model)
+        with loaded.running:
+            drawn, batches = self._draw(model, task), self._tokenized(model, task)
+            questions: dict[Cell, Question] = {}
+            refused: dict[Cell, Failure] = {}
+            changed: dict[Cell, str] = {}
+            of_model = Identity.of_model(loaded)
+            for cell in (cell for cell in self.study.cells() if (cell.model, cell.task) == (model, task)):
+                try:
+                    questions[cell] = self._question(cell, of_model)
+                except Exception as error:
+                    refused[cell] = Failure.of(error)
+                    continue
+                if cell in finished and (other := questions[cell].identity.changed(finished[cell])):
+                    changed[cell] = ", ".join(other)
+            if not changed:
+                self._keep_prompts(loaded, task, batches)
+            shards = tuple(batch.prompts for batch in batches)
+            about = {"prompts": len(drawn.task), "hash": hash_of_task(drawn.task)}
+            return Plan(describe(loaded), about, shards, str(drawn), questions, refused, changed)
 
-    def _keep_tokens(self, model: Model, task: str, batches: Sequence[TokenBatch]) -> None:
-        """Write the tokens of every prompt, and once a model the text of every token, for readers without a tokenizer."""
+    def _question(self, cell: Cell, of_model: Identity) -> Question:
+        model, task, batches = (
+            self._load(cell.model),
+            self._draw(cell.model, cell.task).task,
+            self._tokenized(cell.model, cell.task),
+        )
+        usable, asked = self._usable_shards(cell), of_model.asking(self.study.make(cell), model)
+        return Question(
+            asked.about(task, [batches[i] for i in usable.shards]),
+            {i: asked.about(task, [batches[i]]).key for i in usable.shards},
+            usable.left_out(batches),
+        )
+
+    def _keep_prompts(self, model: Model, task: str, batches: Sequence[TokenBatch]) -> None:
+        """Write prompts and their tokens, and once a model the text of every token, for readers without a tokenizer."""
+        folder = self.out / task_path(model.name, task)
+        prompts = Task("measured", tuple(prompt for batch in batches for prompt in batch.prompts))
+        write_atomically(folder / "prompts.jsonl", prompts.to_lines())
         rows = [row[row_mask].tolist() for batch in batches for row, row_mask in zip(batch.tokens, batch.mask, strict=True)]
-        write_json(self.out / Cell(model.name, task, "").path / "tokens.json", {"tokens": rows}, indent=None)
-        path = self.out / Cell(model.name, "", "").path / "vocabulary.json"
+        write_json(folder / "tokens.json", {"tokens": rows}, indent=None)
+        path = self.out / folder_name(model.name) / "vocabulary.json"
         if not path.exists():
             texts = model.tokenizer.batch_decode([[i] for i in range(model.d_vocab)])
             write_json(path, {"vocabulary": texts})
@@ -132,18 +176,20 @@ class Worker:
     @torch.no_grad()
     def do(self, job: Job) -> Outcome:
         """Do a job and return what it cost, or why it failed, by cell."""
-        if job.shard is None:
-            return {cell: self._prepare(cell) for cell in job.cells}
         model = self._load(job.model)
-        prompts = model.shards(self._draw(job.model, job.task).task)[job.shard]
-        shard = model.tokenize(prompts)
-        recording = model.record(shard)
-        return {cell: self._measure(cell, job.shard, recording, shard) for cell in job.cells}
+        with model.running:
+            of_model = Identity.of_model(model)
+            if job.shard is None:
+                return {cell: self._prepare(cell, of_model) for cell in job.cells}
+            shard = self._tokenized(job.model, job.task)[job.shard]
+            recording = model.record(shard)
+            return {cell: self._measure(cell, job.shard, recording, of_model) for cell in job.cells}
 
     def _load(self, name: str) -> Model:
         if self._model is None or self._model.name != name:
             self._model = None
-            self._prepared.clear()
+            for known in (self._prepared, self._batches, self._usable):
+                known.clear()
             self._model = load_model(name, store=self.store, dtype=self.study.dtype, device_map=self.study.device_map)
         return self._model
 
@@ -155,37 +201,53 @@ class Worker:
     def _task(self, name: str) -> Task:
         return self.study.load_tasks()[name]
 
-    def _prepare(self, cell: Cell) -> Spent | Failure:
-        model, analysis = self._load(cell.model), self.study.make(cell)
+    def _tokenized(self, model: str, task: str) -> list[TokenBatch]:
+        """Return all shards of a task."""
+        if (model, task) not in self._batches:
+            loaded = self._load(model)
+            shards = loaded.shards(self._draw(model, task).task)
+            self._batches[model, task] = [loaded.tokenize(shard) for shard in shards]
+        return self._batches[model, task]
+
+    def _usable_shards(self, cell: Cell) -> Usable:
+        if cell not in self._usable:
+            model, batches = self._load(cell.model), self._tokenized(cell.model, cell.task)
+            self._usable[cell] = usable_shards(self.study.make(cell), model, batches)
+        return self._usable[cell]
+
+    def _prepare(self, cell: Cell, of_model: Identity) -> Spent | Failure:
+        model = self._load(cell.model)
         began, before = time.monotonic(), model.work.block_tokens
         try:
-            self._prepared[cell] = self._prepared_for(cell, analysis, model)
-        except EXPECTED as error:
+            self._prepared[cell] = self._prepared_for(cell, of_model)
+        except Exception as error:
             return Failure.of(error)
         return Spent(time.monotonic() - began, model.work.block_tokens - before, 0.0, _peak_mb())
 
-    def _prepared_for(self, cell: Cell, analysis: Analysis, model: Model) -> Tensors:
+    def _prepared_for(self, cell: Cell, of_model: Identity) -> Tensors:
         """Return what a cell needs for every shard: computed once, by whichever worker comes first, and kept."""
+        model, analysis = self._load(cell.model), self.study.make(cell)
         if type(analysis).prepare is Analysis.prepare:
             return {}
-        task = self._draw(cell.model, cell.task).task
-        path, key = self.out / cell.path / "prepared.safetensors", part_key(model.fingerprint, analysis, task.prompts)
+        path, key = self.out / cell.path / "prepared.safetensors", self._question(cell, of_model).identity.key
         if (found := read_part(path, key, device=model.device)) is not None:
             return found
-        prepared = analysis.prepare(model, task)
+        task, batches = self._draw(cell.model, cell.task).task, self._tokenized(cell.model, cell.task)
+        prepared = analysis.prepare(model, self._usable_shards(cell).task(task, batches))
         write_part(path, pack(prepared, key))
         return prepared
 
-    def _measure(self, cell: Cell, i: int, recording: Any, shard: TokenBatch) -> Spent | Failure:
+    def _measure(self, cell: Cell, i: int, recording: Any, of_model: Identity) -> Spent | Failure:
         model, analysis, path = self._load(cell.model), self.study.make(cell), part_path(self.out, cell, i)
-        key = part_key(model.fingerprint, analysis, shard.prompts)
+        task, shard = self._draw(cell.model, cell.task).task, self._tokenized(cell.model, cell.task)[i]
         began, before = time.monotonic(), recording.work.block_tokens
         try:
+            key = of_model.asking(analysis, model).about(task, [shard]).key
             if read_part(path, key) is None:
                 if cell not in self._prepared:
-                    self._prepared[cell] = self._prepared_for(cell, analysis, model)
+                    self._prepared[cell] = self._prepared_for(cell, of_model)
                 write_part(path, pack(analysis.measure(recording, shard, self._prepared[cell]), key))
-        except EXPECTED as error:
+        except Exception as error:
             return Failure.of(error)
         spent = recording.work.block_tokens - before
         return Spent(time.monotonic() - began, spent, float(shard.tokens.numel() * recording.n_layers), _peak_mb())
@@ -202,17 +264,16 @@ def describe(model: Model) -> dict[str, Any]:
         "device": str(model.device),
         "attention": getattr(model.module.config, "_attn_implementation", None),
         "revision": getattr(model.module.config, "_commit_hash", None),
-        "tokenizer": None if model.tokenizer is None else _hash_of(model.tokenizer),
+        "tokenizer": None if model.tokenizer is None else hash_of_tokenizer(model.tokenizer),
         "before every prompt": None if model.tokenizer is None else " ".join(put_in_front(model.tokenizer)) or "nothing",
     }
 
 
-def _hash_of(tokenizer: Any) -> str:
-    """Return a hash of how a tokenizer turns text into tokens."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)  # without one, its words alone are known
-    told = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
-    return digest_of(f"{told}{tokenizer.special_tokens_map}{tokenizer.chat_template}".encode())
-
-
 def _peak_mb() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    """Return the largest memory that this process has had; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 2**20 if sys.platform == "darwin" else peak // 1024

@@ -92,7 +92,7 @@ def test_a_damaged_folder_is_refused(folder: Path, what: str, says: str) -> None
 
 def test_a_run_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"schema": 99}))
-    with pytest.raises(Exception, match="schema 99; this version reads up to 1; upgrade"):
+    with pytest.raises(Exception, match="schema 99; this version reads up to 2; upgrade"):
         read_run(tmp_path)
 
 

@@ -10,8 +10,7 @@ of layer l, site L the one behind the last. Position 0 is left out, as published
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, TaskError, unknown
-from interp.models import Model, load_model
+from interp.models import Model
 from interp.plots import COLOURS, titled
 from interp.replay import Recording
 from interp.shapes import Tensors
@@ -81,7 +80,12 @@ class DepthMap(Analysis):
         """Return the target's model."""
         if self.target is None or self.target == model.name:
             return model
-        return _loaded(self.target, str(model.device), model.store_folder)
+        return model.another(self.target)
+
+    def others(self, model: Model) -> dict[str, str]:
+        """Return the target's fingerprint."""
+        target = self.target_of(model)
+        return {} if target is model else {"target": target.fingerprint}
 
     def maps(self, model: Model) -> SiteMaps:
         """Return how tokens are mapped."""
@@ -191,11 +195,6 @@ class DepthMap(Analysis):
             return Cost(of_target, n_prompts * (n_sources * model.d_model + n_targets * maps.target.d_model))
         numbers = n_prompts * ((3 * n_sources + 2) * n_targets + 2)
         return Cost(len(maps.groups()) * (1 + of_target) - 1, numbers, 2 * maps.held())  # float64 counts twice
-
-
-@lru_cache(maxsize=1)
-def _loaded(name: str, device: str, store: Path | str | None) -> Model:
-    return load_model(name, device=device, store=store)
 
 
 def _roles(prompts: Sequence[Prompt], *, seed: int) -> dict[str, Role]:

@@ -40,6 +40,7 @@ def architecture(model: PreTrainedModel) -> str:
 
 def module_paths(model: PreTrainedModel) -> ModulePaths:
     """Return where TransformerLens's adapter for this family says the modules are."""
+    _refuse_other_layers(model)
     with _quietly():
         from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
         from transformer_lens.model_bridge.generalized_components import ParallelBlockBridge
@@ -50,7 +51,9 @@ def module_paths(model: PreTrainedModel) -> ModulePaths:
             adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
         except ValueError as error:
             raise ModelError(f"family {architecture(model)!r} is not known to TransformerLens: {error}") from None
-    parts = adapter.component_mapping
+    parts = adapter.component_mapping or {}
+    if lacking := [part for part in ("blocks", "ln_final", "unembed") if part not in parts]:
+        raise ModelError(f"family {architecture(model)!r} has no {' and no '.join(lacking)}; it cannot be taken apart")
     inside = parts["blocks"].submodules
     missing = {"attn", "mlp"} - inside.keys()
     if missing:
@@ -67,6 +70,18 @@ def module_paths(model: PreTrainedModel) -> ModulePaths:
         unembed=parts["unembed"].name,
         is_parallel=isinstance(parts["blocks"], ParallelBlockBridge),
     )
+
+
+def _refuse_other_layers(model: PreTrainedModel) -> None:
+    """Raise ModelError for encoders with decoders, and for layers that are no attention."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(f"family {architecture(model)!r} is an encoder with a decoder; a decoder alone is needed")
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
+    if others := sorted({str(kind) for kind in kinds if "attention" not in str(kind) or "linear" in str(kind)}):
+        raise ModelError(
+            f"family {architecture(model)!r} has layers of {', '.join(others)}; attention in every layer is needed"
+        )
 
 
 def _inner(component: Any, part: str) -> str | None:

@@ -1,6 +1,7 @@
 """From a name to a model: shipped, in a local folder, from the Hugging Face hub, or already in memory."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,18 @@ def load_model(
     """Return a model ready to be recorded.
 
     `name` is a shipped model ("zoo/hops-4l"), a local folder, a Hugging Face id, or a transformers module or
-    TransformerBridge, taken as it is. A folder of a PEFT adapter is merged into its base. `revision` is a branch or commit
-    of the hub, or a shipped model's seed or checkpoint ("step-0400"; also "zoo/hops-8l@step-0400"). `dtype` "auto" is the
-    checkpoint's. `device_map` spreads a model over devices, as accelerate understands it, instead of `device`. Code that
-    comes with a checkpoint is run only with `trust_remote_code`. With `store`, clean activations are kept in that folder
-    and read from it. Raises ModelError when there is no such model, or weights are missing, unexpected or not finite.
+    TransformerBridge: that stays as it is, and `device` and `dtype` must be its own. A folder of a PEFT adapter is merged
+    into its base. `revision` is a branch or commit of the hub, or a shipped model's seed or checkpoint ("step-0400"; also
+    "zoo/hops-8l@step-0400"). `dtype` "auto" is the checkpoint's. `device_map` spreads a model over devices, as accelerate
+    understands it, instead of `device`. Code that comes with a checkpoint is run only with `trust_remote_code`. With
+    `store`, clean activations are kept in that folder and read from it. Raises ModelError when there is no such model, or
+    weights are missing, unexpected or not finite.
     """
-    if isinstance(name, nn.Module):
-        return _in_memory(name, tokenizer, _folder(store))
     dtype = check_dtype(dtype)
+    if isinstance(name, nn.Module):
+        if revision is not None or device_map is not None:
+            raise ModelError("revision and device_map are for models by name; a module is given, taken as it is")
+        return _in_memory(name, tokenizer, _folder(store), device=device, dtype=dtype)
     if revision is not None and str(name) in shipped_models():
         name, revision = f"{name}@{revision}", None
     source = locate(str(name))
@@ -51,9 +55,13 @@ def load_model(
     module = load(source, dtype=dtype, device_map=device_map, **how)
     if device_map is None and not getattr(module, "is_quantized", False):
         module.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    module.eval().requires_grad_(False)  # nobody else's, so that nothing has to be put back
     if tokenizer is None:
         tokenizer = _load_tokenizer(source, **how)
-    return Model(str(name), module, tokenizer, _folder(store))
+    beside = partial(
+        load_model, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, store=store
+    )
+    return Model(str(name), module, tokenizer, _folder(store), beside)
 
 
 def check_dtype(dtype: object) -> str:
@@ -68,17 +76,32 @@ def _folder(path: str | Path | None) -> Path | str | None:
     return path if path is None or "://" in str(path) else Path(path)
 
 
-def _in_memory(module: nn.Module, tokenizer: Any, store: Path | str | None) -> Model:
-    if type(module).__name__ == "TransformerBridge":
-        model = Model(
-            f"bridge of {type(module.original_model).__name__}", stock_model(module), tokenizer or module.tokenizer
-        )
-        return model.seen_through(module)
-    if hasattr(module, "merge_and_unload"):
-        raise ModelError(f"a {type(module).__name__} with adapters given; give what its merge_and_unload() returns")
-    if not isinstance(module, PreTrainedModel):
-        raise ModelError(f"a {type(module).__name__} given; a name, a transformers model or a TransformerBridge is needed")
-    return Model(module.config.name_or_path or type(module).__name__, module, tokenizer, store_folder=store)
+def _in_memory(module: nn.Module, tokenizer: Any, store: Path | str | None, *, device: str, dtype: str) -> Model:
+    """Return the model of a module or bridge, which stays as it is; raise ModelError where it would have to be another."""
+    if hasattr(module, "_orig_mod"):  # what torch.compile returns
+        module = module._orig_mod  # type: ignore[assignment]
+    is_bridge = type(module).__name__ == "TransformerBridge"
+    stock = stock_model(module) if is_bridge else module
+    if hasattr(stock, "merge_and_unload"):
+        raise ModelError(f"a {type(stock).__name__} with adapters given; give what its merge_and_unload() returns")
+    if not isinstance(stock, PreTrainedModel):
+        raise ModelError(f"a {type(stock).__name__} given; a name, a transformers model or a TransformerBridge is needed")
+    _refuse_other_form(stock, device=device, dtype=dtype)
+    beside = partial(load_model, device=str(stock.device), dtype=dtype, store=store)
+    if is_bridge:
+        name = f"bridge of {type(module.original_model).__name__}"
+        return Model(name, stock, tokenizer or module.tokenizer, store, beside).seen_through(module)
+    return Model(stock.config.name_or_path or type(stock).__name__, stock, tokenizer, store, beside)
+
+
+def _refuse_other_form(module: PreTrainedModel, *, device: str, dtype: str) -> None:
+    """Raise ModelError if a module is not of this type, or not on this device: it is its owner's and is not converted."""
+    if dtype != "auto" and module.dtype != _DTYPES[dtype]:
+        has = str(module.dtype).removeprefix("torch.")
+        raise ModelError(f"dtype={dtype!r} asked of a module that is {has}; convert it first: module.to(torch.{dtype})")
+    asked = None if device == "auto" else torch.device(device)
+    if asked is not None and (asked.type, asked.index or 0) != (module.device.type, module.device.index or 0):
+        raise ModelError(f"device={device!r} asked of a module on {module.device}; move it first: module.to({device!r})")
 
 
 def locate(name: str) -> str:

@@ -1,13 +1,13 @@
 """A causal language model with its stock modules: what it is, what it computes, how it is recorded."""
 
-import hashlib
 import inspect
-import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 import transformers
@@ -26,7 +26,9 @@ from interp.models.generate import Generation, Generator, Phase, ending_tokens, 
 from interp.models.inner import few_tokens, is_near, unreadable, unwritable
 from interp.models.routing import find_experts
 from interp.models.rules import rule_hooks
+from interp.models.running import Running, has_forward_hooks, replaced_forwards
 from interp.models.shelf import Shelf
+from interp.models.weights import Weights
 from interp.replay import Arguments, Block, Read, Recording, Work, Wrote, dry_pass
 from interp.sites import Site
 from interp.store import ActivationStore, prompt_key
@@ -35,26 +37,56 @@ from interp.tasks.batch import TokenBatch, as_prompts, padding, tokenize
 from interp.tasks.encoding import Encoder, Limits
 from interp.tasks.fitting import Fitted, fit
 
+_log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+_NOT_TAKEN_APART = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+def _runs(method: Callable[Concatenate["Model", P], R]) -> Callable[Concatenate["Model", P], R]:
+    """Let a method run its model: see `Running`."""
+
+    @wraps(method)
+    def run(model: "Model", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with model.running:
+            return method(model, *args, **kwargs)
+
+    return run
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A Hugging Face causal LM, unchanged, and TransformerLens's names for its places."""
+    """A Hugging Face causal LM, unchanged, and TransformerLens's names for its places.
+
+    While something runs (see `running`) the module is in eval mode, uncompiled, and its weights want no gradient; then it is
+    as it was. Its weights may change between calls: what was recorded before is then refused, what is stored is not read.
+    """
 
     name: str
     module: PreTrainedModel
     tokenizer: Any = None
     store_folder: Path | str | None = None  # a string where it is a URL
+    load_another: Callable[[str], "Model"] | None = None  # how models are loaded that this one is compared with
     work: Work = field(default_factory=Work, init=False, repr=False)
     _paths: ModulePaths = field(init=False, repr=False)
     _blocks: tuple[Block, ...] = field(init=False, repr=False)
     _n_kv_heads: int = field(init=False, repr=False)
+    running: Running = field(init=False, repr=False)
+    _weights: Weights = field(init=False, repr=False)
+    _seen: dict[str, Any] = field(init=False, repr=False)  # what holds while something runs, and is then forgotten
 
     def __post_init__(self) -> None:
-        self.module.eval()
-        self.module.requires_grad_(False)
-        object.__setattr__(self, "_paths", module_paths(self.module))
-        object.__setattr__(self, "_blocks", self._find_blocks())
-        self._prove()
+        object.__setattr__(self, "_weights", Weights(self.module))
+        object.__setattr__(self, "_seen", {})
+        object.__setattr__(self, "running", Running(self.module, between=self._seen.clear))
+        with self.running:
+            try:
+                object.__setattr__(self, "_paths", module_paths(self.module))
+                object.__setattr__(self, "_blocks", self._find_blocks())
+                self._prove()
+            except _NOT_TAKEN_APART as error:
+                family, why = type(self.module).__name__, f"{type(error).__name__}: {error}"
+                raise ModelError(f"{family} cannot be taken apart into blocks of attention and MLP ({why})") from error
 
     # What it is
 
@@ -104,32 +136,57 @@ class Model:
         dtype: torch.dtype = self.module.dtype
         return dtype
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Return a hash of configuration and weights: equal for equal models, wherever they were loaded from."""
-        config = self.module.config.to_dict()
-        for key in ("_name_or_path", "transformers_version"):
-            config.pop(key, None)
-        digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
-        for name, tensor in sorted(_weights(self.module).items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """Return a hash of configuration and weights as they are now: equal for equal models, wherever they came from."""
+        if self.running.is_outermost:
+            return self._weights.fingerprint()
+        if "fingerprint" not in self._seen:
+            self._seen["fingerprint"] = self._weights.fingerprint()
+        fingerprint: str = self._seen["fingerprint"]
+        return fingerprint
 
-    @cached_property
+    @property
     def store(self) -> ActivationStore | None:
-        """Return the store of this model's clean activations, if it keeps any."""
+        """Return the store of this model's clean activations, if it keeps any: those of its weights as they are now."""
         if self.store_folder is None:
             return None
-        return ActivationStore(self.store_folder, model=self.fingerprint, name=self.name)
+        known: ActivationStore | None = vars(self).get("_store")
+        if known is None or known.model != self.fingerprint:
+            known = vars(self)["_store"] = ActivationStore(self.store_folder, model=self.fingerprint, name=self.name)
+        return known
+
+    @property
+    def not_stored(self) -> str:
+        """Return why nothing this model computes is kept in a store; empty if it may be."""
+        replaced = replaced_forwards([*self.module.modules()])
+        return f"forward of {', '.join(dict.fromkeys(replaced))} was replaced" if replaced else ""
+
+    @_runs
+    def another(self, name: str) -> "Model":
+        """Return another model, loaded as this one was; it is loaded anew unless something runs that has loaded it."""
+        if self.load_another is None:
+            raise ModelError(f"{self.name!r} was not loaded by load_model, which would load {name!r} beside it")
+        key = f"model {name}"
+        if key not in self._seen:
+            self._seen[key] = self.load_another(name)
+        other: Model = self._seen[key]
+        return other
 
     def keys(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Return the keys in a store of prompts with these token ids."""
         return [prompt_key(self._context, row) for row in rows]
 
-    @cached_property
+    @property
     def bridge(self) -> Any:
         """Return TransformerLens's TransformerBridge over the same weights; the stock modules stay as they are."""
+        with self.running:
+            weights, known = self.fingerprint, vars(self).get("_bridge")
+            if known is None or known[0] != weights:
+                known = vars(self)["_bridge"] = weights, self._build_bridge()
+        return known[1]
+
+    def _build_bridge(self) -> Any:
         family = type(self.module).__name__
         if hasattr(self.module, "hf_device_map") and len({*self.module.hf_device_map.values()}) > 1:
             raise SiteError(f"{family} is spread over devices; TransformerLens's view, and inner sites, need it on one")
@@ -142,6 +199,11 @@ class Model:
 
     def seen_through(self, bridge: Any) -> "Model":
         """Let a TransformerBridge of the same weights be this model's bridge; raise ModelError if its logits are others."""
+        self.running.watch(bridge)
+        return self._prove_given(bridge)
+
+    @_runs
+    def _prove_given(self, bridge: Any) -> "Model":
         try:
             self._prove_bridge(bridge)
         except ValueError:
@@ -149,7 +211,7 @@ class Model:
                 f"the bridge given computes other logits than the {type(self.module).__name__} inside it "
                 "(compatibility mode folds its weights); give one without"
             ) from None
-        vars(self)["bridge"] = bridge
+        vars(self)["_bridge"] = self.fingerprint, bridge
         return self
 
     @torch.no_grad()
@@ -200,7 +262,7 @@ class Model:
         if self.tokenizer is None and any(prompt.tokens is None for prompt in prompts):
             raise ModelError(f"model {self.name!r} has no tokenizer; give token ids, or a tokenizer")
 
-    @cached_property
+    @property
     def _limits(self) -> Limits:
         """Return which ids, and how many of them, the model reads."""
         embedding = self.module.get_input_embeddings()
@@ -209,6 +271,7 @@ class Model:
 
     # What it computes
 
+    @_runs
     def forward(
         self,
         batch: TokenBatch,
@@ -237,16 +300,19 @@ class Model:
         with torch.set_grad_enabled(backward is not None):
             if rules is not None or any(map(is_inner, [*edits, *wanted])):
                 rules = rules or NO_RULES
+                self._refuse_changing_hooks(batch.tokens, mask)
                 logits = bridge_forward(self.bridge, batch.tokens, mask, edits, wanted, into=captured, rules=rules)
             else:
                 with stock_hooks(self._blocks, edits, wanted, into=captured):
                     logits = self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits
         return ForwardPass(logits.float(), Activations(captured))
 
+    @_runs
     def refuse(self, site: Site, *, is_edited: bool = False) -> None:
         """Raise SiteError, saying why, for a place that does not exist here or cannot be read (`is_edited`: written)."""
         self._refuse_site(site, is_edited=is_edited)
 
+    @_runs
     def refuse_rules(self, rules: Rules) -> None:
         """Raise SiteError, naming the module, for backward rules that this model cannot honour; runs no prompt."""
         rule_hooks(self.bridge, rules)
@@ -268,6 +334,7 @@ class Model:
         if is_edited and (why := unwritable(self.bridge, site)):
             raise SiteError(f"{site} cannot be written: {why}")
 
+    @_runs
     @torch.no_grad()
     def logits(self, batch: TokenBatch) -> Tensor:
         """Return fp32 logits [batch pos d_vocab] of the stock model."""
@@ -275,6 +342,13 @@ class Model:
         logits: Tensor = self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits
         return logits.float()
 
+    @torch.no_grad()
+    def _refuse_changing_hooks(self, tokens: Tensor, mask: Tensor | None) -> None:
+        """Raise ModelError where the owner's hooks change a stock pass: the bridge, a copy, does not have them."""
+        if has_forward_hooks([*self.module.modules()]):
+            self.module(input_ids=tokens, attention_mask=mask, use_cache=False)
+
+    @_runs
     @torch.no_grad()
     def generate(
         self,
@@ -302,6 +376,8 @@ class Model:
         module = self.module if bridge is None else bridge.original_model
         generator = Generator(module, self._blocks, bridge, batch, planned, wanted, phase)
         ends = ending_tokens(self.module)
+        if bridge is not None:
+            self._refuse_changing_hooks(batch.tokens, batch.mask)
         generation = generator.run(
             max_new_tokens=max_new_tokens,
             choose=sampler(temperature, seed=seed, device=self.device),
@@ -326,6 +402,7 @@ class Model:
     def _longest(self) -> int | None:
         return getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
 
+    @_runs
     def unembed(self, resid: Tensor) -> Tensor:
         """Return logits [... d_vocab] of residuals [... d_model]: final norm, W_U, scale and soft-cap."""
         config = self.module.config.get_text_config()
@@ -348,12 +425,29 @@ class Model:
             beside=lambda others: self._record(others, None, work),
             forward=partial(self._counted_forward, work),
             forked=partial(self._forked, work),
+            running=partial(self._running_since, self._weights.state()),
             work=work,
         )
-        if is_kept and self.store is not None and mask is None:
-            shelf = Shelf(self.store, self.keys(tokens.tolist()), tokens, self.dtype)
+        if is_kept and mask is None and (store := self._store_to_use()) is not None:
+            shelf = Shelf(store, self.keys(tokens.tolist()), tokens, self.dtype)
             recording.read, recording.keep = shelf.read, shelf.keep
         return recording
+
+    def _store_to_use(self) -> ActivationStore | None:
+        if self.store_folder is None:
+            return None
+        if why := self.not_stored:
+            _log.warning("%s: %s; its activations are neither stored nor read from a store", self.name, why)
+            return None
+        return self.store
+
+    @contextmanager
+    def _running_since(self, state: Hashable) -> Iterator[None]:
+        """Let a recording run blocks; raise ModelError if the weights are not those that it was begun with."""
+        if self.running.is_outermost and self._weights.state() != state:
+            raise ModelError(f"the weights of {self.name!r} have changed since this recording was begun; record it again")
+        with self.running:
+            yield
 
     def _counted_forward(
         self,
@@ -370,25 +464,30 @@ class Model:
         batch = TokenBatch((), tokens, torch.ones_like(tokens, dtype=torch.bool), last)
         return self.forward(batch, capture=capture, plan=plan, backward=backward)
 
+    @_runs
     def _forked(self, work: Work, tokens: Tensor, *, read: Read, wrote: Wrote, backward: Rules | None = None) -> Tensor:
         there_and_back = 1.0 if backward is None else 2.0
         work.add(there_and_back * tokens.numel() * self.n_layers)
         rules = NO_RULES if backward is None else rule_hooks(self.bridge, backward)
         needs_graph = backward is not None
         with torch.set_grad_enabled(needs_graph):
+            self._refuse_changing_hooks(tokens, None)
             return Forked(self.bridge, read=read, wrote=wrote, rules=rules, needs_graph=needs_graph).run(tokens)
 
+    @_runs
     def refuse_edges(self) -> None:
         """Raise SiteError, saying why, where what single heads and MLPs read cannot be told apart."""
         refuse_fork(self.bridge)
 
-    @cached_property
+    @property
     def _context(self) -> list[str]:
-        """Return all that a prompt's activations depend on beside its tokens."""
+        """Return all that a prompt's activations depend on beside its tokens, as it is now."""
         minor = [".".join(version.split(".")[:2]) for version in (torch.__version__, transformers.__version__)]
         kernel = str(getattr(self.module.config, "_attn_implementation", None))
-        return [self.fingerprint, str(self.dtype), kernel, self.device.type, *minor]
+        precision = torch.get_float32_matmul_precision()
+        return [self.fingerprint, str(self.dtype), kernel, self.device.type, precision, *minor]
 
+    @_runs
     @torch.no_grad()
     def _dry(self, tokens: Tensor, mask: Tensor | None, *, start: int) -> tuple[Tensor, list[Arguments]]:
         cache = None
@@ -488,15 +587,6 @@ class Model:
         object.__setattr__(self, "_n_kv_heads", recording.kv(0)[0].shape[1])
         if not is_near(recording.logits(recording.resid(self.n_layers)), self._probe()):
             raise ModelError(f"{family} does something to its logits that this library does not know")
-
-
-def _weights(module: PreTrainedModel) -> dict[str, Tensor]:
-    """Return all weights by name, also those that wait on disk or another device."""
-    if not any(parameter.is_meta for parameter in module.parameters()):
-        return dict(module.state_dict())
-    from accelerate.utils.modeling import get_state_dict_offloaded_model
-
-    return dict(get_state_dict_offloaded_model(module))
 
 
 def _writer(block: nn.Module, sublayer: str | None, post: str | None, last: str | None) -> nn.Module:

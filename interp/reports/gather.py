@@ -80,7 +80,7 @@ def _resumed_with(run: dict[str, Any]) -> list[str]:
 
 def _section(folder: Path, path: str, info: dict[str, Any], *, most_rows: int) -> tuple[dict[str, Any], list[str]]:
     """Return what there is to say of a finished cell, and what is wrong with its files."""
-    cell, wrong = Cell(info["model"], info["task"], info["analysis"], info.get("label", "")), []
+    cell, wrong = Cell.of(path, info), []
     section: dict[str, Any] = {
         "id": path.replace("/", "-").replace("@", "-"),
         "model": cell.model, "task": cell.task, "analysis": cell.analysis, "label": cell.label,

@@ -21,7 +21,7 @@ from interp.errors import StoreError
 from interp.store.files import Files
 from interp.store.keys import is_tensor_name, is_word
 
-FORMAT = 2
+FORMAT = 3
 SUFFIX = ".safetensors"
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,

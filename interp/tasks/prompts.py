@@ -186,10 +186,13 @@ class Task:
 
     def to_jsonl(self, path: str | Path) -> None:
         """Write one prompt a line, without empty fields; names of tokens go into NAME.names.json beside it."""
-        lines = [json.dumps(record, ensure_ascii=False) for record in self.to_records()]
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        Path(path).write_text(self.to_lines(), encoding="utf-8")
         if self.names:
             Path(path).with_suffix(NAMES).write_text(json.dumps(self.names, ensure_ascii=False), encoding="utf-8")
+
+    def to_lines(self) -> str:
+        """Return one JSON object a prompt, each on a line."""
+        return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in self.to_records())
 
     def to_frame(self) -> "pd.DataFrame":
         """Return one row a prompt, tags as columns `tag_…`; fields that no prompt has are left out."""

@@ -1,0 +1,168 @@
+"""A user's module while this library runs it: as it must be for that, and afterwards exactly as it was."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as global_hooks
+
+from interp.errors import ModelError
+
+
+class Running:
+    """Entered around every pass; only the outermost one does anything, and undoes it, also after an exception.
+
+    Inside it the module is in eval mode, its weights want no gradient, nothing of it is compiled, autocast and inference
+    mode are off, and the owner's backward hooks rest. The owner's forward hooks are called, and refused, by ModelError,
+    where they change anything. `between` is called when the outermost one is entered and left.
+    """
+
+    def __init__(self, module: nn.Module, between: Callable[[], None] = lambda: None) -> None:
+        self._named = list(module.named_modules())
+        self._between = between
+        self._depth = 0
+        self._undo: ExitStack | None = None
+
+    @property
+    def is_outermost(self) -> bool:
+        """Tell whether nothing runs at present."""
+        return self._depth == 0
+
+    def __enter__(self) -> None:
+        if self._depth == 0:
+            self._between()
+            with ExitStack() as stack:
+                self._prepare(stack)
+                self._undo = stack.pop_all()
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth == 0 and self._undo is not None:
+            self._between()
+            self._undo.close()
+            self._undo = None
+
+    def watch(self, module: nn.Module) -> None:
+        """Take care of a further module that shares the weights."""
+        self._named += [(f"bridge.{name}", inside) for name, inside in module.named_modules()]
+
+    def _prepare(self, stack: ExitStack) -> None:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(mode=False))
+            stack.enter_context(torch.no_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        for name, module in self._named:
+            if module.training:
+                stack.callback(setattr, module, "training", True)
+                module.training = False
+            for parameter in module._parameters.values():
+                if parameter is not None and parameter.requires_grad:
+                    stack.callback(parameter.requires_grad_, True)
+                    parameter.requires_grad_(False)
+            _uncompile(module, stack)
+            for hooks in (module._backward_hooks, module._backward_pre_hooks):
+                if hooks:
+                    stack.enter_context(_silenced(hooks))
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                if hooks:
+                    stack.enter_context(_watched(hooks, name))
+        for hooks in (global_hooks._global_forward_hooks, global_hooks._global_forward_pre_hooks):
+            if hooks:
+                stack.enter_context(_watched(hooks, "every module"))
+
+
+def has_forward_hooks(modules: Sequence[nn.Module]) -> bool:
+    """Tell whether any of these modules, or all modules together, have forward hooks at present."""
+    everywhere = global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks
+    return bool(everywhere) or any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def replaced_forwards(modules: Sequence[nn.Module]) -> list[str]:
+    """Return the modules whose `forward` was replaced by their owner: what they compute is in no weight."""
+    return [
+        type(module).__name__
+        for module in modules
+        if "forward" in vars(module)
+        and not hasattr(module, "_hf_hook")  # accelerate moves weights and data, and changes no number
+        and _compiled_from(vars(module)["forward"]) is None
+    ]
+
+
+def _compiled_from(function: Any) -> Any:
+    return getattr(function, "_torchdynamo_orig_callable", None)
+
+
+def _uncompile(module: nn.Module, stack: ExitStack) -> None:
+    """Let a module compute step by step, so that hooks are called; both ways of compiling one in place are undone."""
+    if (compiled := module._compiled_call_impl) is not None:
+        stack.callback(setattr, module, "_compiled_call_impl", compiled)
+        module._compiled_call_impl = None
+    own = vars(module).get("forward")
+    if (original := _compiled_from(own)) is not None:
+        stack.callback(setattr, module, "forward", own)
+        module.forward = original
+
+
+@contextmanager
+def _silenced(hooks: dict[int, Any]) -> Iterator[None]:
+    """Let a module have none of the hooks that it has."""
+    own = OrderedDict(hooks)
+    hooks.clear()
+    try:
+        yield
+    finally:
+        own.update(hooks)
+        hooks.clear()
+        hooks.update(own)
+
+
+@contextmanager
+def _watched(hooks: dict[int, Any], where: str) -> Iterator[None]:
+    """Let a module's hooks raise ModelError where they change anything."""
+    own = dict(hooks)
+    for key, hook in own.items():
+        hooks[key] = _watching(hook, f"{_name_of(hook)} on {where or 'the model'}")
+    try:
+        yield
+    finally:
+        for key in own.keys() & hooks.keys():
+            hooks[key] = own[key]
+
+
+def _watching(hook: Any, which: str) -> Any:
+    """Return a hook that calls another one and raises ModelError if that changes anything."""
+
+    def call(module: nn.Module, *given: Any) -> None:
+        before = [tensor.clone() for tensor in _tensors_in(given)]
+        returned = hook(module, *given)
+        same = all(map(_is_same, before, _tensors_in(given)))
+        if returned is not None or not same:
+            raise ModelError(
+                f"forward hook {which} changes what the model computes; remove it, or give the change as a plan"
+            )
+
+    return call
+
+
+def _name_of(hook: Any) -> str:
+    return str(getattr(hook, "__qualname__", None) or type(hook).__name__)
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in _tensors_in(item)]
+    if isinstance(value, list | tuple):
+        return [tensor for item in value for tensor in _tensors_in(item)]
+    return []
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
