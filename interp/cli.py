@@ -34,6 +34,7 @@ app.add_typer(store_app, name="store")
 for command in (look_cli.show, look_cli.diff, look_cli.validate):
     app.command()(command)
 _UsageError: Any = typer.BadParameter.__mro__[1]  # where it is imported from differs between versions of Typer
+_LOADING = ("n", "seed", "dtype", "device_map", "chat", "columns", "space")
 _EVERY = 30.0  # seconds between lines about progress where there is no terminal
 
 
@@ -93,6 +94,11 @@ def run(
     gpus: Annotated[float | None, typer.Option(help="GPUs of each Ray actor (default: 1 where there are any)")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 (default: the checkpoint's)")] = None,
     device_map: Annotated[str | None, typer.Option(help="Spread models over devices, e.g. auto.")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Texts are what a user says; put them into the chat template.")
+    ] = False,
+    columns: Annotated[str | None, typer.Option(help="Keys of task files, such as text=question,answer=gold")] = None,
+    space: Annotated[str | None, typer.Option(help="Between text and answer: auto (by script), always, never.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and its cost.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
@@ -107,7 +113,8 @@ def run(
     from interp.runs import estimate, execute
 
     transformers.utils.logging.disable_progress_bar()
-    flags = {"n": n, "seed": seed, "dtype": dtype, "device_map": device_map}
+    flags: dict[str, Any] = {"n": n, "seed": seed, "dtype": dtype, "device_map": device_map}
+    flags |= {"chat": chat or None, "space": space, "columns": None if columns is None else _columns(columns)}
     asked = _study(study, model=model, task=task, analysis=analysis, sets=set_ or [], **flags)
     if dry_run:
         _print_estimates([asdict(e) for e in estimate(asked)], as_json=as_json)
@@ -174,7 +181,7 @@ def _study(path: Path | None, *, sets: list[str], **flags: Any) -> Any:
 
     given: dict[str, Any] = {} if path is None else look_cli.read_study(path)
     given |= {f"{key}s": flags[key] for key in ("model", "task") if flags[key]}
-    given |= {key: flags[key] for key in ("n", "seed", "dtype", "device_map") if flags[key] is not None}
+    given |= {key: flags[key] for key in _LOADING if flags[key] is not None}
     if flags["analysis"]:
         given["analyses"] = {name: given.get("analyses", {}).get(name, {}) for name in flags["analysis"]}
     if not given.get("analyses"):
@@ -190,6 +197,14 @@ def _study(path: Path | None, *, sets: list[str], **flags: Any) -> Any:
             raise RunError(f"no {needed[:-1]} given; name one with --{needed[:-1]}")
         given[needed] = tuple(given[needed])
     return Study(**given)
+
+
+def _columns(text: str) -> dict[str, str]:
+    """Return a map of fields to columns, as it is written on the command line."""
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(field.strip() and column.strip() for field, _, column in pairs):
+        raise RunError(f"--columns {text!r} given; FIELD=COLUMN,… is needed, such as text=question,answer=gold")
+    return {field.strip(): column.strip() for field, _, column in pairs}
 
 
 def _value(text: str) -> Any:
@@ -212,6 +227,8 @@ def _print_estimates(estimates: list[dict[str, Any]], *, as_json: bool) -> None:
         costs = [f"{e['forwards']:.0f}", f"{e['memory_mb']:.0f}", f"{e['disk_mb']:.1f}"]
         table.add_row(cell["model"], cell["task"], cell["analysis"], str(e["n_prompts"]), str(e["n_shards"]), *costs)
     out.print(table)
+    for where, example in {(e["cell"]["model"], e["cell"]["task"]): e["example"] for e in estimates if e["example"]}.items():
+        say(f"{' · '.join(where)}: {example}")
 
 
 @app.command()
@@ -362,12 +379,14 @@ def _models() -> dict[str, str]:
 
 
 def _tasks() -> dict[str, str]:
-    from interp.tasks import describe_tasks
+    from interp.tasks import describe_tasks, example_of
 
     rows = {}
     for name, known in describe_tasks().items():
         solved = ", ".join(f"{model} {share:.2f}" for model, share in known["solved_by"].items())
+        example = example_of(name)
         rows[name] = f"{known['prompts']} prompts: {known['about']}" + (f" Solved: {solved}." if solved else "")
+        rows[name] += f" Example: {example}" if example else ""
     return rows
 
 

@@ -11,6 +11,7 @@ from interp.errors import InterpError, ModelError, UnknownModelError
 from interp.models import Model, load_model
 from interp.tasks.batch import TokenBatch, put_in_front
 from interp.testing import examine
+from interp.testing.fed import fed
 from interp.testing.probe import Probe
 
 Verdict = Literal["ok", "note", "failed"]
@@ -62,7 +63,7 @@ def diagnose(name: str, *, progress: Callable[[str], None] = lambda _: None, **l
     )
     signs = [Sign("loading", "ok", f"{size}; none missing, unexpected, NaN or infinite"), _dtype(model)]
     with torch.no_grad():
-        signs += [*_tokenizer(model), _numbers(model), *_device(model)]
+        signs += [*_tokenizer(model), *_prompts(model), _numbers(model), *_device(model)]
         signs += [*_contract(model, progress)]
         return Diagnosis(name, tuple(signs), tuple(_memory(model)))
 
@@ -80,6 +81,9 @@ def _dtype(model: Model) -> Sign:
 
 def _tokenizer(model: Model) -> Iterator[Sign]:
     tokenizer, n_rows = model.tokenizer, model.d_vocab
+    if tokenizer is None:
+        yield Sign("tokenizer", "note", "there is none: prompts are token ids")
+        return
     if len(tokenizer) > n_rows:
         text = f"the tokenizer has {len(tokenizer)} tokens, the model {n_rows}: it belongs to another model"
         yield Sign("tokenizer", "failed", text)
@@ -106,6 +110,12 @@ def _tokenizer(model: Model) -> Iterator[Sign]:
     yield Sign(
         "BOS", "ok", "a BOS token is put in front of every prompt" if adds else "no BOS token is put in front of prompts"
     )
+
+
+def _prompts(model: Model) -> Iterator[Sign]:
+    """Put one prompt of each kind through, and say what it became."""
+    for kind, what in fed(model):
+        yield Sign(kind, "ok", what)
 
 
 def _numbers(model: Model) -> Sign:

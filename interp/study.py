@@ -1,7 +1,7 @@
 """What a run is asked to do: a matrix of models, tasks and analyses, checked as a whole before anything runs."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from interp.analysis import Analysis, usable_shards
@@ -11,7 +11,9 @@ from interp.folder import Cell, folder_name
 from interp.models import Model, load_model
 from interp.models.loading import check_dtype, locate
 from interp.tasks import Task, load_task
+from interp.tasks.batch import TokenBatch
 from interp.tasks.fitting import Fitted
+from interp.tasks.spacing import Space, check_space
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Study:
 
     "ANALYSIS@LABEL" names a set of parameters, so that one analysis can be there several times. With `only_fitting`, an
     analysis that a task does not suit is skipped with the reason, instead of failed. `dtype` and `device_map` are how models
-    are loaded.
+    are loaded. With `chat`, texts are what a user says; `columns` maps fields of a prompt to the keys of task files, and
+    `space` is how answers follow texts (as in `Task.from_hf`).
     """
 
     models: tuple[str, ...]
@@ -31,6 +34,12 @@ class Study:
     only_fitting: bool = False
     dtype: str = "auto"
     device_map: str | None = None
+    chat: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
+    space: Space = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
 
     def cells(self) -> list[Cell]:
         """Return every cell of the study in the order in which it runs."""
@@ -44,7 +53,8 @@ class Study:
 
     def load_tasks(self) -> dict[str, Task]:
         """Return the study's tasks, whole."""
-        return {name: load_task(name) for name in self.tasks}
+        how: dict[str, Any] = {"column_map": dict(self.columns) or None, "chat": self.chat, "space": self.space}
+        return {name: load_task(name, **how) for name in self.tasks}
 
     def draw(self, model: Model, task: Task) -> Fitted:
         """Return `n` of the prompts that a model's tokenizer can serve."""
@@ -66,6 +76,7 @@ class Study:
         for name in self.models:
             locate(name)
         check_dtype(self.dtype)
+        check_space(self.space)
         if self.n is not None and self.n < 1:
             raise TaskError(f"{self.n} prompts asked for; at least 1 is needed")
         return self.load_tasks()
@@ -75,7 +86,8 @@ class Study:
 class Estimate:
     """What a cell would cost: forwards of one prompt, memory held at once, disk written (the store not counted).
 
-    `left_out` says which prompts it cannot use; `why_not`, instead of all else, why it would not run.
+    `left_out` says which prompts it cannot use; `why_not`, instead of all else, why it would not run. `example` is the first
+    prompt's last token, and the first of its answer.
     """
 
     cell: Cell
@@ -86,6 +98,7 @@ class Estimate:
     disk_mb: float = 0.0
     left_out: str = ""
     why_not: str = ""
+    example: str = ""
 
 
 def estimate(study: Study) -> list[Estimate]:
@@ -123,4 +136,15 @@ def _estimates(study: Study, model: Model, task: Task, name: str) -> Iterator[Es
         disk = 4 * sum(cost.numbers for cost in costs)
         n_prompts = sum(len(shard.prompts) for shard in shards)
         left_out = ", ".join(filter(None, (str(fitted), usable.left_out(batches))))
-        yield Estimate(cell, n_prompts, len(shards), forwards, held / 1e6, disk / 1e6, left_out)
+        example = shown_end(model, batches[0])
+        yield Estimate(cell, n_prompts, len(shards), forwards, held / 1e6, disk / 1e6, left_out, example=example)
+
+
+def shown_end(model: Model, batch: TokenBatch) -> str:
+    """Return the first prompt's last tokens, and the first token of its answer, as they are fed."""
+    end = int(batch.last[0]) + 1
+    shown = " ".join(map(repr, model.token_names(batch.tokens[0, max(0, end - 3) : end].tolist())))
+    if batch.answer is None:
+        return f"prompts end like {shown}"
+    (answer,) = model.token_names([int(batch.answer[0])])
+    return f"prompts end like {shown}, followed by {answer!r}"

@@ -168,10 +168,9 @@ class Worker:
         write_atomically(folder / "prompts.jsonl", prompts.to_lines())
         rows = [row[row_mask].tolist() for batch in batches for row, row_mask in zip(batch.tokens, batch.mask, strict=True)]
         write_json(folder / "tokens.json", {"tokens": rows}, indent=None)
-        path = self.out / folder_name(model.name) / "vocabulary.json"
-        if not path.exists():
-            texts = model.tokenizer.batch_decode([[i] for i in range(model.d_vocab)])
-            write_json(path, {"vocabulary": texts})
+        path, names = self.out / folder_name(model.name) / "vocabulary.json", self._draw(model.name, task).task.names
+        if not path.exists() or names:
+            write_json(path, {"vocabulary": _vocabulary(model, names)})
 
     @torch.no_grad()
     def do(self, job: Job) -> Outcome:
@@ -251,6 +250,13 @@ class Worker:
             return Failure.of(error)
         spent = recording.work.block_tokens - before
         return Spent(time.monotonic() - began, spent, float(shard.tokens.numel() * recording.n_layers), _peak_mb())
+
+
+def _vocabulary(model: Model, names: Sequence[str]) -> list[str]:
+    """Return the text of every token: the names given for the ids, or what the tokenizer makes of them, or numbers."""
+    ids = range(model.d_vocab)
+    texts = list(map(str, ids)) if model.tokenizer is None else model.tokenizer.batch_decode([[i] for i in ids])
+    return [*names[: model.d_vocab], *texts[len(names) :]]
 
 
 def describe(model: Model) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from interp.models import load_model
 from interp.models.bridge import build_bridge
 from interp.paths import shipped_models
 from interp.sites import Site
+from interp.tasks import Task
 from tests.families import tiny, tokens
 
 
@@ -57,9 +58,6 @@ def damage(folder: Path, what: str) -> None:
             (folder / "config.json").unlink()
         case "no weights":
             weights.unlink()
-        case "no tokenizer":
-            for path in folder.glob("tokenizer*"):
-                path.unlink()
         case "nan":
             tensors = load_file(weights)
             tensors["model.norm.weight"][3] = float("nan")
@@ -77,7 +75,6 @@ def damage(folder: Path, what: str) -> None:
     [
         ("no config", "has no config.json"),
         ("no weights", "has no weights; there is README.md, config.json"),
-        ("no tokenizer", "has no tokenizer"),
         ("nan", "model.norm.weight has NaN"),
         ("missing", "lacks 1 weights"),
         ("truncated", "cannot be loaded"),
@@ -88,6 +85,31 @@ def test_a_damaged_folder_is_refused(folder: Path, what: str, says: str) -> None
     with pytest.raises(ModelError, match=says) as refused:
         load_model(folder)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])  # of some, transformers makes an empty tokenizer
+def test_a_folder_without_a_tokenizer_takes_token_ids(family: str, tmp_path: Path) -> None:
+    tiny(family).module.save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    assert model.tokenizer is None
+    assert model.tokenize([[3, 4, 5]]).tokens.tolist() == [[3, 4, 5]]
+    with pytest.raises(ModelError, match="has no tokenizer; give token ids, or a tokenizer"):
+        model.tokenize("a text")
+    with pytest.raises(ModelError, match="has no tokenizer; give token ids, or a tokenizer"):
+        model.fit(Task.from_texts(["a text"]))
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match=r"the tokenizer of .* cannot be loaded"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, "float16"])
+def test_dtypes_are_understood_as_names_and_as_torchs(folder: Path, dtype: str | torch.dtype) -> None:
+    assert str(load_model(folder, dtype=dtype).dtype).removeprefix("torch.") == str(dtype).removeprefix("torch.")
+    with pytest.raises(ModelError, match="unknown dtype 'int8'"):
+        load_model(folder, dtype=torch.int8)
 
 
 def test_a_run_of_a_newer_schema_is_refused(tmp_path: Path) -> None:

@@ -70,11 +70,23 @@ def test_prompts_that_cannot_be_used_are_named(model: Model, prompt: Prompt, say
 @pytest.mark.parametrize(
     ("prompt", "name", "says"),
     [
-        (Prompt("x", "Ada friend", answer="Zebedee"), "answer", "prompt 'x': the tokenizer does not know its answer, 'Zebedee'"),
-        (Prompt("x", "Ada friend", wrong="Zebedee"), "wrong", "prompt 'x': the tokenizer does not know its wrong, 'Zebedee'"),
+        (
+            Prompt("x", "Ada friend", answer="Zebedee"),
+            "answer",
+            "prompt 'x': the tokenizer does not know its answer, 'Zebedee'",
+        ),
+        (
+            Prompt("x", "Ada friend", wrong="Zebedee"),
+            "wrong",
+            "prompt 'x': the tokenizer does not know its wrong, 'Zebedee'",
+        ),
         (Prompt("x", "Ada friend", subject="Ben"), "subject", "prompt 'x': subject 'Ben' found 0 times; once is needed"),
         (Prompt("x", "Ada boss Ada", subject="Ada"), "subject", "prompt 'x': subject 'Ada' found 2 times; once is needed"),
-        (Prompt("x", "Ada boss", corrupted="Ben"), "corrupted", "prompt 'x' has 3 tokens, its corrupted twin 2; as many are needed"),
+        (
+            Prompt("x", "Ada boss", corrupted="Ben"),
+            "corrupted",
+            "prompt 'x' has 3 tokens, its corrupted twin 2; as many are needed",
+        ),
     ],
 )
 def test_what_cannot_be_used_of_a_prompt_is_none_and_says_why(model: Model, prompt: Prompt, name: str, says: str) -> None:

@@ -103,6 +103,8 @@ class BackPatching(Analysis):
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise TaskError where an answer or a subject is missing, AnalysisError where a span or pair does not fit."""
         require_answers(shard)
+        if self.max_new_tokens is not None:
+            model.refuse_texts(shard.prompts)
         if model.n_layers < 2:
             raise AnalysisError(f"model {model.name!r} has 1 layer; back-patching needs a later and an earlier one")
         positions = self._positions(shard)

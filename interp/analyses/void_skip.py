@@ -105,10 +105,12 @@ class VoidSkip(Analysis):
         """Return every threshold asked for, in order."""
         return tuple(sorted({self.alpha, *self.alphas}))
 
-    def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: ARG002
+    def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise TaskError, naming prompts, where an answer or choices are asked for and missing, or a text is too short."""
         if "answer" in self.scores or self.max_new_tokens:
             require_answers(shard)
+        if self.max_new_tokens:
+            model.refuse_texts(shard.prompts)
         if "choices" in self.scores:
             for prompt in shard.prompts:
                 option_order(prompt)

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -18,6 +24,7 @@ from interp.paths import shipped_models
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ADAPTER = "adapter_config.json"
+_TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "spiece*")
 DeviceMap = str | dict[str, int | str]
 
 
@@ -201,10 +208,26 @@ def _load_merged(source: str, **how: Any) -> PreTrainedModel:
 
 
 def _load_tokenizer(source: str, *, revision: str | None, trust_remote_code: bool) -> Any:
+    """Return a checkpoint's tokenizer, or None if it brings none; raise ModelError for one that cannot be loaded."""
     adapter = Path(source) / _ADAPTER
-    if adapter.is_file() and not [*Path(source).glob("tokenizer*")]:
+    if adapter.is_file() and not _tokenizer_files(source):
         source = json.loads(adapter.read_text())["base_model_name_or_path"]
     try:
-        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError):
-        raise ModelError(f"{source} has no tokenizer") from None
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        if (Path(source).is_dir() and not _tokenizer_files(source)) or isinstance(error, EntryNotFoundError):
+            return None
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"the tokenizer of {source} cannot be loaded ({said})") from None
+    return tokenizer if has_words(tokenizer) else None
+
+
+def _tokenizer_files(folder: str) -> list[Path]:
+    return [path for pattern in _TOKENIZERS for path in Path(folder).glob(pattern)]
+
+
+def has_words(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer knows more than special tokens: where there are no files, transformers makes an empty one."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    special = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+    return bool({*tokenizer.get_vocab()} - special)

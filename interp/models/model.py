@@ -258,6 +258,22 @@ class Model:
         self._require_tokenizer([prompt])
         return Encoder(self.tokenizer, self._limits).options(prompt, options)
 
+    def token_names(self, ids: Sequence[int]) -> list[str]:
+        """Return tokens as the tokenizer writes them, a leading space as ␣; without a tokenizer as numbers."""
+        if self.tokenizer is None:
+            return list(map(str, ids))
+        names = zip(self.tokenizer.convert_ids_to_tokens(list(ids)), ids, strict=True)
+        return [str(i if name is None else name).replace("Ġ", "␣").replace("▁", "␣") for name, i in names]
+
+    def refuse_texts(self, prompts: Sequence[Prompt]) -> None:
+        """Raise where what a model says behind prompts cannot be read as text and compared with their answers."""
+        if self.tokenizer is None:
+            raise ModelError(f"model {self.name!r} has no tokenizer; generated texts (max_new_tokens) cannot be read")
+        for prompt in prompts:
+            ids = prompt.spelling.get(prompt.answer or "", ())
+            if ids and str(self.tokenizer.decode(list(ids))).strip() != (prompt.answer or "").strip():
+                raise TaskError(f"prompt {prompt.id!r} is token ids; its answer cannot be found in a generated text")
+
     def _require_tokenizer(self, prompts: Sequence[Prompt]) -> None:
         if self.tokenizer is None and any(prompt.tokens is None for prompt in prompts):
             raise ModelError(f"model {self.name!r} has no tokenizer; give token ids, or a tokenizer")

@@ -17,9 +17,7 @@ def option_tokens(model: Model, prompts: Sequence[Prompt], orders: Sequence[Sequ
 
     Raises TaskError, naming the prompt, where its own tokens change when an option follows.
     """
-    rows = [
-        model.options(prompt, [prompt.choices[i] for i in order]) for prompt, order in zip(prompts, orders, strict=True)
-    ]
+    rows = [model.options(prompt, [prompt.choices[i] for i in order]) for prompt, order in zip(prompts, orders, strict=True)]
     n_options, width = max(map(len, rows)), max(len(option) for row in rows for option in row)
     padded = torch.full((len(rows), n_options, width), -1)
     for i, row in enumerate(rows):

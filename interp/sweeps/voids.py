@@ -121,7 +121,9 @@ def require_readable(max_new_tokens: int) -> None:
 
 
 def punctuation_of(tokenizer: Any, tokens: Iterable[int]) -> Int[Tensor, " token"]:
-    """Return which of these tokens are made of punctuation and symbols alone."""
+    """Return which of these tokens are made of punctuation and symbols alone; none without a tokenizer."""
+    if tokenizer is None:
+        return torch.zeros(0, dtype=torch.long)
     marks = [token for token in sorted(set(tokens)) if _is_punctuation(tokenizer.decode([token]).strip())]
     return torch.tensor([token for token in marks if token not in tokenizer.all_special_ids], dtype=torch.long)
 

@@ -23,9 +23,7 @@ def in_template(tokenizer: Any, task: Task) -> Task:
     if not getattr(tokenizer, "chat_template", None):
         raise TaskError(f"task {task.name!r} is a chat; this tokenizer has no chat template")
     template = _Template(tokenizer, task.name)
-    related = {
-        key: {what: template.said(prompt) for what, prompt in others.items()} for key, others in task.related.items()
-    }
+    related = {key: {what: template.said(prompt) for what, prompt in others.items()} for key, others in task.related.items()}
     return replace(task, prompts=tuple(map(template.said, task.prompts)), related=related, chat=False)
 
 

@@ -129,7 +129,7 @@ class Encoder:
 
     def _following(self, prompts: Sequence[Prompt], own: Mapping[str, list[int]]) -> dict[str, list[int]]:
         """Map every text with an answer behind it, and every twin, to its own tokens."""
-        texts = {}
+        texts: dict[str, None] = {}
         for prompt in filter(self.is_text, prompts):
             texts |= {_behind(prompt, given): None for name in _FOLLOWING if (given := getattr(prompt, name))}
             texts |= {} if prompt.corrupted is None else {prompt.corrupted: None}
@@ -191,7 +191,7 @@ class Encoder:
 
     def options(self, prompt: Prompt, options: Sequence[str]) -> list[Ids]:
         """Return the tokens of options behind a prompt; raise TaskError, naming it, for one that cannot follow."""
-        bare = {"choices": (), "answer_index": None, "wrong": None, "bridge": None, "subject": None, "corrupted": None}
+        bare: dict[str, Any] = dict.fromkeys(("answer_index", "wrong", "bridge", "subject", "corrupted")) | {"choices": ()}
         encoded = self.encode([replace(prompt, answer=option, **bare) for option in options])
         for each in encoded:
             if each.answer is None:

@@ -41,9 +41,7 @@ def fit(tokenizer: Any, task: Task, *, limits: Limits = NO_LIMITS) -> Fitted:
     return Fitted(task.of(kept), left_out)
 
 
-def misfits(
-    tokenizer: Any, prompts: Sequence[Prompt], needs: Sequence[Need], *, limits: Limits = NO_LIMITS
-) -> list[str]:
+def misfits(tokenizer: Any, prompts: Sequence[Prompt], needs: Sequence[Need], *, limits: Limits = NO_LIMITS) -> list[str]:
     """Return for every prompt why it cannot be used, or does not meet needs; nothing for one that does."""
     encoder = Encoder(tokenizer, limits)
     twins = [replace(p, text=p.corrupted, corrupted=None) for p in prompts if p.corrupted and encoder.is_text(p)]

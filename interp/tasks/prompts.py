@@ -25,9 +25,10 @@ class Prompt:
     """A text whose continuation is asked for, and what is known about it; all but `id` and `text` are optional.
 
     `aliases` are other right answers; `corrupted` is a twin of the text in which something else, usually `wrong`, is right;
-    `subject` is the phrase that names the first hop's entity, `bridge` the answer of the first hop. `answer_index` says which
-    of the `choices` is the answer, where two read the same. `space` is how answers follow the text. With `tokens` the prompt is these ids, as they
-    are; `spelling` holds the ids of its other texts then. Blank texts are missing. Raises TaskError for what is no prompt.
+    `subject` is the phrase that names the first hop's entity, `bridge` the first hop's answer. `answer_index` says which
+    of the `choices` is the answer, where two read the same. `space` is how answers follow the text. With `tokens` the prompt
+    is these ids, as they are, and `spelling` has the ids of its answers, choices and twin, by text. Blank texts are missing.
+    Raises TaskError for what is no prompt.
     """
 
     id: str
@@ -80,7 +81,9 @@ class Prompt:
         if isinstance(self.answer_index, bool) or not isinstance(self.answer_index, int):
             raise TaskError(f"{where}: answer_index is {self.answer_index!r:.80}; a whole number is needed")
         if not 0 <= self.answer_index < len(self.choices):
-            raise TaskError(f"{where}: answer_index is {self.answer_index}; there are {len(self.choices)} choices, from 0 on")
+            raise TaskError(
+                f"{where}: answer_index is {self.answer_index}; there are {len(self.choices)} choices, from 0 on"
+            )
         option = self.choices[self.answer_index]
         if self.answer not in (None, option):
             raise TaskError(f"{where}: the answer is {self.answer!r}, and choice {self.answer_index} is {option!r}")
@@ -267,9 +270,7 @@ class Task:
         return cls._made(name, prompts, related=related, chat=chat, space=space)
 
     @classmethod
-    def from_texts(
-        cls, texts: Iterable[str], *, name: str = "texts", chat: bool = False, space: Space = "auto"
-    ) -> "Task":
+    def from_texts(cls, texts: Iterable[str], *, name: str = "texts", chat: bool = False, space: Space = "auto") -> "Task":
         """Return a task of plain texts without answers; with `chat`, of what a user says to a chat model."""
         prompts = tuple(Prompt(str(i), text) for i, text in enumerate(list_of_texts(texts, "texts")))
         return cls._made(name, prompts, chat=chat, space=space)

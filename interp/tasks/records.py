@@ -144,9 +144,7 @@ def _mapped(record: Mapping[str, Any], column_map: Mapping[str, str], where: str
 def _related(of: str, given: Any, where: str, names: Sequence[str]) -> dict[str, Prompt]:
     if not (isinstance(given, dict) and all(isinstance(record, dict) for record in given.values())):
         raise TaskError(f"{where}: 'related' is {given!r:.80}; an object of prompts is needed")
-    return {
-        name: _prompt(record, f"{where} ({name})", number=f"{of}:{name}", names=names) for name, record in given.items()
-    }
+    return {name: _prompt(record, f"{where} ({name})", number=f"{of}:{name}", names=names) for name, record in given.items()}
 
 
 def _prompt(record: Mapping[str, Any], where: str, *, number: str, names: Sequence[str]) -> Prompt:

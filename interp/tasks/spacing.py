@@ -104,5 +104,5 @@ def _is_open(text: str, answer: str) -> bool:
     if last in _JOINING:
         in_front = text.rstrip(_JOINING)
         is_minus = last in "-+" and answer[0].isdigit() and not (in_front and in_front[-1:].isdigit())
-        return is_minus or bool(in_front) and not in_front[-1].isspace()
+        return is_minus or (bool(in_front) and not in_front[-1].isspace())
     return False
