@@ -13,7 +13,7 @@ from interp.models.loading import check_dtype, locate
 from interp.tasks import Task, load_task
 from interp.tasks.batch import TokenBatch
 from interp.tasks.fitting import Fitted
-from interp.tasks.spacing import Space, check_space
+from interp.tasks.spacing import check_space
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Study:
     device_map: str | None = None
     chat: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
-    space: Space = "auto"
+    space: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))

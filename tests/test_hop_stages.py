@@ -70,7 +70,7 @@ def test_bad_input_is_named() -> None:
     one = task.prompts[0]
 
     def having(**fields: object):
-        return task.of([replace(one, **fields), *task.prompts[1:]])
+        return task.of([replace(one, **fields)])
 
     for analysis in (EntityDescription(), HopStages(), SublayerProjection()):
         with pytest.raises(TaskError, match=f"prompt {one.id!r} has no bridge"):

@@ -259,11 +259,11 @@ class Model:
         return Encoder(self.tokenizer, self._limits).options(prompt, options)
 
     def token_names(self, ids: Sequence[int]) -> list[str]:
-        """Return tokens as the tokenizer writes them, a leading space as ␣; without a tokenizer as numbers."""
+        """Return tokens as the tokenizer writes them, a leading space as ␣, a new line as ↵; without a tokenizer as numbers."""
         if self.tokenizer is None:
             return list(map(str, ids))
         names = zip(self.tokenizer.convert_ids_to_tokens(list(ids)), ids, strict=True)
-        return [str(i if name is None else name).replace("Ġ", "␣").replace("▁", "␣") for name, i in names]
+        return [str(i if name is None else name).replace("Ġ", "␣").replace("▁", "␣").replace("Ċ", "↵") for name, i in names]
 
     def refuse_texts(self, prompts: Sequence[Prompt]) -> None:
         """Raise where what a model says behind prompts cannot be read as text and compared with their answers."""

@@ -52,7 +52,7 @@ def require_subject(shard: TokenBatch) -> Int[Tensor, " batch"]:
 def compared(model: Model, task: Task, *, known_only: bool, no_shortcuts: bool) -> Int[Tensor, " kept"]:
     """Return the keys of the prompts both of whose single hops the model answers, and whose shortcuts it does not.
 
-    A single hop or a shortcut that a task does not have excludes nothing.
+    A single hop or a shortcut that a task does not have excludes nothing; a hop that cannot be asked is not known.
     """
     wanted = dict.fromkeys(("first_hop", "second_hop"), True) if known_only else {}
     wanted |= dict.fromkeys(("entity_shortcut", "relation_shortcut"), False) if no_shortcuts else {}
@@ -64,9 +64,15 @@ def compared(model: Model, task: Task, *, known_only: bool, no_shortcuts: bool) 
     }
     excluded: set[str] = set()
     others = Task(f"{task.name}, related", tuple(other for _, _, other in asked.values())) if asked else None
-    for shard in model.shards(others) if others else ():
+    usable = model.fit(others).task if others else None
+    fed = {other.id for other in usable.prompts} if usable else set()
+    excluded |= {of for key, (of, should, _) in asked.items() if should and key not in fed}
+    for shard in model.shards(usable) if usable else ():
         batch = model.tokenize(shard)
-        answers = require_answers(batch)[:, 0]
+        if batch.answer_tokens is None:
+            excluded |= {asked[prompt.id][0] for prompt in shard if asked[prompt.id][1]}
+            continue
+        answers = batch.answer_tokens[:, 0]
         guesses = model.logits(batch)[torch.arange(len(shard), device=answers.device), batch.last].argmax(-1)
         for prompt, is_answered in zip(shard, torch.eq(guesses, answers).tolist(), strict=True):
             of, should, _ = asked[prompt.id]

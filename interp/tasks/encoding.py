@@ -219,6 +219,11 @@ class Encoder:
     def _subject(self, prompt: Prompt, own: list[int] | None, tokens: Ids) -> tuple[tuple[int, int] | None, str]:
         """Return the first and last position of the subject, found by character offsets, or why there is none."""
         subject = str(prompt.subject)
+        if (ids := prompt.spelling.get(subject)) is not None:
+            starts = [i for i in range(len(tokens)) if tokens[i : i + len(ids)] == ids]
+            if len(starts) != 1:
+                return None, f": subject {subject!r} found {len(starts)} times; once is needed"
+            return (starts[0], starts[0] + len(ids) - 1), ""
         if prompt.tokens is not None and self.tokenizer is None:
             return None, ": a subject is a phrase of a text, and this prompt is token ids"
         text, begin = prompt.text, self._begin(prompt, own, tokens)

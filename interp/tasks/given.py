@@ -17,7 +17,7 @@ def is_missing(value: object) -> bool:
         return not value.strip()
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(value, Real | Decimal) and value != value
+    return isinstance(value, Real | Decimal) and bool(value != value)
 
 
 def told(value: object) -> str:

@@ -230,7 +230,7 @@ class Task:
     @classmethod
     def from_hf(
         cls,
-        dataset: Iterable[Mapping[str, Any]],
+        dataset: Any,
         column_map: Mapping[str, str] | None = None,
         *,
         name: str = "dataset",
@@ -253,7 +253,7 @@ class Task:
     @classmethod
     def from_frame(
         cls,
-        frame: "pd.DataFrame",
+        frame: Any,
         column_map: Mapping[str, str] | None = None,
         *,
         name: str = "frame",
@@ -270,8 +270,8 @@ class Task:
         return cls._made(name, prompts, related=related, chat=chat, space=space)
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str], *, name: str = "texts", chat: bool = False, space: Space = "auto") -> "Task":
-        """Return a task of plain texts without answers; with `chat`, of what a user says to a chat model."""
+    def from_texts(cls, texts: Any, *, name: str = "texts", chat: bool = False, space: Space = "auto") -> "Task":
+        """Return a task of a list of plain texts without answers; with `chat`, of what a user says to a chat model."""
         prompts = tuple(Prompt(str(i), text) for i, text in enumerate(list_of_texts(texts, "texts")))
         return cls._made(name, prompts, chat=chat, space=space)
 
@@ -283,7 +283,7 @@ class Task:
         answers: Any = None,
         wrong: Any = None,
         corrupted: Any = None,
-        names: Iterable[str] | None = None,
+        names: Any = None,
         name: str = "tokens",
     ) -> "Task":
         """Return a task whose prompts are token ids, fed as they are: lists of ids, or a tensor [prompt pos].

@@ -14,9 +14,9 @@ LONGEST_LINE = 1_000_000
 RELATED, LABELS = "related", "labels"
 _FIELDS = {f.name for f in fields(Prompt)}
 _LISTS = ("aliases", "choices")
-_SPELLED = ("answer", "wrong", "corrupted", "bridge")  # token ids where the prompt is
+_SPELLED = ("answer", "wrong", "corrupted", "bridge", "subject")  # token ids where the prompt is
 
-Row = tuple[str, Mapping[str, Any]]  # where it stands, and what it holds
+Row = tuple[str, Any]  # where it stands, and what it holds
 Related = dict[str, dict[str, Prompt]]
 
 
@@ -46,7 +46,7 @@ def names_beside(path: Path) -> tuple[str, ...]:
         raise TaskError(f"{beside}: not JSON ({error})") from None
 
 
-def rows_of(dataset: Any, split: str | None) -> Iterable[Mapping[str, Any]]:
+def rows_of(dataset: Any, split: str | None) -> Iterable[Any]:
     """Return the rows of a data set, a list, a generator or a pandas frame; of several splits, those of the one named."""
     if hasattr(dataset, "to_dict") and hasattr(dataset, "columns"):
         return rows_of_frame(dataset)[0]
@@ -59,10 +59,10 @@ def rows_of(dataset: Any, split: str | None) -> Iterable[Mapping[str, Any]]:
     return dataset
 
 
-def _rows_of_mapping(given: Mapping[Any, Any], split: str | None) -> Iterable[Mapping[str, Any]]:
+def _rows_of_mapping(given: Mapping[Any, Any], split: str | None) -> Iterable[Any]:
     """Return the rows of one of several splits, or of columns; raise TaskError, naming the splits, if none is chosen."""
     columns = {str(key): plain(value) for key, value in given.items()}
-    are_columns = not hasattr(given, "column_names") and all(
+    are_columns = not hasattr(type(given), "column_names") and all(
         isinstance(column, list | tuple) and not any(isinstance(item, Mapping) for item in column[:1])
         for column in columns.values()
     )
