@@ -259,7 +259,7 @@ class Model:
         return Encoder(self.tokenizer, self._limits).options(prompt, options)
 
     def token_names(self, ids: Sequence[int]) -> list[str]:
-        """Return tokens as the tokenizer writes them, a leading space as ␣, a new line as ↵; without a tokenizer as numbers."""
+        """Return tokens as the tokenizer writes them, spaces as ␣ and new lines as ↵; without a tokenizer as numbers."""
         if self.tokenizer is None:
             return list(map(str, ids))
         names = zip(self.tokenizer.convert_ids_to_tokens(list(ids)), ids, strict=True)

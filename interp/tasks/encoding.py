@@ -106,9 +106,15 @@ class Encoder:
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             if list(encoded["input_ids"]) == list(own):
                 return list(encoded["offset_mapping"])
-        ends = [len(self.decode(own[: i + 1])) for i in range(len(own))]
-        shift = len(text) - len(text.lstrip()) if self.decode(own)[:1] != text[:1] else 0
-        return [(begin + shift, end + shift) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+        return self._decoded_offsets(text, own)
+
+    def _decoded_offsets(self, text: str, own: Sequence[int]) -> Offsets:
+        """Return where tokens stand by decoding more and more of them; those that make up one character share its place."""
+        whole = self.decode(own)
+        lengths = [len(self.decode(own[:i]).rstrip("\ufffd")) for i in range(len(own))] + [len(whole)]
+        ends = [next((n for n in lengths[i:] if n > lengths[i]), lengths[-1]) for i in range(len(own))]
+        shift = len(text) - len(text.lstrip()) if whole[:1] != text[:1] else 0
+        return [(begin + shift, end + shift) for begin, end in zip(lengths, ends, strict=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""

@@ -77,7 +77,7 @@ def _is_unspaced(text: str, answer: str) -> bool:
 
 
 def _in_unspaced_script(char: str) -> bool:
-    return any(first <= char <= last for first, last in _UNSPACED)
+    return char >= _UNSPACED[0][0] and any(first <= char <= last for first, last in _UNSPACED)
 
 
 def _is_open(text: str, answer: str) -> bool:
