@@ -84,7 +84,10 @@ def _tokenizer(model: Model) -> Iterator[Sign]:
     if tokenizer is None:
         yield Sign("tokenizer", "note", "there is none: prompts are token ids")
         return
-    if len(tokenizer) > n_rows:
+    beyond = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if i >= n_rows}
+    if 0 < len(tokenizer) - n_rows <= len(beyond):
+        yield Sign("tokenizer", "note", f"the model has no row for {', '.join(beyond.values())}; they are never fed")
+    elif len(tokenizer) > n_rows:
         text = f"the tokenizer has {len(tokenizer)} tokens, the model {n_rows}: it belongs to another model"
         yield Sign("tokenizer", "failed", text)
         return

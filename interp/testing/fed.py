@@ -8,7 +8,7 @@ from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 from interp.tasks.encoding import special_tokens
 
-_TEXT, _ANSWER, _SHOWN = "The capital of France is", "Paris", 24
+_TEXT, _ANSWER, _SHOWN = "The capital of France is", "Paris", 10
 
 
 def fed(model: Model) -> Iterator[tuple[str, str]]:
@@ -63,8 +63,9 @@ def _of_chat(model: Model) -> str:
 
 def _shown(model: Model, batch: TokenBatch) -> str:
     row = batch.tokens[0].tolist()
-    more = f" … ({len(row)} tokens)" if len(row) > _SHOWN else ""
-    return _names(model, row[:_SHOWN]) + more
+    if len(row) <= 2 * _SHOWN:
+        return _names(model, row)
+    return f"{_names(model, row[:_SHOWN])} … {_names(model, row[-_SHOWN:])} ({len(row)} tokens)"
 
 
 def _names(model: Model, ids: list[int]) -> str:
