@@ -189,6 +189,7 @@ class Model:
         family = type(self.module).__name__
         if hasattr(self.module, "hf_device_map") and len({*self.module.hf_device_map.values()}) > 1:
             raise SiteError(f"{family} is spread over devices; TransformerLens's view, and inner sites, need it on one")
+        self._refuse_changing_hooks(self._two_tokens(), None)  # an error of theirs is no fault of the family
         try:
             bridge = build_bridge(self.module, tokenizer=self.tokenizer)
             self._prove_bridge(bridge)
@@ -198,7 +199,8 @@ class Model:
 
     def seen_through(self, bridge: Any) -> "Model":
         """Let a TransformerBridge of the same weights be this model's bridge; raise ModelError if its logits are others."""
-        self.running.watch(bridge)
+        for part in (bridge, bridge.original_model):
+            self.running.watch(part)
         return self._prove_given(bridge)
 
     @_runs
