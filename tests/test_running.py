@@ -75,6 +75,11 @@ def an_exception_in_a_pass(model: Model) -> None:
     handle.remove()
 
 
+def no_such_place(model: Model) -> None:
+    with pytest.raises(SiteError):
+        model.forward(tokens(), capture=[Site("z", 9)])
+
+
 USES: dict[str, Callable[[Model], object]] = {
     "logits": lambda model: model.logits(tokens()),
     "a recording": lambda model: model.record(tokens()).resid(4),
@@ -87,7 +92,7 @@ USES: dict[str, Callable[[Model], object]] = {
     "the bridge": lambda model: model.bridge,
     "generation": lambda model: model.generate(tokens(), max_new_tokens=3),
     "a part of a block": lambda model: model.record(tokens()).mlp(1, model.record(tokens()).resid(1)),
-    "a place that is not there": lambda model: pytest.raises(SiteError, model.forward, tokens(), capture=[Site("z", 9)]),
+    "a place that is not there": no_such_place,
     "an exception in a pass": an_exception_in_a_pass,
 }
 
@@ -286,7 +291,9 @@ CHANGES = [zeroed, trained, through_data_of_one, swapped_rows, another_tensor, o
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_store_does_not_answer_for_weights_that_were_changed(change: Callable[[PreTrainedModel], None], tmp_path: Path) -> None:
+def test_a_store_does_not_answer_for_weights_that_were_changed(
+    change: Callable[[PreTrainedModel], None], tmp_path: Path
+) -> None:
     module = mine().eval()
     model = interp.load_model(module, store=tmp_path)
     before, site = model.fingerprint, Site("resid_post", 3)
@@ -333,7 +340,9 @@ def test_equal_weights_have_one_fingerprint(tmp_path: Path) -> None:
     assert interp.load_model(module).fingerprint == one.fingerprint
     module.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert interp.load_model(again).fingerprint == interp.load_model(AutoModelForCausalLM.from_pretrained(tmp_path)).fingerprint
+    assert (
+        interp.load_model(again).fingerprint == interp.load_model(AutoModelForCausalLM.from_pretrained(tmp_path)).fingerprint
+    )
     zeroed(again)
     assert interp.load_model(again).fingerprint != one.fingerprint
 
@@ -344,7 +353,7 @@ def test_equal_weights_have_one_fingerprint(tmp_path: Path) -> None:
 def test_a_type_or_device_that_a_module_does_not_have_is_refused() -> None:
     module = mine()
     assert interp.load_model(module, dtype="float32", device="cpu").dtype == torch.float32
-    with pytest.raises(ModelError, match="bfloat16.*float32"):
+    with pytest.raises(ModelError, match=r"bfloat16.*float32"):
         interp.load_model(module, dtype="bfloat16")
     with pytest.raises(ModelError, match="meta"):
         interp.load_model(module, device="meta")

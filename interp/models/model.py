@@ -158,8 +158,10 @@ class Model:
     @property
     def not_stored(self) -> str:
         """Return why nothing this model computes is kept in a store; empty if it may be."""
-        replaced = replaced_forwards([*self.module.modules()])
-        return f"forward of {', '.join(dict.fromkeys(replaced))} was replaced" if replaced else ""
+        modules = [*self.module.modules()]
+        if replaced := replaced_forwards(modules):
+            return f"forward of {', '.join(dict.fromkeys(replaced))} was replaced"
+        return "there are forward hooks on it" if has_forward_hooks(modules) else ""
 
     @_runs
     def another(self, name: str) -> "Model":
