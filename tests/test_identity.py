@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 import interp
 from interp import Site
-from interp.errors import InterpError, RunError
+from interp.errors import ModelError, RunError
 from interp.paths import shipped_models
 from interp.runs import Study, execute
 from tests.test_running import CHANGES, adds_in_place, doubles, mine, tokens
@@ -46,7 +46,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, one beside it, prompts, and a finished run of both."""
     folder = tmp_path_factory.mktemp("identity")
     for name in ("model", "beside"):
-        shutil.copytree(shipped_models()["zoo/hops-4l"], folder / name, ignore=shutil.ignore_patterns("*.md", "seed*", "step*"))
+        shutil.copytree(
+            shipped_models()["zoo/hops-4l"], folder / name, ignore=shutil.ignore_patterns("*.md", "seed*", "step*")
+        )
     records = [{**r, "choices": [r["answer"], "Nora", "Dora"]} for r in interp.load_task("two-hop", n=12).to_records()]
     write(folder, [r for r in records if r["answer"] not in ("Nora", "Dora")])
     with pytest.MonkeyPatch.context() as patch:
@@ -124,7 +126,9 @@ ON_DISK: dict[str, Callable[[Path], Any]] = {
     "the order of prompts": lambda folder: edit_prompts(folder, list.reverse),
     "a prompt less": lambda folder: edit_prompts(folder, lambda records: records.pop()),
     "the configuration": lambda folder: edit_json(folder / "model" / "config.json", rms_norm_eps=0.1),
-    "how it generates": lambda folder: (folder / "model" / "generation_config.json").write_text('{"repetition_penalty": 2.0}'),
+    "how it generates": lambda folder: (folder / "model" / "generation_config.json").write_text(
+        '{"repetition_penalty": 2.0}'
+    ),
 }
 IN_THE_STUDY: dict[str, dict[str, Any]] = {
     "a parameter": {"analyses": PARAMETERS | {"depth_map": {"target": "beside", "method": "rsa"}}},
@@ -136,7 +140,9 @@ IN_THE_STUDY: dict[str, dict[str, Any]] = {
 
 @settings(max_examples=len(ON_DISK) + 6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(changes=st.sets(st.sampled_from(sorted(ON_DISK)), min_size=1, max_size=2))
-def test_a_finished_run_is_refused_when_anything_has_changed(finished: Path, changes: set[str], tmp_path_factory: Any) -> None:
+def test_a_finished_run_is_refused_when_anything_has_changed(
+    finished: Path, changes: set[str], tmp_path_factory: Any
+) -> None:
     refuses_or_equals_a_fresh_run(finished, changes, tmp_path_factory.mktemp("changed"))
 
 
@@ -152,12 +158,14 @@ def refuses_or_equals_a_fresh_run(finished: Path, changes: set[str], folder: Pat
         ON_DISK[change](folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        if must_refuse:
+            with pytest.raises(RunError, match="choose another --out"):
+                execute(study(), folder / "run")
+            return
         try:
             execute(study(), folder / "run")
-        except InterpError as error:
-            assert "choose another --out" in str(error)
+        except RunError:
             return
-        assert not must_refuse
         execute(study(), folder / "fresh")
     for path, table in tables(folder / "fresh").items():
         pd.testing.assert_frame_equal(tables(folder / "run")[path], table)
@@ -178,11 +186,13 @@ def test_parts_of_an_unfinished_run_are_not_taken_for_what_has_changed(finished:
     refuses_or_equals_a_fresh_run(tmp_path, {change}, tmp_path)
 
 
-def test_a_finished_run_whose_model_is_gone_is_not_called_checked(finished: Path, tmp_path: Path) -> None:
+def test_a_finished_run_whose_model_is_gone_is_not_called_checked(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     next((tmp_path / "model").glob("*.safetensors")).write_bytes(b"no weights")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunError, match="cannot be checked"):
-        patch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="cannot be checked"):
         execute(study(), tmp_path / "run")
 
 
@@ -218,6 +228,8 @@ def test_whatever_is_done_to_a_module_a_recording_is_of_what_it_is_now(changes: 
         module.train(was_training)
         handle.remove()
         try:
-            torch.testing.assert_close(model.record(tokens()).clean(site), seen[0], atol=1e-4, rtol=1e-4)
-        except InterpError as error:
-            assert "hook" in str(error)
+            found = model.record(tokens()).clean(site)
+        except ModelError:  # of a hook
+            assert {hooked, hooked_in_place} & {*changes}
+            continue
+        torch.testing.assert_close(found, seen[0], atol=1e-4, rtol=1e-4)

@@ -214,6 +214,9 @@ def test_a_hook_that_only_looks_is_called_and_nothing_is_off() -> None:
     module, seen = mine().eval(), []
     right = interp.load_model(module).forward(tokens(), plan=[Skip(1)]).logits
     module.transformer.h[3].register_forward_hook(lambda *_: seen.append(1))
+    module.transformer.h[1].register_forward_hook(lambda _m, _a, output: output)
+    module.transformer.h[1].register_forward_pre_hook(lambda _m, args, kwargs: (args, kwargs), with_kwargs=True)
+    module.transformer.h[2].ln_1.register_forward_pre_hook(lambda _m, args: args[0])
     model = interp.load_model(module)
     seen.clear()
     torch.testing.assert_close(model.forward(tokens(), plan=[Skip(1)]).logits, right)
