@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from interp.analyses.logit_lens import LogitLens
-from interp.folder import SCHEMA, Cell, write_atomically, write_json
+from interp.folder import SCHEMA, Cell, folder_name, task_path, write_atomically, write_json
 from interp.parts import pack, write_part
 from interp.runs import write_result
 from interp.viewing import start
@@ -44,11 +44,11 @@ def make_run(folder: Path, *, n_taps: int, n_pos: int, n_prompts: int = 4) -> No
         "left_out": "", "summary": "made of random numbers", "seconds": 0.0, "forwards_per_prompt": 0.0, "peak_memory_mb": 0,
     }  # fmt: skip
     write_result(analysis.combine([part]), folder / cell.path, status)
-    of_task = folder / Cell(MODEL, TASK, "").path
+    of_task = folder / task_path(MODEL, TASK)
     write_atomically(of_task / "prompts.jsonl", "".join(f'{{"id": "p{i}", "text": "random"}}\n' for i in range(n_prompts)))
     write_json(of_task / "tokens.json", {"tokens": torch.randint(0, 100, (n_prompts, n_pos), generator=generator).tolist()})
-    write_json(folder / Cell(MODEL, "", "").path / "vocabulary.json", {"vocabulary": [f" w{i}" for i in range(100)]})
-    write_json(folder / "run.json", header(n_layers=n_taps - 1) | {"cells": {cell.path: asdict(cell) | status}})
+    write_json(folder / folder_name(MODEL) / "vocabulary.json", {"vocabulary": [f" w{i}" for i in range(100)]})
+    write_json(folder / "run.json", header(n_layers=n_taps - 1) | {"cells": {cell.path: cell.names | status}})
 
 
 def header(*, n_layers: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from interp.tasks import Prompt, Task, load_task
     from interp.viewing import view
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 _HOME = {
     "Model": "interp.models",
     "Prompt": "interp.tasks",

@@ -168,11 +168,12 @@ class Usable:
 
     def left_out(self, batches: Sequence[TokenBatch]) -> str:
         """Return how many prompts are left out, and why; nothing if none is."""
-        n_of: dict[str, int] = {}
+        of_cause: dict[str, list[tuple[str, int]]] = {}
         for i, error in self.why_not.items():
-            n_of[str(error)] = n_of.get(str(error), 0) + len(batches[i].prompts)
-        told = [f"{n} prompt{'s' * (n > 1)} ({why})" for why, n in n_of.items()]
-        return ", ".join([*told[:3], *([f"{sum([*n_of.values()][3:])} more"] if len(told) > 3 else [])])
+            cause = re.sub(r"'[^']*'|\d+", "", str(error))  # the same of another prompt
+            of_cause.setdefault(cause, []).append((str(error), len(batches[i].prompts)))
+        counted = [(sum(n for _, n in alike), alike[0][0]) for alike in of_cause.values()]
+        return ", ".join(f"{n} prompt{'s' * (n > 1)} ({first})" for n, first in counted)
 
 
 def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch]) -> Usable:

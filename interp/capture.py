@@ -49,6 +49,10 @@ def capture(
     store = store or model.store
     if store is None:
         raise StoreError(f"model {model.name!r} keeps no store; load it with one, or give one as `store`")
+    if store.model != model.fingerprint:
+        raise StoreError(f"the store given is of other weights than {model.name!r} has now; open it with its fingerprint")
+    if why := model.not_stored:
+        raise StoreError(f"{model.name!r}: {why}; its activations are not those of its weights, and are not stored")
     if not is_word(name):
         raise StoreError(f"corpus {name!r} given; a name of letters, digits and _.@+- is needed")
     if not sites:

@@ -65,7 +65,7 @@ class Identity:
         prompts = [prompt for batch in batches for prompt in batch.prompts]
         return replace(
             self,
-            prompts=_hash([_settings(task), [asdict(prompt) for prompt in prompts]]),
+            prompts=_hash([_settings(task), [vars(prompt) for prompt in prompts]]),
             related=_hash([_related(task, prompt) for prompt in prompts]),
             tokens=_hash([[_numbers(batch, name) for name in _TENSORS] for batch in batches]),
         )
@@ -76,7 +76,7 @@ _TENSORS = [field.name for field in fields(TokenBatch)]
 
 def hash_of_task(task: Task) -> str:
     """Return a hash of a task's prompts, of those related to them, and of how they are put to a model."""
-    prompts = [[asdict(prompt), _related(task, prompt)] for prompt in task.prompts]
+    prompts = [[vars(prompt), _related(task, prompt)] for prompt in task.prompts]
     return _hash([_settings(task), prompts])
 
 
@@ -97,7 +97,7 @@ def _settings(task: Task) -> dict[str, Any]:
 
 
 def _related(task: Task, prompt: Prompt) -> dict[str, Any]:
-    return {name: asdict(other) for name, other in task.related.get(prompt.id, {}).items()}
+    return {name: vars(other) for name, other in task.related.get(prompt.id, {}).items()}
 
 
 def _numbers(batch: TokenBatch, name: str) -> Any:

@@ -92,10 +92,16 @@ def tiny(family: str, *, seed: int = 0) -> Model:
     torch.manual_seed(seed)
     kind, given = ALL[family]
     config = AutoConfig.for_model(kind, **given, bos_token_id=1, eos_token_id=2, pad_token_id=0)
-    module = AutoModelForCausalLM.from_config(config).float()
+    module = AutoModelForCausalLM.from_config(config).float().eval()
     for parameter in module.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return Model(f"tiny-{family}", module)
+
+
+def stock_logits(model: Model, batch: TokenBatch) -> torch.Tensor:
+    """Return what the module itself computes, with whatever hooks a test has put on it."""
+    mask = batch.mask if batch.is_padded else None
+    return model.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits.float()
 
 
 def tokens(*, batch: int = 3, n_pos: int = 12, seed: int = 0) -> TokenBatch:

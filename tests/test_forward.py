@@ -13,7 +13,7 @@ from interp.interventions import Ablate, Patch, Skip, Steer
 from interp.models import Model
 from interp.replay import first
 from interp.sites import BLOCK_KINDS, Site
-from tests.families import tiny, tokens
+from tests.families import stock_logits, tiny, tokens
 from tests.test_layer_skip import skipping
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -27,7 +27,7 @@ def hooked(model: Model, batch, module: torch.nn.Module, edit) -> torch.Tensor:
 
     handle = module.register_forward_hook(hook)
     try:
-        return model.logits(batch)
+        return stock_logits(model, batch)
     finally:
         handle.remove()
 

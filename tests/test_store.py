@@ -15,7 +15,7 @@ from interp.analyses.residual_contribution import ResidualContribution
 from interp.errors import StoreError
 from interp.models import Model
 from interp.sites import Site
-from interp.store import ActivationStore, Settings, configure, info, prompt_key, prune, shards, verify_shard
+from interp.store import FORMAT, ActivationStore, Settings, configure, info, prompt_key, prune, shards, verify_shard
 from tests.families import tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -200,7 +200,7 @@ def test_settings_that_were_damaged_name_the_file(tmp_path: Path) -> None:
         ActivationStore(tmp_path, model="m")
 
 
-@pytest.mark.parametrize(("format_", "error"), [("3", "upgrade interp"), ("1", None)])
+@pytest.mark.parametrize(("format_", "error"), [(str(FORMAT + 1), "upgrade interp"), ("1", None)])
 def test_a_newer_format_is_refused_by_name_and_an_older_one_passed_over(
     tmp_path: Path, format_: str, error: str | None
 ) -> None:
@@ -217,6 +217,6 @@ def test_a_newer_format_is_refused_by_name_and_an_older_one_passed_over(
         assert path.exists()
         assert prune(tmp_path, max_bytes=10**9)[0].name == f"m/{path.name}"
     else:
-        with pytest.raises(StoreError, match=f"{path} has format 3; this version reads 2; {error}"):
+        with pytest.raises(StoreError, match=f"{path} has format {format_}; this version reads {FORMAT}; {error}"):
             fresh.read(["a"], "resid.0")
         assert path.exists()

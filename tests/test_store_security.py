@@ -12,7 +12,7 @@ import torch
 
 import interp
 from interp.errors import StoreError
-from interp.store import ActivationStore, info, open_corpus, shards, verify
+from interp.store import FORMAT, ActivationStore, info, open_corpus, shards, verify
 from interp.store.shard import text_checksum
 
 ROOT = Path(interp.__file__).parent
@@ -89,7 +89,7 @@ def test_headers_that_nobody_should_write_are_refused(
 def test_a_corpus_cannot_lead_out_of_its_model(tmp_path: Path, shard: str) -> None:
     (tmp_path / "m").mkdir()
     runs = {"tokens": [[shard, 0, 1]]}
-    content = {"format": 2, "model": "m", "model_name": "", "n_tokens": 1, "runs": runs}
+    content = {"format": FORMAT, "model": "m", "model_name": "", "n_tokens": 1, "runs": runs}
     content["checksum"] = text_checksum(content)
     (tmp_path / "m" / "c.corpus.json").write_text(json.dumps(content))
     with pytest.raises(StoreError, match="is not what was written"):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import interp
+from interp.distributed import visible_gpus
 from interp.errors import AnalysisError, RunError
 from interp.folder import Cell
 from interp.parts import read_part
@@ -205,6 +206,26 @@ def test_a_job_that_takes_too_long_is_done_by_another_worker_too() -> None:
     found = [job.shard for job, _ in run_jobs([slow, quick], JOBS, is_stopping=lambda: False)]
     assert sorted(found) == list(range(8))
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("allowed", "there_is", "names"),
+    [
+        (None, 2, ["0", "1"]),
+        ("2,3", 2, ["2", "3"]),
+        ("GPU-ab, GPU-cd", 2, ["GPU-ab", "GPU-cd"]),
+        ("5", 1, ["5"]),
+        ("", 0, []),
+    ],
+)
+def test_workers_share_the_gpus_that_this_process_may_use(
+    allowed: str | None, there_is: int, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: there_is)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if allowed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    assert visible_gpus() == names
 
 
 def test_after_a_stop_nothing_new_is_begun() -> None:

@@ -106,6 +106,8 @@ def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     twin: PreTrainedModel = copy.deepcopy(model, memo=shared)
     for module in twin.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks):
+            hooks.clear()  # the owner's; they are called in the stock pass
         if hasattr(module, "config"):
             module.config._attn_implementation = "eager"
     return twin

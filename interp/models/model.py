@@ -159,8 +159,10 @@ class Model:
     @property
     def not_stored(self) -> str:
         """Return why nothing this model computes is kept in a store; empty if it may be."""
-        replaced = replaced_forwards([*self.module.modules()])
-        return f"forward of {', '.join(dict.fromkeys(replaced))} was replaced" if replaced else ""
+        modules = [*self.module.modules()]
+        if replaced := replaced_forwards(modules):
+            return f"forward of {', '.join(dict.fromkeys(replaced))} was replaced"
+        return "there are forward hooks on it" if has_forward_hooks(modules) else ""
 
     @_runs
     def another(self, name: str) -> "Model":
@@ -190,6 +192,7 @@ class Model:
         family = type(self.module).__name__
         if hasattr(self.module, "hf_device_map") and len({*self.module.hf_device_map.values()}) > 1:
             raise SiteError(f"{family} is spread over devices; TransformerLens's view, and inner sites, need it on one")
+        self._refuse_changing_hooks(self._two_tokens(), None)  # an error of theirs is no fault of the family
         try:
             bridge = build_bridge(self.module, tokenizer=self.tokenizer)
             self._prove_bridge(bridge)
@@ -199,7 +202,8 @@ class Model:
 
     def seen_through(self, bridge: Any) -> "Model":
         """Let a TransformerBridge of the same weights be this model's bridge; raise ModelError if its logits are others."""
-        self.running.watch(bridge)
+        for part in (bridge, bridge.original_model):
+            self.running.watch(part)
         return self._prove_given(bridge)
 
     @_runs

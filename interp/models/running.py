@@ -71,10 +71,11 @@ class Running:
                     stack.enter_context(_silenced(hooks))
             for hooks in (module._forward_hooks, module._forward_pre_hooks):
                 if hooks:
-                    stack.enter_context(_watched(hooks, name))
+                    stack.enter_context(_watched(hooks, name, is_before=hooks is module._forward_pre_hooks))
         for hooks in (global_hooks._global_forward_hooks, global_hooks._global_forward_pre_hooks):
             if hooks:
-                stack.enter_context(_watched(hooks, "every module"))
+                is_before = hooks is global_hooks._global_forward_pre_hooks
+                stack.enter_context(_watched(hooks, "every module", is_before=is_before))
 
 
 def has_forward_hooks(modules: Sequence[nn.Module]) -> bool:
@@ -123,11 +124,11 @@ def _silenced(hooks: dict[int, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(hooks: dict[int, Any], where: str) -> Iterator[None]:
+def _watched(hooks: dict[int, Any], where: str, *, is_before: bool) -> Iterator[None]:
     """Let a module's hooks raise ModelError where they change anything."""
     own = dict(hooks)
     for key, hook in own.items():
-        hooks[key] = _watching(hook, f"{_name_of(hook)} on {where or 'the model'}")
+        hooks[key] = _watching(hook, f"{_name_of(hook)} on {where or 'the model'}", is_before=is_before)
     try:
         yield
     finally:
@@ -135,17 +136,20 @@ def _watched(hooks: dict[int, Any], where: str) -> Iterator[None]:
             hooks[key] = own[key]
 
 
-def _watching(hook: Any, which: str) -> Any:
-    """Return a hook that calls another one and raises ModelError if that changes anything."""
+def _watching(hook: Any, which: str, *, is_before: bool) -> Any:
+    """Return a hook that calls another one and raises ModelError if that changes what a module reads or returns."""
 
-    def call(module: nn.Module, *given: Any) -> None:
-        before = [tensor.clone() for tensor in _tensors_in(given)]
+    def call(module: nn.Module, *given: Any) -> Any:
+        clean = [tensor.clone() for tensor in _tensors_in(given)]
         returned = hook(module, *given)
-        same = all(map(_is_same, before, _tensors_in(given)))
-        if returned is not None or not same:
+        same = _are_same(clean, given)
+        if returned is not None and same:
+            same = _are_same(_tensors_in(given if is_before else given[-1]), returned)
+        if not same:
             raise ModelError(
                 f"forward hook {which} changes what the model computes; remove it, or give the change as a plan"
             )
+        return returned
 
     return call
 
@@ -164,5 +168,8 @@ def _tensors_in(value: Any) -> list[Tensor]:
     return []
 
 
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
+def _are_same(tensors: Sequence[Tensor], value: Any) -> bool:
+    others = _tensors_in(value)
+    return len(tensors) == len(others) and all(
+        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(tensors, others, strict=True)
+    )

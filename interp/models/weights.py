@@ -33,8 +33,9 @@ class Weights:
                 f"modules of this {type(self.module).__name__} were replaced after loading; give it to load_model again"
             )
         return tuple(
-            (name, id(tensor), _version(tensor), 0 if tensor.is_meta else tensor.data_ptr())
+            (name, id(tensor), _version(tensor), tensor.data_ptr())
             for name, tensor in self._tensors()
+            if not tensor.is_meta  # those that wait on disk are fetched anew for every pass
         )
 
     def fingerprint(self) -> str:

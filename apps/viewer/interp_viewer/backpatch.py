@@ -112,11 +112,15 @@ def _examples(here: Here, kind: str, pair: tuple[int, int] | None) -> None:
     name = "own" if kind in ("back", "forward", "identity") else kind
     if f"{name}.right" not in measured.names:
         return
-    right, was = measured.at(f"{name}.right", source, target), measured.at("is_right").astype(bool)
-    if (right < 0).all():
+    right, was = measured.at(f"{name}.right", source, target), measured.at("is_right")
+    known = np.isfinite(right)
+    if (right[known] < 0).all():
         st.caption(f"The pair {source} → {target} was not tried.")
         return
-    became = np.where(right == 1, np.where(was, "stays right", "repaired"), np.where(was, "newly broken", "stays wrong"))
+    became = np.where(
+        right == 1, np.where(was == 1, "stays right", "repaired"), np.where(was == 1, "newly broken", "stays wrong")
+    )
+    became[~known] = "left out"
     counts = {word: int((became == word).sum()) for word in ("repaired", "newly broken", "stays right", "stays wrong")}
     st.markdown(
         f"**Source {source} → target {target}, all prompts:** " + ", ".join(f"{n} {word}" for word, n in counts.items())

@@ -203,6 +203,7 @@ def _about(here: Here, wires: Wires, edges: list[Edge], notes: "annotations.Note
 def _of_prompts(here: Here, wires: Wires, edge: Edge) -> None:
     measured = here.measured(here.cell("circuit_discovery"))
     values = measured.at("scores", wires.receivers.index(edge.receiver), wires.senders.index(edge.sender))
+    values = values[np.isfinite(values)]
     low, middle, high = np.percentile(values, [25, 50, 75])
     st.caption(f"Over {len(values)} prompts: median {number(middle)}, half of them {number(low)} to {number(high)}.")
 

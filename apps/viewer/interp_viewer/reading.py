@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from interp.errors import RunError, unknown
-from interp.folder import Cell, read_file, read_json, read_run
+from interp.folder import Cell, cells_of, folder_name, read_file, read_json, read_run, task_folder
 
 LARGEST_FILE = 512 * 2**20
 MOST_NUMBERS = 40_000_000
@@ -146,9 +146,13 @@ def _require_record(run: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """The tensors of one analysis: one file a shard, whose first axis is the prompt."""
+    """The tensors of one analysis: one file a shard, whose first axis is the prompt.
+
+    `prompts` are the numbers, in their task, of the prompts that were measured; None where that is all of them.
+    """
 
     files: tuple[Path, ...]
+    prompts: tuple[int, ...] | None = None
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -173,7 +177,17 @@ class Measured:
         return self._starts[-1]
 
     def of_prompt(self, name: str, prompt: int) -> NDArray[Any]:
-        """Return one prompt's values of a tensor."""
+        """Return the values of a tensor for the prompt of this number in its task."""
+        if self.prompts is not None:
+            if prompt not in self.prompts:
+                raise RunError(
+                    f"prompt {prompt} was left out of this analysis: it cannot be used for it; choose another one"
+                )
+            prompt = self.prompts.index(prompt)
+        return self.of_row(name, prompt)
+
+    def of_row(self, name: str, prompt: int) -> NDArray[Any]:
+        """Return one measured prompt's values of a tensor."""
         for path, start, end in zip(self.files, self._starts, self._starts[1:], strict=False):
             if start <= prompt < end:
                 self._check(path)
@@ -183,7 +197,7 @@ class Measured:
         raise RunError(f"prompt {prompt} asked for; there is 0 to {self.n_prompts - 1}")
 
     def at(self, name: str, *index: int) -> NDArray[Any]:
-        """Return every prompt's value at one place [prompt]; NaN for prompts that end before it."""
+        """Return every prompt's value at one place [prompt]; NaN for prompts that end before it or were left out."""
         self._require(name)
         found = []
         for path in self.files:
@@ -195,7 +209,12 @@ class Measured:
                     found.append(np.asarray(part[(slice(None), *(slice(i, i + 1) for i in index))]).reshape(shape[0]))
                 else:
                     found.append(np.full(shape[0], np.nan, np.float32))
-        return np.concatenate(found)
+        values = np.concatenate(found)
+        if self.prompts is None:
+            return values
+        of_task = np.full(max(self.prompts) + 1, np.nan, np.float32)
+        of_task[list(self.prompts)] = values
+        return of_task
 
     def all(self, name: str) -> NDArray[Any]:
         """Return a tensor of all prompts, whose files must agree in everything but the number of prompts."""
@@ -259,11 +278,7 @@ class Run:
 
     def cells(self, model: str, task: str) -> dict[Cell, dict[str, Any]]:
         """Map the cells of a model and a task to what is recorded of them."""
-        return {
-            Cell(cell["model"], cell["task"], cell["analysis"], cell.get("label", "")): cell
-            for cell in self.info["cells"].values()
-            if (cell["model"], cell["task"]) == (model, task)
-        }
+        return {cell: info for cell, info in cells_of(self.info).items() if (cell.model, cell.task) == (model, task)}
 
     def n_layers(self, model: str) -> int | None:
         """Return how many layers a model has; None before it was loaded."""
@@ -276,10 +291,18 @@ class Run:
         return require_small(path)
 
     def frame(self, cell: Cell) -> pd.DataFrame:
-        """Return a cell's table; not to be changed."""
+        """Return a cell's table, prompts numbered as in their task; not to be changed."""
         path = self._file(cell, "frame.parquet")
         stat = path.stat()
-        return _read_frame(path, stat.st_mtime_ns, stat.st_size)
+        frame, numbers = _read_frame(path, stat.st_mtime_ns, stat.st_size), self._numbers(cell)
+        if numbers is None or "prompt" not in frame or not pd.api.types.is_integer_dtype(frame["prompt"]):
+            return frame
+        return frame.assign(prompt=frame["prompt"].map(dict(enumerate(numbers))).astype("Int64"))
+
+    def _numbers(self, cell: Cell) -> tuple[int, ...] | None:
+        """Return the numbers of the prompts that a cell measured; None if it left out none."""
+        numbers = cells_of(self.info).get(cell, {}).get("prompts")
+        return None if numbers is None else tuple(int(number) for number in numbers)
 
     def figure(self, cell: Cell) -> str:
         """Return a cell's Plotly figure as JSON."""
@@ -295,11 +318,11 @@ class Run:
         files = tuple(inside(self.root, path) for path in sorted(folder.glob("*.safetensors")))
         if not files:
             raise RunError(f"{folder} has no parts; the same `interp run` makes them again")
-        return Measured(files)
+        return Measured(files, self._numbers(cell))
 
     def prompts(self, model: str, task: str) -> list[dict[str, Any]]:
-        """Return the prompts of a task in the order in which results number them; none before any was measured."""
-        path = inside(self.root, self.folder / Cell(model, task, "").path / "prompts.jsonl")
+        """Return the prompts of a task, as they are numbered; none before any was measured."""
+        path = inside(self.root, self.folder / task_folder(self.info, model, task) / "prompts.jsonl")
         if not path.is_file():
             return []
         stat = require_small(path).stat()
@@ -307,7 +330,7 @@ class Run:
 
     def tokens(self, model: str, task: str) -> list[list[int]]:
         """Return the tokens of every prompt; none in a run of an earlier version."""
-        path = inside(self.root, self.folder / Cell(model, task, "").path / "tokens.json")
+        path = inside(self.root, self.folder / task_folder(self.info, model, task) / "tokens.json")
         if not path.is_file():
             return []
         stat = require_small(path).stat()
@@ -315,7 +338,8 @@ class Run:
 
     def vocabulary(self, model: str) -> list[str]:
         """Return the text of every token of a model; none in a run of an earlier version."""
-        path = inside(self.root, self.folder / Cell(model, "", "").path / "vocabulary.json")
+        folders = (cell.path.partition("/")[0] for cell in cells_of(self.info) if cell.model == model)
+        path = inside(self.root, self.folder / next(folders, folder_name(model)) / "vocabulary.json")
         if not path.is_file():
             return []
         stat = require_small(path).stat()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import streamlit as st
 
 from interp.errors import RunError
-from interp.folder import Cell
+from interp.folder import Cell, cells_of
 from interp_viewer import menu
 from interp_viewer.reading import Measured, Run, open_run
 from interp_viewer.selection import Selection, select
@@ -78,7 +78,8 @@ class Here:
         for analysis in analyses:
             if labels := self.labels(analysis):
                 label = self.selection.label if self.selection.label in labels else labels[0]
-                return Cell(self.model, self.task, analysis, label)
+                asked = Cell(self.model, self.task, analysis, label)
+                return next(cell for cell in self.cells if cell == asked)  # which knows its folder
         raise Missing(analyses, {cell: info for cell, info in self.cells.items() if cell.analysis in analyses})
 
     def info(self, cell: Cell) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def show(name: str, body: Callable[[Here], None]) -> None:
         _say_missing(here, missing)
     except RunError as error:
         refuse(error)
-    if here.run.info["cells"].keys() < _expected(here.run):
+    if {*cells_of(here.run.info)} < _expected(here.run):
         _wait(selection.run)
 
 
@@ -188,10 +189,10 @@ def tokens_of(run: Run, model: str, task: str, ex: int) -> tuple[str, ...]:
     return tuple(vocabulary[i] if i in range(len(vocabulary)) else f"⟨{i}⟩" for i in ids[ex])
 
 
-def _expected(run: Run) -> set[str]:
+def _expected(run: Run) -> set[Cell]:
     config = run.info["config"]
     named = [name.partition("@") for name in config["analyses"]]
-    return {Cell(m, t, name, label).path for m in config["models"] for t in config["tasks"] for name, _, label in named}
+    return {Cell(m, t, name, label) for m in config["models"] for t in config["tasks"] for name, _, label in named}
 
 
 def _wait(name: str) -> None:

@@ -77,7 +77,7 @@ class Wires:
 def read_wires(here: Here) -> Wires:
     """Return all edges with their mean scores over the prompts that were used to find them; or one prompt's."""
     measured = here.measured(here.cell("circuit_discovery"))
-    n_layers, n_heads, n_kv_heads, is_parallel = (int(n) for n in measured.of_prompt("wiring", 0))
+    n_layers, n_heads, n_kv_heads, is_parallel = (int(n) for n in measured.of_row("wiring", 0))
     if here.selection.over == "this prompt":
         scores = measured.of_prompt("scores", here.ex)
     else:

@@ -1,0 +1,257 @@
+"""One bad prompt, cell or model never stops the others."""
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import interp
+from interp import Prompt, Task
+from interp.analyses.attention_knockout import AttentionKnockout
+from interp.analyses.block_influence import BlockInfluence, BlockInfluenceResult
+from interp.errors import InterpError, ModelError, RunError
+from interp.folder import Cell, folder_name
+from interp.models import Model
+from interp.paths import shipped_models
+from interp.runs import Study, estimate, execute
+from interp.seats import run_jobs
+from interp.workers import Failure, Job, Spent
+
+HOPS = "zoo/hops-4l"
+
+
+@pytest.fixture(autouse=True)
+def few_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    interp.load_task("two-hop", n=40).to_jsonl("few.jsonl")
+
+
+def study(*analyses: str, models: tuple[str, ...] = (HOPS,), tasks: tuple[str, ...] = ("few.jsonl",), **more: Any) -> Study:
+    return Study(models, tasks, {name: {} for name in analyses}, **more)
+
+
+def by_analysis(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {cell["analysis"]: cell for cell in run["cells"].values()}
+
+
+# Cells
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("resid"), IndexError("list index"), AttributeError("no"), ZeroDivisionError("0")]
+)
+def test_any_exception_of_a_cell_is_that_cells_failure(error: Exception, tmp_path: Path, monkeypatch: Any) -> None:
+    asked: list[int] = []
+
+    def fails(*_: Any) -> Any:
+        asked.append(1)
+        raise error
+
+    monkeypatch.setattr(BlockInfluence, "measure", fails)
+    cells = by_analysis(execute(study("block_influence", "layer_skip"), tmp_path))
+    assert cells["layer_skip"]["status"] == "ok"
+    assert cells["block_influence"]["status"] == "failed"
+    told = cells["block_influence"]["error"]
+    assert type(error).__name__ in told
+    assert "test_others_go_on.py:" in told
+    assert "Traceback" in cells["block_influence"]["traceback"]
+    assert len(asked) == 1  # not once a shard
+
+
+@pytest.mark.parametrize("stage", ["prepare", "combine", "check"])
+def test_whatever_the_stage(stage: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(BlockInfluence, stage, lambda *_: {}["nothing"])
+    cells = by_analysis(execute(study("block_influence", "layer_skip"), tmp_path))
+    assert (cells["block_influence"]["status"], cells["layer_skip"]["status"]) == ("failed", "ok")
+    assert "KeyError" in cells["block_influence"]["error"]
+
+
+def test_a_result_that_cannot_be_drawn_fails_alone(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(BlockInfluenceResult, "plot", lambda *_: 1 / 0)
+    cells = by_analysis(execute(study("block_influence", "layer_skip"), tmp_path))
+    assert (cells["block_influence"]["status"], cells["layer_skip"]["status"]) == ("failed", "ok")
+
+
+class Doing:
+    """A seat that does jobs at once, by a function."""
+
+    def __init__(self, do: Callable[[Job], Any]) -> None:
+        self.do = do
+
+    def submit(self, _call: str, job: Job) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(self.do(job))
+        return future
+
+    def replace(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_a_cell_that_has_failed_is_left_out_of_further_jobs() -> None:
+    good, bad = Cell("m", "t", "good"), Cell("m", "t", "bad")
+    failed: dict[Cell, Failure] = {}
+    seen: list[tuple[Cell, ...]] = []
+
+    def do(job: Job) -> dict[Cell, Any]:
+        seen.append(job.cells)
+        return {cell: Failure("no", "") if cell == bad else Spent() for cell in job.cells}
+
+    jobs = [Job("m", "t", (good, bad), 0), Job("m", "t", (good, bad), 1), Job("m", "t", (bad,), 2)]
+    for _, outcome in run_jobs([Doing(do)], jobs, is_stopping=lambda: False, failed=failed):
+        failed |= {cell: each for cell, each in outcome.items() if isinstance(each, Failure)}
+    assert seen == [(good, bad), (good,)]
+
+
+# Models
+
+
+def other_family(folder: Path, kind: str, **config: Any) -> None:
+    torch.manual_seed(0)
+    plain = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    module = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**plain, **config}))
+    module.save_pretrained(folder)
+    for file in shipped_models()[HOPS].glob("tokenizer*"):
+        shutil.copy(file, folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("mamba", {"state_size": 8, "num_hidden_layers": 2}),
+        ("recurrent_gemma", {"block_types": ["recurrent", "attention"], "lru_width": 32}),
+        ("jamba", {"num_key_value_heads": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}),
+        ("ctrl", {"n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 64}),
+        ("xlnet", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_family_that_cannot_be_taken_apart_is_refused_in_one_line(kind: str, config: dict[str, Any]) -> None:
+    plain = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    module = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**plain, **config}))
+    with pytest.raises(ModelError) as refused:
+        interp.load_model(module)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_beside_a_model_of_another_kind_a_good_one_is_measured(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    other_family(tmp_path / "other", "mamba", state_size=8)
+    run = execute(study("block_influence", models=("other", HOPS)), tmp_path / "run")
+    of_model = {cell["model"]: cell for cell in run["cells"].values()}
+    assert (of_model["other"]["status"], of_model[HOPS]["status"]) == ("failed", "ok")
+    assert "\n" not in of_model["other"]["error"]
+
+
+# Prompts
+
+
+def mixed() -> Task:
+    """Two-hop prompts, and some that name no subject, which what asks for the first hop cannot use."""
+    prompts = interp.load_task("two-hop", n=10).prompts
+    without = [Prompt(f"without {i}", prompt.text, prompt.answer) for i, prompt in enumerate(prompts[:4])]
+    return Task("mixed", (*without, *prompts))
+
+
+def test_what_one_analysis_cannot_use_is_left_out_of_that_one(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    mixed().to_jsonl("mixed.jsonl")
+    asked = study("attention_knockout", "block_influence", tasks=("mixed.jsonl",))
+    cells = by_analysis(execute(asked, tmp_path / "run"))
+    knockout, influence = cells["attention_knockout"], cells["block_influence"]
+    assert (knockout["status"], influence["status"]) == ("ok", "ok")
+    assert (knockout["n_prompts"], influence["n_prompts"]) == (10, 14)
+    assert "4 prompts" in knockout["left_out"]
+    assert not influence["left_out"]
+    run = interp.open_run(tmp_path / "run")
+    own, all_of_them = (run.prompts(HOPS, "mixed.jsonl", name) for name in ("attention_knockout", "block_influence"))
+    assert [all_of_them[i].id for i in knockout["prompts"]] == [prompt.id for prompt in own]
+    with pytest.warns(UserWarning, match="4 prompts"):
+        direct = AttentionKnockout().run(interp.load_model(HOPS), mixed())
+    alone = AttentionKnockout().run(interp.load_model(HOPS), Task("own", own))
+    pd.testing.assert_frame_equal(direct.to_frame(), alone.to_frame())
+    pd.testing.assert_frame_equal(run[HOPS, "mixed.jsonl", "attention_knockout"].to_frame(), alone.to_frame())
+
+
+def test_what_it_would_cost_leaves_out_the_same(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    mixed().to_jsonl("mixed.jsonl")
+    Task.from_texts(["Nora rival teacher"]).to_jsonl("texts.jsonl")
+    asked = {"tasks": ("mixed.jsonl", "texts.jsonl"), "only_fitting": True}
+    costs = {(e.cell.task, e.cell.analysis): e for e in estimate(study("attention_knockout", "block_influence", **asked))}
+    assert costs["mixed.jsonl", "attention_knockout"].n_prompts == 10
+    assert "4 prompts" in costs["mixed.jsonl", "attention_knockout"].left_out
+    assert costs["texts.jsonl", "attention_knockout"].why_not
+    assert costs["texts.jsonl", "block_influence"].n_prompts == 1
+    with pytest.raises(InterpError):
+        estimate(study("attention_knockout", tasks=("texts.jsonl",)))
+
+
+def test_an_analysis_that_can_use_no_prompt_says_why() -> None:
+    with pytest.raises(InterpError, match="answer"):
+        AttentionKnockout().run(interp.load_model(HOPS), Task.from_texts(["Nora rival teacher"]))
+
+
+# Folders
+
+
+NAMES = [
+    "a/b", "a--b", "a-b", "..", ".",
+    "../x", "/x", "x", "x/", "a//b", "nul", "a b", "a ", "\u00e9", "e\u0301", "~", "x" * 300, "a\\b",
+]  # fmt: skip
+
+
+def test_no_two_names_have_one_folder_and_none_leads_outside(tmp_path: Path) -> None:
+    folders = [folder_name(name) for name in NAMES]
+    assert len({*folders}) == len(NAMES)
+    for folder in folders:
+        path = tmp_path / folder
+        assert path.resolve().parent == tmp_path.resolve()
+        path.mkdir()
+    assert folder_name("zoo/hops-4l") == "zoo--hops-4l"
+    assert ".." not in Cell("..", "..", "layer_skip", "../../x").path.split("/")
+
+
+def test_names_that_differ_in_case_alone_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("T.jsonl", "t.jsonl"):
+        Task.from_texts(["Nora rival"]).to_jsonl(name)
+    with pytest.raises(RunError, match=r"'T\.jsonl' and 't\.jsonl' would share a folder"):
+        study("block_influence", tasks=("T.jsonl", "t.jsonl")).check()
+
+
+def test_a_run_of_an_earlier_version_opens_and_is_not_resumed(tmp_path: Path) -> None:
+    asked = study("block_influence")
+    execute(asked, tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    run = {key: value for key, value in json.loads(path.read_text()).items() if key != "digest"} | {"schema": 1}
+    old = "work--some--model/few.jsonl/block_influence"  # an absolute path's folder was not its name's
+    run["cells"] = {old: {**next(iter(run["cells"].values())), "model": "/work/some/model"}}
+    path.write_text(json.dumps(run))
+    (tmp_path / "run" / "zoo--hops-4l").rename(tmp_path / "run" / "work--some--model")
+    opened = interp.open_run(tmp_path / "run")
+    assert len(opened["/work/some/model", "few.jsonl", "block_influence"].to_frame())
+    assert len(opened.prompts("/work/some/model", "few.jsonl")) == 40
+    with pytest.raises(RunError, match="can be read, not resumed"):
+        execute(asked, tmp_path / "run")
+
+
+def test_models_are_told_apart_by_their_folder_alone(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a/b", "a--b"):
+        shutil.copytree(shipped_models()[HOPS], folder)
+    loaded: Model = interp.load_model("a/b")
+    with torch.no_grad():
+        loaded.module.model.layers[1].mlp.down_proj.weight.zero_()
+    loaded.module.save_pretrained("a--b")
+    run = execute(study("block_influence", models=("a/b", "a--b")), tmp_path / "run")
+    one, other = (cell["summary"] for cell in run["cells"].values())
+    assert one != other
