@@ -13,7 +13,7 @@ from interp.catalogue import find_analyses, make_analysis
 from interp.cli import app
 from interp.errors import InterpError, ModelError, TaskError
 from interp.models import Model, load_model
-from interp.runs import open_run
+from interp.runs import Study, open_run
 from interp.tasks import Prompt, Task, load_task
 
 NEED_TEXT = {"entity_description", "hop_stages"}  # a target prompt of words
@@ -135,3 +135,31 @@ def test_a_run_on_ids_shows_their_names(bare: Model, tmp_path: Path, monkeypatch
     assert [p.text for p in open_run("r").prompts("./proteins", "sequences.jsonl")] == ["C D E", "F G H"]
     dry = CliRunner().invoke(app, [*asked, "--dry-run"])
     assert "prompts end like '1' '2' '3', followed by '7'" in dry.output
+
+
+def test_chat_columns_and_spaces_are_asked_for_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"q": "Ada friend", "gold": "Ned"}\n{"q": "Ben friend", "gold": "Pia"}\n')
+    asked = ["run", "--model", "zoo/hops-4l", "--task", str(file), "--analysis", "logit_lens", "--dry-run"]
+    runner = CliRunner()
+    done = runner.invoke(app, [*asked, "--columns", "text=q, answer=gold"])
+    assert "'friend', followed by 'Ned'" in done.output
+    for flags, says in (
+        (["--columns", "text"], "FIELD=COLUMN"),
+        (["--columns", "text=question"], "unknown column 'question'"),
+        (["--columns", "txt=q"], "unknown field 'txt'; did you mean 'text'"),
+        (["--columns", "text=q", "--space", "none"], "unknown space 'none'"),
+        (["--columns", "text=q", "--chat"], "is a chat; this tokenizer has no chat template"),
+    ):
+        refused = runner.invoke(app, [*asked, *flags])
+        assert isinstance(refused.exception, InterpError)
+        assert says in str(refused.exception)
+
+
+def test_a_study_carries_how_texts_are_meant(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"q": "Ada friend", "gold": "Ned"}\n')
+    study = Study(("m",), (str(file),), {}, chat=True, columns={"text": "q", "answer": "gold"}, space="never")
+    (task,) = study.load_tasks().values()
+    assert task.chat
+    assert (task.prompts[0].text, task.prompts[0].answer, task.prompts[0].space) == ("Ada friend", "Ned", "never")
