@@ -8,10 +8,11 @@ import math
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from html import escape
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -109,6 +110,18 @@ class Cost:
     is_bound: bool = False
 
 
+Measure = Callable[[Any, Recording, TokenBatch, Tensors], Tensors]
+
+
+def _as_a_whole(measure: Measure) -> Measure:
+    @wraps(measure)
+    def measured(analysis: Any, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
+        with recording.running():
+            return measure(analysis, recording, shard, prepared)
+
+    return measured
+
+
 @dataclass(frozen=True)
 class Analysis(ABC):
     """A question; its fields are its parameters. `how` is the method in short, `caveat` how an answer could be wrong."""
@@ -116,6 +129,11 @@ class Analysis(ABC):
     question: ClassVar[str] = ""
     how: ClassVar[str] = ""
     caveat: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        """Let `measure` run as a whole: the model is looked at once, not in front of every block."""
+        if "measure" in vars(cls):
+            cls.measure = _as_a_whole(cls.measure)  # type: ignore[assignment,method-assign]
 
     def prepare(self, model: Model, task: Task) -> Tensors:  # noqa: ARG002
         """Return what every shard needs, computed once; nothing for most analyses."""

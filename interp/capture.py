@@ -65,6 +65,8 @@ def capture(
             last: tuple[list[str], list[Row], Future[tuple[str, Header]] | None] | None = None
             for group in _groups(_rows(model, texts)):
                 keys, writing = model.keys(group), None
+                if last is None:
+                    model.refuse_hooks(torch.tensor([group[0]], device=model.device))
                 missing = {part: wanted[part] for part in store.missing(keys, wanted)}
                 prompts = dict(zip(keys, group, strict=True))
                 tensors = _compute(model, store, [*prompts.values()], missing) if missing else {}
