@@ -145,8 +145,15 @@ def _command(config: dict[str, Any]) -> str:
     for analysis, parameters in config["analyses"].items():
         words += [] if config.get("only_fitting") else ["--analysis", analysis]
         for key, value in parameters.items():
-            words += ["--set", f"{analysis}.{key}={value if isinstance(value, str) else json.dumps(value)}"]
+            words += ["--set", f"{analysis}.{key}={_as_text(value)}"]
     words += ["--n", str(config["n"])] if config.get("n") else []
     words += ["--dtype", config["dtype"]] if config.get("dtype", "auto") != "auto" else []
     words += ["--device-map", config["device_map"]] if config.get("device_map") else []
     return shlex.join([*words, "--seed", str(config["seed"]), "--out", "runs/again"])
+
+
+def _as_text(value: Any) -> str:
+    """Return a parameter's value as `--set` reads it."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
