@@ -16,7 +16,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from interp import __version__, look_cli
+from interp import __version__, get_cli, look_cli
 from interp.errors import InterpError, RunError, unknown
 from interp.look_cli import complete_runs
 from interp.questions import questions
@@ -31,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(store_app, name="store")
-for command in (look_cli.show, look_cli.diff, look_cli.validate):
+for command in (look_cli.show, look_cli.diff, look_cli.validate, get_cli.get):
     app.command()(command)
 _UsageError: Any = typer.BadParameter.__mro__[1]  # where it is imported from differs between versions of Typer
 _EVERY = 30.0  # seconds between lines about progress where there is no terminal
@@ -351,6 +351,7 @@ def list_(
 
 
 def _models() -> dict[str, str]:
+    from interp.fetched import told
     from interp.paths import shipped_models
 
     rows = {}
@@ -359,7 +360,7 @@ def _models() -> dict[str, str]:
         known = json.loads((folder / "evaluation.json").read_text())
         scores = ", ".join(f"{kind} {row['score']:.2f}" for kind, row in known.items())
         rows[name] = f"{recipe['family']}, {recipe['n_layers']} layers, d={recipe['d_model']}; {scores}"
-    return rows
+    return rows | told()
 
 
 def _tasks() -> dict[str, str]:
