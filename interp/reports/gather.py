@@ -49,7 +49,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "title": f"What each layer does in {', '.join(run['config']['models'])}",
         "findings": _findings(sections),
         "comparisons": compare(sections, run["models"]),
-        "warnings": [*_resumed_with(run), *_unfinished(run["cells"]), *warnings],
+        "warnings": [*_made_from(run), *_resumed_with(run), *_unfinished(run["cells"]), *warnings],
         "analyses": sections,
         "provenance": _provenance(run),
     }
@@ -65,6 +65,12 @@ def _unfinished(cells: dict[str, dict[str, Any]]) -> list[str]:
     return [
         f"{', '.join(names)} ({model}, {task}) {status}: {error}" for (model, task, status, error), names in of_cause.items()
     ]
+
+
+def _made_from(run: dict[str, Any]) -> list[str]:
+    """Return which models' weights are not the published ones."""
+    made = {name: about.get("made from") for name, about in run["models"].items()}
+    return [f"{name} is {what}: numbers of the published weights differ" for name, what in made.items() if what]
 
 
 def _resumed_with(run: dict[str, Any]) -> list[str]:
