@@ -95,7 +95,7 @@ def test_the_lens_equals_the_stock_models_hidden_states(smollm2: str) -> None:
 
 
 def without(plain: PreTrainedModel, tokens: torch.Tensor, skipped: int | None) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Return the stream in front of every layer and behind the last, and probabilities; a layer is skipped from position 1 on."""
+    """Return the stream at every layer and behind the last, and probabilities; `skipped` is left out from position 1 on."""
     stream: list[torch.Tensor] = []
     layers = plain.model.layers
     handles = [layer.register_forward_pre_hook(lambda _, args: stream.append(args[0])) for layer in layers]
