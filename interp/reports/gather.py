@@ -51,7 +51,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "title": f"What each layer does in {', '.join(run['config']['models'])}",
         "findings": _findings(sections),
         "comparisons": compare(sections, run["models"]),
-        "warnings": [*_resumed_with(run), *_unfinished(run["cells"]), *warnings],
+        "warnings": [*_made_from(run), *_resumed_with(run), *_unfinished(run["cells"]), *warnings],
         "analyses": sections,
         "provenance": _provenance(run),
     }
@@ -67,6 +67,12 @@ def _unfinished(cells: dict[str, dict[str, Any]]) -> list[str]:
     return [
         f"{', '.join(names)} ({model}, {task}) {status}: {error}" for (model, task, status, error), names in of_cause.items()
     ]
+
+
+def _made_from(run: dict[str, Any]) -> list[str]:
+    """Return which models' weights are not the published ones."""
+    made = {name: about.get("made from") for name, about in run["models"].items()}
+    return [f"{name} is {what}: numbers of the published weights differ" for name, what in made.items() if what]
 
 
 def _resumed_with(run: dict[str, Any]) -> list[str]:
@@ -156,8 +162,15 @@ def _command(config: dict[str, Any]) -> str:
     for analysis, parameters in config["analyses"].items():
         words += [] if config.get("only_fitting") else ["--analysis", analysis]
         for key, value in parameters.items():
-            words += ["--set", f"{analysis}.{key}={value if isinstance(value, str) else json.dumps(value)}"]
+            words += ["--set", f"{analysis}.{key}={_as_text(value)}"]
     words += ["--n", str(config["n"])] if config.get("n") else []
     words += ["--dtype", config["dtype"]] if config.get("dtype", "auto") != "auto" else []
     words += ["--device-map", config["device_map"]] if config.get("device_map") else []
     return shlex.join([*words, "--seed", str(config["seed"]), "--out", "runs/again"])
+
+
+def _as_text(value: Any) -> str:
+    """Return a parameter's value as `--set` reads it."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from interp.errors import InterpError
+from interp.fetched import FETCHED, is_there
 from interp.folder import SCHEMA, write_atomically
 from interp.paths import shipped_models
 from interp_viewer import menu
@@ -27,7 +28,7 @@ def page() -> None:
     begin("live")
     st.warning("This page loads a model and computes on this machine. All other pages only read what is finished.")
     with st.form("live"):
-        names = [*shipped_models()]
+        names = [*shipped_models(), *filter(is_there, FETCHED)]
         shipped = st.selectbox("Shipped model", names, index=names.index("zoo/hops-4l") if "zoo/hops-4l" in names else 0)
         own = st.text_input("… or a folder, or a name on the hub that is on this machine", placeholder="e.g. ./my-model")
         text = st.text_area("Prompt", max_chars=_LONGEST, placeholder="A text to be continued")
