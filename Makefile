@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: report test test-slow check docs bench clean
+.PHONY: report test test-slow test-browser test-real check docs bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -18,9 +18,14 @@ report: .venv/installed  ## a first report on a shipped model
 test: .venv/installed  ## the fast tests
 	$(BIN)/pytest -n 2
 
-test-slow: .venv/installed  ## what takes longer, damages files or needs a browser
-	$(BIN)/pytest -n 2 -m '(slow or faults) and not browser'
+test-slow: .venv/installed  ## what takes longer or damages files
+	$(BIN)/pytest -n 2 -m '(slow or faults) and not browser and not real'
+
+test-browser: .venv/installed  ## what needs a Chromium
 	$(BIN)/pytest -m browser
+
+test-real: .venv/installed  ## what needs a real model (93 MB, fetched once into ~/.cache/interp)
+	$(BIN)/pytest -n 2 --dist loadfile -rs -m real
 
 check: .venv/installed  ## linters, types, layers
 	$(BIN)/ruff check
@@ -28,7 +33,7 @@ check: .venv/installed  ## linters, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: .venv/installed
+docs: .venv/installed  ## the pages; tutorials that have changed are executed
 	$(BIN)/mkdocs build --strict
 
 bench: .venv/installed  ## all benchmarks, about an hour on two idle cores, and the page

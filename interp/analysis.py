@@ -8,10 +8,11 @@ import math
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
 from html import escape
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from interp.errors import InterpError
 from interp.models import Model
+from interp.parameters import fit, hints_of
 from interp.pictures import svg_of
 from interp.replay import Recording
 from interp.shapes import Tensors
@@ -109,13 +111,41 @@ class Cost:
     is_bound: bool = False
 
 
+Measure = Callable[[Any, Recording, TokenBatch, Tensors], Tensors]
+
+
+def _as_a_whole(measure: Measure) -> Measure:
+    @wraps(measure)
+    def measured(analysis: Any, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
+        with recording.running():
+            return measure(analysis, recording, shard, prepared)
+
+    return measured
+
+
 @dataclass(frozen=True)
 class Analysis(ABC):
-    """A question; its fields are its parameters. `how` is the method in short, `caveat` how an answer could be wrong."""
+    """A question; its fields are its parameters. `how` is the method in short, `caveat` how an answer could be wrong.
+
+    Values are checked against the declared types, from Python as from files; a subclass with checks of its own in
+    `__post_init__` calls `super().__post_init__()` first.
+    """
 
     question: ClassVar[str] = ""
     how: ClassVar[str] = ""
     caveat: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        """Let `measure` run as a whole: the model is looked at once, not in front of every block."""
+        if "measure" in vars(cls):
+            cls.measure = _as_a_whole(cls.measure)  # type: ignore[assignment,method-assign]
+
+    def __post_init__(self) -> None:
+        """Take every parameter as its declared type (a list as a tuple, 1 as 1.0); raise AnalysisError if it is none."""
+        hints = hints_of(type(self))
+        for field in fields(self):
+            value = fit(hints[field.name], getattr(self, field.name), f"{name_of(type(self))}.{field.name}")
+            object.__setattr__(self, field.name, value)
 
     def prepare(self, model: Model, task: Task) -> Tensors:  # noqa: ARG002
         """Return what every shard needs, computed once; nothing for most analyses."""

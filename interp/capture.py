@@ -15,6 +15,7 @@ from interp.sites import Site
 from interp.store import ActivationStore, Corpus, stored_name
 from interp.store.keys import TOKENS, is_word
 from interp.store.manifest import SUFFIX, Manifest, Run, extend, write_manifest
+from interp.store.shard import SUFFIX as SHARD
 from interp.store.shard import Header
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
@@ -66,7 +67,9 @@ def capture(
             last: tuple[list[str], list[Row], Future[tuple[str, Header]] | None] | None = None
             for group in _groups(_rows(model, texts)):
                 keys, writing = model.keys(group), None
-                missing = {part: wanted[part] for part in store.missing(keys, wanted)}
+                if last is None:
+                    model.refuse_hooks(torch.tensor([group[0]], device=model.device))
+                missing = {part: wanted[part] for part in store.hold(keys, wanted)}
                 prompts = dict(zip(keys, group, strict=True))
                 tensors = _compute(model, store, [*prompts.values()], missing) if missing else {}
                 if last is not None:
@@ -78,6 +81,7 @@ def capture(
                 found.add(*last)
     finally:
         store.pinned.clear()
+    found.refuse_lost()
     manifest = Manifest(store.model, store.name, found.n_tokens, {part: tuple(runs) for part, runs in found.runs.items()})
     write_manifest(store.files, f"{store.folder}/{name}{SUFFIX}", manifest)
     return Corpus(store.files, name, manifest)
@@ -104,6 +108,12 @@ class _Found:
             extend(runs, places)
         self.n_tokens += sum(map(len, rows))
         self.progress(self.n_tokens)
+
+    def refuse_lost(self) -> None:
+        """Raise StoreError if another process has removed a shard in the meantime."""
+        there_is = self.store.files.names(self.store.folder, SHARD)
+        for lost in sorted({run.shard for runs in self.runs.values() for run in runs} - {*there_is}):
+            raise StoreError(f"{self.store.files.path(lost)} was removed while the corpus was captured; capture it again")
 
 
 def _rows(model: Model, texts: Iterable[Text]) -> Iterator[Row]:

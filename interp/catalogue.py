@@ -2,14 +2,14 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import interp.analyses as package
 from interp.analysis import Analysis, name_of
 from interp.errors import AnalysisError, unknown
+from interp.parameters import fit, hints_of, parse
 
 GROUP = "interp.analyses"  # of entry points
 
@@ -55,47 +55,25 @@ def make_analysis(name: str, parameters: Mapping[str, Any], *, seed: int | None 
 
     `seed` is for an analysis that has one, unless its parameters say otherwise.
     """
+    analysis, hints = _declared(name, parameters)
+    if seed is not None and "seed" in hints:
+        parameters = {"seed": seed} | dict(parameters)
+    return analysis(**{key: fit(hints[key], value, f"{name}.{key}") for key, value in parameters.items()})
+
+
+def parse_parameter(name: str, key: str, text: str) -> Any:
+    """Return the value that a text gives to an analysis's parameter; raise AnalysisError as `make_analysis` does."""
+    _, hints = _declared(name, [key])
+    return parse(hints[key], text, f"{name}.{key}")
+
+
+def _declared(name: str, parameters: Iterable[str]) -> tuple[type[Analysis], dict[str, Any]]:
+    """Return an analysis and the types of its parameters; raise AnalysisError if it or one of these does not exist."""
     analyses = find_analyses()
     if name not in analyses:
         raise AnalysisError(unknown("analysis", name, analyses))
-    hints = {key: hint for key, hint in get_type_hints(analyses[name]).items() if get_origin(hint) is not ClassVar}
-    if seed is not None and "seed" in hints:
-        parameters = {"seed": seed} | dict(parameters)
+    hints = hints_of(analyses[name])
     for key in parameters:
         if key not in hints:
             raise AnalysisError(unknown(f"parameter of {name}", key, hints))
-    return analyses[name](**{key: fit(hints[key], value, f"{name}.{key}") for key, value in parameters.items()})
-
-
-def fit(hint: Any, value: Any, where: str) -> Any:
-    """Return a value from a flag or a file as the type that is declared; raise AnalysisError if it cannot be one."""
-    origin, inside = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if origin is Mapping:
-        if not isinstance(value, Mapping):
-            raise AnalysisError(f"{where} is {value!r}; a table is needed")
-        return {key: fit(inside[1], item, f"{where}.{key}") for key, item in value.items()}
-    if origin is Literal:
-        if value not in inside:
-            raise AnalysisError(f"{where}: " + unknown("value", str(value), map(str, inside)))
-        return value
-    if origin is tuple and inside[-1:] == (...,):
-        values = value if isinstance(value, list | tuple) else [value]
-        return tuple(fit(inside[0], item, where) for item in values)
-    if origin in (Union, UnionType):
-        return None if value is None and NoneType in inside else _fit_any(inside, value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and (not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
-        raise AnalysisError(f"{where} is {value!r}; {hint.__name__} is needed")
-    return value
-
-
-def _fit_any(hints: tuple[Any, ...], value: Any, where: str) -> Any:
-    for hint in hints:
-        try:
-            return fit(hint, value, where)
-        except AnalysisError:
-            continue
-    raise AnalysisError(f"{where} is {value!r}; {' or '.join(getattr(h, '__name__', str(h)) for h in hints)} is needed")
+    return analyses[name], hints

@@ -16,7 +16,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from interp import __version__, look_cli
+from interp import __version__, get_cli, look_cli
 from interp.errors import InterpError, RunError, unknown
 from interp.look_cli import complete_runs
 from interp.questions import questions
@@ -31,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(store_app, name="store")
-for command in (look_cli.show, look_cli.diff, look_cli.validate):
+for command in (look_cli.show, look_cli.diff, look_cli.validate, get_cli.get):
     app.command()(command)
 _UsageError: Any = typer.BadParameter.__mro__[1]  # where it is imported from differs between versions of Typer
 _LOADING = ("n", "seed", "dtype", "device_map", "chat", "columns", "space")
@@ -81,7 +81,9 @@ def run(
     model: Annotated[list[str] | None, typer.Option(help="Model name, folder or Hugging Face id.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Task name or .jsonl file.")] = None,
     analysis: Annotated[list[str] | None, typer.Option(help="Analysis; all that suit the task, if none is named.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="ANALYSIS.PARAMETER=VALUE")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="ANALYSIS.PARAMETER=VALUE; items with commas between them.")
+    ] = None,
     n: Annotated[int | None, typer.Option(help="Prompts per task.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     folder: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("runs/run"),
@@ -187,11 +189,7 @@ def _study(path: Path | None, *, sets: list[str], **flags: Any) -> Any:
     if not given.get("analyses"):
         given |= {"analyses": {name: {} for name in find_analyses()}, "only_fitting": True}
     for item in sets:
-        target, _, value = item.partition("=")
-        name, _, parameter = target.partition(".")
-        if not (name and parameter and value):
-            raise RunError(f"--set {item!r} given; ANALYSIS.PARAMETER=VALUE is needed")
-        given["analyses"].setdefault(name, {})[parameter] = _value(value)
+        _set(given["analyses"], item)
     for needed in ("models", "tasks"):
         if not given.get(needed):
             raise RunError(f"no {needed[:-1]} given; name one with --{needed[:-1]}")
@@ -207,11 +205,18 @@ def _columns(text: str) -> dict[str, str]:
     return {field.strip(): column.strip() for field, _, column in pairs}
 
 
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except json.JSONDecodeError:
-        return text.split(",") if "," in text else text
+def _set(analyses: dict[str, dict[str, Any]], item: str) -> None:
+    """Give a parameter of one of these analyses the value that ANALYSIS.PARAMETER=VALUE says."""
+    from interp.catalogue import parse_parameter
+
+    target, equals, text = item.partition("=")
+    name, _, parameter = target.rpartition(".")
+    if not (name and parameter and equals):
+        raise RunError(f"--set {item!r} given; ANALYSIS.PARAMETER=VALUE is needed")
+    value = parse_parameter(name.partition("@")[0], parameter, text)
+    if name not in analyses:
+        raise RunError(f"--set {item!r} given; the analyses of this run are {', '.join(analyses)}")
+    analyses[name][parameter] = value
 
 
 def _print_estimates(estimates: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -367,6 +372,7 @@ def list_(
 
 
 def _models() -> dict[str, str]:
+    from interp.fetched import told
     from interp.paths import shipped_models
 
     rows = {}
@@ -375,7 +381,7 @@ def _models() -> dict[str, str]:
         known = json.loads((folder / "evaluation.json").read_text())
         scores = ", ".join(f"{kind} {row['score']:.2f}" for kind, row in known.items())
         rows[name] = f"{recipe['family']}, {recipe['n_layers']} layers, d={recipe['d_model']}; {scores}"
-    return rows
+    return rows | told()
 
 
 def _tasks() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What a number is of: everything that it depends on, hashed ingredient by ingredient."""
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,15 +14,20 @@ from interp.models import Model
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 
-_WORDS = {"others": "weights of the model compared with", "generation": "generation settings", "related": "related prompts"}
+_WORDS = {
+    "code": "code of the analysis",
+    "others": "weights of the model compared with",
+    "generation": "generation settings",
+    "related": "related prompts",
+}
 
 
 @dataclass(frozen=True)
 class Identity:
     """Hashes of a model as it is now, of the prompts and the tokens that it was really fed, and of what is asked.
 
-    `others` are other models that an analysis asks, `related` the prompts that belong to prompts, `tokens` all token ids of
-    prompts, answers and twins.
+    `others` are other models that an analysis asks, `code` the file of an analysis that is not of this library, `related`
+    the prompts that belong to prompts, `tokens` all token ids of prompts, answers and twins.
     """
 
     weights: str
@@ -29,6 +35,7 @@ class Identity:
     generation: str
     others: str = ""
     parameters: str = ""
+    code: str = ""
     prompts: str = ""
     related: str = ""
     tokens: str = ""
@@ -58,6 +65,7 @@ class Identity:
             self,
             others=_hash(analysis.others(model)),
             parameters=_hash([type(analysis).__name__, asdict(analysis)]),
+            code=_code_of(type(analysis)),
         )
 
     def about(self, task: Task, batches: Sequence[TokenBatch]) -> "Identity":
@@ -88,6 +96,16 @@ def hash_of_tokenizer(tokenizer: Any) -> str:
     else:
         rules = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
     return _hash([rules, tokenizer.special_tokens_map, tokenizer.chat_template])
+
+
+def _code_of(analysis: type[Analysis]) -> str:
+    """Return a hash of the file of a user's analysis; nothing for those of this library, whose version is recorded."""
+    if analysis.__module__.startswith("interp.analyses."):
+        return ""
+    try:
+        return _hash(inspect.getsource(inspect.getmodule(analysis) or analysis))
+    except (OSError, TypeError):  # made in a notebook or a shell
+        return ""
 
 
 def _settings(task: Task) -> dict[str, Any]:

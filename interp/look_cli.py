@@ -153,7 +153,7 @@ def validate(
 
 def read_study(path: Path) -> dict[str, Any]:
     """Return what a study file says; raise RunError for one that is none, or has keys or values that cannot be."""
-    from interp.catalogue import fit
+    from interp.parameters import fit
     from interp.study import Study
 
     if not path.is_file():

@@ -1,5 +1,6 @@
 """Where the library's own data live: the shipped models and the built-in prompts."""
 
+import os
 from pathlib import Path
 
 
@@ -19,3 +20,8 @@ def shipped_models() -> dict[str, Path]:
 def shipped_tasks() -> dict[str, Path]:
     """Map the names of the built-in tasks (`two-hop`) to their prompt files."""
     return {path.stem: path for path in sorted((data_folder() / "tasks").glob("*.jsonl"))}
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is fetched once for all projects: `interp` in XDG_CACHE_HOME, or else in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interp"

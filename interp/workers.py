@@ -261,7 +261,8 @@ def _vocabulary(model: Model, names: Sequence[str]) -> list[str]:
 
 def describe(model: Model) -> dict[str, Any]:
     """Return what a run remembers of a model."""
-    return {
+    made_from = getattr(model.module.config, "made_from", None)  # of weights that are not the published ones
+    return ({"made from": made_from} if made_from else {}) | {
         "fingerprint": model.fingerprint,
         "layers": model.n_layers,
         "d_model": model.d_model,

@@ -1,21 +1,33 @@
-"""A hook of mkdocs: every tutorial becomes a page with what its cells give, executed when it or the library has changed."""
+"""A hook of mkdocs: every tutorial becomes a page with what its cells give, executed when it or the library has changed.
+
+The slow tests take their pages from here too, so that a tutorial is executed once, by whichever comes first.
+"""
 
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from interp.folder import write_atomically
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 CACHE = ROOT / ".cache" / "tutorials"
+AT_ONCE = 2
+_log = logging.getLogger("mkdocs.hooks.tutorials")
 _PLOTLY = ROOT / "interp" / "reports" / "plotly-cartesian.min.js"
 _FIGURE = "application/vnd.plotly.v1+json"
 _DRAW = """
@@ -31,33 +43,49 @@ for (const data of document.querySelectorAll('.tutorial-figure')) {
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for every tutorial, and the one script that draws their figures."""
-    for notebook in NOTEBOOKS:
-        files.append(File.generated(config, f"tutorials/{notebook.stem}.md", content=page_of(notebook)))
+    todo = [notebook for notebook in NOTEBOOKS if not _kept(notebook).exists()]
+    if todo:
+        _log.info("Executing %d tutorials, %d at once; this takes some minutes", len(todo), AT_ONCE)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        pages = [pool.submit(page_of, notebook) for notebook in NOTEBOOKS]
+    for notebook, page in zip(NOTEBOOKS, pages, strict=True):
+        try:
+            content = page.result()
+        except CellExecutionError as error:
+            raise PluginError(f"tutorials/{notebook.name} fails: {error}") from None
+        files.append(File.generated(config, f"tutorials/{notebook.stem}.md", content=content))
     files.append(File.generated(config, "tutorials/plotly.js", content=_PLOTLY.read_bytes()))
     return files
 
 
 def page_of(path: Path) -> str:
     """Return a tutorial as Markdown, from the cache if neither it nor the library has changed since."""
-    sources = [path, *sorted((ROOT / "interp").rglob("*.py")), Path(__file__)]
-    kept = CACHE / f"{path.stem}-{hashlib.sha256(b''.join(map(Path.read_bytes, sources))).hexdigest()[:16]}.md"
+    kept, began = _kept(path), time.monotonic()
     if not kept.exists():
         page = render(executed(path))
-        CACHE.mkdir(parents=True, exist_ok=True)
         for old in CACHE.glob(f"{path.stem}-*.md"):
             old.unlink()
-        kept.write_text(page, encoding="utf-8")
+        write_atomically(kept, page)
+        _log.info("%s executed in %.0f s", path.name, time.monotonic() - began)
     return kept.read_text(encoding="utf-8")
+
+
+def _kept(path: Path) -> Path:
+    """Return where a tutorial's page is kept, by all that it depends on."""
+    sources = [path, *sorted((ROOT / "interp").rglob("*.py")), Path(__file__)]
+    data = [f"{file} {file.stat().st_size}".encode() for file in sorted((ROOT / "data").rglob("*.*"))]
+    digest = hashlib.sha256(b"".join([*map(Path.read_bytes, sources), *data])).hexdigest()
+    return CACHE / f"{path.stem}-{digest[:16]}.md"
 
 
 def executed(path: Path) -> Any:
     """Run a tutorial from its first cell to its last in an empty folder and return it with outputs."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
-    os.environ["PYTHONPATH"] = str(ROOT)
+    here = {"PLOTLY_RENDERER": "plotly_mimetype", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute(
+            env={"HF_HUB_OFFLINE": "1"} | os.environ | here
+        )
     return notebook
 
 

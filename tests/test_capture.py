@@ -194,6 +194,36 @@ def test_a_corpus_larger_than_the_quota_is_refused(tmp_path: Path, small_shards:
         capture(model, rows(), sites=SITES, name="c", store=store)
 
 
+def test_a_corpus_whose_shards_the_quota_removed_is_computed_again(tmp_path: Path, small_shards: None) -> None:  # noqa: ARG001
+    model = tiny("llama")
+    whole = ActivationStore(tmp_path / "whole", model=model.fingerprint)
+    expected = capture(model, rows(), sites=SITES, name="a", store=whole)
+    quota = sum(path.stat().st_size for path in shards(tmp_path / "whole")) * 3 // 2
+    store = ActivationStore(tmp_path / "small", model=model.fingerprint, settings=Settings(quota=quota))
+    capture(model, rows(), sites=SITES, name="a", store=store)
+    capture(model, rows(seed=1), sites=SITES, name="b", store=store)
+    with pytest.raises(StoreError, match="corpus 'a' is not whole"):
+        list(open_corpus(tmp_path / "small", "a").column(SITES[0]))
+    again = capture(model, rows(), sites=SITES, name="a", store=store)
+    for site in SITES:
+        assert torch.equal(torch.cat([*again.column(site)]), torch.cat([*expected.column(site)]))
+
+
+def test_a_shard_that_another_process_removes_meanwhile_is_named(tmp_path: Path, small_shards: None) -> None:  # noqa: ARG001
+    model, lost = tiny("llama"), []
+
+    def remove_one(n_tokens: int) -> None:
+        if n_tokens > 200 and not lost:
+            lost.append(min(shards(tmp_path)))
+            lost[0].unlink()
+
+    store = ActivationStore(tmp_path, model=model.fingerprint)
+    with pytest.raises(StoreError, match="was removed while the corpus was captured; capture it again") as refused:
+        capture(model, rows(), sites=SITES, name="c", store=store, progress=remove_one)
+    assert str(lost[0]) in str(refused.value)
+    assert len(capture(model, rows(), sites=SITES, name="c", store=store)) == 40
+
+
 def test_a_lost_shard_is_named_and_only_it_is_computed_again(corpus: Corpus, tmp_path: Path) -> None:
     paths = sorted(shards(tmp_path))
     paths[0].unlink()

@@ -104,7 +104,7 @@ def test_diff_names_other_cells_and_settings(run: Path, tmp_path: Path) -> None:
         ('models = ["zoo/hops-4l", 5]\ntasks = ["two-hop"]\n[analyses.layer_skip]\n', "models is 5; str is needed"),
         (
             'models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\nn = "ten"\n[analyses.layer_skip]\n',
-            "n is 'ten'; int or NoneType is",
+            "n is 'ten'; int or none is",
         ),
         ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\nanalyses = ["layer_skip"]\n', "a table is needed"),
         ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\nanalyses.layer_skip = 3\n', "analyses.layer_skip is 3; a table is"),

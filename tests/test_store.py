@@ -145,6 +145,39 @@ def test_a_shard_that_another_process_removed_is_missed_not_fatal(tmp_path: Path
     assert two.read(["a"], "resid.0") is not None
 
 
+@pytest.mark.parametrize("gone", ["evicted", "pruned", "removed"])
+def test_what_is_gone_is_missing_whoever_removed_it(tmp_path: Path, gone: str) -> None:
+    size = (tmp_path / ActivationStore(tmp_path, model="m").write({"x": 9}, {"resid.0": torch.ones(9, 9)})).stat().st_size
+    prune(tmp_path, model="m")
+    store = ActivationStore(tmp_path, model="m", settings=Settings(quota=2 * size - 1))
+    path = tmp_path / store.write({"a": 9}, {"resid.0": torch.zeros(9, 9)})
+    assert store.missing(["a"], ["resid.0"]) == []
+    match gone:
+        case "evicted":
+            store.write({"b": 9}, {"resid.0": torch.ones(9, 9)})
+        case "pruned":
+            prune(tmp_path, max_bytes=1)
+        case "removed":
+            path.unlink()
+    assert not path.exists()
+    assert store.missing(["a"], ["resid.0"]) == ["resid.0"]
+    assert store.places(["a"], "resid.0") is None
+    assert store.read(["a"], "resid.0") is None
+    store.write({"a": 9}, {"resid.0": torch.full((9, 9), 2.0)})
+    (read,) = store.read(["a"], "resid.0") or []
+    assert read[0, 0] == 2
+
+
+def test_what_is_held_stays(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path, model="m")
+    held = tmp_path / store.write({"a": 9}, {"resid.0": torch.zeros(9, 9)})
+    store = ActivationStore(tmp_path, model="m", settings=Settings(quota=2 * held.stat().st_size + 9))
+    assert store.hold(["a"], ["resid.0", "resid.1"]) == ["resid.1"]
+    other = tmp_path / store.write({"b": 9}, {"resid.0": torch.ones(9, 9)})
+    third = tmp_path / store.write({"c": 9}, {"resid.0": torch.full((9, 9), 2.0)})
+    assert (held.exists(), other.exists(), third.exists()) == (True, False, True)
+
+
 def test_keys_depend_on_context_and_tokens() -> None:
     keys = {prompt_key(c, t) for c in (["w"], ["w", "fp32"]) for t in ([1, 2], [12], [1, 2, 0])}
     assert len(keys) == 6

@@ -378,7 +378,7 @@ def test_likelihood_of_several_tokens_is_read_behind_each_other() -> None:
 
 @pytest.mark.parametrize(("parameters", "message"), [
     ({"alpha": -1.0}, "alpha=-1.0; 0 or more is needed"),
-    ({"alphas": (0.2, float("nan"))}, "alpha=nan; 0 or more is needed"),
+    ({"alphas": (0.2, float("nan"))}, "alphas is nan; a number is needed"),
     ({"max_new_tokens": 1}, "max_new_tokens=1; 2 or more are needed"),
     ({"massive_ratio": -1.0}, "massive_ratio=-1.0; 0 or more is needed"),
 ])  # fmt: skip

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import torch
 
 from interp.analysis import Analysis, Cost, Finding, Result
-from interp.errors import AnalysisError, unknown
+from interp.errors import AnalysisError
 from interp.metrics import Metric
 from interp.models import Model
 from interp.plots import grids_over_positions
@@ -22,7 +22,7 @@ from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.exact_patching import NODE_KINDS, blocks_run, patch_effects, run_values
 from interp.sweeps.node_scores import NodeScores, join_scores
-from interp.sweeps.pairs import Direction, check_pairs, check_settings, pairs
+from interp.sweeps.pairs import Direction, check_pairs, pairs
 from interp.tasks.batch import TokenBatch
 
 
@@ -46,12 +46,9 @@ class ActivationPatching(Analysis):
     caveat: ClassVar[str] = "A node patched alone says nothing about nodes that do the same work: back-ups hide one another."
 
     def __post_init__(self) -> None:
-        check_settings(self.metric, self.direction)
+        super().__post_init__()
         if not self.nodes:
             raise AnalysisError(f"no node given; there is {', '.join(NODE_KINDS)}")
-        for kind in self.nodes:
-            if kind not in NODE_KINDS:
-                raise AnalysisError(unknown("node", kind, NODE_KINDS))
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise TaskError for pairs that cannot be compared, SiteError for nodes that the model does not have."""

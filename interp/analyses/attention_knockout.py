@@ -7,7 +7,7 @@ paper compares ten generated tokens and calls two different right texts equal; h
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import torch
 
 from interp.analysis import Analysis, Cost, Finding, Result
-from interp.errors import AnalysisError, unknown
+from interp.errors import AnalysisError
 from interp.models import Model
 from interp.plots import lines_over_depth
 from interp.replay import Recording
@@ -62,9 +62,7 @@ class AttentionKnockout(Analysis):
     )
 
     def __post_init__(self) -> None:
-        for what, given, there_is in (("key", self.key, get_args(Key)), ("query", self.query, get_args(Query))):
-            if given not in there_is:
-                raise AnalysisError(unknown(what, given, there_is))
+        super().__post_init__()
         if self.half_width is not None and self.half_width < 0:
             raise AnalysisError(f"half_width={self.half_width}; at least 0 is needed")
 

@@ -90,8 +90,7 @@ class BackPatching(Analysis):
     )
 
     def __post_init__(self) -> None:
-        if self.position not in ("subject", "last"):
-            raise AnalysisError(unknown("position", self.position, ("subject", "last")))
+        super().__post_init__()
         for control in self.controls:
             if control not in CONTROLS:
                 raise AnalysisError(unknown("control", control, CONTROLS))

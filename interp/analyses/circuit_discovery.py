@@ -9,7 +9,7 @@ edge carries what it would in the corrupted run, or a mean. Faithfulness and its
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 from zlib import crc32
 
 import numpy as np
@@ -28,7 +28,7 @@ from interp.plots import curves
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.circuits import Circuit, Wiring, circuit_values, edge_scores, plain_run, random_circuits
-from interp.sweeps.pairs import check_pairs, check_settings, pairs
+from interp.sweeps.pairs import check_pairs, pairs
 from interp.sweeps.statistics import bootstrap_interval, interval_of, resampled_means
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
@@ -66,14 +66,9 @@ class CircuitDiscovery(Analysis):
     )
 
     def __post_init__(self) -> None:
-        check_settings(self.metric, "denoise")
-        given = (
-            ("method", self.method, ("relevance", "attribution")), ("set of rules", self.rules, RULES),
-            ("ranking", self.ranking, get_args(Ranking)), ("ablation", self.ablation, get_args(Ablation)),
-        )  # fmt: skip
-        for what, value, there_is in given:
-            if value not in there_is:
-                raise AnalysisError(unknown(what, value, there_is))
+        super().__post_init__()
+        if self.rules not in RULES:
+            raise AnalysisError(unknown("set of rules", self.rules, RULES))
         rising = all(low < high for low, high in zip(self.fractions, self.fractions[1:], strict=False))
         if len(self.fractions) < 2 or not rising or not (self.fractions[0] > 0 and self.fractions[-1] <= 1):
             raise AnalysisError(f"fractions={self.fractions}; at least two, rising, above 0 and up to 1, are needed")

@@ -22,7 +22,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from interp.analysis import Analysis, Cost, Finding, Result
-from interp.errors import AnalysisError, TaskError, unknown
+from interp.errors import AnalysisError, TaskError
 from interp.models import Model
 from interp.plots import COLOURS, titled
 from interp.replay import Recording
@@ -61,15 +61,6 @@ class DepthMap(Analysis):
         "That a layer can be predicted linearly does not say that it computes the same; small errors can be mostly the "
         "token's own embedding."
     )
-
-    def __post_init__(self) -> None:
-        for name, there_is in (
-            ("method", ("linear", "orthogonal", "cka", "rsa")),
-            ("what", ("residual", "contribution")),
-            ("weighting", ("equal", "relative")),
-        ):
-            if getattr(self, name) not in there_is:
-                raise AnalysisError(unknown(name, str(getattr(self, name)), there_is))
 
     @property
     def is_pooled(self) -> bool:

@@ -12,7 +12,7 @@ The paper counts layers from 1, so its score is d + 1. If harder prompts were co
 import random
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -64,8 +64,7 @@ class DepthScore(Analysis):
     )
 
     def __post_init__(self) -> None:
-        if self.splits not in get_args(Splits):
-            raise AnalysisError(unknown("splits", self.splits, get_args(Splits)))
+        super().__post_init__()
         if self.n_splits < 1:
             raise AnalysisError(f"n_splits={self.n_splits}; at least 1 is needed")
 

@@ -74,13 +74,12 @@ class EntityDescription(Analysis):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for position in self.positions:
             if position not in get_args(Where):
                 raise AnalysisError(unknown("position", position, get_args(Where)))
         if not self.positions:
             raise AnalysisError("no positions given; there is subject, last")
-        if self.variant not in ("cheap", "full"):
-            raise AnalysisError(unknown("variant", self.variant, ("cheap", "full")))
         if bool(self.prompt) != bool(self.placeholder):
             given, missing = ("prompt", "placeholder") if self.prompt else ("placeholder", "prompt")
             raise AnalysisError(f"a {given} given without a {missing}; both are needed, or neither")

@@ -19,7 +19,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.analysis import Analysis, Cost, Finding, Result
-from interp.errors import AnalysisError, unknown
+from interp.errors import AnalysisError
 from interp.models import Model
 from interp.plots import boxes
 from interp.replay import Recording
@@ -96,8 +96,7 @@ class HopStages(Analysis):
     )
 
     def __post_init__(self) -> None:
-        if self.variant not in ("cheap", "full"):
-            raise AnalysisError(unknown("variant", self.variant, ("cheap", "full")))
+        super().__post_init__()
         if bool(self.prompt) != bool(self.placeholder):
             raise AnalysisError("prompt and placeholder are needed together, or neither")
         if self.half_width is not None and self.half_width < 0:

@@ -11,7 +11,7 @@ The attributions of all positions add up to F(S) - F(B), which is known; nodes a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from interp.analysis import Analysis, Cost, Finding, Result
-from interp.errors import AnalysisError, unknown
+from interp.errors import AnalysisError
 from interp.models import Model
 from interp.plots import grids_over_positions
 from interp.replay import Recording
@@ -64,9 +64,7 @@ class IntegratedGradients(Analysis):
     )
 
     def __post_init__(self) -> None:
-        for what, value, there_is in (("part", self.part, get_args(Part)), ("nodes", self.nodes, get_args(Nodes))):
-            if value not in there_is:
-                raise AnalysisError(unknown(what, value, there_is))
+        super().__post_init__()
         fewest = FEWEST_NODES if self.nodes == "adaptive" else 1
         if self.max_nodes < fewest:
             raise AnalysisError(f"max_nodes={self.max_nodes}; at least {fewest} are needed")

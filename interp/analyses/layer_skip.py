@@ -57,14 +57,10 @@ class LayerSkip(Analysis):
     )
 
     def __post_init__(self) -> None:
-        for what, given, there_is in (
-            ("part", (self.part,), ("layer", "attention", "mlp")),
-            ("scope", self.scopes, ("all", "future", "direct")),
-            ("splits", (self.splits,), ("even", "paper")),
-        ):
-            for value in given:
-                if value not in there_is:
-                    raise AnalysisError(unknown(what, str(value), there_is))
+        super().__post_init__()
+        for scope in self.scopes:
+            if scope not in ("all", "future", "direct"):
+                raise AnalysisError(unknown("scope", scope, ("all", "future", "direct")))
         if self.n_splits < 1:
             raise AnalysisError(f"n_splits={self.n_splits}; at least 1 is needed")
 

@@ -57,6 +57,7 @@ class LogitLens(Analysis):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.top_k < 1:
             raise AnalysisError(f"top_k={self.top_k}; at least 1 is needed")
         for name in ("kl_share", "overlap_above"):

@@ -46,6 +46,7 @@ class OracleExit(Analysis):
     caveat: ClassVar[str] = "The oracle has to run the whole model to know where to leave: it is a bound and saves nothing."
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.stable_for:
             raise AnalysisError("stable_for is empty; at least one number of equal choices is needed")
         for k in self.stable_for:

@@ -70,6 +70,7 @@ class ParallelWindow(Analysis):
     caveat: ClassVar[str] = "A small error inside a window can still change the output; chosen windows are carried on to it."
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self._windows
 
     @property

@@ -26,7 +26,7 @@ from interp.sweeps.agreement import MEASURES, agreement
 from interp.sweeps.attribution import Attribution, Method, check_methods, check_model, method_passes
 from interp.sweeps.exact_patching import blocks_run, patch_effects, run_values
 from interp.sweeps.node_scores import NodeScores, join_scores
-from interp.sweeps.pairs import Direction, check_gradient, check_pairs, check_settings, pairs
+from interp.sweeps.pairs import Direction, check_gradient, check_pairs, pairs
 from interp.tasks.batch import TokenBatch
 
 LEVELS = ("averaged over prompts", "prompt by prompt")
@@ -56,7 +56,7 @@ class PatchingAgreement(Analysis):
     caveat: ClassVar[str] = "One large entry can decide a correlation; the table has it without that entry, and by rank."
 
     def __post_init__(self) -> None:
-        check_settings(self.metric, self.direction)
+        super().__post_init__()
         check_methods(self.methods, self.nodes, rules=self.rules, steps=self.steps)
         check_gradient(self.metric, self.direction)
         if self.top_k < 1:

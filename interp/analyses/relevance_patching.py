@@ -23,7 +23,7 @@ from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.attribution import Attribution, Method, check_methods, check_model, method_passes
 from interp.sweeps.node_scores import NodeScores, join_scores
-from interp.sweeps.pairs import Direction, check_gradient, check_pairs, check_settings, pairs
+from interp.sweeps.pairs import Direction, check_gradient, check_pairs, pairs
 from interp.tasks.batch import TokenBatch
 
 
@@ -53,7 +53,7 @@ class RelevancePatching(Analysis):
     caveat: ClassVar[str] = "Scores are first-order estimates; patching_agreement says how far exact patching agrees."
 
     def __post_init__(self) -> None:
-        check_settings(self.metric, self.direction)
+        super().__post_init__()
         check_methods(self.methods, self.nodes, rules=self.rules, steps=self.steps)
         check_gradient(self.metric, self.direction)
 

@@ -61,6 +61,7 @@ class ResidualErasure(Analysis):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for scope in self.scopes:
             if scope not in get_args(Scope):
                 raise AnalysisError(unknown("scope", scope, get_args(Scope)))

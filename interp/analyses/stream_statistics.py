@@ -101,6 +101,7 @@ class StreamStatistics(Analysis):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("massive_above", "massive_ratio", "fit_from"):
             if getattr(self, name) < 0:
                 raise AnalysisError(f"{name}={getattr(self, name)}; 0 or more is needed")

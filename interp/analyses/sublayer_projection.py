@@ -15,7 +15,6 @@ import plotly.graph_objects as go
 import torch
 
 from interp.analysis import Analysis, Cost, Finding, Result
-from interp.errors import AnalysisError, unknown
 from interp.models import Model
 from interp.plots import lines_over_depth
 from interp.replay import Recording
@@ -61,10 +60,6 @@ class SublayerProjection(Analysis):
         "writes an entity if no token stands above the entity's first. The control is another prompt's entity."
     )
     caveat: ClassVar[str] = "A write that names a token can be undone by later ones; it is a sign, not an effect."
-
-    def __post_init__(self) -> None:
-        if self.position not in ("last", "subject"):
-            raise AnalysisError(unknown("position", self.position, ("last", "subject")))
 
     def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: ARG002
         """Raise TaskError where an answer, a bridge or a subject is missing."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from interp.analysis import Analysis, Cost, Finding, Result
-from interp.errors import AnalysisError, TaskError, unknown
+from interp.errors import AnalysisError, TaskError
 from interp.models import Model
 from interp.plots import grid_below, lines_over_depth
 from interp.replay import Recording
@@ -73,9 +73,8 @@ class VoidDetection(Analysis):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_alphas(self.all_alphas)
-        if self.first_layer not in ("zero", "batch"):
-            raise AnalysisError(unknown("first_layer", self.first_layer, ("zero", "batch")))
         for name in ("massive_above", "massive_ratio"):
             if getattr(self, name) < 0:
                 raise AnalysisError(f"{name}={getattr(self, name)}; 0 or more is needed")

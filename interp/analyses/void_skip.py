@@ -92,6 +92,7 @@ class VoidSkip(Analysis):
     caveat: ClassVar[str] = "Voids are found by a full pass, so what is saved has to be weighed against finding them."
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_alphas(self.all_alphas)
         for name in self.scores:
             if name not in _ASKED:

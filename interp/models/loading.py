@@ -1,6 +1,7 @@
 """From a name to a model: shipped, in a local folder, from the Hugging Face hub, or already in memory."""
 
 import json
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from interp.errors import ModelError, UnknownModelError, unknown
+from interp.fetched import FETCHED, folder_of, is_there
 from interp.models.bridge import stock_model
 from interp.models.model import Model
 from interp.paths import shipped_models
@@ -25,6 +27,7 @@ from interp.paths import shipped_models
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ADAPTER = "adapter_config.json"
 _TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "spiece*")
+_ONE_FILE = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
 DeviceMap = str | dict[str, int | str]
 
 
@@ -41,13 +44,13 @@ def load_model(
 ) -> Model:
     """Return a model ready to be recorded.
 
-    `name` is a shipped model ("zoo/hops-4l"), a local folder, a Hugging Face id, or a transformers module or
-    TransformerBridge: that stays as it is, and `device` and `dtype` must be its own. A folder of a PEFT adapter is merged
-    into its base. `revision` is a branch or commit of the hub, or a shipped model's seed or checkpoint ("step-0400"; also
-    "zoo/hops-8l@step-0400"). `dtype` "auto" is the checkpoint's. `device_map` spreads a model over devices, as accelerate
-    understands it, instead of `device`. Code that comes with a checkpoint is run only with `trust_remote_code`. With
-    `store`, clean activations are kept in that folder and read from it. Raises ModelError when there is no such model, or
-    weights are missing, unexpected or not finite.
+    `name` is a shipped model ("zoo/hops-4l"), one that `interp get` fetched ("smollm2-135m"), a local folder, a Hugging
+    Face id, or a transformers module or TransformerBridge: that stays as it is, and `device` and `dtype` must be its own. A
+    folder of a PEFT adapter is merged into its base. `revision` is a branch or commit of the hub, or a shipped model's seed
+    or checkpoint ("step-0400"; also "zoo/hops-8l@step-0400"). `dtype` "auto" is the checkpoint's. `device_map` spreads a
+    model over devices, as accelerate understands it, instead of `device`. Code that comes with a checkpoint is run only with
+    `trust_remote_code`. With `store`, clean activations are kept in that folder and read from it. Raises ModelError when
+    there is no such model, or weights are missing, unexpected or not finite.
     """
     dtype = check_dtype(dtype)
     if isinstance(name, nn.Module):
@@ -112,22 +115,65 @@ def _refuse_other_form(module: PreTrainedModel, *, device: str, dtype: str) -> N
 
 
 def locate(name: str) -> str:
-    """Return the folder or hub id behind a name; raise ModelError for a shipped name or folder that cannot be one."""
-    shipped = shipped_models()
+    """Return the folder or hub id behind a name; raise ModelError for a name, file or folder that cannot be one."""
+    shipped, path = shipped_models(), Path(name)
     if name in shipped:
         return str(shipped[name])
     if name.startswith("zoo/"):
         raise UnknownModelError(unknown("model", name, shipped))
-    folder = Path(name)
-    if not folder.is_dir() and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
-        there_is = f"{unknown('model', name, shipped)}, a hub id (owner/name), or a folder"
-        raise UnknownModelError(f"there is no folder {name}; {there_is}")
-    if folder.is_dir() and not (folder / _ADAPTER).is_file():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"folder {name} has no config.json; a Hugging Face model folder is needed")
-        if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
-            raise ModelError(f"folder {name} has no weights; there is {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    if name in FETCHED:
+        return _fetched(name)
+    if path.is_file() or (path.suffix in _ONE_FILE and not path.exists()):
+        raise UnknownModelError(_instead_of(path))
+    if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        there_is = f"{_shipped(name)}, a hub id (owner/name), or a folder"
+        raise UnknownModelError(f"there is no folder {name}{_nearest(name)}; {there_is}")
+    if path.is_dir() and not (path / _ADAPTER).is_file():
+        _refuse_without_weights(path)
     return name
+
+
+def _fetched(name: str) -> str:
+    if Path(name).is_dir():
+        raise ModelError(f"{name} is a model that `interp get` fetches, and a folder here; ./{name} means the folder")
+    if not is_there(name):
+        raise UnknownModelError(
+            f"{name} ({FETCHED[name].about}) is not on this machine; `interp get {name}` fetches it once"
+        )
+    return str(folder_of(name))
+
+
+def _refuse_without_weights(folder: Path) -> None:
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    if not weights and (packed := sorted(folder.glob("*.gguf"))):
+        raise ModelError(f"folder {folder} has its weights in GGUF alone; {_instead_of(packed[0])}")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"folder {folder} has no config.json; a Hugging Face model folder is needed")
+    if not weights:
+        there_is = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise ModelError(f"folder {folder} has no weights; there is {there_is}")
+
+
+def _instead_of(path: Path) -> str:
+    """Return what to give instead of a single file."""
+    if not path.exists():
+        return f"there is no file {path}{_nearest(str(path))}; a model is a folder with config.json and weights"
+    if path.suffix == ".gguf":
+        known = [name for name, source in FETCHED.items() if source.gguf_bytes == path.stat().st_size]
+        if known:
+            return f"{path} is a GGUF file; `interp get {known[0]} --from {path}`, then give {known[0]}"
+        return f"{path} is a GGUF file, which is not read; give the Hugging Face folder of the model it was made from"
+    if (path.parent / "config.json").is_file():
+        return f"{path} is one file; give the folder with config.json that it is in: {path.parent}"
+    return f"{path} is one file; give a folder with config.json, weights and tokenizer"
+
+
+def _nearest(name: str) -> str:
+    """Return a hint at the folder or file beside a path that is called most alike."""
+    path = Path(name).expanduser()
+    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    nearest = get_close_matches(path.name, beside, n=1)
+    return f"; did you mean {path.parent / nearest[0]}?" if nearest else ""
 
 
 def _load(source: str, *, revision: str | None, dtype: str, device_map: Any, trust_remote_code: bool) -> PreTrainedModel:
@@ -161,9 +207,13 @@ def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -
         )
     if any(isinstance(each, OfflineModeIsEnabled | LocalEntryNotFoundError) for each in chain):
         why = "the hub cannot be asked (HF_HUB_OFFLINE, or no network)"
-        return UnknownModelError(f"model {source!r} is not in the local cache and {why}; there is no such folder")
+        return UnknownModelError(
+            f"model {source!r} is not in the local cache and {why}; there is no such folder{_nearest(source)}"
+        )
     if any(isinstance(each, RepositoryNotFoundError) for each in chain):
-        return UnknownModelError(f"no model {source!r} on the hub, or a private one (`hf auth login`); {_shipped(source)}")
+        return UnknownModelError(
+            f"no model {source!r} on the hub, or a private one (`hf auth login`){_nearest(source)}; {_shipped(source)}"
+        )
     if "trust_remote_code" in str(error) and not trust_remote_code:
         return ModelError(
             f"model {source!r} brings its own code; read it, then allow it by trust_remote_code (--trust-remote-code)"
@@ -174,7 +224,7 @@ def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -
 
 
 def _shipped(name: str) -> str:
-    return unknown("model", name, shipped_models())
+    return unknown("model", name, [*shipped_models(), *FETCHED])
 
 
 def _refuse_other_keys(source: str, info: dict[str, Any]) -> None:

@@ -159,10 +159,8 @@ class Model:
     @property
     def not_stored(self) -> str:
         """Return why nothing this model computes is kept in a store; empty if it may be."""
-        modules = [*self.module.modules()]
-        if replaced := replaced_forwards(modules):
-            return f"forward of {', '.join(dict.fromkeys(replaced))} was replaced"
-        return "there are forward hooks on it" if has_forward_hooks(modules) else ""
+        replaced = replaced_forwards([*self.module.modules()])
+        return f"forward of {', '.join(dict.fromkeys(replaced))} was replaced" if replaced else ""
 
     @_runs
     def another(self, name: str) -> "Model":
@@ -192,7 +190,7 @@ class Model:
         family = type(self.module).__name__
         if hasattr(self.module, "hf_device_map") and len({*self.module.hf_device_map.values()}) > 1:
             raise SiteError(f"{family} is spread over devices; TransformerLens's view, and inner sites, need it on one")
-        self._refuse_changing_hooks(self._two_tokens(), None)  # an error of theirs is no fault of the family
+        self.refuse_hooks(self._two_tokens(), None)  # an error of theirs is no fault of the family
         try:
             bridge = build_bridge(self.module, tokenizer=self.tokenizer)
             self._prove_bridge(bridge)
@@ -320,7 +318,7 @@ class Model:
         with torch.set_grad_enabled(backward is not None):
             if rules is not None or any(map(is_inner, [*edits, *wanted])):
                 rules = rules or NO_RULES
-                self._refuse_changing_hooks(batch.tokens, mask)
+                self.refuse_hooks(batch.tokens, mask)
                 logits = bridge_forward(self.bridge, batch.tokens, mask, edits, wanted, into=captured, rules=rules)
             else:
                 with stock_hooks(self._blocks, edits, wanted, into=captured):
@@ -362,9 +360,13 @@ class Model:
         logits: Tensor = self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits
         return logits.float()
 
+    @_runs
     @torch.no_grad()
-    def _refuse_changing_hooks(self, tokens: Tensor, mask: Tensor | None) -> None:
-        """Raise ModelError where the owner's hooks change a stock pass: the bridge, a copy, does not have them."""
+    def refuse_hooks(self, tokens: Tensor, mask: Tensor | None = None) -> None:
+        """Raise ModelError where the owner's hooks change a pass over tokens [batch pos]; none is run without hooks.
+
+        For what does not run the stock modules: a store, or the bridge, a copy that does not have them.
+        """
         if has_forward_hooks([*self.module.modules()]):
             self.module(input_ids=tokens, attention_mask=mask, use_cache=False)
 
@@ -397,7 +399,7 @@ class Model:
         generator = Generator(module, self._blocks, bridge, batch, planned, wanted, phase)
         ends = ending_tokens(self.module)
         if bridge is not None:
-            self._refuse_changing_hooks(batch.tokens, batch.mask)
+            self.refuse_hooks(batch.tokens, batch.mask)
         generation = generator.run(
             max_new_tokens=max_new_tokens,
             choose=sampler(temperature, seed=seed, device=self.device),
@@ -450,8 +452,14 @@ class Model:
         )
         if is_kept and mask is None and (store := self._store_to_use()) is not None:
             shelf = Shelf(store, self.keys(tokens.tolist()), tokens, self.dtype)
-            recording.read, recording.keep = shelf.read, shelf.keep
+            recording.read, recording.keep = partial(self._read, shelf), shelf.keep
         return recording
+
+    def _read(self, shelf: Shelf, site: Site) -> Tensor | None:
+        known = shelf.read(site)
+        if known is not None:
+            self.refuse_hooks(shelf.tokens)
+        return known
 
     def _store_to_use(self) -> ActivationStore | None:
         if self.store_folder is None:
@@ -491,7 +499,7 @@ class Model:
         rules = NO_RULES if backward is None else rule_hooks(self.bridge, backward)
         needs_graph = backward is not None
         with torch.set_grad_enabled(needs_graph):
-            self._refuse_changing_hooks(tokens, None)
+            self.refuse_hooks(tokens, None)
             return Forked(self.bridge, read=read, wrote=wrote, rules=rules, needs_graph=needs_graph).run(tokens)
 
     @_runs
@@ -560,6 +568,10 @@ class Model:
         paths, attn = self._paths, module.get_submodule(self._paths.attn)
         parameters = tuple(inspect.signature(module.forward).parameters)
         cache = next((name for name in ("past_key_values", "layer_past", "past_key_value") if name in parameters), None)
+        if hasattr(module, "_orig_mod"):
+            raise ModelError(
+                "blocks compiled by torch.compile(block) given; compile in place (block.compile()) or not at all"
+            )
         if cache is None:
             raise ModelError(f"{type(module).__name__} has no parameter for a cache: {', '.join(parameters)}")
         output, attn_output = seen[module][0], seen[attn][0]

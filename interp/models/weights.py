@@ -75,7 +75,7 @@ class Weights:
 
     def _config(self) -> str:
         config = self.module.config.to_dict()
-        for key in ("_name_or_path", "transformers_version"):
+        for key in ("_name_or_path", "transformers_version", "made_from"):  # where from, not what
             config.pop(key, None)
         return json.dumps(config, sort_keys=True, default=str)
 

@@ -1,8 +1,10 @@
 """Everything that a report says, as one JSON object; the page and the Markdown are made from it alone."""
 
 import json
+import re
 import shlex
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,12 @@ PRIORITY = (
 def gather(folder: Path) -> dict[str, Any]:
     """Return report.json of a run folder; what is damaged in it is a warning. Raises RunError if there is no run."""
     run = read_run(folder)
-    sections, warnings = [], []
+    sections, warnings, ids = [], [], _ids(run["cells"])
     n_sections = sum(info["status"] == "ok" for info in run["cells"].values())
     most_rows = MOST_ROWS * _MANY // max(_MANY, n_sections)
     for path, info in run["cells"].items():
         if info["status"] == "ok":
-            section, wrong = _section(folder, path, info, most_rows=most_rows)
+            section, wrong = _section(folder, path, info, id=ids[path], most_rows=most_rows)
             sections.append(section)
             warnings += wrong
         if info.get("left_out"):
@@ -49,7 +51,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "title": f"What each layer does in {', '.join(run['config']['models'])}",
         "findings": _findings(sections),
         "comparisons": compare(sections, run["models"]),
-        "warnings": [*_resumed_with(run), *_unfinished(run["cells"]), *warnings],
+        "warnings": [*_made_from(run), *_resumed_with(run), *_unfinished(run["cells"]), *warnings],
         "analyses": sections,
         "provenance": _provenance(run),
     }
@@ -67,6 +69,12 @@ def _unfinished(cells: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
+def _made_from(run: dict[str, Any]) -> list[str]:
+    """Return which models' weights are not the published ones."""
+    made = {name: about.get("made from") for name, about in run["models"].items()}
+    return [f"{name} is {what}: numbers of the published weights differ" for name, what in made.items() if what]
+
+
 def _resumed_with(run: dict[str, Any]) -> list[str]:
     """Return what had changed each time the run went on with something else than before."""
     told, before = [], run
@@ -78,11 +86,20 @@ def _resumed_with(run: dict[str, Any]) -> list[str]:
     return told
 
 
-def _section(folder: Path, path: str, info: dict[str, Any], *, most_rows: int) -> tuple[dict[str, Any], list[str]]:
+def _ids(paths: Iterable[str]) -> dict[str, str]:
+    """Map cells to names by which their sections are linked: no two are the same, and none has a space."""
+    ids: dict[str, str] = {}
+    for path in paths:
+        plain = re.sub(r"[^\w-]+", "-", path)
+        ids[path] = plain if plain not in ids.values() else f"{plain}-{len(ids)}"
+    return ids
+
+
+def _section(folder: Path, path: str, info: dict[str, Any], *, id: str, most_rows: int) -> tuple[dict[str, Any], list[str]]:
     """Return what there is to say of a finished cell, and what is wrong with its files."""
     cell, wrong = Cell.of(path, info), []
     section: dict[str, Any] = {
-        "id": path.replace("/", "-").replace("@", "-"),
+        "id": id,
         "model": cell.model, "task": cell.task, "analysis": cell.analysis, "label": cell.label,
         "question": info["question"], "how": info.get("how", ""), "caveat": info.get("caveat", ""),
         "summary": info["summary"],
@@ -145,8 +162,15 @@ def _command(config: dict[str, Any]) -> str:
     for analysis, parameters in config["analyses"].items():
         words += [] if config.get("only_fitting") else ["--analysis", analysis]
         for key, value in parameters.items():
-            words += ["--set", f"{analysis}.{key}={value if isinstance(value, str) else json.dumps(value)}"]
+            words += ["--set", f"{analysis}.{key}={_as_text(value)}"]
     words += ["--n", str(config["n"])] if config.get("n") else []
     words += ["--dtype", config["dtype"]] if config.get("dtype", "auto") != "auto" else []
     words += ["--device-map", config["device_map"]] if config.get("device_map") else []
     return shlex.join([*words, "--seed", str(config["seed"]), "--out", "runs/again"])
+
+
+def _as_text(value: Any) -> str:
+    """Return a parameter's value as `--set` reads it."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,5 +1,6 @@
 """The activations of one model in a store, found by prompt and site."""
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +44,7 @@ class ActivationStore:
         self._seen: set[str] = set()
         self._headers: dict[str, Header] = {}
         self._where: dict[str, list[Place]] = {}
+        self._lock = threading.RLock()  # `publish` may evict in a thread what another looks for
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -51,38 +53,46 @@ class ActivationStore:
 
     def read(self, keys: Sequence[str], name: str) -> list[Tensor] | None:
         """Return one tensor [pos ...] per prompt, memory-mapped if the store is local; None if one is not there (whole)."""
-        places = self.places(keys, name)
-        if places is None:
-            return None
-        try:
-            found = []
-            for shard, number in places:
-                starts = self._headers[shard].starts
-                found.append(self.reader.tensor(shard, name)[starts[number] : starts[number + 1]])
-            return found
-        except (DamagedError, FileNotFoundError):
-            self._forget(shard)
-            return None
+        with self._lock:
+            places = self.places(keys, name)
+            if places is None:
+                return None
+            try:
+                found = []
+                for shard, number in places:
+                    starts = self._headers[shard].starts
+                    found.append(self.reader.tensor(shard, name)[starts[number] : starts[number + 1]])
+                return found
+            except (DamagedError, FileNotFoundError):
+                self._forget(shard)
+                return None
 
     def places(self, keys: Sequence[str], name: str) -> list[Place] | None:
         """Return where these prompts' tensors of one name lie; None if one is not there."""
         names = [self._own(key) for key in keys]
-        found = [self._place(key, name) for key in names]
-        if None in found:
-            self._look_for_new_shards()
+        with self._lock:
             found = [self._place(key, name) for key in names]
+            if None in found:
+                self._look_again()
+                found = [self._place(key, name) for key in names]
         known = [place for place in found if place is not None]
         return known if len(known) == len(names) else None
 
     def missing(self, keys: Sequence[str], names: Iterable[str]) -> list[str]:
         """Return the names of tensors that are not there for all of these prompts."""
-
-        def lacking() -> list[str]:
+        with self._lock:
+            self._look_again()
             return [name for name in names if any(self._place(self._own(key), name) is None for key in keys)]
 
-        if lacking():
-            self._look_for_new_shards()
-        return lacking()
+    def hold(self, keys: Sequence[str], names: Iterable[str]) -> list[str]:
+        """Return what is `missing`; the quota does not remove the rest before `pinned` is cleared."""
+        with self._lock:
+            asked = list(names)
+            missing = self.missing(keys, asked)
+            for name in asked:
+                places = [] if name in missing else self.places(keys, name) or []
+                self.pinned |= {place.shard for place in places}
+            return missing
 
     def write(self, prompts: Mapping[str, int], tensors: Mapping[str, Tensor]) -> str:
         """Write the tensors [token ...] of prompts, one after the other, as one shard; return its name.
@@ -104,11 +114,12 @@ class ActivationStore:
 
     def add(self, shard: str, header: Header) -> str:
         """Let a shard be found; return its name."""
-        if shard not in self._headers:
-            self._seen.add(shard)
-            self._headers[shard] = header
-            for number, key in enumerate(header.keys):
-                self._where.setdefault(key, []).append(Place(shard, number))
+        with self._lock:
+            if shard not in self._headers:
+                self._seen.add(shard)
+                self._headers[shard] = header
+                for number, key in enumerate(header.keys):
+                    self._where.setdefault(key, []).append(Place(shard, number))
         return shard
 
     def cast(self, name: str, tensor: Tensor) -> Tensor:
@@ -128,30 +139,40 @@ class ActivationStore:
     def _place(self, key: str, name: str) -> Place | None:
         return next((place for place in self._where.get(key, ()) if name in self._headers[place.shard].parts), None)
 
-    def _look_for_new_shards(self) -> None:
-        for shard in self.files.names(self.folder, SUFFIX):
-            if is_shard(shard) and shard not in self._seen:
-                try:
-                    self.add(shard, self.reader.header(shard))
-                except OutdatedError:
-                    self._seen.add(shard)
-                except (DamagedError, FileNotFoundError):
-                    continue
+    def _look_again(self) -> None:
+        """Learn which shards have come, and which have gone, whoever wrote or removed them."""
+        there_is = {shard for shard in self.files.names(self.folder, SUFFIX) if is_shard(shard)}
+        for shard in self._seen - there_is:
+            self._forget(shard)
+        for shard in sorted(there_is - self._seen):
+            try:
+                self.add(shard, self.reader.header(shard))
+            except OutdatedError:
+                self._seen.add(shard)
+            except (DamagedError, FileNotFoundError):
+                continue
 
     def _forget(self, shard: str) -> None:
-        header = self._headers.pop(shard)
+        self.reader.forget(shard)
         self._seen.discard(shard)
-        for key in header.keys:
+        header = self._headers.pop(shard, None)
+        for key in header.keys if header else ():
             self._where[key] = [place for place in self._where[key] if place.shard != shard]
 
     def _make_room(self, size: int) -> None:
         quota = self.settings.quota
         if quota is None:
             return
-        if self._bytes is None or self._bytes + size > quota:
-            self._bytes = evict(self.files, quota - size, keep=self.pinned) if self.files.exists() else 0
-            if self._bytes + size > quota:
-                raise StoreError(
-                    f"{self.files.url} has a quota of {quota} bytes; {self._bytes} are in use and {size} more are needed"
-                )
-        self._bytes += size
+        with self._lock:
+            if self._bytes is None or self._bytes + size > quota:
+                self._bytes = self._evict(quota - size) if self.files.exists() else 0
+                if self._bytes + size > quota:
+                    in_use = f"{self._bytes} are in use and {size} more are needed"
+                    raise StoreError(f"{self.files.url} has a quota of {quota} bytes; {in_use}")
+            self._bytes += size
+
+    def _evict(self, max_bytes: int) -> int:
+        gone, left = evict(self.files, max_bytes, keep=self.pinned)
+        for shard in gone:
+            self._forget(shard)
+        return left

@@ -148,13 +148,13 @@ def prune(
     return sorted(gone)
 
 
-def evict(files: Files, max_bytes: int, *, keep: Collection[str] = ()) -> int:
-    """Remove the shards that nobody used for longest until what is left fits; return the bytes that are left."""
+def evict(files: Files, max_bytes: int, *, keep: Collection[str] = ()) -> tuple[list[str], int]:
+    """Remove the shards that nobody used for longest until what is left fits; return them and the bytes that are left."""
     found = files.all()
     gone = _oldest([file for file in found if is_shard(file.name)], max_bytes, keep=keep)
     for file in gone:
         files.remove(file.name)
-    return _total(found) - sum(file.size for file in gone)
+    return [file.name for file in gone], _total(found) - sum(file.size for file in gone)
 
 
 def _oldest(shards: Collection[FileInfo], max_bytes: int, *, keep: Collection[str] = ()) -> list[FileInfo]:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import AnalysisError, TaskError, unknown
+from interp.errors import AnalysisError, TaskError
 from interp.metrics import Metric, Predictions, Values, kl, log_prob, logit_diff
 from interp.models import Model
 from interp.replay import Recording
@@ -74,13 +74,6 @@ def pairs(recording: Recording, shard: TokenBatch, *, metric: Metric, direction:
         twin = torch.cat([shard.corrupted[group.rows], group.answer[:, :-1]], dim=1)
         wrong = None if shard.wrong is None else shard.wrong[group.rows]
         yield Pair(group, twin, wrong, metric, direction)
-
-
-def check_settings(metric: str, direction: str) -> None:
-    """Raise AnalysisError for a metric or a direction that does not exist, or for both where they do not go together."""
-    for what, value, there_is in (("metric", metric, get_args(Metric)), ("direction", direction, get_args(Direction))):
-        if value not in there_is:
-            raise AnalysisError(unknown(what, value, there_is))
 
 
 def check_gradient(metric: Metric, direction: Direction) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import streamlit as st
 
 from interp.errors import InterpError
-from interp.folder import write_atomically
+from interp.fetched import FETCHED, is_there
+from interp.folder import SCHEMA, write_atomically
 from interp.paths import shipped_models
 from interp_viewer import menu
 from interp_viewer.screen import begin, root_folder
@@ -26,7 +28,7 @@ def page() -> None:
     begin("live")
     st.warning("This page loads a model and computes on this machine. All other pages only read what is finished.")
     with st.form("live"):
-        names = [*shipped_models()]
+        names = [*shipped_models(), *filter(is_there, FETCHED)]
         shipped = st.selectbox("Shipped model", names, index=names.index("zoo/hops-4l") if "zoo/hops-4l" in names else 0)
         own = st.text_input("… or a folder, or a name on the hub that is on this machine", placeholder="e.g. ./my-model")
         text = st.text_area("Prompt", max_chars=_LONGEST, placeholder="A text to be continued")
@@ -61,7 +63,7 @@ def _compute(model: str, text: str, answer: str, corrupted: str, wrong: str) -> 
         return
     given = {"id": "typed", "text": text, "answer": answer, "corrupted": corrupted.strip(), "wrong": wrong}
     prompt = {name: value for name, value in given.items() if value}
-    key = hashlib.blake2b(json.dumps([model, prompt], sort_keys=True).encode(), digest_size=6).hexdigest()
+    key = hashlib.blake2b(json.dumps([SCHEMA, model, prompt], sort_keys=True).encode(), digest_size=6).hexdigest()
     root = root_folder()
     out = root / FOLDER / key
     began = time.monotonic()
@@ -74,11 +76,11 @@ def _compute(model: str, text: str, answer: str, corrupted: str, wrong: str) -> 
 
 
 def _run(model: str, prompt: dict[str, str], out: Path, root: Path) -> dict[str, Any]:
-    """Run the quick analyses of one prompt; what is finished of the same prompt is read."""
+    """Run the quick analyses of one prompt; what is finished of the same prompt and weights is read."""
     with st.status("Loading the library and the model", expanded=False) as status:
         import transformers
 
-        from interp.runs import Study, execute
+        from interp.runs import Changed, Study, execute
 
         transformers.utils.logging.disable_progress_bar()
         task = out.parent / f"{out.name}.jsonl"
@@ -87,9 +89,12 @@ def _run(model: str, prompt: dict[str, str], out: Path, root: Path) -> dict[str,
         if {"answer", "wrong", "corrupted"} <= prompt.keys():
             analyses["relevance_patching"] = {}
         study = Study((model,), (str(task),), analyses, only_fitting=True)
-        done = execute(
-            study, out, store=str(root / "store"), progress=lambda text, i, n: status.update(label=f"{text}: {i} of {n}")
-        )
+        how = {"store": str(root / "store"), "progress": lambda text, i, n: status.update(label=f"{text}: {i} of {n}")}
+        try:
+            done = execute(study, out, **how)
+        except Changed:  # the model is another one now
+            shutil.rmtree(out)
+            done = execute(study, out, **how)
         status.update(label="Done", state="complete")
     return done
 

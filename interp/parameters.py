@@ -1,0 +1,123 @@
+"""The values of an analysis's parameters, checked and read by their declared types."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from interp.errors import AnalysisError, unknown
+
+
+@cache
+def hints_of(declared: type) -> dict[str, Any]:
+    """Return the declared type of every parameter of a dataclass."""
+    hints = get_type_hints(declared)
+    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
+
+
+def fit(hint: Any, value: Any, where: str) -> Any:
+    """Return a value as the type that is declared; raise AnalysisError if it cannot be one."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise AnalysisError(f"{where} is {value!r}; a table is needed")
+        return {key: fit(inside[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is Literal:
+        return _chosen(inside, value, where)
+    if origin is tuple and inside[-1:] == (...,):
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(fit(inside[0], item, where) for item in values)
+    if origin in (Union, UnionType):
+        return None if value is None and NoneType in inside else _first(inside, value, where, fit)
+    if isinstance(value, bool) and hint is not bool:
+        raise AnalysisError(f"{where} is {value!r}; {_name(hint)} is needed")
+    if hint is int and isinstance(value, Integral):
+        return int(value)
+    if hint is float and isinstance(value, Real):
+        return _number(float(value), where)
+    if isinstance(hint, type) and not isinstance(value, hint):
+        raise AnalysisError(f"{where} is {value!r}; {_name(hint)} is needed")
+    return value
+
+
+def parse(hint: Any, text: str, where: str) -> Any:
+    """Return what a text on the command line says as the type that is declared.
+
+    A text for `str` is taken as it is. Items stand between commas, or in a JSON list. `none`, or
+    nothing, is None. Raises AnalysisError for a text that is no such value.
+    """
+    origin, inside = get_origin(hint), get_args(hint)
+    if hint is str:
+        return text
+    if origin is tuple and inside[-1:] == (...,):
+        items = _items(text, where)
+        return tuple(_item(inside[0], item, where) for item in items)
+    if origin is Literal:
+        return _chosen(inside, next((value for value in inside if str(value) == text), text), where)
+    if origin in (Union, UnionType):
+        return None if text in ("", "none") and NoneType in inside else _first(inside, text, where, parse)
+    if hint is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if hint in (int, float):
+        return _read_number(hint, text, where)
+    return fit(hint, text if hint is Any else _json(text), where)
+
+
+def _item(hint: Any, item: Any, where: str) -> Any:
+    return parse(hint, item, where) if isinstance(item, str) else fit(hint, item, where)
+
+
+def _items(text: str, where: str) -> list[Any]:
+    """Return the items of a list: of JSON, or separated by commas."""
+    if not text.startswith("["):
+        return [item.strip() for item in text.split(",")] if text.strip() else []
+    value = _json(text)
+    if not isinstance(value, list):
+        raise AnalysisError(f"{where} is {text!r}; items with commas between them, or a JSON list, are needed")
+    return value
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _read_number(hint: type, text: str, where: str) -> int | float:
+    try:
+        return int(text) if hint is int else _number(float(text), where)
+    except ValueError:
+        raise AnalysisError(f"{where} is {text!r}; {_name(hint)} is needed") from None
+
+
+def _number(value: float, where: str) -> float:
+    if math.isnan(value):
+        raise AnalysisError(f"{where} is {value!r}; a number is needed")
+    return value
+
+
+def _chosen(there_is: tuple[Any, ...], value: Any, where: str) -> Any:
+    for option in there_is:
+        if type(option) is type(value) and option == value:
+            return option
+    raise AnalysisError(f"{where}: " + unknown("value", str(value), map(str, there_is)))
+
+
+def _first(hints: tuple[Any, ...], value: Any, where: str, read: Callable[[Any, Any, str], Any]) -> Any:
+    """Return a value as the first of several types that it can be."""
+    for hint in hints:
+        try:
+            return read(hint, value, where)
+        except AnalysisError:
+            continue
+    raise AnalysisError(f"{where} is {value!r}; {' or '.join(map(_name, hints))} is needed")
+
+
+def _name(hint: Any) -> str:
+    return "none" if hint is NoneType else getattr(hint, "__name__", str(hint))

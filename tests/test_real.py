@@ -1,0 +1,153 @@
+"""A real model: what it knows, and that its numbers are those of plain transformers."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from typer.testing import CliRunner
+
+import interp
+from interp import Prompt, Task, cli
+from interp.analyses.layer_skip import LayerSkip
+from interp.analyses.logit_lens import LogitLens
+from interp.fetched import folder_of
+from interp.models import Model
+from interp.sweeps.lens import READINGS
+from interp.tasks.batch import TokenBatch
+from interp.workers import describe
+
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore")]
+CAPITALS = {
+    "France": "Paris", "Germany": "Berlin", "Japan": "Tokyo", "Italy": "Rome", "Spain": "Madrid", "Egypt": "Cairo",
+    "Russia": "Moscow", "Greece": "Athens", "Austria": "Vienna", "Poland": "Warsaw", "Portugal": "Lisbon",
+    "Cuba": "Havana", "Norway": "Oslo", "Kenya": "Nairobi", "Peru": "Lima", "Ireland": "Dublin",
+}  # fmt: skip
+TASK = Task(
+    "capitals",
+    tuple(Prompt(land, f"The capital of {land} is the city of", answer=city) for land, city in CAPITALS.items()),
+)
+SKIPPED = (0, 13, 29)
+
+
+@cache
+def loaded(name: str, dtype: str) -> Model:
+    return interp.load_model(name, dtype=dtype)
+
+
+@cache
+def stock(name: str) -> PreTrainedModel:
+    """Return the model as transformers loads it, never seen by this library."""
+    return AutoModelForCausalLM.from_pretrained(folder_of(name), dtype=torch.float32).eval()
+
+
+def two_prompts(model: Model) -> TokenBatch:
+    (shard,) = model.shards(TASK.of(prompt for prompt in TASK.prompts if prompt.id in ("France", "Japan")))
+    return model.tokenize(shard)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_it_knows_capitals_in_every_type(smollm2: str, dtype: str) -> None:
+    """13 of 16: it says something else of Spain, Russia and Poland."""
+    model, right = loaded(smollm2, dtype), set()
+    assert (model.n_layers, model.d_model, model.d_vocab) == (30, 576, 49152)
+    for shard in model.shards(TASK):
+        batch = model.tokenize(shard)
+        said = model.logits(batch)[torch.arange(len(shard)), batch.last].argmax(-1)
+        right |= {prompt.id for prompt, is_right in zip(shard, said == batch.answer, strict=True) if is_right}
+    assert len(right) >= 13
+    assert {"France", "Japan", "Kenya"} <= right
+
+
+@torch.no_grad()
+def test_half_precision_says_what_full_precision_says(smollm2: str) -> None:
+    batch = two_prompts(loaded(smollm2, "float32"))
+    full = loaded(smollm2, "float32").logits(batch)
+    assert torch.equal(full, stock(smollm2)(batch.tokens).logits)
+    for dtype in ("bfloat16", "float16"):
+        half = loaded(smollm2, dtype).logits(batch).float()
+        assert torch.corrcoef(torch.stack([full.flatten(), half.flatten()]))[0, 1] > 0.999
+
+
+@torch.no_grad()
+def test_the_lens_equals_the_stock_models_hidden_states(smollm2: str) -> None:
+    model = loaded(smollm2, "float32")
+    batch, plain = two_prompts(model), stock(smollm2)
+    readings = LogitLens().measure(model.record(batch), batch, {})["readings"].double()
+    out = plain(batch.tokens, output_hidden_states=True)
+    final = out.logits.double().log_softmax(-1)
+    lens = [plain.lm_head(plain.model.norm(resid)) for resid in out.hidden_states[:-1]] + [out.logits]
+    assert len(lens) == 31
+    for layer, logits in enumerate(lens):
+        q = logits.double().log_softmax(-1)
+        kl = (q.exp() * (q - final)).sum(-1)
+        at_answer = q[:, -1].gather(1, batch.answer[:, None])
+        rank = (q[:, -1] > at_answer).sum(-1)
+        assert_close(readings[:, layer, :, READINGS.index("kl_lens_final")], kl, rtol=1e-4, atol=1e-4)
+        probability = readings[:, layer, -1, READINGS.index("answer_probability")]
+        assert_close(probability, at_answer[:, 0].exp(), rtol=1e-4, atol=1e-5)
+        assert readings[:, layer, -1, READINGS.index("answer_rank")].tolist() == rank.tolist()
+    assert readings[:, -1, -1, READINGS.index("answer_rank")].tolist() == [0, 0]
+
+
+def without(plain: PreTrainedModel, tokens: torch.Tensor, skipped: int | None) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return the stream at every layer and behind the last, and probabilities; `skipped` is left out from position 1 on."""
+    stream: list[torch.Tensor] = []
+    layers = plain.model.layers
+    handles = [layer.register_forward_pre_hook(lambda _, args: stream.append(args[0])) for layer in layers]
+    if skipped is not None:
+
+        def keep(_: object, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+            return torch.cat([output[:, :1], args[0][:, 1:]], dim=1)
+
+        handles.append(layers[skipped].register_forward_hook(keep))
+    handles.append(plain.model.norm.register_forward_pre_hook(lambda _, args: stream.append(args[0])))
+    try:
+        logits = plain(tokens).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    return stream, logits.softmax(-1)
+
+
+@torch.no_grad()
+def test_skipping_layers_equals_hooks_on_the_stock_model(smollm2: str) -> None:
+    model = loaded(smollm2, "float32")
+    batch, plain = two_prompts(model), stock(smollm2)
+    arrays = LayerSkip(scopes=("all",)).measure(model.record(batch), batch, {})
+    clean, probabilities = without(plain, batch.tokens, None)
+    for skipped in SKIPPED:
+        changed, now = without(plain, batch.tokens, skipped)
+        output = (probabilities - now).norm(dim=-1)[:, 1:].amax(-1)
+        assert_close(arrays["all.output_max"][:, skipped], output, rtol=1e-3, atol=1e-4)
+        for layer in range(skipped, 30):
+            c, d = (stream[layer + 1] - stream[layer] for stream in (clean, changed))
+            effect = ((c - d).norm(dim=-1) / c.norm(dim=-1))[:, 1:].amax(-1)
+            assert_close(arrays["all.max"][:, skipped, layer], effect, rtol=1e-3, atol=1e-4)
+
+
+def test_its_tokenizer_puts_nothing_in_front_and_has_a_chat_template(smollm2: str) -> None:
+    model = loaded(smollm2, "float32")
+    assert model.tokenizer.bos_token == "<|im_start|>"
+    assert model.tokenizer.convert_ids_to_tokens(model.tokenizer("The city")["input_ids"]) == ["The", "Ġcity"]
+    assert describe(model)["before every prompt"] == "nothing"
+    said = model.tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
+    assert said.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+
+
+def test_a_run_of_it_says_what_it_is(smollm2: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["--model", smollm2, "--task", "two-hop-facts", "--n", "2", "--analysis", "residual_contribution"]
+    done = CliRunner().invoke(cli.app, ["run", *words, "--no-store", "--out", str(out)])
+    assert done.exit_code == 0, done.exception or done.output
+    for kind in ("html", "md"):
+        assert CliRunner().invoke(cli.app, ["report", str(out), "--format", kind]).exit_code == 0
+    report = json.loads((out / "report.json").read_text())
+    about = "SmolLM2-135M-Instruct, dequantised from Q4_1"
+    assert report["provenance"]["models"][smollm2]["made from"] == about
+    for page in ("report.html", "report.md"):
+        assert f"{smollm2} is {about}" in (out / page).read_text()
