@@ -12,6 +12,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
+from transformers import AutoTokenizer
 
 from interp.errors import ModelError, SiteError
 from interp.folder import read_run
@@ -97,6 +98,14 @@ def test_a_folder_without_a_tokenizer_takes_token_ids(family: str, tmp_path: Pat
         model.tokenize("a text")
     with pytest.raises(ModelError, match="has no tokenizer; give token ids, or a tokenizer"):
         model.fit(Task.from_texts(["a text"]))
+
+
+def test_a_tokenizer_that_is_given_must_be_one(tmp_path: Path) -> None:
+    module = tiny("gpt2").module
+    module.save_pretrained(tmp_path)
+    assert load_model(module, tokenizer=AutoTokenizer.from_pretrained(tmp_path)).tokenizer is None  # an empty one
+    with pytest.raises(ModelError, match="tokenizer='gpt2' given; a tokenizer is needed"):
+        load_model(module, tokenizer="gpt2")
 
 
 def test_a_tokenizer_that_cannot_be_read_is_named(folder: Path) -> None:

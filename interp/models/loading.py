@@ -53,6 +53,7 @@ def load_model(
     there is no such model, or weights are missing, unexpected or not finite.
     """
     dtype = check_dtype(dtype)
+    tokenizer = _given(tokenizer)
     if isinstance(name, nn.Module):
         if revision is not None or device_map is not None:
             raise ModelError("revision and device_map are for models by name; a module is given, taken as it is")
@@ -270,6 +271,15 @@ def _load_tokenizer(source: str, *, revision: str | None, trust_remote_code: boo
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"the tokenizer of {source} cannot be loaded ({said})") from None
     return tokenizer if has_words(tokenizer) else None
+
+
+def _given(tokenizer: Any) -> Any:
+    """Return a tokenizer that was given, or None for one without words; raise ModelError for what is none."""
+    if tokenizer is None:
+        return None
+    if not callable(tokenizer):
+        raise ModelError(f"tokenizer={tokenizer!r:.80} given; a tokenizer is needed (AutoTokenizer.from_pretrained)")
+    return tokenizer if not hasattr(tokenizer, "get_vocab") or has_words(tokenizer) else None
 
 
 def _tokenizer_files(folder: str) -> list[Path]:
