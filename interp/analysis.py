@@ -135,6 +135,7 @@ class Analysis(ABC):
     def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: B027
         """Raise before any work if this shard cannot be measured."""
 
+    @torch.inference_mode(mode=False)  # its tensors could not be in a graph
     @torch.no_grad()
     def run(self, model: Model, task: Task) -> Result:
         """Measure every shard and combine; warn of prompts that the model's tokenizer cannot serve."""

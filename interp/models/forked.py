@@ -104,7 +104,8 @@ class Forked:
         if layer in self._scale:  # behind a norm that is read as linear: its scale is that of this run
             norm = self.bridge.blocks[layer].ln1_post
             weight = norm.original_component.weight
-            heads = heads * ((1.0 + weight) if norm.uses_weight_offset else weight) / self._scale.pop(layer)[:, :, None]
+            gain = 1.0 + weight.float() if norm.uses_weight_offset else weight.float()
+            heads = (heads.float() * gain / self._scale.pop(layer)[:, :, None]).to(heads.dtype)
         self.wrote("heads", layer, heads)
 
     def _enter_mlp(self, activation: Tensor, *, layer: int, shares_norm: bool) -> Tensor:

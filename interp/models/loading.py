@@ -20,6 +20,7 @@ _ADAPTER = "adapter_config.json"
 DeviceMap = str | dict[str, int | str]
 
 
+@torch.inference_mode(mode=False)  # its weights could not be in a graph
 def load_model(
     name: str | Path | nn.Module,
     *,

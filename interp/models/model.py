@@ -23,6 +23,7 @@ from interp.models.edits import Edits, Leaf
 from interp.models.forked import Forked, refuse_fork
 from interp.models.forward import NO_RULES, bridge_forward, is_inner, stock_hooks
 from interp.models.generate import Generation, Generator, Phase, ending_tokens, sampler
+from interp.models.gradients import graph, ordinary
 from interp.models.inner import few_tokens, is_near, unreadable, unwritable
 from interp.models.routing import find_experts
 from interp.models.rules import rule_hooks
@@ -220,16 +221,16 @@ class Model:
             start = Site("resid_pre", 0)
             edits[start] = [*edits.get(start, []), Leaf()]
         rules = rule_hooks(self.bridge, backward) if backward is not None and backward.rules else None
-        mask = batch.mask if batch.is_padded else None
         captured: dict[Site, Tensor] = {}
-        with torch.set_grad_enabled(backward is not None):
+        with graph(backward is not None):
+            mask = ordinary(batch.mask) if batch.is_padded else None
             if rules is not None or any(map(is_inner, [*edits, *wanted])):
                 rules = rules or NO_RULES
                 logits = bridge_forward(self.bridge, batch.tokens, mask, edits, wanted, into=captured, rules=rules)
             else:
                 with stock_hooks(self._blocks, edits, wanted, into=captured):
                     logits = self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits
-        return ForwardPass(logits.float(), Activations(captured))
+            return ForwardPass(logits.float(), Activations(captured))
 
     def refuse(self, site: Site, *, is_edited: bool = False) -> None:
         """Raise SiteError, saying why, for a place that does not exist here or cannot be read (`is_edited`: written)."""
@@ -363,7 +364,7 @@ class Model:
         work.add(there_and_back * tokens.numel() * self.n_layers)
         rules = NO_RULES if backward is None else rule_hooks(self.bridge, backward)
         needs_graph = backward is not None
-        with torch.set_grad_enabled(needs_graph):
+        with graph(needs_graph):
             return Forked(self.bridge, read=read, wrote=wrote, rules=rules, needs_graph=needs_graph).run(tokens)
 
     def refuse_edges(self) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp.backward import Rules
 from interp.errors import AnalysisError
+from interp.models.gradients import graph, slopes
 from interp.replay import Recording
 from interp.sweeps.pairs import Pair
 
@@ -207,16 +208,16 @@ def edge_scores(recording: Recording, pair: Pair, wiring: Wiring, *, rules: Rule
     if pair.direction == "denoise":
         pair = pair.compared_with(source.logits)
     base = plain_run(recording, pair.base, wiring, rules=rules)
-    change = (source.writes - base.writes).float()
-    with torch.enable_grad():
-        value = pair.value(base.logits[:, pair.clean.predicting]).sum()
-        slopes = dict(zip(base.read, torch.autograd.grad(value, [*base.read.values()]), strict=True))
+    change = source.writes.float() - base.writes.float()
+    with graph():
+        value = pair.value(base.logits[:, pair.clean.predicting])
+        found = dict(zip(base.read, slopes(value, [*base.read.values()]), strict=True))
     rows = []
     for layer in range(wiring.n_layers):
         for kind in ("q", "k", "v"):
-            rows.append(einsum(slopes[kind, layer].float(), change, "b p head d, b p sender d -> b head sender"))
-        rows.append(einsum(slopes["mlp", layer].float(), change, "b p d, b p sender d -> b sender")[:, None])
-    rows.append(einsum(slopes["logits", wiring.n_layers].float(), change, "b p d, b p sender d -> b sender")[:, None])
+            rows.append(einsum(found[kind, layer], change, "b p head d, b p sender d -> b head sender"))
+        rows.append(einsum(found["mlp", layer], change, "b p d, b p sender d -> b sender")[:, None])
+    rows.append(einsum(found["logits", wiring.n_layers], change, "b p d, b p sender d -> b sender")[:, None])
     is_edge = torch.from_numpy(wiring.is_edge).to(change.device)
     return torch.cat(rows, dim=1).where(is_edge, torch.zeros((), device=change.device))
 
