@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.errors import SiteError
 from interp.models.forward import NO_RULES, Hook, RuleHooks
+from interp.models.rounding import is_near
 from interp.replay import Read, Wrote
 from interp.sites import Site
 
@@ -133,7 +134,8 @@ def refuse_fork(bridge: Any) -> None:
             found = Forked(bridge, read=read, wrote=lambda *_: None).run(tokens)
         except (AttributeError, KeyError, RuntimeError) as error:
             raise SiteError(f"edges of this family cannot be told apart: {error}") from None
-        if not torch.allclose(found, bridge(tokens).float(), atol=1e-3, rtol=1e-3):
+        expected = bridge(tokens)
+        if not is_near(found.to(expected.dtype), expected, depth=len(bridge.blocks)):
             raise SiteError(
                 "edges of this family cannot be told apart: its heads or MLPs do not read the residual by one norm"
             )

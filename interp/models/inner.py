@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from interp.models.rounding import is_near
 from interp.models.routing import find_experts
 from interp.shapes import per_query_head
 from interp.sites import INNER_KINDS, Site, SiteKind
 
 _N_TOKENS = 5
-_TOLERANCE = 1e-3  # of the largest value; other tensors are off by a large part of it
 
 Reasons = dict[Site, str]  # why a site is not what its name says; empty where it is
 
@@ -158,14 +158,6 @@ def _why_not(kind: SiteKind, seen: _Seen, block: Any, config: Any) -> str:
     return check(seen, config)
 
 
-def is_near(found: Tensor, expected: Tensor) -> bool:
-    """Tell whether a tensor is another up to the rounding errors of its type."""
-    if found.shape != expected.shape:
-        return False
-    near = _TOLERANCE if expected.dtype == torch.float32 else 0.05
-    return not bool((found - expected).abs().max() > near * (expected.abs().max() + 1e-6))  # NaN is someone else's finding
-
-
 def _heads_differ(tensor: Tensor, n_heads: int | None = None) -> str:
     if tensor.ndim == 4 and tensor.shape[1] == _N_TOKENS and n_heads in (None, tensor.shape[2]):
         return ""
@@ -206,11 +198,10 @@ def _why_not_scores(seen: _Seen, config: Any) -> str:  # noqa: ARG001
     scores, pattern = seen.hooked["attn_scores"].float(), seen.hooked.get("pattern")
     if pattern is None or scores.shape != pattern.shape:
         return "its shape is not the pattern's"
-    pattern = pattern.float()
     if is_near(scores, pattern):
         return "it holds the pattern: the softmax is already taken"
-    whole = pattern / pattern.sum(-1, keepdim=True)  # attention sinks take the rest of a row
-    return "" if is_near(scores.softmax(-1), whole) else "its softmax is not the pattern"
+    whole = pattern.float() / pattern.float().sum(-1, keepdim=True)  # attention sinks take the rest of a row
+    return "" if is_near(scores.softmax(-1), whole.to(pattern.dtype)) else "its softmax is not the pattern"
 
 
 def _why_not_query(seen: _Seen, config: Any) -> str:

@@ -18,13 +18,14 @@ from interp.activations import Activations, ForwardPass
 from interp.backward import Rules
 from interp.errors import ModelError, SiteError, TaskError
 from interp.interventions import NO_INTERVENTION, Plan, at_layer
-from interp.models.bridge import ModulePaths, build_bridge, module_paths
+from interp.models.bridge import ModulePaths, build_bridge, eager_twin, module_paths
 from interp.models.edits import Edits, Leaf
 from interp.models.forked import Forked, refuse_fork
 from interp.models.forward import NO_RULES, bridge_forward, is_inner, stock_hooks
 from interp.models.generate import Generation, Generator, Phase, ending_tokens, sampler
 from interp.models.gradients import graph, ordinary
-from interp.models.inner import few_tokens, is_near, unreadable, unwritable
+from interp.models.inner import few_tokens, unreadable, unwritable
+from interp.models.rounding import is_near, is_sum
 from interp.models.routing import find_experts
 from interp.models.rules import rule_hooks
 from interp.models.shelf import Shelf
@@ -154,10 +155,10 @@ class Model:
 
     @torch.no_grad()
     def _prove_bridge(self, bridge: Any) -> None:
+        """Compare with the stock model's logits by the same attention kernel: another one rounds otherwise."""
         tokens = few_tokens(bridge)
-        if not is_near(
-            bridge(tokens), self.module(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
-        ):
+        stock = eager_twin(self.module)(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
+        if not is_near(bridge(tokens), stock.logits, depth=self.n_layers):
             raise ValueError("its logits differ")
 
     # Prompts
@@ -469,13 +470,22 @@ class Model:
         recording = self._record(tokens, None, Work(), is_kept=False)
         for layer in range(self.n_layers):
             writes = [recording.clean(Site("attn_out", layer)), recording.clean(Site("mlp_out", layer))]
-            if not is_near(recording.resid(layer) + sum(writes), recording.resid(layer + 1)):
+            if not is_sum(recording.resid(layer + 1), recording.resid(layer), *writes):
                 raise ModelError(
                     f"block {layer} of {family} does more to the residual stream than adding attention and MLP; "
                     "it cannot be taken apart"
                 )
         object.__setattr__(self, "_n_kv_heads", recording.kv(0)[0].shape[1])
-        if not is_near(recording.logits(recording.resid(self.n_layers)), self._probe()):
+        last: list[Tensor] = []
+        handle = self._ln_final.register_forward_pre_hook(lambda _module, args: last.append(args[0]))
+        try:
+            logits = self._probe()
+        finally:
+            handle.remove()
+        ours = recording.resid(self.n_layers)
+        if not (last and is_near(ours, last[0].reshape(ours.shape), depth=self.n_layers)):
+            raise ModelError(f"{family} does more than run its blocks one after the other; it cannot be taken apart")
+        if not is_near(self.unembed(last[0].reshape(ours.shape)), logits):
             raise ModelError(f"{family} does something to its logits that this library does not know")
 
 

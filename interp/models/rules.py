@@ -17,6 +17,7 @@ from interp.errors import SiteError
 from interp.models.forward import Hook, RuleHooks
 from interp.models.gradients import graph
 from interp.models.inner import unwritable
+from interp.models.rounding import is_near
 from interp.sites import Site, SiteKind
 
 
@@ -148,10 +149,10 @@ def _follow_mlp(hooks: RuleHooks, path: str, mlp: Any, phi: _Activation, rules: 
         wide = torch.promote_types(post.dtype, torch.float32)
         pre = seen.pop("pre").to(wide)
         up = seen.pop("up").to(wide) if is_gated else torch.ones((), dtype=wide, device=post.device)
-        value, near = phi.phi(pre.detach()), 1e-4 if post.dtype == wide else 0.05
+        value = phi.phi(pre.detach())
         first = (slice(1), slice(-1, None))
         expected = (value[first] * (up.detach()[first] if is_gated else 1.0)).to(post.dtype)
-        if not torch.allclose(expected, post.detach()[first], rtol=near, atol=near):
+        if not is_near(expected, post.detach()[first], least=1e-4):
             what = f"{phi.name}(gate) * up" if is_gated else f"{phi.name} of mlp.hook_pre"
             raise SiteError(f"rules {rules.name!r}: {path}.hook_post is not {what}; no rule is known for it")
         return _with_derivative_of(_product(pre, up, value, phi, rules, is_gated=is_gated), post)
