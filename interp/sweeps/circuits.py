@@ -244,15 +244,15 @@ def circuit_values(
 
 
 def _values(recording: Recording, pair: Pair, wiring: Wiring, kept: Tensor, away: Run, instead: Tensor | None) -> Tensor:
-    n_circuits, dtype = len(kept), away.writes.dtype
-    ablated = away.writes if instead is None else instead.to(dtype).expand_as(away.writes)
-    moved = ablated - away.writes
+    n_circuits, writes = len(kept), away.writes.float()
+    ablated = writes if instead is None else instead.float().expand_as(writes)
+    moved = ablated - writes
     changes: list[Tensor] = []
     rows = {name: i for i, name in enumerate(wiring.receivers)}
 
     def wrote(kind: str, layer: int, write: Tensor) -> None:  # noqa: ARG001
         write = write if kind == "heads" else write[:, :, None]
-        write = rearrange(write, "(c b) ... -> c b ...", c=n_circuits)
+        write = rearrange(write.float(), "(c b) ... -> c b ...", c=n_circuits)
         first = sum(change.shape[3] for change in changes)
         changes.append(write - ablated[:, :, first : first + write.shape[3]])
 
@@ -264,12 +264,12 @@ def _values(recording: Recording, pair: Pair, wiring: Wiring, kept: Tensor, away
             names = [f"{kind}{layer}.h{head}" for head in range(wiring.n_read(kind))]
         if kind == "mlp" and wiring.is_parallel:
             n_before = wiring.n_before(names[0])
-        chosen = kept[:, [rows[name] for name in names], :n_before].to(dtype)
-        asked = away.read[kind, layer]
+        chosen = kept[:, [rows[name] for name in names], :n_before].float()
+        asked = away.read[kind, layer].float()
         asked = asked if asked.ndim == 4 else asked[:, :, None]
         ground = asked + moved[:, :, :n_before].sum(2, keepdim=True)
         own: Tensor = ground + einsum(chosen, change[:, :, :, :n_before], "c r s, c b p s d -> c b p r d")
-        own = rearrange(own, "c b p r d -> (c b) p r d")
+        own = rearrange(own.to(resid.dtype), "c b p r d -> (c b) p r d")
         return own if kind in ("q", "k", "v") else own[:, :, 0].expand_as(resid)
 
     tokens = repeat(pair.clean.tokens, "batch pos -> (circuit batch) pos", circuit=n_circuits)
