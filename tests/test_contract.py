@@ -32,22 +32,21 @@ FEWER = {
 GOLDEN = Path(__file__).parent / "golden.json"
 
 
-loaded = cache(interp.load_model)
+loaded, read = cache(interp.load_model), cache(interp.load_task)
 
 
 def model(name: str, dtype: str = "auto") -> Model:
     return loaded("zoo/names-6l" if needs_twins(name) else "zoo/hops-4l", dtype=dtype)
 
 
-@cache
 def task(name: str) -> Task:
-    return interp.load_task("ioi" if needs_twins(name) else "two-hop", n=12)
+    return read("ioi" if needs_twins(name) else "two-hop", n=12)
 
 
 @cache
 def needs_twins(name: str) -> bool:
     """Tell whether an analysis compares prompts with corrupted twins, which two-hop prompts do not have."""
-    hops, prompts = loaded("zoo/hops-4l", dtype="auto"), interp.load_task("two-hop", n=1).prompts
+    hops, prompts = loaded("zoo/hops-4l", dtype="auto"), read("two-hop", n=1).prompts
     try:
         make_analysis(name, {}).check(hops, hops.tokenize(prompts))
     except TaskError as error:
