@@ -8,7 +8,7 @@ them kept). Each has controls that skip as much: random layers, random tokens, a
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import ClassVar
@@ -25,7 +25,6 @@ from interp.analysis import Analysis, Cost, Finding, Result
 from interp.choices import shuffled
 from interp.errors import AnalysisError, TaskError, unknown
 from interp.models import Model
-from interp.models.generate import ending_tokens
 from interp.plots import lines_over_depth
 from interp.replay import Recording
 from interp.shapes import Tensors
@@ -105,13 +104,15 @@ class VoidSkip(Analysis):
         """Return every threshold asked for, in order."""
         return tuple(sorted({self.alpha, *self.alphas}))
 
-    def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: ARG002
+    def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise TaskError, naming prompts, where an answer or choices are asked for and missing, or a text is too short."""
         if "answer" in self.scores or self.max_new_tokens:
             require_answers(shard)
         if "choices" in self.scores:
             for prompt in shard.prompts:
                 shuffled(prompt)
+        if self.max_new_tokens:
+            model.refuse_texts(shard, self.max_new_tokens)
         if self._wants_text(shard) and shard.tokens.shape[1] < 2:
             raise TaskError(f"prompt {shard.prompts[0].id!r} has 1 token; perplexity needs at least 2")
 
@@ -185,15 +186,18 @@ class VoidSkip(Analysis):
         drawn_as = [alpha * n_drawn(self.n_random) + i for i in (0, 1, 1 + self.n_random, 1 + 2 * self.n_random)]
         tokens, prompts = shard.tokens.repeat(len(kinds), 1), shard.prompts * len(kinds)
         recording = model.record(shard)
-        for _ in range(n_new):
+        four = replace(shard, prompts=prompts, tokens=tokens, mask=torch.ones_like(tokens, dtype=torch.bool))
+        choose = model.chooser(four, max_new_tokens=n_new)
+        for n_said in range(n_new):
             now = _unstored(recording.beside(tokens))
             masks = self._masks(now, prompts, prepared, evaluation)[drawn_as]
             own = rearrange(masks, "drawn (kind batch) layer pos -> drawn kind batch layer pos", kind=len(kinds))
             mask = torch.cat([own[kind, kind] for kind in kinds])[None]
             last = next(self._streams(now, evaluation, mask))[0, :, -1:]
-            tokens = torch.cat([tokens, now.logits(last)[:, 0].argmax(-1, keepdim=True)], dim=1)
+            chosen = choose(tokens[:, tokens.shape[1] - n_said :], now.logits(last)[:, 0])
+            tokens = torch.cat([tokens, chosen[:, None]], dim=1)
         new = tokens[:, -n_new:]
-        is_end = torch.isin(new, torch.tensor(ending_tokens(model.module), dtype=torch.long, device=new.device))
+        is_end = torch.isin(new, torch.tensor(choose.ends, dtype=torch.long, device=new.device))
         rows = [row[~ended].tolist() for row, ended in zip(new, is_end.cummax(1).values, strict=True)]
         texts = model.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return [texts[kind * len(shard.prompts) : (kind + 1) * len(shard.prompts)] for kind in kinds]

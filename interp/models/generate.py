@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.activations import Activations
-from interp.errors import SiteError, TaskError, unknown
+from interp.errors import SiteError, unknown
 from interp.interventions import Intervention
+from interp.models.decoding import Chooser
 from interp.models.edits import Edits
 from interp.models.forward import bridge_hooks, stock_hooks
 from interp.replay import Block
@@ -34,7 +35,7 @@ class Generation:
 
     `mask` is False on padding and behind the token that ended a response; `prompt` and `response` are the spans of both in
     `tokens`, `mask` and the captured activations. Nothing is captured at the last new token, which no pass has read.
-    `logits` [batch new d_vocab] are those that each new token was chosen from.
+    `logits` [batch new d_vocab] are the model's own at each new token, in front of what `generation_config` makes of them.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -100,7 +101,7 @@ class Generator:
                     f"position {bad[0]} of {site} asked for; the last token of prompt {prompt.id!r} is at {length - 1}"
                 )
 
-    def run(self, *, max_new_tokens: int, choose: Callable[[Tensor], Tensor], stop: Sequence[int], pad: int) -> Generation:
+    def run(self, *, max_new_tokens: int, choose: Chooser, pad: int) -> Generation:
         """Return what is generated until every response has ended, or is `max_new_tokens` long."""
         mask = self._turn(self.batch.mask, True)
         positions = (mask.long().cumsum(1) - 1).clamp_min(0)
@@ -109,10 +110,11 @@ class Generator:
         logits: list[Tensor] = []
         alive = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         living: list[Tensor] = []
-        ends = torch.tensor(list(stop), dtype=torch.long, device=tokens.device)
+        ends = torch.tensor(choose.ends, dtype=torch.long, device=tokens.device)
         while True:
             last = self._step(tokens, mask, positions, cache, is_prefill=not new)
-            chosen = torch.where(alive, choose(last), pad)
+            so_far = torch.stack(new, 1) if new else tokens[:, :0]
+            chosen = torch.where(alive, choose(so_far, last), pad)
             new.append(chosen)
             logits.append(last)
             living.append(alive)
@@ -195,19 +197,3 @@ def _per_prompt(positions: Sequence[int] | Tensor, generator: Generator) -> list
 def _short(positions: Sequence[int] | Tensor) -> str:
     given = positions.tolist() if isinstance(positions, Tensor) else list(positions)
     return f"{given[:4]}"
-
-
-def sampler(temperature: float, *, seed: int, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return what chooses a token from logits [batch d_vocab]: the likeliest at temperature 0, else one drawn."""
-    if temperature < 0:
-        raise TaskError(f"temperature={temperature}; 0 (greedy) or more is needed")
-    if temperature == 0:
-        return lambda logits: logits.argmax(-1)
-    random = torch.Generator(device).manual_seed(seed)
-    return lambda logits: torch.multinomial((logits / temperature).softmax(-1), 1, generator=random)[:, 0]
-
-
-def ending_tokens(module: Any) -> list[int]:
-    """Return the tokens that end a response, as the model's own generation settings name them."""
-    ends = getattr(module.generation_config, "eos_token_id", None)
-    return [] if ends is None else ends if isinstance(ends, list) else [int(ends)]

@@ -19,10 +19,11 @@ from interp.backward import Rules
 from interp.errors import ModelError, SiteError, TaskError
 from interp.interventions import NO_INTERVENTION, Plan, at_layer
 from interp.models.bridge import ModulePaths, build_bridge, eager_twin, module_paths
+from interp.models.decoding import Chooser, padding_token, refuse_decoding
 from interp.models.edits import Edits, Leaf
 from interp.models.forked import Forked, refuse_fork
 from interp.models.forward import NO_RULES, bridge_forward, is_inner, stock_hooks
-from interp.models.generate import Generation, Generator, Phase, ending_tokens, sampler
+from interp.models.generate import Generation, Generator, Phase
 from interp.models.gradients import graph, ordinary
 from interp.models.inner import few_tokens, unreadable, unwritable
 from interp.models.rounding import is_near, is_sum
@@ -275,32 +276,39 @@ class Model:
         plan: Plan = NO_INTERVENTION,
         phase: Phase = "both",
         temperature: float = 0.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> Generation:
         """Return continuations of up to `max_new_tokens` tokens, greedy, or sampled at a temperature above 0.
 
-        Without a plan equal to Hugging Face's `generate`. A plan is carried out while prompts are read ("prefill"), while
+        Without a plan and greedily equal to `generate(do_sample=False)` of each prompt: what the checkpoint's
+        `generation_config` asks for (penalties, suppressed tokens, several EOS, …) is carried out, or refused by name. A
+        prompt's samples depend on its tokens and its seed (one for all, or one for each) alone. A plan is carried out while prompts are read ("prefill"), while
         tokens are added ("decode"), or in both; named positions are the prompt's. Captures cover prompts and responses.
-        Raises TaskError for fewer than 1 new token and for texts longer than the model reads, SiteError for positions in
-        the padding and for places that cannot be read or written.
+        Raises TaskError for fewer than 1 new token and for texts longer than the model reads, ModelError for decoding that
+        is not known here, SiteError for positions in the padding and for places that cannot be read or written.
         """
         planned, wanted = at_layer(plan, n_layers=self.n_layers), set(capture)
         for site in sorted({*planned, *wanted}):
             self._refuse_site(site, is_edited=site in planned)
-        self._refuse_length(batch, max_new_tokens)
+        self.refuse_texts(batch, max_new_tokens)
+        choose = self.chooser(batch, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         bridge = self.bridge if any(map(is_inner, [*planned, *wanted])) else None
         module = self.module if bridge is None else bridge.original_model
         generator = Generator(module, self._blocks, bridge, batch, planned, wanted, phase)
-        ends, pad = ending_tokens(self.module), getattr(self.tokenizer, "pad_token_id", None)
-        generation = generator.run(
-            max_new_tokens=max_new_tokens,
-            choose=sampler(temperature, seed=seed, device=self.device),
-            stop=ends,
-            pad=pad if pad is not None else ends[0] if ends else 0,
-        )
+        pad = padding_token(self.module, self.tokenizer)
+        generation = generator.run(max_new_tokens=max_new_tokens, choose=choose, pad=pad)
         return generation if self.tokenizer is None else replace(generation, texts=self._texts(generation))
 
-    def _refuse_length(self, batch: TokenBatch, max_new_tokens: int) -> None:
+    def chooser(
+        self, batch: TokenBatch, *, max_new_tokens: int, temperature: float = 0.0, seed: int | Sequence[int] = 0
+    ) -> Chooser:
+        """Return what chooses each next token of these prompts; raise ModelError for decoding that is not known here."""
+        rows = [row[own].tolist() for row, own in zip(batch.tokens, batch.mask, strict=True)]
+        return Chooser(self.module, rows, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+
+    def refuse_texts(self, batch: TokenBatch, max_new_tokens: int) -> None:
+        """Raise TaskError for fewer than 1 new token and for texts too long to be read, ModelError as `chooser` does."""
+        refuse_decoding(self.module)
         if max_new_tokens < 1:
             raise TaskError(f"max_new_tokens={max_new_tokens}; at least 1 is needed")
         n_pos, longest = int(batch.mask.sum(1).max()) + max_new_tokens - 1, self._longest
