@@ -8,7 +8,7 @@ them kept). Each has controls that skip as much: random layers, random tokens, a
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from typing import ClassVar
@@ -186,8 +186,8 @@ class VoidSkip(Analysis):
         drawn_as = [alpha * n_drawn(self.n_random) + i for i in (0, 1, 1 + self.n_random, 1 + 2 * self.n_random)]
         tokens, prompts = shard.tokens.repeat(len(kinds), 1), shard.prompts * len(kinds)
         recording = model.record(shard)
-        four = replace(shard, prompts=prompts, tokens=tokens, mask=torch.ones_like(tokens, dtype=torch.bool))
-        choose = model.chooser(four, max_new_tokens=n_new)
+        mask, last = torch.ones_like(tokens, dtype=torch.bool), shard.last.repeat(len(kinds))
+        choose = model.chooser(TokenBatch(prompts, tokens, mask, last), max_new_tokens=n_new)
         for n_said in range(n_new):
             now = _unstored(recording.beside(tokens))
             masks = self._masks(now, prompts, prepared, evaluation)[drawn_as]

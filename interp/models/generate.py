@@ -17,9 +17,9 @@ from transformers import DynamicCache
 
 from interp.activations import Activations
 from interp.errors import SiteError, unknown
-from interp.interventions import Intervention
+from interp.interventions import Intervention, among
 from interp.models.decoding import Chooser
-from interp.models.edits import Edits
+from interp.models.edits import Edit, Edits
 from interp.models.forward import bridge_hooks, stock_hooks
 from interp.replay import Block
 from interp.sites import Site
@@ -51,12 +51,13 @@ class Generation:
 class _Turned:
     """An intervention whose positions, and the positions of what it edits, are turned by each prompt's padding."""
 
-    intervention: Intervention
+    intervention: Edit
     turn: Callable[[Tensor, bool], Tensor]
+    turn_resid: Callable[[Tensor, bool], Tensor]
 
     def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:
         """Return the activation, edited in the layout of the batch."""
-        pre = None if resid_pre is None else self.turn(resid_pre, False)
+        pre = None if resid_pre is None else self.turn_resid(resid_pre, False)
         return self.turn(self.intervention.edit(self.turn(activation, False), pre), True)
 
 
@@ -108,7 +109,7 @@ class Generator:
         tokens, cache = self._turn(self.batch.tokens, True), DynamicCache(config=self.module.config)
         new: list[Tensor] = []
         logits: list[Tensor] = []
-        alive = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        alive = self._alive = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         living: list[Tensor] = []
         ends = torch.tensor(choose.ends, dtype=torch.long, device=tokens.device)
         while True:
@@ -118,7 +119,7 @@ class Generator:
             new.append(chosen)
             logits.append(last)
             living.append(alive)
-            alive = alive & ~torch.isin(chosen, ends)
+            alive = self._alive = alive & ~torch.isin(chosen, ends)
             if len(new) == max_new_tokens or not bool(alive.any()):
                 break
             tokens, positions = chosen[:, None], positions[:, -1:] + 1
@@ -167,9 +168,14 @@ class Generator:
         if self.phase == ("decode" if is_prefill else "prefill"):
             return {}
         if is_prefill:
-            return {site: [_Turned(i, self._turn_at(site)) for i in edits] for site, edits in self.plan.items()}
+            mask = self.batch.mask if self.batch.is_padded else None
+            return {
+                site: [_Turned(among(i, mask), self._turn_at(site), self._turn) for i in edits]
+                for site, edits in self.plan.items()
+            }
+        mask = None if bool(self._alive.all()) else self._alive[:, None]
         everywhere = {site: [i for i in edits if i.positions is None] for site, edits in self.plan.items()}
-        return {site: [*edits] for site, edits in everywhere.items() if edits}
+        return {site: [among(i, mask) for i in edits] for site, edits in everywhere.items() if edits}
 
     def _turn_at(self, site: Site) -> Callable[[Tensor, bool], Tensor]:
         """Return what turns an activation of a site between the batch's layout and the padded one."""

@@ -38,6 +38,7 @@ class Findings:
 
     unreadable: Reasons
     written: dict[Site, bool] = field(default_factory=dict)
+    clean: Tensor | None = None  # logits of the few tokens, where edits are tried
 
 
 _KNOWN: "WeakKeyDictionary[Any, Findings]" = WeakKeyDictionary()
@@ -50,10 +51,10 @@ def unreadable(bridge: Any, site: Site) -> str:
 
 def unwritable(bridge: Any, site: Site) -> str:
     """Return why an inner site cannot be written; nothing if it can."""
-    written = _findings(bridge).written
-    if site not in written:
-        written[site] = _is_written(bridge, site)
-    return "" if written[site] else "edits there do not reach the logits in this family"
+    known = _findings(bridge)
+    if site not in known.written:
+        known.written[site] = _is_written(bridge, site, known)
+    return "" if known.written[site] else "edits there do not reach the logits in this family"
 
 
 def _findings(bridge: Any) -> Findings:
@@ -70,9 +71,9 @@ def few_tokens(bridge: Any) -> Tensor:
 
 
 @torch.no_grad()
-def _is_written(bridge: Any, site: Site) -> bool:
+def _is_written(bridge: Any, site: Site, known: Findings) -> bool:
     tokens = few_tokens(bridge)
-    clean = bridge(tokens)
+    clean = known.clean = bridge(tokens) if known.clean is None else known.clean
     edited = bridge.run_with_hooks(tokens, fwd_hooks=[(str(site), lambda activation, hook: activation * 0.5 + 0.1)])  # noqa: ARG005
     return not torch.allclose(clean, edited, rtol=1e-5, atol=1e-6)
 

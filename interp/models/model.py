@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from interp.activations import Activations, ForwardPass
 from interp.backward import Rules
 from interp.errors import ModelError, SiteError, TaskError
-from interp.interventions import NO_INTERVENTION, Plan, at_layer
+from interp.interventions import NO_INTERVENTION, Plan, among, at_layer
 from interp.models.bridge import ModulePaths, build_bridge, eager_twin, module_paths
 from interp.models.decoding import Chooser, padding_token, refuse_decoding
 from interp.models.edits import Edits, Leaf
@@ -218,7 +218,8 @@ class Model:
         planned, wanted = at_layer(plan, n_layers=self.n_layers), set(capture)
         for site in {*planned, *wanted}:
             self._refuse_site(site, is_edited=site in planned)
-        edits: Edits = {site: [*interventions] for site, interventions in planned.items()}
+        own = batch.mask if batch.is_padded else None
+        edits: Edits = {site: [among(each, own) for each in interventions] for site, interventions in planned.items()}
         if backward is not None:
             start = Site("resid_pre", 0)
             edits[start] = [*edits.get(start, []), Leaf()]
