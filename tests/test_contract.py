@@ -174,9 +174,7 @@ def test_half_precision_keeps_the_contract(name: str, dtype: str) -> None:
 
     (one,), (two,) = measured(prompts), measured(prompts)
     assert all(torch.equal(tensor, two[key]) for key, tensor in one.items())
-    together, apart = (
-        analysis.combine(parts).to_frame() for parts in ([one], measured(prompts[:1], prompts[1:]))
-    )
+    together, apart = (analysis.combine(parts).to_frame() for parts in ([one], measured(prompts[:1], prompts[1:])))
     assert not np.isinf(together.select_dtypes("float").to_numpy()).any()
     assert together.isna().equals(apart.isna())
     for column in together.select_dtypes("float"):

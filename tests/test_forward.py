@@ -187,7 +187,10 @@ def test_a_padded_batch_has_the_means_of_its_own_tokens(site: Site) -> None:
     mask = torch.arange(12) < torch.tensor(lengths)[:, None]
     padded = replace(batch, mask=mask, tokens=torch.where(mask, batch.tokens, 0))
     done = model.forward(padded, plan=[Ablate(site, "mean")], capture=[site]).activations[site]
-    rows = [TokenBatch(batch.prompts[:1], batch.tokens[[i], :n], mask[[i], :n], torch.tensor([n - 1])) for i, n in enumerate(lengths)]
+    rows = [
+        TokenBatch(batch.prompts[:1], batch.tokens[[i], :n], mask[[i], :n], torch.tensor([n - 1]))
+        for i, n in enumerate(lengths)
+    ]
     alone = [model.forward(row, capture=[site]).activations[site][0] for row in rows]
     if site.kind == "pattern":
         alone = [torch.cat([a, a.new_zeros(*a.shape[:2], 12 - a.shape[2])], -1).transpose(0, 1) for a in alone]

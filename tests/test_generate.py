@@ -148,8 +148,9 @@ ASKED = {
 def asking(request: pytest.FixtureRequest) -> Iterator[Model]:
     """Return a model whose checkpoint asks for something when it generates."""
     model = tiny("llama")
-    before, model.module.generation_config = model.module.generation_config, GenerationConfig(
-        **({"eos_token_id": 2, "pad_token_id": 0} | request.param)
+    before, model.module.generation_config = (
+        model.module.generation_config,
+        GenerationConfig(**({"eos_token_id": 2, "pad_token_id": 0} | request.param)),
     )
     yield model
     model.module.generation_config = before

@@ -12,12 +12,14 @@ from interp.analyses.circuit_discovery import CircuitDiscovery
 from interp.analyses.integrated_gradients import IntegratedGradients
 from interp.analyses.patching_agreement import PatchingAgreement
 from interp.analyses.relevance_patching import RelevancePatching
+from interp.backward import GRADIENT
 from interp.errors import ModelError
 from interp.models import Model
 from interp.models.bridge import build_bridge
+from interp.models.gradients import graph, slopes
 from interp.models.rounding import allowed, error, is_near, is_sum
 from interp.sites import INNER_KINDS, Site
-from tests.families import tiny
+from tests.families import tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -97,7 +99,8 @@ def test_rounding_explains_what_a_sum_in_half_precision_loses_and_no_more() -> N
     off[7] += 0.5
     assert not is_sum(off, a, b, c)
     assert error(torch.tensor([[3.0, 5.0], [0.0, 1.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]])) == pytest.approx(0.2)
-    assert is_near(a, a.float()) and not is_near(a, a[:5])
+    assert is_near(a, a.float())
+    assert not is_near(a, a[:5])
     assert allowed(torch.float16, depth=30) < allowed(torch.bfloat16, depth=4) < 0.1
 
 
@@ -111,6 +114,19 @@ def test_relevance_in_half_precision_correlates_with_that_in_fp32(low: str) -> N
         scores[each] = frame.set_index(["method", "node", "layer", "unit", "position"])["mean"].fillna(0)
     for node, wide in scores["float32"].groupby("node"):
         assert np.corrcoef(wide, scores[low].loc[wide.index])[0, 1] > 0.999, node
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("through", [[], [Site("pattern", 0)]], ids=["stock", "bridge"])
+def test_a_residual_that_is_only_captured_changes_no_logit_in_half_precision(family: str, through: list[Site]) -> None:
+    low = Model(family, in_type(family, "bfloat16"))
+    sites = [Site("resid_mid", layer) for layer in range(4)]
+    without = low.forward(tokens(), capture=through).logits
+    done = low.forward(tokens(), capture=[*sites, *through], backward=GRADIENT)
+    assert torch.equal(done.logits, without)
+    with graph():
+        found = slopes(done.logits[:, -1, 5], [done.activations[site] for site in sites])
+    assert all(bool(slope.abs().sum() > 0) for slope in found)
 
 
 @pytest.mark.parametrize(

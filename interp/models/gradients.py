@@ -12,7 +12,7 @@ _FP16_SCALES = (2.0**12, 2.0**8, 2.0**4, 1.0)  # powers of two, which change no 
 
 
 @contextmanager
-def graph(is_kept: bool = True) -> Iterator[None]:  # noqa: FBT001, FBT002
+def graph(is_kept: bool = True) -> Iterator[None]:
     """Keep a graph, or none, of what is computed inside the `with` block, also inside `torch.inference_mode()`."""
     with torch.inference_mode(mode=False), torch.set_grad_enabled(is_kept):
         yield

@@ -283,8 +283,10 @@ class Model:
 
         Without a plan and greedily equal to `generate(do_sample=False)` of each prompt: what the checkpoint's
         `generation_config` asks for (penalties, suppressed tokens, several EOS, …) is carried out, or refused by name. A
-        prompt's samples depend on its tokens and its seed (one for all, or one for each) alone. A plan is carried out while prompts are read ("prefill"), while
-        tokens are added ("decode"), or in both; named positions are the prompt's. Captures cover prompts and responses.
+        prompt's samples depend on its tokens and its seed (one for all, or one for each) alone. A plan is carried out while
+        prompts are read ("prefill"), while tokens are added ("decode"), or in both; named positions are the prompt's.
+        Captures cover prompts and responses.
+
         Raises TaskError for fewer than 1 new token and for texts longer than the model reads, ModelError for decoding that
         is not known here, SiteError for positions in the padding and for places that cannot be read or written.
         """
@@ -486,7 +488,11 @@ class Model:
                 )
         object.__setattr__(self, "_n_kv_heads", recording.kv(0)[0].shape[1])
         last: list[Tensor] = []
-        handle = self._ln_final.register_forward_pre_hook(lambda _module, args: last.append(args[0]))
+
+        def see(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            last.append(args[0] if args else next(iter(kwargs.values())))
+
+        handle = self._ln_final.register_forward_pre_hook(see, with_kwargs=True)
         try:
             logits = self._probe()
         finally:

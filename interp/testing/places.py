@@ -207,7 +207,9 @@ def write_projection(kind: SiteKind) -> Check:
 
     def check(probe: Probe, layer: int) -> None:
         group = probe.model.n_heads // probe.model.n_kv_heads
-        found = {each: probe.once(("silent", each, layer), partial(_silent, probe, each, layer, group)) for each in ("q", "k")}
+        found = {
+            each: probe.once(("silent", each, layer), partial(_silent, probe, each, layer, group)) for each in ("q", "k")
+        }
         probe.compare(found["q"], found["k"], f"the pattern of silent queries and keys of layer {layer}")
         if torch.allclose(found[kind], probe.site("pattern", layer)[:, :group], atol=1e-4):
             raise AssertionError(f"silencing {Site(kind, layer)} leaves the pattern as it was")
