@@ -19,6 +19,7 @@ from interp.models.bridge import build_bridge
 from interp.models.gradients import graph, slopes
 from interp.models.rounding import allowed, error, is_near, is_sum
 from interp.sites import INNER_KINDS, Site
+from interp.testing import check_model
 from tests.families import tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -88,6 +89,19 @@ def test_a_bridge_with_folded_weights_is_refused_in_every_type(dtype: str) -> No
     folded.enable_compatibility_mode()
     with pytest.raises(ModelError, match="compatibility mode folds its weights"):
         interp.load_model(folded)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("low", ["bfloat16", "float16"])
+def test_the_contract_holds_in_half_precision_and_finds_a_wrong_tensor_there(family: str, low: str) -> None:
+    model = Model(family, in_type(family, low))
+    check_model(model)
+    block = model.blocks[2]  # of the layers looked at
+    attn, mlp = block.attn_write, block.mlp_write
+    for name, module in (("attn_write", mlp), ("mlp_write", attn)):
+        object.__setattr__(block, name, module)
+    with pytest.raises(AssertionError, match=r"breaks \d+ checks"):
+        check_model(model)
 
 
 def test_rounding_explains_what_a_sum_in_half_precision_loses_and_no_more() -> None:

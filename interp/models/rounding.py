@@ -5,17 +5,18 @@ whole pass grow with the square root of its depth. Vectors are compared by their
 activations excuse nothing in the others.
 """
 
+from math import sqrt
+
 import torch
 from torch import Tensor
 
-_STEPS = 8  # roundings of one block that do not cancel; two to four were measured in 40 families
+_STEPS = 8  # twice the roundings of a block that do not cancel; one to two were measured in 40 families
 _LEAST = 1e-3  # kernels of fp32 may round their factors to ten bits (TF32)
 
 
 def allowed(dtype: torch.dtype, *, depth: int = 1, least: float = _LEAST) -> float:
     """Return the relative error that rounding explains behind `depth` blocks; at `least` this."""
-    eps: float = torch.finfo(dtype).eps
-    return max(least, _STEPS * eps * float(max(1, depth) / 4) ** 0.5)
+    return max(least, _STEPS * float(torch.finfo(dtype).eps) * sqrt(max(1, depth)) / 2)
 
 
 def error(found: Tensor, expected: Tensor, *, of: Tensor | None = None) -> float:

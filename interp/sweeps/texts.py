@@ -45,7 +45,7 @@ def patched_texts(
 def sampled_texts(model: Model, shard: TokenBatch, *, n: int, max_new_tokens: int, seed: int = 0) -> Texts:
     """Return `n` continuations, a list of `n` lists of prompts, drawn at temperature 1; a prompt's depend on it alone."""
     texts: Texts = []
-    for copies in torch.arange(n).split(_n_copies(shard, max_new_tokens)):
+    for copies in torch.split(torch.arange(n), _n_copies(shard, max_new_tokens)):
         seeds = [(seed << 20) + copy for copy in copies.tolist() for _ in shard.prompts]
         texts += _said(model, shard, n=len(copies), max_new_tokens=max_new_tokens, temperature=1.0, seed=seeds)
     return texts

@@ -52,8 +52,8 @@ def read_resid_post(probe: Probe, layer: int) -> None:
 
 def read_attn_out(probe: Probe, layer: int) -> None:
     """With mlp_out, it is all that the stock block adds."""
-    added = probe.streams[layer + 1] - probe.streams[layer]
-    probe.compare(probe.site("attn_out", layer) + probe.site("mlp_out", layer), added, f"writes of layer {layer}")
+    added, mid = probe.streams[layer + 1] - probe.streams[layer], probe.streams[layer + 1]
+    probe.compare(probe.site("attn_out", layer) + probe.site("mlp_out", layer), added, f"writes of layer {layer}", of=mid)
 
 
 def read_resid_mid(probe: Probe, layer: int) -> None:

@@ -151,8 +151,11 @@ class Probe:
             self.logits()
         return held
 
-    def compare(self, found: Tensor, expected: Tensor, what: str, *, near: float | None = None) -> None:
-        """Raise AssertionError, saying by how much, if two tensors differ by more than rounding errors."""
+    def compare(self, found: Tensor, expected: Tensor, what: str, *, near: float | None = None, of: Tensor | None = None) -> None:
+        """Raise AssertionError, saying by how much, if two tensors differ by more than rounding errors.
+
+        `of` are the larger numbers whose difference is compared, if it is one.
+        """
         if found.shape != expected.shape:
             raise AssertionError(f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
         found, expected = found.float(), expected.float()
@@ -161,7 +164,7 @@ class Probe:
         if self.model.dtype == torch.float32:
             off, size = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6)), "largest value"
         else:
-            off, size = error(found, expected), "length"
+            off, size = error(found, expected, of=of), "length"
         if off > (self.near if near is None else near):
             raise AssertionError(f"{what}: off by {off:.1e} of the {size}")
 
