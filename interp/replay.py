@@ -167,9 +167,7 @@ def _for_rows(value: Any, *, batch: int, rows: int) -> Any:
     if isinstance(value, tuple):
         return tuple(_for_rows(item, batch=batch, rows=rows) for item in value)
     if isinstance(value, dict):
-        return {
-            key: item if key in _OF_ALL_ROWS else _for_rows(item, batch=batch, rows=rows) for key, item in value.items()
-        }
+        return {key: item if key in _OF_ALL_ROWS else _for_rows(item, batch=batch, rows=rows) for key, item in value.items()}
     return value
 
 

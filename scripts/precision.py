@@ -4,7 +4,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 root = Path(__file__).parent.parent
@@ -23,7 +22,15 @@ def numbers(name: str, dtype: str) -> pd.DataFrame:
     column = next(each for each in NUMBERS if each in frame.select_dtypes("number"))
     kinds = [each for each in KINDS if each in frame]
     what = frame[kinds].fillna("").astype(str).agg(", ".join, axis=1) if kinds else pd.Series(column, index=frame.index)
-    return pd.DataFrame({"what": what, "number": frame[column].astype(float).fillna(0)})
+    keys = (
+        frame[[each for each in frame if each not in frame.select_dtypes("float") and each != column]]
+        .astype(object)
+        .fillna("")
+        .astype(str)
+    )
+    keys["again"] = keys.groupby([*keys], dropna=False).cumcount() if len(keys.columns) else range(len(keys))
+    found = pd.DataFrame({"what": what, "number": frame[column].astype(float).fillna(0)})
+    return found.set_index(pd.MultiIndex.from_frame(keys))
 
 
 def moved(wide: pd.DataFrame, low: pd.DataFrame) -> tuple[float, str]:
@@ -31,7 +38,7 @@ def moved(wide: pd.DataFrame, low: pd.DataFrame) -> tuple[float, str]:
     shares = {}
     for what, rows in wide.groupby("what"):
         size = rows["number"].abs().max()
-        change = (low.loc[rows.index, "number"] - rows["number"]).abs().max()
+        change = (low["number"].reindex(rows.index) - rows["number"]).abs().max()  # of the edges that both show
         shares[what] = change / size if size else 0.0
     most = max(shares, key=lambda what: shares[what])
     return float(shares[most]), most
@@ -42,13 +49,13 @@ def line(name: str) -> str:
     wide, cells = numbers(name, "float32"), []
     for dtype in ("bfloat16", "float16"):
         low = numbers(name, dtype)
-        share, what = moved(wide, low) if len(low) == len(wide) else (np.nan, "other rows")
-        cells.append(f"{share:.1%} ({what})" if share else "0")
+        share, what = moved(wide, low)
+        cells.append(f"{share:.1%} ({what.strip(', ').replace('|', chr(92) + '|')})" if share else "0")
     return f"| {name} | {' | '.join(cells)} |"
 
 
-warnings.simplefilter("ignore")
-rows = [line(name) for name in ANALYSES]
-text = PAGE.read_text()
-head = text[: text.index(START)]
-PAGE.write_text(head + "| analysis | bfloat16 | float16 |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n")
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    table = ["| analysis | bfloat16 | float16 |", "| --- | --- | --- |", *map(line, ANALYSES)]
+    text = PAGE.read_text()
+    PAGE.write_text(text[: text.index(START)] + "\n".join(table) + "\n")

@@ -151,7 +151,9 @@ class Probe:
             self.logits()
         return held
 
-    def compare(self, found: Tensor, expected: Tensor, what: str, *, near: float | None = None, of: Tensor | None = None) -> None:
+    def compare(
+        self, found: Tensor, expected: Tensor, what: str, *, near: float | None = None, of: Tensor | None = None
+    ) -> None:
         """Raise AssertionError, saying by how much, if two tensors differ by more than rounding errors.
 
         `of` are the larger numbers whose difference is compared, if it is one.
