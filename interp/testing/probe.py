@@ -109,7 +109,8 @@ class Probe:
     def site(self, kind: Any, layer: int) -> Tensor:
         """Return what one clean pass captures at a site; the same pass captures the site in all layers looked at."""
         if Site(kind, layer) not in self._sites:
-            sites = [Site(kind, each) for each in {layer, *self.layers} if self._is_there(Site(kind, each))]
+            others = [Site(kind, each) for each in self.layers if self._is_there(Site(kind, each))]
+            sites = {Site(kind, layer), *others}
             self._sites |= self.model.forward(self.batch, capture=sites).activations
         return self._sites[Site(kind, layer)]
 
