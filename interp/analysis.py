@@ -170,6 +170,7 @@ class Analysis(ABC):
         """Return the fingerprints of other models that the answer depends on, by what they are here; none for most."""
         return {}
 
+    @torch.inference_mode(mode=False)  # its tensors could not be in a graph
     @torch.no_grad()
     def run(self, model: Model, task: Task) -> Result:
         """Measure every shard and combine; warn of prompts that the tokenizer or this analysis cannot use."""

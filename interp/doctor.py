@@ -1,5 +1,6 @@
 """Is a checkpoint whole, and does this library see it as it is? What `interp doctor` finds out, in the order it matters."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from interp.testing.probe import Probe
 
 Verdict = Literal["ok", "note", "failed"]
 _SHARD, _LENGTH = 32, 64  # prompts and tokens for which memory is stated
+_COPIED = 1_000_000_000  # weights; larger models are not copied to fp32 (4 GB)
+_NOTABLE = 0.05  # a difference of probabilities between types
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def diagnose(name: str, *, progress: Callable[[str], None] = lambda _: None, **l
     signs = [Sign("loading", "ok", f"{size}; none missing, unexpected, NaN or infinite"), _dtype(model)]
     with torch.no_grad():
         signs += [*_tokenizer(model), *_prompts(model), _numbers(model), *_device(model)]
-        signs += [*_contract(model, progress)]
+        wide = _in_float32(model)
+        signs += [*_precision(model, wide), *_contract(wide, progress)]
         return Diagnosis(name, tuple(signs), tuple(_memory(model)))
 
 
@@ -144,12 +148,34 @@ def _device(model: Model) -> Iterator[Sign]:
     yield Sign("device", verdict, f"probabilities on {where} and on the CPU differ by at most {off:.1e}")
 
 
+def _in_float32(model: Model) -> Model:
+    """Return the model with its weights in fp32, where rounding hides no difference; itself if that is too large."""
+    n_weights = sum(parameter.numel() for parameter in model.module.parameters())
+    is_spread = len({*getattr(model.module, "hf_device_map", {}).values()}) > 1
+    if model.dtype == torch.float32 or n_weights > _COPIED or is_spread or getattr(model.module, "is_quantized", False):
+        return model
+    return Model(model.name, copy.deepcopy(model.module).float(), model.tokenizer)
+
+
+def _precision(model: Model, wide: Model) -> Iterator[Sign]:
+    """Say how far the model's own type moves its predictions from those in fp32."""
+    if wide is model:
+        return
+    batch = Probe(model).batch
+    off = float((model.logits(batch).softmax(-1) - wide.logits(batch).softmax(-1)).abs().max())
+    own = str(model.dtype).removeprefix("torch.")
+    text = f"probabilities in {own} and in float32 differ by at most {off:.1e} on random tokens"
+    yield Sign("precision", "ok" if off < _NOTABLE else "note", text)
+
+
 def _contract(model: Model, progress: Callable[[str], None]) -> Iterator[Sign]:
     examination = examine(model, progress=progress)
+    own = str(model.dtype).removeprefix("torch.")
+    how = "in float32" if model.dtype == torch.float32 else f"in {own}, up to what its rounding explains"
     for finding in examination.failed:
         yield Sign(f"{finding.check} ({finding.aspect})", "failed", finding.why)
     n_ok = sum(finding.status == "ok" for finding in examination.findings)
-    yield Sign("contract", "note" if examination.failed else "ok", f"{n_ok} checks against stock passes hold")
+    yield Sign("contract", "note" if examination.failed else "ok", f"{n_ok} checks against stock passes hold, {how}")
     by_cause: dict[str, list[str]] = {}
     for finding in examination.refused:
         by_cause.setdefault(finding.why.partition(": ")[2] or finding.why, []).append(finding.check)

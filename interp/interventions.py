@@ -58,7 +58,10 @@ class Patch:
 
 @dataclass(frozen=True)
 class Ablate:
-    """Replace an activation by zero, by its mean over prompts and positions, or by the next prompt's (resample)."""
+    """Replace an activation by zero, by its mean over prompts and positions, or by the next prompt's (resample).
+
+    Positions of patterns are queries: their mean is one for each head and key. Padding is in no mean.
+    """
 
     site: Site
     by: Literal["zero", "mean", "resample"] = "zero"
@@ -68,19 +71,75 @@ class Ablate:
     def __post_init__(self) -> None:
         if self.by not in ("zero", "mean", "resample"):
             raise SiteError(unknown("ablation", self.by, ["zero", "mean", "resample"]))
+        if self.by == "mean" and self.site.kind == "attn_scores":
+            raise SiteError(f"the mean of {self.site} asked for; hidden keys have the score -inf: take that of the pattern")
 
     def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return the ablated activation."""
+        return self.edit_among(activation, None)
+
+    def edit_among(self, activation: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the activation, ablated where no position is padding but those that `mask` [batch pos] says."""
         if self.by == "resample" and len(activation) < 2:
             raise SiteError("resample ablation takes the next prompt's activation; the batch has 1 prompt")
         match self.by:
             case "zero":
                 instead = torch.zeros_like(activation)
             case "mean":
-                instead = activation.mean(dim=(0, 1), keepdim=True).expand_as(activation)
+                instead = self._mean(activation, mask).expand_as(activation)
             case "resample":
                 instead = activation.roll(-1, dims=0)
         return put(activation, instead, positions=self.positions, units=self.units, site=self.site)
+
+    def _mean(self, activation: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the mean over prompts and positions that are no padding, accumulated in fp32."""
+        axis = 2 if self.site.kind == "pattern" else 1
+        if mask is None:
+            return activation.float().mean(dim=(0, axis), keepdim=True).to(activation.dtype)
+        shape = [len(mask), *[1] * (activation.ndim - 1)]
+        shape[axis] = mask.shape[1]
+        there = mask.reshape(shape)
+        total = torch.where(there, activation.float(), 0.0).sum(dim=(0, axis), keepdim=True)
+        return (total / there.sum()).to(activation.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Among:
+    """An ablation of a padded batch, of whose positions `mask` [batch pos] tells which are no padding.
+
+    Raises SiteError where a prompt would be given its neighbour's padding.
+    """
+
+    ablation: Ablate
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        if self.ablation.by != "resample":
+            return
+        lacking = self.mask & ~self.mask.roll(-1, dims=0)
+        index = torch.arange(len(lacking), device=lacking.device)[:, None]
+        match self.positions:
+            case None:
+                chosen = lacking
+            case Tensor() as each:
+                chosen = lacking[index, each.to(lacking.device)[:, None]]
+            case several:
+                chosen = lacking[:, list(several)]
+        if bool(chosen.any()):
+            row = int(chosen.any(1).int().argmax())
+            raise SiteError(
+                f"resample ablation of {self.ablation.site} takes the next prompt's activation; prompt {row} is longer "
+                "than the next: give prompts of one length, or positions that both have"
+            )
+
+    @property
+    def positions(self) -> Positions:
+        """Return the positions that are ablated."""
+        return self.ablation.positions
+
+    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return the ablated activation."""
+        return self.ablation.edit_among(activation, self.mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +227,11 @@ def _spread(activation: Tensor, new: Tensor, positions: Positions, units: Sequen
         wanted = (batch, len(positions) if positions is not None else n_pos, n_units, *rest[1:])
         raise SiteError(f"a value of shape {tuple(new.shape)} given for {site}; {wanted} is there") from None
     return full
+
+
+def among(intervention: Intervention, mask: Tensor | None) -> "Intervention | Among":
+    """Return an intervention that counts no padding."""
+    return Among(intervention, mask) if isinstance(intervention, Ablate) and mask is not None else intervention
 
 
 def at_layer(plan: Plan, *, n_layers: int) -> dict[Site, list[Intervention]]:

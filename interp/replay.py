@@ -153,6 +153,9 @@ def dry_pass(blocks: Sequence[Block], run: Callable[[], object]) -> tuple[Tensor
     return embeddings[0], recorded
 
 
+_OF_ALL_ROWS = ("position_bias",)  # MPT's [head 1 pos], whose first axis may look like one of prompts
+
+
 def _for_rows(value: Any, *, batch: int, rows: int) -> Any:
     """Repeat recorded tensors to the number of rows, variant-major; what has no batch axis stays as it is."""
     if isinstance(value, Tensor) and value.ndim > 1:
@@ -164,7 +167,7 @@ def _for_rows(value: Any, *, batch: int, rows: int) -> Any:
     if isinstance(value, tuple):
         return tuple(_for_rows(item, batch=batch, rows=rows) for item in value)
     if isinstance(value, dict):
-        return {key: _for_rows(item, batch=batch, rows=rows) for key, item in value.items()}
+        return {key: item if key in _OF_ALL_ROWS else _for_rows(item, batch=batch, rows=rows) for key, item in value.items()}
     return value
 
 

@@ -5,35 +5,48 @@ import json
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import interp
+from interp.analyses.circuit_discovery import is_for_discovery
 from interp.analysis import Analysis, Result
 from interp.catalogue import find_analyses, make_analysis
 from interp.errors import TaskError
 from interp.models import Model
+from interp.shapes import Tensors
 from interp.tasks import Task
 
 ANALYSES = sorted(find_analyses())
+# fp16 is slow on a CPU: less of what takes long
+FEWER = {
+    "activation_patching": {"nodes": ("mlp_out",)},
+    "circuit_discovery": {"fractions": (0.1, 1.0)},
+    "integrated_gradients": {"max_nodes": 17},
+    "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
+    "relevance_patching": {"methods": ("relevance",), "nodes": ("z", "mlp_out")},
+    "residual_erasure": {"scopes": ("prefix",)},
+}
 GOLDEN = Path(__file__).parent / "golden.json"
 
 
-@cache
-def model(name: str) -> Model:
-    return interp.load_model("zoo/names-6l" if needs_twins(name) else "zoo/hops-4l")
+loaded, read = cache(interp.load_model), cache(interp.load_task)
 
 
-@cache
+def model(name: str, dtype: str = "auto") -> Model:
+    return loaded("zoo/names-6l" if needs_twins(name) else "zoo/hops-4l", dtype=dtype)
+
+
 def task(name: str) -> Task:
-    return interp.load_task("ioi" if needs_twins(name) else "two-hop", n=12)
+    return read("ioi" if needs_twins(name) else "two-hop", n=12)
 
 
 @cache
 def needs_twins(name: str) -> bool:
     """Tell whether an analysis compares prompts with corrupted twins, which two-hop prompts do not have."""
-    hops, prompts = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=1).prompts
+    hops, prompts = loaded("zoo/hops-4l", dtype="auto"), read("two-hop", n=1).prompts
     try:
         make_analysis(name, {}).check(hops, hops.tokenize(prompts))
     except TaskError as error:
@@ -144,3 +157,26 @@ def test_the_cost_that_is_stated_is_the_cost(name: str) -> None:
 def test_the_numbers_of_the_shipped_model_stay(name: str) -> None:
     numbers = result_of(name).to_frame().select_dtypes("float").sum().round(3).to_dict()
     assert numbers == pytest.approx(json.loads(GOLDEN.read_text())[name], rel=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@torch.no_grad()
+def test_half_precision_keeps_the_contract(name: str, dtype: str) -> None:
+    low, analysis = model(name, dtype), make_analysis(name, FEWER.get(name, {}))
+    group = max(low.shards(task(name)), key=len)
+    prompts = tuple(next(p for p in group if is_for_discovery(p.id) == found) for found in (True, False))
+    is_pooled = name in ("depth_map", "depth_score")  # these need more than two prompts
+    prepared = analysis.prepare(low, task(name) if is_pooled else task(name).of(list(prompts)))
+
+    def measured(*groups: tuple) -> list[Tensors]:
+        shards = [low.tokenize(group) for group in groups]
+        return [analysis.measure(low.record(shard), shard, prepared) for shard in shards]
+
+    (one,), (two,) = measured(prompts), measured(prompts)
+    assert all(torch.equal(tensor, two[key]) for key, tensor in one.items())
+    together, apart = (analysis.combine(parts).to_frame() for parts in ([one], measured(prompts[:1], prompts[1:])))
+    assert not np.isinf(together.select_dtypes("float").to_numpy()).any()
+    assert together.isna().equals(apart.isna())
+    for column in together.select_dtypes("float"):
+        here, there = (np.nan_to_num(frame[column].to_numpy()) for frame in (together, apart))
+        assert np.linalg.norm(here - there) <= 4 * torch.finfo(low.dtype).eps * np.linalg.norm(here) + 1e-6, column

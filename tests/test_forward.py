@@ -1,18 +1,22 @@
 """Captures and edits equal hand-written torch hooks on the stock model, or are refused with a reason."""
 
+import copy
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from interp.backward import GRADIENT
-from interp.errors import SiteError
-from interp.interventions import Ablate, Patch, Skip, Steer
+from interp.backward import GRADIENT, RELP, Rules
+from interp.errors import ModelError, SiteError
+from interp.interventions import Ablate, Among, Patch, Skip, Steer
 from interp.models import Model
+from interp.models.gradients import graph, slopes
 from interp.replay import first
 from interp.sites import BLOCK_KINDS, Site
+from interp.tasks.batch import TokenBatch
 from tests.families import stock_logits, tiny, tokens
 from tests.test_layer_skip import skipping
 
@@ -79,7 +83,7 @@ def test_edits_equal_the_hook(model: Model, kind: str) -> None:
         (Steer(site, value[0, 0], scale=2.0, positions=torch.tensor([1, 4, 9])), steered),
         (Ablate(site, by="resample"), resampled),
         (Ablate(site), torch.zeros_like),
-        (Ablate(site, by="mean"), lambda out: out.mean((0, 1), keepdim=True).expand_as(out)),
+        (Ablate(site, by="mean"), lambda out: sum(out[i, j] for i in range(3) for j in range(12)) / 36 + 0 * out),
     ):
         ours = model.forward(batch, plan=[plan]).logits
         assert_close(ours, hooked(model, batch, module, edit), rtol=0, atol=1e-5)
@@ -143,6 +147,59 @@ def test_positions_of_a_pattern_are_queries_and_units_are_heads() -> None:
         assert_close(found, expected)
 
 
+def test_a_mean_is_over_prompts_and_positions_and_of_patterns_over_prompts_and_queries() -> None:
+    resid = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [11.0, 0.0]]])  # 2 prompts, 2 positions
+    assert Ablate(Site("resid_pre", 0), "mean").edit(resid).tolist() == [[[5.0, 3.0]] * 2] * 2
+    # 2 prompts, 2 heads, 2 queries, 2 keys
+    pattern = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0], [0.1, 0.9]]],
+                            [[[1.0, 0.0], [0.25, 0.75]], [[1.0, 0.0], [0.4, 0.6]]]])  # fmt: skip
+    found = Ablate(Site("pattern", 0), "mean").edit(pattern)
+    assert_close(found[:, 0], torch.tensor([0.6875, 0.3125]).expand(2, 2, 2))
+    assert_close(found[:, 1], torch.tensor([0.625, 0.375]).expand(2, 2, 2))
+    only = Ablate(Site("pattern", 0), "mean", units=[1], positions=[1]).edit(pattern)
+    assert_close(only[:, 0], pattern[:, 0])
+    assert only[0, 1].flatten().tolist() == pytest.approx([1.0, 0.0, 0.625, 0.375])
+    z = torch.tensor([[[[1.0], [10.0]]], [[[3.0], [30.0]]]])  # 2 prompts, 1 position, 2 heads
+    assert Ablate(Site("z", 0), "mean").edit(z).flatten().tolist() == [2.0, 20.0, 2.0, 20.0]
+    half = torch.full((2, 40_000, 1), 60_000.0, dtype=torch.float16)
+    assert bool((Ablate(Site("resid_pre", 0), "mean").edit(half) == 60_000).all())
+    with pytest.raises(SiteError, match="hidden keys have the score -inf"):
+        Ablate(Site("attn_scores", 0), "mean")
+
+
+def test_padding_is_in_no_mean() -> None:
+    mask = torch.tensor([[True, True], [True, False]])
+    resid = torch.tensor([[[1.0], [3.0]], [[5.0], [torch.nan]]])
+    assert Among(Ablate(Site("mlp_out", 0), "mean"), mask).edit(resid).flatten().tolist() == [3.0] * 4
+    pattern = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]], [[[1.0, 0.0], [7.0, 7.0]]]])
+    found = Among(Ablate(Site("pattern", 0), "mean"), mask).edit(pattern)
+    assert_close(found[0, 0, 0], torch.tensor([2.5 / 3, 0.5 / 3]))
+    with pytest.raises(SiteError, match="prompt 0 is longer than the next"):
+        Among(Ablate(Site("mlp_out", 0), "resample"), mask)
+    rolled = Among(Ablate(Site("mlp_out", 0), "resample", positions=[0]), mask).edit(resid)
+    assert rolled[:, 0, 0].tolist() == [5.0, 1.0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("site", [Site("attn_out", LAYER), Site("z", LAYER), Site("pattern", LAYER)], ids=str)
+def test_a_padded_batch_has_the_means_of_its_own_tokens(site: Site) -> None:
+    model, batch, lengths = tiny("llama"), tokens(), [12, 5, 8]
+    mask = torch.arange(12) < torch.tensor(lengths)[:, None]
+    padded = replace(batch, mask=mask, tokens=torch.where(mask, batch.tokens, 0))
+    done = model.forward(padded, plan=[Ablate(site, "mean")], capture=[site]).activations[site]
+    rows = [
+        TokenBatch(batch.prompts[:1], batch.tokens[[i], :n], mask[[i], :n], torch.tensor([n - 1]))
+        for i, n in enumerate(lengths)
+    ]
+    alone = [model.forward(row, capture=[site]).activations[site][0] for row in rows]
+    if site.kind == "pattern":
+        alone = [torch.cat([a, a.new_zeros(*a.shape[:2], 12 - a.shape[2])], -1).transpose(0, 1) for a in alone]
+    mean = torch.cat(alone).sum(0) / 25
+    found = done[1].transpose(0, 1) if site.kind == "pattern" else done[1]
+    assert_close(found[2], mean, rtol=0, atol=1e-5)
+    assert torch.isfinite(model.generate(padded, max_new_tokens=3, plan=[Ablate(site, "mean")]).logits).all()
+
+
 def test_gradients_flow_to_every_captured_residual(model: Model) -> None:
     batch = tokens()
     sites = sites_of(model)
@@ -162,6 +219,36 @@ def test_gradients_flow_to_every_captured_residual(model: Model) -> None:
     slope = (metric(1) - metric(-1)) / (2 * step)
     assert slope == pytest.approx((gradient * direction).sum().item(), abs=2e-3)
     assert all(activation.grad is not None for activation in done.activations.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad], ids=lambda mode: mode.__name__)
+@pytest.mark.parametrize("rules", [GRADIENT, RELP], ids=lambda rules: rules.name)
+def test_half_precision_has_gradients_in_any_mode(dtype: torch.dtype, mode: type, rules: Rules) -> None:
+    model, site = Model("half", copy.deepcopy(tiny("llama").module).to(dtype)), Site("resid_post", LAYER)
+    wide = tiny("llama").forward(tokens(), capture=[site], backward=rules)
+    (expected,) = slopes(wide.logits[:, 8, 5], [wide.activations[site]])
+    with mode():
+        batch = tokens()
+        padded = replace(batch, mask=torch.arange(12) < torch.tensor([12, 12, 9])[:, None])
+        for given in (batch, padded):
+            done = model.forward(given, capture=[site], backward=rules)
+            with graph():
+                value = done.logits[:, 8, 5]
+            (found,) = slopes(value, [done.activations[site]])
+    assert found.dtype == torch.float32
+    near = torch.cosine_similarity(found.flatten(), expected.flatten(), dim=0)
+    assert near > 0.999
+
+
+def test_gradients_too_small_for_fp16_are_kept() -> None:
+    leaf = torch.ones(3, dtype=torch.float16, requires_grad=True)
+    (found,) = slopes((leaf * 1e-4).float() * torch.tensor([1e-5, 3e-5, 0.0]), [leaf])
+    assert_close(found, torch.tensor([1e-9, 3e-9, 0.0]), rtol=1e-2, atol=0)
+    big = torch.ones(2, dtype=torch.float16, requires_grad=True)
+    assert_close(slopes((big * 3e4).float(), [big])[0], torch.full((2,), 3e4), rtol=1e-3, atol=0)  # not scaled
+    with pytest.raises(ModelError, match="gradients overflow in float16"):
+        slopes((big * 3e4).float() * 4, [big])
 
 
 def test_without_rules_no_graph_is_kept(model: Model) -> None:

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from interp.models import Model
 from interp.replay import first
 from interp.sites import Site
-from tests.families import stock_logits, tokens
+from tests.families import stock_logits, tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -114,3 +114,13 @@ def test_recording_runs_no_block_and_work_is_counted(model: Model) -> None:
 def test_shapes_are_checked_in_tests(model: Model) -> None:
     with pytest.raises(TypeError, match="resid"):
         model.record(tokens()).block(0, torch.zeros(3, model.d_model))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["mpt", "bloom", "llama"])
+@pytest.mark.parametrize("n_prompts", [1, 2, 3, 4])
+def test_as_many_prompts_as_heads_do_not_mix_up_what_is_of_heads(family: str, n_prompts: int) -> None:
+    model, batch = tiny(family), tokens(batch=n_prompts)
+    recording = model.record(batch)
+    twice = torch.cat([recording.resid(1)] * 2)
+    assert_close(recording.block(1, twice), torch.cat([recording.resid(2)] * 2), rtol=0, atol=1e-5)

@@ -9,8 +9,11 @@ import torch
 from scipy import stats
 
 import interp
+from interp.analyses.back_patching import BackPatching
 from interp.analyses.oracle_exit import OracleExit, first_agreeing, first_stable
+from interp.analyses.void_detection import VoidDetection
 from interp.analyses.void_skip import EVALUATIONS, VoidSkip, VoidSkipResult
+from interp.analysis import Analysis
 from interp.choices import score_choices, shuffled
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model, load_model
@@ -149,6 +152,31 @@ def test_texts_of_a_way_that_skips_nothing_are_the_models_own() -> None:
     for shard in map(model.tokenize, model.shards(task)):
         texts = analysis._texts(model, shard, nothing, "two-pass", 0)
         assert tuple(texts[KINDS.index("random tokens")]) == model.generate(shard, max_new_tokens=3).texts
+
+
+@torch.no_grad()
+def test_texts_are_decoded_as_the_checkpoint_asks() -> None:
+    model, task = load_model("zoo/names-6l"), interp.load_task("ioi", n=2)
+    analysis = VoidSkip(alpha=0.0, alphas=(), n_random=1, max_new_tokens=3)
+    nothing = {"influence": torch.zeros(6), "rates": torch.zeros(2, 1, 6)}
+    shard = model.tokenize(model.shards(task)[0])
+    plain = model.generate(shard, max_new_tokens=3).texts
+    model.module.generation_config.no_repeat_ngram_size = 1
+    texts = analysis._texts(model, shard, nothing, "two-pass", 0)
+    assert tuple(texts[KINDS.index("random tokens")]) == model.generate(shard, max_new_tokens=3).texts != plain
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [VoidSkip(max_new_tokens=5000), VoidDetection(max_new_tokens=5000), BackPatching(max_new_tokens=5000, position="last")],
+    ids=lambda analysis: type(analysis).__name__,
+)
+def test_texts_longer_than_the_model_reads_are_refused_before_any_work(analysis: Analysis) -> None:
+    model, task = load_model("zoo/names-6l"), interp.load_task("ioi", n=2)
+    before = model.work.block_tokens
+    with pytest.raises(TaskError, match="max_new_tokens=5000"):
+        analysis.run(model, task)
+    assert model.work.block_tokens == before
 
 
 @torch.no_grad()

@@ -106,6 +106,8 @@ class BackPatching(Analysis):
             model.refuse_texts(shard.prompts)
         if model.n_layers < 2:
             raise AnalysisError(f"model {model.name!r} has 1 layer; back-patching needs a later and an earlier one")
+        if self.max_new_tokens is not None:
+            model.refuse_responses(shard, self.max_new_tokens)
         positions = self._positions(shard)
         if int(positions.min()) < 0:
             which = shard.prompts[int(positions[:, 0].argmin())].id

@@ -29,6 +29,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.circuits import Circuit, Wiring, circuit_values, edge_scores, plain_run, random_circuits
 from interp.sweeps.pairs import check_pairs, pairs
+from interp.sweeps.patching import key_of
 from interp.sweeps.statistics import bootstrap_interval, interval_of, resampled_means
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
@@ -84,50 +85,56 @@ class CircuitDiscovery(Analysis):
         model.refuse_rules(self._rules)
 
     def prepare(self, model: Model, task: Task) -> Tensors:
-        """Return the edges' mean scores [receiver sender] and the senders' mean writes over one half of the prompts."""
+        """Return the edges' scores [prompt receiver sender] and the senders' mean writes on one half of the prompts."""
         found = [prompt for prompt in task.prompts if is_for_discovery(prompt.id)]
         if not found or len(found) == len(task.prompts):
             raise TaskError(
                 f"circuits are found on half of the prompts and tried on the other; {len(task.prompts)} are too few"
             )
         wiring = wiring_of(model)
-        shape = wiring.is_edge.shape
-        scores = torch.zeros(shape, device=model.device)
-        writes = torch.zeros(shape[1], model.d_model, device=model.device)
-        n_rows = n_texts = 0
+        writes = torch.zeros(wiring.is_edge.shape[1], model.d_model, device=model.device)
+        scores, keys, n_texts = [], [], 0
         for prompts in model.shards(task.of(found)):
             shard = model.tokenize(prompts)
             recording = model.record(shard)
             for pair in pairs(recording, shard, metric=self.metric, direction="denoise"):
-                scores = scores + edge_scores(recording, pair, wiring, rules=self._rules).sum(0)
+                scores.append(edge_scores(recording, pair, wiring, rules=self._rules).cpu())
+                keys += [key_of(prompts[row].id) for row in pair.clean.rows.tolist()]
                 if self.ablation == "mean":
                     away = plain_run(recording, pair.corrupted, wiring).writes.float()
                     writes, n_texts = writes + away.sum((0, 1)), n_texts + away.shape[0] * away.shape[1]
-                n_rows += len(pair.clean.rows)
-        prepared: Tensors = {"scores": scores / n_rows, "wiring": _described(wiring)}
+        prepared: Tensors = {"scores": torch.cat(scores), "key": torch.tensor(keys), "wiring": _described(wiring)}
         return prepared | ({"writes": writes / n_texts} if self.ablation == "mean" else {})
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return per prompt edge scores [batch receiver sender] and the metric of all circuits [batch fraction]."""
+        """Return per prompt edge scores [batch receiver sender] and the metric of all circuits [batch fraction].
+
+        Prompts on which edges were scored have their scores, the others the metric; the rest is 0.
+        """
         wiring = _wiring(prepared["wiring"])
-        circuits = self.circuits(Circuit.whole(wiring, prepared["scores"].double().cpu().numpy()))
+        circuits = self.circuits(Circuit.whole(wiring, prepared["scores"].double().mean(0).numpy()))
         sizes = [circuit.n_edges for circuit in circuits]
         tried = [
             *(circuit.kept for circuit in circuits), *random_circuits(wiring, sizes, seed=self.seed),
             *(wiring.is_edge & ~circuit.kept for circuit in circuits), wiring.is_edge, np.zeros_like(wiring.is_edge),
         ]  # fmt: skip
         n, k = len(shard.prompts), len(self.fractions)
+        is_new = torch.tensor([not is_for_discovery(prompt.id) for prompt in shard.prompts])
         scores, values = torch.zeros(n, *wiring.is_edge.shape), torch.zeros(n, len(tried))
-        for pair in pairs(recording, shard, metric=self.metric, direction="denoise"):
+        scored = {key: row for row, key in enumerate(prepared["key"].tolist())}
+        for row in (~is_new).nonzero()[:, 0].tolist():
+            scores[row] = prepared["scores"][scored[key_of(shard.prompts[row].id)]]
+        for whole in pairs(recording, shard, metric=self.metric, direction="denoise"):
+            pair = whole.only(is_new[whole.clean.rows.cpu()].nonzero()[:, 0])
             rows = pair.clean.rows.cpu()
-            scores[rows] = edge_scores(recording, pair, wiring, rules=self._rules).cpu()
+            if not len(rows):
+                continue
             away = plain_run(recording, pair.corrupted, wiring)
             if self.metric == "kl":
                 pair = pair.compared_with(recording.forward(pair.clean.tokens).logits)
             found = circuit_values(recording, pair, wiring, tried, away=away, instead=prepared.get("writes"))
             values[rows] = found.T.cpu()
         parts = {kind: values[:, i * k : (i + 1) * k] for i, kind in enumerate(KINDS)}
-        is_new = torch.tensor([not is_for_discovery(prompt.id) for prompt in shard.prompts])
         wirings = _described(wiring).expand(n, -1)
         ends = {"all": values[:, -2], "none": values[:, -1], "is_new": is_new.int(), "wiring": wirings}
         return {key: value.contiguous() for key, value in (parts | ends | {"scores": scores}).items()}
@@ -145,11 +152,13 @@ class CircuitDiscovery(Analysis):
         return CircuitDiscoveryResult(self, whole, {key: value[is_new] for key, value in joined.items()})
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return a pass for every circuit, and those that score edges."""
+        """Return a pass for every circuit, of the prompts that edges are not scored on."""
         wiring, k = wiring_of(model), len(self.fractions)
         n_senders = len(wiring.senders)
         held = 4 * max(4096, shard.tokens.numel()) * n_senders * model.d_model
-        return Cost(3.0 * k + 6 + (self.metric == "kl"), len(shard.prompts) * (wiring.is_edge.size + 3 * k + 8), held)
+        new = sum(not is_for_discovery(prompt.id) for prompt in shard.prompts) / len(shard.prompts)
+        passes = (3.0 * k + 3 + (self.metric == "kl")) * new
+        return Cost(passes, len(shard.prompts) * (wiring.is_edge.size + 3 * k + 8), held)
 
 
 def is_for_discovery(prompt_id: str) -> bool:

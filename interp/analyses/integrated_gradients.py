@@ -22,6 +22,7 @@ from torch import Tensor
 from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError
 from interp.models import Model
+from interp.models.gradients import graph, slopes
 from interp.plots import grids_over_positions
 from interp.replay import Recording
 from interp.shapes import Tensors
@@ -117,25 +118,25 @@ class IntegratedGradients(Analysis):
         recording = group.recording
         source = self._varied(recording, layer)
         read = source if self.first_position else source[:, 1:]
-        baseline = read.float().mean(1, keepdim=True).to(source.dtype)
-        path = source - baseline
+        baseline = read.float().mean(1, keepdim=True)
+        path = source.float() - baseline
 
         def some(which: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
             rows, work = recording.beside(group.tokens[which]), recording.work
             before = work.block_tokens
-            with torch.enable_grad():
-                varied = (baseline[which] + at[:, None, None] * path[which]).requires_grad_()
+            with graph():
+                varied = (baseline[which] + at[:, None, None] * path[which]).to(source.dtype).requires_grad_()
                 resid = self._behind(recording, rows, which, layer, varied)
                 resid = rows.chain(range(layer + 1, rows.n_layers), resid)
                 value = probability(rows.logits(resid, positions=group.predicting), group.answer[which])
-                (slope,) = torch.autograd.grad(value.sum(), varied)
+                (slope,) = slopes(value, [varied])
             work.add(work.block_tokens - before)  # the way back costs about what the way there did
-            return value.detach(), (slope.float() * path[which].float()).sum(-1)
+            return value.detach(), (slope * path[which]).sum(-1)
 
         def evaluate(which: Sequence[int], at: Sequence[float]) -> tuple[Tensor, Tensor]:
             size = max(1, _CHUNK_TOKENS // recording.n_pos)
             prompts = torch.split(torch.tensor(which, device=source.device), size)
-            nodes = torch.split(torch.tensor(at, device=source.device, dtype=source.dtype), size)
+            nodes = torch.split(torch.tensor(at, device=source.device), size)
             done = [some(*chunk) for chunk in zip(prompts, nodes, strict=True)]
             return torch.cat([value for value, _ in done]).cpu(), torch.cat([slope for _, slope in done]).cpu()
 

@@ -86,6 +86,11 @@ class VoidDetection(Analysis):
         """Return every threshold asked for, in order."""
         return tuple(sorted({self.alpha, *self.alphas}))
 
+    def check(self, model: Model, shard: TokenBatch) -> None:
+        """Raise TaskError for responses too long to be read, ModelError for decoding that is not known here."""
+        if self.max_new_tokens:
+            model.refuse_responses(shard, self.max_new_tokens)
+
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return which tokens are punctuation, and the norms of every response by prompt (responses are not resumed)."""
         shards = [model.tokenize(prompts) for prompts in model.shards(task)]

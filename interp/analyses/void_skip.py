@@ -25,7 +25,6 @@ from interp.analysis import Analysis, Cost, Finding, Result
 from interp.choices import is_choice, option_order
 from interp.errors import AnalysisError, TaskError, unknown
 from interp.models import Model
-from interp.models.generate import ending_tokens
 from interp.plots import lines_over_depth
 from interp.replay import Recording
 from interp.shapes import Tensors
@@ -115,6 +114,8 @@ class VoidSkip(Analysis):
         if "choices" in self.scores:
             for prompt in shard.prompts:
                 option_order(prompt)
+        if self.max_new_tokens:
+            model.refuse_responses(shard, self.max_new_tokens)
         if self._wants_text(shard) and shard.tokens.shape[1] < 2:
             raise TaskError(f"prompt {shard.prompts[0].id!r} has 1 token; perplexity needs at least 2")
 
@@ -188,15 +189,18 @@ class VoidSkip(Analysis):
         drawn_as = [alpha * n_drawn(self.n_random) + i for i in (0, 1, 1 + self.n_random, 1 + 2 * self.n_random)]
         tokens, prompts = shard.tokens.repeat(len(kinds), 1), shard.prompts * len(kinds)
         recording = model.record(shard)
-        for _ in range(n_new):
+        mask, last = torch.ones_like(tokens, dtype=torch.bool), shard.last.repeat(len(kinds))
+        choose = model.chooser(TokenBatch(prompts, tokens, mask, last), max_new_tokens=n_new)
+        for n_said in range(n_new):
             now = _unstored(recording.beside(tokens))
             masks = self._masks(now, prompts, prepared, evaluation)[drawn_as]
             own = rearrange(masks, "drawn (kind batch) layer pos -> drawn kind batch layer pos", kind=len(kinds))
             mask = torch.cat([own[kind, kind] for kind in kinds])[None]
             last = next(self._streams(now, evaluation, mask))[0, :, -1:]
-            tokens = torch.cat([tokens, now.logits(last)[:, 0].argmax(-1, keepdim=True)], dim=1)
+            chosen = choose(tokens[:, tokens.shape[1] - n_said :], now.logits(last)[:, 0])
+            tokens = torch.cat([tokens, chosen[:, None]], dim=1)
         new = tokens[:, -n_new:]
-        is_end = torch.isin(new, torch.tensor(ending_tokens(model.module), dtype=torch.long, device=new.device))
+        is_end = torch.isin(new, torch.tensor(choose.ends, dtype=torch.long, device=new.device))
         rows = [row[~ended].tolist() for row, ended in zip(new, is_end.cummax(1).values, strict=True)]
         texts = model.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return [texts[kind * len(shard.prompts) : (kind + 1) * len(shard.prompts)] for kind in kinds]

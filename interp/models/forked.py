@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.errors import SiteError
 from interp.models.forward import NO_RULES, Hook, RuleHooks
+from interp.models.rounding import is_near
 from interp.replay import Read, Wrote
 from interp.sites import Site
 
@@ -104,7 +105,8 @@ class Forked:
         if layer in self._scale:  # behind a norm that is read as linear: its scale is that of this run
             norm = self.bridge.blocks[layer].ln1_post
             weight = norm.original_component.weight
-            heads = heads * ((1.0 + weight) if norm.uses_weight_offset else weight) / self._scale.pop(layer)[:, :, None]
+            gain = 1.0 + weight.float() if norm.uses_weight_offset else weight.float()
+            heads = (heads.float() * gain / self._scale.pop(layer)[:, :, None]).to(heads.dtype)
         self.wrote("heads", layer, heads)
 
     def _enter_mlp(self, activation: Tensor, *, layer: int, shares_norm: bool) -> Tensor:
@@ -132,7 +134,8 @@ def refuse_fork(bridge: Any) -> None:
             found = Forked(bridge, read=read, wrote=lambda *_: None).run(tokens)
         except (AttributeError, KeyError, RuntimeError) as error:
             raise SiteError(f"edges of this family cannot be told apart: {error}") from None
-        if not torch.allclose(found, bridge(tokens).float(), atol=1e-3, rtol=1e-3):
+        expected = bridge(tokens)
+        if not is_near(found.to(expected.dtype), expected, depth=len(bridge.blocks)):
             raise SiteError(
                 "edges of this family cannot be told apart: its heads or MLPs do not read the residual by one norm"
             )

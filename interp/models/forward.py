@@ -79,7 +79,10 @@ def _hook_layer(block: Block, at: dict[str, Place], resid: dict[str, Tensor], *,
         write = at["attn_out"](added) if "attn_out" in at else added
         if "resid_mid" in at:
             stream = at["resid_mid"](resid["pre"] + write)
-            write = stream - resid["pre"] if "resid_mid" in edited or torch.is_grad_enabled() else write
+            if "resid_mid" in edited:
+                write = stream - resid["pre"]
+            elif torch.is_grad_enabled():
+                write = _through(stream, resid["pre"], write)
         return block.adding(write, output) if write is not added or torch.is_grad_enabled() else None
 
     def on_mlp(_module: Any, _args: Any, output: Any) -> Any:
@@ -102,6 +105,12 @@ def _hook_layer(block: Block, at: dict[str, Place], resid: dict[str, Tensor], *,
         yield block.mlp_write.register_forward_hook(on_mlp)
     if "resid_post" in at:
         yield block.module.register_forward_hook(on_output)
+
+
+def _through(stream: Tensor, resid_pre: Tensor, write: Tensor) -> Tensor:
+    """Return what was written, bit for bit, in a graph that leads through the stream behind it."""
+    added = stream - resid_pre
+    return write.detach() + (added - added.detach())
 
 
 def bridge_forward(
@@ -140,7 +149,9 @@ def bridge_hooks(
 
     def at_mid(write: Tensor, hook: Any, *, site: Site) -> Tensor:
         stream = at(resid[site.layer] + write, hook, site=site)
-        return stream - resid[site.layer] if site in edits or torch.is_grad_enabled() else write
+        if site in edits:
+            return stream - resid[site.layer]
+        return _through(stream, resid[site.layer], write) if torch.is_grad_enabled() else write
 
     hooks: list[Hook] = [*rules.changing]
     with ExitStack() as stack:

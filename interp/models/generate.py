@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.activations import Activations
-from interp.errors import SiteError, TaskError, unknown
-from interp.interventions import Intervention
-from interp.models.edits import Edits
+from interp.errors import SiteError, unknown
+from interp.interventions import Intervention, among
+from interp.models.decoding import Chooser
+from interp.models.edits import Edit, Edits
 from interp.models.forward import bridge_hooks, stock_hooks
 from interp.replay import Block
 from interp.sites import Site
@@ -34,7 +35,7 @@ class Generation:
 
     `mask` is False on padding and behind the token that ended a response; `prompt` and `response` are the spans of both in
     `tokens`, `mask` and the captured activations. Nothing is captured at the last new token, which no pass has read.
-    `logits` [batch new d_vocab] are those that each new token was chosen from.
+    `logits` [batch new d_vocab] are the model's own at each new token, in front of what `generation_config` makes of them.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -50,12 +51,13 @@ class Generation:
 class _Turned:
     """An intervention whose positions, and the positions of what it edits, are turned by each prompt's padding."""
 
-    intervention: Intervention
+    intervention: Edit
     turn: Callable[[Tensor, bool], Tensor]
+    turn_resid: Callable[[Tensor, bool], Tensor]
 
     def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:
         """Return the activation, edited in the layout of the batch."""
-        pre = None if resid_pre is None else self.turn(resid_pre, False)
+        pre = None if resid_pre is None else self.turn_resid(resid_pre, False)
         return self.turn(self.intervention.edit(self.turn(activation, False), pre), True)
 
 
@@ -100,23 +102,24 @@ class Generator:
                     f"position {bad[0]} of {site} asked for; the last token of prompt {prompt.id!r} is at {length - 1}"
                 )
 
-    def run(self, *, max_new_tokens: int, choose: Callable[[Tensor], Tensor], stop: Sequence[int], pad: int) -> Generation:
+    def run(self, *, max_new_tokens: int, choose: Chooser, pad: int) -> Generation:
         """Return what is generated until every response has ended, or is `max_new_tokens` long."""
         mask = self._turn(self.batch.mask, True)
         positions = (mask.long().cumsum(1) - 1).clamp_min(0)
         tokens, cache = self._turn(self.batch.tokens, True), DynamicCache(config=self.module.config)
         new: list[Tensor] = []
         logits: list[Tensor] = []
-        alive = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        alive = self._alive = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         living: list[Tensor] = []
-        ends = torch.tensor(list(stop), dtype=torch.long, device=tokens.device)
+        ends = torch.tensor(choose.ends, dtype=torch.long, device=tokens.device)
         while True:
             last = self._step(tokens, mask, positions, cache, is_prefill=not new)
-            chosen = torch.where(alive, choose(last), pad)
+            so_far = torch.stack(new, 1) if new else tokens[:, :0]
+            chosen = torch.where(alive, choose(so_far, last), pad)
             new.append(chosen)
             logits.append(last)
             living.append(alive)
-            alive = alive & ~torch.isin(chosen, ends)
+            alive = self._alive = alive & ~torch.isin(chosen, ends)
             if len(new) == max_new_tokens or not bool(alive.any()):
                 break
             tokens, positions = chosen[:, None], positions[:, -1:] + 1
@@ -165,9 +168,14 @@ class Generator:
         if self.phase == ("decode" if is_prefill else "prefill"):
             return {}
         if is_prefill:
-            return {site: [_Turned(i, self._turn_at(site)) for i in edits] for site, edits in self.plan.items()}
+            mask = self.batch.mask if self.batch.is_padded else None
+            return {
+                site: [_Turned(among(i, mask), self._turn_at(site), self._turn) for i in edits]
+                for site, edits in self.plan.items()
+            }
+        mask = None if bool(self._alive.all()) else self._alive[:, None]
         everywhere = {site: [i for i in edits if i.positions is None] for site, edits in self.plan.items()}
-        return {site: [*edits] for site, edits in everywhere.items() if edits}
+        return {site: [among(i, mask) for i in edits] for site, edits in everywhere.items() if edits}
 
     def _turn_at(self, site: Site) -> Callable[[Tensor, bool], Tensor]:
         """Return what turns an activation of a site between the batch's layout and the padded one."""
@@ -195,19 +203,3 @@ def _per_prompt(positions: Sequence[int] | Tensor, generator: Generator) -> list
 def _short(positions: Sequence[int] | Tensor) -> str:
     given = positions.tolist() if isinstance(positions, Tensor) else list(positions)
     return f"{given[:4]}"
-
-
-def sampler(temperature: float, *, seed: int, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return what chooses a token from logits [batch d_vocab]: the likeliest at temperature 0, else one drawn."""
-    if temperature < 0:
-        raise TaskError(f"temperature={temperature}; 0 (greedy) or more is needed")
-    if temperature == 0:
-        return lambda logits: logits.argmax(-1)
-    random = torch.Generator(device).manual_seed(seed)
-    return lambda logits: torch.multinomial((logits / temperature).softmax(-1), 1, generator=random)[:, 0]
-
-
-def ending_tokens(module: Any) -> list[int]:
-    """Return the tokens that end a response, as the model's own generation settings name them."""
-    ends = getattr(module.generation_config, "eos_token_id", None)
-    return [] if ends is None else ends if isinstance(ends, list) else [int(ends)]

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from interp.models.rounding import is_near
 from interp.models.routing import find_experts
 from interp.shapes import per_query_head
 from interp.sites import INNER_KINDS, Site, SiteKind
 
 _N_TOKENS = 5
-_TOLERANCE = 1e-3  # of the largest value; other tensors are off by a large part of it
 
 Reasons = dict[Site, str]  # why a site is not what its name says; empty where it is
 
@@ -38,6 +38,7 @@ class Findings:
 
     unreadable: Reasons
     written: dict[Site, bool] = field(default_factory=dict)
+    clean: Tensor | None = None  # logits of the few tokens, where edits are tried
 
 
 _KNOWN: "WeakKeyDictionary[Any, Findings]" = WeakKeyDictionary()
@@ -50,10 +51,10 @@ def unreadable(bridge: Any, site: Site) -> str:
 
 def unwritable(bridge: Any, site: Site) -> str:
     """Return why an inner site cannot be written; nothing if it can."""
-    written = _findings(bridge).written
-    if site not in written:
-        written[site] = _is_written(bridge, site)
-    return "" if written[site] else "edits there do not reach the logits in this family"
+    known = _findings(bridge)
+    if site not in known.written:
+        known.written[site] = _is_written(bridge, site, known)
+    return "" if known.written[site] else "edits there do not reach the logits in this family"
 
 
 def _findings(bridge: Any) -> Findings:
@@ -70,9 +71,9 @@ def few_tokens(bridge: Any) -> Tensor:
 
 
 @torch.no_grad()
-def _is_written(bridge: Any, site: Site) -> bool:
+def _is_written(bridge: Any, site: Site, known: Findings) -> bool:
     tokens = few_tokens(bridge)
-    clean = bridge(tokens)
+    clean = known.clean = bridge(tokens) if known.clean is None else known.clean
     edited = bridge.run_with_hooks(tokens, fwd_hooks=[(str(site), lambda activation, hook: activation * 0.5 + 0.1)])  # noqa: ARG005
     return not torch.allclose(clean, edited, rtol=1e-5, atol=1e-6)
 
@@ -158,14 +159,6 @@ def _why_not(kind: SiteKind, seen: _Seen, block: Any, config: Any) -> str:
     return check(seen, config)
 
 
-def is_near(found: Tensor, expected: Tensor) -> bool:
-    """Tell whether a tensor is another up to the rounding errors of its type."""
-    if found.shape != expected.shape:
-        return False
-    near = _TOLERANCE if expected.dtype == torch.float32 else 0.05
-    return not bool((found - expected).abs().max() > near * (expected.abs().max() + 1e-6))  # NaN is someone else's finding
-
-
 def _heads_differ(tensor: Tensor, n_heads: int | None = None) -> str:
     if tensor.ndim == 4 and tensor.shape[1] == _N_TOKENS and n_heads in (None, tensor.shape[2]):
         return ""
@@ -206,11 +199,10 @@ def _why_not_scores(seen: _Seen, config: Any) -> str:  # noqa: ARG001
     scores, pattern = seen.hooked["attn_scores"].float(), seen.hooked.get("pattern")
     if pattern is None or scores.shape != pattern.shape:
         return "its shape is not the pattern's"
-    pattern = pattern.float()
     if is_near(scores, pattern):
         return "it holds the pattern: the softmax is already taken"
-    whole = pattern / pattern.sum(-1, keepdim=True)  # attention sinks take the rest of a row
-    return "" if is_near(scores.softmax(-1), whole) else "its softmax is not the pattern"
+    whole = pattern.float() / pattern.float().sum(-1, keepdim=True)  # attention sinks take the rest of a row
+    return "" if is_near(scores.softmax(-1), whole.to(pattern.dtype)) else "its softmax is not the pattern"
 
 
 def _why_not_query(seen: _Seen, config: Any) -> str:

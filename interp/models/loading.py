@@ -31,6 +31,7 @@ _ONE_FILE = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
 DeviceMap = str | dict[str, int | str]
 
 
+@torch.inference_mode(mode=False)  # its weights could not be in a graph
 def load_model(
     name: str | Path | nn.Module,
     *,

@@ -17,13 +17,16 @@ from transformers import DynamicCache, PreTrainedModel
 from interp.activations import Activations, ForwardPass
 from interp.backward import Rules
 from interp.errors import ModelError, SiteError, TaskError
-from interp.interventions import NO_INTERVENTION, Plan, at_layer
-from interp.models.bridge import ModulePaths, build_bridge, module_paths
+from interp.interventions import NO_INTERVENTION, Plan, among, at_layer
+from interp.models.bridge import ModulePaths, build_bridge, eager_twin, module_paths
+from interp.models.decoding import Chooser, padding_token, refuse_decoding
 from interp.models.edits import Edits, Leaf
 from interp.models.forked import Forked, refuse_fork
 from interp.models.forward import NO_RULES, bridge_forward, is_inner, stock_hooks
-from interp.models.generate import Generation, Generator, Phase, ending_tokens, sampler
-from interp.models.inner import few_tokens, is_near, unreadable, unwritable
+from interp.models.generate import Generation, Generator, Phase
+from interp.models.gradients import graph, ordinary
+from interp.models.inner import few_tokens, unreadable, unwritable
+from interp.models.rounding import is_near, is_sum
 from interp.models.routing import find_experts
 from interp.models.rules import rule_hooks
 from interp.models.running import Running, has_forward_hooks, replaced_forwards
@@ -33,7 +36,7 @@ from interp.replay import Arguments, Block, Read, Recording, Work, Wrote, dry_pa
 from interp.sites import Site
 from interp.store import ActivationStore, prompt_key
 from interp.tasks import Prompt, Task
-from interp.tasks.batch import TokenBatch, as_prompts, padding, tokenize
+from interp.tasks.batch import TokenBatch, as_prompts, tokenize
 from interp.tasks.encoding import Encoder, Limits
 from interp.tasks.fitting import Fitted, fit
 
@@ -218,10 +221,10 @@ class Model:
 
     @torch.no_grad()
     def _prove_bridge(self, bridge: Any) -> None:
+        """Compare with the stock model's logits by the same attention kernel: another one rounds otherwise."""
         tokens = few_tokens(bridge)
-        if not is_near(
-            bridge(tokens), self.module(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
-        ):
+        stock = eager_twin(self.module)(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
+        if not is_near(bridge(tokens), stock.logits, depth=self.n_layers):
             raise ValueError("its logits differ")
 
     # Prompts
@@ -308,14 +311,15 @@ class Model:
         planned, wanted = at_layer(plan, n_layers=self.n_layers), set(capture)
         for site in {*planned, *wanted}:
             self._refuse_site(site, is_edited=site in planned)
-        edits: Edits = {site: [*interventions] for site, interventions in planned.items()}
+        own = batch.mask if batch.is_padded else None
+        edits: Edits = {site: [among(each, own) for each in interventions] for site, interventions in planned.items()}
         if backward is not None:
             start = Site("resid_pre", 0)
             edits[start] = [*edits.get(start, []), Leaf()]
         rules = rule_hooks(self.bridge, backward) if backward is not None and backward.rules else None
-        mask = batch.mask if batch.is_padded else None
         captured: dict[Site, Tensor] = {}
-        with torch.set_grad_enabled(backward is not None):
+        with graph(backward is not None):
+            mask = ordinary(batch.mask) if batch.is_padded else None
             if rules is not None or any(map(is_inner, [*edits, *wanted])):
                 rules = rules or NO_RULES
                 self.refuse_hooks(batch.tokens, mask)
@@ -323,7 +327,7 @@ class Model:
             else:
                 with stock_hooks(self._blocks, edits, wanted, into=captured):
                     logits = self.module(input_ids=batch.tokens, attention_mask=mask, use_cache=False).logits
-        return ForwardPass(logits.float(), Activations(captured))
+            return ForwardPass(logits.float(), Activations(captured))
 
     @_runs
     def refuse(self, site: Site, *, is_edited: bool = False) -> None:
@@ -381,34 +385,43 @@ class Model:
         plan: Plan = NO_INTERVENTION,
         phase: Phase = "both",
         temperature: float = 0.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> Generation:
         """Return continuations of up to `max_new_tokens` tokens, greedy, or sampled at a temperature above 0.
 
-        Without a plan equal to Hugging Face's `generate`. A plan is carried out while prompts are read ("prefill"), while
-        tokens are added ("decode"), or in both; named positions are the prompt's. Captures cover prompts and responses.
-        Raises TaskError for fewer than 1 new token and for texts longer than the model reads, SiteError for positions in
-        the padding and for places that cannot be read or written.
+        Without a plan and greedily equal to `generate(do_sample=False)` of each prompt: what the checkpoint's
+        `generation_config` asks for (penalties, suppressed tokens, several EOS, …) is carried out, or refused by name. A
+        prompt's samples depend on its tokens and its seed (one for all, or one for each) alone. A plan is carried out while
+        prompts are read ("prefill"), while tokens are added ("decode"), or in both; named positions are the prompt's.
+        Captures cover prompts and responses.
+
+        Raises TaskError for fewer than 1 new token and for texts longer than the model reads, ModelError for decoding that
+        is not known here, SiteError for positions in the padding and for places that cannot be read or written.
         """
         planned, wanted = at_layer(plan, n_layers=self.n_layers), set(capture)
         for site in sorted({*planned, *wanted}):
             self._refuse_site(site, is_edited=site in planned)
-        self._refuse_length(batch, max_new_tokens)
+        self.refuse_responses(batch, max_new_tokens)
+        choose = self.chooser(batch, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         bridge = self.bridge if any(map(is_inner, [*planned, *wanted])) else None
         module = self.module if bridge is None else bridge.original_model
         generator = Generator(module, self._blocks, bridge, batch, planned, wanted, phase)
-        ends = ending_tokens(self.module)
         if bridge is not None:
             self.refuse_hooks(batch.tokens, batch.mask)
-        generation = generator.run(
-            max_new_tokens=max_new_tokens,
-            choose=sampler(temperature, seed=seed, device=self.device),
-            stop=ends,
-            pad=padding(self.tokenizer, self._limits.n_ids, ends),
-        )
+        pad = padding_token(self.module, self.tokenizer)
+        generation = generator.run(max_new_tokens=max_new_tokens, choose=choose, pad=pad)
         return generation if self.tokenizer is None else replace(generation, texts=self._texts(generation))
 
-    def _refuse_length(self, batch: TokenBatch, max_new_tokens: int) -> None:
+    def chooser(
+        self, batch: TokenBatch, *, max_new_tokens: int, temperature: float = 0.0, seed: int | Sequence[int] = 0
+    ) -> Chooser:
+        """Return what chooses each next token of these prompts; raise ModelError for decoding that is not known here."""
+        rows = [row[own].tolist() for row, own in zip(batch.tokens, batch.mask, strict=True)]
+        return Chooser(self.module, rows, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+
+    def refuse_responses(self, batch: TokenBatch, max_new_tokens: int) -> None:
+        """Raise TaskError for fewer than 1 new token and for texts too long to be read, ModelError as `chooser` does."""
+        refuse_decoding(self.module)
         if max_new_tokens < 1:
             raise TaskError(f"max_new_tokens={max_new_tokens}; at least 1 is needed")
         n_pos, longest = int(batch.mask.sum(1).max()) + max_new_tokens - 1, self._longest
@@ -498,7 +511,7 @@ class Model:
         work.add(there_and_back * tokens.numel() * self.n_layers)
         rules = NO_RULES if backward is None else rule_hooks(self.bridge, backward)
         needs_graph = backward is not None
-        with torch.set_grad_enabled(needs_graph):
+        with graph(needs_graph):
             self.refuse_hooks(tokens, None)
             return Forked(self.bridge, read=read, wrote=wrote, rules=rules, needs_graph=needs_graph).run(tokens)
 
@@ -611,13 +624,26 @@ class Model:
         recording = self._record(tokens, None, Work(), is_kept=False)
         for layer in range(self.n_layers):
             writes = [recording.clean(Site("attn_out", layer)), recording.clean(Site("mlp_out", layer))]
-            if not is_near(recording.resid(layer) + sum(writes), recording.resid(layer + 1)):
+            if not is_sum(recording.resid(layer + 1), recording.resid(layer), *writes):
                 raise ModelError(
                     f"block {layer} of {family} does more to the residual stream than adding attention and MLP; "
                     "it cannot be taken apart"
                 )
         object.__setattr__(self, "_n_kv_heads", recording.kv(0)[0].shape[1])
-        if not is_near(recording.logits(recording.resid(self.n_layers)), self._probe()):
+        last: list[Tensor] = []
+
+        def see(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            last.append(args[0] if args else next(iter(kwargs.values())))
+
+        handle = self._ln_final.register_forward_pre_hook(see, with_kwargs=True)
+        try:
+            logits = self._probe()
+        finally:
+            handle.remove()
+        ours = recording.resid(self.n_layers)
+        if not (last and is_near(ours, last[0].reshape(ours.shape), depth=self.n_layers)):
+            raise ModelError(f"{family} does more than run its blocks one after the other; it cannot be taken apart")
+        if not is_near(self.unembed(last[0].reshape(ours.shape)), logits):
             raise ModelError(f"{family} does something to its logits that this library does not know")
 
 

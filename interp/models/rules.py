@@ -15,7 +15,9 @@ from torch import Tensor
 from interp.backward import AH, LN, DetachedGate, Half, Identity, Rules, ScaledAttention
 from interp.errors import SiteError
 from interp.models.forward import Hook, RuleHooks
+from interp.models.gradients import graph
 from interp.models.inner import unwritable
+from interp.models.rounding import is_near
 from interp.sites import Site, SiteKind
 
 
@@ -78,12 +80,14 @@ def _follow_norm(hooks: RuleHooks, path: str, norm: Any) -> None:
 
     def linear(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         resid, scale = seen.pop("in"), seen.pop("scale").detach()
+        scale = scale.to(torch.promote_types(scale.dtype, torch.float32))
         resid = resid.to(scale.dtype)
         scale = scale.reshape(*resid.shape[:-1], -1)  # some families flatten batch and position in front of their MLP
         centred = resid if norm.uses_rms_norm else resid - resid.mean(-1, keepdim=True)
         weight = getattr(norm.original_component, "weight", None)
         if weight is not None:
-            centred = centred * ((1.0 + weight) if norm.uses_weight_offset else weight).detach()
+            weight = weight.detach().to(scale.dtype)
+            centred = centred * ((1.0 + weight) if norm.uses_weight_offset else weight)
         return _with_derivative_of((centred / scale).reshape(activation.shape), activation)
 
     hooks.watching += [(f"{path}.hook_{name}", partial(see, name=name)) for name in ("in", "scale")]
@@ -110,8 +114,8 @@ class _Activation:
                 f"rules Identity and Half need to know the activation function; the configuration names {name!r}"
             )
         phi = ACT2FN[name]
-        zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        with torch.enable_grad():
+        with graph():
+            zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
             at_zero = phi(zero)
             (slope,) = torch.autograd.grad(at_zero, zero)
         if at_zero.item() != 0.0:
@@ -145,10 +149,10 @@ def _follow_mlp(hooks: RuleHooks, path: str, mlp: Any, phi: _Activation, rules: 
         wide = torch.promote_types(post.dtype, torch.float32)
         pre = seen.pop("pre").to(wide)
         up = seen.pop("up").to(wide) if is_gated else torch.ones((), dtype=wide, device=post.device)
-        value, near = phi.phi(pre.detach()), 1e-4 if post.dtype == wide else 0.05
+        value = phi.phi(pre.detach())
         first = (slice(1), slice(-1, None))
         expected = (value[first] * (up.detach()[first] if is_gated else 1.0)).to(post.dtype)
-        if not torch.allclose(expected, post.detach()[first], rtol=near, atol=near):
+        if not is_near(expected, post.detach()[first], least=1e-4):
             what = f"{phi.name}(gate) * up" if is_gated else f"{phi.name} of mlp.hook_pre"
             raise SiteError(f"rules {rules.name!r}: {path}.hook_post is not {what}; no rule is known for it")
         return _with_derivative_of(_product(pre, up, value, phi, rules, is_gated=is_gated), post)

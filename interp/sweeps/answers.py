@@ -31,6 +31,11 @@ class Answered:
         """Return the positions that predict the answer's tokens."""
         return slice(self.start, self.start + self.answer.shape[1])
 
+    def only(self, rows: Int[Tensor, " kept"]) -> "Answered":
+        """Return some of the prompts, with a recording of their own."""
+        tokens = self.tokens[rows]
+        return Answered(self.rows[rows], self.recording.beside(tokens), tokens, self.answer[rows], self.start)
+
 
 @dataclass(frozen=True)
 class Size:

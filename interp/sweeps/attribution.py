@@ -15,6 +15,7 @@ from interp.backward import GRADIENT, RULES, Rules
 from interp.errors import AnalysisError, unknown
 from interp.interventions import NO_INTERVENTION, Patch, Plan
 from interp.models import Model
+from interp.models.gradients import graph, slopes
 from interp.replay import Recording
 from interp.sites import Site, SiteKind
 from interp.sweeps.exact_patching import NODE_KINDS
@@ -89,7 +90,8 @@ class Attribution:
     def scores(self, method: Method, *, rules: Rules, steps: int) -> dict[Site, Tensor]:
         """Return each site's scores, fp32: heads [batch pos head], neurons [batch pos d_mlp], otherwise [batch pos]."""
         base, coefficients = self._coefficients(method, rules, steps)
-        return {site: _product(coefficients[site], self.source[site] - base[site], site) for site in self.sites}
+        changes = {site: self.source[site].float() - base[site].float() for site in self.sites}
+        return {site: _product(coefficients[site], changes[site], site) for site in self.sites}
 
     def _coefficients(self, method: Method, rules: Rules, steps: int) -> tuple[Activations, Coefficients]:
         base, plain = self._run("base", rules if method == "relevance" else GRADIENT)
@@ -109,7 +111,7 @@ class Attribution:
         base = self._run("base", GRADIENT)[0]
         total: Coefficients = {}
         for k in range(steps):
-            plan = [Patch(site, base[site] + (k / steps) * (self.source[site] - base[site])) for site in moved]
+            plan = [Patch(site, torch.lerp(base[site].float(), self.source[site].float(), k / steps)) for site in moved]
             _, found = self._pass(self.pair.base, wanted, GRADIENT, plan)
             for site in wanted:
                 total[site] = total.get(site, 0.0) + found[site] / steps
@@ -124,15 +126,15 @@ class Attribution:
     def _pass(self, tokens: Tensor, sites: Iterable[Site], rules: Rules, plan: Plan) -> tuple[Activations, Coefficients]:
         wanted = sorted({*sites, Site("resid_pre", 0)})
         run = self.recording.forward(tokens, capture=wanted, plan=plan, backward=rules)
-        with torch.enable_grad():
+        with graph():
             value = self.pair.value(run.logits[:, self.pair.clean.predicting])
-            slopes = torch.autograd.grad(value.sum(), [run.activations[site] for site in wanted])
+            found = slopes(value, [run.activations[site] for site in wanted])
         if tokens is self.pair.base and not plan:
             self._base_value = value.detach()
         kept = Activations({site: run.activations[site].detach() for site in wanted})
-        return kept, {site: slope.detach() for site, slope in zip(wanted, slopes, strict=True)}
+        return kept, {site: slope.detach() for site, slope in zip(wanted, found, strict=True)}
 
 
 def _product(coefficient: Tensor, difference: Tensor, site: Site) -> Tensor:
-    product = coefficient.float() * difference.float()
+    product = coefficient * difference
     return product if site.kind == "mlp_post" else product.sum(-1)

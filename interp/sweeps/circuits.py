@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp.backward import Rules
 from interp.errors import AnalysisError
+from interp.models.gradients import graph, slopes
 from interp.replay import Recording
 from interp.sweeps.pairs import Pair
 
@@ -207,16 +208,16 @@ def edge_scores(recording: Recording, pair: Pair, wiring: Wiring, *, rules: Rule
     if pair.direction == "denoise":
         pair = pair.compared_with(source.logits)
     base = plain_run(recording, pair.base, wiring, rules=rules)
-    change = (source.writes - base.writes).float()
-    with torch.enable_grad():
-        value = pair.value(base.logits[:, pair.clean.predicting]).sum()
-        slopes = dict(zip(base.read, torch.autograd.grad(value, [*base.read.values()]), strict=True))
+    change = source.writes.float() - base.writes.float()
+    with graph():
+        value = pair.value(base.logits[:, pair.clean.predicting])
+        found = dict(zip(base.read, slopes(value, [*base.read.values()]), strict=True))
     rows = []
     for layer in range(wiring.n_layers):
         for kind in ("q", "k", "v"):
-            rows.append(einsum(slopes[kind, layer].float(), change, "b p head d, b p sender d -> b head sender"))
-        rows.append(einsum(slopes["mlp", layer].float(), change, "b p d, b p sender d -> b sender")[:, None])
-    rows.append(einsum(slopes["logits", wiring.n_layers].float(), change, "b p d, b p sender d -> b sender")[:, None])
+            rows.append(einsum(found[kind, layer], change, "b p head d, b p sender d -> b head sender"))
+        rows.append(einsum(found["mlp", layer], change, "b p d, b p sender d -> b sender")[:, None])
+    rows.append(einsum(found["logits", wiring.n_layers], change, "b p d, b p sender d -> b sender")[:, None])
     is_edge = torch.from_numpy(wiring.is_edge).to(change.device)
     return torch.cat(rows, dim=1).where(is_edge, torch.zeros((), device=change.device))
 
@@ -243,15 +244,15 @@ def circuit_values(
 
 
 def _values(recording: Recording, pair: Pair, wiring: Wiring, kept: Tensor, away: Run, instead: Tensor | None) -> Tensor:
-    n_circuits, dtype = len(kept), away.writes.dtype
-    ablated = away.writes if instead is None else instead.to(dtype).expand_as(away.writes)
-    moved = ablated - away.writes
+    n_circuits, writes = len(kept), away.writes.float()
+    ablated = writes if instead is None else instead.float().expand_as(writes)
+    moved = ablated - writes
     changes: list[Tensor] = []
     rows = {name: i for i, name in enumerate(wiring.receivers)}
 
     def wrote(kind: str, layer: int, write: Tensor) -> None:  # noqa: ARG001
         write = write if kind == "heads" else write[:, :, None]
-        write = rearrange(write, "(c b) ... -> c b ...", c=n_circuits)
+        write = rearrange(write.float(), "(c b) ... -> c b ...", c=n_circuits)
         first = sum(change.shape[3] for change in changes)
         changes.append(write - ablated[:, :, first : first + write.shape[3]])
 
@@ -263,12 +264,12 @@ def _values(recording: Recording, pair: Pair, wiring: Wiring, kept: Tensor, away
             names = [f"{kind}{layer}.h{head}" for head in range(wiring.n_read(kind))]
         if kind == "mlp" and wiring.is_parallel:
             n_before = wiring.n_before(names[0])
-        chosen = kept[:, [rows[name] for name in names], :n_before].to(dtype)
-        asked = away.read[kind, layer]
+        chosen = kept[:, [rows[name] for name in names], :n_before].float()
+        asked = away.read[kind, layer].float()
         asked = asked if asked.ndim == 4 else asked[:, :, None]
         ground = asked + moved[:, :, :n_before].sum(2, keepdim=True)
         own: Tensor = ground + einsum(chosen, change[:, :, :, :n_before], "c r s, c b p s d -> c b p r d")
-        own = rearrange(own, "c b p r d -> (c b) p r d")
+        own = rearrange(own.to(resid.dtype), "c b p r d -> (c b) p r d")
         return own if kind in ("q", "k", "v") else own[:, :, 0].expand_as(resid)
 
     tokens = repeat(pair.clean.tokens, "batch pos -> (circuit batch) pos", circuit=n_circuits)

@@ -74,8 +74,9 @@ def _behind(base: Recording, site: Site, patched: Tensor) -> Tensor:
     if site.kind == "resid_pre":
         return base.chain(range(layer, base.n_layers), patched)
     if site.kind == "mlp_out":
-        without = base.resid(layer + 1) - base.clean(site)
-        return base.chain(rest, repeat(without, "batch ... -> (variant batch) ...", variant=n_variants) + patched)
+        without = base.resid(layer + 1).float() - base.clean(site).float()
+        resid = repeat(without, "batch ... -> (variant batch) ...", variant=n_variants) + patched.float()
+        return base.chain(rest, resid.to(patched.dtype))
     resid = repeat(base.resid(layer), "batch ... -> (variant batch) ...", variant=n_variants)
     put: Callable[[Tensor], Tensor] = lambda _: patched  # noqa: E731
     return base.chain(rest, base.block_with(layer, resid, at=site.kind, edit=put))

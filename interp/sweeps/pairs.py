@@ -61,6 +61,13 @@ class Pair:
             raise TaskError("metric logit_diff compares with a wrong answer; none was given")
         return self.wrong
 
+    def only(self, rows: Int[Tensor, " kept"]) -> "Pair":
+        """Return some of the pairs, beside which no clean pass has been run yet."""
+        clean, reference = self.clean.only(rows), self.reference
+        wrong = None if self.wrong is None else self.wrong[rows]
+        kept = None if reference is None else reference[rows]
+        return replace(self, clean=clean, corrupted=self.corrupted[rows], wrong=wrong, reference=kept)
+
     def compared_with(self, logits: Float[Tensor, "batch pos d_vocab"]) -> "Pair":
         """Return the pair with the clean run's logits [batch pos d_vocab] as its reference."""
         return replace(self, reference=logits[:, self.clean.predicting].detach())

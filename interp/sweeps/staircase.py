@@ -47,6 +47,11 @@ class Ends:
     resid: Tensor
 
 
+def _write(after: Tensor, before: Tensor) -> Tensor:
+    """Return what stands between two residuals, in fp32."""
+    return after.float() - before.float()
+
+
 def relative_change(clean: Float[Tensor, "*_ d_model"], changed: Float[Tensor, "*variants d_model"]) -> Tensor:
     """Return ||c - c'|| / ||c|| over the last axis, in fp32."""
     clean = clean.float()
@@ -83,21 +88,21 @@ def staircase(recording: Recording, *, part: Part, scopes: Sequence[Scope], spli
     future_rows: dict[int, list[Tensor]] = {t: [] for t in splits if "future" in scopes}
     for layer in range(recording.n_layers):
         clean = recording.resid(layer)
-        write = recording.resid(layer + 1) - clean
+        write = _write(recording.resid(layer + 1), clean)
         if all_rows:
             before = torch.stack(all_rows)
             after, kv = _run(recording, layer, before, with_kv=bool(future_rows))
             futures = {t: torch.stack(rows) for t, rows in future_rows.items()}
             for t, rows in futures.items():
                 behind = _tail(recording, layer, rows, start=t, prefix=kv)
-                yield Step("future", layer, t, relative_change(write[:, t:], behind - rows))
+                yield Step("future", layer, t, relative_change(write[:, t:], _write(behind, rows)))
                 future_rows[t] = list(behind)
             all_rows = list(after)
-            changes = relative_change(write, after - before)
+            changes = relative_change(write, _write(after, before))
             del before, after, kv, futures
             yield from _direct(recording, layer, part=part, scopes=scopes, splits=splits)
         out = skipped(recording, layer, part)
-        own = relative_change(write, out - clean)[None]
+        own = relative_change(write, _write(out, clean))[None]
         yield Step("all", layer, 0, torch.cat([changes, own]) if all_rows else own)
         all_rows.append(out)
         for t in future_rows:
@@ -114,14 +119,14 @@ def _direct(
     if "direct" not in scopes and "direct_future" not in scopes:
         return
     clean = recording.resid(layer)
-    write = recording.resid(layer + 1) - clean
+    write = _write(recording.resid(layer + 1), clean)
     before = clean - torch.stack([write_of(recording, earlier, part) for earlier in range(layer)])
     after, kv = _run(recording, layer, before, with_kv="direct_future" in scopes)
-    yield Step("direct", layer, 0, relative_change(write, after - before))
+    yield Step("direct", layer, 0, relative_change(write, _write(after, before)))
     for t in splits if "direct_future" in scopes else ():
         rows = repeat(clean[:, t:], "batch pos d_model -> variant batch pos d_model", variant=layer)
         ends = _tail(recording, layer, rows, start=t, prefix=kv)
-        yield Step("direct_future", layer, t, relative_change(write[:, t:], ends - rows))
+        yield Step("direct_future", layer, t, relative_change(write[:, t:], _write(ends, rows)))
 
 
 def _run(recording: Recording, layer: int, rows: Tensor, *, with_kv: bool) -> tuple[Tensor, KV]:

@@ -43,12 +43,11 @@ def patched_texts(
 
 
 def sampled_texts(model: Model, shard: TokenBatch, *, n: int, max_new_tokens: int, seed: int = 0) -> Texts:
-    """Return `n` continuations, a list of `n` lists of prompts, drawn at temperature 1."""
+    """Return `n` continuations, a list of `n` lists of prompts, drawn at temperature 1; a prompt's depend on it alone."""
     texts: Texts = []
-    size = _n_copies(shard, max_new_tokens)
-    for start in range(0, n, size):
-        n_now = min(size, n - start)
-        texts += _said(model, shard, n=n_now, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed + start)
+    for copies in torch.split(torch.arange(n), _n_copies(shard, max_new_tokens)):
+        seeds = [(seed << 20) + copy for copy in copies.tolist() for _ in shard.prompts]
+        texts += _said(model, shard, n=len(copies), max_new_tokens=max_new_tokens, temperature=1.0, seed=seeds)
     return texts
 
 
@@ -71,7 +70,7 @@ def _said(
     max_new_tokens: int,
     plan: Plan = NO_INTERVENTION,
     temperature: float = 0.0,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
 ) -> Iterator[tuple[str, ...]]:
     """Yield the texts of `n` copies of a shard, run as one batch."""
     copies = TokenBatch(shard.prompts * n, shard.tokens.repeat(n, 1), shard.mask.repeat(n, 1), shard.last.repeat(n))

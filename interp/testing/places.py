@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -51,8 +52,8 @@ def read_resid_post(probe: Probe, layer: int) -> None:
 
 def read_attn_out(probe: Probe, layer: int) -> None:
     """With mlp_out, it is all that the stock block adds."""
-    added = probe.streams[layer + 1] - probe.streams[layer]
-    probe.compare(probe.site("attn_out", layer) + probe.site("mlp_out", layer), added, f"writes of layer {layer}")
+    added, mid = probe.streams[layer + 1] - probe.streams[layer], probe.streams[layer + 1]
+    probe.compare(probe.site("attn_out", layer) + probe.site("mlp_out", layer), added, f"writes of layer {layer}", of=mid)
 
 
 def read_resid_mid(probe: Probe, layer: int) -> None:
@@ -65,11 +66,8 @@ def read_what_is_read(kind: SiteKind) -> Check:
     """Return the check that heads or neurons are what the stock module behind them reads."""
 
     def check(probe: Probe, layer: int) -> None:
-        held: list[Tensor] = []
-        with reading(_reader(probe, kind, layer), held.append):
-            probe.logits()
         found = probe.site(kind, layer).flatten(2)
-        probe.compare(found, held[0].reshape(found.shape), f"{Site(kind, layer)}")
+        probe.compare(found, probe.read[_reader(probe, kind, layer)].reshape(found.shape), f"{Site(kind, layer)}")
 
     return check
 
@@ -77,8 +75,7 @@ def read_what_is_read(kind: SiteKind) -> Check:
 def read_pattern(probe: Probe, layer: int) -> None:
     """It is the pattern that Hugging Face's eager attention returns; no query attends to a later key."""
     pattern = probe.site("pattern", layer)
-    returned = probe.eager(input_ids=probe.batch.tokens, use_cache=False, output_attentions=True).attentions
-    probe.compare(pattern, returned[layer], f"{Site('pattern', layer)}", near=10 * probe.near)
+    probe.compare(pattern, probe.patterns[layer], f"{Site('pattern', layer)}", near=10 * probe.near)
     if bool(pattern.triu(1).any()):
         raise AssertionError(f"{Site('pattern', layer)}: queries attend to later keys")
 
@@ -176,7 +173,8 @@ def write_heads(kind: SiteKind) -> Check:
         first_head = (HEAD % value.shape[2]) * group if kind == "v" else HEAD
 
         silent = _with_heads(slice(first_head, first_head + group), torch.zeros(()), n_heads=n_heads)
-        theirs = _stock_logits(probe, (_reader(probe, "z", layer), "reads", silent))
+        key = ("silent heads", layer, first_head, group)
+        theirs = probe.once(key, lambda: _stock_logits(probe, (_reader(probe, "z", layer), "reads", silent)))
         probe.compare(_edited(probe, Site(kind, layer), value), theirs, f"a silenced head of {Site(kind, layer)}")
 
     return check
@@ -208,18 +206,23 @@ def write_projection(kind: SiteKind) -> Check:
     """Return the check that silent queries and silent keys of one group of heads give one and the same pattern."""
 
     def check(probe: Probe, layer: int) -> None:
-        group, pattern = probe.model.n_heads // probe.model.n_kv_heads, Site("pattern", layer)
-        found = {}
-        for each in ("q", "k"):
-            value = probe.site(each, layer).clone()
-            value[:, :, : group if each == "q" else 1] = 0
-            done = probe.model.forward(probe.batch, plan=[Patch(Site(each, layer), value)], capture=[pattern])
-            found[each] = done.activations[pattern][:, :group]
+        group = probe.model.n_heads // probe.model.n_kv_heads
+        found = {
+            each: probe.once(("silent", each, layer), partial(_silent, probe, each, layer, group)) for each in ("q", "k")
+        }
         probe.compare(found["q"], found["k"], f"the pattern of silent queries and keys of layer {layer}")
         if torch.allclose(found[kind], probe.site("pattern", layer)[:, :group], atol=1e-4):
             raise AssertionError(f"silencing {Site(kind, layer)} leaves the pattern as it was")
 
     return check
+
+
+def _silent(probe: Probe, kind: SiteKind, layer: int, group: int) -> Tensor:
+    """Return the pattern of the first group of heads when their queries, or their keys, are 0."""
+    value, pattern = probe.site(kind, layer).clone(), Site("pattern", layer)
+    value[:, :, : group if kind == "q" else 1] = 0
+    done = probe.model.forward(probe.batch, plan=[Patch(Site(kind, layer), value)], capture=[pattern])
+    return done.activations[pattern][:, :group]
 
 
 def write_neurons(kind: SiteKind) -> Check:

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from interp.errors import SiteError
 from interp.models import Model
 from interp.models.bridge import eager_twin
+from interp.models.rounding import allowed, error
 from interp.replay import Recording, first, with_first
 from interp.sites import Site
 from interp.tasks import Prompt
@@ -25,13 +27,18 @@ class Probe:
     """Random tokens [batch pos] of a model, without padding, and its stock modules.
 
     `layers` are those that checks of single layers look at; `near` is the largest allowed error, relative to the largest
-    value compared: rounding errors of a deep model grow with its depth.
+    value compared: rounding errors of a deep model grow with its depth. What passes without an edit compute is kept, so that
+    all checks of a site share them.
     """
 
     model: Model
-    batch_size: int = 3
-    n_pos: int = 12
+    batch_size: int = 2
+    n_pos: int = 10
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._sites: dict[Site, Tensor] = {}
+        self._edited: dict[tuple[Any, ...], Tensor] = {}
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -42,7 +49,9 @@ class Probe:
     @property
     def near(self) -> float:
         """Return the largest allowed error, relative to the largest value."""
-        return 1e-5 * max(4, self.model.n_layers) if self.model.dtype == torch.float32 else 0.05
+        if self.model.dtype == torch.float32:
+            return 1e-5 * max(4, self.model.n_layers)
+        return allowed(self.model.dtype, depth=self.model.n_layers)
 
     @cached_property
     def batch(self) -> TokenBatch:
@@ -98,19 +107,69 @@ class Probe:
         return (size * torch.randn(shape, generator=random)).to(self.model.device, self.model.dtype)
 
     def site(self, kind: Any, layer: int) -> Tensor:
-        """Return what one clean pass captures at a site."""
-        return self.model.forward(self.batch, capture=[Site(kind, layer)]).activations[Site(kind, layer)]
+        """Return what one clean pass captures at a site; the same pass captures the site in all layers looked at."""
+        if Site(kind, layer) not in self._sites:
+            others = [Site(kind, each) for each in self.layers if self._is_there(Site(kind, each))]
+            sites = {Site(kind, layer), *others}
+            self._sites |= self.model.forward(self.batch, capture=sites).activations
+        return self._sites[Site(kind, layer)]
 
-    def compare(self, found: Tensor, expected: Tensor, what: str, *, near: float | None = None) -> None:
-        """Raise AssertionError, saying by how much, if two tensors differ by more than rounding errors."""
+    def once(self, key: tuple[Any, ...], edited: Callable[[], Tensor]) -> Tensor:
+        """Return what an edited pass computes, which several checks compare with, run when it is first asked for."""
+        if key not in self._edited:
+            self._edited[key] = edited()
+        return self._edited[key]
+
+    def _is_there(self, site: Site) -> bool:
+        try:
+            self.model.refuse(site)
+        except SiteError:
+            return False
+        return True
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """Return fp32 logits of the stock pass."""
+        return self.logits()
+
+    @cached_property
+    def patterns(self) -> Sequence[Tensor]:
+        """Return the patterns that Hugging Face's eager attention returns, by layer."""
+        returned: Sequence[Tensor] = self.eager(
+            input_ids=self.batch.tokens, use_cache=False, output_attentions=True
+        ).attentions
+        return returned
+
+    @cached_property
+    def read(self) -> dict[nn.Module, Tensor]:
+        """Return what the stock modules that read heads, neurons and experts' tokens read in the layers looked at."""
+        held: dict[nn.Module, Tensor] = {}
+        with ExitStack() as stack:
+            for block in (self.model.blocks[layer] for layer in self.layers):
+                for module in (block.z_reader, block.mlp_post_reader, block.experts):
+                    if module is not None:
+                        stack.enter_context(reading(module, partial(held.__setitem__, module)))
+            self.logits()
+        return held
+
+    def compare(
+        self, found: Tensor, expected: Tensor, what: str, *, near: float | None = None, of: Tensor | None = None
+    ) -> None:
+        """Raise AssertionError, saying by how much, if two tensors differ by more than rounding errors.
+
+        `of` are the larger numbers whose difference is compared, if it is one.
+        """
         if found.shape != expected.shape:
             raise AssertionError(f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
         found, expected = found.float(), expected.float()
         if not torch.isfinite(found).all():
             raise AssertionError(f"{what}: NaN or infinite values")
-        error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
-        if error > (self.near if near is None else near):
-            raise AssertionError(f"{what}: off by {error:.1e} of the largest value")
+        if self.model.dtype == torch.float32:
+            off, size = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6)), "largest value"
+        else:
+            off, size = error(found, expected, of=of), "length"
+        if off > (self.near if near is None else near):
+            raise AssertionError(f"{what}: off by {off:.1e} of the {size}")
 
 
 def batch_of(tokens: Tensor, mask: Tensor | None = None) -> TokenBatch:

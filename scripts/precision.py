@@ -1,0 +1,61 @@
+"""Measure how far half precision moves every analysis, and write the table of docs/precision.md anew."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+root = Path(__file__).parent.parent
+sys.path.insert(0, str(root))
+
+from interp.catalogue import make_analysis  # noqa: E402
+from tests.test_contract import ANALYSES, model, task  # noqa: E402
+
+PAGE, START = root / "docs" / "precision.md", "| analysis |"
+NUMBERS, KINDS = ("mean", "value", "rate", "usage", "median", "layer"), ("measure", "statistic", "score", "method", "kind")
+
+
+def numbers(name: str, dtype: str) -> pd.DataFrame:
+    """Return an analysis' main number by what it measures."""
+    frame = make_analysis(name, {}).run(model(name, dtype), task(name)).to_frame()
+    column = next(each for each in NUMBERS if each in frame.select_dtypes("number"))
+    kinds = [each for each in KINDS if each in frame]
+    what = frame[kinds].fillna("").astype(str).agg(", ".join, axis=1) if kinds else pd.Series(column, index=frame.index)
+    keys = (
+        frame[[each for each in frame if each not in frame.select_dtypes("float") and each != column]]
+        .astype(object)
+        .fillna("")
+        .astype(str)
+    )
+    keys["again"] = keys.groupby([*keys], dropna=False).cumcount() if len(keys.columns) else range(len(keys))
+    found = pd.DataFrame({"what": what, "number": frame[column].astype(float).fillna(0)})
+    return found.set_index(pd.MultiIndex.from_frame(keys))
+
+
+def moved(wide: pd.DataFrame, low: pd.DataFrame) -> tuple[float, str]:
+    """Return the largest change, as a share of the largest number of its kind, and of what it is."""
+    shares = {}
+    for what, rows in wide.groupby("what"):
+        size = rows["number"].abs().max()
+        change = (low["number"].reindex(rows.index) - rows["number"]).abs().max()  # of the edges that both show
+        shares[what] = change / size if size else 0.0
+    most = max(shares, key=lambda what: shares[what])
+    return float(shares[most]), most
+
+
+def line(name: str) -> str:
+    """Return an analysis' row of the table."""
+    wide, cells = numbers(name, "float32"), []
+    for dtype in ("bfloat16", "float16"):
+        low = numbers(name, dtype)
+        share, what = moved(wide, low)
+        cells.append(f"{share:.1%} ({what.strip(', ').replace('|', chr(92) + '|')})" if share else "0")
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    table = ["| analysis | bfloat16 | float16 |", "| --- | --- | --- |", *map(line, ANALYSES)]
+    text = PAGE.read_text()
+    PAGE.write_text(text[: text.index(START)] + "\n".join(table) + "\n")
