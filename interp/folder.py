@@ -13,7 +13,7 @@ import tempfile
 import unicodedata
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from interp.errors import RunError
@@ -168,6 +168,9 @@ def read_run(folder: Path) -> dict[str, Any]:
         run = read_json(path)
     except RunError as error:
         raise RunError(f"{error}; delete it and run the same study again: what is finished is kept") from None
+    for cell in run.get("cells", ()):
+        if PurePosixPath(cell).is_absolute() or ".." in PurePosixPath(cell).parts:
+            raise RunError(f"{path} names a folder outside of the run: {cell}")
     if run.get("schema", 0) > SCHEMA:
         raise RunError(f"{path} has schema {run['schema']}; this version reads up to {SCHEMA}; upgrade interp")
     return run

@@ -1,6 +1,7 @@
 """Tiny random models of several families, saved nowhere; one torch thread; no network."""
 
 import os
+import pkgutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -8,7 +9,11 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("interp", "beartype.beartype")
+import interp
+
+# not the reading of prompts: thousands of calls for one task, and no tensors
+CHECKED = [f"interp.{module.name}" for module in pkgutil.iter_modules(interp.__path__) if module.name != "tasks"]
+install_import_hook([*CHECKED, "interp.tasks.batch"], "beartype.beartype")
 
 from interp.errors import ModelError
 from interp.fetched import fetch

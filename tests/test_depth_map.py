@@ -378,7 +378,7 @@ def test_bad_input_is_one_clear_line(zoo: Model) -> None:
     with pytest.raises(AnalysisError, match="3 prompts given; method='rsa' needs at least 8"):
         DepthMap(method="rsa").run(zoo, task.take(3))
     with pytest.raises(AnalysisError, match="has 1 token"):
-        DepthMap().run(zoo, Task.from_texts([""]))
+        DepthMap().run(zoo, Task.from_tokens([[5]]))
 
 
 def test_a_rotation_into_a_narrower_model_is_refused(zoo: Model, monkeypatch: pytest.MonkeyPatch) -> None:

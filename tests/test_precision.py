@@ -55,17 +55,24 @@ def test_a_block_that_writes_a_third_time_is_found_in_every_type(dtype: str, siz
     with torch.no_grad():
         module.model.embed_tokens.weight[:, 5] = 3000.0  # a massive activation excuses nothing elsewhere
 
-    def third(_module: nn.Module, _args: object, output: torch.Tensor) -> torch.Tensor:
-        return output + size * torch.linspace(-1, 1, 32, dtype=output.dtype)
+    class Third(type(module.model.layers[2])):
+        def forward(self, hidden_states: torch.Tensor, past_key_values: object = None, **more: object) -> torch.Tensor:
+            output = super().forward(hidden_states, past_key_values=past_key_values, **more)
+            return output + size * torch.linspace(-1, 1, 32, dtype=output.dtype)
 
-    module.model.layers[2].register_forward_hook(third)
+    module.model.layers[2].__class__ = Third
     with pytest.raises(ModelError, match="block 2 of LlamaForCausalLM does more to the residual stream"):
         Model("three writes", module)
 
 
 def test_what_happens_between_the_blocks_or_to_the_logits_is_found_in_every_type(dtype: str) -> None:
     scaled = in_type("llama", dtype)
-    scaled.model.norm.register_forward_pre_hook(lambda _m, args: (args[0].roll(1, dims=-1),))
+
+    class Moved(type(scaled.model.norm)):
+        def __call__(self, resid: torch.Tensor) -> torch.Tensor:
+            return super().__call__(resid.roll(1, dims=-1))
+
+    scaled.model.norm.__class__ = Moved
     with pytest.raises(ModelError, match="LlamaForCausalLM"):
         Model("moved", scaled)
     plain = in_type("llama", dtype)

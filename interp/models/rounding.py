@@ -42,7 +42,8 @@ def is_near(found: Tensor, expected: Tensor, *, depth: int = 1, least: float = _
 
 def is_sum(total: Tensor, *terms: Tensor) -> bool:
     """Tell whether a tensor is the sum of others, added in its own type in any order: for every single number."""
-    wide = [term.float() for term in terms]
-    off = (torch.stack(wide).sum(0) - total.float()).abs()
+    kind = torch.promote_types(total.dtype, torch.float32)
+    wide = [term.to(kind) for term in terms]
+    off = (torch.stack(wide).sum(0) - total.to(kind)).abs()
     size = torch.stack([term.abs() for term in wide]).sum(0)
     return not bool((off > len(terms) * torch.finfo(total.dtype).eps * size + torch.finfo(total.dtype).tiny).any())

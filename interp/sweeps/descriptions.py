@@ -42,8 +42,9 @@ def target_layers(n_layers: int, *, is_full: bool) -> range:
 
 
 def place_of(target: TokenBatch) -> int:
-    """Return the position at which vectors are put into the target prompt."""
-    assert target.subject is not None
+    """Return the position at which vectors are put into the target prompt; raise TaskError if it cannot be told."""
+    if target.subject is None:
+        raise TaskError(target.missing("subject"))
     return int(target.subject[0])
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,7 @@ def load_task(
     """
     shipped, name = shipped_tasks(), str(name)
     if name in shipped:
-        known = describe_tasks()[name]
-        task = replace(Task.from_jsonl(shipped[name]), about=known["about"], needs=tuple(known["needs"]))
+        task = _shipped(name)
     elif name.endswith(".jsonl"):
         task = Task.from_jsonl(Path(name), column_map=column_map)
     else:
@@ -40,6 +40,12 @@ def load_task(
     task = replace(task, chat=chat or task.chat)
     task = task if space == "auto" else task.spaced(space)
     return task if n is None else task.take(n, seed=seed)
+
+
+@cache
+def _shipped(name: str) -> Task:
+    known = describe_tasks()[name]
+    return replace(Task.from_jsonl(shipped_tasks()[name]), about=known["about"], needs=tuple(known["needs"]))
 
 
 def example_of(name: str) -> str:
