@@ -68,18 +68,28 @@ class Identity:
             code=_code_of(type(analysis)),
         )
 
-    def about(self, task: Task, batches: Sequence[TokenBatch]) -> "Identity":
-        """Return the identity of what is said about these prompts of a task."""
-        prompts = [prompt for batch in batches for prompt in batch.prompts]
-        return replace(
-            self,
-            prompts=_hash([_settings(task), [vars(prompt) for prompt in prompts]]),
-            related=_hash([_related(task, prompt) for prompt in prompts]),
-            tokens=_hash([[_numbers(batch, name) for name in _TENSORS] for batch in batches]),
+    def about(self, shards: Sequence["Fed"]) -> "Identity":
+        """Return the identity of what is said about the prompts of these shards."""
+        joined = {field.name: _hash([getattr(shard, field.name) for shard in shards]) for field in fields(Fed)}
+        return replace(self, **joined)
+
+
+@dataclass(frozen=True)
+class Fed:
+    """Hashes of a shard's prompts, of those related to them, and of the token ids that a model is fed."""
+
+    prompts: str
+    related: str
+    tokens: str
+
+    @classmethod
+    def of(cls, task: Task, batch: TokenBatch) -> "Fed":
+        """Return the hashes of a shard of a task."""
+        return cls(
+            prompts=_hash([_settings(task), [vars(prompt) for prompt in batch.prompts]]),
+            related=_hash([_related(task, prompt) for prompt in batch.prompts]),
+            tokens=_hash([_numbers(batch, field.name) for field in fields(batch)]),
         )
-
-
-_TENSORS = [field.name for field in fields(TokenBatch)]
 
 
 def hash_of_task(task: Task) -> str:

@@ -17,7 +17,7 @@ import torch
 from interp.analysis import Analysis, Usable, usable_shards
 from interp.errors import InterpError
 from interp.folder import Cell, folder_name, task_path, write_atomically, write_json
-from interp.identity import Identity, hash_of_task, hash_of_tokenizer
+from interp.identity import Fed, Identity, hash_of_task, hash_of_tokenizer
 from interp.models import Model, load_model
 from interp.parts import pack, read_part, write_part
 from interp.shapes import Tensors
@@ -122,6 +122,7 @@ class Worker:
     _drawn: dict[tuple[str, str], Fitted] = field(default_factory=dict)
     _prepared: dict[Cell, Tensors] = field(default_factory=dict)
     _batches: dict[tuple[str, str], list[TokenBatch]] = field(default_factory=dict)
+    _fed: dict[tuple[str, str], list[Fed]] = field(default_factory=dict)
     _usable: dict[Cell, Usable] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -139,29 +140,27 @@ class Worker:
                     questions[cell] = self._question(cell, of_model)
                 except Exception as error:
                     refused[cell] = Failure.of(error)
+                    if cell in finished:
+                        changed[cell] = "prompts or weights, which it cannot measure"
                     continue
                 if cell in finished and (other := questions[cell].identity.changed(finished[cell])):
                     changed[cell] = ", ".join(other)
             if not changed:
-                self._keep_prompts(loaded, task, batches)
+                self._keep_prompts(loaded, task, batches, is_new=not finished)
             shards = tuple(batch.prompts for batch in batches)
             about = {"prompts": len(drawn.task), "hash": hash_of_task(drawn.task)}
             return Plan(describe(loaded), about, shards, str(drawn), questions, refused, changed)
 
     def _question(self, cell: Cell, of_model: Identity) -> Question:
-        model, task, batches = (
-            self._load(cell.model),
-            self._draw(cell.model, cell.task).task,
-            self._tokenized(cell.model, cell.task),
-        )
-        usable, asked = self._usable_shards(cell), of_model.asking(self.study.make(cell), model)
+        usable, asked = self._usable_shards(cell), of_model.asking(self.study.make(cell), self._load(cell.model))
+        fed = self._fed_with(cell.model, cell.task)
         return Question(
-            asked.about(task, [batches[i] for i in usable.shards]),
-            {i: asked.about(task, [batches[i]]).key for i in usable.shards},
-            usable.left_out(batches),
+            asked.about([fed[i] for i in usable.shards]),
+            {i: asked.about([fed[i]]).key for i in usable.shards},
+            usable.left_out(self._tokenized(cell.model, cell.task)),
         )
 
-    def _keep_prompts(self, model: Model, task: str, batches: Sequence[TokenBatch]) -> None:
+    def _keep_prompts(self, model: Model, task: str, batches: Sequence[TokenBatch], *, is_new: bool) -> None:
         """Write prompts and their tokens, and once a model the text of every token, for readers without a tokenizer."""
         folder = self.out / task_path(model.name, task)
         prompts = Task("measured", tuple(prompt for batch in batches for prompt in batch.prompts))
@@ -169,7 +168,7 @@ class Worker:
         rows = [row[row_mask].tolist() for batch in batches for row, row_mask in zip(batch.tokens, batch.mask, strict=True)]
         write_json(folder / "tokens.json", {"tokens": rows}, indent=None)
         path, names = self.out / folder_name(model.name) / "vocabulary.json", self._draw(model.name, task).task.names
-        if not path.exists() or names:
+        if not path.exists() or names or is_new:
             write_json(path, {"vocabulary": _vocabulary(model, names)})
 
     @torch.no_grad()
@@ -187,7 +186,7 @@ class Worker:
     def _load(self, name: str) -> Model:
         if self._model is None or self._model.name != name:
             self._model = None
-            for known in (self._prepared, self._batches, self._usable):
+            for known in (self._prepared, self._batches, self._fed, self._usable):
                 known.clear()
             self._model = load_model(name, store=self.store, dtype=self.study.dtype, device_map=self.study.device_map)
         return self._model
@@ -207,6 +206,13 @@ class Worker:
             shards = loaded.shards(self._draw(model, task).task)
             self._batches[model, task] = [loaded.tokenize(shard) for shard in shards]
         return self._batches[model, task]
+
+    def _fed_with(self, model: str, task: str) -> list[Fed]:
+        """Return the hashes of all shards of a task."""
+        if (model, task) not in self._fed:
+            drawn = self._draw(model, task).task
+            self._fed[model, task] = [Fed.of(drawn, batch) for batch in self._tokenized(model, task)]
+        return self._fed[model, task]
 
     def _usable_shards(self, cell: Cell) -> Usable:
         if cell not in self._usable:
@@ -238,10 +244,10 @@ class Worker:
 
     def _measure(self, cell: Cell, i: int, recording: Any, of_model: Identity) -> Spent | Failure:
         model, analysis, path = self._load(cell.model), self.study.make(cell), part_path(self.out, cell, i)
-        task, shard = self._draw(cell.model, cell.task).task, self._tokenized(cell.model, cell.task)[i]
+        shard = self._tokenized(cell.model, cell.task)[i]
         began, before = time.monotonic(), recording.work.block_tokens
         try:
-            key = of_model.asking(analysis, model).about(task, [shard]).key
+            key = of_model.asking(analysis, model).about([self._fed_with(cell.model, cell.task)[i]]).key
             if read_part(path, key) is None:
                 if cell not in self._prepared:
                     self._prepared[cell] = self._prepared_for(cell, of_model)

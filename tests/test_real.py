@@ -11,9 +11,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from typer.testing import CliRunner
 
 import interp
-from interp import Prompt, Task, cli
+from interp import Prompt, Site, Task, cli
 from interp.analyses.layer_skip import LayerSkip
 from interp.analyses.logit_lens import LogitLens
+from interp.analyses.relevance_patching import RelevancePatching
+from interp.doctor import diagnose
 from interp.fetched import folder_of
 from interp.models import Model
 from interp.sweeps.lens import READINGS
@@ -71,6 +73,31 @@ def test_half_precision_says_what_full_precision_says(smollm2: str) -> None:
     for dtype in ("bfloat16", "float16"):
         half = loaded(smollm2, dtype).logits(batch).float()
         assert torch.corrcoef(torch.stack([full.flatten(), half.flatten()]))[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_bridge_is_accepted_in_every_type(smollm2: str, dtype: str) -> None:
+    model = loaded(smollm2, dtype)
+    pattern = Site("pattern", 13)
+    rows = model.forward(two_prompts(model), capture=[pattern]).activations[pattern].float().sum(-1)
+    assert_close(rows, torch.ones_like(rows), rtol=0, atol=0.02)
+
+
+def test_the_doctor_finds_it_healthy_in_its_own_type(smollm2: str) -> None:
+    diagnosis = diagnose(smollm2)
+    assert diagnosis.is_healthy, diagnosis.signs
+    assert {"dtype", "precision", "contract"} <= {sign.check for sign in diagnosis.signs}
+
+
+def test_relevance_in_half_precision_is_that_in_fp32(smollm2: str) -> None:
+    text = "Then Mary and John went to the shop. {} gave a ball to"
+    prompt = Prompt("1", text.format("John"), answer="Mary", wrong="John", corrupted=text.format("Mary"))
+    scores = {}
+    for dtype in ("float32", "bfloat16", "float16"):
+        frame = RelevancePatching(methods=("relevance",)).run(loaded(smollm2, dtype), Task("ioi", (prompt,))).to_frame()
+        scores[dtype] = torch.tensor(frame["mean"].to_numpy(float)).nan_to_num()
+    for dtype, least in (("bfloat16", 0.999), ("float16", 0.9999)):
+        assert torch.corrcoef(torch.stack([scores["float32"], scores[dtype]]))[0, 1] > least
 
 
 @torch.no_grad()
