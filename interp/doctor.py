@@ -16,6 +16,7 @@ from interp.testing.fed import fed
 from interp.testing.probe import Probe
 
 Verdict = Literal["ok", "note", "failed"]
+_CHECKED = 6  # tokens of a checked row: every check is there with few, and a pass costs by the token
 _SHARD, _LENGTH = 32, 64  # prompts and tokens for which memory is stated
 _COPIED = 1_000_000_000  # weights; larger models are not copied to fp32 (4 GB)
 _NOTABLE = 0.05  # a difference of probabilities between types
@@ -126,10 +127,11 @@ def _prompts(model: Model) -> Iterator[Sign]:
 
 
 def _numbers(model: Model) -> Sign:
-    logits = model.logits(Probe(model).batch)
+    probe = Probe(model, n_pos=_CHECKED)
+    logits = model.logits(probe.batch)
     if not bool(torch.isfinite(logits).all()):
         return Sign("numbers", "failed", f"logits of random tokens are NaN or infinite in {model.dtype}")
-    largest = float(Probe(model).recording.resid(model.n_layers).float().norm(dim=-1).max())
+    largest = float(probe.recording.resid(model.n_layers).float().norm(dim=-1).max())
     return Sign("numbers", "ok", f"logits are finite; the stream's norm goes up to {largest:.3g}")
 
 
@@ -161,7 +163,7 @@ def _precision(model: Model, wide: Model) -> Iterator[Sign]:
     """Say how far the model's own type moves its predictions from those in fp32."""
     if wide is model:
         return
-    batch = Probe(model).batch
+    batch = Probe(model, n_pos=_CHECKED).batch
     off = float((model.logits(batch).softmax(-1) - wide.logits(batch).softmax(-1)).abs().max())
     own = str(model.dtype).removeprefix("torch.")
     text = f"probabilities in {own} and in float32 differ by at most {off:.1e} on random tokens"
@@ -169,7 +171,7 @@ def _precision(model: Model, wide: Model) -> Iterator[Sign]:
 
 
 def _contract(model: Model, progress: Callable[[str], None]) -> Iterator[Sign]:
-    examination = examine(model, progress=progress)
+    examination = examine(model, n_pos=_CHECKED, progress=progress)
     own = str(model.dtype).removeprefix("torch.")
     how = "in float32" if model.dtype == torch.float32 else f"in {own}, up to what its rounding explains"
     for finding in examination.failed:

@@ -58,10 +58,12 @@ class Examination:
         return pd.DataFrame([vars(finding) for finding in self.findings])
 
 
-def examine(model: Model, *, seed: int = 0, progress: Callable[[str], None] = lambda _: None) -> Examination:
-    """Return what every check finds out about a model, on random tokens drawn with `seed`."""
-    probe, findings = Probe(model, seed=seed), []
-    with torch.no_grad():
+def examine(
+    model: Model, *, seed: int = 0, n_pos: int = 10, progress: Callable[[str], None] = lambda _: None
+) -> Examination:
+    """Return what every check finds out about a model, on two rows of `n_pos` random tokens drawn with `seed`."""
+    probe, findings = Probe(model, seed=seed, n_pos=n_pos), []
+    with model.running, torch.no_grad():
         for finding in _findings(probe, progress):
             findings.append(finding)
     return Examination(model.name, tuple(findings))

@@ -149,7 +149,9 @@ def bfloat16_replays_too(probe: Probe) -> None:
     """In bfloat16 blocks still replay exactly, and residuals point where those of the model's own type do."""
     if sum(parameter.numel() for parameter in probe.stock.parameters()) > _SMALL:
         return
-    low = Probe(Model(f"{probe.model.name} in bfloat16", copy.deepcopy(probe.stock).bfloat16()), seed=probe.seed)
+    low = Probe(
+        Model(f"{probe.model.name} in bfloat16", copy.deepcopy(probe.stock).bfloat16()), n_pos=probe.n_pos, seed=probe.seed
+    )
     for layer in range(low.model.n_layers):
         again, what = low.recording.block(layer, low.streams[layer]), f"block {layer} in bfloat16"
         low.compare(again, low.streams[layer + 1], what, near=allowed(torch.bfloat16))
