@@ -233,13 +233,13 @@ def test_a_run_of_an_earlier_version_opens_and_is_not_resumed(tmp_path: Path) ->
     execute(asked, tmp_path / "run")
     path = tmp_path / "run" / "run.json"
     run = {key: value for key, value in json.loads(path.read_text()).items() if key != "digest"} | {"schema": 1}
-    old = "work--some--model/few.jsonl/block_influence"  # an absolute path's folder was not its name's
-    run["cells"] = {old: {**next(iter(run["cells"].values())), "model": "/work/some/model"}}
+    old = "data--some--model/few.jsonl/block_influence"  # an absolute path's folder was not its name's
+    run["cells"] = {old: {**next(iter(run["cells"].values())), "model": "/data/some/model"}}
     path.write_text(json.dumps(run))
-    (tmp_path / "run" / "zoo--hops-4l").rename(tmp_path / "run" / "work--some--model")
+    (tmp_path / "run" / "zoo--hops-4l").rename(tmp_path / "run" / "data--some--model")
     opened = interp.open_run(tmp_path / "run")
-    assert len(opened["/work/some/model", "few.jsonl", "block_influence"].to_frame())
-    assert len(opened.prompts("/work/some/model", "few.jsonl")) == 40
+    assert len(opened["/data/some/model", "few.jsonl", "block_influence"].to_frame())
+    assert len(opened.prompts("/data/some/model", "few.jsonl")) == 40
     with pytest.raises(RunError, match="can be read, not resumed"):
         execute(asked, tmp_path / "run")
 
