@@ -68,7 +68,7 @@ def capture(
             for group in _groups(_rows(model, texts)):
                 keys, writing = model.keys(group), None
                 if last is None:
-                    model.refuse_hooks(torch.tensor([group[0]], device=model.device))
+                    model.refuse_hooks(torch.tensor([group[0]], device=model.device), of_blocks=True)
                 missing = {part: wanted[part] for part in store.hold(keys, wanted)}
                 prompts = dict(zip(keys, group, strict=True))
                 tensors = _compute(model, store, [*prompts.values()], missing) if missing else {}

@@ -366,12 +366,15 @@ class Model:
 
     @_runs
     @torch.no_grad()
-    def refuse_hooks(self, tokens: Tensor, mask: Tensor | None = None) -> None:
+    def refuse_hooks(self, tokens: Tensor, mask: Tensor | None = None, *, of_blocks: bool = False) -> None:
         """Raise ModelError where the owner's hooks change a pass over tokens [batch pos]; none is run without hooks.
 
-        For what does not run the stock modules: a store, or the bridge, a copy that does not have them.
+        For what does not run the stock modules: a store, or the bridge, a copy that does not have them. `of_blocks`: what a
+        hook on the whole module's output does is no matter.
         """
-        if has_forward_hooks([*self.module.modules()]):
+        modules = [*self.module.modules()]
+        inside = has_forward_hooks(modules[1:]) or bool(self.module._forward_pre_hooks)
+        if inside if of_blocks else has_forward_hooks(modules):
             self.module(input_ids=tokens, attention_mask=mask, use_cache=False)
 
     @_runs
@@ -471,7 +474,7 @@ class Model:
     def _read(self, shelf: Shelf, site: Site) -> Tensor | None:
         known = shelf.read(site)
         if known is not None:
-            self.refuse_hooks(shelf.tokens)
+            self.refuse_hooks(shelf.tokens, of_blocks=True)
         return known
 
     def _store_to_use(self) -> ActivationStore | None:
