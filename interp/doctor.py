@@ -16,7 +16,7 @@ from interp.testing.fed import fed
 from interp.testing.probe import Probe
 
 Verdict = Literal["ok", "note", "failed"]
-_CHECKED = 6  # tokens of a checked row: every check is there with few, and a pass costs by the token
+_CHECKED = 4  # tokens of a checked row: every check is there with few, and a pass costs by the token
 _SHARD, _LENGTH = 32, 64  # prompts and tokens for which memory is stated
 _COPIED = 1_000_000_000  # weights; larger models are not copied to fp32 (4 GB)
 _NOTABLE = 0.05  # a difference of probabilities between types
