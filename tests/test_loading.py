@@ -250,3 +250,9 @@ def test_offline_the_hub_is_not_asked() -> None:
     with pytest.raises(ModelError, match="is not in the local cache and the hub cannot be asked") as refused:
         load_model("openai-community/gpt2-of-nobody")
     assert "\n" not in str(refused.value)
+
+
+def test_a_revision_of_a_folder_is_refused() -> None:
+    folder = shipped_models()["zoo/hops-4l"]
+    with pytest.raises(ModelError, match=r"revision='main' asked of the folder"):
+        load_model(folder, revision="main")

@@ -62,6 +62,8 @@ def load_model(
     if revision is not None and str(name) in shipped_models():
         name, revision = f"{name}@{revision}", None
     source = locate(str(name))
+    if revision is not None and Path(source).is_dir() and not (Path(source) / _ADAPTER).is_file():
+        raise ModelError(f"revision={revision!r} asked of the folder {source}; revisions are for models of the hub")
     how: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     load = _load_merged if (Path(source) / _ADAPTER).is_file() else _load
     module = load(source, dtype=dtype, device_map=device_map, **how)
