@@ -23,7 +23,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Identity:
+class NumberIdentity:
     """Hashes of a model as it is now, of the prompts and the tokens that it was really fed, and of what is asked.
 
     `others` are other models that an analysis asks, `code` the file of an analysis that is not of this library, `related`
@@ -50,7 +50,7 @@ class Identity:
         return [_WORDS.get(name, name) for name, value in asdict(self).items() if recorded.get(name) != value]
 
     @classmethod
-    def of_model(cls, model: Model) -> "Identity":
+    def of_model(cls, model: Model) -> "NumberIdentity":
         """Return what numbers of a model depend on, before anything is asked of it."""
         generation = model.module.generation_config
         return cls(
@@ -59,7 +59,7 @@ class Identity:
             generation="" if generation is None else _hash({**generation.to_dict(), "transformers_version": None}),
         )
 
-    def asking(self, analysis: Analysis, model: Model) -> "Identity":
+    def asking(self, analysis: Analysis, model: Model) -> "NumberIdentity":
         """Return the identity of what an analysis says about the same model."""
         return replace(
             self,
@@ -68,7 +68,7 @@ class Identity:
             code=_code_of(type(analysis)),
         )
 
-    def about(self, shards: Sequence["Fed"]) -> "Identity":
+    def about(self, shards: Sequence["Fed"]) -> "NumberIdentity":
         """Return the identity of what is said about the prompts of these shards."""
         joined = {field.name: _hash([getattr(shard, field.name) for shard in shards]) for field in fields(Fed)}
         return replace(self, **joined)

@@ -17,7 +17,7 @@ import torch
 from interp.analysis import Analysis, Usable, usable_shards
 from interp.errors import InterpError
 from interp.folder import Cell, folder_name, task_path, write_atomically, write_json
-from interp.identity import Fed, Identity, hash_of_task, hash_of_tokenizer
+from interp.identity import Fed, NumberIdentity, hash_of_task, hash_of_tokenizer
 from interp.models import Model, load_model
 from interp.parts import pack, read_part, write_part
 from interp.shapes import Tensors
@@ -84,7 +84,7 @@ Outcome = dict[Cell, Spent | Failure]
 class Question:
     """A cell of a plan: what its numbers would be of, as a whole and shard by shard, and the prompts that it leaves out."""
 
-    identity: Identity
+    identity: NumberIdentity
     keys: Mapping[int, str]
     left_out: str
 
@@ -134,7 +134,7 @@ class Worker:
             questions: dict[Cell, Question] = {}
             refused: dict[Cell, Failure] = {}
             changed: dict[Cell, str] = {}
-            of_model = Identity.of_model(loaded)
+            of_model = NumberIdentity.of_model(loaded)
             for cell in (cell for cell in self.study.cells() if (cell.model, cell.task) == (model, task)):
                 try:
                     questions[cell] = self._question(cell, of_model)
@@ -151,7 +151,7 @@ class Worker:
             about = {"prompts": len(drawn.task), "hash": hash_of_task(drawn.task)}
             return Plan(describe(loaded), about, shards, str(drawn), questions, refused, changed)
 
-    def _question(self, cell: Cell, of_model: Identity) -> Question:
+    def _question(self, cell: Cell, of_model: NumberIdentity) -> Question:
         usable, asked = self._usable_shards(cell), of_model.asking(self.study.make(cell), self._load(cell.model))
         fed = self._fed_with(cell.model, cell.task)
         return Question(
@@ -176,7 +176,7 @@ class Worker:
         """Do a job and return what it cost, or why it failed, by cell."""
         model = self._load(job.model)
         with model.running:
-            of_model = Identity.of_model(model)
+            of_model = NumberIdentity.of_model(model)
             if job.shard is None:
                 return {cell: self._prepare(cell, of_model) for cell in job.cells}
             shard = self._tokenized(job.model, job.task)[job.shard]
@@ -220,7 +220,7 @@ class Worker:
             self._usable[cell] = usable_shards(self.study.make(cell), model, batches)
         return self._usable[cell]
 
-    def _prepare(self, cell: Cell, of_model: Identity) -> Spent | Failure:
+    def _prepare(self, cell: Cell, of_model: NumberIdentity) -> Spent | Failure:
         model = self._load(cell.model)
         began, before = time.monotonic(), model.work.block_tokens
         try:
@@ -229,7 +229,7 @@ class Worker:
             return Failure.of(error)
         return Spent(time.monotonic() - began, model.work.block_tokens - before, 0.0, _peak_mb())
 
-    def _prepared_for(self, cell: Cell, of_model: Identity) -> Tensors:
+    def _prepared_for(self, cell: Cell, of_model: NumberIdentity) -> Tensors:
         """Return what a cell needs for every shard: computed once, by whichever worker comes first, and kept."""
         model, analysis = self._load(cell.model), self.study.make(cell)
         if type(analysis).prepare is Analysis.prepare:
@@ -242,7 +242,7 @@ class Worker:
         write_part(path, pack(prepared, key))
         return prepared
 
-    def _measure(self, cell: Cell, i: int, recording: Any, of_model: Identity) -> Spent | Failure:
+    def _measure(self, cell: Cell, i: int, recording: Any, of_model: NumberIdentity) -> Spent | Failure:
         model, analysis, path = self._load(cell.model), self.study.make(cell), part_path(self.out, cell, i)
         shard = self._tokenized(cell.model, cell.task)[i]
         began, before = time.monotonic(), recording.work.block_tokens
