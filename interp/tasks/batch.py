@@ -175,10 +175,10 @@ def _why(encoded: Sequence[Encoded]) -> dict[str, str]:
     return why
 
 
-def padding(tokenizer: Any, n_ids: int | None, others: Sequence[int] = ()) -> int:
-    """Return an id to fill rows up with: the tokenizer's, or the first of `others`, that the model has; else 0."""
+def padding(tokenizer: Any, n_ids: int | None) -> int:
+    """Return an id to fill rows up with: the tokenizer's padding or end token, if the model has it; else 0."""
     known = [getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id")]
-    there = [i for i in (known[0], *others, known[1]) if i is not None and i >= 0 and (n_ids is None or i < n_ids)]
+    there = [i for i in known if i is not None and i >= 0 and (n_ids is None or i < n_ids)]
     return int(there[0]) if there else 0
 
 
