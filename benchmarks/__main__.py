@@ -1,7 +1,9 @@
-"""`python -m benchmarks [NAME ...]`: interleaved repeats against a peer in the same run; ratios of medians.
+"""`python -m benchmarks [NAME ...]`: interleaved repeats against a peer in the same run; ratios of
+medians.
 
-Each benchmark leaves `benchmarks/results/NAME.json`, with versions and machine; `--page` writes docs/benchmarks.md from
-what is there, and from `benchmarks/notes/NAME.md`, where a result wants words.
+Each benchmark leaves `benchmarks/results/NAME.json`, with versions and machine; `--page` writes
+docs/benchmarks.md from what is there, and from `benchmarks/notes/NAME.md`, where a result wants
+words.
 """
 
 import importlib
@@ -21,7 +23,9 @@ _NO_BENCHMARKS = ("gpu", "harness", "page")
 
 def main(names: list[str]) -> None:
     """Run the benchmarks named, or all, or write the page."""
-    there_is = [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_")]
+    there_is = [
+        m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_")
+    ]
     there_is = [name for name in there_is if name not in _NO_BENCHMARKS]
     if names == ["--page"]:
         write_page()
@@ -34,8 +38,15 @@ def main(names: list[str]) -> None:
     for name in names or there_is:
         module = importlib.import_module(f"benchmarks.{name}")
         load = os.getloadavg()[0]
-        found = {"about": module.__doc__, **machine(), "load_before": round(load, 2), "results": module.run()}
-        (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        found = {
+            "about": module.__doc__,
+            **machine(),
+            "load_before": round(load, 2),
+            "results": module.run(),
+        }
+        (RESULTS / f"{name}.json").write_text(
+            json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         sys.stdout.write(json.dumps({name: found["results"]}, indent=1, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 

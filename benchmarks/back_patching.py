@@ -1,6 +1,8 @@
-"""All back-patches at the last token, against one whole forward for each pair of layers, with plain hooks.
+"""All back-patches at the last token, against one whole forward for each pair of layers, with plain
+hooks.
 
-Ours counts its clean pass in: one forward, then (L-1)L(2L-1)/6 blocks on one token, against L(L-1)/2 forwards.
+Ours counts its clean pass in: one forward, then (L-1)L(2L-1)/6 blocks on one token, against
+L(L-1)/2 forwards.
 """
 
 import torch
@@ -17,7 +19,10 @@ def naive(model: Model, batch: TokenBatch) -> Tensor:
     """Return the changes [batch source target] of the answer's logit by L(L-1)/2 whole forwards."""
     blocks = model.module.model.layers
     outputs: list[Tensor] = []
-    handles = [block.register_forward_hook(lambda _m, _a, out: outputs.append(out[:, -1].clone())) for block in blocks]
+    handles = [
+        block.register_forward_hook(lambda _m, _a, out: outputs.append(out[:, -1].clone()))
+        for block in blocks
+    ]
 
     def answers() -> Tensor:
         logits = model.module(input_ids=batch.tokens, use_cache=False).logits[:, -1].float()
@@ -45,8 +50,12 @@ def naive(model: Model, batch: TokenBatch) -> Tensor:
 def ours(model: Model, batch: TokenBatch) -> tuple[Tensor, float]:
     """Return the same, and how many forwards it took, the clean pass counted in."""
     recording = model.record(batch)
-    parts = BackPatching(position="last", controls=(), known_only=False).measure(recording, batch, {})
-    return parts["own.answer"], recording.work.block_tokens / (batch.tokens.numel() * model.n_layers)
+    parts = BackPatching(position="last", controls=(), known_only=False).measure(
+        recording, batch, {}
+    )
+    return parts["own.answer"], recording.work.block_tokens / (
+        batch.tokens.numel() * model.n_layers
+    )
 
 
 def run() -> dict[str, Row]:

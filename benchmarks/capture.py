@@ -1,7 +1,9 @@
-"""A forward pass that captures three places in every layer, against the stock forward and TransformerLens's cache.
+"""A forward pass that captures three places in every layer, against the stock forward and
+TransformerLens's cache.
 
-TransformerLens is asked for the same places (`names_filter`) and for everything, which is how it is mostly used. Values
-are compared first. The bound is a capture that costs nothing: the stock forward, timed in the same turns.
+TransformerLens is asked for the same places (`names_filter`) and for everything, which is how it is
+mostly used. Values are compared first. The bound is a capture that costs nothing: the stock
+forward, timed in the same turns.
 """
 
 from typing import Any
@@ -33,14 +35,21 @@ def run() -> dict[str, Row]:
         works: dict[str, Work] = {
             "ours": lambda m=model, b=batch, s=sites: m.forward(b, capture=s),
             "the stock forward": lambda m=model, b=batch: m.logits(b),
-            "`run_with_cache` with a filter": lambda r=bridge, b=batch, n=names: r.run_with_cache(b.tokens, names_filter=n),
+            "`run_with_cache` with a filter": lambda r=bridge, b=batch, n=names: r.run_with_cache(
+                b.tokens, names_filter=n
+            ),
             "`run_with_cache` of everything": lambda r=bridge, b=batch: r.run_with_cache(b.tokens),
         }
-        turns = [{name: seconds(work) for name, work in works.items()} for _ in range(10 if d_model >= 384 else 40)][1:]
+        turns = [
+            {name: seconds(work) for name, work in works.items()}
+            for _ in range(10 if d_model >= 384 else 40)
+        ][1:]
         for name in list(works)[1:]:
             row = ratio([(turn["ours"], turn[name]) for turn in turns])
             free = ratio([(turn["the stock forward"], turn[name]) for turn in turns])["ratio"]
-            rows[f"{told(model, batch)}, against {name}"] = row | {"bound": free} | _goal(name, d_model)
+            rows[f"{told(model, batch)}, against {name}"] = (
+                row | {"bound": free} | _goal(name, d_model)
+            )
     return rows
 
 

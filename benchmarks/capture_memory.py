@@ -1,7 +1,9 @@
-"""Peak memory of capturing 3 places in every layer of a long prompt, against plain hooks and TransformerLens.
+"""Peak memory of capturing 3 places in every layer of a long prompt, against plain hooks and
+TransformerLens.
 
-Growth of a fresh process's peak, the median of three; what is captured is itself most of the bound. TransformerLens
-computes whole attention patterns, which for 2,048 tokens are larger than all that is asked for; *everything* keeps them.
+Growth of a fresh process's peak, the median of three; what is captured is itself most of the bound.
+TransformerLens computes whole attention patterns, which for 2,048 tokens are larger than all that
+is asked for; *everything* keeps them.
 """
 
 from statistics import median
@@ -40,9 +42,17 @@ def _with_hooks(module: torch.nn.Module, tokens: Tensor) -> list[Tensor]:
     kept: list[Tensor] = []
     handles = []
     for block in module.model.layers:
-        handles.append(block.register_forward_pre_hook(lambda _m, args: kept.append(args[0].clone())))
-        handles.append(block.self_attn.register_forward_hook(lambda _m, _a, output: kept.append(output[0].clone())))
-        handles.append(block.mlp.register_forward_hook(lambda _m, _a, output: kept.append(output.clone())))
+        handles.append(
+            block.register_forward_pre_hook(lambda _m, args: kept.append(args[0].clone()))
+        )
+        handles.append(
+            block.self_attn.register_forward_hook(
+                lambda _m, _a, output: kept.append(output[0].clone())
+            )
+        )
+        handles.append(
+            block.mlp.register_forward_hook(lambda _m, _a, output: kept.append(output.clone()))
+        )
     module(input_ids=tokens, use_cache=False)
     for handle in handles:
         handle.remove()
@@ -53,7 +63,10 @@ def run() -> dict[str, Row]:
     """Return our growth against each peer's."""
     rows: dict[str, Row] = {}
     for n_layers, d_model in ((8, 256), (12, 384)):
-        grown = {way: median(grown_mb(capturing, way, n_layers, d_model) for _ in range(3)) for way in _WAYS}
+        grown = {
+            way: median(grown_mb(capturing, way, n_layers, d_model) for _ in range(3))
+            for way in _WAYS
+        }
         for way in _WAYS[1:]:
             key = f"3 sites × {n_layers} layers, d = {d_model}, T = 2048, against {way}"
             numbers = {"ours_mb": round(grown["interp"]), "peer_mb": round(grown[way])}

@@ -1,9 +1,11 @@
-"""Depth maps in closed form against training them: 2,000 AdamW steps of the paper's recipe on the same residuals.
+"""Depth maps in closed form against training them: 2,000 AdamW steps of the paper's recipe on the
+same residuals.
 
-The recipe (arXiv 2505.13898 and its code): one linear layer with bias from a source site to all target sites at once, plain
-mean squared error, 64 sequences a step, weight decay 0.01, gradient norm clipped at 0.25, 200 steps of warm-up, then a
-cosine to a tenth. Scaled: 2,000 steps, not 10,000, and sequences of a dozen tokens. Beside its learning rate, ten times that
-is tried, and every pair of sites is judged at the better one. Both sides read residuals that are known already.
+The recipe (arXiv 2505.13898 and its code): one linear layer with bias from a source site to all
+target sites at once, plain mean squared error, 64 sequences a step, weight decay 0.01, gradient
+norm clipped at 0.25, 200 steps of warm-up, then a cosine to a tenth. Scaled: 2,000 steps, not
+10,000, and sequences of a dozen tokens. Beside its learning rate, ten times that is tried, and
+every pair of sites is judged at the better one. Both sides read residuals that are known already.
 """
 
 import dataclasses
@@ -20,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.harness import Row
 from interp import load_model, load_task
 from interp.analyses.depth_map import DepthMap
+from interp.analyses.depth_map.site_maps import Role, SiteMaps, sites
+from interp.files.paths import shipped_models
 from interp.models import Model
-from interp.paths import shipped_models
-from interp.sweeps.site_maps import Role, SiteMaps, sites
 from interp.tasks.batch import TokenBatch
 
 STEPS, SEQUENCES, WARMUP, RATES = 2000, 64, 200, (2.5e-4, 2.5e-3)
@@ -32,7 +34,9 @@ def trained(x: Tensor, y: Tensor, *, batch: int, rate: float, seed: int = 0) -> 
     """Return a map from x [token d1] to y [token d2], trained as published."""
     torch.manual_seed(seed)
     layer = torch.nn.Linear(x.shape[1], y.shape[1])
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        layer.parameters(), lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01
+    )
     warm = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / WARMUP, total_iters=WARMUP)
     cool = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS - WARMUP, eta_min=rate / 10)
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cool], [WARMUP])
@@ -49,11 +53,14 @@ def trained(x: Tensor, y: Tensor, *, batch: int, rate: float, seed: int = 0) -> 
 
 def tokens_of(model: Model, batches: Sequence[TokenBatch]) -> Tensor:
     """Return every residual [site token d_model] without position 0."""
-    return torch.cat([sites(model.record(batch), "residual")[:, :, 1:].flatten(1, 2) for batch in batches], dim=1)
+    return torch.cat(
+        [sites(model.record(batch), "residual")[:, :, 1:].flatten(1, 2) for batch in batches], dim=1
+    )
 
 
 def run(source: str = "zoo/hops-4l", target: str | None = None, *, n: int = 1200) -> dict[str, Row]:
-    """Fit and test both on the same tokens; fail if the best sources predict worse than by training.
+    """Fit and test both on the same tokens; fail if the best sources predict worse than by
+    training.
 
     Single pairs may: both minimise squared errors, and are judged by the mean of ‖y - ŷ‖ / ‖y‖.
     """
@@ -71,7 +78,10 @@ def run(source: str = "zoo/hops-4l", target: str | None = None, *, n: int = 1200
         x, y = tokens_of(ours, learnt), tokens_of(theirs, learnt)
         held_x, held_y = tokens_of(ours, batches["test"]), tokens_of(theirs, batches["test"])
     x, y, held_x, held_y = x.clone(), y.clone(), held_x.clone(), held_y.clone()
-    wide, batch = y.transpose(0, 1).flatten(1), SEQUENCES * x.shape[1] // sum(len(b.prompts) for b in learnt)
+    wide, batch = (
+        y.transpose(0, 1).flatten(1),
+        SEQUENCES * x.shape[1] // sum(len(b.prompts) for b in learnt),
+    )
     peers, seconds = [], []
     for rate in RATES:
         began, by_source = time.process_time(), []
@@ -81,16 +91,23 @@ def run(source: str = "zoo/hops-4l", target: str | None = None, *, n: int = 1200
             by_source.append((missed / held_y.norm(dim=-1)).mean(1))
         seconds.append(time.process_time() - began)
         peers.append(torch.stack(by_source))
-    flops = 4 * STEPS * batch * len(x) * x.shape[2] * wide.shape[1]  # forward, and the weights' gradients; none flow into x
+    flops = (
+        4 * STEPS * batch * len(x) * x.shape[2] * wide.shape[1]
+    )  # forward, and the weights' gradients; none flow into x
     peer = torch.stack(peers).amin(0)
     worst = float((error - peer).max())
     if _best(error) > _best(peer):
         raise AssertionError(f"training maps better: {_best(error)}, {_best(peer)}")
     seconds_row = {"ours_s": round(our_seconds, 2), "peer_s": round(min(seconds), 1)}
     return {
-        f"{source} → {target}, {x.shape[1]} tokens fitted, FLOPs": {"ratio": round(our_flops / flops, 5), "goal": 0.01},
+        f"{source} → {target}, {x.shape[1]} tokens fitted, FLOPs": {
+            "ratio": round(our_flops / flops, 5),
+            "goal": 0.01,
+        },
         "the same, CPU time": seconds_row | {"ratio": round(our_seconds / min(seconds), 5)},
-        f"error at the best source, {held_x.shape[1]} tokens held out, ours": {"value": _best(error)},
+        f"error at the best source, {held_x.shape[1]} tokens held out, ours": {
+            "value": _best(error)
+        },
         "the same, trained": {"value": _best(peer)},
         "largest of ours minus trained, over all pairs": {"value": round(worst, 5)},
     }
@@ -101,7 +118,9 @@ def _best(error: Tensor) -> float:
 
 
 def _ours(maps: SiteMaps, batches: dict[Role, list[TokenBatch]]) -> tuple[Tensor, float, float]:
-    """Return held-out errors [source target], seconds, and FLOPs: products counted, 25 d³ for every factorisation."""
+    """Return held-out errors [source target], seconds, and FLOPs: products counted, 25 d³ for every
+    factorisation.
+    """
     began = time.process_time()
     prepared = maps.fit_and_test(batches)
     seconds = time.process_time() - began

@@ -1,9 +1,11 @@
-"""One full call for a GPU: random weights of real configurations in bf16, times against the machine's own ceilings.
+"""One full call for a GPU: random weights of real configurations in bf16, times against the
+machine's own ceilings.
 
-`python -m benchmarks.gpu --model llama-3.1-8b --out DIR` needs no download: configurations are built here, weights are
-random. It measures what matrix products and copies reach on this machine, then a stock forward, a forward with capture,
-the clean pass of a recording and the sweep over all skipped layers, each as a share of those ceilings, up to the longest
-prompt that fits; then how many variants of a prompt one block takes at once. `--model tiny --device cpu` is for tests.
+`python -m benchmarks.gpu --model llama-3.1-8b --out DIR` needs no download: configurations are
+built here, weights are random. It measures what matrix products and copies reach on this machine,
+then a stock forward, a forward with capture, the clean pass of a recording and the sweep over all
+skipped layers, each as a share of those ceilings, up to the longest prompt that fits; then how many
+variants of a prompt one block takes at once. `--model tiny --device cpu` is for tests.
 """
 
 import gc
@@ -43,19 +45,31 @@ _MOST_VARIANTS = 4096
 
 
 def main(
-    model: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(CONFIGS)}; without it all but tiny.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help=f"One of {', '.join(CONFIGS)}; without it all but tiny."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("benchmarks/results"),
     device: str = "cuda",
     repeats: int = 5,
 ) -> None:
-    """Measure every model and write gpu-NAME.json, one after the other, so that what was measured stays."""
+    """Measure every model and write gpu-NAME.json, one after the other, so that what was measured
+    stays.
+    """
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     ceilings = _ceilings(device, dtype, size=8192 if device == "cuda" else 256)
     out.mkdir(parents=True, exist_ok=True)
     for name in model or [name for name in CONFIGS if name != "tiny"]:
         lengths = _LENGTHS if name != "tiny" else (16, 32)
-        found = {"about": __doc__, **machine(), "device": _device_name(device), "ceilings": ceilings}
-        found["results"] = measure(name, device=device, dtype=dtype, lengths=lengths, ceilings=ceilings, repeats=repeats)
+        found = {
+            "about": __doc__,
+            **machine(),
+            "device": _device_name(device),
+            "ceilings": ceilings,
+        }
+        found["results"] = measure(
+            name, device=device, dtype=dtype, lengths=lengths, ceilings=ceilings, repeats=repeats
+        )
         (out / f"gpu-{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         typer.echo(json.dumps(found["results"], indent=1))
         _forget(device)
@@ -63,11 +77,22 @@ def main(
 
 @torch.no_grad()
 def measure(
-    name: str, *, device: str, dtype: torch.dtype, lengths: tuple[int, ...], ceilings: dict[str, float], repeats: int
+    name: str,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    lengths: tuple[int, ...],
+    ceilings: dict[str, float],
+    repeats: int,
 ) -> dict[str, Any]:
-    """Return seconds and shares of the ceiling by work and length; a length that does not fit ends its work's rows."""
+    """Return seconds and shares of the ceiling by work and length; a length that does not fit ends
+    its work's rows.
+    """
     model = _random(name, device=device, dtype=dtype)
-    n_weights = sum(p.numel() for p in model.module.parameters()) - model.module.get_input_embeddings().weight.numel()
+    n_weights = (
+        sum(p.numel() for p in model.module.parameters())
+        - model.module.get_input_embeddings().weight.numel()
+    )
     sites = [Site("resid_pre", layer) for layer in range(model.n_layers)]
     sweep = LayerSkip(scopes=("all",))
     works: dict[str, tuple[float, Callable[[Any], object]]] = {
@@ -82,7 +107,9 @@ def measure(
     results: dict[str, Any] = {}
     for work, (forwards, do) in works.items():
         for n_pos in lengths:
-            if n_pos > getattr(model.module.config, "n_positions", n_pos):  # learned positions end there
+            if n_pos > getattr(
+                model.module.config, "n_positions", n_pos
+            ):  # learned positions end there
                 break
             batch = random_batch(model, batch=1, n_pos=n_pos)
             _forget(device)
@@ -99,7 +126,9 @@ def measure(
                 "peak_mb": torch.cuda.max_memory_allocated() // 2**20 if device == "cuda" else None,
             }  # fmt: skip
     n_pos = min(512, *lengths)
-    results[f"variants of one prompt that a block takes at once, T = {n_pos}"] = {"value": _variants(model, n_pos, device)}
+    results[f"variants of one prompt that a block takes at once, T = {n_pos}"] = {
+        "value": _variants(model, n_pos, device)
+    }
     return results
 
 

@@ -1,9 +1,10 @@
 """How time and memory of a sweep grow with layers, tokens and prompts: exponents of fitted powers.
 
-Skipping every layer replays (L + 1) / 2 of the blocks of L + 1 forwards: quadratic in L like the naive loop, at half its
-cost. All back-patches at one token are cubic in L, in blocks of one token; the naive loop is cubic in L too, in blocks of
-all tokens. In tokens the exponent is between 1 (matrix products) and 2 (attention), in prompts of a shard 1. Small sizes
-use the machine less well, so measured exponents are below the counted ones. Memory is the growth of a fresh process's peak,
+Skipping every layer replays (L + 1) / 2 of the blocks of L + 1 forwards: quadratic in L like the
+naive loop, at half its cost. All back-patches at one token are cubic in L, in blocks of one token;
+the naive loop is cubic in L too, in blocks of all tokens. In tokens the exponent is between 1
+(matrix products) and 2 (attention), in prompts of a shard 1. Small sizes use the machine less well,
+so measured exponents are below the counted ones. Memory is the growth of a fresh process's peak,
 recording included.
 """
 
@@ -39,7 +40,9 @@ def run() -> dict[str, Row]:
     for what, sizes in _SIZES.items():
         timed = [medians(_works(**_BASE | {what: size})) for size in sizes]
         for work in timed[0]:
-            rows[f"time of {work} against {what}"] = _fitted(sizes, [each[work] for each in timed], "s")
+            rows[f"time of {work} against {what}"] = _fitted(
+                sizes, [each[work] for each in timed], "s"
+            )
     for work in ("skip every layer", "all back-patches", "capture 3 sites × L"):
         for what, sizes in _SIZES.items():
             grown = [grown_mb(_alone, work, _LARGER | {what: size}) for size in sizes]
@@ -49,5 +52,7 @@ def run() -> dict[str, Row]:
 
 def _fitted(sizes: tuple[int, ...], values: list[float], unit: str) -> Row:
     slope = float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0])
-    told = ", ".join(f"{size}: {value:.3g} {unit}" for size, value in zip(sizes, values, strict=True))
+    told = ", ".join(
+        f"{size}: {value:.3g} {unit}" for size, value in zip(sizes, values, strict=True)
+    )
     return {"exponent": round(slope, 2), "values": told}

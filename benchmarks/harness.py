@@ -1,8 +1,9 @@
-"""What every benchmark is made of: interleaved timing, peaks of fresh processes, counted forwards, random models.
+"""What every benchmark is made of: interleaved timing, peaks of fresh processes, counted forwards,
+random models.
 
-A benchmark is a module whose `run()` returns rows by name. What a row may hold: `ratio` of medians, ours by the peer's, or
-`seconds`, `mb`, an `exponent`, a `value`; beside it `lowest` and `highest`, the `bound`, the `goal` (never above it), and
-`forwards` counted, ours and the peer's.
+A benchmark is a module whose `run()` returns rows by name. What a row may hold: `ratio` of medians,
+ours by the peer's, or `seconds`, `mb`, an `exponent`, a `value`; beside it `lowest` and `highest`,
+the `bound`, the `goal` (never above it), and `forwards` counted, ours and the peer's.
 """
 
 import multiprocessing
@@ -30,7 +31,9 @@ Work = Callable[[], object]
 
 
 def compare(ours: Work, peer: Work, *, repeats: int = 5) -> Row:
-    """Let both take turns, so that a noisy machine hits both; return the ratio of medians and the range of paired ratios."""
+    """Let both take turns, so that a noisy machine hits both; return the ratio of medians and the
+    range of paired ratios.
+    """
     ours(), peer()
     return ratio([(seconds(ours), seconds(peer)) for _ in range(repeats)])
 
@@ -64,9 +67,11 @@ def medians(works: dict[str, Work], *, repeats: int = 5) -> dict[str, float]:
 
 
 def grown_mb(prepare: Callable[..., Work], *args: Any) -> float:
-    """Return by how many MB a fresh process's peak grows while it does what `prepare(*args)` returns.
+    """Return by how many MB a fresh process's peak grows while it does what `prepare(*args)`
+    returns.
 
-    Every tensor gets pages of its own there, so that what is freed counts as free, and not as a hole in the heap.
+    Every tensor gets pages of its own there, so that what is freed counts as free, and not as a
+    hole in the heap.
     """
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 16)  # read by glibc when the process starts
     context = multiprocessing.get_context("spawn")
@@ -84,7 +89,9 @@ def _grown(prepare: Callable[..., Work], args: tuple[Any, ...]) -> float:
 
 
 def memory_mb(what: str) -> float:
-    """Return this process's resident memory (VmRSS) or its peak (VmHWM); getrusage would count a larger parent's."""
+    """Return this process's resident memory (VmRSS) or its peak (VmHWM); getrusage would count a
+    larger parent's.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
 
@@ -95,8 +102,14 @@ def machine() -> dict[str, object]:
     packages = ("torch", "transformers", "transformer-lens", "nnsight")
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {cores} cores, {torch.get_num_threads()} thread(s)",
-        "versions": {"interp": interp.__version__} | {name: version(name) for name in packages if _is_there(name)},
+        "machine": (
+            f"{platform.system()} {platform.machine()}, {cores} cores, {torch.get_num_threads()}"
+            " thread(s)"
+        ),
+        "versions": (
+            {"interp": interp.__version__}
+            | {name: version(name) for name in packages if _is_there(name)}
+        ),
     }
 
 
@@ -119,7 +132,9 @@ def random_llama(*, n_layers: int, d_model: int, d_vocab: int = 2048, seed: int 
 
 def random_batch(model: Model, *, batch: int, n_pos: int, seed: int = 0) -> TokenBatch:
     """Return random tokens of one length, where the model is, whose answers are one token each."""
-    ids = torch.randint(3, model.d_vocab, (batch, n_pos), generator=torch.Generator().manual_seed(seed)).to(model.device)
+    ids = torch.randint(
+        3, model.d_vocab, (batch, n_pos), generator=torch.Generator().manual_seed(seed)
+    ).to(model.device)
     prompts = tuple(Prompt(str(i), "x", answer="x") for i in range(batch))
     last = torch.full((batch,), n_pos - 1, device=model.device)
     answer = torch.full((batch, 1), 3, device=model.device)

@@ -1,6 +1,7 @@
 """Nodes placed until the attributions add up, against 256 equal steps, as published.
 
-Counted, not timed: blocks run there and back, on the shipped model. Both run only the blocks behind the layer.
+Counted, not timed: blocks run there and back, on the shipped model. Both run only the blocks behind
+the layer.
 """
 
 import statistics
@@ -16,9 +17,14 @@ _STEPS = 256
 
 @torch.no_grad()
 def run() -> dict[str, Row]:
-    """Return nodes and blocks of both, and how well each adds up, over 64 two-hop prompts and all layers."""
+    """Return nodes and blocks of both, and how well each adds up, over 64 two-hop prompts and all
+    layers.
+    """
     model, task = load_model("zoo/hops-4l"), load_task("two-hop", n=64)
-    ways = {"ours": IntegratedGradients(), "published": IntegratedGradients(nodes="published", max_nodes=_STEPS)}
+    ways = {
+        "ours": IntegratedGradients(),
+        "published": IntegratedGradients(nodes="published", max_nodes=_STEPS),
+    }
     measured = {}
     for name, analysis in ways.items():
         blocks, clean, parts = 0.0, 0.0, []

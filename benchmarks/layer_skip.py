@@ -1,9 +1,10 @@
 """Skipping every layer, against full forwards with plain hooks on the stock model, one by one.
 
-*All positions* is the naive L + 1 forwards; *everything* the 10 L + 1 of the paper's loops: all positions, and for four
-splits future tokens and direct effects (arXiv 2505.13898, section 3.2). Ours counts its recording in. The bound counts
-blocks, the stock forward's output head left out; below it, several variants run as one batch, which small matrices use
-better than one prompt at a time.
+*All positions* is the naive L + 1 forwards; *everything* the 10 L + 1 of the paper's loops: all
+positions, and for four splits future tokens and direct effects (arXiv 2505.13898, section 3.2).
+Ours counts its recording in. The bound counts blocks, the stock forward's output head left out;
+below it, several variants run as one batch, which small matrices use better than one prompt at a
+time.
 """
 
 from collections.abc import Callable
@@ -27,8 +28,12 @@ SIZES = (
 
 
 @torch.no_grad()
-def forward(model: Model, batch: TokenBatch, *, before: Callable[..., Tensor], after: Callable[..., Tensor]) -> Pass:
-    """Run the stock model; `before(layer, resid)` is what a block reads, `after(layer, resid, output)` what it returns."""
+def forward(
+    model: Model, batch: TokenBatch, *, before: Callable[..., Tensor], after: Callable[..., Tensor]
+) -> Pass:
+    """Run the stock model; `before(layer, resid)` is what a block reads, `after(layer, resid,
+    output)` what it returns.
+    """
     writes: list[Tensor] = []
 
     def reading(layer: int) -> Any:
@@ -70,7 +75,9 @@ def skipping(layer: int | None, *, stop: int | None = None) -> Callable[..., Ten
 
 
 def effects(clean: Pass, passes: list[Pass], *, start: int) -> Pass:
-    """Return the largest change of every layer's write [skipped affected batch] and of the output [skipped batch]."""
+    """Return the largest change of every layer's write [skipped affected batch] and of the output
+    [skipped batch].
+    """
     start = max(start, 1)
     changes = [relative_change(clean[0], writes)[:, :, start:].amax(-1) for writes, _ in passes]
     outputs = [(clean[1] - probs).norm(dim=-1)[:, start:].amax(-1) for _, probs in passes]
@@ -79,7 +86,10 @@ def effects(clean: Pass, passes: list[Pass], *, start: int) -> Pass:
 
 def naive_all(model: Model, batch: TokenBatch) -> Pass:
     """Skip every layer at all positions, by L + 1 forwards."""
-    clean, *passes = [forward(model, batch, before=as_is, after=skipping(s)) for s in (None, *range(model.n_layers))]
+    clean, *passes = [
+        forward(model, batch, before=as_is, after=skipping(s))
+        for s in (None, *range(model.n_layers))
+    ]
     return effects(clean, passes, start=0)
 
 
@@ -110,7 +120,11 @@ def naive_everything(model: Model, batch: TokenBatch, splits: list[int]) -> dict
         changes, outputs = effects(clean, skips, start=start)
         direct, _ = effects(clean, [without(s, stop) for s in layers], start=start)
         skip, alone = ("future", "direct_future") if start else ("all", "direct")
-        for key, value in ((f"{skip}.max", changes), (f"{skip}.output_max", outputs), (f"{alone}.max", direct)):
+        for key, value in (
+            (f"{skip}.max", changes),
+            (f"{skip}.output_max", outputs),
+            (f"{alone}.max", direct),
+        ):
             found[key] = torch.maximum(found[key], value) if key in found else value
     return found
 
@@ -151,10 +165,14 @@ def run() -> dict[str, Row]:
         changes, outputs = naive_all(model, batch)
         check(ours(model, batch, "all"), {"all.max": changes, "all.output_max": outputs})
         bound = (n_layers + 1) / (2 * n_layers)
-        row = compare(lambda m=model, b=batch: ours(m, b, "all"), lambda m=model, b=batch: naive_all(m, b))
+        row = compare(
+            lambda m=model, b=batch: ours(m, b, "all"), lambda m=model, b=batch: naive_all(m, b)
+        )
         counted = {"forwards": [blocks_run(model, batch, "all"), n_layers + 1]}
         goal = {"goal": round(1.15 * bound, 3)} if n_layers in (12, 48) else {}
-        rows[f"all positions, {told(model, batch)}"] = row | counted | {"bound": round(bound, 3)} | goal
+        rows[f"all positions, {told(model, batch)}"] = (
+            row | counted | {"bound": round(bound, 3)} | goal
+        )
         if n_layers == 12 and n_pos <= 64 and (d_model, batch_size) in ((128, 8), (384, 1)):
             splits = even_splits(n_pos)
             check(ours(model, batch, *every), naive_everything(model, batch, splits))
@@ -162,6 +180,10 @@ def run() -> dict[str, Row]:
                 lambda m=model, b=batch: ours(m, b, *every),
                 lambda m=model, b=batch, s=splits: naive_everything(m, b, s),
             )
-            counted = {"forwards": [blocks_run(model, batch, *every), 10 * n_layers + 1], "bound": 0.3, "goal": 0.35}
+            counted = {
+                "forwards": [blocks_run(model, batch, *every), 10 * n_layers + 1],
+                "bound": 0.3,
+                "goal": 0.35,
+            }
             rows[f"everything, {told(model, batch)}"] = row | counted
     return rows

@@ -18,12 +18,17 @@ print(int(next(line for line in status if line.startswith("VmHWM")).split()[1]) 
 
 
 def run() -> dict[str, Row]:
-    """Return the peak in MB of a process that analyses 64, 256 and 1,024 prompts, and the ratio of last to first."""
+    """Return the peak in MB of a process that analyses 64, 256 and 1,024 prompts, and the ratio of
+    last to first.
+    """
     peaks = {}
     for n in (64, 256, 1024):
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run(
-                [sys.executable, "-c", _PROGRAM, str(n), folder], capture_output=True, check=True, text=True
+                [sys.executable, "-c", _PROGRAM, str(n), folder],
+                capture_output=True,
+                check=True,
+                text=True,
             )
             peaks[n] = json.loads(done.stdout)
     rows: dict[str, Row] = {f"{n} prompts": {"mb": round(peak)} for n, peak in peaks.items()}

@@ -25,19 +25,33 @@ def write_page() -> None:
 
 def page() -> str:
     """Return the page."""
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
-    return "\n".join([_HEAD, _goals(found), *(_section(name, each) for name, each in found.items())])
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(RESULTS.glob("*.json"))
+    }
+    return "\n".join(
+        [_HEAD, _goals(found), *(_section(name, each) for name, each in found.items())]
+    )
 
 
 def _goals(found: dict[str, Any]) -> str:
-    rows = [(name, key, row) for name, each in found.items() for key, row in each["results"].items() if row.get("goal")]
+    rows = [
+        (name, key, row)
+        for name, each in found.items()
+        for key, row in each["results"].items()
+        if row.get("goal")
+    ]
     missed = [(name, key, row) for name, key, row in rows if _value(row) > row["goal"]]
     told = [
         f"| [{_title(name)}](#{name.replace('_', '-')}) | {key} | {_measured(row)} "
         f"| {_number(row.get('bound'))} | {_number(row['goal'])} |"
         for name, key, row in missed
     ]
-    table = ["| benchmark | work | measured | bound | goal |", "|---|---|---|---|---|", *told, ""] if missed else []
+    table = (
+        ["| benchmark | work | measured | bound | goal |", "|---|---|---|---|---|", *told, ""]
+        if missed
+        else []
+    )
     said = f"{len(rows) - len(missed)} of {len(rows)} goals are met."
     more = " These are not; why, and what was tried, stands in their sections." if missed else ""
     return "\n".join(["## Goals", "", said + more, "", *table])
@@ -86,7 +100,9 @@ def _title(name: str) -> str:
 
 
 def _value(row: dict[str, Any]) -> float:
-    return next(row[kind] for kind in ("ratio", "seconds", "mb", "exponent", "value") if kind in row)
+    return next(
+        row[kind] for kind in ("ratio", "seconds", "mb", "exponent", "value") if kind in row
+    )
 
 
 def _measured(row: dict[str, Any]) -> str:
@@ -108,4 +124,10 @@ def _both(row: dict[str, Any]) -> str:
 def _number(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else str(value)
+    )

@@ -1,8 +1,9 @@
 """The same work in other libraries: loops as their users would write them.
 
-Skipping every layer at all positions by `run_with_hooks` of TransformerLens and by traces of nnsight, L + 1 forwards each;
-patching every residual by `transformer_lens.patching`, L x T forwards. The same numbers are asserted first. nnsight is
-needed for its rows (`pip install nnsight`), and left out where it is not there. Bounds count blocks of the loops.
+Skipping every layer at all positions by `run_with_hooks` of TransformerLens and by traces of
+nnsight, L + 1 forwards each; patching every residual by `transformer_lens.patching`, L x T
+forwards. The same numbers are asserted first. nnsight is needed for its rows (`pip install
+nnsight`), and left out where it is not there. Bounds count blocks of the loops.
 """
 
 from contextlib import redirect_stderr
@@ -79,7 +80,9 @@ def patched_with_transformer_lens(model: Model, shard: TokenBatch) -> Tensor:
     def difference(logits: Tensor) -> Tensor:
         return (logits[rows, -1, shard.answer] - logits[rows, -1, shard.wrong]).mean()
 
-    _, cache = model.bridge.run_with_cache(shard.tokens, names_filter=lambda name: name.endswith("hook_resid_pre"))
+    _, cache = model.bridge.run_with_cache(
+        shard.tokens, names_filter=lambda name: name.endswith("hook_resid_pre")
+    )
     start = difference(model.bridge(shard.corrupted))
     with redirect_stderr(StringIO()):  # its bar of progress
         return get_act_patch_resid_pre(model.bridge, shard.corrupted, cache, difference) - start
@@ -91,14 +94,19 @@ def run() -> dict[str, Row]:
     for n_layers, batch_size, n_pos in ((12, 1, 64), (12, 8, 64), (48, 1, 64), (48, 8, 32)):
         model = random_llama(n_layers=n_layers, d_model=128)
         batch = random_batch(model, batch=batch_size, n_pos=n_pos)
-        peers: dict[str, Any] = {"TransformerLens": lambda m=model, b=batch: with_transformer_lens(m, b)}
+        peers: dict[str, Any] = {
+            "TransformerLens": lambda m=model, b=batch: with_transformer_lens(m, b)
+        }
         if find_spec("nnsight"):
             import nnsight
 
             traced = nnsight.NNsight(model.module)
             peers["nnsight"] = lambda t=traced, b=batch: with_nnsight(t, b)
         arrays = ours(model, batch, "all")
-        counted = {"forwards": [blocks_run(model, batch, "all"), n_layers + 1], "bound": (n_layers + 1) / (2 * n_layers)}
+        counted = {
+            "forwards": [blocks_run(model, batch, "all"), n_layers + 1],
+            "bound": (n_layers + 1) / (2 * n_layers),
+        }
         for name, peer in peers.items():
             changes, outputs = peer()
             check(arrays, {"all.max": changes, "all.output_max": outputs})
@@ -107,9 +115,13 @@ def run() -> dict[str, Row]:
     model = random_llama(n_layers=12, d_model=128)
     shard = paired(model, batch=4, n_pos=24)
     torch.testing.assert_close(
-        exact(model, shard).mean(0), patched_with_transformer_lens(model, shard), rtol=1e-3, atol=1e-4
+        exact(model, shard).mean(0),
+        patched_with_transformer_lens(model, shard),
+        rtol=1e-3,
+        atol=1e-4,
     )
-    rows[f"patch every residual, against `transformer_lens.patching`, {told(model, shard)}"] = compare(
-        lambda: exact(model, shard), lambda: patched_with_transformer_lens(model, shard)
-    ) | {"bound": 13 / 24, "goal": 0.55}
+    rows[f"patch every residual, against `transformer_lens.patching`, {told(model, shard)}"] = (
+        compare(lambda: exact(model, shard), lambda: patched_with_transformer_lens(model, shard))
+        | {"bound": 13 / 24, "goal": 0.55}
+    )
     return rows

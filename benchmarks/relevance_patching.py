@@ -1,7 +1,8 @@
-"""Scores of all nodes against two forward passes and one backward, and exact patching against one forward a node.
+"""Scores of all nodes against two forward passes and one backward, and exact patching against one
+forward a node.
 
-The first is compared with TransformerLens's bridge, which runs the same passes without rules, and with the stock model.
-The bound of exact patching counts blocks: (L + 1) / 2L for residuals.
+The first is compared with TransformerLens's bridge, which runs the same passes without rules, and
+with the stock model. The bound of exact patching counts blocks: (L + 1) / 2L for residuals.
 """
 
 from dataclasses import replace
@@ -29,12 +30,21 @@ def paired(model: Model, *, batch: int, n_pos: int) -> TokenBatch:
     twin[:, 1] = (twin[:, 1] + 1) % model.d_vocab
     answer, wrong = shard.tokens[:, 2], shard.tokens[:, 3]
     prompts = tuple(Prompt(str(i), "x", answer="a", wrong="b") for i in range(batch))
-    return replace(shard, prompts=prompts, corrupted=twin, answer=answer, wrong=wrong, answer_tokens=answer[:, None])
+    return replace(
+        shard,
+        prompts=prompts,
+        corrupted=twin,
+        answer=answer,
+        wrong=wrong,
+        answer_tokens=answer[:, None],
+    )
 
 
 def relp(model: Model, shard: TokenBatch) -> dict[str, Tensor]:
     """Return the scores of all nodes under the rules."""
-    return RelevancePatching(methods=("relevance",), nodes=KINDS).measure(model.record(shard), shard, {})
+    return RelevancePatching(methods=("relevance",), nodes=KINDS).measure(
+        model.record(shard), shard, {}
+    )
 
 
 def three_passes(module: Any, shard: TokenBatch, *, is_bridge: bool) -> None:
@@ -71,7 +81,12 @@ def naive_patching(model: Model, shard: TokenBatch) -> Tensor:
 
     start, n_pos = value([]), shard.tokens.shape[1]
     each = [
-        torch.stack([value([Patch(site, clean[site][:, [pos]], positions=[pos])]) - start for pos in range(n_pos)])
+        torch.stack(
+            [
+                value([Patch(site, clean[site][:, [pos]], positions=[pos])]) - start
+                for pos in range(n_pos)
+            ]
+        )
         for site in sites
     ]
     return torch.stack(each).permute(2, 0, 1)
@@ -80,7 +95,9 @@ def naive_patching(model: Model, shard: TokenBatch) -> Tensor:
 @torch.no_grad()
 def exact(model: Model, shard: TokenBatch) -> Tensor:
     """Return the same by replayed blocks."""
-    return ActivationPatching(nodes=("resid_pre",)).measure(model.record(shard), shard, {})["resid_pre"]
+    return ActivationPatching(nodes=("resid_pre",)).measure(model.record(shard), shard, {})[
+        "resid_pre"
+    ]
 
 
 def run() -> dict[str, Row]:
@@ -91,17 +108,23 @@ def run() -> dict[str, Row]:
         shard, bridge = paired(model, batch=8, n_pos=64), model.bridge
         for parameter in bridge.parameters():
             parameter.requires_grad_(False)
-        for name, module in (("TransformerLens's bridge", bridge), ("the stock model", model.module)):
+        for name, module in (
+            ("TransformerLens's bridge", bridge),
+            ("the stock model", model.module),
+        ):
             is_bridge = module is bridge
             row = compare(
-                lambda m=model, s=shard: relp(m, s), lambda m=module, s=shard, b=is_bridge: three_passes(m, s, is_bridge=b)
+                lambda m=model, s=shard: relp(m, s),
+                lambda m=module, s=shard, b=is_bridge: three_passes(m, s, is_bridge=b),
             )
             goal = {"bound": 1.0} | ({"goal": 1.3} if is_bridge else {})
             rows[f"all nodes against {name}, {told(model, shard)}"] = row | goal
     model = random_llama(n_layers=12, d_model=128)
     for batch, n_pos in ((4, 24), (1, 64)):
         shard = paired(model, batch=batch, n_pos=n_pos)
-        torch.testing.assert_close(exact(model, shard), naive_patching(model, shard), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            exact(model, shard), naive_patching(model, shard), rtol=1e-3, atol=1e-4
+        )
         rows[f"exact patching of residuals, {told(model, shard)}"] = compare(
             lambda s=shard: exact(model, s), lambda s=shard: naive_patching(model, s), repeats=5
         ) | {"bound": round(13 / 24, 3), "goal": 0.55}

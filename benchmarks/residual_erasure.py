@@ -1,7 +1,8 @@
-"""Erasing every position at every site, against (L + 1) T whole forwards with plain hooks on the stock model.
+"""Erasing every position at every site, against (L + 1) T whole forwards with plain hooks on the
+stock model.
 
-Only what comes behind an erased position, and above its layer, is run again: a quarter of the blocks. The clean pass is
-counted in.
+Only what comes behind an erased position, and above its layer, is run again: a quarter of the
+blocks. The clean pass is counted in.
 """
 
 from typing import Any
@@ -17,18 +18,27 @@ from interp.tasks.batch import TokenBatch
 
 @torch.no_grad()
 def naive(model: Model, batch: TokenBatch, mean: Tensor) -> Tensor:
-    """Return the changes [batch site pos] of the last position's probabilities by sites x positions whole forwards."""
+    """Return the changes [batch site pos] of the last position's probabilities by sites x positions
+    whole forwards.
+    """
     blocks = model.module.model.layers
     n, n_pos = batch.tokens.shape
 
     def probabilities() -> Tensor:
-        return model.module(input_ids=batch.tokens, use_cache=False).logits[:, -1].float().softmax(-1)
+        return (
+            model.module(input_ids=batch.tokens, use_cache=False).logits[:, -1].float().softmax(-1)
+        )
 
     clean, changes = probabilities(), torch.zeros(n, len(blocks) + 1, n_pos)
     for site, block in enumerate([*blocks, model.module.model.norm]):
         for position in range(n_pos):
 
-            def erase(_module: object, args: tuple[Tensor, ...], site: int = site, position: int = position) -> Any:
+            def erase(
+                _module: object,
+                args: tuple[Tensor, ...],
+                site: int = site,
+                position: int = position,
+            ) -> Any:
                 resid = args[0].clone()
                 resid[:, position] = mean[site]
                 return (resid, *args[1:])
@@ -44,22 +54,34 @@ def ours(model: Model, batch: TokenBatch, mean: Tensor) -> tuple[Tensor, float]:
     """Return the same, and how many forwards it took beyond the clean pass, which is counted in."""
     recording = model.record(batch)
     parts = ResidualErasure(scopes=("position",)).measure(recording, batch, {"mean": mean})
-    return parts["position.output"], recording.work.block_tokens / (batch.tokens.numel() * model.n_layers)
+    return parts["position.output"], recording.work.block_tokens / (
+        batch.tokens.numel() * model.n_layers
+    )
 
 
 def run() -> dict[str, Row]:
     """Compare blocks and time at several sizes, after checking that both agree."""
     rows: dict[str, Row] = {}
-    for n_layers, d_model, batch_size, n_pos in ((4, 128, 8, 16), (12, 128, 1, 64), (12, 384, 1, 32)):
+    for n_layers, d_model, batch_size, n_pos in (
+        (4, 128, 8, 16),
+        (12, 128, 1, 64),
+        (12, 384, 1, 32),
+    ):
         model = random_llama(n_layers=n_layers, d_model=d_model)
         batch = random_batch(model, batch=batch_size, n_pos=n_pos)
         mean = torch.zeros(n_layers + 1, d_model)
         changes, forwards = ours(model, batch, mean)
         torch.testing.assert_close(changes, naive(model, batch, mean), rtol=1e-4, atol=1e-5)
         row = compare(
-            lambda m=model, b=batch, u=mean: ours(m, b, u), lambda m=model, b=batch, u=mean: naive(m, b, u), repeats=5
+            lambda m=model, b=batch, u=mean: ours(m, b, u),
+            lambda m=model, b=batch, u=mean: naive(m, b, u),
+            repeats=5,
         )
         n_naive = (n_layers + 1) * n_pos
-        counted = {"forwards": [round(forwards, 1), n_naive], "bound": round(forwards / n_naive, 3), "goal": 0.35}
+        counted = {
+            "forwards": [round(forwards, 1), n_naive],
+            "bound": round(forwards / n_naive, 3),
+            "goal": 0.35,
+        }
         rows[told(model, batch)] = row | counted
     return rows

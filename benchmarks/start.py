@@ -1,4 +1,5 @@
-"""Seconds until a fresh process has imported the package or answered a command; none of these loads torch.
+"""Seconds until a fresh process has imported the package or answered a command; none of these loads
+torch.
 
 The last row does, and loads a shipped model.
 """
@@ -10,9 +11,14 @@ from statistics import median
 
 from benchmarks.harness import Row
 
-_PLAN = "run --model zoo/hops-4l --task two-hop --analysis logit_lens --n 4 --out unwritten --dry-run"
+_PLAN = (
+    "run --model zoo/hops-4l --task two-hop --analysis logit_lens --n 4 --out unwritten --dry-run"
+)
 _COMMANDS: dict[str, tuple[list[str], Row]] = {
-    "import interp": (["-c", "import interp, sys; assert 'torch' not in sys.modules"], {"goal": 0.3}),
+    "import interp": (
+        ["-c", "import interp, sys; assert 'torch' not in sys.modules"],
+        {"goal": 0.3},
+    ),
     "interp --help": (["-m", "interp.cli", "--help"], {"goal": 0.5}),
     "interp list analyses": (["-m", "interp.cli", "list", "analyses"], {}),
     "interp run --dry-run": (["-m", "interp.cli", *_PLAN.split()], {}),
@@ -28,7 +34,13 @@ def run(repeats: int = 7) -> dict[str, Row]:
             subprocess.run([sys.executable, *command], check=True, capture_output=True)
             times[name].append(time.perf_counter() - began)
     return {
-        name: {"seconds": round(median(each), 3), "lowest": round(min(each), 3), "highest": round(max(each), 3)}
-        | _COMMANDS[name][1]
+        name: (
+            {
+                "seconds": round(median(each), 3),
+                "lowest": round(min(each), 3),
+                "highest": round(max(each), 3),
+            }
+            | _COMMANDS[name][1]
+        )
         for name, each in times.items()
     }

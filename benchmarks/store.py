@@ -9,16 +9,20 @@ import torch
 from safetensors.torch import save
 
 from benchmarks.harness import Row, compare, random_batch, random_llama
-from interp.folder import write_atomically
+from interp.files.whole import write_atomically
 from interp.sites import Site
 
 
 @torch.no_grad()
 def run() -> dict[str, Row]:
-    """Compare a kept clean pass with a stock forward and a raw write of the same bytes; and reading with running."""
+    """Compare a kept clean pass with a stock forward and a raw write of the same bytes; and reading
+    with running.
+    """
     seeds = itertools.count()
     with tempfile.TemporaryDirectory() as folder:
-        model = dataclasses.replace(random_llama(n_layers=12, d_model=384), store_folder=Path(folder))
+        model = dataclasses.replace(
+            random_llama(n_layers=12, d_model=384), store_folder=Path(folder)
+        )
         batch = random_batch(model, batch=8, n_pos=64)
         model.record(batch).resid(0)
 
@@ -38,4 +42,7 @@ def run() -> dict[str, Row]:
         keeping = compare(keep, raw) | {"bound": 1.0, "goal": 1.25}
         reading = compare(read, lambda: model.logits(batch))
     size = "L = 12, d = 384, batch 8, T = 64"
-    return {f"keep a clean pass / forward and raw write, {size}": keeping, f"read all residuals / forward, {size}": reading}
+    return {
+        f"keep a clean pass / forward and raw write, {size}": keeping,
+        f"read all residuals / forward, {size}": reading,
+    }

@@ -1,9 +1,10 @@
-"""Capturing a long corpus: peak memory against its length, speed against forward and raw write, reading against np.memmap.
+"""Capturing a long corpus: peak memory against its length, speed against forward and raw write,
+reading against np.memmap.
 
-All residuals of `zoo/hops-8l`, kept as float16, of prompts of 128 tokens: 2.3 kB a token. Ours and the peer take turns, a
-tenth of the tokens at a time, in one process; the peer runs the same batches without hooks and writes as many bytes to one
-file. Reading adds up one site's bytes, in shards against one file that stays mapped, the page cache warm, the disk idle and
-the shards verified.
+All residuals of `zoo/hops-8l`, kept as float16, of prompts of 128 tokens: 2.3 kB a token. Ours and
+the peer take turns, a tenth of the tokens at a time, in one process; the peer runs the same batches
+without hooks and writes as many bytes to one file. Reading adds up one site's bytes, in shards
+against one file that stays mapped, the page cache warm, the disk idle and the shards verified.
 """
 
 import json
@@ -99,11 +100,22 @@ def run(n_tokens: int = 2_000_000) -> dict[str, Row]:
     (small,) = _run(1, n_tokens // 10, "alone")
     (large,) = _run(10, n_tokens // 10, "alone")
     timed, read = _run(10, n_tokens // 10, "peer")
-    peaks = {f"peak of a capture of {about['tokens']:,} tokens": {"mb": round(about["peak"])} for about in (small, large)}
+    peaks = {
+        f"peak of a capture of {about['tokens']:,} tokens": {"mb": round(about["peak"])}
+        for about in (small, large)
+    }
     return peaks | {
-        "the larger peak / the smaller": {"ratio": round(large["peak"] / small["peak"], 3), "bound": 1.0, "goal": 1.2},
-        "capture / forward and raw write of the bytes": ratio(timed["pairs"]) | {"bound": 1.0, "goal": 1.25},
-        "read one site of all prompts / np.memmap": ratio(read) | {"bound": 1.0, "goal": round(1 / 0.7, 3)},
+        "the larger peak / the smaller": {
+            "ratio": round(large["peak"] / small["peak"], 3),
+            "bound": 1.0,
+            "goal": 1.2,
+        },
+        "capture / forward and raw write of the bytes": (
+            ratio(timed["pairs"]) | {"bound": 1.0, "goal": 1.25}
+        ),
+        "read one site of all prompts / np.memmap": (
+            ratio(read) | {"bound": 1.0, "goal": round(1 / 0.7, 3)}
+        ),
     }
 
 

@@ -1,7 +1,8 @@
-"""The viewer's budgets in a real browser: first paint of a cold server, a click to its number, a list of 500 runs.
+"""The viewer's budgets in a real browser: first paint of a cold server, a click to its number, a
+list of 500 runs.
 
-Medians over repeats, in seconds; the runs are made of random numbers. Needs Chromium. Each click moves the selection to
-another cell; it has arrived when the inspector names that cell.
+Medians over repeats, in seconds; the runs are made of random numbers. Needs Chromium. Each click
+moves the selection to another cell; it has arrived when the inspector names that cell.
 """
 
 import shutil
@@ -16,10 +17,11 @@ from typing import Any
 import torch
 
 from interp.analyses.logit_lens import LogitLens
-from interp.folder import SCHEMA, Cell, folder_name, task_path, write_atomically, write_json
-from interp.parts import pack, write_part
+from interp.files.whole import write_atomically, write_json
 from interp.runs import write_result
-from interp.viewing import start
+from interp.runs.folder import SCHEMA, Cell, folder_name, task_path
+from interp.runs.parts import pack, write_part
+from interp.runs.viewing import start
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -34,7 +36,9 @@ def make_run(folder: Path, *, n_taps: int, n_pos: int, n_prompts: int = 4) -> No
     readings = torch.rand(n_prompts, n_taps, n_pos, 5, generator=generator)
     part = {
         "readings": readings,
-        "top": torch.randint(0, 100, (n_prompts, n_taps, n_pos, 5), generator=generator, dtype=torch.int32),
+        "top": torch.randint(
+            0, 100, (n_prompts, n_taps, n_pos, 5), generator=generator, dtype=torch.int32
+        ),
         "cosines": torch.rand(n_prompts, n_taps - 1, 3, generator=generator) - 0.5,
     }
     cell, analysis = Cell(MODEL, TASK, "logit_lens"), LogitLens()
@@ -45,16 +49,41 @@ def make_run(folder: Path, *, n_taps: int, n_pos: int, n_prompts: int = 4) -> No
     }  # fmt: skip
     write_result(analysis.combine([part]), folder / cell.path, status)
     of_task = folder / task_path(MODEL, TASK)
-    write_atomically(of_task / "prompts.jsonl", "".join(f'{{"id": "p{i}", "text": "random"}}\n' for i in range(n_prompts)))
-    write_json(of_task / "tokens.json", {"tokens": torch.randint(0, 100, (n_prompts, n_pos), generator=generator).tolist()})
-    write_json(folder / folder_name(MODEL) / "vocabulary.json", {"vocabulary": [f" w{i}" for i in range(100)]})
-    write_json(folder / "run.json", header(n_layers=n_taps - 1) | {"cells": {cell.path: cell.names | status}})
+    write_atomically(
+        of_task / "prompts.jsonl",
+        "".join(f'{{"id": "p{i}", "text": "random"}}\n' for i in range(n_prompts)),
+    )
+    write_json(
+        of_task / "tokens.json",
+        {"tokens": torch.randint(0, 100, (n_prompts, n_pos), generator=generator).tolist()},
+    )
+    write_json(
+        folder / folder_name(MODEL) / "vocabulary.json",
+        {"vocabulary": [f" w{i}" for i in range(100)]},
+    )
+    write_json(
+        folder / "run.json",
+        header(n_layers=n_taps - 1) | {"cells": {cell.path: cell.names | status}},
+    )
 
 
 def header(*, n_layers: int) -> dict[str, Any]:
     """Return what run.json says of a run but for its cells."""
-    config = {"models": [MODEL], "tasks": [TASK], "analyses": {"logit_lens": {}}, "n": None, "seed": 0}
-    known = {"fingerprint": "made", "layers": n_layers, "d_model": 8, "d_vocab": 100, "dtype": "float32", "device": "cpu"}
+    config = {
+        "models": [MODEL],
+        "tasks": [TASK],
+        "analyses": {"logit_lens": {}},
+        "n": None,
+        "seed": 0,
+    }
+    known = {
+        "fingerprint": "made",
+        "layers": n_layers,
+        "d_model": 8,
+        "d_vocab": 100,
+        "dtype": "float32",
+        "device": "cpu",
+    }
     return {
         "schema": SCHEMA, "config": config, "started": "2026-01-01T00:00:00+00:00", "versions": {}, "machine": "made",
         "models": {MODEL: known}, "tasks": {TASK: {"prompts": 4, "hash": "made"}},
@@ -62,7 +91,9 @@ def header(*, n_layers: int) -> dict[str, Any]:
 
 
 def _painted(page: Any) -> None:
-    """Wait until the picture has been drawn: before that, a canvas has the height that it is born with."""
+    """Wait until the picture has been drawn: before that, a canvas has the height that it is born
+    with.
+    """
     canvas = page.locator(".heat canvas").first
     canvas.wait_for(state="visible")
     while not canvas.evaluate("canvas => canvas.style.height !== ''"):
@@ -101,13 +132,16 @@ def clicks(browser: Any, root: Path, run: str, *, n_layers: int, n: int = 9) -> 
 def listing(root: Path) -> float:
     """Return the seconds of reading the headers of all runs, nothing cached."""
     program = (
-        "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); from interp_viewer.reading import headers; "
-        "began = time.perf_counter(); n = len(headers(pathlib.Path(sys.argv[2]))); print(time.perf_counter() - began)"
+        "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); from interp_viewer.reading"
+        " import headers; began = time.perf_counter(); n = len(headers(pathlib.Path(sys.argv[2])));"
+        " print(time.perf_counter() - began)"
     )
     import subprocess
 
     command = [sys.executable, "-c", program, str(_VIEWER), str(root)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True
+    )
     return float(done.stdout)
 
 
@@ -133,4 +167,7 @@ def run() -> dict[str, Any]:
             "list of 500 runs": (statistics.median(listing(many) for _ in range(_REPEATS)), 1.0),
         }  # fmt: skip
         browser.close()
-    return {what: {"seconds": round(seconds, 3), "goal": budget} for what, (seconds, budget) in found.items()}
+    return {
+        what: {"seconds": round(seconds, 3), "goal": budget}
+        for what, (seconds, budget) in found.items()
+    }

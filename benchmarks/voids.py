@@ -1,4 +1,5 @@
-"""Voids: what 20 thresholds cost more than one, and what capturing a response costs more than generating it.
+"""Voids: what 20 thresholds cost more than one, and what capturing a response costs more than
+generating it.
 
 Any number of thresholds takes one forward; what grows is the table with its intervals.
 """
@@ -18,23 +19,34 @@ from interp.tasks.batch import TokenBatch
 def detect(model: Model, batch: TokenBatch, *, n_alphas: int) -> float:
     """Find voids at so many thresholds, frame included, and return the forwards that it took."""
     recording = model.record(batch)
-    analysis = VoidDetection(alpha=0.05, alphas=tuple((i + 1) / 20 for i in range(n_alphas)), max_new_tokens=0)
+    analysis = VoidDetection(
+        alpha=0.05, alphas=tuple((i + 1) / 20 for i in range(n_alphas)), max_new_tokens=0
+    )
     analysis.combine([analysis.measure(recording, batch, {})]).to_frame()
     return recording.work.block_tokens / (batch.tokens.numel() * model.n_layers)
 
 
 def run() -> dict[str, Row]:
-    """Compare both, after checking that norms captured while generating are those of one forward over the whole text."""
+    """Compare both, after checking that norms captured while generating are those of one forward
+    over the whole text.
+    """
     rows: dict[str, Row] = {}
-    for n_layers, d_model, batch_size, n_pos, new in ((12, 384, 8, 64, 16), (12, 384, 1, 64, 32), (6, 128, 32, 16, 8)):
+    for n_layers, d_model, batch_size, n_pos, new in (
+        (12, 384, 8, 64, 16),
+        (12, 384, 1, 64, 32),
+        (6, 128, 32, 16, 8),
+    ):
         model = random_llama(n_layers=n_layers, d_model=d_model)
         batch = random_batch(model, batch=batch_size, n_pos=n_pos)
         size = told(model, batch)
         one, twenty = detect(model, batch, n_alphas=1), detect(model, batch, n_alphas=20)
         times = compare(
-            lambda m=model, b=batch: detect(m, b, n_alphas=20), lambda m=model, b=batch: detect(m, b, n_alphas=1)
+            lambda m=model, b=batch: detect(m, b, n_alphas=20),
+            lambda m=model, b=batch: detect(m, b, n_alphas=1),
         )
-        rows[f"20 thresholds against 1, frames and intervals included, {size}"] = times | {"forwards": [twenty, one]}
+        rows[f"20 thresholds against 1, frames and intervals included, {size}"] = times | {
+            "forwards": [twenty, one]
+        }
         _check(model, batch, new=new)
         rows[f"norms of {new} new tokens against plain generation, {size}"] = compare(
             lambda m=model, b=batch, n=new: respond(m, b, max_new_tokens=n),

@@ -1,11 +1,14 @@
-"""A whole report of `zoo/hops-8l` on 64 two-hop prompts, against the same list as naive loops with plain hooks.
+"""A whole report of `zoo/hops-8l` on 64 two-hop prompts, against the same list as naive loops with
+plain hooks.
 
-Ours is a run as the command line makes it: statistics, tables, figures and files are in its seconds; one clean pass serves
-all. The peer computes only the arrays, one analysis after the other: one forward each for what is read from a clean pass;
-10 L + 1 for skips, as published; (L + 1) T for erasing single positions; L + 1 for the depth score; L (L - 1) / 2 for a
-grid of back-patches, and as many for each of two controls; for 4 of the prompts 256 steps of integrated gradients at every
-layer (only the blocks behind the layer, which is kind to the peer). Relevance patching is that of `zoo/names-6l` on 64
-prompts of `ioi`, against two forward passes and one backward in TransformerLens's bridge.
+Ours is a run as the command line makes it: statistics, tables, figures and files are in its
+seconds; one clean pass serves all. The peer computes only the arrays, one analysis after the other:
+one forward each for what is read from a clean pass; 10 L + 1 for skips, as published; (L + 1) T for
+erasing single positions; L + 1 for the depth score; L (L - 1) / 2 for a grid of back-patches, and
+as many for each of two controls; for 4 of the prompts 256 steps of integrated gradients at every
+layer (only the blocks behind the layer, which is kind to the peer). Relevance patching is that of
+`zoo/names-6l` on 64 prompts of `ioi`, against two forward passes and one backward in
+TransformerLens's bridge.
 """
 
 import tempfile
@@ -45,17 +48,25 @@ def _naive(model: Model) -> dict[str, Callable[[TokenBatch], object]]:
     return {
         "residual_contribution": lambda shard: reductions.naive_contribution(model, shard),
         "logit_lens": lambda shard: reductions.naive_lens(model, shard),
-        "layer_skip": lambda shard: layer_skip.naive_everything(model, shard, layer_skip.even_splits(shard.tokens.shape[1])),
+        "layer_skip": lambda shard: layer_skip.naive_everything(
+            model, shard, layer_skip.even_splits(shard.tokens.shape[1])
+        ),
         "residual_erasure": lambda shard: residual_erasure.naive(model, shard, mean),
         "depth_score": lambda shard: layer_skip.naive_all(model, shard),
-        "back_patching": lambda shard: [back_patching.naive(model, shard) for _ in range(1 + len(_CONTROLS))],
+        "back_patching": lambda shard: [
+            back_patching.naive(model, shard) for _ in range(1 + len(_CONTROLS))
+        ],
         "integrated_gradients": lambda shard: gradients.measure(model.record(shard), shard, {}),
-        "relevance_patching": lambda shard: relevance_patching.three_passes(model.bridge, shard, is_bridge=True),
+        "relevance_patching": lambda shard: relevance_patching.three_passes(
+            model.bridge, shard, is_bridge=True
+        ),
     }
 
 
 def run(repeats: int = 5) -> dict[str, Row]:
-    """Return each analysis's seconds and their sum, ours and the peer's, medians of interleaved repeats."""
+    """Return each analysis's seconds and their sum, ours and the peer's, medians of interleaved
+    repeats.
+    """
     seconds: dict[str, list[tuple[float, float]]] = {}
     for (model_name, task_name, n), analyses in _STUDIES.items():
         model, task = interp.load_model(model_name), interp.load_task(task_name, n=n)
@@ -66,7 +77,9 @@ def run(repeats: int = 5) -> dict[str, Row]:
             ours = _ours(Study((model_name,), (task_name,), analyses, n=n))
             for name in analyses:
                 seconds.setdefault(name, []).append((ours[name], _timed(naive[name], model, task)))
-    pairs = {name: [median(side) for side in zip(*each, strict=True)] for name, each in seconds.items()}
+    pairs = {
+        name: [median(side) for side in zip(*each, strict=True)] for name, each in seconds.items()
+    }
     pairs["all together"] = [sum(side) for side in zip(*pairs.values(), strict=True)]
     return {
         name: {"ours_s": round(ours, 3), "peer_s": round(peer, 3), "ratio": round(ours / peer, 4)}

@@ -1,4 +1,6 @@
-"""Two workers against one thread on the shards of `layer_skip`, and how well a dry run's forwards foretell the time."""
+"""Two workers against one thread on the shards of `layer_skip`, and how well a dry run's forwards
+foretell the time.
+"""
 
 import json
 import os
@@ -27,7 +29,7 @@ print(json.dumps({"per_shard": (last - first) / (seen[-1][1] - 8), "start": firs
 """
 _SIZE = """
 import json, sys, time, torch, interp
-from interp.catalogue import make_analysis
+from interp.runs.registry import make_analysis
 torch.set_num_threads(1)
 model = interp.load_model("zoo/hops-8l")
 task = interp.load_task("two-hop", n=32)
@@ -54,9 +56,15 @@ def run() -> dict[str, Row]:
     """Return medians of five interleaved repeats."""
     rounds = [{n: _measured(_SHARES, str(n)) for n in (1, 2)} for _ in range(5)]
     shards = ratio([(each[2]["per_shard"], each[1]["per_shard"]) for each in rounds])
-    rows: dict[str, Row] = {"seconds a shard, two workers / one thread": shards | {"bound": 0.5, "goal": round(1 / 1.6, 3)}}
+    rows: dict[str, Row] = {
+        "seconds a shard, two workers / one thread": (
+            shards | {"bound": 0.5, "goal": round(1 / 1.6, 3)}
+        )
+    }
     for n in (1, 2):
-        rows[f"until shards flow, {n} worker(s)"] = {"seconds": round(median(each[n]["start"] for each in rounds), 1)}
+        rows[f"until shards flow, {n} worker(s)"] = {
+            "seconds": round(median(each[n]["start"] for each in rounds), 1)
+        }
     for name, share in _measured(_SIZE).items():
         rows[f"measured time / stated forwards × a forward's time, {name}"] = {"ratio": share}
     return rows

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interp.models import Model, load_model
     from interp.runs import open_run
+    from interp.runs.viewing import view
     from interp.sites import Site
     from interp.tasks import Prompt, Task, load_task
-    from interp.viewing import view
 
 __version__ = "0.2.0.dev0"
 _HOME = {
@@ -19,15 +19,27 @@ _HOME = {
     "load_model": "interp.models",
     "load_task": "interp.tasks",
     "open_run": "interp.runs",
-    "view": "interp.viewing",
+    "view": "interp.runs.viewing",
 }
-__all__ = ["Model", "Prompt", "Site", "Task", "__version__", "load_model", "load_task", "open_run", "view"]
+__all__ = [
+    "Model",
+    "Prompt",
+    "Site",
+    "Task",
+    "__version__",
+    "load_model",
+    "load_task",
+    "open_run",
+    "view",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'interp' has no attribute {name!r}; there is {', '.join(__all__)}")
+    raise AttributeError(
+        f"module 'interp' has no attribute {name!r}; there is {', '.join(__all__)}"
+    )
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,10 @@ class Activations(Mapping[Site, Tensor]):
 
     def __getitem__(self, site: Site) -> Tensor:
         if site not in self._captured:
-            raise SiteError(f"{site} was not captured; there is {', '.join(map(str, self._captured)) or 'nothing'}")
+            raise SiteError(
+                f"{site} was not captured; there is"
+                f" {', '.join(map(str, self._captured)) or 'nothing'}"
+            )
         return self._captured[site]
 
     def __iter__(self) -> Iterator[Site]:
@@ -32,7 +35,9 @@ class Activations(Mapping[Site, Tensor]):
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """fp32 logits [batch pos d_vocab] and what was captured; with a graph behind them if backward rules were given."""
+    """fp32 logits [batch pos d_vocab] and what was captured; with a graph behind them if backward
+    rules were given.
+    """
 
     logits: Tensor
     activations: Activations

@@ -1,6 +1,8 @@
-"""What an analysis is: a question with parameters, measured shard by shard and combined into a result.
+"""What an analysis is: a question with parameters, measured shard by shard and combined into a
+result.
 
-A new analysis is one file in `interp/analyses/`: a frozen dataclass that extends `Analysis`, and a `Result`.
+A new analysis is one file in `interp/analyses/`: a frozen dataclass that extends `Analysis`, and a
+`Result`.
 """
 
 import json
@@ -20,9 +22,9 @@ import torch
 from tqdm import tqdm
 
 from interp.errors import InterpError
+from interp.figures.pictures import svg_of
 from interp.models import Model
 from interp.parameters import fit, hints_of
-from interp.pictures import svg_of
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.tasks import Task
@@ -36,7 +38,8 @@ _PATIENCE = 2.0  # seconds before a bar of progress is shown
 class Finding:
     """One claim with its number: the `value` of a `measure`, its 95 % interval, over `n` prompts.
 
-    `measure` says what the value is and does not change with the model or the task, so that findings can be compared.
+    `measure` says what the value is and does not change with the model or the task, so that
+    findings can be compared.
     """
 
     claim: str
@@ -86,9 +89,10 @@ class Result(ABC):
         table = frame.head(_ROWS_SHOWN).map(_short).to_html(index=False, border=0)
         shape = f"{len(frame)} rows: {', '.join(frame.columns)}"
         return (
-            f"<div><b>{name}</b> · {escape(self.summary())}</div>{picture}{table}"
-            f"<div><small>{escape(shape)}; all of them are in <code>.to_frame()</code>, the figure in <code>.plot()</code>."
-            "</small></div>"
+            f"<div><b>{name}</b> ·"
+            f" {escape(self.summary())}</div>{picture}{table}<div><small>{escape(shape)}; all of"
+            " them are in <code>.to_frame()</code>, the figure in"
+            " <code>.plot()</code>.</small></div>"
         )
 
 
@@ -100,7 +104,8 @@ def _short(value: object) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a shard costs beyond its clean pass: forwards of that shard, numbers left behind, numbers held at once.
+    """What a shard costs beyond its clean pass: forwards of that shard, numbers left behind,
+    numbers held at once.
 
     `is_bound`: how many forwards it takes is known only afterwards, and never more than these.
     """
@@ -116,7 +121,9 @@ Measure = Callable[[Any, Recording, TokenBatch, Tensors], Tensors]
 
 def _as_a_whole(measure: Measure) -> Measure:
     @wraps(measure)
-    def measured(analysis: Any, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
+    def measured(
+        analysis: Any, recording: Recording, shard: TokenBatch, prepared: Tensors
+    ) -> Tensors:
         with recording.running():
             return measure(analysis, recording, shard, prepared)
 
@@ -125,10 +132,11 @@ def _as_a_whole(measure: Measure) -> Measure:
 
 @dataclass(frozen=True)
 class Analysis(ABC):
-    """A question; its fields are its parameters. `how` is the method in short, `caveat` how an answer could be wrong.
+    """A question; its fields are its parameters. `how` is the method in short, `caveat` how an
+    answer could be wrong.
 
-    Values are checked against the declared types, from Python as from files; a subclass with checks of its own in
-    `__post_init__` calls `super().__post_init__()` first.
+    Values are checked against the declared types, from Python as from files; a subclass with checks
+    of its own in `__post_init__` calls `super().__post_init__()` first.
     """
 
     question: ClassVar[str] = ""
@@ -141,13 +149,17 @@ class Analysis(ABC):
             cls.measure = _as_a_whole(cls.measure)  # type: ignore[assignment,method-assign]
 
     def __post_init__(self) -> None:
-        """Take every parameter as its declared type (a list as a tuple, 1 as 1.0); raise AnalysisError if it is none."""
+        """Take every parameter as its declared type (a list as a tuple, 1 as 1.0); raise
+        AnalysisError if it is none.
+        """
         hints = hints_of(type(self))
         for field in fields(self):
-            value = fit(hints[field.name], getattr(self, field.name), f"{name_of(type(self))}.{field.name}")
+            value = fit(
+                hints[field.name], getattr(self, field.name), f"{name_of(type(self))}.{field.name}"
+            )
             object.__setattr__(self, field.name, value)
 
-    def prepare(self, model: Model, task: Task) -> Tensors:  # noqa: ARG002
+    def prepare(self, model: Model, task: Task) -> Tensors:
         """Return what every shard needs, computed once; nothing for most analyses."""
         return {}
 
@@ -166,14 +178,18 @@ class Analysis(ABC):
     def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: B027
         """Raise before any work if this shard cannot be measured."""
 
-    def others(self, model: Model) -> Mapping[str, str]:  # noqa: ARG002
-        """Return the fingerprints of other models that the answer depends on, by what they are here; none for most."""
+    def others(self, model: Model) -> Mapping[str, str]:
+        """Return the fingerprints of other models that the answer depends on, by what they are
+        here; none for most.
+        """
         return {}
 
     @torch.inference_mode(mode=False)  # its tensors could not be in a graph
     @torch.no_grad()
     def run(self, model: Model, task: Task) -> Result:
-        """Measure every shard and combine; warn of prompts that the tokenizer or this analysis cannot use."""
+        """Measure every shard and combine; warn of prompts that the tokenizer or this analysis
+        cannot use.
+        """
         with model.running:
             fitted = model.fit(task)
             batches = [model.tokenize(shard) for shard in model.shards(fitted.task)]
@@ -183,19 +199,27 @@ class Analysis(ABC):
             chosen = [batches[i] for i in usable.shards]
             prepared = self.prepare(model, usable.task(fitted.task, batches))
             bar = tqdm(chosen, desc=name_of(type(self)), delay=_PATIENCE, leave=False)
-            return self.combine([self.measure(model.record(shard), shard, prepared) for shard in bar])
+            return self.combine(
+                [self.measure(model.record(shard), shard, prepared) for shard in bar]
+            )
 
 
 @dataclass(frozen=True)
 class Usable:
-    """The numbers of the shards that an analysis can measure, and why it cannot measure each of the others."""
+    """The numbers of the shards that an analysis can measure, and why it cannot measure each of the
+    others.
+    """
 
     shards: tuple[int, ...]
     why_not: Mapping[int, InterpError]
 
     def task(self, task: Task, batches: Sequence[TokenBatch]) -> Task:
         """Return the task with the prompts of these shards alone."""
-        return task.of([prompt for i in self.shards for prompt in batches[i].prompts]) if self.why_not else task
+        return (
+            task.of([prompt for i in self.shards for prompt in batches[i].prompts])
+            if self.why_not
+            else task
+        )
 
     def left_out(self, batches: Sequence[TokenBatch]) -> str:
         """Return how many prompts are left out, and why; nothing if none is."""
@@ -208,7 +232,9 @@ class Usable:
 
 
 def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch]) -> Usable:
-    """Return which shards an analysis can measure; raise what it says of the first if it can measure none."""
+    """Return which shards an analysis can measure; raise what it says of the first if it can
+    measure none.
+    """
     why_not: dict[int, InterpError] = {}
     for i, batch in enumerate(batches):
         try:

@@ -1,10 +1,11 @@
 """What a gradient sees: the rules by which nonlinearities are treated in a backward pass.
 
-Layer-wise relevance propagation, written as a gradient: the relevance of an activation a is a times its *coefficient*, which
-is what the ordinary backward pass would give if some operations had another derivative. A rule names an operation and that
-derivative; forward values never change. Which derivatives are right is a convention, not a theorem. Sources: LN and AH, Ali
-et al. 2022 (arXiv 2202.07304); Identity and Half, Jafari et al. 2024 (arXiv 2406.07592), Half also Arras et al. 2019; their
-use for patching, RelP (arXiv 2508.21258).
+Layer-wise relevance propagation, written as a gradient: the relevance of an activation a is a times
+its *coefficient*, which is what the ordinary backward pass would give if some operations had
+another derivative. A rule names an operation and that derivative; forward values never change.
+Which derivatives are right is a convention, not a theorem. Sources: LN and AH, Ali et al. 2022
+(arXiv 2202.07304); Identity and Half, Jafari et al. 2024 (arXiv 2406.07592), Half also Arras et al.
+2019; their use for patching, RelP (arXiv 2508.21258).
 
 A forward pass with rules keeps its graph, from the first residual on; parameters need no gradient.
 """
@@ -17,7 +18,8 @@ from interp.errors import SiteError
 
 @dataclass(frozen=True)
 class LN:
-    """Normalisations divide by a constant: y = (x - mean) / sg(scale); centring keeps its derivative.
+    """Normalisations divide by a constant: y = (x - mean) / sg(scale); centring keeps its
+    derivative.
 
     `qk_norms`: also those of queries and keys, where a model has them.
     """
@@ -27,9 +29,11 @@ class LN:
 
 @dataclass(frozen=True)
 class Identity:
-    """An activation function passes relevance on as it is: y = x sg(phi(x) / x), with the limit phi'(0) at 0.
+    """An activation function passes relevance on as it is: y = x sg(phi(x) / x), with the limit
+    phi'(0) at 0.
 
-    `stabiliser` above 0 divides by x + stabiliser sign(x) instead, and gives 0 at 0, as the official RelP code does (1e-6).
+    `stabiliser` above 0 divides by x + stabiliser sign(x) instead, and gives 0 at 0, as the
+    official RelP code does (1e-6).
     """
 
     stabiliser: float = 0.0
@@ -37,12 +41,16 @@ class Identity:
 
 @dataclass(frozen=True)
 class Half:
-    """A gated MLP's product of two activations gives each factor half of the relevance: y = a sg(b) / 2 + sg(a) b / 2."""
+    """A gated MLP's product of two activations gives each factor half of the relevance: y = a sg(b)
+    / 2 + sg(a) b / 2.
+    """
 
 
 @dataclass(frozen=True)
 class DetachedGate:
-    """A gated MLP's product gives all relevance to the branch without the activation function: y = sg(phi(g)) u."""
+    """A gated MLP's product gives all relevance to the branch without the activation function: y =
+    sg(phi(g)) u.
+    """
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,9 @@ class Rules:
             if kinds.count(kind) > 1:
                 raise SiteError(f"rules {self.name!r} name {kind} twice; one is possible")
         if {"Half", "DetachedGate"} <= {*kinds}:
-            raise SiteError(f"rules {self.name!r} name Half and DetachedGate; a product follows one of them")
+            raise SiteError(
+                f"rules {self.name!r} name Half and DetachedGate; a product follows one of them"
+            )
 
     def get(self, kind: type[R]) -> R | None:
         """Return the rule of a kind, if this set has one."""

@@ -1,4 +1,6 @@
-"""Capture of long corpora: a stream of texts or token chunks becomes a corpus in a store, in bounded memory, resumable."""
+"""Capture of long corpora: a stream of texts or token chunks becomes a corpus in a store, in
+bounded memory, resumable.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,22 +40,32 @@ def capture(
     store: ActivationStore | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Corpus:
-    """Run texts, or rows of token ids, through a model and keep what the sites were; return the corpus.
+    """Run texts, or rows of token ids, through a model and keep what the sites were; return the
+    corpus.
 
-    Texts get the tokenizer's special tokens and are cut into prompts no longer than the model reads. One shard (about 16,384
-    tokens) is held in memory at a time. What the store has already is not computed again, so the same call resumes; the
-    corpus can be opened by its name once all is captured. `store` None is the model's own; `progress` is told how many
-    tokens are done. Raises SiteError, TaskError or StoreError for what cannot be captured or kept.
+    Texts get the tokenizer's special tokens and are cut into prompts no longer than the model
+    reads. One shard (about 16,384 tokens) is held in memory at a time. What the store has already
+    is not computed again, so the same call resumes; the corpus can be opened by its name once all
+    is captured. `store` None is the model's own; `progress` is told how many tokens are done.
+    Raises SiteError, TaskError or StoreError for what cannot be captured or kept.
     """
     if isinstance(texts, str):
         raise TaskError("one text given; a list of texts is needed")
     store = store or model.store
     if store is None:
-        raise StoreError(f"model {model.name!r} keeps no store; load it with one, or give one as `store`")
+        raise StoreError(
+            f"model {model.name!r} keeps no store; load it with one, or give one as `store`"
+        )
     if store.model != model.fingerprint:
-        raise StoreError(f"the store given is of other weights than {model.name!r} has now; open it with its fingerprint")
+        raise StoreError(
+            f"the store given is of other weights than {model.name!r} has now; open it with its"
+            " fingerprint"
+        )
     if why := model.not_stored:
-        raise StoreError(f"{model.name!r}: {why}; its activations are not those of its weights, and are not stored")
+        raise StoreError(
+            f"{model.name!r}: {why}; its activations are not those of its weights, and are not"
+            " stored"
+        )
     if not is_word(name):
         raise StoreError(f"corpus {name!r} given; a name of letters, digits and _.@+- is needed")
     if not sites:
@@ -68,21 +80,30 @@ def capture(
             for group in _groups(_rows(model, texts)):
                 keys, writing = model.keys(group), None
                 if last is None:
-                    model.refuse_hooks(torch.tensor([group[0]], device=model.device), of_blocks=True)
+                    model.refuse_hooks(
+                        torch.tensor([group[0]], device=model.device), of_blocks=True
+                    )
                 missing = {part: wanted[part] for part in store.hold(keys, wanted)}
                 prompts = dict(zip(keys, group, strict=True))
                 tensors = _compute(model, store, [*prompts.values()], missing) if missing else {}
                 if last is not None:
                     found.add(*last)
                 if tensors:
-                    writing = writer.submit(store.publish, {key: len(row) for key, row in prompts.items()}, tensors)
+                    writing = writer.submit(
+                        store.publish, {key: len(row) for key, row in prompts.items()}, tensors
+                    )
                 last = keys, group, writing
             if last is not None:
                 found.add(*last)
     finally:
         store.pinned.clear()
     found.refuse_lost()
-    manifest = Manifest(store.model, store.name, found.n_tokens, {part: tuple(runs) for part, runs in found.runs.items()})
+    manifest = Manifest(
+        store.model,
+        store.name,
+        found.n_tokens,
+        {part: tuple(runs) for part, runs in found.runs.items()},
+    )
     write_manifest(store.files, f"{store.folder}/{name}{SUFFIX}", manifest)
     return Corpus(store.files, name, manifest)
 
@@ -96,14 +117,19 @@ class _Found:
     progress: Callable[[int], None]
     n_tokens: int = 0
 
-    def add(self, keys: Sequence[str], rows: Sequence[Row], writing: Future[tuple[str, Header]] | None) -> None:
+    def add(
+        self, keys: Sequence[str], rows: Sequence[Row], writing: Future[tuple[str, Header]] | None
+    ) -> None:
         """Add prompts, once their shard is written."""
         if writing is not None:
             self.store.add(*writing.result())
         for part, runs in self.runs.items():
             places = self.store.places(keys, part)
             if places is None:
-                raise StoreError(f"{self.store.files.url}: {part} of a prompt was removed while the corpus was captured")
+                raise StoreError(
+                    f"{self.store.files.url}: {part} of a prompt was removed while the corpus was"
+                    " captured"
+                )
             self.store.pinned |= {place.shard for place in places}
             extend(runs, places)
         self.n_tokens += sum(map(len, rows))
@@ -112,18 +138,29 @@ class _Found:
     def refuse_lost(self) -> None:
         """Raise StoreError if another process has removed a shard in the meantime."""
         there_is = self.store.files.names(self.store.folder, SHARD)
-        for lost in sorted({run.shard for runs in self.runs.values() for run in runs} - {*there_is}):
-            raise StoreError(f"{self.store.files.path(lost)} was removed while the corpus was captured; capture it again")
+        for lost in sorted(
+            {run.shard for runs in self.runs.values() for run in runs} - {*there_is}
+        ):
+            raise StoreError(
+                f"{self.store.files.path(lost)} was removed while the corpus was captured; capture"
+                " it again"
+            )
 
 
 def _rows(model: Model, texts: Iterable[Text]) -> Iterator[Row]:
     """Yield prompts of at most as many tokens as the model reads."""
-    longest = getattr(model.module.config.get_text_config(), "max_position_embeddings", None) or SHARD_TOKENS
+    longest = (
+        getattr(model.module.config.get_text_config(), "max_position_embeddings", None)
+        or SHARD_TOKENS
+    )
     for number, row in enumerate(_tokenized(model, texts)):
         if not row:
             raise TaskError(f"text {number} has no tokens; at least one is needed")
         if min(row) < 0 or max(row) >= model.d_vocab:
-            raise TaskError(f"text {number} has token {max(row)}; the model's vocabulary is 0 to {model.d_vocab - 1}")
+            raise TaskError(
+                f"text {number} has token {max(row)}; the model's vocabulary is 0 to"
+                f" {model.d_vocab - 1}"
+            )
         for start in range(0, len(row), longest):
             yield row[start : start + longest]
 
@@ -167,7 +204,9 @@ def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
 def _compute(
     model: Model, store: ActivationStore, rows: Sequence[Row], parts: Mapping[str, Site | None]
 ) -> dict[str, Tensor]:
-    """Return the parts [token ...] of prompts: inner sites from a pass of their own, so that block sites stay stock."""
+    """Return the parts [token ...] of prompts: inner sites from a pass of their own, so that block
+    sites stay stock.
+    """
     lengths = torch.tensor([len(row) for row in rows])
     starts = (lengths.cumsum(0) - lengths).tolist()
     tensors = {TOKENS: torch.tensor([token for row in rows for token in row], dtype=torch.int32)}
@@ -175,7 +214,9 @@ def _compute(
     for kind in (False, True):
         of_kind = {site: part for site, part in sites.items() if is_inner(site) is kind}
         for batch in _batches(rows, model.d_vocab) if of_kind else ():
-            captured = model.forward(_token_batch(model, [row for _, row in batch]), capture=of_kind).activations
+            captured = model.forward(
+                _token_batch(model, [row for _, row in batch]), capture=of_kind
+            ).activations
             for site, part in of_kind.items():
                 values = store.cast(part, captured[site]).cpu()
                 if part not in tensors:
@@ -186,7 +227,9 @@ def _compute(
 
 
 def _batches(rows: Sequence[Row], d_vocab: int) -> Iterator[list[tuple[int, Row]]]:
-    """Yield numbered rows to run together: of one length, so that nothing is padded and no row depends on the others."""
+    """Yield numbered rows to run together: of one length, so that nothing is padded and no row
+    depends on the others.
+    """
     budget = min(_BATCH_TOKENS, max(1, _LOGITS // d_vocab))
     by_length = sorted(enumerate(rows), key=lambda item: len(item[1]))
     for length, same in groupby(by_length, key=lambda item: len(item[1])):

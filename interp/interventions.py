@@ -16,7 +16,9 @@ _PART_SITE: dict[str, SiteKind] = {"attention": "attn_out", "mlp": "mlp_out", "l
 
 @dataclass(frozen=True)
 class Skip:
-    """Let a layer, or its attention or MLP, write nothing at some positions (all, if none are named)."""
+    """Let a layer, or its attention or MLP, write nothing at some positions (all, if none are
+    named).
+    """
 
     layer: int
     part: Literal["layer", "attention", "mlp"] = "layer"
@@ -33,16 +35,20 @@ class Skip:
 
     def edit(self, activation: Tensor, resid_pre: Tensor | None) -> Tensor:
         """Return the block's input instead of its output, or zero instead of a sublayer's write."""
-        nothing = torch.zeros_like(activation) if self.part != "layer" or resid_pre is None else resid_pre
+        nothing = (
+            torch.zeros_like(activation) if self.part != "layer" or resid_pre is None else resid_pre
+        )
         return put(activation, nothing, positions=self.positions, site=self.site)
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Put `value` in the place of an activation; it has, or broadcasts to, the shape of what it replaces.
+    """Put `value` in the place of an activation; it has, or broadcasts to, the shape of what it
+    replaces.
 
-    With `positions` named, axis 1 of `value` runs over them (axis 2 of patterns and scores, whose positions are queries).
-    `units` are heads (q, k, v, z, patterns, scores), experts (router) or features (elsewhere).
+    With `positions` named, axis 1 of `value` runs over them (axis 2 of patterns and scores, whose
+    positions are queries). `units` are heads (q, k, v, z, patterns, scores), experts (router) or
+    features (elsewhere).
     """
 
     site: Site
@@ -50,7 +56,7 @@ class Patch:
     positions: Positions = None
     units: Sequence[int] | None = None
 
-    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:
         """Return the activation with the value in its place."""
         value = self.value.to(activation.device, activation.dtype)
         return put(activation, value, positions=self.positions, units=self.units, site=self.site)
@@ -58,9 +64,11 @@ class Patch:
 
 @dataclass(frozen=True)
 class Ablate:
-    """Replace an activation by zero, by its mean over prompts and positions, or by the next prompt's (resample).
+    """Replace an activation by zero, by its mean over prompts and positions, or by the next
+    prompt's (resample).
 
-    Positions of patterns are queries: their mean is one for each head and key. Padding is in no mean.
+    Positions of patterns are queries: their mean is one for each head and key. Padding is in no
+    mean.
     """
 
     site: Site
@@ -72,16 +80,23 @@ class Ablate:
         if self.by not in ("zero", "mean", "resample"):
             raise SiteError(unknown("ablation", self.by, ["zero", "mean", "resample"]))
         if self.by == "mean" and self.site.kind == "attn_scores":
-            raise SiteError(f"the mean of {self.site} asked for; hidden keys have the score -inf: take that of the pattern")
+            raise SiteError(
+                f"the mean of {self.site} asked for; hidden keys have the score -inf: take that of"
+                " the pattern"
+            )
 
-    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:
         """Return the ablated activation."""
         return self.edit_among(activation, None)
 
     def edit_among(self, activation: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the activation, ablated where no position is padding but those that `mask` [batch pos] says."""
+        """Return the activation, ablated where no position is padding but those that `mask` [batch
+        pos] says.
+        """
         if self.by == "resample" and len(activation) < 2:
-            raise SiteError("resample ablation takes the next prompt's activation; the batch has 1 prompt")
+            raise SiteError(
+                "resample ablation takes the next prompt's activation; the batch has 1 prompt"
+            )
         match self.by:
             case "zero":
                 instead = torch.zeros_like(activation)
@@ -105,7 +120,8 @@ class Ablate:
 
 @dataclass(frozen=True, eq=False)
 class Among:
-    """An ablation of a padded batch, of whose positions `mask` [batch pos] tells which are no padding.
+    """An ablation of a padded batch, of whose positions `mask` [batch pos] tells which are no
+    padding.
 
     Raises SiteError where a prompt would be given its neighbour's padding.
     """
@@ -128,8 +144,9 @@ class Among:
         if bool(chosen.any()):
             row = int(chosen.any(1).int().argmax())
             raise SiteError(
-                f"resample ablation of {self.ablation.site} takes the next prompt's activation; prompt {row} is longer "
-                "than the next: give prompts of one length, or positions that both have"
+                f"resample ablation of {self.ablation.site} takes the next prompt's activation;"
+                f" prompt {row} is longer than the next: give prompts of one length, or positions"
+                " that both have"
             )
 
     @property
@@ -137,7 +154,7 @@ class Among:
         """Return the positions that are ablated."""
         return self.ablation.positions
 
-    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:
         """Return the ablated activation."""
         return self.ablation.edit_among(activation, self.mask)
 
@@ -151,7 +168,7 @@ class Steer:
     scale: float = 1.0
     positions: Positions = None
 
-    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:
         """Return the steered activation."""
         steered = activation + self.scale * self.direction.to(activation.device, activation.dtype)
         return put(activation, steered, positions=self.positions, site=self.site)
@@ -162,24 +179,37 @@ Plan = Sequence[Intervention]
 NO_INTERVENTION: Plan = ()
 
 
-def put(activation: Tensor, new: Tensor, *, positions: Positions, units: Sequence[int] | None = None, site: Site) -> Tensor:
-    """Return `activation` [batch pos ...] with `new` at some positions and units; the rest is untouched.
+def put(
+    activation: Tensor,
+    new: Tensor,
+    *,
+    positions: Positions,
+    units: Sequence[int] | None = None,
+    site: Site,
+) -> Tensor:
+    """Return `activation` [batch pos ...] with `new` at some positions and units; the rest is
+    untouched.
 
-    `new` has the shape of the whole activation, or of the part that is replaced. A tensor of positions [batch] names one
-    position per prompt. Raises SiteError for positions and units that do not exist, and for a value of another shape. Of
-    patterns and scores [batch head query key], positions are queries and units are heads.
+    `new` has the shape of the whole activation, or of the part that is replaced. A tensor of
+    positions [batch] names one position per prompt. Raises SiteError for positions and units that
+    do not exist, and for a value of another shape. Of patterns and scores [batch head query key],
+    positions are queries and units are heads.
     """
     if site.kind in ("pattern", "attn_scores"):
         by_query = [each.transpose(1, 2) if each.ndim == 4 else each for each in (activation, new)]
         flat = Site("z", site.layer)  # axes as at z: queries, then heads
-        return put(by_query[0], by_query[1], positions=positions, units=units, site=flat).transpose(1, 2)
+        return put(by_query[0], by_query[1], positions=positions, units=units, site=flat).transpose(
+            1, 2
+        )
     mask = _mask(activation, positions, units, site)
     if new.shape != activation.shape:
         new = _spread(activation, new, positions, units, site)
     return torch.where(mask, new, activation)
 
 
-def _mask(activation: Tensor, positions: Positions, units: Sequence[int] | None, site: Site) -> Tensor:
+def _mask(
+    activation: Tensor, positions: Positions, units: Sequence[int] | None, site: Site
+) -> Tensor:
     batch, n_pos = activation.shape[:2]
     at = torch.zeros(batch, n_pos, dtype=torch.bool, device=activation.device)
     if positions is None:
@@ -205,8 +235,12 @@ def _refuse_outside(given: Sequence[int], size: int, what: str, site: Site) -> N
         raise SiteError(f"{what} {bad[0]} of {site} asked for; the last {what} is {size - 1}")
 
 
-def _spread(activation: Tensor, new: Tensor, positions: Positions, units: Sequence[int] | None, site: Site) -> Tensor:
-    """Return `new`, which covers the replaced part only, laid out in the shape of the whole activation."""
+def _spread(
+    activation: Tensor, new: Tensor, positions: Positions, units: Sequence[int] | None, site: Site
+) -> Tensor:
+    """Return `new`, which covers the replaced part only, laid out in the shape of the whole
+    activation.
+    """
     batch, n_pos, *rest = activation.shape
     order = list(range(n_pos)) if positions is None else positions
     full = activation.clone()
@@ -218,20 +252,30 @@ def _spread(activation: Tensor, new: Tensor, positions: Positions, units: Sequen
             if units is None:
                 full[where, order.to(full.device)] = part
             else:
-                full[where[:, None], order.to(full.device)[:, None], torch.tensor(units, device=full.device)] = part
+                full[
+                    where[:, None],
+                    order.to(full.device)[:, None],
+                    torch.tensor(units, device=full.device),
+                ] = part
         else:
             part = new.expand(batch, len(order), n_units, *rest[1:])
             for i, pos in enumerate(order):
                 full[:, pos, slice(None) if units is None else list(units)] = part[:, i]
     except RuntimeError:
         wanted = (batch, len(positions) if positions is not None else n_pos, n_units, *rest[1:])
-        raise SiteError(f"a value of shape {tuple(new.shape)} given for {site}; {wanted} is there") from None
+        raise SiteError(
+            f"a value of shape {tuple(new.shape)} given for {site}; {wanted} is there"
+        ) from None
     return full
 
 
 def among(intervention: Intervention, mask: Tensor | None) -> "Intervention | Among":
     """Return an intervention that counts no padding."""
-    return Among(intervention, mask) if isinstance(intervention, Ablate) and mask is not None else intervention
+    return (
+        Among(intervention, mask)
+        if isinstance(intervention, Ablate) and mask is not None
+        else intervention
+    )
 
 
 def at_layer(plan: Plan, *, n_layers: int) -> dict[Site, list[Intervention]]:

@@ -10,18 +10,24 @@ Predictions = Float[Tensor, "*variant batch answer_pos d_vocab"]
 Values = Float[Tensor, "*variant batch"]
 
 
-def logit_diff(logits: Predictions, answer: Int[Tensor, " batch"], wrong: Int[Tensor, " batch"]) -> Values:
+def logit_diff(
+    logits: Predictions, answer: Int[Tensor, " batch"], wrong: Int[Tensor, " batch"]
+) -> Values:
     """Return logit(answer) - logit(wrong) where the answer's first token is predicted."""
     return _picked(logits[..., 0, :], answer) - _picked(logits[..., 0, :], wrong)
 
 
 def log_prob(logits: Predictions, answer: Int[Tensor, "batch answer_pos"]) -> Values:
-    """Return the log-probability of the whole answer in nats: the sum over its tokens, each behind those before it."""
+    """Return the log-probability of the whole answer in nats: the sum over its tokens, each behind
+    those before it.
+    """
     return _picked(logits.float().log_softmax(-1), answer).sum(-1)
 
 
 def kl(logits: Predictions, reference: Float[Tensor, "batch answer_pos d_vocab"]) -> Values:
-    """Return minus the divergence KL(reference || logits) in nats where the answer's first token is predicted; 0 is best."""
+    """Return minus the divergence KL(reference || logits) in nats where the answer's first token is
+    predicted; 0 is best.
+    """
     wanted, found = (each[..., 0, :].float().log_softmax(-1) for each in (reference, logits))
     return -(wanted.exp() * (wanted - found)).sum(-1)
 

@@ -60,7 +60,11 @@ def parse(hint: Any, text: str, where: str) -> Any:
     if origin is Literal:
         return _chosen(inside, next((value for value in inside if str(value) == text), text), where)
     if origin in (Union, UnionType):
-        return None if text in ("", "none") and NoneType in inside else _first(inside, text, where, parse)
+        return (
+            None
+            if text in ("", "none") and NoneType in inside
+            else _first(inside, text, where, parse)
+        )
     if hint is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if hint in (int, float):
@@ -78,7 +82,9 @@ def _items(text: str, where: str) -> list[Any]:
         return [item.strip() for item in text.split(",")] if text.strip() else []
     value = _json(text)
     if not isinstance(value, list):
-        raise AnalysisError(f"{where} is {text!r}; items with commas between them, or a JSON list, are needed")
+        raise AnalysisError(
+            f"{where} is {text!r}; items with commas between them, or a JSON list, are needed"
+        )
     return value
 
 
@@ -109,7 +115,9 @@ def _chosen(there_is: tuple[Any, ...], value: Any, where: str) -> Any:
     raise AnalysisError(f"{where}: " + unknown("value", str(value), map(str, there_is)))
 
 
-def _first(hints: tuple[Any, ...], value: Any, where: str, read: Callable[[Any, Any, str], Any]) -> Any:
+def _first(
+    hints: tuple[Any, ...], value: Any, where: str, read: Callable[[Any, Any, str], Any]
+) -> Any:
     """Return a value as the first of several types that it can be."""
     for hint in hints:
         try:

@@ -17,15 +17,26 @@ from interp.errors import SiteError
 
 Resid = Float[Tensor, "rows pos d_model"]
 Logits = Float[Tensor, "rows positions d_vocab"]
-KV = tuple[Float[Tensor, "rows kv_head kv_pos d_head"], Float[Tensor, "rows kv_head kv_pos d_value"]]  # may differ
-Prefix = tuple[Float[Tensor, "prefixes kv_head kv_pos d_head"], Float[Tensor, "prefixes kv_head kv_pos d_value"]]
+KV = tuple[
+    Float[Tensor, "rows kv_head kv_pos d_head"], Float[Tensor, "rows kv_head kv_pos d_value"]
+]  # may differ
+Prefix = tuple[
+    Float[Tensor, "prefixes kv_head kv_pos d_head"],
+    Float[Tensor, "prefixes kv_head kv_pos d_value"],
+]
 Hidden = Bool[Tensor, "rows queries keys"]
 Tensors = dict[str, Tensor]
 
 
-def per_query_head(kv: Float[Tensor, "batch pos kv_head d_head"], n_heads: int) -> Float[Tensor, "batch pos head d_head"]:
-    """Return keys or values once for every query head that reads them; consecutive query heads share a K/V head."""
+def per_query_head(
+    kv: Float[Tensor, "batch pos kv_head d_head"], n_heads: int
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Return keys or values once for every query head that reads them; consecutive query heads
+    share a K/V head.
+    """
     n_kv_heads = kv.shape[2]
     if n_heads % n_kv_heads:
-        raise SiteError(f"{n_heads} query heads asked for; {n_kv_heads} K/V heads cannot be shared out evenly")
+        raise SiteError(
+            f"{n_heads} query heads asked for; {n_kv_heads} K/V heads cannot be shared out evenly"
+        )
     return kv.repeat_interleave(n_heads // n_kv_heads, dim=2)

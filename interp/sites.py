@@ -35,7 +35,9 @@ _HOOKS = {
 @total_ordering
 @dataclass(frozen=True)
 class Site:
-    """One place in one layer; sorts in the order of the forward pass, prints as TransformerLens's hook name."""
+    """One place in one layer; sorts in the order of the forward pass, prints as TransformerLens's
+    hook name.
+    """
 
     kind: SiteKind
     layer: int

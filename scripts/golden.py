@@ -9,5 +9,8 @@ sys.path.insert(0, str(root))
 
 from tests.test_contract import ANALYSES, GOLDEN, result_of  # noqa: E402
 
-numbers = {name: result_of(name).to_frame().select_dtypes("float").sum().round(3).to_dict() for name in ANALYSES}
+numbers = {
+    name: result_of(name).to_frame().select_dtypes("float").sum().round(3).to_dict()
+    for name in ANALYSES
+}
 GOLDEN.write_text(json.dumps(numbers, indent=1) + "\n")

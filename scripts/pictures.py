@@ -1,4 +1,5 @@
-"""Makes the pictures in the docs: `python scripts/pictures.py RUNS_DIR`, where these commands were run before.
+"""Makes the pictures in the docs: `python scripts/pictures.py RUNS_DIR`, where these commands were
+run before.
 
 interp run studies/demo.toml --out RUNS_DIR/demo && interp report RUNS_DIR/demo
 interp run --model zoo/names-6l --task ioi --n 64 --out RUNS_DIR/ioi
@@ -13,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from interp.viewing import start
+from interp.runs.viewing import start
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 ADDRESSES = {
@@ -53,7 +54,10 @@ def main(runs: str) -> None:
     with sync_playwright() as playwright, start(runs) as viewer:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
         page = browser.new_page()
-        addresses = {f"viewer/{name}": (f"{viewer.url}{address}", height) for name, (address, height) in ADDRESSES.items()}
+        addresses = {
+            f"viewer/{name}": (f"{viewer.url}{address}", height)
+            for name, (address, height) in ADDRESSES.items()
+        }
         addresses["report"] = ((Path(runs).resolve() / "demo" / "report.html").as_uri(), 1180)
         for name, (address, height) in addresses.items():
             content = take(page, address, height)

@@ -1,4 +1,6 @@
-"""Measure how far half precision moves every analysis, and write the table of docs/precision.md anew."""
+"""Measure how far half precision moves every analysis, and write the table of docs/precision.md
+anew.
+"""
 
 import sys
 import warnings
@@ -9,11 +11,14 @@ import pandas as pd
 root = Path(__file__).parent.parent
 sys.path.insert(0, str(root))
 
-from interp.catalogue import make_analysis  # noqa: E402
+from interp.runs.registry import make_analysis  # noqa: E402
 from tests.test_contract import ANALYSES, model, task  # noqa: E402
 
 PAGE, START = root / "docs" / "precision.md", "| analysis |"
-NUMBERS, KINDS = ("mean", "value", "rate", "usage", "median", "layer"), ("measure", "statistic", "score", "method", "kind")
+NUMBERS, KINDS = (
+    ("mean", "value", "rate", "usage", "median", "layer"),
+    ("measure", "statistic", "score", "method", "kind"),
+)
 
 
 def numbers(name: str, dtype: str) -> pd.DataFrame:
@@ -21,14 +26,22 @@ def numbers(name: str, dtype: str) -> pd.DataFrame:
     frame = make_analysis(name, {}).run(model(name, dtype), task(name)).to_frame()
     column = next(each for each in NUMBERS if each in frame.select_dtypes("number"))
     kinds = [each for each in KINDS if each in frame]
-    what = frame[kinds].fillna("").astype(str).agg(", ".join, axis=1) if kinds else pd.Series(column, index=frame.index)
+    what = (
+        frame[kinds].fillna("").astype(str).agg(", ".join, axis=1)
+        if kinds
+        else pd.Series(column, index=frame.index)
+    )
     keys = (
-        frame[[each for each in frame if each not in frame.select_dtypes("float") and each != column]]
+        frame[
+            [each for each in frame if each not in frame.select_dtypes("float") and each != column]
+        ]
         .astype(object)
         .fillna("")
         .astype(str)
     )
-    keys["again"] = keys.groupby([*keys], dropna=False).cumcount() if len(keys.columns) else range(len(keys))
+    keys["again"] = (
+        keys.groupby([*keys], dropna=False).cumcount() if len(keys.columns) else range(len(keys))
+    )
     found = pd.DataFrame({"what": what, "number": frame[column].astype(float).fillna(0)})
     return found.set_index(pd.MultiIndex.from_frame(keys))
 
@@ -38,7 +51,9 @@ def moved(wide: pd.DataFrame, low: pd.DataFrame) -> tuple[float, str]:
     shares = {}
     for what, rows in wide.groupby("what"):
         size = rows["number"].abs().max()
-        change = (low["number"].reindex(rows.index) - rows["number"]).abs().max()  # of the edges that both show
+        change = (
+            (low["number"].reindex(rows.index) - rows["number"]).abs().max()
+        )  # of the edges that both show
         shares[what] = change / size if size else 0.0
     most = max(shares, key=lambda what: shares[what])
     return float(shares[most]), most
@@ -50,7 +65,9 @@ def line(name: str) -> str:
     for dtype in ("bfloat16", "float16"):
         low = numbers(name, dtype)
         share, what = moved(wide, low)
-        cells.append(f"{share:.1%} ({what.strip(', ').replace('|', chr(92) + '|')})" if share else "0")
+        cells.append(
+            f"{share:.1%} ({what.strip(', ').replace('|', chr(92) + '|')})" if share else "0"
+        )
     return f"| {name} | {' | '.join(cells)} |"
 
 

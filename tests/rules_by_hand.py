@@ -1,4 +1,6 @@
-"""A second implementation of the backward rules: autograd functions put into the stock modules of Hugging Face."""
+"""A second implementation of the backward rules: autograd functions put into the stock modules of
+Hugging Face.
+"""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -46,7 +48,9 @@ def _activate(x: Tensor, phi: Callable[[Tensor], Tensor], rules: Rules) -> Tenso
     return _Times.apply(x, value, value / x.detach())
 
 
-def _gated(mlp: nn.Module, phi: Callable[[Tensor], Tensor], rules: Rules) -> Callable[[Tensor], Tensor]:
+def _gated(
+    mlp: nn.Module, phi: Callable[[Tensor], Tensor], rules: Rules
+) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         gate, up = _activate(mlp.gate_proj(x), phi, rules), mlp.up_proj(x)
         if rules.get(DetachedGate):
@@ -69,8 +73,12 @@ class _FrozenSoftmax(torch.autograd.Function):
         return torch.zeros_like(grad), None
 
 
-def by_hand(module: Any, tokens: Tensor, rules: Rules, *, right: int, wrong: int) -> dict[Site, Tensor]:
-    """Return the derivatives of logit(right) - logit(wrong) at the last position under rules, at every block site."""
+def by_hand(
+    module: Any, tokens: Tensor, rules: Rules, *, right: int, wrong: int
+) -> dict[Site, Tensor]:
+    """Return the derivatives of logit(right) - logit(wrong) at the last position under rules, at
+    every block site.
+    """
     found: dict[Site, Tensor] = {}
     before = module.config._attn_implementation
     module.set_attn_implementation("eager")
@@ -78,7 +86,9 @@ def by_hand(module: Any, tokens: Tensor, rules: Rules, *, right: int, wrong: int
     norms = rules.get(LN)
     shifted = module.config.model_type.startswith("gemma")
     phi = ACT2FN[
-        getattr(module.config, "hidden_activation", None) or getattr(module.config, "hidden_act", None) or "gelu_new"
+        getattr(module.config, "hidden_activation", None)
+        or getattr(module.config, "hidden_act", None)
+        or "gelu_new"
     ]
 
     def keep(site: Site) -> Callable[..., Any]:
@@ -112,18 +122,31 @@ def by_hand(module: Any, tokens: Tensor, rules: Rules, *, right: int, wrong: int
             mlp = block.mlp
             for name in ("act", "act_fn"):
                 if hasattr(mlp, name) and not hasattr(mlp, "gate_proj"):
-                    stack.enter_context(patch.object(getattr(mlp, name), "forward", lambda x: _activate(x, phi, rules)))
+                    stack.enter_context(
+                        patch.object(
+                            getattr(mlp, name), "forward", lambda x: _activate(x, phi, rules)
+                        )
+                    )
         if rules.get(AH):
-            frozen = lambda x, dim=-1, dtype=None: _FrozenSoftmax.apply(x, dim)  # noqa: ARG005, E731
+            frozen = lambda x, dim=-1, dtype=None: _FrozenSoftmax.apply(x, dim)  # noqa: E731
             stack.enter_context(patch("torch.nn.functional.softmax", frozen))
         handles = []
         for layer, block in enumerate(blocks):
-            attn = getattr(block, "self_attn", None) or getattr(block, "attention", None) or block.attn
+            attn = (
+                getattr(block, "self_attn", None) or getattr(block, "attention", None) or block.attn
+            )
             writes = {"attn_out": attn, "mlp_out": block.mlp}
             if hasattr(block, "post_feedforward_layernorm"):
-                writes = {"attn_out": block.post_attention_layernorm, "mlp_out": block.post_feedforward_layernorm}
-            handles.append(block.register_forward_pre_hook(enter(Site("resid_pre", layer)), with_kwargs=True))
-            handles += [part.register_forward_hook(keep(Site(kind, layer))) for kind, part in writes.items()]
+                writes = {
+                    "attn_out": block.post_attention_layernorm,
+                    "mlp_out": block.post_feedforward_layernorm,
+                }
+            handles.append(
+                block.register_forward_pre_hook(enter(Site("resid_pre", layer)), with_kwargs=True)
+            )
+            handles += [
+                part.register_forward_hook(keep(Site(kind, layer))) for kind, part in writes.items()
+            ]
         logits = module(input_ids=tokens, use_cache=False).logits
         value = (logits[:, -1, right] - logits[:, -1, wrong]).sum()
         sites = sorted(found)

@@ -1,4 +1,6 @@
-"""Prompts with their answers: which recording serves them, and at which positions they are predicted."""
+"""Prompts with their answers: which recording serves them, and at which positions they are
+predicted.
+"""
 
 import pytest
 import torch
@@ -15,17 +17,23 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @torch.no_grad()
-def test_other_tokens_beside_a_recording_are_their_own_pass_whose_work_counts_there(model: Model) -> None:
+def test_other_tokens_beside_a_recording_are_their_own_pass_whose_work_counts_there(
+    model: Model,
+) -> None:
     batch, others = tokens(), tokens(batch=2, n_pos=9, seed=1)
     recording = model.record(batch)
     beside = recording.beside(others.tokens)
-    assert_close(beside.logits(beside.resid(model.n_layers)), model.logits(others), rtol=0, atol=1e-5)
+    assert_close(
+        beside.logits(beside.resid(model.n_layers)), model.logits(others), rtol=0, atol=1e-5
+    )
     assert recording.work.block_tokens == others.tokens.numel() * model.n_layers
 
 
 def test_a_recording_without_a_model_says_so() -> None:
     with pytest.raises(SiteError, match="this recording knows no model"):
-        Recording((), 1, 1, lambda _: (torch.zeros(1, 1, 1), []), lambda x: x).beside(torch.zeros(1, 1))
+        Recording((), 1, 1, lambda _: (torch.zeros(1, 1, 1), []), lambda x: x).beside(
+            torch.zeros(1, 1)
+        )
 
 
 @torch.no_grad()

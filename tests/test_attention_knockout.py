@@ -1,4 +1,6 @@
-"""Hiding keys equals a full forward with edited patterns; attention that cannot be kept from a key is refused."""
+"""Hiding keys equals a full forward with edited patterns; attention that cannot be kept from a key
+is refused.
+"""
 
 from dataclasses import replace
 
@@ -8,10 +10,18 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.attention_knockout import CHANGED, AttentionKnockout
-from interp.catalogue import make_analysis
 from interp.errors import AnalysisError, SiteError
 from interp.models import Model
-from interp.sweeps.cuts import Cut, cut_of, cut_steps, elsewhere, ends_of_cuts, half_width_of, require_hiding
+from interp.runs.registry import make_analysis
+from interp.sweeps.cuts import (
+    Cut,
+    cut_of,
+    cut_steps,
+    elsewhere,
+    ends_of_cuts,
+    half_width_of,
+    require_hiding,
+)
 from tests.families import tiny
 from tests.test_back_patching import asked
 
@@ -28,7 +38,9 @@ def spans(*, starts: tuple[int, ...] = (4, 3, 7), ends: tuple[int, ...] = (5, 5,
 
 
 def renormalised(model: Model, batch, pairs: torch.Tensor, layers) -> torch.Tensor:
-    """Return the logits of a full forward in which some layers' patterns have hidden keys at 0, and the rest sums to 1."""
+    """Return the logits of a full forward in which some layers' patterns have hidden keys at 0, and
+    the rest sums to 1.
+    """
 
     def edit(pattern, hook):  # noqa: ARG001
         kept = pattern.masked_fill(pairs[:, None], 0)
@@ -39,8 +51,12 @@ def renormalised(model: Model, batch, pairs: torch.Tensor, layers) -> torch.Tens
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("key", "query", "width"), [("subject", "last", 0), ("phrase", "last", 1), ("start", "all", 0)])
-def test_a_cut_is_the_pattern_renormalised_over_the_other_keys(model: Model, key: str, query: str, width: int) -> None:
+@pytest.mark.parametrize(
+    ("key", "query", "width"), [("subject", "last", 0), ("phrase", "last", 1), ("start", "all", 0)]
+)
+def test_a_cut_is_the_pattern_renormalised_over_the_other_keys(
+    model: Model, key: str, query: str, width: int
+) -> None:
     batch = spans()
     pairs = torch.zeros(3, 12, 12, dtype=torch.bool)
     for row, (start, end) in enumerate(((4, 5), (3, 5), (7, 7))):
@@ -64,7 +80,12 @@ def test_an_empty_cut_and_a_key_behind_its_query_change_nothing(model: Model) ->
     for keys in (torch.zeros(3, 12, dtype=torch.bool), (pos == 11).expand(3, 12)):
         cut = Cut(queries, keys)
         assert not bool(cut.pairs.any())
-        assert_close(ends_of_cuts(recording, cut)[1], recording.resid(model.n_layers)[:, -1], rtol=0, atol=2e-5)
+        assert_close(
+            ends_of_cuts(recording, cut)[1],
+            recording.resid(model.n_layers)[:, -1],
+            rtol=0,
+            atol=2e-5,
+        )
 
 
 @torch.no_grad()
@@ -90,8 +111,14 @@ def test_attention_that_ignores_its_mask_is_refused(monkeypatch: pytest.MonkeyPa
     model = tiny("llama", seed=3)
     block = model._blocks[2].module
     forward = block.forward
-    monkeypatch.setattr(block, "forward", lambda *args, **kwargs: forward(*args, **{**kwargs, "attention_mask": None}))
-    monkeypatch.setitem(vars(model), "_blocks", (*model._blocks[:2], replace(model._blocks[2]), model._blocks[3]))
+    monkeypatch.setattr(
+        block,
+        "forward",
+        lambda *args, **kwargs: forward(*args, **{**kwargs, "attention_mask": None}),
+    )
+    monkeypatch.setitem(
+        vars(model), "_blocks", (*model._blocks[:2], replace(model._blocks[2]), model._blocks[3])
+    )
     with pytest.raises(SiteError, match="the attention of layer 2 reads what its mask hides"):
         require_hiding(model, spans())
 
@@ -101,7 +128,9 @@ def test_attention_without_a_mask_is_refused() -> None:
     recording._dry(10)
     recording._arguments[10][1].pop("attention_mask")
     with pytest.raises(SiteError, match="this attention takes no mask of queries and keys"):
-        recording.tail(1, torch.zeros(3, 2, 32), start=10, hidden=torch.zeros(3, 2, 12, dtype=torch.bool))
+        recording.tail(
+            1, torch.zeros(3, 2, 32), start=10, hidden=torch.zeros(3, 2, 12, dtype=torch.bool)
+        )
 
 
 @torch.no_grad()
@@ -126,9 +155,13 @@ def test_the_control_hides_as_many_earlier_positions_elsewhere() -> None:
 
 
 def test_hiding_the_first_hop_matters_and_hiding_another_token_does_not() -> None:
-    result = AttentionKnockout().run(interp.load_model("zoo/hops-8l"), interp.load_task("two-hop", n=96))
+    result = AttentionKnockout().run(
+        interp.load_model("zoo/hops-8l"), interp.load_task("two-hop", n=96)
+    )
     frame = result.to_frame()
-    frame = frame[(frame["measure"] == CHANGED) & (frame["layer"] == 4) & (frame["group"] == "right answers")]
+    frame = frame[
+        (frame["measure"] == CHANGED) & (frame["layer"] == 4) & (frame["group"] == "right answers")
+    ]
     frame = frame.set_index("hidden")
     assert frame.loc["difference", "low"] > 0.15
     assert frame.loc["another token", "mean"] < 0.05
@@ -140,8 +173,13 @@ def test_bad_input_is_named() -> None:
         make_analysis("attention_knockout", {"key": "sujet"})
     with pytest.raises(AnalysisError, match="half_width=-1; at least 0"):
         AttentionKnockout(half_width=-1)
-    with pytest.raises(AnalysisError, match="no query 'subject' stands behind the key 'subject'; there is nothing to hide"):
+    with pytest.raises(
+        AnalysisError,
+        match="no query 'subject' stands behind the key 'subject'; there is nothing to hide",
+    ):
         AttentionKnockout(query="subject").run(model, task)
     short = task.of([replace(task.prompts[0], text="Ada mother boss", subject="Ada mother")])
-    with pytest.raises(AnalysisError, match="has 1 other positions before its queries; 2 are needed"):
+    with pytest.raises(
+        AnalysisError, match="has 1 other positions before its queries; 2 are needed"
+    ):
         AttentionKnockout(key="phrase").run(model, short)

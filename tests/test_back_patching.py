@@ -1,4 +1,6 @@
-"""Patching a late output back equals one full forward per pair, with hand-written hooks; controls have equal tries."""
+"""Patching a late output back equals one full forward per pair, with hand-written hooks; controls
+have equal tries.
+"""
 
 from dataclasses import replace
 from functools import cache
@@ -9,14 +11,14 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.back_patching import CONTROLS, BackPatching
+from interp.analyses.back_patching.tries import other_positions
 from interp.errors import AnalysisError, SiteError, TaskError
 from interp.interventions import Patch
 from interp.models import Model
 from interp.sites import Site
+from interp.stats.rates import chosen_try
 from interp.sweeps.patching import ends_of_patched, known_hops, outputs_at, read_tags, tags_of
-from interp.sweeps.rates import chosen_try
 from interp.sweeps.texts import patched_texts, says
-from interp.sweeps.tries import other_positions
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 from tests.test_replay import naive
@@ -49,7 +51,10 @@ def put(value: torch.Tensor, at: torch.Tensor):
 def test_the_grid_equals_the_naive_double_loop(model: Model, position: str, span: int) -> None:
     batch = asked()
     analysis = BackPatching(
-        position=position, span=span, controls=("identity", "forward", "rescaled", "position"), known_only=False
+        position=position,
+        span=span,
+        controls=("identity", "forward", "rescaled", "position"),
+        known_only=False,
     )
     arrays = analysis.measure(model.record(batch), batch, {})
     recording, clean = model.record(batch), model.logits(batch)[:, -1]
@@ -62,15 +67,25 @@ def test_the_grid_equals_the_naive_double_loop(model: Model, position: str, span
                 if kind != "own" and source <= target:
                     assert bool((arrays[f"{kind}.rank"][:, source, target] == -1).all())
                     continue
-                value, there = recording.resid(source + 1)[rows, at], recording.resid(target + 1)[rows, at]
+                value, there = (
+                    recording.resid(source + 1)[rows, at],
+                    recording.resid(target + 1)[rows, at],
+                )
                 if kind == "rescaled":
-                    value = value / value.norm(dim=-1, keepdim=True) * there.norm(dim=-1, keepdim=True)
+                    value = (
+                        value / value.norm(dim=-1, keepdim=True) * there.norm(dim=-1, keepdim=True)
+                    )
                 logits = naive(model, batch, {target: put(value, at)})[:, -1]
                 answer = logits.gather(1, batch.answer[:, None])[:, 0]
                 change = answer - clean.gather(1, batch.answer[:, None])[:, 0]
                 bridge = (logits - clean).gather(1, batch.bridge[:, None])[:, 0]
                 assert_close(arrays[f"{kind}.answer"][:, source, target], change, rtol=0, atol=1e-5)
-                assert_close(arrays[f"{kind}.difference"][:, source, target], change - bridge, rtol=0, atol=2e-5)
+                assert_close(
+                    arrays[f"{kind}.difference"][:, source, target],
+                    change - bridge,
+                    rtol=0,
+                    atol=2e-5,
+                )
                 rank = (logits > answer[:, None] + 1e-5).sum(-1)
                 assert bool((arrays[f"{kind}.rank"][:, source, target] - rank).abs().max() <= 1)
 
@@ -92,7 +107,9 @@ def test_at_the_last_token_it_is_a_second_visit_of_the_layers(model: Model) -> N
 @torch.no_grad()
 def test_a_layers_own_output_changes_nothing(model: Model) -> None:
     batch = asked()
-    clean = model.forward(batch, capture=[Site("resid_post", layer) for layer in range(model.n_layers)])
+    clean = model.forward(
+        batch, capture=[Site("resid_post", layer) for layer in range(model.n_layers)]
+    )
     for at in (batch.subject[:, None], torch.zeros(3, 1, dtype=torch.long)):
         own = outputs_at(model.record(batch), at)
         for layer in range(model.n_layers):
@@ -110,7 +127,9 @@ def test_vectors_of_other_prompts_and_models_of_the_same_width_can_be_patched() 
     target, batch, others = tiny("llama"), asked(), tokens(seed=1)
     for source in (target, tiny("gpt2")):
         values = outputs_at(source.record(others), others.last[:, None])
-        ends = ends_of_patched(target.record(batch), {1: values}, positions=batch.subject[:, None])[1]
+        ends = ends_of_patched(target.record(batch), {1: values}, positions=batch.subject[:, None])[
+            1
+        ]
         for layer in range(source.n_layers):
             wanted = naive(target, batch, {1: put(values[layer], batch.subject[:, None])})[:, -1]
             assert_close(target.unembed(ends[layer]), wanted, rtol=0, atol=1e-5)
@@ -126,11 +145,21 @@ def test_work_stays_at_the_bound() -> None:
     assert recording.work.block_tokens - before == 3 * (layers - 1) * layers * (2 * layers - 1) / 6
 
 
-@pytest.mark.parametrize(("name", "controls"), [("hops-4l", CONTROLS), ("hops-8l", ("identity", "forward", "example"))])
-def test_a_first_fact_held_out_is_repaired_at_the_bridge_and_a_second_is_not(name: str, controls: tuple[str, ...]) -> None:
-    """The first hop of such a prompt is resolved after the layers that would use it; a second hop is nowhere to be found."""
+@pytest.mark.parametrize(
+    ("name", "controls"), [("hops-4l", CONTROLS), ("hops-8l", ("identity", "forward", "example"))]
+)
+def test_a_first_fact_held_out_is_repaired_at_the_bridge_and_a_second_is_not(
+    name: str, controls: tuple[str, ...]
+) -> None:
+    """The first hop of such a prompt is resolved after the layers that would use it; a second hop
+    is nowhere to be found.
+    """
     model, task = zoo(name), two_hop()
-    held_out = [p for which in ("first", "second") for p in task.tagged(set=f"{which}-held-out").take(96).prompts]
+    held_out = [
+        p
+        for which in ("first", "second")
+        for p in task.tagged(set=f"{which}-held-out").take(96).prompts
+    ]
     result = BackPatching(controls=controls).run(model, task.of(held_out))
     groups = result.groups()
     first, second = groups["first-held-out"], groups["second-held-out"]
@@ -145,7 +174,9 @@ def test_a_first_fact_held_out_is_repaired_at_the_bridge_and_a_second_is_not(nam
     assert readable[0] < readable[1] - 0.3
     frame = result.to_frame()
     assert set(frame.group) == {"all", "first-held-out", "second-held-out"}
-    assert set(frame[frame.statistic == "oracle"].kind) == {"back", "sampled", *controls} - {"identity"}
+    assert set(frame[frame.statistic == "oracle"].kind) == {"back", "sampled", *controls} - {
+        "identity"
+    }
     assert set(frame[frame.statistic == "oracle"].tries) == {result.n_tries}
     pairs = frame[frame.statistic == "pair"].groupby(["group", "kind"]).size()
     assert set(pairs) == {result.n_tries}
@@ -168,13 +199,17 @@ def test_texts_of_one_token_say_what_ranks_say() -> None:
         if key.endswith("right"):
             assert (by_text.arrays[key] == array).all(), key
     assert by_text.arrays["is_unchanged"].all()
-    assert by_text.arrays["sampled.one"].mean() == pytest.approx(by_rank.arrays["sampled.one"].mean(), abs=0.2)
+    assert by_text.arrays["sampled.one"].mean() == pytest.approx(
+        by_rank.arrays["sampled.one"].mean(), abs=0.2
+    )
     assert "too few for rates" in by_text.summary() or "the text of 0 prompts" in by_text.summary()
 
 
 @torch.no_grad()
 def test_patched_texts_go_on_from_the_patched_prompt() -> None:
-    """Greedy decoding by whole forwards in which the patch stands in the prompt alone; other prompts' vectors included."""
+    """Greedy decoding by whole forwards in which the patch stands in the prompt alone; other
+    prompts' vectors included.
+    """
     model, task = zoo("hops-4l"), two_hop().tagged(set="first-held-out").take(6)
     batch = model.tokenize(max(model.shards(task), key=len))
     at = batch.subject[:, None]
@@ -197,7 +232,9 @@ def test_an_alias_counts_and_a_letter_does_not() -> None:
 
 
 def test_the_chosen_try_is_scored_on_the_other_half() -> None:
-    done = torch.tensor([[1, 0], [0, 1], [1, 0], [0, 1]]).numpy()  # what is best on one half fails on the other
+    done = torch.tensor(
+        [[1, 0], [0, 1], [1, 0], [0, 1]]
+    ).numpy()  # what is best on one half fails on the other
     assert chosen_try(done).tolist() == [0, 0, 0, 0]
     assert chosen_try(done[:, [0, 0]]).tolist() == [1, 0, 1, 0]
     assert chosen_try(done[:1]).tolist() == [0]
@@ -209,7 +246,9 @@ def test_known_hops_are_those_that_the_model_answers() -> None:
         hops = known_hops(model, task, max_new_tokens=new)
         assert (len(hops["asked"]), len(hops["unknown"])) == (12, 0)
     assert len(known_hops(zoo("hops-8l@step-0000"), task)["unknown"]) > 0
-    alone = BackPatching(controls=("forward",)).run(model, Task("alone", two_hop().tagged(set="first-held-out").prompts[:9]))
+    alone = BackPatching(controls=("forward",)).run(
+        model, Task("alone", two_hop().tagged(set="first-held-out").prompts[:9])
+    )
     assert (alone.arrays["hops"] == -1).all()
     assert "single hops not asked" in alone.summary()
     assert "too few for rates" in alone.summary()
@@ -223,12 +262,19 @@ def test_where_nothing_fails_there_is_nothing_to_repair() -> None:
     assert set(result.to_frame().n_prompts) == {0}
     ignorant = BackPatching(controls=()).run(zoo("hops-8l@step-0000"), task)
     assert (
-        ignorant.summary() == "Nothing to repair: of 3 prompts 0 are right, 3 wrong but with a single hop that is not known."
+        ignorant.summary()
+        == "Nothing to repair: of 3 prompts 0 are right, 3 wrong but with a single hop that is not"
+        " known."
     )
 
 
 def test_tags_come_back_from_tensors() -> None:
-    batch = replace(tokens(), prompts=tuple(Prompt(str(i), "x", tags={"set": s}) for i, s in enumerate(("a", "häuser", ""))))
+    batch = replace(
+        tokens(),
+        prompts=tuple(
+            Prompt(str(i), "x", tags={"set": s}) for i, s in enumerate(("a", "häuser", ""))
+        ),
+    )
     assert read_tags(tags_of(batch, "set").numpy()) == ["a", "häuser", ""]
     assert read_tags(tags_of(batch, "other").numpy()) == ["", "", ""]
 
@@ -245,7 +291,9 @@ def test_bad_input_is_named() -> None:
         BackPatching().run(model, task.of([replace(task.prompts[0], subject=None)]))
     with pytest.raises(TaskError, match="found 0 times; once is needed"):
         BackPatching().run(model, task.of([replace(task.prompts[0], subject="nobody")]))
-    with pytest.raises(AnalysisError, match="1 prompt given; the control 'example' needs at least 2"):
+    with pytest.raises(
+        AnalysisError, match="1 prompt given; the control 'example' needs at least 2"
+    ):
         BackPatching().run(model, task.take(1))
     with pytest.raises(AnalysisError, match="max_new_tokens=0; at least 1"):
         BackPatching(max_new_tokens=0)
@@ -254,11 +302,25 @@ def test_bad_input_is_named() -> None:
     batch = model.tokenize(task.prompts)
     recording, at = model.record(batch), batch.last[:, None]
     narrow = torch.zeros(1, 4, 1, 32)
-    with pytest.raises(AnalysisError, match="vectors of width 32 given; the residuals here have width 128"):
+    with pytest.raises(
+        AnalysisError, match="vectors of width 32 given; the residuals here have width 128"
+    ):
         ends_of_patched(recording, {0: narrow}, positions=at)
-    with pytest.raises(AnalysisError, match=f"position {recording.n_pos} given; the last position is {recording.n_pos - 1}"):
+    with pytest.raises(
+        AnalysisError,
+        match=f"position {recording.n_pos} given; the last position is {recording.n_pos - 1}",
+    ):
         ends_of_patched(recording, {0: outputs_at(recording, at)}, positions=at + 1)
-    ragged = model.tokenize([task.prompts[0], replace(task.prompts[1], text="Ada friend", subject="Ada")])
+    ragged = model.tokenize(
+        [task.prompts[0], replace(task.prompts[1], text="Ada friend", subject="Ada")]
+    )
     vectors = torch.zeros(1, 2, 1, 128)
     with pytest.raises(SiteError, match="the last token of prompt"):
-        patched_texts(model, ragged, vectors, layer=0, positions=ragged.last[:1, None].repeat(2, 1), max_new_tokens=1)
+        patched_texts(
+            model,
+            ragged,
+            vectors,
+            layer=0,
+            positions=ragged.last[:1, None].repeat(2, 1),
+            max_new_tokens=1,
+        )

@@ -1,4 +1,6 @@
-"""Backward rules: equal to the official code and to a second implementation, and invisible in the forward pass."""
+"""Backward rules: equal to the official code and to a second implementation, and invisible in the
+forward pass.
+"""
 
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from interp.sites import Site
 from interp.sweeps.answers import Answered
 from interp.sweeps.attribution import Attribution
 from interp.sweeps.exact_patching import patch_effects
-from interp.sweeps.pairs import Pair
+from interp.sweeps.twins import Pair
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 from tests.families import FAMILIES, tiny, tokens
@@ -51,12 +53,25 @@ def official(name: str) -> tuple[Model, dict[str, Tensor]]:
 
 def batch_of(ids: Tensor) -> TokenBatch:
     prompts = tuple(Prompt(str(i), "x") for i in range(len(ids)))
-    return TokenBatch(prompts, ids, torch.ones_like(ids, dtype=torch.bool), torch.full((len(ids),), ids.shape[1] - 1))
+    return TokenBatch(
+        prompts,
+        ids,
+        torch.ones_like(ids, dtype=torch.bool),
+        torch.full((len(ids),), ids.shape[1] - 1),
+    )
 
 
-def pair_of(model: Model, reference: dict[str, Tensor], direction: str = "denoise") -> tuple[Pair, TokenBatch]:
+def pair_of(
+    model: Model, reference: dict[str, Tensor], direction: str = "denoise"
+) -> tuple[Pair, TokenBatch]:
     clean, answers = batch_of(reference["inputs/clean"]), reference["inputs/answers"]
-    group = Answered(torch.arange(2), model.record(clean), clean.tokens, answers[:, :1], clean.tokens.shape[1] - 1)
+    group = Answered(
+        torch.arange(2),
+        model.record(clean),
+        clean.tokens,
+        answers[:, :1],
+        clean.tokens.shape[1] - 1,
+    )
     return Pair(group, reference["inputs/corrupted"], answers[:, 1], "logit_diff", direction), clean
 
 
@@ -88,7 +103,11 @@ def test_scores_equal_the_official_code(name: str) -> None:
                     ours = torch.stack([scores[site] for site in sites_of(kind, 4)])
                     exact = near if rules.get(Identity) else 1e-5
                     torch.testing.assert_close(
-                        ours.double(), reference[f"{where}/{variant}/{kind}"], atol=exact, rtol=0, msg=f"{variant} {kind}"
+                        ours.double(),
+                        reference[f"{where}/{variant}/{kind}"],
+                        atol=exact,
+                        rtol=0,
+                        msg=f"{variant} {kind}",
                     )
 
 
@@ -112,7 +131,11 @@ def test_rules_leave_every_forward_value_as_it_is(family: str, rules: Rules) -> 
         with pytest.raises(SiteError, match=r"blocks\.0\.mlp is a mixture of experts"):
             model.forward(batch, backward=rules)
         return
-    capture = [Site(kind, layer) for layer in range(4) for kind in ("resid_pre", "z", "attn_out", "mlp_out")]
+    capture = [
+        Site(kind, layer)
+        for layer in range(4)
+        for kind in ("resid_pre", "z", "attn_out", "mlp_out")
+    ]
     plain = model.forward(batch, capture=capture)
     ruled = model.forward(batch, capture=capture, backward=rules)
     assert torch.equal(plain.logits, ruled.logits)
@@ -120,19 +143,33 @@ def test_rules_leave_every_forward_value_as_it_is(family: str, rules: Rules) -> 
         assert torch.equal(plain.activations[site], ruled.activations[site])
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "gemma2", "mistral", "olmo2"])
+@pytest.mark.parametrize(
+    "family", ["llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "gemma2", "mistral", "olmo2"]
+)
 @pytest.mark.parametrize("name", ["gradient", "relp", "relp_ah", "cp_lrp"])
-def test_coefficients_equal_a_second_implementation_on_stock_modules(family: str, name: str) -> None:
+def test_coefficients_equal_a_second_implementation_on_stock_modules(
+    family: str, name: str
+) -> None:
     model, batch = tiny(family), tokens(batch=2, n_pos=6)
     rules = RULES[name]
-    sites = [Site(kind, layer) for layer in range(4) for kind in ("resid_pre", "attn_out", "mlp_out")]
+    sites = [
+        Site(kind, layer) for layer in range(4) for kind in ("resid_pre", "attn_out", "mlp_out")
+    ]
     run = model.forward(batch, capture=sites, backward=rules)
     value = run.logits[:, -1, 5] - run.logits[:, -1, 9]
-    ours = dict(zip(sites, torch.autograd.grad(value.sum(), [run.activations[s] for s in sites]), strict=True))
+    ours = dict(
+        zip(
+            sites,
+            torch.autograd.grad(value.sum(), [run.activations[s] for s in sites]),
+            strict=True,
+        )
+    )
     theirs = by_hand(model.module, batch.tokens, rules, right=5, wrong=9)
     for site in sites:
         size = theirs[site].abs().max().clamp_min(1e-6)
-        torch.testing.assert_close(ours[site] / size, theirs[site] / size, atol=5e-4, rtol=0, msg=str(site))
+        torch.testing.assert_close(
+            ours[site] / size, theirs[site] / size, atol=5e-4, rtol=0, msg=str(site)
+        )
 
 
 def test_relevance_is_conserved_at_every_depth_without_biases() -> None:
@@ -145,12 +182,16 @@ def test_relevance_is_conserved_at_every_depth_without_biases() -> None:
     slopes = torch.autograd.grad(difference.sum(), [run.activations[site] for site in sites])
     for site, slope in zip(sites, slopes, strict=True):
         relevance = (slope * run.activations[site]).sum((1, 2))
-        torch.testing.assert_close(relevance.double(), difference.detach().double(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            relevance.double(), difference.detach().double(), atol=1e-4, rtol=0
+        )
 
 
 def test_without_the_ln_rule_relevance_collapses_at_the_last_residual() -> None:
     model, reference = official("llama")
-    run = model.forward(batch_of(reference["inputs/corrupted"]), capture=[Site("resid_post", 3)], backward=GRADIENT)
+    run = model.forward(
+        batch_of(reference["inputs/corrupted"]), capture=[Site("resid_post", 3)], backward=GRADIENT
+    )
     resid = run.activations[Site("resid_post", 3)]
     (slope,) = torch.autograd.grad((run.logits[:, -1, 3] - run.logits[:, -1, 4]).sum(), resid)
     assert (slope * resid).sum((1, 2)).abs().max() < 1e-3
@@ -160,18 +201,29 @@ def test_the_ratio_has_its_limit_at_zero() -> None:
     model, batch = tiny("llama"), tokens(batch=1, n_pos=3)
     sites = [Site("mlp_pre", 0), Site("mlp_post", 0)]
     gate = torch.tensor(0.0)
-    run = model.forward(batch, capture=sites, plan=[Patch(sites[0], gate)], backward=Rules("identity", (Identity(),)))
+    run = model.forward(
+        batch,
+        capture=sites,
+        plan=[Patch(sites[0], gate)],
+        backward=Rules("identity", (Identity(),)),
+    )
     up = torch.autograd.grad(run.activations[sites[1]].sum(), run.activations[sites[0]])[0]
     whole = model.forward(batch, capture=sites, plan=[Patch(sites[0], torch.tensor(1.0))])
-    torch.testing.assert_close(up, 0.5 * whole.activations[sites[1]] / torch.nn.functional.silu(torch.tensor(1.0)))
+    torch.testing.assert_close(
+        up, 0.5 * whole.activations[sites[1]] / torch.nn.functional.silu(torch.tensor(1.0))
+    )
 
 
 def test_query_and_key_norms_are_a_switch() -> None:
     model, batch = tiny("qwen3"), tokens(batch=1, n_pos=6)
     found = []
     for qk_norms in (False, True):
-        run = model.forward(batch, capture=[Site("resid_pre", 1)], backward=Rules("ln", (LN(qk_norms=qk_norms),)))
-        found.append(torch.autograd.grad(run.logits[0, -1, 3], run.activations[Site("resid_pre", 1)])[0])
+        run = model.forward(
+            batch, capture=[Site("resid_pre", 1)], backward=Rules("ln", (LN(qk_norms=qk_norms),))
+        )
+        found.append(
+            torch.autograd.grad(run.logits[0, -1, 3], run.activations[Site("resid_pre", 1)])[0]
+        )
     assert not torch.allclose(*found)
 
 

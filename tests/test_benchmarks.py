@@ -1,4 +1,6 @@
-"""Benchmarks: the page says what the results say, and the script for GPUs runs, on a tiny model without one."""
+"""Benchmarks: the page says what the results say, and the script for GPUs runs, on a tiny model
+without one.
+"""
 
 import json
 import subprocess
@@ -11,7 +13,9 @@ from benchmarks import gpu, page
 
 
 def test_the_page_is_that_of_the_results() -> None:
-    assert (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8") == page.page()
+    assert (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(
+        encoding="utf-8"
+    ) == page.page()
 
 
 def test_a_goal_that_is_missed_is_said_first(tmp_path: Path, monkeypatch) -> None:
@@ -19,7 +23,13 @@ def test_a_goal_that_is_missed_is_said_first(tmp_path: Path, monkeypatch) -> Non
         "kept": {"ratio": 0.5, "goal": 0.6},
         "missed": {"ratio": 0.7, "lowest": 0.6, "highest": 0.9, "bound": 0.4, "goal": 0.6},
     }
-    known = {"about": "Some work.", "date": "2026-01-01", "machine": "made", "versions": {"torch": "2"}, "results": rows}
+    known = {
+        "about": "Some work.",
+        "date": "2026-01-01",
+        "machine": "made",
+        "versions": {"torch": "2"},
+        "results": rows,
+    }
     (tmp_path / "some_work.json").write_text(json.dumps(known))
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     goals, section = page.page().split("## Some work")
@@ -39,7 +49,9 @@ def test_the_script_for_gpus_runs_on_a_tiny_model(tmp_path: Path, monkeypatch) -
         "stock forward", "forward with capture", "recording", "skip every layer"
     }  # fmt: skip
     assert all(row["fits"] and row["seconds"] > 0 for row in timed.values())
-    assert found["results"]["variants of one prompt that a block takes at once, T = 16"] == {"value": 8}
+    assert found["results"]["variants of one prompt that a block takes at once, T = 16"] == {
+        "value": 8
+    }
 
 
 def test_results_of_a_gpu_have_their_place_on_the_page(tmp_path: Path, monkeypatch) -> None:
@@ -52,7 +64,13 @@ def test_results_of_a_gpu_have_their_place_on_the_page(tmp_path: Path, monkeypat
         "peak_mb": 2048,
     }
     rows = {"stock forward, T = 8": fits, "stock forward, T = 16": {"fits": False}}
-    known = {"about": "A GPU.", "date": "2026-01-01", "machine": "made", "versions": {}, "results": rows}
+    known = {
+        "about": "A GPU.",
+        "date": "2026-01-01",
+        "machine": "made",
+        "versions": {},
+        "results": rows,
+    }
     (tmp_path / "gpu-tiny.json").write_text(json.dumps(known))
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     assert "| stock forward, T = 8 | 0.1 s | 1 | 0.25 | 0.5 | 2,048 MB |" in page.page()
@@ -66,7 +84,9 @@ def test_a_length_that_does_not_fit_ends_its_work_and_no_other(monkeypatch) -> N
     monkeypatch.setattr(gpu, "_median", full)
     ceilings = {"flops": 1.0, "bytes": 1.0}
     monkeypatch.setattr(gpu, "_MOST_VARIANTS", 2)
-    found = gpu.measure("tiny", device="cpu", dtype=torch.float32, lengths=(8, 16), ceilings=ceilings, repeats=1)
+    found = gpu.measure(
+        "tiny", device="cpu", dtype=torch.float32, lengths=(8, 16), ceilings=ceilings, repeats=1
+    )
     assert [row["fits"] for row in found.values() if "fits" in row] == [False] * 4
 
 

@@ -10,7 +10,12 @@ import torch
 from torch.testing import assert_close
 
 import interp
-from interp.analyses.block_influence import MEASURES, BlockInfluence, influence, share_of_large_weights
+from interp.analyses.block_influence import (
+    MEASURES,
+    BlockInfluence,
+    influence,
+    share_of_large_weights,
+)
 from interp.errors import AnalysisError
 from interp.models import Model
 from tests.families import tiny, tokens
@@ -38,7 +43,9 @@ def test_orthogonal_writes_have_the_block_influence_of_their_lengths() -> None:
 def test_large_weights_are_counted_over_all_of_a_layers_weights() -> None:
     weights = [torch.tensor([[0.0, 0.0], [0.0, 10.0]]), torch.tensor([[2.0, -2.0]])]
     together = np.array([0, 0, 0, 10, 2, -2])
-    assert share_of_large_weights(weights) == pytest.approx((together > together.mean() + together.std()).mean())
+    assert share_of_large_weights(weights) == pytest.approx(
+        (together > together.mean() + together.std()).mean()
+    )
     normal = torch.randn(400, 500, generator=torch.Generator().manual_seed(0))
     assert share_of_large_weights([normal[:100], normal[100:]]) == pytest.approx(0.1587, abs=0.003)
 
@@ -48,7 +55,9 @@ def test_large_weights_are_counted_over_all_of_a_layers_weights() -> None:
 def test_it_equals_the_stock_models_residuals(model: Model, first_position: bool) -> None:
     batch, start = tokens(), 0 if first_position else 1
     stream = [resid[:, start:].double().numpy() for resid in hooked(model, batch)[0]]
-    part = BlockInfluence(first_position=first_position).measure(model.record(batch), batch, prepared(model))
+    part = BlockInfluence(first_position=first_position).measure(
+        model.record(batch), batch, prepared(model)
+    )
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         return float(a.ravel() @ b.ravel() / np.linalg.norm(a) / np.linalg.norm(b))
@@ -59,13 +68,18 @@ def test_it_equals_the_stock_models_residuals(model: Model, first_position: bool
             bi = np.mean([1 - cosine(a, b) for a, b in zip(pre, post, strict=True)])
             size = np.mean(np.linalg.norm(post - pre, axis=1) / np.linalg.norm(post, axis=1))
             got = part["means"][row, layer].tolist()
-            assert [got[MEASURES.index("BI")], got[MEASURES.index("relative magnitude")]] == pytest.approx(
-                [bi, size], abs=1e-5
+            assert [
+                got[MEASURES.index("BI")],
+                got[MEASURES.index("relative magnitude")],
+            ] == pytest.approx([bi, size], abs=1e-5)
+            assert float(part["flat_cosine"][row, layer]) == pytest.approx(
+                cosine(pre, post), abs=1e-5
             )
-            assert float(part["flat_cosine"][row, layer]) == pytest.approx(cosine(pre, post), abs=1e-5)
         lasts = [resid[row, -1] for resid in stream]
         for i, j in np.ndindex(len(lasts), len(lasts)):
-            assert float(part["last_cosine"][row, i, j]) == pytest.approx(cosine(lasts[i], lasts[j]), abs=1e-5)
+            assert float(part["last_cosine"][row, i, j]) == pytest.approx(
+                cosine(lasts[i], lasts[j]), abs=1e-5
+            )
 
 
 @torch.no_grad()
@@ -73,7 +87,9 @@ def test_the_last_block_is_read_before_the_final_norm() -> None:
     model, batch = tiny("llama"), tokens()
     other = Model("other norm", copy.deepcopy(model.module))
     other.module.model.norm.weight.data *= torch.linspace(-3, 3, model.d_model)
-    one, two = (BlockInfluence().measure(m.record(batch), batch, prepared(m)) for m in (model, other))
+    one, two = (
+        BlockInfluence().measure(m.record(batch), batch, prepared(m)) for m in (model, other)
+    )
     assert torch.equal(one["means"], two["means"])
 
 
@@ -93,7 +109,9 @@ def test_it_runs_no_block_and_reads_what_is_stored(tmp_path: Path) -> None:
 
 
 def test_lim_is_block_influence_less_one_and_orders_layers_alike() -> None:
-    result = BlockInfluence().run(interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=8))
+    result = BlockInfluence().run(
+        interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=8)
+    )
     frame = result.to_frame().set_index(["measure", "layer"])
     for column in ("mean", "low", "high"):
         np.testing.assert_allclose(frame.loc["LIM"][column], frame.loc["BI"][column] - 1)
@@ -104,5 +122,7 @@ def test_lim_is_block_influence_less_one_and_orders_layers_alike() -> None:
 
 
 def test_a_prompt_of_one_token_is_refused_without_its_first_position() -> None:
-    with pytest.raises(AnalysisError, match="prompt '0' has 1 token; first_position=False needs at least 2"):
+    with pytest.raises(
+        AnalysisError, match="prompt '0' has 1 token; first_position=False needs at least 2"
+    ):
         BlockInfluence(first_position=False).check(tiny("llama"), tokens(n_pos=1))

@@ -1,4 +1,6 @@
-"""A captured corpus is what forward passes give, in bounded memory, by prompt, span, site and layer, in any order."""
+"""A captured corpus is what forward passes give, in bounded memory, by prompt, span, site and
+layer, in any order.
+"""
 
 import pickle
 from collections.abc import Iterator
@@ -16,13 +18,27 @@ from interp import capture as capture_module
 from interp.capture import capture
 from interp.errors import SiteError, StoreError, TaskError
 from interp.models import Model, load_model
-from interp.store import ActivationStore, Corpus, Settings, TokenVectors, open_corpus, prune, shards, to_arrow, to_numpy
+from interp.store import (
+    ActivationStore,
+    Corpus,
+    Settings,
+    TokenVectors,
+    open_corpus,
+    prune,
+    shards,
+    to_arrow,
+    to_numpy,
+)
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 from tests.families import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-SITES = [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in range(4)), Site("mlp_out", 2)]
+SITES = [
+    Site("resid_pre", 0),
+    *(Site("resid_post", layer) for layer in range(4)),
+    Site("mlp_out", 2),
+]
 
 
 def rows(n: int = 40, *, seed: int = 0) -> list[list[int]]:
@@ -33,7 +49,12 @@ def rows(n: int = 40, *, seed: int = 0) -> list[list[int]]:
 
 def alone(model: Model, row: list[int], site: Site) -> torch.Tensor:
     tokens = torch.tensor([row])
-    batch = TokenBatch((Prompt("0", "x"),), tokens, torch.ones_like(tokens, dtype=torch.bool), torch.tensor([len(row) - 1]))
+    batch = TokenBatch(
+        (Prompt("0", "x"),),
+        tokens,
+        torch.ones_like(tokens, dtype=torch.bool),
+        torch.tensor([len(row) - 1]),
+    )
     return model.forward(batch, capture=[site]).activations[site][0]
 
 
@@ -55,7 +76,12 @@ def test_every_prompt_and_site_equals_a_forward_of_its_own(corpus: Corpus) -> No
     for number in (0, 7, 39, -1):
         assert corpus.tokens(number).tolist() == rows()[number]
         for site in SITES:
-            assert_close(corpus.read(number, site), alone(tiny("llama"), rows()[number], site), atol=1e-5, rtol=1e-5)
+            assert_close(
+                corpus.read(number, site),
+                alone(tiny("llama"), rows()[number], site),
+                atol=1e-5,
+                rtol=1e-5,
+            )
     span = corpus.read(3, SITES[2], start=1, stop=-1)
     assert torch.equal(span, corpus.read(3, SITES[2])[1:-1])
 
@@ -70,7 +96,10 @@ def test_a_column_is_all_prompts_in_order(corpus: Corpus) -> None:
 
 
 def test_what_is_not_there_is_named(corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"blocks.3.hook_mlp_out was not captured in 'c'; there is blocks.0.hook_resid_pre"):
+    with pytest.raises(
+        StoreError,
+        match=r"blocks.3.hook_mlp_out was not captured in 'c'; there is blocks.0.hook_resid_pre",
+    ):
         corpus.read(0, Site("mlp_out", 3))
     with pytest.raises(StoreError, match="prompt 40 asked for; 'c' has 40"):
         corpus.tokens(40)
@@ -80,7 +109,10 @@ def test_what_is_not_there_is_named(corpus: Corpus, tmp_path: Path) -> None:
         open_corpus(tmp_path, "../c")
 
 
-def test_the_same_call_computes_nothing_and_more_sites_only_those(tmp_path: Path, small_shards: None) -> None:  # noqa: ARG001
+def test_the_same_call_computes_nothing_and_more_sites_only_those(
+    tmp_path: Path,
+    small_shards: None,  # noqa: ARG001
+) -> None:
     model = load_model(tiny("llama").module, store=tmp_path)
     first = capture(model, rows(), sites=SITES[:2], name="c")
     n_forwards = count_forwards(model)
@@ -90,7 +122,10 @@ def test_the_same_call_computes_nothing_and_more_sites_only_those(tmp_path: Path
     before = set(shards(tmp_path))
     more = capture(model, rows(), sites=SITES, name="c")
     assert next(n_forwards) > 0
-    assert all("resid.0" not in more.reader.header(f"{p.parent.name}/{p.name}").parts for p in {*shards(tmp_path)} - before)
+    assert all(
+        "resid.0" not in more.reader.header(f"{p.parent.name}/{p.name}").parts
+        for p in {*shards(tmp_path)} - before
+    )
     for site in SITES:
         assert_close(more.read(11, site), alone(model, rows()[11], site), atol=1e-5, rtol=1e-5)
 
@@ -102,9 +137,14 @@ def count_forwards(model: Model) -> Iterator[int]:
         yield counts[0]
 
 
-def test_an_interrupted_capture_goes_on_where_it_stopped(tmp_path: Path, small_shards: None) -> None:  # noqa: ARG001
+def test_an_interrupted_capture_goes_on_where_it_stopped(
+    tmp_path: Path,
+    small_shards: None,  # noqa: ARG001
+) -> None:
     model = load_model(tiny("llama").module, store=tmp_path)
-    whole = capture(load_model(tiny("llama").module, store=tmp_path / "other"), rows(), sites=SITES, name="c")
+    whole = capture(
+        load_model(tiny("llama").module, store=tmp_path / "other"), rows(), sites=SITES, name="c"
+    )
 
     def stop(done: int) -> None:
         if done > 200:
@@ -121,11 +161,15 @@ def test_an_interrupted_capture_goes_on_where_it_stopped(tmp_path: Path, small_s
     assert corpus.manifest == whole.manifest
 
 
-def test_what_a_recording_stored_is_not_computed_again_nor_the_other_way_round(tmp_path: Path) -> None:
+def test_what_a_recording_stored_is_not_computed_again_nor_the_other_way_round(
+    tmp_path: Path,
+) -> None:
     model = load_model(tiny("llama").module, store=tmp_path)
     tokens = torch.randint(3, 97, (4, 9))
     prompts = tuple(Prompt(str(i), "x") for i in range(4))
-    batch = TokenBatch(prompts, tokens, torch.ones_like(tokens, dtype=torch.bool), torch.full((4,), 8))
+    batch = TokenBatch(
+        prompts, tokens, torch.ones_like(tokens, dtype=torch.bool), torch.full((4,), 8)
+    )
     resid = model.record(batch).resid(2)
     n_forwards = count_forwards(model)
     corpus = capture(model, tokens, sites=[Site("resid_post", 1)], name="recorded")
@@ -133,7 +177,11 @@ def test_what_a_recording_stored_is_not_computed_again_nor_the_other_way_round(t
     assert torch.equal(corpus.read(2, Site("resid_post", 1)), resid[2])
     other = torch.randint(3, 97, (2, 6))
     capture(model, other, sites=[Site("resid_post", 1)], name="first")
-    recording = model.record(TokenBatch(prompts[:2], other, torch.ones_like(other, dtype=torch.bool), torch.full((2,), 5)))
+    recording = model.record(
+        TokenBatch(
+            prompts[:2], other, torch.ones_like(other, dtype=torch.bool), torch.full((2,), 5)
+        )
+    )
     assert recording.resid(2).shape == (2, 6, 32)
     assert recording.work.block_tokens == 0
 
@@ -151,9 +199,9 @@ def test_a_prompt_that_comes_twice_is_kept_once(tmp_path: Path) -> None:
     corpus = capture(model, [*rows(3), *rows(3)], sites=SITES[:1], name="twice")
     assert len(corpus) == 6
     assert torch.equal(corpus.read(1, SITES[0]), corpus.read(4, SITES[0]))
-    assert sum(corpus.reader.header(f"{p.parent.name}/{p.name}").starts[-1] for p in shards(tmp_path)) == sum(
-        map(len, rows(3))
-    )
+    assert sum(
+        corpus.reader.header(f"{p.parent.name}/{p.name}").starts[-1] for p in shards(tmp_path)
+    ) == sum(map(len, rows(3)))
 
 
 def test_texts_are_tokenized_and_long_ones_cut(tmp_path: Path) -> None:
@@ -194,12 +242,17 @@ def test_a_corpus_larger_than_the_quota_is_refused(tmp_path: Path, small_shards:
         capture(model, rows(), sites=SITES, name="c", store=store)
 
 
-def test_a_corpus_whose_shards_the_quota_removed_is_computed_again(tmp_path: Path, small_shards: None) -> None:  # noqa: ARG001
+def test_a_corpus_whose_shards_the_quota_removed_is_computed_again(
+    tmp_path: Path,
+    small_shards: None,  # noqa: ARG001
+) -> None:
     model = tiny("llama")
     whole = ActivationStore(tmp_path / "whole", model=model.fingerprint)
     expected = capture(model, rows(), sites=SITES, name="a", store=whole)
     quota = sum(path.stat().st_size for path in shards(tmp_path / "whole")) * 3 // 2
-    store = ActivationStore(tmp_path / "small", model=model.fingerprint, settings=Settings(quota=quota))
+    store = ActivationStore(
+        tmp_path / "small", model=model.fingerprint, settings=Settings(quota=quota)
+    )
     capture(model, rows(), sites=SITES, name="a", store=store)
     capture(model, rows(seed=1), sites=SITES, name="b", store=store)
     with pytest.raises(StoreError, match="corpus 'a' is not whole"):
@@ -209,7 +262,10 @@ def test_a_corpus_whose_shards_the_quota_removed_is_computed_again(tmp_path: Pat
         assert torch.equal(torch.cat([*again.column(site)]), torch.cat([*expected.column(site)]))
 
 
-def test_a_shard_that_another_process_removes_meanwhile_is_named(tmp_path: Path, small_shards: None) -> None:  # noqa: ARG001
+def test_a_shard_that_another_process_removes_meanwhile_is_named(
+    tmp_path: Path,
+    small_shards: None,  # noqa: ARG001
+) -> None:
     model, lost = tiny("llama"), []
 
     def remove_one(n_tokens: int) -> None:
@@ -218,17 +274,23 @@ def test_a_shard_that_another_process_removes_meanwhile_is_named(tmp_path: Path,
             lost[0].unlink()
 
     store = ActivationStore(tmp_path, model=model.fingerprint)
-    with pytest.raises(StoreError, match="was removed while the corpus was captured; capture it again") as refused:
+    with pytest.raises(
+        StoreError, match="was removed while the corpus was captured; capture it again"
+    ) as refused:
         capture(model, rows(), sites=SITES, name="c", store=store, progress=remove_one)
     assert str(lost[0]) in str(refused.value)
     assert len(capture(model, rows(), sites=SITES, name="c", store=store)) == 40
 
 
-def test_a_lost_shard_is_named_and_only_it_is_computed_again(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_lost_shard_is_named_and_only_it_is_computed_again(
+    corpus: Corpus, tmp_path: Path
+) -> None:
     paths = sorted(shards(tmp_path))
     paths[0].unlink()
     again = open_corpus(tmp_path, "c")
-    with pytest.raises(StoreError, match=f"corpus 'c' is not whole: {paths[0]} is gone; capture it again"):
+    with pytest.raises(
+        StoreError, match=f"corpus 'c' is not whole: {paths[0]} is gone; capture it again"
+    ):
         list(again.column(SITES[0]))
     kept = {path: path.stat().st_mtime_ns for path in shards(tmp_path)}
     model = load_model(tiny("llama").module, store=tmp_path)
@@ -236,12 +298,16 @@ def test_a_lost_shard_is_named_and_only_it_is_computed_again(corpus: Corpus, tmp
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
 
 
-def batches(corpus: Corpus, *, seed: int | None, n_workers: int = 0) -> list[dict[str, torch.Tensor]]:
+def batches(
+    corpus: Corpus, *, seed: int | None, n_workers: int = 0
+) -> list[dict[str, torch.Tensor]]:
     vectors = TokenVectors(corpus, SITES[1:3], batch_size=32, seed=seed)
     return list(DataLoader(vectors, batch_size=None, num_workers=n_workers))
 
 
-def test_a_loader_gives_every_token_once_and_the_same_batches_for_any_number_of_workers(corpus: Corpus) -> None:
+def test_a_loader_gives_every_token_once_and_the_same_batches_for_any_number_of_workers(
+    corpus: Corpus,
+) -> None:
     first = batches(corpus, seed=1)
     site = str(SITES[1])
     assert len(first) == -(-corpus.n_tokens // 32)
@@ -252,20 +318,31 @@ def test_a_loader_gives_every_token_once_and_the_same_batches_for_any_number_of_
     for n_workers in (1, 2, 3):
         for ours, theirs in zip(first, batches(corpus, seed=1, n_workers=n_workers), strict=True):
             assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert not torch.equal(torch.cat([batch[site] for batch in batches(corpus, seed=2)]), everything)
+    assert not torch.equal(
+        torch.cat([batch[site] for batch in batches(corpus, seed=2)]), everything
+    )
     assert torch.equal(torch.cat([batch[site] for batch in batches(corpus, seed=None)]), column)
 
 
 def test_tokens_stay_beside_their_vectors(corpus: Corpus) -> None:
-    vectors, tokens = torch.cat(list(corpus.column(SITES[1]))), torch.cat(list(corpus.pieces("tokens")))
-    where = {tuple(vector.tolist()): token for vector, token in zip(vectors, tokens.tolist(), strict=True)}
+    vectors, tokens = (
+        torch.cat(list(corpus.column(SITES[1]))),
+        torch.cat(list(corpus.pieces("tokens"))),
+    )
+    where = {
+        tuple(vector.tolist()): token
+        for vector, token in zip(vectors, tokens.tolist(), strict=True)
+    }
     for batch in batches(corpus, seed=3):
         for vector, token in zip(batch[str(SITES[1])], batch["tokens"].tolist(), strict=True):
             assert where[tuple(vector.tolist())] == token
 
 
 def test_shuffling_mixes_shards(corpus: Corpus) -> None:
-    where = {tuple(vector.tolist()): i for i, vector in enumerate(torch.cat(list(corpus.column(SITES[1]))))}
+    where = {
+        tuple(vector.tolist()): i
+        for i, vector in enumerate(torch.cat(list(corpus.column(SITES[1]))))
+    }
     for batch in batches(corpus, seed=0)[:-1]:
         places = [where[tuple(vector.tolist())] for vector in batch[str(SITES[1])]]
         assert max(places) - min(places) > 64, "a shard has at most 64 tokens here"
@@ -275,20 +352,28 @@ def test_a_loader_mixes_sites_that_were_captured_apart(corpus: Corpus, tmp_path:
     model = load_model(tiny("llama").module, store=tmp_path)
     more = capture(model, rows(), sites=[*SITES, Site("attn_out", 3)], name="more")
     assert more.manifest.runs["attn_out.3"] != more.manifest.runs["tokens"]
-    vectors = pickle.loads(pickle.dumps(TokenVectors(more, [SITES[1], Site("attn_out", 3)], batch_size=32, seed=1)))
+    vectors = pickle.loads(
+        pickle.dumps(TokenVectors(more, [SITES[1], Site("attn_out", 3)], batch_size=32, seed=1))
+    )
     for ours, theirs in zip(vectors, batches(corpus, seed=1), strict=True):
         assert torch.equal(ours["tokens"], theirs["tokens"])
         assert torch.equal(ours[str(SITES[1])], theirs[str(SITES[1])])
     ours = torch.cat([batch[str(Site("attn_out", 3))] for batch in vectors])
-    assert torch.equal(ours.sort(0).values, torch.cat(list(more.column(Site("attn_out", 3)))).sort(0).values)
+    assert torch.equal(
+        ours.sort(0).values, torch.cat(list(more.column(Site("attn_out", 3)))).sort(0).values
+    )
 
 
 def test_numpy_holds_the_same_numbers(corpus: Corpus, tmp_path: Path) -> None:
     written = to_numpy(corpus, tmp_path / "numpy")
     starts = np.load(written["starts"])
     resid = np.load(written["resid.2"], mmap_mode="r")
-    np.testing.assert_array_equal(resid[starts[7] : starts[8]], corpus.read(7, Site("resid_post", 1)).numpy())
-    np.testing.assert_array_equal(np.load(written["tokens"])[starts[7] : starts[8]], corpus.tokens(7).numpy())
+    np.testing.assert_array_equal(
+        resid[starts[7] : starts[8]], corpus.read(7, Site("resid_post", 1)).numpy()
+    )
+    np.testing.assert_array_equal(
+        np.load(written["tokens"])[starts[7] : starts[8]], corpus.tokens(7).numpy()
+    )
     assert not list((tmp_path / "numpy").glob(".aside-*"))
 
 
@@ -331,7 +416,9 @@ def test_models_with_a_corpus_of_one_name_are_told_apart(tmp_path: Path) -> None
         model = tiny(family)
         store = ActivationStore(tmp_path, model=model.fingerprint, name=model.name)
         capture(model, rows(3), sites=SITES[:1], name="c", store=store)
-    with pytest.raises(StoreError, match="corpus 'c' is there of tiny-gpt2, tiny-llama; name one as `model`"):
+    with pytest.raises(
+        StoreError, match="corpus 'c' is there of tiny-gpt2, tiny-llama; name one as `model`"
+    ):
         open_corpus(tmp_path, "c")
     assert open_corpus(tmp_path, "c", model="tiny-gpt2").manifest.model == tiny("gpt2").fingerprint
     prune(tmp_path, model="tiny-gpt2")

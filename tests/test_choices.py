@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from interp.choices import score_choices
 from interp.errors import TaskError
 from interp.models import load_model
+from interp.sweeps.choices import score_choices
 from interp.tasks import Prompt, Task
 
 
@@ -19,7 +19,10 @@ def test_scores_are_those_of_one_option_at_a_time() -> None:
     assert frame["prompt"].tolist() == ["a", "a", "b", "b", "b"]
     for row in frame.itertuples():
         prompt = prompts["ab".index(row.prompt)]
-        start, ids = (model.tokenizer(text)["input_ids"] for text in (prompt.text, f"{prompt.text} {row.option}"))
+        start, ids = (
+            model.tokenizer(text)["input_ids"]
+            for text in (prompt.text, f"{prompt.text} {row.option}")
+        )
         log_probs = model.module(torch.tensor([ids])).logits[0].log_softmax(-1)
         naive = sum(log_probs[i - 1, ids[i]].item() for i in range(len(start), len(ids)))
         assert row.log_likelihood == pytest.approx(naive, abs=1e-4)
@@ -30,4 +33,6 @@ def test_scores_are_those_of_one_option_at_a_time() -> None:
 
 def test_a_prompt_without_a_choice_is_named() -> None:
     with pytest.raises(TaskError, match="'a' has 0 choices"):
-        score_choices(load_model("zoo/hops-4l"), Task("mine", (Prompt("a", "Ada friend", answer="Ned"),)))
+        score_choices(
+            load_model("zoo/hops-4l"), Task("mine", (Prompt("a", "Ada friend", answer="Ned"),))
+        )

@@ -1,4 +1,6 @@
-"""What every analysis keeps, whichever there are: frozen parameters, tidy frames, titled figures, the same numbers twice."""
+"""What every analysis keeps, whichever there are: frozen parameters, tidy frames, titled figures,
+the same numbers twice.
+"""
 
 import dataclasses
 import json
@@ -13,9 +15,9 @@ import torch
 import interp
 from interp.analyses.circuit_discovery import is_for_discovery
 from interp.analysis import Analysis, Result
-from interp.catalogue import find_analyses, make_analysis
 from interp.errors import TaskError
 from interp.models import Model
+from interp.runs.registry import find_analyses, make_analysis
 from interp.shapes import Tensors
 from interp.tasks import Task
 
@@ -45,7 +47,9 @@ def task(name: str) -> Task:
 
 @cache
 def needs_twins(name: str) -> bool:
-    """Tell whether an analysis compares prompts with corrupted twins, which two-hop prompts do not have."""
+    """Tell whether an analysis compares prompts with corrupted twins, which two-hop prompts do not
+    have.
+    """
     hops, prompts = loaded("zoo/hops-4l", dtype="auto"), read("two-hop", n=1).prompts
     try:
         make_analysis(name, {}).check(hops, hops.tokenize(prompts))
@@ -137,8 +141,12 @@ def test_the_batch_size_does_not_matter(name: str) -> None:
         return analysis.combine(parts).to_frame()
 
     together, apart = measured(prompts), measured(*[(prompt,) for prompt in prompts])
-    where = [column for column in ("prompt", "position") if column in together]  # ties may go to either
-    pd.testing.assert_frame_equal(together.drop(columns=where), apart.drop(columns=where), rtol=1e-4, atol=1e-5)
+    where = [
+        column for column in ("prompt", "position") if column in together
+    ]  # ties may go to either
+    pd.testing.assert_frame_equal(
+        together.drop(columns=where), apart.drop(columns=where), rtol=1e-4, atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -151,7 +159,9 @@ def test_the_cost_that_is_stated_is_the_cost(name: str) -> None:
     analysis.measure(recording, shard, analysis.prepare(model(name), task(name)))
     forwards = (recording.work.block_tokens - clean) / clean
     cost = analysis.cost(model(name), shard)
-    assert forwards == pytest.approx(cost.forwards, rel=1e-6) or (cost.is_bound and 0 < forwards <= cost.forwards)
+    assert forwards == pytest.approx(cost.forwards, rel=1e-6) or (
+        cost.is_bound and 0 < forwards <= cost.forwards
+    )
 
 
 def test_the_numbers_of_the_shipped_model_stay(name: str) -> None:
@@ -164,7 +174,9 @@ def test_the_numbers_of_the_shipped_model_stay(name: str) -> None:
 def test_half_precision_keeps_the_contract(name: str, dtype: str) -> None:
     low, analysis = model(name, dtype), make_analysis(name, FEWER.get(name, {}))
     group = max(low.shards(task(name)), key=len)
-    prompts = tuple(next(p for p in group if is_for_discovery(p.id) == found) for found in (True, False))
+    prompts = tuple(
+        next(p for p in group if is_for_discovery(p.id) == found) for found in (True, False)
+    )
     is_pooled = name in ("depth_map", "depth_score")  # these need more than two prompts
     prepared = analysis.prepare(low, task(name) if is_pooled else task(name).of(list(prompts)))
 
@@ -174,9 +186,14 @@ def test_half_precision_keeps_the_contract(name: str, dtype: str) -> None:
 
     (one,), (two,) = measured(prompts), measured(prompts)
     assert all(torch.equal(tensor, two[key]) for key, tensor in one.items())
-    together, apart = (analysis.combine(parts).to_frame() for parts in ([one], measured(prompts[:1], prompts[1:])))
+    together, apart = (
+        analysis.combine(parts).to_frame() for parts in ([one], measured(prompts[:1], prompts[1:]))
+    )
     assert not np.isinf(together.select_dtypes("float").to_numpy()).any()
     assert together.isna().equals(apart.isna())
     for column in together.select_dtypes("float"):
         here, there = (np.nan_to_num(frame[column].to_numpy()) for frame in (together, apart))
-        assert np.linalg.norm(here - there) <= 4 * torch.finfo(low.dtype).eps * np.linalg.norm(here) + 1e-6, column
+        assert (
+            np.linalg.norm(here - there)
+            <= 4 * torch.finfo(low.dtype).eps * np.linalg.norm(here) + 1e-6
+        ), column

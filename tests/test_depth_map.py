@@ -1,4 +1,6 @@
-"""Maps from streamed moments equal least squares on the whole; the diagonal's statistics equal brute force."""
+"""Maps from streamed moments equal least squares on the whole; the diagonal's statistics equal
+brute force.
+"""
 
 import itertools
 import json
@@ -17,16 +19,29 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import interp
 from interp.analyses.depth_map import DepthMap, _roles
-from interp.catalogue import make_analysis
+from interp.analyses.depth_map.layer_alignment import (
+    alignment_statistics,
+    monotone_alignment,
+    permuted,
+    share_at_least,
+)
+from interp.analyses.depth_map.linear_maps import (
+    RIDGES,
+    Grams,
+    Moments,
+    choose_ridge,
+    example_similarity,
+    orthogonal_map,
+    ridge_map,
+)
+from interp.analyses.depth_map.site_maps import SiteMaps, pooled
 from interp.errors import AnalysisError
+from interp.files.paths import shipped_models
 from interp.models import Model
-from interp.paths import shipped_models
 from interp.replay import first
 from interp.runs import Study, execute, open_run
+from interp.runs.registry import make_analysis
 from interp.sweeps import site_maps
-from interp.sweeps.layer_alignment import alignment_statistics, monotone_alignment, permuted, share_at_least
-from interp.sweeps.linear_maps import RIDGES, Grams, Moments, choose_ridge, example_similarity, orthogonal_map, ridge_map
-from interp.sweeps.site_maps import SiteMaps, pooled
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 
@@ -51,13 +66,16 @@ def grams_of(fit: Moments, held: Moments) -> Grams:
 
 
 def lstsq(x: Tensor, y: Tensor, weights: Tensor, ridge: float = 0.0) -> Tensor:
-    """Return the predictor [1+d1 d2] by least squares over stacked rows: tokens, and one for every ridged direction."""
+    """Return the predictor [1+d1 d2] by least squares over stacked rows: tokens, and one for every
+    ridged direction.
+    """
     root, mean = weights.sqrt()[:, None], (weights @ x) / weights.sum()
     rows = torch.cat([torch.ones(len(x), 1, dtype=x.dtype), x - mean], 1) * root
     size = ((x - mean).square() * weights[:, None]).sum() / x.shape[1]
     shrink = (ridge * size).sqrt() * torch.eye(x.shape[1] + 1, dtype=x.dtype)[1:]
     solved = np.linalg.lstsq(
-        torch.cat([rows, shrink]).numpy(), torch.cat([y * root, 0 * noise(x.shape[1], y.shape[1])]).numpy()
+        torch.cat([rows, shrink]).numpy(),
+        torch.cat([y * root, 0 * noise(x.shape[1], y.shape[1])]).numpy(),
     )
     return torch.from_numpy(solved[0])
 
@@ -73,7 +91,9 @@ def test_a_ridge_map_equals_least_squares(ridge: float, weighting: str) -> None:
     y = x @ noise(8, 5, seed=2) + noise(90, 5, seed=3) - 7
     weights = torch.ones(90).double() if weighting == "equal" else noise(90, seed=4).exp()
     moments = streamed(x, y, weights)
-    ours = ridge_map(grams_of(moments, moments).fit, moments.xx[0, 0], moments.xy[0, 0], ridge=ridge)
+    ours = ridge_map(
+        grams_of(moments, moments).fit, moments.xx[0, 0], moments.xy[0, 0], ridge=ridge
+    )
     mean = (weights @ x) / weights.sum()
     assert_close(ours(x), predict(lstsq(x, y, weights, ridge), mean, x), rtol=1e-9, atol=1e-7)
 
@@ -85,7 +105,10 @@ def test_the_ridge_is_the_one_with_the_least_validation_error() -> None:
     fit, held = streamed(x, y), streamed(held_x, held_y)
     chosen = choose_ridge(grams_of(fit, held), fit.xy[0, 0], held.xy[0, 0], RIDGES)
     ones = torch.ones(30).double()
-    errors = [(held_y - predict(lstsq(x, y, ones, ridge), x.mean(0), held_x)).square().sum() for ridge in RIDGES]
+    errors = [
+        (held_y - predict(lstsq(x, y, ones, ridge), x.mean(0), held_x)).square().sum()
+        for ridge in RIDGES
+    ]
     assert chosen == RIDGES[int(torch.stack(errors).argmin())]
     assert RIDGES[0] < chosen
 
@@ -125,7 +148,9 @@ def naive_cka(x: Tensor, y: Tensor) -> float:
 
 def naive_rsa(x: Tensor, y: Tensor) -> float:
     upper = torch.triu_indices(len(x), len(x), 1).unbind()
-    cosines = [torch.nn.functional.cosine_similarity(v[:, None], v[None], dim=-1)[upper] for v in (x, y)]
+    cosines = [
+        torch.nn.functional.cosine_similarity(v[:, None], v[None], dim=-1)[upper] for v in (x, y)
+    ]
     return float(torch.corrcoef(torch.stack(cosines))[0, 1])
 
 
@@ -144,11 +169,17 @@ def test_similarities_equal_the_textbook_on_every_subset(kind: str) -> None:
 def test_cka_does_not_see_rotations_shifts_and_scales_and_is_not_fooled_by_width() -> None:
     x, all_of_them = noise(1, 30, 6), torch.ones(1, 30)
     turned = 3 * x @ torch.linalg.qr(noise(6, 6, seed=1))[0] + 5
-    assert_close(example_similarity(x, turned, all_of_them, kind="cka"), torch.ones(1, 1, 1).double())
+    assert_close(
+        example_similarity(x, turned, all_of_them, kind="cka"), torch.ones(1, 1, 1).double()
+    )
     rotated = x @ torch.linalg.qr(noise(6, 6, seed=1))[0]
-    assert_close(example_similarity(x, rotated, all_of_them, kind="rsa"), torch.ones(1, 1, 1).double())
+    assert_close(
+        example_similarity(x, rotated, all_of_them, kind="rsa"), torch.ones(1, 1, 1).double()
+    )
     wide, unrelated = noise(40, 30, 300, seed=2), noise(40, 30, 300, seed=3)
-    assert example_similarity(wide, unrelated, all_of_them, kind="cka").mean().abs() < 0.01  # the biased form: 0.9
+    assert (
+        example_similarity(wide, unrelated, all_of_them, kind="cka").mean().abs() < 0.01
+    )  # the biased form: 0.9
 
 
 def test_pooling_leaves_out_padding_and_position_0() -> None:
@@ -179,7 +210,9 @@ def test_the_alignment_equals_brute_force() -> None:
         best = min(paths, key=lambda path: sum(errors[s, t] for t, s in enumerate(path)))
         assert tuple(monotone_alignment(errors)) == best
         least = errors.min(0).mean()
-        kept = 1 - (sum(errors[s, t] for t, s in enumerate(best)) / 5 - least) / (errors.mean() - least)
+        kept = 1 - (sum(errors[s, t] for t, s in enumerate(best)) / 5 - least) / (
+            errors.mean() - least
+        )
         assert statistics(errors)["order"] == pytest.approx(kept)
 
 
@@ -191,7 +224,9 @@ def test_statistics_by_hand() -> None:
     assert both["spearman"].tolist() == pytest.approx([1, -1])
     assert both["slope"].tolist() == pytest.approx([1, -1])
     assert both["diagonal"][1] < 0
-    halved = np.array([[0.0, 0.0, 0.9, 0.9], [0.9, 0.9, 0.0, 0.0]])  # best sources 0 0 1 1: ranks 1.5 1.5 3.5 3.5
+    halved = np.array(
+        [[0.0, 0.0, 0.9, 0.9], [0.9, 0.9, 0.0, 0.0]]
+    )  # best sources 0 0 1 1: ranks 1.5 1.5 3.5 3.5
     assert statistics(halved)["spearman"] == pytest.approx(2 / 5**0.5)
     assert [statistics(np.ones((1, 3)))[name] for name in names] == [0, 0, 0, 1]
     assert share_at_least(np.array([0.1, 0.2, 0.3]), 0.3) == 0.5
@@ -237,7 +272,12 @@ def narrow() -> Model:
     """Return a Llama of two layers, half as wide as the others."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        "llama", vocab_size=97, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+        "llama",
+        vocab_size=97,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
     )
     return Model("narrow", AutoModelForCausalLM.from_config(config).float())
 
@@ -258,7 +298,9 @@ def test_maps_between_models_equal_least_squares(family: str, is_relative: bool)
     prepared = SiteMaps(source, target, is_relative=is_relative).fit_and_test(parts)
 
     def flat(model: Model, *roles: str) -> Tensor:
-        sites = [torch.stack(residuals(model, parts[role][0]))[:, :, 1:].flatten(1, 2) for role in roles]
+        sites = [
+            torch.stack(residuals(model, parts[role][0]))[:, :, 1:].flatten(1, 2) for role in roles
+        ]
         return torch.cat(sites, 1).double()
 
     x, y = flat(source, "fit", "validation"), flat(target, "fit", "validation")
@@ -269,13 +311,19 @@ def test_maps_between_models_equal_least_squares(family: str, is_relative: bool)
         missed = held_y[t] - predict(beta, (weights @ x[s]) / weights.sum(), held_x[s])
         ratio = (missed.norm(dim=-1) / held_y[t].norm(dim=-1)).reshape(3, 20).sum(1)
         squared = missed.square().sum(-1).reshape(3, 20).sum(1)
-        ours = torch.stack([prepared[f"prompt test {i}"][:, s, t] for i in range(3)], dim=1).double()
+        ours = torch.stack(
+            [prepared[f"prompt test {i}"][:, s, t] for i in range(3)], dim=1
+        ).double()
         assert_close(ours, torch.stack([ratio, squared]), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", [{}, {"is_relative": True}, {"is_orthogonal": True}, {"what": "contribution"}])
-def test_one_target_site_at_a_time_gives_the_same(kind: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "kind", [{}, {"is_relative": True}, {"is_orthogonal": True}, {"what": "contribution"}]
+)
+def test_one_target_site_at_a_time_gives_the_same(
+    kind: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = narrow(), tiny("gpt2")
     whole = SiteMaps(source, target, **kind).fit_and_test(batches())
     monkeypatch.setattr(site_maps, "_AT_ONCE", 1)
@@ -287,15 +335,22 @@ def test_one_target_site_at_a_time_gives_the_same(kind: dict, monkeypatch: pytes
 
 @torch.no_grad()
 def test_what_weighs_tokens_by_their_norm_minimises_the_square_of_what_is_judged() -> None:
-    """Fitted and tested on the same tokens, and hardly shrunk, no other weighting has a lower mean squared ratio."""
+    """Fitted and tested on the same tokens, and hardly shrunk, no other weighting has a lower mean
+    squared ratio.
+    """
     source, target = narrow(), tiny("gemma2")
     batch = tokens(batch=8, n_pos=21)
     parts = {role: [batch] for role in ("fit", "validation", "test")}
-    x, y = (torch.stack(residuals(model, batch))[:, :, 1:].flatten(1, 2).double() for model in (source, target))
+    x, y = (
+        torch.stack(residuals(model, batch))[:, :, 1:].flatten(1, 2).double()
+        for model in (source, target)
+    )
     squared = {}
     for is_relative in (False, True):
         maps = SiteMaps(source, target, is_relative=is_relative)
-        solved, _ = maps._solve(*(maps._moments(parts[role], slice(0, 5)) for role in ("fit", "validation")))
+        solved, _ = maps._solve(
+            *(maps._moments(parts[role], slice(0, 5)) for role in ("fit", "validation"))
+        )
         ratio = [(y[t] - solved[t][1](x[1])).norm(dim=-1) / y[t].norm(dim=-1) for t in range(5)]
         squared[is_relative] = torch.stack(ratio).square().mean(1)
     assert bool((squared[True] <= squared[False] + 1e-9).all())
@@ -341,8 +396,12 @@ def retokenized(twin: str) -> str:
 
 
 @pytest.mark.parametrize("method", ["linear", "orthogonal", "cka", "rsa"])
-def test_a_run_with_a_store_finds_what_a_call_finds(method: str, twin: str, zoo: Model, tmp_path: Path) -> None:
-    study = Study(("zoo/hops-4l",), ("one-hop",), {"depth_map": {"target": twin, "method": method}}, n=48)
+def test_a_run_with_a_store_finds_what_a_call_finds(
+    method: str, twin: str, zoo: Model, tmp_path: Path
+) -> None:
+    study = Study(
+        ("zoo/hops-4l",), ("one-hop",), {"depth_map": {"target": twin, "method": method}}, n=48
+    )
     done = execute(study, tmp_path / "run", store=tmp_path / "store")
     (cell,) = done["cells"].values()
     assert cell["status"] == "ok", cell
@@ -358,7 +417,9 @@ def test_a_run_with_a_store_finds_what_a_call_finds(method: str, twin: str, zoo:
     assert found.plot().layout.xaxis.title.text
 
 
-def test_another_tokenizer_is_refused_for_tokens_and_allowed_for_prompts(retokenized: str, zoo: Model) -> None:
+def test_another_tokenizer_is_refused_for_tokens_and_allowed_for_prompts(
+    retokenized: str, zoo: Model
+) -> None:
     task = interp.load_task("one-hop", n=40)
     for method in ("linear", "orthogonal"):
         with pytest.raises(AnalysisError, match=r"have different tokenizers \(prompt '.*'\)"):
@@ -371,7 +432,9 @@ def test_bad_input_is_one_clear_line(zoo: Model) -> None:
         with pytest.raises(AnalysisError, match="unknown value"):
             make_analysis("depth_map", parameters)
     task = interp.load_task("one-hop", n=8)
-    with pytest.raises(AnalysisError, match="to fit maps from the 128 features of zoo/hops-4l; at least 129 are"):
+    with pytest.raises(
+        AnalysisError, match="to fit maps from the 128 features of zoo/hops-4l; at least 129 are"
+    ):
         DepthMap().run(zoo, task)
     with pytest.raises(AnalysisError, match="3 prompts given; at least 4"):
         DepthMap().run(zoo, task.take(3))
@@ -381,7 +444,9 @@ def test_bad_input_is_one_clear_line(zoo: Model) -> None:
         DepthMap().run(zoo, Task.from_tokens([[5]]))
 
 
-def test_a_rotation_into_a_narrower_model_is_refused(zoo: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rotation_into_a_narrower_model_is_refused(
+    zoo: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(DepthMap, "target_of", lambda *_: narrow())
     with pytest.raises(AnalysisError, match="from 128 features to 16"):
         DepthMap(method="orthogonal").prepare(zoo, interp.load_task("one-hop", n=40))

@@ -22,13 +22,17 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def tagged(lengths: tuple[int, ...], levels: tuple[str, ...] = ("2", "10", "2")):
     batch = answering(tokens(), lengths=lengths)
-    prompts = tuple(dataclasses.replace(p, tags={"set": level}) for p, level in zip(batch.prompts, levels, strict=True))
+    prompts = tuple(
+        dataclasses.replace(p, tags={"set": level})
+        for p, level in zip(batch.prompts, levels, strict=True)
+    )
     return dataclasses.replace(batch, prompts=prompts)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("splits", "lengths"), [("prediction", (1, 3, 1)), ("answer", (1, 3, 1)), ("within_answer", (9, 14, 9))]
+    ("splits", "lengths"),
+    [("prediction", (1, 3, 1)), ("answer", (1, 3, 1)), ("within_answer", (9, 14, 9))],
 )
 def test_effects_equal_whole_forwards(model: Model, splits: str, lengths: tuple[int, ...]) -> None:
     batch = tagged(lengths)
@@ -37,7 +41,12 @@ def test_effects_equal_whole_forwards(model: Model, splits: str, lengths: tuple[
     row, n = 1, lengths[1]
     answer = batch.answer_tokens[row : row + 1, : n - (1 if splits == "prediction" else 0)]
     ids = torch.cat([batch.tokens[row : row + 1], answer], 1)
-    alone = TokenBatch(batch.prompts[row : row + 1], ids, torch.ones_like(ids, dtype=torch.bool), batch.last[row : row + 1])
+    alone = TokenBatch(
+        batch.prompts[row : row + 1],
+        ids,
+        torch.ones_like(ids, dtype=torch.bool),
+        batch.last[row : row + 1],
+    )
     at = {"prediction": [11], "answer": [12], "within_answer": analysis._splits(11, n)}[splits]
     if splits == "within_answer":
         assert len(at) == 2
@@ -47,13 +56,25 @@ def test_effects_equal_whole_forwards(model: Model, splits: str, lengths: tuple[
         runs = [skipping(model, alone, skipped, "layer", before=t) for t in at]
         for layer in range(skipped + 1, model.n_layers):
             changes = [change(clean, run, layer)[0, t:] for run, t in zip(runs, at, strict=True)]
-            assert_close(arrays["layer.max"][row, skipped, layer], torch.cat(changes).max(), rtol=1e-5, atol=1e-5)
+            assert_close(
+                arrays["layer.max"][row, skipped, layer],
+                torch.cat(changes).max(),
+                rtol=1e-5,
+                atol=1e-5,
+            )
             mean = torch.stack([c.mean() for c in changes]).mean()
             assert_close(arrays["layer.mean"][row, skipped, layer], mean, rtol=1e-5, atol=1e-5)
         probs = [model.unembed(resids[-1]).softmax(-1)[0] for resids in (clean, *runs)]
         outputs = [(probs[0] - p).norm(dim=-1)[t:] for p, t in zip(probs[1:], at, strict=True)]
-        assert_close(arrays["output.max"][row, skipped], torch.cat(outputs).max(), rtol=0, atol=1e-5)
-        assert_close(arrays["output.mean"][row, skipped], torch.stack([o.mean() for o in outputs]).mean(), rtol=0, atol=1e-5)
+        assert_close(
+            arrays["output.max"][row, skipped], torch.cat(outputs).max(), rtol=0, atol=1e-5
+        )
+        assert_close(
+            arrays["output.mean"][row, skipped],
+            torch.stack([o.mean() for o in outputs]).mean(),
+            rtol=0,
+            atol=1e-5,
+        )
 
 
 @torch.no_grad()
@@ -84,12 +105,22 @@ def test_levels_are_kept_apart_and_scores_named_in_both_conventions() -> None:
     effects = torch.tensor([[1.0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]])
     changes = torch.zeros(3, 3, 3)
     changes[:, 0, 2] = torch.tensor([2.0, 4.0, 6.0])
-    both = {f"{key}.{s}": value for key, value in (("layer", changes), ("output", effects)) for s in ("max", "mean")}
-    parts = [both | {"level": torch.tensor([[50, 0], [49, 48], [50, 0]], dtype=torch.uint8)}]  # "2", "10", "2"
+    both = {
+        f"{key}.{s}": value
+        for key, value in (("layer", changes), ("output", effects))
+        for s in ("max", "mean")
+    }
+    parts = [
+        both | {"level": torch.tensor([[50, 0], [49, 48], [50, 0]], dtype=torch.uint8)}
+    ]  # "2", "10", "2"
     result = DepthScore(tag="hops").combine(parts)
     assert result.levels == ["2", "10"]
     assert result.effects("2", "output", "mean").tolist() == [0.5, 0.5, 0]
-    assert result.effects("2", "output", "max").tolist() == [1, 0, 0]  # over one prompt: level "10" has no more
+    assert result.effects("2", "output", "max").tolist() == [
+        1,
+        0,
+        0,
+    ]  # over one prompt: level "10" has no more
     assert result.effects("2", "layer", "mean").tolist() == [2, 0, 0]
     frame = result.to_frame().set_index(["level", "effect", "statistic", "measure"])["value"]
     assert frame["2", "output", "mean", "score, layers from 0"].item() == 0.5
@@ -99,12 +130,21 @@ def test_levels_are_kept_apart_and_scores_named_in_both_conventions() -> None:
 
 
 def test_the_distance_of_levels_has_an_interval() -> None:
-    shallow, deep = torch.tensor([[3.0, 1.0], [1.0, 1.0], [2.0, 1.0]]).repeat(2, 1), torch.tensor([[0.0, 1.0]]).repeat(6, 1)
+    shallow, deep = (
+        torch.tensor([[3.0, 1.0], [1.0, 1.0], [2.0, 1.0]]).repeat(2, 1),
+        torch.tensor([[0.0, 1.0]]).repeat(6, 1),
+    )
     effects = torch.cat([shallow, deep])
     both = {
-        f"{key}.{s}": value for key, value in (("layer", torch.ones(12, 2, 2)), ("output", effects)) for s in ("max", "mean")
+        f"{key}.{s}": value
+        for key, value in (("layer", torch.ones(12, 2, 2)), ("output", effects))
+        for s in ("max", "mean")
     }
-    (finding,) = DepthScore(tag="hops").combine([both | {"level": torch.tensor([[50]] * 6 + [[51]] * 6)}]).findings()
+    (finding,) = (
+        DepthScore(tag="hops")
+        .combine([both | {"level": torch.tensor([[50]] * 6 + [[51]] * 6)}])
+        .findings()
+    )
     assert finding.value == pytest.approx(1 - 1 / 3)
     assert 0.5 < finding.low < 2 / 3 < finding.high < 0.75
 
@@ -112,14 +152,20 @@ def test_the_distance_of_levels_has_an_interval() -> None:
 def test_bad_input_is_one_line() -> None:
     model = interp.load_model("zoo/hops-4l")
     prompts = tuple(Prompt(i, "Ada mother mother", answer="Emil", tags={"hops": "2"}) for i in "ab")
-    with pytest.raises(AnalysisError, match="tag 'hops' has one level, '2'; at least 2 are needed to compare"):
+    with pytest.raises(
+        AnalysisError, match="tag 'hops' has one level, '2'; at least 2 are needed to compare"
+    ):
         DepthScore(tag="hops").run(model, Task("t", prompts))
     with pytest.raises(AnalysisError, match="prompt 'a': unknown tag 'hop'; did you mean 'hops'"):
         DepthScore(tag="hop").run(model, Task("t", prompts))
-    with pytest.raises(AnalysisError, match="prompt 'a' has an answer of 1 tokens; splits='within_answer' needs 5"):
+    with pytest.raises(
+        AnalysisError, match="prompt 'a' has an answer of 1 tokens; splits='within_answer' needs 5"
+    ):
         DepthScore(tag="hops", splits="within_answer").run(model, Task("t", prompts))
     with pytest.raises(TaskError, match="an answer is needed for every prompt; 1 prompts"):
-        DepthScore(tag="hops").run(model, Task("t", (Prompt("a", "Ada mother", tags={"hops": "1"}),)))
+        DepthScore(tag="hops").run(
+            model, Task("t", (Prompt("a", "Ada mother", tags={"hops": "1"}),))
+        )
     short = Task("t", (Prompt("a", "Ada", answer="Emil", tags={"hops": "1"}),))
     with pytest.raises(AnalysisError, match="prompt 'a' has 2 tokens; at least 3 are needed"):
         DepthScore(tag="hops").run(model, short)

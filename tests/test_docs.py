@@ -1,7 +1,9 @@
-"""Every block of code in the README and the docs runs, block after block of one page, in a folder of its own.
+"""Every block of code in the README and the docs runs, block after block of one page, in a folder
+of its own.
 
-`python`, `sh` and `toml` blocks are run and read. `bash` blocks need what is not here (a cluster, a GPU, a model of one's
-own, a browser): of them, and of those in the tutorials' text, every option is looked up. `text` blocks are no code.
+`python`, `sh` and `toml` blocks are run and read. `bash` blocks need what is not here (a cluster, a
+GPU, a model of one's own, a browser): of them, and of those in the tutorials' text, every option is
+looked up. `text` blocks are no code.
 """
 
 import importlib
@@ -21,9 +23,9 @@ import pytest
 import typer
 
 import interp
-from interp.catalogue import find_analyses
 from interp.cli import app
 from interp.runs import Study, execute
+from interp.runs.registry import find_analyses
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,7 +40,12 @@ def fenced(page: Path) -> list[tuple[str, str]]:
     if page.suffix == ".md":
         return BLOCKS[page]
     cells = json.loads(page.read_text())["cells"]
-    return [block for cell in cells if cell["cell_type"] == "markdown" for block in FENCES.findall("".join(cell["source"]))]
+    return [
+        block
+        for cell in cells
+        if cell["cell_type"] == "markdown"
+        for block in FENCES.findall("".join(cell["source"]))
+    ]
 
 
 def pages_with(language: str) -> list[Path]:
@@ -50,7 +57,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def made_small(text: str) -> str:
-    """Return commands or a study with few prompts and short texts: they show as well that all of it works."""
+    """Return commands or a study with few prompts and short texts: they show as well that all of it
+    works.
+    """
     text = re.sub(r"max_new_tokens=\d+", "max_new_tokens=4", text)
     return re.sub(r"(--n |^n = )\d+", r"\g<1>12", text, flags=re.MULTILINE)
 
@@ -61,7 +70,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BROWSER", "true")  # the program of that name opens nothing
     (tmp_path / "studies").mkdir()
-    (tmp_path / "studies/demo.toml").write_text(made_small((ROOT / "studies/demo.toml").read_text()))
+    (tmp_path / "studies/demo.toml").write_text(
+        made_small((ROOT / "studies/demo.toml").read_text())
+    )
     (tmp_path / "path/to").mkdir(parents=True)
     (tmp_path / "path/to/checkpoint").symlink_to(ROOT / "data/zoo/hops-4l")
     return tmp_path
@@ -92,10 +103,17 @@ def test_its_commands_run(page: Path, folder: Path, a_run: Path) -> None:
     if "--out runs/first" not in script:
         shutil.copytree(a_run, folder / "runs/first")
     begin = f'set -euo pipefail; interp() {{ {shlex.quote(sys.executable)} -m interp.cli "$@"; }}\n'
-    script = re.sub(r"^interp view.*$", "", script, flags=re.MULTILINE)  # it ends when its reader ends it
+    script = re.sub(
+        r"^interp view.*$", "", script, flags=re.MULTILINE
+    )  # it ends when its reader ends it
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        ["bash", "-c", begin + script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        ["bash", "-c", begin + script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -108,7 +126,9 @@ def test_every_block_says_what_it_is() -> None:
 @pytest.mark.parametrize("page", [*PAGES, *TUTORIALS], ids=lambda page: page.name)
 def test_its_commands_and_their_options_exist(page: Path) -> None:
     group = typer.main.get_command(app)
-    code = "".join(text for language, text in fenced(page) if language in ("", "sh", "bash")).replace("\\\n", " ")
+    code = "".join(
+        text for language, text in fenced(page) if language in ("", "sh", "bash")
+    ).replace("\\\n", " ")
     for line in re.findall(r"^(?:srun )?interp (.*)$", code, re.MULTILINE):
         words = shlex.split(re.split(r" [|>;] ", line)[0], comments=True)
         command, name = group, ""
@@ -157,13 +177,26 @@ def found(target: str) -> object:
 def test_the_api_pages_have_every_name_that_users_meet() -> None:
     names, modules = documented()
     shown = {id(found(name)) for name in names} | {
-        id(value) for module in modules for key, value in vars(found(module)).items() if not key.startswith("_")
+        id(value)
+        for module in modules
+        for key, value in vars(found(module)).items()
+        if not key.startswith("_")
     }
     text = "".join(page.read_text() for page in [*PAGES, *TUTORIALS])
-    met = {(module, name) for module, several in IMPORTS.findall(text) for name in re.findall(r"\w+", several)}
-    met = {(module, name) for module, name in met if find_spec(module)}  # a tutorial shows where a module of one's own goes
+    met = {
+        (module, name)
+        for module, several in IMPORTS.findall(text)
+        for name in re.findall(r"\w+", several)
+    }
+    met = {
+        (module, name) for module, name in met if find_spec(module)
+    }  # a tutorial shows where a module of one's own goes
     met |= {("interp", name) for name in interp.__all__ if name != "__version__"}
     met |= {(analysis.__module__, analysis.__name__) for analysis in find_analyses().values()}
-    missing = [f"{module}.{name}" for module, name in sorted(met) if id(found(f"{module}.{name}")) not in shown]
+    missing = [
+        f"{module}.{name}"
+        for module, name in sorted(met)
+        if id(found(f"{module}.{name}")) not in shown
+    ]
     assert missing == []
     assert all(inspect.getdoc(found(name)) for name in names | modules)

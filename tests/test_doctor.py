@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from interp import cli
-from interp.doctor import diagnose
 from interp.errors import UnknownModelError
-from interp.paths import shipped_models
+from interp.files.paths import shipped_models
+from interp.testing.doctor import diagnose
 from tests.test_loading import halves, with_config
 from tests.tokenizers import byte_level
 
@@ -40,7 +40,10 @@ def test_a_healthy_checkpoint_passes(folder: Path) -> None:
     assert by_check["contract"]["verdict"] == "ok"
     assert "351 tokens for 351 rows" in by_check["tokenizer"]["what"]
     assert "a BOS token is put in front" in by_check["BOS"]["what"]
-    assert {row["analysis"] for row in found["memory"] if row.get("memory_mb", 0) > 0} >= {"layer_skip", "back_patching"}
+    assert {row["analysis"] for row in found["memory"] if row.get("memory_mb", 0) > 0} >= {
+        "layer_skip",
+        "back_patching",
+    }
 
 
 @pytest.mark.parametrize("name", ["zoo/hops-5l", "./nowhere", "nobody/nothing"])
@@ -66,7 +69,9 @@ def break_it(folder: Path, how: str) -> None:
         case "tokenizer of another model":
             byte_level(["some other text"], vocabulary=300).save_pretrained(folder)
         case "larger tokenizer":
-            byte_level([f"other words {i} of an other text" for i in range(999)], vocabulary=600).save_pretrained(folder)
+            byte_level(
+                [f"other words {i} of an other text" for i in range(999)], vocabulary=600
+            ).save_pretrained(folder)
         case "config of another size":
             with_config(folder, hidden_size=64)
         case "config of other layers":

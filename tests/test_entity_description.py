@@ -1,4 +1,6 @@
-"""Descriptions equal a full forward per pair of layers, with hand-written hooks; texts say what the ranks say."""
+"""Descriptions equal a full forward per pair of layers, with hand-written hooks; texts say what the
+ranks say.
+"""
 
 from dataclasses import replace
 
@@ -8,9 +10,9 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.entity_description import EntityDescription, described_texts
-from interp.catalogue import make_analysis
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model
+from interp.runs.registry import make_analysis
 from interp.sweeps.descriptions import said, said_ranks, says_it_anyway
 from interp.sweeps.patching import outputs_at
 from tests.families import tokens
@@ -36,12 +38,16 @@ def test_descriptions_equal_a_full_forward_per_pair(model: Model, position: int)
     three = replace(batch, tokens=into.tokens.expand(3, -1))
     for layer in layers:
         for source, ours in enumerate(said(target, vectors, layer=layer, position=position)):
-            wanted = naive(model, three, {layer: put(vectors[source][:, None], torch.full((3, 1), position))})[:, -1]
+            wanted = naive(
+                model, three, {layer: put(vectors[source][:, None], torch.full((3, 1), position))}
+            )[:, -1]
             assert_close(ours, wanted, rtol=0, atol=1e-5)
             for i, token in enumerate(names):
                 logit = ours.gather(1, token[:, None])
                 assert torch.equal(at_ranks[:, source, layer, i], (ours > logit).sum(1))
-                assert_close(shares[:, source, layer, i], ours.softmax(-1).gather(1, token[:, None])[:, 0])
+                assert_close(
+                    shares[:, source, layer, i], ours.softmax(-1).gather(1, token[:, None])[:, 0]
+                )
 
 
 @torch.no_grad()
@@ -53,7 +59,9 @@ def test_a_prompts_own_output_put_into_itself_says_what_it_says(model: Model) ->
     for layer in range(model.n_layers):
         logits = list(said(recording, own, layer=layer, position=6))[layer]
         assert_close(logits, clean, rtol=0, atol=1e-5)
-    assert says_it_anyway(recording, [clean.argmax(-1), clean.argmin(-1)]).tolist() == [[True, False]]
+    assert says_it_anyway(recording, [clean.argmax(-1), clean.argmin(-1)]).tolist() == [
+        [True, False]
+    ]
 
 
 def test_texts_say_what_the_ranks_say() -> None:
@@ -64,7 +72,9 @@ def test_texts_say_what_the_ranks_say() -> None:
         texts = [
             text
             for shard in shards
-            for text in described_texts(model, shard, source=source, target=target, position=position, max_new_tokens=1)
+            for text in described_texts(
+                model, shard, source=source, target=target, position=position, max_new_tokens=1
+            )
         ]
         bridges = [prompt.bridge for shard in shards for prompt in shard]
         is_said = [bridge == text.strip() for bridge, text in zip(bridges, texts, strict=True)]
@@ -73,8 +83,15 @@ def test_texts_say_what_the_ranks_say() -> None:
 
 def test_a_prompt_does_not_count_where_the_target_prompt_says_its_bridge_anyway() -> None:
     model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=12)
-    query = "Omar neighbour Nora . Ada mother"  # followed by Yann, the bridge of every prompt "Ada mother ..."
-    ada = task.of([*task.prompts[:4], *[p for p in interp.load_task("two-hop").prompts if p.subject == "Ada mother"][:3]])
+    query = (  # followed by Yann, the bridge of every prompt "Ada mother ..."
+        "Omar neighbour Nora . Ada mother"
+    )
+    ada = task.of(
+        [
+            *task.prompts[:4],
+            *[p for p in interp.load_task("two-hop").prompts if p.subject == "Ada mother"][:3],
+        ]
+    )
     result = EntityDescription(prompt=query, placeholder="mother").run(model, ada)
     assert result.arrays["anyway"][:, 0].sum() == 3
 
@@ -89,7 +106,9 @@ def test_bad_input_is_named() -> None:
         EntityDescription(n_samples=0)
     with pytest.raises(AnalysisError, match="a prompt given without a placeholder"):
         EntityDescription(prompt="Ada friend")
-    with pytest.raises(TaskError, match="prompt 'target prompt': subject 'Ada' found 2 times; once is needed"):
+    with pytest.raises(
+        TaskError, match="prompt 'target prompt': subject 'Ada' found 2 times; once is needed"
+    ):
         EntityDescription(prompt="Ada friend Ada", placeholder="Ada").run(model, task)
     with pytest.raises(TaskError, match="does not know every word of 1 prompts"):
         EntityDescription(prompt="a heliotrope", placeholder="a").run(model, task)

@@ -1,4 +1,6 @@
-"""Every family keeps the contract, is described by the docs as it is, and runs every analysis of the papers."""
+"""Every family keeps the contract, is described by the docs as it is, and runs every analysis of
+the papers.
+"""
 
 import copy
 import random
@@ -15,10 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from interp.analysis import Analysis
 from interp.backward import RULES
-from interp.catalogue import make_analysis
 from interp.errors import ModelError, SiteError
 from interp.interventions import Ablate
 from interp.models import Model
+from interp.runs.registry import make_analysis
 from interp.sites import BLOCK_KINDS, Site
 from interp.tasks import Prompt, Task
 from interp.testing import Examination, check_model, examine
@@ -42,7 +44,9 @@ def test_the_contract_holds_and_the_docs_tell_what_is_refused(family: str) -> No
         is_missing_middle = finding.check == "resid_mid" and tiny(family).is_parallel
         assert finding.check not in BLOCK_KINDS or is_missing_middle
         assert finding.why
-    assert row(family, examined(family)) in DOCS.read_text().splitlines(), "run `python scripts/families.py`"
+    assert row(family, examined(family)) in DOCS.read_text().splitlines(), (
+        "run `python scripts/families.py`"
+    )
 
 
 def test_the_docs_name_no_other_family() -> None:
@@ -65,7 +69,9 @@ def task() -> Task:
         entity, other, relation, again, answer, wrong, bridge = draw.sample(WORDS[3:], 7)
         text = f"{again} {entity} {relation} {draw.choice(WORDS[3:])}"
         twin = text.replace(entity, other)
-        prompts.append(Prompt(str(i), text, answer, wrong, twin, subject=f"{entity} {relation}", bridge=bridge))
+        prompts.append(
+            Prompt(str(i), text, answer, wrong, twin, subject=f"{entity} {relation}", bridge=bridge)
+        )
     return Task("words", tuple(prompts))
 
 
@@ -126,7 +132,9 @@ def test_a_wrong_tensor_under_a_right_name_is_found() -> None:
 def test_a_sublayer_with_the_wrong_scale_is_found_when_a_model_is_loaded() -> None:
     module = copy.deepcopy(tiny("granite").module)
     module.config.residual_multiplier = 1.0
-    with pytest.raises(ModelError, match="does more to the residual stream than adding attention and MLP"):
+    with pytest.raises(
+        ModelError, match="does more to the residual stream than adding attention and MLP"
+    ):
         Model("granite", module)
 
 
@@ -143,6 +151,8 @@ def test_experts_can_be_silenced_and_steered_by_their_weights() -> None:
     assert_close(weights.sum(-1), torch.ones(3, 12))
     assert bool(((weights > 0).sum(-1) == 2).all())
     first = weights.argmax(-1)[0, 0].item()
-    without = model.forward(tokens(), plan=[Ablate(site, units=[first], positions=[0])], capture=[site])
+    without = model.forward(
+        tokens(), plan=[Ablate(site, units=[first], positions=[0])], capture=[site]
+    )
     assert bool((without.activations[site][:, 0, first] == 0).all())
     assert not torch.equal(without.logits, model.logits(tokens()))

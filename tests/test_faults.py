@@ -1,4 +1,6 @@
-"""What happens to long jobs: killed, out of disk, two at a time. Nothing finished is lost, nothing wrong is returned."""
+"""What happens to long jobs: killed, out of disk, two at a time. Nothing finished is lost, nothing
+wrong is returned.
+"""
 
 import json
 import os
@@ -19,13 +21,25 @@ from interp.store import shards, verify_shard
 
 pytestmark = pytest.mark.faults
 ASKED = ["--analysis", "layer_skip", "--analysis", "residual_contribution"]
-RUN = [sys.executable, "-m", "interp.cli", "run", "--model", "zoo/hops-4l", "--task", "two-hop", *ASKED]
+RUN = [
+    sys.executable,
+    "-m",
+    "interp.cli",
+    "run",
+    "--model",
+    "zoo/hops-4l",
+    "--task",
+    "two-hop",
+    *ASKED,
+]
 
 
 def start(out: Path, *args: str, n: int = 1500) -> subprocess.Popen[str]:
     command = [*RUN, "--n", str(n), "--out", str(out), *args]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True
+    )
 
 
 def finish(run: subprocess.Popen[str]) -> int:
@@ -46,8 +60,12 @@ def grids(out: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndarray], float, float]:
-    """Return the numbers of a whole run, the seconds until its first part, and those from then to its end."""
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, np.ndarray], float, float]:
+    """Return the numbers of a whole run, the seconds until its first part, and those from then to
+    its end.
+    """
     out = tmp_path_factory.mktemp("whole") / "run"
     run, began = start(out), time.monotonic()
     while not parts(out) and run.poll() is None:
@@ -60,14 +78,20 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.
 Whole = tuple[dict[str, np.ndarray], float, float]
 
 
-def test_killed_at_fifty_moments_the_result_is_the_same_bit_for_bit(undisturbed: Whole, tmp_path: Path) -> None:
-    """Workers are killed at random while runs of two go on, and the runs too, until fifty processes have died."""
+def test_killed_at_fifty_moments_the_result_is_the_same_bit_for_bit(
+    undisturbed: Whole, tmp_path: Path
+) -> None:
+    """Workers are killed at random while runs of two go on, and the runs too, until fifty processes
+    have died.
+    """
     expected, _, work = undisturbed
     out, moments, n_kills = tmp_path / "run", random.Random(0), 0
     n_parts: list[int] = []
     while n_kills < 50:
         run, of_this_run = start(out, "--workers", "2"), 0
-        while of_this_run < 9 and run.poll() is None:  # a run gives a job up when its worker has died three times
+        while (
+            of_this_run < 9 and run.poll() is None
+        ):  # a run gives a job up when its worker has died three times
             time.sleep(moments.uniform(0.05, 0.6))
             if workers := children_of_children(run.pid):
                 os.kill(moments.choice(workers), signal.SIGKILL)
@@ -79,7 +103,9 @@ def test_killed_at_fifty_moments_the_result_is_the_same_bit_for_bit(undisturbed:
         n_parts.append(len(parts(out)))
     assert n_parts == sorted(n_parts)
     status = finish(start(out, "--workers", "2"))
-    if status == 1:  # a job whose worker was killed three times is given up, and done by the next call
+    if (
+        status == 1
+    ):  # a job whose worker was killed three times is given up, and done by the next call
         status = finish(start(out))
     assert status == 0
     for name, array in grids(out).items():
@@ -92,7 +118,9 @@ def children_of_children(pid: int) -> list[int]:
 
     def children(of: int) -> list[int]:
         try:
-            return [int(child) for child in Path(f"/proc/{of}/task/{of}/children").read_text().split()]
+            return [
+                int(child) for child in Path(f"/proc/{of}/task/{of}/children").read_text().split()
+            ]
         except OSError:
             return []
 
@@ -100,7 +128,9 @@ def children_of_children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_an_interruption_ends_a_run_that_resumes(undisturbed: Whole, tmp_path: Path, times: int) -> None:
+def test_an_interruption_ends_a_run_that_resumes(
+    undisturbed: Whole, tmp_path: Path, times: int
+) -> None:
     expected = undisturbed[0]
     out = tmp_path / "run"
     run = start(out, "--workers", "2")
@@ -146,7 +176,12 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
     folder.mkdir()
     mount = shutil.which("mount")
     options = f"size={request.param}"
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode:
+    if (
+        mount is None
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False
+        ).returncode
+    ):
         pytest.skip("needs the right to mount a small file system")
     yield folder
     subprocess.run(["umount", folder], check=True)
@@ -164,7 +199,9 @@ def test_a_full_disk_is_named_and_what_was_finished_is_kept(small_disk: Path) ->
     assert str(small_disk) in messages
 
 
-def test_a_disk_that_was_full_at_any_stage_leaves_a_run_that_resumes(small_disk: Path, tmp_path: Path) -> None:
+def test_a_disk_that_was_full_at_any_stage_leaves_a_run_that_resumes(
+    small_disk: Path, tmp_path: Path
+) -> None:
     first = start(small_disk / "run", n=40)
     _, said = first.communicate()
     assert "Traceback" not in said

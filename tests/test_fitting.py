@@ -1,4 +1,6 @@
-"""Built-in prompts line up token by token under tokenizers of every usual kind; what does not fit is counted."""
+"""Built-in prompts line up token by token under tokenizers of every usual kind; what does not fit
+is counted.
+"""
 
 import re
 import warnings
@@ -25,15 +27,29 @@ ENGLISH = [name for name in describe_tasks() if name not in ("one-hop", "two-hop
 @cache
 def tokenizers() -> dict[str, Any]:
     texts = [p.text + " " + (p.answer or "") for name in ENGLISH for p in load_task(name).prompts]
-    texts += [" " + choice for name in ENGLISH for p in load_task(name).prompts for choice in p.choices]
+    texts += [
+        " " + choice for name in ENGLISH for p in load_task(name).prompts for choice in p.choices
+    ]
     texts = [re.sub(r"\d\d\d\d", "", text) for text in texts]
-    texts += [f" {century} x{year:02d}" for century in range(11, 18) for year in range(100)] * 3  # "1732" is "17" and "32"
-    return {"word level": build_tokenizer(), "byte level": byte_level(texts), "metaspace": metaspace(texts)}
+    texts += [
+        f" {century} x{year:02d}" for century in range(11, 18) for year in range(100)
+    ] * 3  # "1732" is "17" and "32"
+    return {
+        "word level": build_tokenizer(),
+        "byte level": byte_level(texts),
+        "metaspace": metaspace(texts),
+    }
 
 
 def fits(name: str, kind: str) -> bool:
-    """Tell what is to be expected: the zoo's tokenizer knows few words, and one digit a token leaves years in pieces."""
-    return {"word level": name not in OTHER_WORDS, "byte level": True, "metaspace": name != "greater-than"}[kind]
+    """Tell what is to be expected: the zoo's tokenizer knows few words, and one digit a token
+    leaves years in pieces.
+    """
+    return {
+        "word level": name not in OTHER_WORDS,
+        "byte level": True,
+        "metaspace": name != "greater-than",
+    }[kind]
 
 
 @pytest.mark.parametrize("kind", ["word level", "byte level", "metaspace"])
@@ -71,7 +87,9 @@ def test_what_does_not_fit_is_counted_by_reason() -> None:
         Prompt("long", "Ada friend", answer="Ned Pia"),
         Prompt("shifted", "Ada friend", answer="Ned", corrupted="Ada friend boss"),
     )
-    fitted = fit(build_tokenizer(), Task("mine", prompts, needs=("single_token_answer", "aligned_twin")))
+    fitted = fit(
+        build_tokenizer(), Task("mine", prompts, needs=("single_token_answer", "aligned_twin"))
+    )
     assert [p.id for p in fitted.task.prompts] == ["good"]
     assert fitted.left_out == {UNKNOWN: 1, SEVERAL: 1, UNALIGNED: 1}
     assert str(fitted).startswith("1 prompts with words")
@@ -85,9 +103,13 @@ def test_a_users_task_is_not_thinned() -> None:
 def test_a_run_warns_of_what_it_leaves_out() -> None:
     model: Model = load_model("zoo/hops-4l")
     task = Task(
-        "mine", (Prompt("a", "Ada friend", answer="Ned"), Prompt("b", "Ada x", answer="Ned")), needs=("single_token_answer",)
+        "mine",
+        (Prompt("a", "Ada friend", answer="Ned"), Prompt("b", "Ada x", answer="Ned")),
+        needs=("single_token_answer",),
     )
-    with pytest.warns(UserWarning, match="1 prompts with words that the tokenizer does not know are left out"):
+    with pytest.warns(
+        UserWarning, match="1 prompts with words that the tokenizer does not know are left out"
+    ):
         LayerSkip(scopes=("all",)).run(model, task)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -96,7 +118,10 @@ def test_a_run_warns_of_what_it_leaves_out() -> None:
 
 def test_a_chat_task_is_put_into_the_models_template() -> None:
     tokenizer = metaspace(["hello there user assistant [ ] hello"])
-    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %} [assistant]"
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+        " [assistant]"
+    )
     task = Task.from_texts(["hello there"], chat=True)
     fitted = fit(tokenizer, task).task
     assert [prompt.text for prompt in fitted.prompts] == ["[user] hello there [assistant]"]

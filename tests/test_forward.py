@@ -1,4 +1,6 @@
-"""Captures and edits equal hand-written torch hooks on the stock model, or are refused with a reason."""
+"""Captures and edits equal hand-written torch hooks on the stock model, or are refused with a
+reason.
+"""
 
 import copy
 import subprocess
@@ -64,7 +66,9 @@ def test_a_skip_equals_the_hook(model: Model, part: str) -> None:
 @pytest.mark.parametrize("kind", ["resid_post", "attn_out", "mlp_out"])
 def test_edits_equal_the_hook(model: Model, kind: str) -> None:
     batch, block = tokens(), model._blocks[LAYER]
-    module = {"resid_post": block.module, "attn_out": block.attn_write, "mlp_out": block.mlp_write}[kind]
+    module = {"resid_post": block.module, "attn_out": block.attn_write, "mlp_out": block.mlp_write}[
+        kind
+    ]
     value, site = torch.randn(3, 2, model.d_model), Site(kind, LAYER)
 
     def patched(out: torch.Tensor) -> torch.Tensor:
@@ -83,7 +87,10 @@ def test_edits_equal_the_hook(model: Model, kind: str) -> None:
         (Steer(site, value[0, 0], scale=2.0, positions=torch.tensor([1, 4, 9])), steered),
         (Ablate(site, by="resample"), resampled),
         (Ablate(site), torch.zeros_like),
-        (Ablate(site, by="mean"), lambda out: sum(out[i, j] for i in range(3) for j in range(12)) / 36 + 0 * out),
+        (
+            Ablate(site, by="mean"),
+            lambda out: sum(out[i, j] for i in range(3) for j in range(12)) / 36 + 0 * out,
+        ),
     ):
         ours = model.forward(batch, plan=[plan]).logits
         assert_close(ours, hooked(model, batch, module, edit), rtol=0, atol=1e-5)
@@ -106,11 +113,19 @@ def test_editing_the_middle_reaches_both_the_mlp_and_the_stream(model: Model) ->
 @torch.no_grad()
 def test_the_bridge_agrees_with_the_stock_modules(model: Model) -> None:
     batch = tokens()
-    plan = [Skip(2, "attention", positions=[3]), Steer(Site("resid_pre", 1), torch.ones(model.d_model))]
+    plan = [
+        Skip(2, "attention", positions=[3]),
+        Steer(Site("resid_pre", 1), torch.ones(model.d_model)),
+    ]
     stock = model.forward(batch, plan=plan, capture=[Site("resid_post", 3)])
     through = model.forward(batch, plan=plan, capture=[Site("resid_post", 3), Site("pattern", 0)])
     assert_close(through.logits, stock.logits, rtol=0, atol=1e-5)
-    assert_close(through.activations[Site("resid_post", 3)], stock.activations[Site("resid_post", 3)], rtol=0, atol=1e-5)
+    assert_close(
+        through.activations[Site("resid_post", 3)],
+        stock.activations[Site("resid_post", 3)],
+        rtol=0,
+        atol=1e-5,
+    )
     assert_close(through.activations[Site("pattern", 0)].sum(-1), torch.ones(3, model.n_heads, 12))
 
 
@@ -148,7 +163,9 @@ def test_positions_of_a_pattern_are_queries_and_units_are_heads() -> None:
 
 
 def test_a_mean_is_over_prompts_and_positions_and_of_patterns_over_prompts_and_queries() -> None:
-    resid = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [11.0, 0.0]]])  # 2 prompts, 2 positions
+    resid = torch.tensor(
+        [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [11.0, 0.0]]]
+    )  # 2 prompts, 2 positions
     assert Ablate(Site("resid_pre", 0), "mean").edit(resid).tolist() == [[[5.0, 3.0]] * 2] * 2
     # 2 prompts, 2 heads, 2 queries, 2 keys
     pattern = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0], [0.1, 0.9]]],
@@ -170,7 +187,9 @@ def test_a_mean_is_over_prompts_and_positions_and_of_patterns_over_prompts_and_q
 def test_padding_is_in_no_mean() -> None:
     mask = torch.tensor([[True, True], [True, False]])
     resid = torch.tensor([[[1.0], [3.0]], [[5.0], [torch.nan]]])
-    assert Among(Ablate(Site("mlp_out", 0), "mean"), mask).edit(resid).flatten().tolist() == [3.0] * 4
+    assert (
+        Among(Ablate(Site("mlp_out", 0), "mean"), mask).edit(resid).flatten().tolist() == [3.0] * 4
+    )
     pattern = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]], [[[1.0, 0.0], [7.0, 7.0]]]])
     found = Among(Ablate(Site("pattern", 0), "mean"), mask).edit(pattern)
     assert_close(found[0, 0, 0], torch.tensor([2.5 / 3, 0.5 / 3]))
@@ -181,7 +200,9 @@ def test_padding_is_in_no_mean() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("site", [Site("attn_out", LAYER), Site("z", LAYER), Site("pattern", LAYER)], ids=str)
+@pytest.mark.parametrize(
+    "site", [Site("attn_out", LAYER), Site("z", LAYER), Site("pattern", LAYER)], ids=str
+)
 def test_a_padded_batch_has_the_means_of_its_own_tokens(site: Site) -> None:
     model, batch, lengths = tiny("llama"), tokens(), [12, 5, 8]
     mask = torch.arange(12) < torch.tensor(lengths)[:, None]
@@ -193,11 +214,16 @@ def test_a_padded_batch_has_the_means_of_its_own_tokens(site: Site) -> None:
     ]
     alone = [model.forward(row, capture=[site]).activations[site][0] for row in rows]
     if site.kind == "pattern":
-        alone = [torch.cat([a, a.new_zeros(*a.shape[:2], 12 - a.shape[2])], -1).transpose(0, 1) for a in alone]
+        alone = [
+            torch.cat([a, a.new_zeros(*a.shape[:2], 12 - a.shape[2])], -1).transpose(0, 1)
+            for a in alone
+        ]
     mean = torch.cat(alone).sum(0) / 25
     found = done[1].transpose(0, 1) if site.kind == "pattern" else done[1]
     assert_close(found[2], mean, rtol=0, atol=1e-5)
-    assert torch.isfinite(model.generate(padded, max_new_tokens=3, plan=[Ablate(site, "mean")]).logits).all()
+    assert torch.isfinite(
+        model.generate(padded, max_new_tokens=3, plan=[Ablate(site, "mean")]).logits
+    ).all()
 
 
 def test_gradients_flow_to_every_captured_residual(model: Model) -> None:
@@ -222,10 +248,17 @@ def test_gradients_flow_to_every_captured_residual(model: Model) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad], ids=lambda mode: mode.__name__)
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode, torch.enable_grad], ids=lambda mode: mode.__name__
+)
 @pytest.mark.parametrize("rules", [GRADIENT, RELP], ids=lambda rules: rules.name)
-def test_half_precision_has_gradients_in_any_mode(dtype: torch.dtype, mode: type, rules: Rules) -> None:
-    model, site = Model("half", copy.deepcopy(tiny("llama").module).to(dtype)), Site("resid_post", LAYER)
+def test_half_precision_has_gradients_in_any_mode(
+    dtype: torch.dtype, mode: type, rules: Rules
+) -> None:
+    model, site = (
+        Model("half", copy.deepcopy(tiny("llama").module).to(dtype)),
+        Site("resid_post", LAYER),
+    )
     wide = tiny("llama").forward(tokens(), capture=[site], backward=rules)
     (expected,) = slopes(wide.logits[:, 8, 5], [wide.activations[site]])
     with mode():
@@ -246,7 +279,9 @@ def test_gradients_too_small_for_fp16_are_kept() -> None:
     (found,) = slopes((leaf * 1e-4).float() * torch.tensor([1e-5, 3e-5, 0.0]), [leaf])
     assert_close(found, torch.tensor([1e-9, 3e-9, 0.0]), rtol=1e-2, atol=0)
     big = torch.ones(2, dtype=torch.float16, requires_grad=True)
-    assert_close(slopes((big * 3e4).float(), [big])[0], torch.full((2,), 3e4), rtol=1e-3, atol=0)  # not scaled
+    assert_close(
+        slopes((big * 3e4).float(), [big])[0], torch.full((2,), 3e4), rtol=1e-3, atol=0
+    )  # not scaled
     with pytest.raises(ModelError, match="gradients overflow in float16"):
         slopes((big * 3e4).float() * 4, [big])
 
@@ -258,7 +293,12 @@ def test_without_rules_no_graph_is_kept(model: Model) -> None:
 @pytest.mark.parametrize(
     ("family", "plan", "capture", "says"),
     [
-        ("llama", [Skip(40)], [], r"Skip\(layer=40\) writes blocks.40.hook_resid_post; the model's last layer is 3"),
+        (
+            "llama",
+            [Skip(40)],
+            [],
+            r"Skip\(layer=40\) writes blocks.40.hook_resid_post; the model's last layer is 3",
+        ),
         ("llama", [], [Site("resid_pre", 4)], "the model's last layer is 3"),
         (
             "llama",
@@ -280,7 +320,9 @@ def test_impossible_places_are_refused(family: str, plan, capture, says: str) ->
 def test_places_that_are_no_places_are_one_line(model: Model) -> None:
     # without the type checks of these tests, as users meet it
     program = "from interp.sites import Site; Site('resid', 0)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert "SiteError: unknown site 'resid'" in done.stderr
     with pytest.raises(SiteError, match="is inside a block"):
         model.record(tokens()).clean(Site("pattern", 0))

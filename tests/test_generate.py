@@ -1,4 +1,6 @@
-"""Generation equals Hugging Face's, one by one or padded; plans reach the prefill, the decoding, or both."""
+"""Generation equals Hugging Face's, one by one or padded; plans reach the prefill, the decoding, or
+both.
+"""
 
 from collections.abc import Iterator
 
@@ -24,7 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def ragged(lengths: list[int], *, seed: int = 0) -> TokenBatch:
-    ids = torch.randint(3, 97, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(seed))
+    ids = torch.randint(
+        3, 97, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(seed)
+    )
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     prompts = tuple(Prompt(str(i), "x") for i in range(len(lengths)))
     return TokenBatch(prompts, ids * mask, mask, torch.tensor(lengths) - 1)
@@ -33,14 +37,18 @@ def ragged(lengths: list[int], *, seed: int = 0) -> TokenBatch:
 def alone(batch: TokenBatch, i: int) -> TokenBatch:
     n = int(batch.mask[i].sum())
     ids = batch.tokens[i : i + 1, :n]
-    return TokenBatch((batch.prompts[i],), ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([n - 1]))
+    return TokenBatch(
+        (batch.prompts[i],), ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([n - 1])
+    )
 
 
 def test_greedy_equals_hugging_face(model: Model) -> None:
     batch = ragged([5, 12, 8])
     ours = model.generate(batch, max_new_tokens=6)
     for i, n in enumerate([5, 12, 8]):
-        theirs = model.module.generate(batch.tokens[i : i + 1, :n], max_new_tokens=6, do_sample=False)[0, n:]
+        theirs = model.module.generate(
+            batch.tokens[i : i + 1, :n], max_new_tokens=6, do_sample=False
+        )[0, n:]
         assert ours.tokens[i, ours.response][: len(theirs)].tolist() == theirs.tolist()
         assert int(ours.mask[i, ours.response].sum()) == len(theirs)
 
@@ -53,14 +61,26 @@ def test_sixty_four_prompts_of_different_lengths_equal_one_by_one() -> None:
     for i in range(64):
         single = model.generate(alone(batch, i), max_new_tokens=5, capture=[site])
         n, new = int(batch.mask[i].sum()), single.response.stop - single.response.start
-        assert together.tokens[i, together.response][:new].tolist() == single.tokens[0, single.response].tolist()
+        assert (
+            together.tokens[i, together.response][:new].tolist()
+            == single.tokens[0, single.response].tolist()
+        )
         assert_close(together.logits[i, :new], single.logits[0], rtol=0, atol=1e-5)
         theirs, ours = single.activations[site][0], together.activations[site][i]
         assert_close(ours[:n], theirs[single.prompt], rtol=0, atol=1e-5)
         assert_close(ours[together.response][: new - 1], theirs[single.response], rtol=0, atol=1e-5)
 
 
-def by_hand(model: Model, batch: TokenBatch, n_new: int, edit, *, in_prefill: bool, in_decode: bool, layer: int = 1):
+def by_hand(
+    model: Model,
+    batch: TokenBatch,
+    n_new: int,
+    edit,
+    *,
+    in_prefill: bool,
+    in_decode: bool,
+    layer: int = 1,
+):
     """Decode greedily with a hand-written hook on a block's output, one prompt without padding."""
     block = model._blocks[layer].module
     tokens, cache, new = batch.tokens, None, []
@@ -101,7 +121,9 @@ def test_a_plan_acts_in_its_phase_and_later_tokens_are_ordinary(model: Model, ph
 def test_a_patch_at_a_position_of_each_prompt(model: Model) -> None:
     batch = ragged([4, 9])
     value = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(1))
-    ours = model.generate(batch, max_new_tokens=4, plan=[Patch(Site("resid_post", 1), value, torch.tensor([2, 6]))])
+    ours = model.generate(
+        batch, max_new_tokens=4, plan=[Patch(Site("resid_post", 1), value, torch.tensor([2, 6]))]
+    )
     for i, pos in enumerate((2, 6)):
 
         def edit(out, i=i, pos=pos):
@@ -161,24 +183,37 @@ def test_what_a_checkpoint_asks_for_is_done_as_hugging_face_does_it(asking: Mode
     batch, differs = ragged([5, 12, 8]), False
     ours = asking.generate(batch, max_new_tokens=8)
     for i, n in enumerate([5, 12, 8]):
-        theirs = asking.module.generate(batch.tokens[i : i + 1, :n], max_new_tokens=8, do_sample=False)[0, n:]
+        theirs = asking.module.generate(
+            batch.tokens[i : i + 1, :n], max_new_tokens=8, do_sample=False
+        )[0, n:]
         got = ours.tokens[i, ours.response][ours.mask[i, ours.response]]
         assert got.tolist() == theirs.tolist()
         single = asking.generate(alone(batch, i), max_new_tokens=8)
         assert single.tokens[0, single.response].tolist() == theirs.tolist()
-        assert_close(single.logits[0, 0], asking.logits(alone(batch, i))[0, -1], rtol=0, atol=1e-5)  # the model's own
+        assert_close(
+            single.logits[0, 0], asking.logits(alone(batch, i))[0, -1], rtol=0, atol=1e-5
+        )  # the model's own
         differs |= len(theirs) < 8
     assert differs or asking.module.generation_config.eos_token_id in (2, 40, None)
 
 
-@pytest.mark.parametrize("name", ["repetition", "n-grams", "bad words", "not too early", "one end, no padding token"])
+@pytest.mark.parametrize(
+    "name", ["repetition", "n-grams", "bad words", "not too early", "one end, no padding token"]
+)
 def test_padded_batches_equal_hugging_face_padded_on_the_left(name: str) -> None:
     model, batch = tiny("llama"), ragged([5, 12, 8])
     before = model.module.generation_config
-    model.module.generation_config = GenerationConfig(**({"eos_token_id": 2, "pad_token_id": 0} | ASKED[name]))
-    rows = [torch.cat([torch.zeros(12 - n, dtype=torch.long), batch.tokens[i, :n]]) for i, n in enumerate([5, 12, 8])]
+    model.module.generation_config = GenerationConfig(
+        **({"eos_token_id": 2, "pad_token_id": 0} | ASKED[name])
+    )
+    rows = [
+        torch.cat([torch.zeros(12 - n, dtype=torch.long), batch.tokens[i, :n]])
+        for i, n in enumerate([5, 12, 8])
+    ]
     mask = torch.stack([torch.arange(12) >= 12 - n for n in (5, 12, 8)])
-    theirs = model.module.generate(torch.stack(rows), attention_mask=mask.long(), max_new_tokens=8, do_sample=False)
+    theirs = model.module.generate(
+        torch.stack(rows), attention_mask=mask.long(), max_new_tokens=8, do_sample=False
+    )
     ours = model.generate(batch, max_new_tokens=8)
     model.module.generation_config = before
     assert ours.tokens[:, ours.response].tolist() == theirs[:, 12:].tolist()
@@ -186,7 +221,13 @@ def test_padded_batches_equal_hugging_face_padded_on_the_left(name: str) -> None
 
 @pytest.mark.parametrize(
     ("asked", "value"),
-    [("num_beams", 4), ("penalty_alpha", 0.6), ("guidance_scale", 1.5), ("stop_strings", ["x"]), ("max_time", 1.0)],
+    [
+        ("num_beams", 4),
+        ("penalty_alpha", 0.6),
+        ("guidance_scale", 1.5),
+        ("stop_strings", ["x"]),
+        ("max_time", 1.0),
+    ],
 )
 def test_decoding_of_another_kind_is_refused_by_name(asked: str, value: object) -> None:
     model = tiny("llama")
@@ -213,7 +254,10 @@ def test_samples_of_a_prompt_depend_on_its_tokens_and_seed_alone() -> None:
     for i in range(4):
         single = model.generate(alone(batch, i), max_new_tokens=6, temperature=1.5, seed=3)
         n = single.response.stop - single.response.start
-        assert together.tokens[i, together.response][:n].tolist() == single.tokens[0, single.response].tolist()
+        assert (
+            together.tokens[i, together.response][:n].tolist()
+            == single.tokens[0, single.response].tolist()
+        )
     twice = TokenBatch(batch.prompts[:1] * 6, *(t[:1].repeat(6, *[1] * (t.ndim - 1)) for t in (
         batch.tokens, batch.mask, batch.last)))  # fmt: skip
     drawn = model.generate(twice, max_new_tokens=6, temperature=1.5).tokens.tolist()
@@ -231,7 +275,9 @@ def test_drawn_tokens_are_as_frequent_as_their_probabilities() -> None:
     assert shares[[0, 3, 96]].sum() == 1.0
 
 
-def test_sampled_texts_do_not_depend_on_how_many_prompts_are_sampled_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampled_texts_do_not_depend_on_how_many_prompts_are_sampled_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=3)
     shards = [model.tokenize([prompt]) for prompt in task.prompts]
     apart = [sampled_texts(model, shard, n=5, max_new_tokens=3) for shard in shards]
@@ -243,7 +289,10 @@ def test_sampled_texts_do_not_depend_on_how_many_prompts_are_sampled_together(mo
 
 def test_sampling_is_seeded_and_a_cold_one_is_greedy() -> None:
     model, batch = tiny("llama"), tokens()
-    one, same, other = (model.generate(batch, max_new_tokens=8, temperature=2.0, seed=seed).tokens for seed in (1, 1, 2))
+    one, same, other = (
+        model.generate(batch, max_new_tokens=8, temperature=2.0, seed=seed).tokens
+        for seed in (1, 1, 2)
+    )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     cold = model.generate(batch, max_new_tokens=8, temperature=1e-4).tokens

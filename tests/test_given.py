@@ -28,9 +28,15 @@ def model() -> Model:
 
 @pytest.mark.parametrize("missing", MISSING, ids=repr)
 @pytest.mark.parametrize("name", OPTIONAL)
-def test_blanks_and_empty_cells_are_missing_however_a_prompt_is_made(name: str, missing: Any, tmp_path: Path) -> None:
+def test_blanks_and_empty_cells_are_missing_however_a_prompt_is_made(
+    name: str, missing: Any, tmp_path: Path
+) -> None:
     rows = [{"text": "Ada friend", name: "Ned"}, {"text": "Ben friend", name: missing}]
-    tasks = [Task.from_hf(rows), Task.from_frame(pd.DataFrame(rows)), Task.from_frame(pd.DataFrame(rows).convert_dtypes())]
+    tasks = [
+        Task.from_hf(rows),
+        Task.from_frame(pd.DataFrame(rows)),
+        Task.from_frame(pd.DataFrame(rows).convert_dtypes()),
+    ]
     if isinstance(missing, str | None):
         path = tmp_path / "t.jsonl"
         path.write_text("\n".join(map(json.dumps, rows)))
@@ -70,7 +76,9 @@ for fields in wrong:
 
 
 def test_prompts_made_by_hand_are_checked_too() -> None:
-    done = subprocess.run([sys.executable, "-c", _WITHOUT_TYPE_CHECKS], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TYPE_CHECKS], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -113,7 +121,9 @@ def test_prompts_made_by_hand_are_checked_too() -> None:
         lambda m: m.tokenize([["Ada", "friend"]]),
     ],
 )
-def test_what_is_neither_texts_nor_ids_is_refused_in_one_line(call: Callable[[Model], Any], model: Model) -> None:
+def test_what_is_neither_texts_nor_ids_is_refused_in_one_line(
+    call: Callable[[Model], Any], model: Model
+) -> None:
     with pytest.raises(InterpError) as refused:
         call(model)
     assert "\n" not in str(refused.value)
@@ -122,7 +132,17 @@ def test_what_is_neither_texts_nor_ids_is_refused_in_one_line(call: Callable[[Mo
 def test_texts_and_ids_are_told_apart(model: Model) -> None:
     row = model.tokenize("Ada friend").tokens
     ids = row[0].tolist()
-    for given in (row, row[0], [ids], [row[0]], row.numpy(), row[0].numpy(), [tuple(ids)], row.int(), (ids,)):
+    for given in (
+        row,
+        row[0],
+        [ids],
+        [row[0]],
+        row.numpy(),
+        row[0].numpy(),
+        [tuple(ids)],
+        row.int(),
+        (ids,),
+    ):
         assert torch.equal(model.tokenize(given).tokens, row)
     assert torch.equal(model.tokenize(Prompt("1", "Ada friend")).tokens, row)
     assert torch.equal(model.tokenize(np.array(["Ada friend"])).tokens, row)
@@ -150,15 +170,26 @@ COLUMNS = {"text": ["Ada friend", "Ben friend"], "answer": ["Ned", "Pia"]}
 )
 def test_rows_and_columns_are_read(given: Any) -> None:
     task = Task.from_hf(given)
-    assert [(p.text, p.answer) for p in task.prompts] == [("Ada friend", "Ned"), ("Ben friend", "Pia")]
+    assert [(p.text, p.answer) for p in task.prompts] == [
+        ("Ada friend", "Ned"),
+        ("Ben friend", "Pia"),
+    ]
 
 
 @pytest.mark.parametrize(
     "splits",
     [
-        datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:1])}),
+        datasets.DatasetDict(
+            {
+                "train": datasets.Dataset.from_list(ROWS),
+                "test": datasets.Dataset.from_list(ROWS[:1]),
+            }
+        ),
         datasets.IterableDatasetDict(
-            {"train": datasets.Dataset.from_list(ROWS).to_iterable_dataset(), "test": datasets.Dataset.from_list(ROWS[:1])}
+            {
+                "train": datasets.Dataset.from_list(ROWS).to_iterable_dataset(),
+                "test": datasets.Dataset.from_list(ROWS[:1]),
+            }
         ),
         {"train": ROWS, "test": ROWS[:1]},
         {"train": pd.DataFrame(ROWS), "test": pd.DataFrame(ROWS[:1])},

@@ -11,10 +11,10 @@ from interp.analyses.attention_knockout import AttentionKnockout
 from interp.analyses.entity_description import EntityDescription
 from interp.analyses.hop_stages import MEASURES, STAGES, HopStages
 from interp.analyses.sublayer_projection import TOKENS, SublayerProjection
-from interp.catalogue import make_analysis
 from interp.errors import AnalysisError, TaskError
+from interp.runs.registry import make_analysis
+from interp.stats.bootstrap import interval_of_difference
 from interp.sweeps.hops import first_layer
-from interp.sweeps.statistics import interval_of_difference
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -28,10 +28,17 @@ def test_the_interval_of_a_difference_holds_it() -> None:
 
 
 def test_the_bridge_of_a_first_fact_held_out_is_there_and_its_answer_is_not() -> None:
-    """Where the first fact was never composed, the bridge is resolved, later, and the second hop is not."""
-    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop").tagged(set="first-held-out").take(96)
+    """Where the first fact was never composed, the bridge is resolved, later, and the second hop is
+    not.
+    """
+    model, task = (
+        interp.load_model("zoo/hops-4l"),
+        interp.load_task("two-hop").tagged(set="first-held-out").take(96),
+    )
     result = HopStages().run(model, task)
-    right, wrong = (result.layers(group, MEASURES[6]) for group in ("right answers", "wrong answers"))
+    right, wrong = (
+        result.layers(group, MEASURES[6]) for group in ("right answers", "wrong answers")
+    )
     assert len(right) > 10
     assert np.isfinite(wrong).all()
     trained = HopStages().run(model, interp.load_task("two-hop").tagged(set="unseen").take(96))
@@ -40,7 +47,10 @@ def test_the_bridge_of_a_first_fact_held_out_is_there_and_its_answer_is_not() ->
     assert np.isfinite(result.layers("wrong answers", "3 second hop resolved")).mean() < 0.3
     frame = result.to_frame()
     stages = frame[(frame.kind == "stage") & (frame.group == "wrong answers")].set_index("name")
-    assert stages.loc["1 first hop resolved", "low"] > stages.loc["1 first hop resolved", "control_high"]
+    assert (
+        stages.loc["1 first hop resolved", "low"]
+        > stages.loc["1 first hop resolved", "control_high"]
+    )
     assert list(stages.index) == list(STAGES)
 
 
@@ -50,19 +60,34 @@ def test_the_stages_are_joined_from_what_the_analyses_find() -> None:
     written, cut = SublayerProjection().run(model, task), AttentionKnockout().run(model, task)
     said_by = EntityDescription().run(model, task)
 
-    any_target = {where: (said_by.arrays[f"{where}.rank"] == 0).any(2) for where in ("subject", "last")}
+    any_target = {
+        where: (said_by.arrays[f"{where}.rank"] == 0).any(2) for where in ("subject", "last")
+    }
 
     def firsts(there: np.ndarray) -> np.ndarray:
         return first_layer(torch.from_numpy(there)).numpy()
 
     of = dict(zip(MEASURES, stages.arrays["own"].T, strict=True))
-    np.testing.assert_equal(of["bridge said from the first hop"], firsts(any_target["subject"][..., 0]))
-    np.testing.assert_equal(of["answer said from the last token"], firsts(any_target["last"][..., 1]))
-    np.testing.assert_equal(of["hiding the first hop changes the guess"], firsts(cut.arrays["key.changed"]))
+    np.testing.assert_equal(
+        of["bridge said from the first hop"], firsts(any_target["subject"][..., 0])
+    )
+    np.testing.assert_equal(
+        of["answer said from the last token"], firsts(any_target["last"][..., 1])
+    )
+    np.testing.assert_equal(
+        of["hiding the first hop changes the guess"], firsts(cut.arrays["key.changed"])
+    )
     ranks = written.arrays["rank"]
-    np.testing.assert_equal(of["attention writes the bridge"], firsts(ranks[:, 0, :, TOKENS.index("bridge")] == 0))
-    np.testing.assert_equal(of["MLP writes the prediction"], firsts(ranks[:, 1, :, TOKENS.index("prediction")] == 0))
-    np.testing.assert_equal(of["answer in the lens at the last token"], firsts(ranks[:, 2, :, TOKENS.index("answer")] == 0))
+    np.testing.assert_equal(
+        of["attention writes the bridge"], firsts(ranks[:, 0, :, TOKENS.index("bridge")] == 0)
+    )
+    np.testing.assert_equal(
+        of["MLP writes the prediction"], firsts(ranks[:, 1, :, TOKENS.index("prediction")] == 0)
+    )
+    np.testing.assert_equal(
+        of["answer in the lens at the last token"],
+        firsts(ranks[:, 2, :, TOKENS.index("answer")] == 0),
+    )
 
 
 def test_bad_input_is_named() -> None:
@@ -76,10 +101,18 @@ def test_bad_input_is_named() -> None:
         with pytest.raises(TaskError, match=f"prompt {one.id!r} has no bridge"):
             analysis.run(model, having(bridge=None))
     for analysis in (EntityDescription(), HopStages(), SublayerProjection(), AttentionKnockout()):
-        with pytest.raises(TaskError, match=f"prompt {one.id!r}: subject 'nobody' found 0 times; once is needed"):
+        with pytest.raises(
+            TaskError, match=f"prompt {one.id!r}: subject 'nobody' found 0 times; once is needed"
+        ):
             analysis.run(model, having(subject="nobody"))
         with pytest.raises(TaskError, match=f"prompt {one.id!r}: subject 'Ada' found 2 times"):
-            analysis.run(model, having(subject="Ada", text=f"Ada friend Max . {one.text.split(' . ')[0]} . Ada friend boss"))
+            analysis.run(
+                model,
+                having(
+                    subject="Ada",
+                    text=f"Ada friend Max . {one.text.split(' . ')[0]} . Ada friend boss",
+                ),
+            )
         with pytest.raises(TaskError, match=f"prompt {one.id!r} has no subject"):
             analysis.run(model, having(subject=None))
         with pytest.raises(TaskError, match="an answer is needed"):

@@ -1,4 +1,6 @@
-"""Change anything that a number depends on, and the number is never returned again for what it is no longer of."""
+"""Change anything that a number depends on, and the number is never returned again for what it is
+no longer of.
+"""
 
 import dataclasses
 import json
@@ -21,7 +23,7 @@ from transformers import AutoTokenizer
 import interp
 from interp import Site
 from interp.errors import ModelError, RunError
-from interp.paths import shipped_models
+from interp.files.paths import shipped_models
 from interp.runs import Study, execute
 from tests.test_running import CHANGES, adds_in_place, doubles, mine, tokens
 
@@ -47,9 +49,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("identity")
     for name in ("model", "beside"):
         shutil.copytree(
-            shipped_models()["zoo/hops-4l"], folder / name, ignore=shutil.ignore_patterns("*.md", "seed*", "step*")
+            shipped_models()["zoo/hops-4l"],
+            folder / name,
+            ignore=shutil.ignore_patterns("*.md", "seed*", "step*"),
         )
-    records = [{**r, "choices": [r["answer"], "Nora", "Dora"]} for r in interp.load_task("two-hop", n=12).to_records()]
+    records = [
+        {**r, "choices": [r["answer"], "Nora", "Dora"]}
+        for r in interp.load_task("two-hop", n=12).to_records()
+    ]
     write(folder, [r for r in records if r["answer"] not in ("Nora", "Dora")])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -81,7 +88,9 @@ def edit_weights(folder: Path) -> None:
     before = file.stat()
     save_file(weights, file, metadata={"format": "pt"})
     assert file.stat().st_size == before.st_size
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy that keeps times would leave it
+    os.utime(
+        file, ns=(before.st_atime_ns, before.st_mtime_ns)
+    )  # as a copy that keeps times would leave it
 
 
 def tokenizer(folder: Path, change: Callable[[Any], None]) -> None:
@@ -125,9 +134,13 @@ ON_DISK: dict[str, Callable[[Path], Any]] = {
     "an id, by which others are drawn": lambda folder: edit_prompts(folder, other_id),
     "the order of prompts": lambda folder: edit_prompts(folder, list.reverse),
     "a prompt less": lambda folder: edit_prompts(folder, lambda records: records.pop()),
-    "the configuration": lambda folder: edit_json(folder / "model" / "config.json", rms_norm_eps=0.1),
-    "how it generates": lambda folder: (folder / "model" / "generation_config.json").write_text(
-        '{"repetition_penalty": 2.0}'
+    "the configuration": lambda folder: edit_json(
+        folder / "model" / "config.json", rms_norm_eps=0.1
+    ),
+    "how it generates": (
+        lambda folder: (folder / "model" / "generation_config.json").write_text(
+            '{"repetition_penalty": 2.0}'
+        )
     ),
 }
 IN_THE_STUDY: dict[str, dict[str, Any]] = {
@@ -138,7 +151,12 @@ IN_THE_STUDY: dict[str, dict[str, Any]] = {
 }
 
 
-@settings(max_examples=len(ON_DISK) + 6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=len(ON_DISK) + 6,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
 @given(changes=st.sets(st.sampled_from(sorted(ON_DISK)), min_size=1, max_size=2))
 def test_a_finished_run_is_refused_when_anything_has_changed(
     finished: Path, changes: set[str], tmp_path_factory: Any
@@ -151,7 +169,9 @@ def test_what_has_changed_is_named(finished: Path, change: str, tmp_path: Path) 
     refuses_or_equals_a_fresh_run(finished, {change}, tmp_path, must_refuse=True)
 
 
-def refuses_or_equals_a_fresh_run(finished: Path, changes: set[str], folder: Path, *, must_refuse: bool = False) -> None:
+def refuses_or_equals_a_fresh_run(
+    finished: Path, changes: set[str], folder: Path, *, must_refuse: bool = False
+) -> None:
     if folder != finished:
         shutil.copytree(finished, folder, dirs_exist_ok=True)
     for change in sorted(changes):
@@ -172,17 +192,25 @@ def refuses_or_equals_a_fresh_run(finished: Path, changes: set[str], folder: Pat
 
 
 @pytest.mark.parametrize("change", IN_THE_STUDY)
-def test_another_question_is_refused(finished: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_question_is_refused(
+    finished: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(finished)
     with pytest.raises(RunError, match="choose another --out"):
         execute(study(**IN_THE_STUDY[change]), finished / "run")
 
 
 @pytest.mark.parametrize("change", ["a weight", "BOS", "a related prompt", "the target's weights"])
-def test_parts_of_an_unfinished_run_are_not_taken_for_what_has_changed(finished: Path, change: str, tmp_path: Path) -> None:
+def test_parts_of_an_unfinished_run_are_not_taken_for_what_has_changed(
+    finished: Path, change: str, tmp_path: Path
+) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "run" / "run.json"
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "digest"} | {"cells": {}}))
+    path.write_text(
+        json.dumps(
+            {k: v for k, v in json.loads(path.read_text()).items() if k != "digest"} | {"cells": {}}
+        )
+    )
     refuses_or_equals_a_fresh_run(tmp_path, {change}, tmp_path)
 
 
@@ -209,8 +237,14 @@ def in_training(module: nn.Module) -> None:
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(changes=st.lists(st.sampled_from([*CHANGES, hooked, hooked_in_place, in_training]), min_size=1, max_size=4))
-def test_whatever_is_done_to_a_module_a_recording_is_of_what_it_is_now(changes: list[Any], tmp_path_factory: Any) -> None:
+@given(
+    changes=st.lists(
+        st.sampled_from([*CHANGES, hooked, hooked_in_place, in_training]), min_size=1, max_size=4
+    )
+)
+def test_whatever_is_done_to_a_module_a_recording_is_of_what_it_is_now(
+    changes: list[Any], tmp_path_factory: Any
+) -> None:
     module = mine().eval()
     model = interp.load_model(module, store=tmp_path_factory.mktemp("store"))
     site = Site("resid_post", 2)
@@ -219,7 +253,9 @@ def test_whatever_is_done_to_a_module_a_recording_is_of_what_it_is_now(changes: 
         change(module)
         seen: list[torch.Tensor] = []
         handle = module.transformer.h[2].register_forward_hook(
-            lambda _m, _a, output, seen=seen: seen.append((output[0] if isinstance(output, tuple) else output).clone())
+            lambda _m, _a, output, seen=seen: seen.append(
+                (output[0] if isinstance(output, tuple) else output).clone()
+            )
         )
         was_training = module.training
         module.eval()

@@ -9,11 +9,11 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.integrated_gradients import IntegratedGradients
-from interp.catalogue import make_analysis
+from interp.analyses.integrated_gradients.quadrature import integrate, left_riemann
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model
 from interp.replay import first
-from interp.sweeps.quadrature import integrate, left_riemann
+from interp.runs.registry import make_analysis
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 from tests.families import FAMILIES, tiny, tokens
@@ -22,9 +22,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 PUBLISHED = IntegratedGradients(nodes="published", max_nodes=3)
 
 
-def answering(batch: TokenBatch, *, lengths: tuple[int, ...] = (1, 1, 1), likely: Model | None = None) -> TokenBatch:
-    """Give a batch answers of these lengths: random ones, or first tokens that a model finds likely."""
-    answers = torch.randint(3, 97, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(1))
+def answering(
+    batch: TokenBatch, *, lengths: tuple[int, ...] = (1, 1, 1), likely: Model | None = None
+) -> TokenBatch:
+    """Give a batch answers of these lengths: random ones, or first tokens that a model finds
+    likely.
+    """
+    answers = torch.randint(
+        3, 97, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(1)
+    )
     if likely is not None:
         answers[:, 0] = likely.logits(batch)[:, -1].argmax(-1)
     answers[torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]] = -1
@@ -33,9 +39,18 @@ def answering(batch: TokenBatch, *, lengths: tuple[int, ...] = (1, 1, 1), likely
 
 
 def naive_slopes(
-    model: Model, ids: torch.Tensor, answer: torch.Tensor, start: int, *, layer: int, part: str, at: float
+    model: Model,
+    ids: torch.Tensor,
+    answer: torch.Tensor,
+    start: int,
+    *,
+    layer: int,
+    part: str,
+    at: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return F, and the gradient at one node times the path [pos], of one prompt by a whole forward of the stock model."""
+    """Return F, and the gradient at one node times the path [pos], of one prompt by a whole forward
+    of the stock model.
+    """
     block = model._blocks[layer]
     module = {"layer": block.module, "attention": block.attn_write, "mlp": block.mlp_write}[part]
     seen: dict[str, torch.Tensor] = {}
@@ -65,7 +80,11 @@ def naive_slopes(
 @pytest.mark.parametrize(
     ("family", "part"),
     [(family, "layer") for family in FAMILIES]
-    + [(family, part) for family in ("llama", "gpt_neox", "gemma2") for part in ("attention", "mlp")],
+    + [
+        (family, part)
+        for family in ("llama", "gpt_neox", "gemma2")
+        for part in ("attention", "mlp")
+    ],
 )
 def test_as_published_equals_whole_forwards(family: str, part: str) -> None:
     model = tiny(family)
@@ -79,7 +98,8 @@ def test_as_published_equals_whole_forwards(family: str, part: str) -> None:
         assert arrays["n_pos"][row] == len(ids)
         for layer in range(model.n_layers):
             slopes = [
-                naive_slopes(model, ids, answer, n_pos - 1, layer=layer, part=part, at=step / 3)[1] for step in range(3)
+                naive_slopes(model, ids, answer, n_pos - 1, layer=layer, part=part, at=step / 3)[1]
+                for step in range(3)
             ]
             ours = arrays["attribution"][row, layer, : len(ids)]
             assert_close(ours, torch.stack(slopes).mean(0), rtol=1e-5, atol=1e-6)
@@ -104,7 +124,9 @@ def test_attributions_add_up(family: str) -> None:
     arrays = IntegratedGradients().measure(model.record(batch), batch, {})
     sums, difference = arrays["attribution"].sum(-1), arrays["difference"]
     allowed = 0.01 * difference.abs().clamp_min(0.01)
-    is_routed = model.name == "tiny-mixtral"  # the answer's probability jumps where a token changes its experts
+    is_routed = (
+        model.name == "tiny-mixtral"
+    )  # the answer's probability jumps where a token changes its experts
     assert bool(((arrays["error"] <= allowed) | (arrays["capped"].bool() & is_routed)).all())
     assert_close((sums - difference).abs(), arrays["error"], rtol=1e-3, atol=1e-6)
     assert is_routed or not arrays["capped"].any()
@@ -122,7 +144,9 @@ def test_behind_the_last_layer_only_tokens_that_predict_the_answer_matter() -> N
 @torch.no_grad()
 def test_the_answers_last_token_gets_nothing_but_moves_the_baseline() -> None:
     model, batch = tiny("gpt2"), answering(tokens())
-    whole = dataclasses.replace(PUBLISHED, whole_answer=True).measure(model.record(batch), batch, {})
+    whole = dataclasses.replace(PUBLISHED, whole_answer=True).measure(
+        model.record(batch), batch, {}
+    )
     assert whole["attribution"].shape[-1] == 13
     assert bool((whole["attribution"][..., -1] == 0).all())
     plain = PUBLISHED.measure(model.record(batch), batch, {})
@@ -137,7 +161,10 @@ def test_cases_that_want_more_nodes_are_counted() -> None:
     part = analysis.measure(model.record(batch), batch, {})
     assert part["nodes"].max() <= 20
     assert part["capped"].any()
-    assert f"{int(part['capped'].sum())} of 12 cases wanted more than 20" in analysis.combine([part]).summary()
+    assert (
+        f"{int(part['capped'].sum())} of 12 cases wanted more than 20"
+        in analysis.combine([part]).summary()
+    )
 
 
 def test_a_sum_by_hand() -> None:
@@ -171,14 +198,20 @@ def test_nodes_gather_where_the_path_is_steep() -> None:
 
 def test_bad_input_is_one_line() -> None:
     model = interp.load_model("zoo/hops-4l")
-    with pytest.raises(TaskError, match=r"an answer is needed for every prompt; 1 prompts \(first: '0'\) without one"):
+    with pytest.raises(
+        TaskError,
+        match=r"an answer is needed for every prompt; 1 prompts \(first: '0'\) without one",
+    ):
         IntegratedGradients().run(model, Task.from_texts(["Ada mother mother"]))
     short = Task("short", (Prompt("a", "Ada", answer="Emil"),))
     with pytest.raises(AnalysisError, match="prompt 'a' has 2 tokens; a baseline needs at least 3"):
         IntegratedGradients(first_position=False).run(model, short)
     with pytest.raises(AnalysisError, match="max_nodes=4; at least 9 are needed"):
         IntegratedGradients(max_nodes=4)
-    with pytest.raises(AnalysisError, match=r"integrated_gradients.part: unknown value 'head'; there is attention, layer"):
+    with pytest.raises(
+        AnalysisError,
+        match=r"integrated_gradients.part: unknown value 'head'; there is attention, layer",
+    ):
         make_analysis("integrated_gradients", {"part": "head"})
     with pytest.raises(AnalysisError, match="tolerance=0"):
         IntegratedGradients(tolerance=0.0)

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def skipping(model: Model, batch, skipped: int, part: str, before: int) -> list[torch.Tensor]:
-    """Run the stock model with a part of one layer skipped at positions 1 .. before - 1; return resid_pre of every layer."""
+    """Run the stock model with a part of one layer skipped at positions 1 .. before - 1; return
+    resid_pre of every layer.
+    """
     blocks = model.module.get_submodule(model._paths.blocks)
     seen: list[torch.Tensor] = []
     block = model._blocks[skipped]
@@ -38,7 +40,9 @@ def skipping(model: Model, batch, skipped: int, part: str, before: int) -> list[
     if skipped == model.n_layers - 1 and part == "layer":
         handles.pop().remove()
         handles.append(module.register_forward_hook(edit, with_kwargs=True))
-        handles.append(blocks[-1].register_forward_hook(lambda _m, _a, out: seen.append(first(out))))
+        handles.append(
+            blocks[-1].register_forward_hook(lambda _m, _a, out: seen.append(first(out)))
+        )
     else:
         handles.append(module.register_forward_hook(edit, with_kwargs=True))
     try:
@@ -69,11 +73,16 @@ def test_all_and_future_equal_the_naive_loop(model: Model, part: str) -> None:
         for layer in range(skipped, layers):
             whole = change(clean, runs[1], layer)[:, 1:].amax(-1)
             assert_close(arrays["all.max"][:, skipped, layer], whole, rtol=1e-5, atol=1e-5)
-            future = torch.stack([change(clean, runs[t], layer)[:, t:].amax(-1) for t in splits]).amax(0)
+            future = torch.stack(
+                [change(clean, runs[t], layer)[:, t:].amax(-1) for t in splits]
+            ).amax(0)
             assert_close(arrays["future.max"][:, skipped, layer], future, rtol=1e-5, atol=1e-5)
         probs = model.unembed(runs[1][-1]).softmax(-1)
         assert_close(
-            arrays["all.output_max"][:, skipped], (clean_probs - probs).norm(dim=-1)[:, 1:].amax(-1), rtol=0, atol=1e-5
+            arrays["all.output_max"][:, skipped],
+            (clean_probs - probs).norm(dim=-1)[:, 1:].amax(-1),
+            rtol=0,
+            atol=1e-5,
         )
 
 
@@ -84,22 +93,32 @@ def test_direct_effects_equal_the_naive_loop(model: Model, part: str) -> None:
     recording = model.record(batch)
     analysis = LayerSkip(part=part)
     arrays = analysis.measure(recording, batch, {})
-    kinds = {"layer": ("attn_out", "mlp_out"), "attention": ("attn_out",), "mlp": ("mlp_out",)}[part]
+    kinds = {"layer": ("attn_out", "mlp_out"), "attention": ("attn_out",), "mlp": ("mlp_out",)}[
+        part
+    ]
     splits = analysis._splits(batch.tokens.shape[1])
     for skipped in range(model.n_layers):
         write = sum(recording.clean(Site(kind, skipped)) for kind in kinds)
         for layer in range(skipped + 1, model.n_layers):
             pre, post = recording.resid(layer), recording.resid(layer + 1)
 
-            def effect(start: int, end: int, write=write, pre=pre, post=post, layer=layer) -> torch.Tensor:
+            def effect(
+                start: int, end: int, write=write, pre=pre, post=post, layer=layer
+            ) -> torch.Tensor:
                 given = pre.clone()
                 given[:, 1:end] -= write[:, 1:end]
                 new = recording.block(layer, given) - given
-                return ((post - pre - new).norm(dim=-1) / (post - pre).norm(dim=-1))[:, start:].amax(-1)
+                return ((post - pre - new).norm(dim=-1) / (post - pre).norm(dim=-1))[
+                    :, start:
+                ].amax(-1)
 
-            assert_close(arrays["direct.max"][:, skipped, layer], effect(1, 99), rtol=1e-5, atol=1e-5)
+            assert_close(
+                arrays["direct.max"][:, skipped, layer], effect(1, 99), rtol=1e-5, atol=1e-5
+            )
             future = torch.stack([effect(t, t) for t in splits]).amax(0)
-            assert_close(arrays["direct_future.max"][:, skipped, layer], future, rtol=1e-5, atol=1e-5)
+            assert_close(
+                arrays["direct_future.max"][:, skipped, layer], future, rtol=1e-5, atol=1e-5
+            )
 
 
 @torch.no_grad()
@@ -123,7 +142,12 @@ def test_the_answers_logit_equals_a_hook() -> None:
     for skipped in range(model.n_layers):
         keep_first = lambda resid, out: torch.cat([out[:, :1], resid[:, 1:]], 1)  # noqa: E731
         fall = clean - naive(model, batch, {skipped: keep_first})[:, -1]
-        assert_close(arrays["all.answer_fall"][:, skipped], fall.gather(1, batch.answer[:, None])[:, 0], rtol=0, atol=1e-5)
+        assert_close(
+            arrays["all.answer_fall"][:, skipped],
+            fall.gather(1, batch.answer[:, None])[:, 0],
+            rtol=0,
+            atol=1e-5,
+        )
 
 
 @torch.no_grad()
@@ -132,7 +156,9 @@ def test_work_stays_at_the_bound() -> None:
     recording = model.record(batch)
     LayerSkip(scopes=("all",)).measure(recording, batch, {})
     layers = model.n_layers
-    assert recording.work.block_tokens == batch.tokens.numel() * (layers + layers * (layers - 1) / 2)
+    assert recording.work.block_tokens == batch.tokens.numel() * (
+        layers + layers * (layers - 1) / 2
+    )
 
 
 @torch.no_grad()
@@ -153,4 +179,8 @@ def test_a_gpu_runs_what_its_free_memory_holds(monkeypatch: pytest.MonkeyPatch) 
     gpu = torch.device("cuda")
     assert staircase.tokens_at_once(gpu, 2**17) == 2**30 // 2**17  # a quarter of 4 GB
     assert staircase.tokens_at_once(gpu, 2**17 + 1) == 2**12  # the power of two below
-    assert staircase.tokens_at_once(gpu, 2**30) == staircase.tokens_at_once(torch.device("cpu"), 1) == 1024
+    assert (
+        staircase.tokens_at_once(gpu, 2**30)
+        == staircase.tokens_at_once(torch.device("cpu"), 1)
+        == 1024
+    )

@@ -15,10 +15,10 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer
 
 from interp.errors import ModelError, SiteError
-from interp.folder import read_run
+from interp.files.paths import shipped_models
 from interp.models import load_model
-from interp.models.bridge import build_bridge
-from interp.paths import shipped_models
+from interp.models.bridge.building import build_bridge
+from interp.runs.folder import read_run
 from interp.sites import Site
 from interp.tasks import Task
 from tests.families import tiny, tokens
@@ -88,7 +88,9 @@ def test_a_damaged_folder_is_refused(folder: Path, what: str, says: str) -> None
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])  # of some, transformers makes an empty tokenizer
+@pytest.mark.parametrize(
+    "family", ["llama", "gpt2", "qwen3"]
+)  # of some, transformers makes an empty tokenizer
 def test_a_folder_without_a_tokenizer_takes_token_ids(family: str, tmp_path: Path) -> None:
     tiny(family).module.save_pretrained(tmp_path)
     model = load_model(tmp_path)
@@ -103,7 +105,9 @@ def test_a_folder_without_a_tokenizer_takes_token_ids(family: str, tmp_path: Pat
 def test_a_tokenizer_that_is_given_must_be_one(tmp_path: Path) -> None:
     module = tiny("gpt2").module
     module.save_pretrained(tmp_path)
-    assert load_model(module, tokenizer=AutoTokenizer.from_pretrained(tmp_path)).tokenizer is None  # an empty one
+    assert (
+        load_model(module, tokenizer=AutoTokenizer.from_pretrained(tmp_path)).tokenizer is None
+    )  # an empty one
     with pytest.raises(ModelError, match="tokenizer='gpt2' given; a tokenizer is needed"):
         load_model(module, tokenizer="gpt2")
 
@@ -115,8 +119,12 @@ def test_a_tokenizer_that_cannot_be_read_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, "float16"])
-def test_dtypes_are_understood_as_names_and_as_torchs(folder: Path, dtype: str | torch.dtype) -> None:
-    assert str(load_model(folder, dtype=dtype).dtype).removeprefix("torch.") == str(dtype).removeprefix("torch.")
+def test_dtypes_are_understood_as_names_and_as_torchs(
+    folder: Path, dtype: str | torch.dtype
+) -> None:
+    assert str(load_model(folder, dtype=dtype).dtype).removeprefix("torch.") == str(
+        dtype
+    ).removeprefix("torch.")
     with pytest.raises(ModelError, match="unknown dtype 'int8'"):
         load_model(folder, dtype=torch.int8)
 
@@ -128,7 +136,10 @@ def test_a_run_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
 
 
 def test_importing_and_listing_need_no_torch() -> None:
-    code = "import sys, interp, interp.cli, interp.folder; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    code = (
+        "import sys, interp, interp.cli, interp.runs.folder; sys.exit('torch' in sys.modules or"
+        " 'pandas' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -150,7 +161,10 @@ def halves(folder: Path) -> Path:
     shards = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
     for shard, kept in shards.items():
         save_file({name: tensors[name] for name in kept}, folder / shard, metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": {name: shard for shard, kept in shards.items() for name in kept}}
+    index = {
+        "metadata": {},
+        "weight_map": {name: shard for shard, kept in shards.items() for name in kept},
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model.safetensors").unlink()
     return folder
@@ -168,14 +182,22 @@ def test_sharded_weights_are_the_same_model(folder: Path) -> None:
 
 def test_unexpected_weights_are_refused(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
-    save_file(tensors | {"model.layers.0.extra": torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"has unexpected 1 weights \(first: model.layers.0.extra\)"):
+    save_file(
+        tensors | {"model.layers.0.extra": torch.zeros(3)},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(
+        ModelError, match=r"has unexpected 1 weights \(first: model.layers.0.extra\)"
+    ):
         load_model(folder)
 
 
 def test_offloaded_layers_replay_and_inner_sites_say_why_not(folder: Path) -> None:
     pytest.importorskip("accelerate")
-    places = dict.fromkeys(["model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"], "cpu")
+    places = dict.fromkeys(
+        ["model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"], "cpu"
+    )
     places |= {f"model.layers.{i}": "disk" if i == 2 else "cpu" for i in range(4)}
     spread, whole = load_model(folder, device_map=places), load_model(folder)
     assert spread.fingerprint == whole.fingerprint
@@ -192,9 +214,13 @@ def test_offloaded_layers_replay_and_inner_sites_say_why_not(folder: Path) -> No
 def test_an_adapter_is_merged_into_its_base(folder: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     base = load_model(folder).module
-    adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted = peft.get_peft_model(
+        base, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
     adapted.save_pretrained(tmp_path / "adapter")
-    given = json.loads((tmp_path / "adapter/adapter_config.json").read_text()) | {"base_model_name_or_path": str(folder)}
+    given = json.loads((tmp_path / "adapter/adapter_config.json").read_text()) | {
+        "base_model_name_or_path": str(folder)
+    }
     (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(given))
     with torch.no_grad():
         expected = adapted(input_ids=tokens().tokens).logits
@@ -213,16 +239,27 @@ def test_a_transformer_bridge_is_taken_as_it_is() -> None:
     assert_close(taken.logits(tokens()), model.logits(tokens()), rtol=0, atol=1e-5)
     weights = {parameter.data_ptr() for parameter in bridge.original_model.parameters()}
     assert {parameter.data_ptr() for parameter in taken.module.parameters()} <= weights
-    assert_close(taken.forward(tokens(), capture=[Site("z", 1)]).logits, model.logits(tokens()), rtol=0, atol=1e-5)
+    assert_close(
+        taken.forward(tokens(), capture=[Site("z", 1)]).logits,
+        model.logits(tokens()),
+        rtol=0,
+        atol=1e-5,
+    )
 
 
 def test_other_modules_are_refused() -> None:
-    with pytest.raises(ModelError, match="a Linear given; a name, a transformers model or a TransformerBridge"):
+    with pytest.raises(
+        ModelError, match="a Linear given; a name, a transformers model or a TransformerBridge"
+    ):
         load_model(torch.nn.Linear(2, 2))
 
 
 def test_code_of_a_checkpoint_is_run_on_request_only(folder: Path) -> None:
-    with_config(folder, auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Own"}, model_type="own")
+    with_config(
+        folder,
+        auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Own"},
+        model_type="own",
+    )
     (folder / "own.py").write_text("raise SystemExit('this code was run')\n")
     with pytest.raises(ModelError, match="brings its own code"):
         load_model(folder)
@@ -231,12 +268,20 @@ def test_code_of_a_checkpoint_is_run_on_request_only(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (GatedRepoError, "is gated; accept its terms at https://huggingface.co/org/model, then run `hf auth login`"),
+        (
+            GatedRepoError,
+            (
+                "is gated; accept its terms at https://huggingface.co/org/model, then run `hf auth"
+                " login`"
+            ),
+        ),
         (RepositoryNotFoundError, "no model 'org/model' on the hub"),
         (LocalEntryNotFoundError, "is not in the local cache and the hub cannot be asked"),
     ],
 )
-def test_repositories_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPatch, error: type, says: str) -> None:
+def test_repositories_that_cannot_be_had_say_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, error: type, says: str
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         cause = error.__new__(error)
         raise OSError("You are trying to access something") from cause
@@ -247,7 +292,9 @@ def test_repositories_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.Monk
 
 
 def test_offline_the_hub_is_not_asked() -> None:
-    with pytest.raises(ModelError, match="is not in the local cache and the hub cannot be asked") as refused:
+    with pytest.raises(
+        ModelError, match="is not in the local cache and the hub cannot be asked"
+    ) as refused:
         load_model("openai-community/gpt2-of-nobody")
     assert "\n" not in str(refused.value)
 

@@ -1,4 +1,6 @@
-"""The lens equals the stock model's own head; divergences, overlap, ranks and effective depths by hand."""
+"""The lens equals the stock model's own head; divergences, overlap, ranks and effective depths by
+hand.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -14,9 +16,9 @@ from interp.analyses.logit_lens import LogitLens, effective_depths
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import first
+from interp.stats.bootstrap import bootstrap_interval, interval_of, resampled_means
 from interp.sweeps import lens
 from interp.sweeps.lens import READINGS, Prediction, compared
-from interp.sweeps.statistics import bootstrap_interval, interval_of, resampled_means
 from tests.families import tiny, tokens
 from tests.test_replay import naive
 
@@ -24,18 +26,30 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def hooked(model: Model, batch) -> tuple[list[torch.Tensor], dict[str, list[torch.Tensor]]]:
-    """Run the stock model; return the stream in front of every layer and behind the last, and what sublayers wrote."""
+    """Run the stock model; return the stream in front of every layer and behind the last, and what
+    sublayers wrote.
+    """
     stream: list[torch.Tensor] = []
     writes: dict[str, list[torch.Tensor]] = {"attn": [], "mlp": []}
     blocks = model.module.get_submodule(model._paths.blocks)
     handles = [
-        block.register_forward_pre_hook(lambda _m, a, k: stream.append(a[0] if a else k["hidden_states"]), with_kwargs=True)
+        block.register_forward_pre_hook(
+            lambda _m, a, k: stream.append(a[0] if a else k["hidden_states"]), with_kwargs=True
+        )
         for block in blocks
     ]
     handles.append(blocks[-1].register_forward_hook(lambda _m, _a, out: stream.append(first(out))))
     for block in model._blocks:
-        handles.append(block.attn_write.register_forward_hook(lambda _m, _a, out: writes["attn"].append(first(out))))
-        handles.append(block.mlp_write.register_forward_hook(lambda _m, _a, out: writes["mlp"].append(first(out))))
+        handles.append(
+            block.attn_write.register_forward_hook(
+                lambda _m, _a, out: writes["attn"].append(first(out))
+            )
+        )
+        handles.append(
+            block.mlp_write.register_forward_hook(
+                lambda _m, _a, out: writes["mlp"].append(first(out))
+            )
+        )
     model.logits(batch)
     for handle in handles:
         handle.remove()
@@ -47,7 +61,12 @@ def by_hand(q: torch.Tensor, p: torch.Tensor, answer: int, k: int) -> list[float
     q, p = q.double().softmax(-1), p.double().softmax(-1)
     tops = [set(t.argsort(descending=True)[:k].tolist()) for t in (q, p)]
     kls = [(q * (q / p).log()).sum(), (p * (p / q).log()).sum()]
-    return [*map(float, kls), len(tops[0] & tops[1]) / k, float(q[answer]), float((q > q[answer]).sum())]
+    return [
+        *map(float, kls),
+        len(tops[0] & tops[1]) / k,
+        float(q[answer]),
+        float((q > q[answer]).sum()),
+    ]
 
 
 @torch.no_grad()
@@ -59,14 +78,20 @@ def test_it_equals_the_stock_models_head_on_every_residual(model: Model) -> None
     for layer, resid in enumerate(stream):
         logits = naive(model, batch, {model.n_layers - 1: lambda _, __, resid=resid: resid})
         expected = [
-            [by_hand(logits[row, pos], final[row, pos], int(batch.answer[row]), 5) for pos in range(batch.tokens.shape[1])]
+            [
+                by_hand(logits[row, pos], final[row, pos], int(batch.answer[row]), 5)
+                for pos in range(batch.tokens.shape[1])
+            ]
             for row in range(len(batch.tokens))
         ]
         assert_close(part["readings"][:, layer], torch.tensor(expected), rtol=1e-5, atol=1e-5)
     for layer in range(model.n_layers):
         pre, attn, mlp = stream[layer], writes["attn"][layer], writes["mlp"][layer]
         mid = pre if model._blocks[layer].is_parallel else pre + attn
-        cosines = [cosine_similarity(w, s, dim=-1).mean(1) for w, s in ((attn, pre), (mlp, mid), (attn + mlp, pre))]
+        cosines = [
+            cosine_similarity(w, s, dim=-1).mean(1)
+            for w, s in ((attn, pre), (mlp, mid), (attn + mlp, pre))
+        ]
         assert_close(part["cosines"][:, layer], torch.stack(cosines, dim=1), rtol=1e-5, atol=1e-5)
 
 
@@ -113,9 +138,13 @@ def test_no_more_logits_are_held_than_allowed(monkeypatch: pytest.MonkeyPatch) -
 def test_a_comparison_done_by_hand() -> None:
     q, p = torch.tensor([[0.5, 0.25, 0.125, 0.125]]), torch.tensor([[0.25, 0.5, 0.125, 0.125]])
     kl = 0.5 * np.log(2) - 0.25 * np.log(2)
-    row = compared(Prediction.of(q.log(), top_k=1), Prediction.of(p.log(), top_k=1), answer=torch.tensor([1]))
+    row = compared(
+        Prediction.of(q.log(), top_k=1), Prediction.of(p.log(), top_k=1), answer=torch.tensor([1])
+    )
     assert_close(row, torch.tensor([[kl, kl, 0.0, 0.25, 1.0]], dtype=torch.float32))
-    lens, final = (Prediction.of(torch.tensor([row]).log(), top_k=2) for row in ([0.5, 0.5], [0.75, 0.25]))
+    lens, final = (
+        Prediction.of(torch.tensor([row]).log(), top_k=2) for row in ([0.5, 0.5], [0.75, 0.25])
+    )
     row = compared(lens, final, answer=None)
     kls = [0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(2), 0.75 * np.log(1.5) + 0.25 * np.log(0.5)]
     assert_close(row, torch.tensor([[*kls, 1.0, -1.0, -1.0]], dtype=torch.float32))
@@ -128,9 +157,17 @@ def test_effective_depths_by_hand() -> None:
         "cosine": np.array([-0.1, 0.0, -0.2, 0.1, 0.2, -0.3]),
     }
     assert effective_depths(**curves) == {"cosine": 2, "KL": 3, "overlap": 4}
-    never = {"kl": np.array([1.0, 1.0, 0.1]), "overlap": np.array([0.0, 0.0, 0.9]), "cosine": np.array([0.1, 0.1, 0.1])}
+    never = {
+        "kl": np.array([1.0, 1.0, 0.1]),
+        "overlap": np.array([0.0, 0.0, 0.9]),
+        "cosine": np.array([0.1, 0.1, 0.1]),
+    }
     assert effective_depths(**never) == {"cosine": None, "KL": None, "overlap": None}
-    assert effective_depths(**curves, kl_share=0.7, overlap_above=0.05) == {"cosine": 2, "KL": 2, "overlap": 1}
+    assert effective_depths(**curves, kl_share=0.7, overlap_above=0.05) == {
+        "cosine": 2,
+        "KL": 2,
+        "overlap": 1,
+    }
 
 
 def part_of(*prompts: list[float], answered: bool = True) -> dict[str, torch.Tensor]:
@@ -151,8 +188,16 @@ def test_prompts_or_tokens_are_weighted(weighting: str, first_position: bool, me
     result = LogitLens(weighting=weighting, first_position=first_position).combine(parts)
     assert result.curves["KL(lens‖final), nats"][0] == pytest.approx(mean)
     frame = result.to_frame()
-    rows = frame[(frame["measure"] == "KL(lens‖final), nats") & (frame["layer"] == 0) & frame["position"].notna()]
-    assert rows[["position", "mean", "n_prompts"]].to_numpy().tolist() == [[-2, 1, 1], [-1, 3, 2], [0, 4.5, 2]]
+    rows = frame[
+        (frame["measure"] == "KL(lens‖final), nats")
+        & (frame["layer"] == 0)
+        & frame["position"].notna()
+    ]
+    assert rows[["position", "mean", "n_prompts"]].to_numpy().tolist() == [
+        [-2, 1, 1],
+        [-1, 3, 2],
+        [0, 4.5, 2],
+    ]
 
 
 def test_prompts_without_an_answer_are_left_out_of_its_readings() -> None:
@@ -178,7 +223,9 @@ def test_bad_parameters_are_one_line(parameters: dict, message: str) -> None:
 def test_bad_shards_are_refused_before_any_work() -> None:
     with pytest.raises(AnalysisError, match="top_k=98; the model has 97 tokens"):
         LogitLens(top_k=98).check(tiny("llama"), tokens())
-    with pytest.raises(AnalysisError, match="prompt '0' has 1 token; first_position=False needs at least 2"):
+    with pytest.raises(
+        AnalysisError, match="prompt '0' has 1 token; first_position=False needs at least 2"
+    ):
         LogitLens(first_position=False).check(tiny("llama"), tokens(n_pos=1))
 
 
@@ -187,14 +234,18 @@ def test_a_weighted_bootstrap_keeps_constants() -> None:
     low, high = bootstrap_interval(values, weights=weights)
     np.testing.assert_allclose([low, high], 3.0)
     varied = np.array([[1.0], [2.0], [4.0]])
-    np.testing.assert_array_equal(bootstrap_interval(varied), bootstrap_interval(varied, weights=np.full(3, 7.0)))
+    np.testing.assert_array_equal(
+        bootstrap_interval(varied), bootstrap_interval(varied, weights=np.full(3, 7.0))
+    )
 
 
 def test_intervals_of_numbers_made_of_means() -> None:
     values = np.random.default_rng(0).normal(3, 1, (400, 2))
     resampled = resampled_means(values, seed=5)
     low, high = interval_of(resampled[:, 0])
-    np.testing.assert_allclose((low, high), [end[0] for end in bootstrap_interval(values, seed=5)], atol=5e-3)
+    np.testing.assert_allclose(
+        (low, high), [end[0] for end in bootstrap_interval(values, seed=5)], atol=5e-3
+    )
     assert 3.0 < high - low + 2.9 < 3.2
     np.testing.assert_array_equal(resampled_means(values[:, ::-1], seed=5), resampled[:, ::-1])
     never = np.r_[np.zeros(960), np.full(40, np.inf)]

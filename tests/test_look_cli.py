@@ -12,10 +12,11 @@ from typer.testing import CliRunner, Result
 
 from interp import __version__
 from interp.cli import app, main
-from interp.folder import Cell, read_json, write_json
-from interp.look_cli import complete_runs
+from interp.cli.look import complete_runs
+from interp.files.whole import read_json, write_json
 from interp.runs import Study, execute
-from interp.tables import differences, read_frame
+from interp.runs.folder import Cell
+from interp.runs.tables import differences, read_frame
 
 
 def call(*args: object) -> Result:
@@ -25,7 +26,9 @@ def call(*args: object) -> Result:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "first"
-    execute(Study(("zoo/hops-4l",), ("two-hop",), {"layer_skip": {}, "logit_lens": {}}, n=8), folder)
+    execute(
+        Study(("zoo/hops-4l",), ("two-hop",), {"layer_skip": {}, "logit_lens": {}}, n=8), folder
+    )
     return folder
 
 
@@ -44,7 +47,9 @@ def test_show_of_what_is_not_there_says_what_is(run: Path) -> None:
     assert "unknown model 'gpt2'; there is zoo/hops-4l in" in str(
         call("show", run, "layer_skip", "--model", "gpt2").exception
     )
-    assert "unknown task 'ioi'; there is two-hop in" in str(call("show", run, "--task", "ioi").exception)
+    assert "unknown task 'ioi'; there is two-hop in" in str(
+        call("show", run, "--task", "ioi").exception
+    )
 
 
 def test_a_run_is_equal_to_its_copy(run: Path, tmp_path: Path) -> None:
@@ -60,7 +65,7 @@ def _changed(run: Path, folder: Path, change: float) -> Path:
     frame = pd.read_parquet(cell / "frame.parquet")
     frame.loc[5, "mean"] += change
     frame.to_parquet(cell / "frame.parquet", index=False)
-    from interp.folder import digest_of
+    from interp.files.whole import digest_of
 
     result = read_json(cell / "result.json")
     result["files"]["frame.parquet"] = digest_of((cell / "frame.parquet").read_bytes())
@@ -99,17 +104,32 @@ def test_diff_names_other_cells_and_settings(run: Path, tmp_path: Path) -> None:
     [
         ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\n[analysis.layer_skip]\n', "analyses"),
         ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\n[analyses.layer_skp]\n', "layer_skip"),
-        ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\n[analyses.layer_skip]\nparts = "mlp"\n', "part"),
+        (
+            'models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\n[analyses.layer_skip]\nparts = "mlp"\n',
+            "part",
+        ),
         ('models = ["zoo/hops-4l"]\n[analyses.layer_skip]\n', "names no tasks"),
-        ('models = ["zoo/hops-4l", 5]\ntasks = ["two-hop"]\n[analyses.layer_skip]\n', "models is 5; str is needed"),
+        (
+            'models = ["zoo/hops-4l", 5]\ntasks = ["two-hop"]\n[analyses.layer_skip]\n',
+            "models is 5; str is needed",
+        ),
         (
             'models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\nn = "ten"\n[analyses.layer_skip]\n',
             "n is 'ten'; int or none is",
         ),
-        ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\nanalyses = ["layer_skip"]\n', "a table is needed"),
-        ('models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\nanalyses.layer_skip = 3\n', "analyses.layer_skip is 3; a table is"),
         (
-            'models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\ndtype = "flaot32"\n[analyses.layer_skip]\n',
+            'models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\nanalyses = ["layer_skip"]\n',
+            "a table is needed",
+        ),
+        (
+            'models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\nanalyses.layer_skip = 3\n',
+            "analyses.layer_skip is 3; a table is",
+        ),
+        (
+            (
+                'models = ["zoo/hops-4l"]\ntasks = ["two-hop"]\ndtype ='
+                ' "flaot32"\n[analyses.layer_skip]\n'
+            ),
             "did you mean 'float32'",
         ),
         ("models = [", "not TOML"),
@@ -126,7 +146,9 @@ def test_a_wrong_study_is_named_with_a_suggestion(tmp_path: Path, text: str, sai
 def test_a_single_name_is_a_list_of_one(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     path.write_text('models = "zoo/hops-4l"\ntasks = "two-hop"\n[analyses.layer_skip]\n')
-    assert json.loads(call("validate", path, "--json").stdout)["cells"] == ["zoo--hops-4l/two-hop/layer_skip"]
+    assert json.loads(call("validate", path, "--json").stdout)["cells"] == [
+        "zoo--hops-4l/two-hop/layer_skip"
+    ]
 
 
 def test_the_shipped_studies_are_valid() -> None:
@@ -156,7 +178,10 @@ def test_errors_are_json_where_json_is_asked_for(
     ],
 )
 def test_a_command_that_is_none_is_json_too_where_json_is_asked_for(
-    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert exit_status(monkeypatch, *words) == 2
     captured = capsys.readouterr()
@@ -183,7 +208,9 @@ def test_exit_statuses_are_those_of_the_docs(
 
 
 def test_every_help_text_has_an_example() -> None:
-    assert [name for name, command in every_command().items() if "Example" not in (command.help or "")] == []
+    assert [
+        name for name, command in every_command().items() if "Example" not in (command.help or "")
+    ] == []
 
 
 def test_run_folders_complete(run: Path) -> None:

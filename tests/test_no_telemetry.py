@@ -1,4 +1,6 @@
-"""An ordinary run talks to nobody: no socket is opened to another machine, by us or by what we depend on."""
+"""An ordinary run talks to nobody: no socket is opened to another machine, by us or by what we
+depend on.
+"""
 
 import os
 import subprocess
@@ -36,6 +38,10 @@ print("said", said)
 def test_no_socket_is_opened(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "run")], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "run")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines()[-1] == "said []", done.stderr

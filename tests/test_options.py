@@ -1,4 +1,6 @@
-"""An answer is one option: by label first, never by guessing; what could mean two options is refused with its row."""
+"""An answer is one option: by label first, never by guessing; what could mean two options is
+refused with its row.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,9 @@ import pandas as pd
 import pytest
 
 from interp.analyses.void_skip import VoidSkip
-from interp.choices import option_order, score_choices, shuffled
 from interp.errors import TaskError
 from interp.models import load_model
+from interp.sweeps.choices import option_order, score_choices, shuffled
 from interp.tasks import Prompt, Task
 
 COLUMNS = {"text": "q", "choices": "o", "answer": "a"}
@@ -18,7 +20,9 @@ LEGS = ["2", "1", "4", "3"]
 
 
 def read(options: Any, key: Any, labels: Any = None) -> Prompt:
-    row = {"q": "How many legs?", "o": options, "a": key} | ({} if labels is None else {"l": labels})
+    row = {"q": "How many legs?", "o": options, "a": key} | (
+        {} if labels is None else {"l": labels}
+    )
     return Task.from_hf([row], COLUMNS | ({} if labels is None else {"labels": "l"})).prompts[0]
 
 
@@ -27,7 +31,14 @@ def read(options: Any, key: Any, labels: Any = None) -> Prompt:
     [
         ({"text": LEGS, "label": ["1", "2", "3", "4"]}, "3", 2),
         ({"text": LEGS, "label": ["1", "2", "3", "4"]}, 3, 2),
-        ({"text": np.array(LEGS, dtype=object), "label": np.array(["1", "2", "3", "4"], dtype=object)}, "3", 2),
+        (
+            {
+                "text": np.array(LEGS, dtype=object),
+                "label": np.array(["1", "2", "3", "4"], dtype=object),
+            },
+            "3",
+            2,
+        ),
         ({"text": ["B", "A", "O", "AB"], "label": ["A", "B", "C", "D"]}, "B", 1),
         ({"text": ["B", "A", "O", "AB"], "label": ["A", "B", "C", "D"]}, "AB", 3),
         ({"text": ["B", "A", "O", "AB"], "label": ["A", "B", "C", "D"]}, 0, 0),
@@ -83,7 +94,9 @@ def test_options_that_read_the_same_are_told_apart_by_index(tmp_path: Path) -> N
     task.to_jsonl(tmp_path / "t.jsonl")
     assert Task.from_jsonl(tmp_path / "t.jsonl").prompts == task.prompts
     assert Task.from_frame(task.to_frame()).prompts == task.prompts
-    with pytest.raises(TaskError, match="prompt '1': several choices are 'Ned'; answer_index says which"):
+    with pytest.raises(
+        TaskError, match="prompt '1': several choices are 'Ned'; answer_index says which"
+    ):
         Prompt("1", "Ada friend", answer="Ned", choices=("Ned", "Ned"))
     with pytest.raises(TaskError, match="answer_index is 2; there are 2 choices"):
         Prompt("1", "Ada friend", choices=("Ned", "Pia"), answer_index=2)
@@ -93,18 +106,26 @@ def test_options_that_read_the_same_are_told_apart_by_index(tmp_path: Path) -> N
 
 def test_one_option_is_the_answer_also_where_two_read_the_same() -> None:
     model = load_model("zoo/hops-4l")
-    frame = score_choices(model, Task("t", (Prompt("1", "Ada friend", choices=("Ned", "Pia", "Ned"), answer_index=2),)))
+    frame = score_choices(
+        model,
+        Task("t", (Prompt("1", "Ada friend", choices=("Ned", "Pia", "Ned"), answer_index=2),)),
+    )
     assert frame["is_answer"].tolist() == [False, False, True]
     assert frame["log_likelihood"][0] == pytest.approx(frame["log_likelihood"][2], abs=1e-5)
 
 
 def test_options_are_shuffled_as_their_numbers() -> None:
     prompt = Prompt("7", "x", answer="c", choices=("a", "b", "c", "d"))
-    assert shuffled(prompt, seed=3) == tuple(prompt.choices[i] for i in option_order(prompt, seed=3))
+    assert shuffled(prompt, seed=3) == tuple(
+        prompt.choices[i] for i in option_order(prompt, seed=3)
+    )
 
 
 def test_choices_without_an_answer_are_read_and_refused_only_where_one_is_needed() -> None:
-    rows = [{"q": "Ada friend", "o": ["Ned", "Pia"], "a": missing} for missing in (None, "", float("nan"), pd.NA)]
+    rows = [
+        {"q": "Ada friend", "o": ["Ned", "Pia"], "a": missing}
+        for missing in (None, "", float("nan"), pd.NA)
+    ]
     task = Task.from_hf(rows, COLUMNS)
     assert [(p.answer, p.option) for p in task.prompts] == [(None, None)] * 4
     model = load_model("zoo/hops-4l")

@@ -17,12 +17,12 @@ from interp import Prompt, Task
 from interp.analyses.attention_knockout import AttentionKnockout
 from interp.analyses.block_influence import BlockInfluence, BlockInfluenceResult
 from interp.errors import InterpError, ModelError, RunError
-from interp.folder import Cell, folder_name
+from interp.files.paths import shipped_models
 from interp.models import Model
-from interp.paths import shipped_models
 from interp.runs import Study, estimate, execute
-from interp.seats import run_jobs
-from interp.workers import Failure, Job, Spent
+from interp.runs.executors import run_jobs
+from interp.runs.folder import Cell, folder_name
+from interp.runs.worker import Failure, Job, Spent
 
 HOPS = "zoo/hops-4l"
 
@@ -33,7 +33,12 @@ def few_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interp.load_task("two-hop", n=40).to_jsonl("few.jsonl")
 
 
-def study(*analyses: str, models: tuple[str, ...] = (HOPS,), tasks: tuple[str, ...] = ("few.jsonl",), **more: Any) -> Study:
+def study(
+    *analyses: str,
+    models: tuple[str, ...] = (HOPS,),
+    tasks: tuple[str, ...] = ("few.jsonl",),
+    **more: Any,
+) -> Study:
     return Study(models, tasks, {name: {} for name in analyses}, **more)
 
 
@@ -45,9 +50,12 @@ def by_analysis(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("resid"), IndexError("list index"), AttributeError("no"), ZeroDivisionError("0")]
+    "error",
+    [KeyError("resid"), IndexError("list index"), AttributeError("no"), ZeroDivisionError("0")],
 )
-def test_any_exception_of_a_cell_is_that_cells_failure(error: Exception, tmp_path: Path, monkeypatch: Any) -> None:
+def test_any_exception_of_a_cell_is_that_cells_failure(
+    error: Exception, tmp_path: Path, monkeypatch: Any
+) -> None:
     asked: list[int] = []
 
     def fails(*_: Any) -> Any:
@@ -115,7 +123,13 @@ def test_a_cell_that_has_failed_is_left_out_of_further_jobs() -> None:
 
 def other_family(folder: Path, kind: str, **config: Any) -> None:
     torch.manual_seed(0)
-    plain = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    plain = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     module = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**plain, **config}))
     module.save_pretrained(folder)
     for file in shipped_models()[HOPS].glob("tokenizer*"):
@@ -127,14 +141,30 @@ def other_family(folder: Path, kind: str, **config: Any) -> None:
     [
         ("mamba", {"state_size": 8, "num_hidden_layers": 2}),
         ("recurrent_gemma", {"block_types": ["recurrent", "attention"], "lru_width": 32}),
-        ("jamba", {"num_key_value_heads": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}),
+        (
+            "jamba",
+            {
+                "num_key_value_heads": 2,
+                "attn_layer_period": 2,
+                "attn_layer_offset": 1,
+                "use_mamba_kernels": False,
+            },
+        ),
         ("ctrl", {"n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 64}),
         ("xlnet", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_a_family_that_cannot_be_taken_apart_is_refused_in_one_line(kind: str, config: dict[str, Any]) -> None:
-    plain = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+def test_a_family_that_cannot_be_taken_apart_is_refused_in_one_line(
+    kind: str, config: dict[str, Any]
+) -> None:
+    plain = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     module = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**plain, **config}))
     with pytest.raises(ModelError) as refused:
         interp.load_model(module)
@@ -142,7 +172,9 @@ def test_a_family_that_cannot_be_taken_apart_is_refused_in_one_line(kind: str, c
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_beside_a_model_of_another_kind_a_good_one_is_measured(tmp_path: Path, monkeypatch: Any) -> None:
+def test_beside_a_model_of_another_kind_a_good_one_is_measured(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     other_family(tmp_path / "other", "mamba", state_size=8)
     run = execute(study("block_influence", models=("other", HOPS)), tmp_path / "run")
@@ -157,11 +189,15 @@ def test_beside_a_model_of_another_kind_a_good_one_is_measured(tmp_path: Path, m
 def mixed() -> Task:
     """Two-hop prompts, and some that name no subject, which what asks for the first hop cannot use."""
     prompts = interp.load_task("two-hop", n=10).prompts
-    without = [Prompt(f"without {i}", prompt.text, prompt.answer) for i, prompt in enumerate(prompts[:4])]
+    without = [
+        Prompt(f"without {i}", prompt.text, prompt.answer) for i, prompt in enumerate(prompts[:4])
+    ]
     return Task("mixed", (*without, *prompts))
 
 
-def test_what_one_analysis_cannot_use_is_left_out_of_that_one(tmp_path: Path, monkeypatch: Any) -> None:
+def test_what_one_analysis_cannot_use_is_left_out_of_that_one(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     mixed().to_jsonl("mixed.jsonl")
     asked = study("attention_knockout", "block_influence", tasks=("mixed.jsonl",))
@@ -172,13 +208,17 @@ def test_what_one_analysis_cannot_use_is_left_out_of_that_one(tmp_path: Path, mo
     assert "4 prompts" in knockout["left_out"]
     assert not influence["left_out"]
     run = interp.open_run(tmp_path / "run")
-    own, all_of_them = (run.prompts(HOPS, "mixed.jsonl", name) for name in ("attention_knockout", "block_influence"))
+    own, all_of_them = (
+        run.prompts(HOPS, "mixed.jsonl", name) for name in ("attention_knockout", "block_influence")
+    )
     assert [all_of_them[i].id for i in knockout["prompts"]] == [prompt.id for prompt in own]
     with pytest.warns(UserWarning, match="4 prompts"):
         direct = AttentionKnockout().run(interp.load_model(HOPS), mixed())
     alone = AttentionKnockout().run(interp.load_model(HOPS), Task("own", own))
     pd.testing.assert_frame_equal(direct.to_frame(), alone.to_frame())
-    pd.testing.assert_frame_equal(run[HOPS, "mixed.jsonl", "attention_knockout"].to_frame(), alone.to_frame())
+    pd.testing.assert_frame_equal(
+        run[HOPS, "mixed.jsonl", "attention_knockout"].to_frame(), alone.to_frame()
+    )
 
 
 def test_what_it_would_cost_leaves_out_the_same(tmp_path: Path, monkeypatch: Any) -> None:
@@ -186,7 +226,10 @@ def test_what_it_would_cost_leaves_out_the_same(tmp_path: Path, monkeypatch: Any
     mixed().to_jsonl("mixed.jsonl")
     Task.from_texts(["Nora rival teacher"]).to_jsonl("texts.jsonl")
     asked = {"tasks": ("mixed.jsonl", "texts.jsonl"), "only_fitting": True}
-    costs = {(e.cell.task, e.cell.analysis): e for e in estimate(study("attention_knockout", "block_influence", **asked))}
+    costs = {
+        (e.cell.task, e.cell.analysis): e
+        for e in estimate(study("attention_knockout", "block_influence", **asked))
+    }
     assert costs["mixed.jsonl", "attention_knockout"].n_prompts == 10
     assert "4 prompts" in costs["mixed.jsonl", "attention_knockout"].left_out
     assert costs["texts.jsonl", "attention_knockout"].why_not
@@ -232,8 +275,12 @@ def test_a_run_of_an_earlier_version_opens_and_is_not_resumed(tmp_path: Path) ->
     asked = study("block_influence")
     execute(asked, tmp_path / "run")
     path = tmp_path / "run" / "run.json"
-    run = {key: value for key, value in json.loads(path.read_text()).items() if key != "digest"} | {"schema": 1}
-    old = "data--some--model/few.jsonl/block_influence"  # an absolute path's folder was not its name's
+    run = {key: value for key, value in json.loads(path.read_text()).items() if key != "digest"} | {
+        "schema": 1
+    }
+    old = (  # an absolute path's folder was not its name's
+        "data--some--model/few.jsonl/block_influence"
+    )
     run["cells"] = {old: {**next(iter(run["cells"].values())), "model": "/data/some/model"}}
     path.write_text(json.dumps(run))
     (tmp_path / "run" / "zoo--hops-4l").rename(tmp_path / "run" / "data--some--model")

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def write_on(model: Model, batch, layer: int, resid: torch.Tensor) -> torch.Tensor:
-    """Return what the stock model's `layer` adds to the stream when the stream in front of it is replaced."""
+    """Return what the stock model's `layer` adds to the stream when the stream in front of it is
+    replaced.
+    """
     seen: list[torch.Tensor] = []
 
     def see(_resid, output):
@@ -47,9 +49,15 @@ def test_every_window_equals_the_naive_loop(model: Model) -> None:
                 parallel = parallel + write_on(model, batch, last, stream[first])
             after = stream[last + 1]
             error = (parallel - after).norm(dim=-1) / (after - stream[first]).norm(dim=-1)
-            measures = torch.stack([error.mean(1), cosine_similarity(parallel, after, dim=-1).mean(1)], dim=1)
+            measures = torch.stack(
+                [error.mean(1), cosine_similarity(parallel, after, dim=-1).mean(1)], dim=1
+            )
             assert_close(part["windows"][:, first, last], measures, rtol=1e-5, atol=1e-5)
-            log_q = naive(model, batch, {last: lambda _, __, new=parallel: new}).double().log_softmax(-1)
+            log_q = (
+                naive(model, batch, {last: lambda _, __, new=parallel: new})
+                .double()
+                .log_softmax(-1)
+            )
             kls = [(a.exp() * (a - b)).sum(-1).mean(1) for a, b in ((log_q, clean), (clean, log_q))]
             same = (log_q.argmax(-1) == clean.argmax(-1)).double().mean(1)
             got = part["outputs"][:, windows.index(f"{first}-{last}")]
@@ -74,7 +82,9 @@ def test_nothing_is_missed_if_only_one_layer_writes() -> None:
             block.self_attn.o_proj.weight.zero_()
             block.mlp.down_proj.weight.zero_()
     part = ParallelWindow().measure(model.record(tokens()), tokens(), {})
-    assert_close(part["windows"][:, :2, 1:, 0], torch.zeros(3, 2, model.n_layers - 1), rtol=0, atol=1e-6)
+    assert_close(
+        part["windows"][:, :2, 1:, 0], torch.zeros(3, 2, model.n_layers - 1), rtol=0, atol=1e-6
+    )
 
 
 @torch.no_grad()
@@ -92,12 +102,16 @@ def test_work_stays_at_the_bound(tmp_path: Path) -> None:
     model, batch = dataclasses.replace(tiny("llama"), store_folder=tmp_path), tokens()
     recording, layers = model.record(batch), model.n_layers
     ParallelWindow().measure(recording, batch, {})
-    assert recording.work.block_tokens == batch.tokens.numel() * (layers + layers * (layers - 1) / 2)
+    assert recording.work.block_tokens == batch.tokens.numel() * (
+        layers + layers * (layers - 1) / 2
+    )
     stored = model.record(batch)
     asked = ParallelWindow(output_windows=("0-1", "1-2"))
     asked.measure(stored, batch, {})
     assert stored.work.block_tokens == batch.tokens.numel() * (layers * (layers - 1) / 2 + 2 + 1)
-    assert asked.cost(model, batch).forwards == pytest.approx(stored.work.block_tokens / (batch.tokens.numel() * layers))
+    assert asked.cost(model, batch).forwards == pytest.approx(
+        stored.work.block_tokens / (batch.tokens.numel() * layers)
+    )
 
 
 @torch.no_grad()
@@ -112,7 +126,11 @@ def test_the_first_position_can_be_left_out() -> None:
 
 def test_tokens_are_weighted() -> None:
     parts = [
-        {"windows": torch.full((1, 2, 2, 2), value), "outputs": torch.full((1, 1, 3), value), "n_pos": torch.tensor([n])}
+        {
+            "windows": torch.full((1, 2, 2, 2), value),
+            "outputs": torch.full((1, 1, 3), value),
+            "n_pos": torch.tensor([n]),
+        }
         for value, n in ((1.0, 10), (4.0, 20))
     ]
     result = ParallelWindow(output_windows=("0-1",)).combine(parts)
@@ -129,7 +147,11 @@ def test_what_is_no_window_is_refused(window: str) -> None:
 
 
 def test_bad_shards_are_refused_before_any_work() -> None:
-    with pytest.raises(AnalysisError, match="output window '2-4' given; the model's last layer is 3"):
+    with pytest.raises(
+        AnalysisError, match="output window '2-4' given; the model's last layer is 3"
+    ):
         ParallelWindow(output_windows=("2-4",)).check(tiny("llama"), tokens())
-    with pytest.raises(AnalysisError, match="prompt '0' has 1 token; first_position=False needs at least 2"):
+    with pytest.raises(
+        AnalysisError, match="prompt '0' has 1 token; first_position=False needs at least 2"
+    ):
         ParallelWindow(first_position=False).check(tiny("llama"), tokens(n_pos=1))

@@ -1,4 +1,6 @@
-"""Parameters are what their types say, from Python, from files and from the command line, and come back from a report."""
+"""Parameters are what their types say, from Python, from files and from the command line, and come
+back from a report.
+"""
 
 import shlex
 from collections.abc import Mapping
@@ -19,15 +21,25 @@ from interp.analyses.layer_skip import LayerSkip
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.oracle_exit import OracleExit
 from interp.analysis import Analysis
-from interp.catalogue import find_analyses
 from interp.errors import AnalysisError, RunError
 from interp.parameters import fit, hints_of, parse
 from interp.reports.gather import _command
 from interp.runs import Study
+from interp.runs.registry import find_analyses
 
 ANALYSES = find_analyses()
 PARAMETERS = [(name, key) for name, analysis in ANALYSES.items() for key in hints_of(analysis)]
-HOSTILE = ["Syria: a country, x", "2", "a = b", "'it's' \"quoted\"", "two\nlines", "[not json", "true", " padded ", "é,…"]
+HOSTILE = [
+    "Syria: a country, x",
+    "2",
+    "a = b",
+    "'it's' \"quoted\"",
+    "two\nlines",
+    "[not json",
+    "true",
+    " padded ",
+    "é,…",
+]
 
 
 def values_of(hint: Any) -> list[Any]:
@@ -57,7 +69,9 @@ def asked_by(*words: str, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 @pytest.mark.parametrize(("name", "key"), PARAMETERS)
-def test_the_command_of_a_report_gives_back_every_value(name: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_of_a_report_gives_back_every_value(
+    name: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for value in values_of(hints_of(ANALYSES[name])[key]):
         config = {"models": ["m"], "tasks": ["t"], "analyses": {name: {key: value}}, "seed": 0}
         words = shlex.split(_command(config))
@@ -86,7 +100,9 @@ def test_the_command_of_a_report_gives_back_every_value(name: str, key: str, mon
         ("logit_lens.first_position=False", False),
     ],
 )
-def test_a_value_is_read_by_its_declared_type(item: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_is_read_by_its_declared_type(
+    item: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = item.partition("=")[0]
     name, _, key = target.partition(".")
     got = asked_by("--analysis", name, "--set", item, monkeypatch=monkeypatch).analyses[name][key]
@@ -102,24 +118,44 @@ def test_a_value_is_read_by_its_declared_type(item: str, value: object, monkeypa
         ("logit_lens.first_position=1", "logit_lens.first_position is 1; bool is needed"),
         ("logit_lens.kl_share=nan", "logit_lens.kl_share is nan; a number is needed"),
         ("oracle_exit.stable_for=2,x", "oracle_exit.stable_for is 'x'; int is needed"),
-        ("back_patching.max_new_tokens=x", "back_patching.max_new_tokens is 'x'; int or none is needed"),
-        ("back_patching.position=sub", "back_patching.position: unknown value 'sub'; did you mean 'subject'"),
+        (
+            "back_patching.max_new_tokens=x",
+            "back_patching.max_new_tokens is 'x'; int or none is needed",
+        ),
+        (
+            "back_patching.position=sub",
+            "back_patching.position: unknown value 'sub'; did you mean 'subject'",
+        ),
     ],
 )
-def test_a_value_of_another_type_is_refused(item: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_of_another_type_is_refused(
+    item: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(AnalysisError, match=says):
         asked_by("--analysis", item.partition(".")[0], "--set", item, monkeypatch=monkeypatch)
 
 
 @pytest.mark.parametrize("item", ["logit_lens.top_k=3", "layer_skip@mlp.part=mlp"])
-def test_a_parameter_of_an_analysis_that_is_not_in_the_run_is_refused(item: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parameter_of_an_analysis_that_is_not_in_the_run_is_refused(
+    item: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(RunError, match=r"given; the analyses of this run are layer_skip$"):
         asked_by("--analysis", "layer_skip", "--set", item, monkeypatch=monkeypatch)
 
 
 def test_a_labelled_analysis_has_parameters_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["--analysis", "layer_skip", "--analysis", "layer_skip@of.mlp", "--set", "layer_skip@of.mlp.part=mlp"]
-    assert asked_by(*words, monkeypatch=monkeypatch).analyses == {"layer_skip": {}, "layer_skip@of.mlp": {"part": "mlp"}}
+    words = [
+        "--analysis",
+        "layer_skip",
+        "--analysis",
+        "layer_skip@of.mlp",
+        "--set",
+        "layer_skip@of.mlp.part=mlp",
+    ]
+    assert asked_by(*words, monkeypatch=monkeypatch).analyses == {
+        "layer_skip": {},
+        "layer_skip@of.mlp": {"part": "mlp"},
+    }
 
 
 def made(analysis: type[Analysis], **parameters: Any) -> Analysis:
@@ -133,7 +169,11 @@ def made(analysis: type[Analysis], **parameters: Any) -> Analysis:
 
 def test_from_python_values_are_checked_as_from_files() -> None:
     for analysis, parameters, says in (
-        (LogitLens, {"weighting": "tokens"}, "logit_lens.weighting: unknown value 'tokens'; did you mean 'token'"),
+        (
+            LogitLens,
+            {"weighting": "tokens"},
+            "logit_lens.weighting: unknown value 'tokens'; did you mean 'token'",
+        ),
         (LogitLens, {"top_k": "5"}, "logit_lens.top_k is '5'; int is needed"),
         (LogitLens, {"first_position": 1}, "logit_lens.first_position is 1; bool is needed"),
         (BlockInfluence, {"seed": True}, "block_influence.seed is True; int is needed"),

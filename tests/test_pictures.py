@@ -7,7 +7,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 import pytest
 
-from interp.pictures import svg_of
+from interp.figures.pictures import svg_of
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,17 @@ def test_grids_lines_and_bars_are_drawn(figure: go.Figure) -> None:
     assert "nan" not in picture
 
 
-@pytest.mark.parametrize("trace", [go.Box(y=[1, 2, 3]), go.Histogram(x=[1, 2]), go.Pie(values=[1, 2]), go.Scatter(y=["a"])])
+@pytest.mark.parametrize(
+    "trace",
+    [go.Box(y=[1, 2, 3]), go.Histogram(x=[1, 2]), go.Pie(values=[1, 2]), go.Scatter(y=["a"])],
+)
 def test_what_it_cannot_draw_is_no_picture(trace: object) -> None:
     assert svg_of(json.loads(go.Figure(trace).to_json())) == ""
 
 
 def test_titles_are_escaped() -> None:
     figure = go.Figure(
-        go.Scatter(y=[1, 2]), layout={"annotations": [{"text": "<script>", "xref": "paper", "yref": "paper"}]}
+        go.Scatter(y=[1, 2]),
+        layout={"annotations": [{"text": "<script>", "xref": "paper", "yref": "paper"}]},
     )
     assert "<script>" not in svg_of(json.loads(figure.to_json()))

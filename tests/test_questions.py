@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import interp.analyses
-from interp.catalogue import find_analyses
-from interp.questions import questions
+from interp.runs.questions import questions
+from interp.runs.registry import find_analyses
 
 
 def test_questions_are_those_of_the_analyses() -> None:
@@ -23,7 +23,9 @@ def test_listing_analyses_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("source", ["def f(:", "class Other: pass", "class Odd:\n    question: str = 'a' + 'b'"])
+@pytest.mark.parametrize(
+    "source", ["def f(:", "class Other: pass", "class Odd:\n    question: str = 'a' + 'b'"]
+)
 def test_what_a_file_does_not_tell_is_found_by_importing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:

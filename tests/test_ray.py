@@ -1,4 +1,6 @@
-"""A run on a Ray cluster of two nodes, one of which is killed in the middle, ends with the numbers of one process."""
+"""A run on a Ray cluster of two nodes, one of which is killed in the middle, ends with the numbers
+of one process.
+"""
 
 import threading
 import time
@@ -18,7 +20,9 @@ def test_a_node_killed_in_the_middle_loses_nothing(tmp_path: Path) -> None:
     ray: Any = pytest.importorskip("ray", reason="ray is not installed")
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     execute(STUDY, tmp_path / "alone")
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     other = cluster.add_node(num_cpus=2)
     out, killed = tmp_path / "run", threading.Event()
 

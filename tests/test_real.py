@@ -15,12 +15,12 @@ from interp import Prompt, Site, Task, cli
 from interp.analyses.layer_skip import LayerSkip
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.relevance_patching import RelevancePatching
-from interp.doctor import diagnose
-from interp.fetched import folder_of
+from interp.files.fetched import folder_of
 from interp.models import Model
+from interp.runs.worker import describe
 from interp.sweeps.lens import READINGS
 from interp.tasks.batch import TokenBatch
-from interp.workers import describe
+from interp.testing.doctor import diagnose
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore")]
 CAPITALS = {
@@ -30,7 +30,10 @@ CAPITALS = {
 }  # fmt: skip
 TASK = Task(
     "capitals",
-    tuple(Prompt(land, f"The capital of {land} is the city of", answer=city) for land, city in CAPITALS.items()),
+    tuple(
+        Prompt(land, f"The capital of {land} is the city of", answer=city)
+        for land, city in CAPITALS.items()
+    ),
 )
 SKIPPED = (0, 13, 29)
 
@@ -47,7 +50,9 @@ def stock(name: str) -> PreTrainedModel:
 
 
 def two_prompts(model: Model) -> TokenBatch:
-    (shard,) = model.shards(TASK.of(prompt for prompt in TASK.prompts if prompt.id in ("France", "Japan")))
+    (shard,) = model.shards(
+        TASK.of(prompt for prompt in TASK.prompts if prompt.id in ("France", "Japan"))
+    )
     return model.tokenize(shard)
 
 
@@ -60,7 +65,11 @@ def test_it_knows_capitals_in_every_type(smollm2: str, dtype: str) -> None:
     for shard in model.shards(TASK):
         batch = model.tokenize(shard)
         said = model.logits(batch)[torch.arange(len(shard)), batch.last].argmax(-1)
-        right |= {prompt.id for prompt, is_right in zip(shard, said == batch.answer, strict=True) if is_right}
+        right |= {
+            prompt.id
+            for prompt, is_right in zip(shard, said == batch.answer, strict=True)
+            if is_right
+        }
     assert len(right) >= 13
     assert {"France", "Japan", "Kenya"} <= right
 
@@ -91,10 +100,16 @@ def test_the_doctor_finds_it_healthy_in_its_own_type(smollm2: str) -> None:
 
 def test_relevance_in_half_precision_is_that_in_fp32(smollm2: str) -> None:
     text = "Then Mary and John went to the shop. {} gave a ball to"
-    prompt = Prompt("1", text.format("John"), answer="Mary", wrong="John", corrupted=text.format("Mary"))
+    prompt = Prompt(
+        "1", text.format("John"), answer="Mary", wrong="John", corrupted=text.format("Mary")
+    )
     scores = {}
     for dtype in ("float32", "bfloat16", "float16"):
-        frame = RelevancePatching(methods=("relevance",)).run(loaded(smollm2, dtype), Task("ioi", (prompt,))).to_frame()
+        frame = (
+            RelevancePatching(methods=("relevance",))
+            .run(loaded(smollm2, dtype), Task("ioi", (prompt,)))
+            .to_frame()
+        )
         scores[dtype] = torch.tensor(frame["mean"].to_numpy(float)).nan_to_num()
     for dtype, least in (("bfloat16", 0.999), ("float16", 0.9999)):
         assert torch.corrcoef(torch.stack([scores["float32"], scores[dtype]]))[0, 1] > least
@@ -107,32 +122,44 @@ def test_the_lens_equals_the_stock_models_hidden_states(smollm2: str) -> None:
     readings = LogitLens().measure(model.record(batch), batch, {})["readings"].double()
     out = plain(batch.tokens, output_hidden_states=True)
     final = out.logits.double().log_softmax(-1)
-    lens = [plain.lm_head(plain.model.norm(resid)) for resid in out.hidden_states[:-1]] + [out.logits]
+    lens = [plain.lm_head(plain.model.norm(resid)) for resid in out.hidden_states[:-1]] + [
+        out.logits
+    ]
     assert len(lens) == 31
     for layer, logits in enumerate(lens):
         q = logits.double().log_softmax(-1)
         kl = (q.exp() * (q - final)).sum(-1)
         at_answer = q[:, -1].gather(1, batch.answer[:, None])
         rank = (q[:, -1] > at_answer).sum(-1)
-        assert_close(readings[:, layer, :, READINGS.index("kl_lens_final")], kl, rtol=1e-4, atol=1e-4)
+        assert_close(
+            readings[:, layer, :, READINGS.index("kl_lens_final")], kl, rtol=1e-4, atol=1e-4
+        )
         probability = readings[:, layer, -1, READINGS.index("answer_probability")]
         assert_close(probability, at_answer[:, 0].exp(), rtol=1e-4, atol=1e-5)
         assert readings[:, layer, -1, READINGS.index("answer_rank")].tolist() == rank.tolist()
     assert readings[:, -1, -1, READINGS.index("answer_rank")].tolist() == [0, 0]
 
 
-def without(plain: PreTrainedModel, tokens: torch.Tensor, skipped: int | None) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Return the stream at every layer and behind the last, and probabilities; `skipped` is left out from position 1 on."""
+def without(
+    plain: PreTrainedModel, tokens: torch.Tensor, skipped: int | None
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return the stream at every layer and behind the last, and probabilities; `skipped` is left
+    out from position 1 on.
+    """
     stream: list[torch.Tensor] = []
     layers = plain.model.layers
-    handles = [layer.register_forward_pre_hook(lambda _, args: stream.append(args[0])) for layer in layers]
+    handles = [
+        layer.register_forward_pre_hook(lambda _, args: stream.append(args[0])) for layer in layers
+    ]
     if skipped is not None:
 
         def keep(_: object, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             return torch.cat([output[:, :1], args[0][:, 1:]], dim=1)
 
         handles.append(layers[skipped].register_forward_hook(keep))
-    handles.append(plain.model.norm.register_forward_pre_hook(lambda _, args: stream.append(args[0])))
+    handles.append(
+        plain.model.norm.register_forward_pre_hook(lambda _, args: stream.append(args[0]))
+    )
     try:
         logits = plain(tokens).logits
     finally:
@@ -160,15 +187,29 @@ def test_skipping_layers_equals_hooks_on_the_stock_model(smollm2: str) -> None:
 def test_its_tokenizer_puts_nothing_in_front_and_has_a_chat_template(smollm2: str) -> None:
     model = loaded(smollm2, "float32")
     assert model.tokenizer.bos_token == "<|im_start|>"
-    assert model.tokenizer.convert_ids_to_tokens(model.tokenizer("The city")["input_ids"]) == ["The", "Ġcity"]
+    assert model.tokenizer.convert_ids_to_tokens(model.tokenizer("The city")["input_ids"]) == [
+        "The",
+        "Ġcity",
+    ]
     assert describe(model)["before every prompt"] == "nothing"
-    said = model.tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
+    said = model.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hello"}], tokenize=False
+    )
     assert said.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
 
 
 def test_a_run_of_it_says_what_it_is(smollm2: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = ["--model", smollm2, "--task", "two-hop-facts", "--n", "2", "--analysis", "residual_contribution"]
+    words = [
+        "--model",
+        smollm2,
+        "--task",
+        "two-hop-facts",
+        "--n",
+        "2",
+        "--analysis",
+        "residual_contribution",
+    ]
     done = CliRunner().invoke(cli.app, ["run", *words, "--no-store", "--out", str(out)])
     assert done.exit_code == 0, done.exception or done.output
     for kind in ("html", "md"):

@@ -1,4 +1,6 @@
-"""Scores of nodes: exact patching equals whole passes, cheap scores equal gradients, and both cost what is said."""
+"""Scores of nodes: exact patching equals whole passes, cheap scores equal gradients, and both cost
+what is said.
+"""
 
 from dataclasses import replace
 
@@ -14,7 +16,7 @@ from interp.errors import AnalysisError, SiteError, TaskError
 from interp.interventions import Patch
 from interp.models import Model, load_model
 from interp.sites import Site
-from interp.sweeps.agreement import agreement
+from interp.stats.agreement import agreement
 from interp.sweeps.exact_patching import NODE_KINDS
 from interp.tasks import Prompt, load_task
 from interp.tasks.batch import TokenBatch
@@ -29,7 +31,12 @@ def shard_of(*, n_pos: int = 6, answers: tuple[tuple[int, ...], ...] = ((7,), (8
     padded = torch.tensor([[*each, *[-1] * (longest - len(each))] for each in answers])
     prompts = tuple(Prompt(str(i), "x", answer="a", wrong="b") for i in range(2))
     return replace(
-        batch, prompts=prompts, corrupted=twin, answer=padded[:, 0], wrong=torch.tensor([9, 10]), answer_tokens=padded
+        batch,
+        prompts=prompts,
+        corrupted=twin,
+        answer=padded[:, 0],
+        wrong=torch.tensor([9, 10]),
+        answer_tokens=padded,
     )
 
 
@@ -40,7 +47,9 @@ def value(logits: Tensor, shard: TokenBatch) -> Tensor:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2"])
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
-def test_exact_patching_equals_whole_passes_with_one_node_patched(family: str, direction: str) -> None:
+def test_exact_patching_equals_whole_passes_with_one_node_patched(
+    family: str, direction: str
+) -> None:
     model, shard = tiny(family), shard_of()
     twin = replace(shard, tokens=shard.corrupted)
     base, source = (twin, shard) if direction == "denoise" else (shard, twin)
@@ -52,24 +61,41 @@ def test_exact_patching_equals_whole_passes_with_one_node_patched(family: str, d
     start = value(model.forward(base).logits, shard)
     for site in sites:
         for pos in (1, 2, 5):
-            for units in [None] if site.kind in ("resid_pre", "attn_out", "mlp_out") else [[0], [3]]:
+            for units in (
+                [None] if site.kind in ("resid_pre", "attn_out", "mlp_out") else [[0], [3]]
+            ):
                 new = there[site][:, [pos]] if units is None else there[site][:, [pos]][:, :, units]
                 moved = (
-                    value(model.forward(base, plan=[Patch(site, new, positions=[pos], units=units)]).logits, shard) - start
+                    value(
+                        model.forward(
+                            base, plan=[Patch(site, new, positions=[pos], units=units)]
+                        ).logits,
+                        shard,
+                    )
+                    - start
                 )
                 ours = parts[site.kind][:, site.layer, pos]
                 ours = ours if units is None else ours[:, units[0]]
-                torch.testing.assert_close(ours, moved, atol=1e-5, rtol=1e-4, msg=f"{site} {pos} {units}")
+                torch.testing.assert_close(
+                    ours, moved, atol=1e-5, rtol=1e-4, msg=f"{site} {pos} {units}"
+                )
 
 
 def test_attribution_is_the_gradient_times_the_change() -> None:
     model, shard = tiny("gpt2"), shard_of()
-    parts = RelevancePatching(nodes=("mlp_out", "z", "mlp_post")).measure(model.record(shard), shard, {})
+    parts = RelevancePatching(nodes=("mlp_out", "z", "mlp_post")).measure(
+        model.record(shard), shard, {}
+    )
     twin = replace(shard, tokens=shard.corrupted)
     step = 1e-3
     for site in (Site("mlp_out", 1), Site("z", 2)):
-        clean, corrupted = (model.forward(batch, capture=[site]).activations[site] for batch in (shard, twin))
-        towards = [Patch(site, corrupted + sign * step * (clean - corrupted), positions=None) for sign in (1, -1)]
+        clean, corrupted = (
+            model.forward(batch, capture=[site]).activations[site] for batch in (shard, twin)
+        )
+        towards = [
+            Patch(site, corrupted + sign * step * (clean - corrupted), positions=None)
+            for sign in (1, -1)
+        ]
         up, down = (value(model.forward(twin, plan=[patch]).logits, shard) for patch in towards)
         total = parts[f"attribution {site.kind}"][:, site.layer].flatten(1).sum(1)
         torch.testing.assert_close(total, (up - down) / (2 * step), atol=5e-3, rtol=5e-3)
@@ -89,7 +115,9 @@ def test_exact_patching_runs_only_blocks_behind_nodes_that_differ() -> None:
     with torch.no_grad():
         ActivationPatching(nodes=("resid_pre",)).measure(recording, shard, {})
     n_layers, n_pos = model.n_layers, shard.tokens.shape[1]
-    in_each_layer = [1] + [n_pos - 2] * (n_layers - 1)  # the embeddings differ at one position, all else from there on
+    in_each_layer = [1] + [n_pos - 2] * (
+        n_layers - 1
+    )  # the embeddings differ at one position, all else from there on
     behind = sum(n * (n_layers - layer) for layer, n in enumerate(in_each_layer))
     assert recording.work.block_tokens == (behind + 2 * n_layers) * shard.tokens.numel()
 
@@ -97,7 +125,9 @@ def test_exact_patching_runs_only_blocks_behind_nodes_that_differ() -> None:
 def test_integrated_gradients_along_the_inputs_add_up() -> None:
     model, shard = tiny("gpt2"), shard_of()
     methods = ("integrated_gradients_inputs", "integrated_gradients", "average")
-    parts = RelevancePatching(methods=methods, nodes=("resid_pre",), steps=64).measure(model.record(shard), shard, {})
+    parts = RelevancePatching(methods=methods, nodes=("resid_pre",), steps=64).measure(
+        model.record(shard), shard, {}
+    )
     for name in methods[:2]:
         total = parts[f"{name} resid_pre"][:, 0].sum(1)
         torch.testing.assert_close(total, parts["source"] - parts["base"], atol=0.05, rtol=0.05)
@@ -106,17 +136,21 @@ def test_integrated_gradients_along_the_inputs_add_up() -> None:
 @pytest.mark.parametrize("metric", ["log_prob", "kl"])
 def test_answers_of_several_tokens_and_other_metrics(metric: str) -> None:
     model, shard = tiny("llama"), shard_of(answers=((7,), (8, 11, 12)))
-    parts = RelevancePatching(methods=("attribution",), nodes=("resid_pre",), metric=metric).measure(
-        model.record(shard), shard, {}
-    )
+    parts = RelevancePatching(
+        methods=("attribution",), nodes=("resid_pre",), metric=metric
+    ).measure(model.record(shard), shard, {})
     with torch.no_grad():
-        exact = ActivationPatching(nodes=("resid_pre",), metric=metric).measure(model.record(shard), shard, {})
+        exact = ActivationPatching(nodes=("resid_pre",), metric=metric).measure(
+            model.record(shard), shard, {}
+        )
     torch.testing.assert_close(parts["base"], exact["base"], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(parts["source"], exact["source"], atol=1e-4, rtol=1e-4)
     if metric == "log_prob":
         row = torch.cat([shard.tokens[1], torch.tensor([8, 11])])[None]
         logits = model.module(input_ids=row).logits.log_softmax(-1)[0, 5:]
-        torch.testing.assert_close(parts["source"][1], logits[range(3), [8, 11, 12]].sum(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            parts["source"][1], logits[range(3), [8, 11, 12]].sum(), atol=1e-4, rtol=1e-4
+        )
     # patched at the last position, the last residual moves everything that is predicted there
     assert exact["resid_pre"][0, 0, :2].abs().max() == 0
 
@@ -136,8 +170,12 @@ def test_agreement_by_hand() -> None:
 
 
 def test_relp_is_closer_to_exact_patching_than_attribution_on_indirect_objects() -> None:
-    result = PatchingAgreement(nodes=("resid_pre", "mlp_out")).run(load_model("zoo/names-6l"), load_task("ioi", n=16))
-    frame = result.to_frame().set_index(["level", "measure", "node", "method"])["value"].sort_index()
+    result = PatchingAgreement(nodes=("resid_pre", "mlp_out")).run(
+        load_model("zoo/names-6l"), load_task("ioi", n=16)
+    )
+    frame = (
+        result.to_frame().set_index(["level", "measure", "node", "method"])["value"].sort_index()
+    )
     for node in ("resid_pre", "mlp_out"):
         for level in ("averaged over prompts", "prompt by prompt"):
             assert (
@@ -159,8 +197,12 @@ def test_bad_input_is_refused_in_one_line() -> None:
     model, shard = tiny("llama"), shard_of()
     assert "are the same" in refused(model, replace(shard, corrupted=shard.tokens))
     assert "start with one token" in refused(model, replace(shard, wrong=shard.answer))
-    assert "needs a wrong answer" in refused(model, replace(shard, wrong=None, prompts=(Prompt("0", "x", answer="a"),) * 2))
-    assert "one token are needed" in refused(model, replace(shard, answer_tokens=torch.tensor([[7, 1], [8, 2]])))
+    assert "needs a wrong answer" in refused(
+        model, replace(shard, wrong=None, prompts=(Prompt("0", "x", answer="a"),) * 2)
+    )
+    assert "one token are needed" in refused(
+        model, replace(shard, answer_tokens=torch.tensor([[7, 1], [8, 2]]))
+    )
     assert "did you mean 'relp'" in refused(model, shard, rules="rlep")
     assert "cannot noise" in refused(model, shard, metric="kl", direction="noise")
     assert "blocks.0.mlp is a mixture of experts" in refused(tiny("mixtral"), shard)

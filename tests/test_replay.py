@@ -13,7 +13,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def naive(model: Model, batch, edits: dict[int, object]) -> torch.Tensor:
-    """Run the stock model with hand-written hooks: edits[layer](input, output) replaces the block's output."""
+    """Run the stock model with hand-written hooks: edits[layer](input, output) replaces the block's
+    output.
+    """
 
     def hook_of(edit):
         def hook(_module, args, kwargs, output):
@@ -24,7 +26,10 @@ def naive(model: Model, batch, edits: dict[int, object]) -> torch.Tensor:
         return hook
 
     blocks = model.module.get_submodule(model._paths.blocks)
-    handles = [blocks[i].register_forward_hook(hook_of(edit), with_kwargs=True) for i, edit in edits.items()]
+    handles = [
+        blocks[i].register_forward_hook(hook_of(edit), with_kwargs=True)
+        for i, edit in edits.items()
+    ]
     try:
         return stock_logits(model, batch)
     finally:
@@ -57,7 +62,9 @@ def test_a_skipped_layer_equals_a_hook(model: Model) -> None:
     for skipped in range(model.n_layers):
         path = [layer for layer in range(skipped + 1, model.n_layers)]
         ours = recording.logits(recording.chain(path, recording.resid(skipped)))
-        assert_close(ours, naive(model, batch, {skipped: lambda resid, _: resid}), rtol=0, atol=1e-5)
+        assert_close(
+            ours, naive(model, batch, {skipped: lambda resid, _: resid}), rtol=0, atol=1e-5
+        )
 
 
 @torch.no_grad()
@@ -65,7 +72,10 @@ def test_sublayers_alone_equal_what_they_wrote(model: Model) -> None:
     recording = model.record(tokens())
     for layer in range(model.n_layers):
         resid = recording.resid(layer)
-        attn_out, mlp_out = recording.clean(Site("attn_out", layer)), recording.clean(Site("mlp_out", layer))
+        attn_out, mlp_out = (
+            recording.clean(Site("attn_out", layer)),
+            recording.clean(Site("mlp_out", layer)),
+        )
         assert_close(recording.attn(layer, resid), attn_out, rtol=0, atol=1e-6)
         reads = resid if recording.blocks[layer].is_parallel else resid + attn_out
         assert_close(recording.mlp(layer, reads), mlp_out, rtol=0, atol=1e-5)
@@ -77,7 +87,9 @@ def test_variants_run_side_by_side(model: Model) -> None:
     clean = recording.resid(1)
     other = clean + torch.randn_like(clean)
     both = recording.block(1, torch.cat([clean, other]))
-    assert_close(both, torch.cat([recording.block(1, clean), recording.block(1, other)]), rtol=0, atol=1e-5)
+    assert_close(
+        both, torch.cat([recording.block(1, clean), recording.block(1, other)]), rtol=0, atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -119,7 +131,9 @@ def test_shapes_are_checked_in_tests(model: Model) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["mpt", "bloom", "llama"])
 @pytest.mark.parametrize("n_prompts", [1, 2, 3, 4])
-def test_as_many_prompts_as_heads_do_not_mix_up_what_is_of_heads(family: str, n_prompts: int) -> None:
+def test_as_many_prompts_as_heads_do_not_mix_up_what_is_of_heads(
+    family: str, n_prompts: int
+) -> None:
     model, batch = tiny(family), tokens(batch=n_prompts)
     recording = model.record(batch)
     twice = torch.cat([recording.resid(1)] * 2)

@@ -21,11 +21,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from interp import cli
-from interp.catalogue import find_analyses
 from interp.errors import RunError
-from interp.folder import read_json, write_json
+from interp.files.whole import read_json, write_json
 from interp.reports import flatten, schema, shown, write_report
 from interp.runs import Study, execute
+from interp.runs.registry import find_analyses
 
 HOSTILE = "</script><img src=x onerror=alert(1)>```"
 
@@ -33,7 +33,12 @@ HOSTILE = "</script><img src=x onerror=alert(1)>```"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "first"
-    analyses = {"layer_skip": {}, "layer_skip@mlp": {"part": "mlp"}, "logit_lens": {}, "residual_contribution": {}}
+    analyses = {
+        "layer_skip": {},
+        "layer_skip@mlp": {"part": "mlp"},
+        "logit_lens": {},
+        "residual_contribution": {},
+    }
     execute(Study(("zoo/hops-4l",), ("two-hop",), analyses, n=8), folder)
     return folder
 
@@ -55,7 +60,9 @@ def test_it_keeps_its_published_schema(run: Path) -> None:
 
 def test_the_page_holds_the_same_json(run: Path) -> None:
     page = write_report(run).read_text()
-    (embedded,) = re.findall(r'<script type="application/json" id="report">(.*?)</script>', page, re.DOTALL)
+    (embedded,) = re.findall(
+        r'<script type="application/json" id="report">(.*?)</script>', page, re.DOTALL
+    )
     assert json.loads(embedded) == report_of(run)
 
 
@@ -70,22 +77,36 @@ def test_findings_come_first_with_number_interval_and_caveat(run: Path) -> None:
 
 
 def test_models_and_tasks_are_compared(tmp_path: Path) -> None:
-    study = Study(("zoo/hops-4l", "zoo/hops-8l"), ("two-hop",), {"layer_skip": {}, "residual_contribution": {}}, n=4)
+    study = Study(
+        ("zoo/hops-4l", "zoo/hops-8l"),
+        ("two-hop",),
+        {"layer_skip": {}, "residual_contribution": {}},
+        n=4,
+    )
     execute(study, tmp_path)
     page = write_report(tmp_path).read_text()
     report = report_of(tmp_path)
     jsonschema.validate(report, schema())
     skip = report["comparisons"][0]
     assert (skip["analysis"], [row["layers"] for row in skip["rows"]]) == ("layer_skip", [4, 8])
-    found = {s["model"]: s["findings"][0]["value"] for s in report["analyses"] if s["analysis"] == "layer_skip"}
+    found = {
+        s["model"]: s["findings"][0]["value"]
+        for s in report["analyses"]
+        if s["analysis"] == "layer_skip"
+    }
     assert {row["model"]: row["values"][0]["value"] for row in skip["rows"]} == found
     assert 'id="compare-layer_skip"' in page
     assert "compared" in write_report(tmp_path, "md").read_text()
-    assert [f["of"].split(" (")[0] for f in report["findings"][:2]] == ["layer skip", "residual contribution"]
+    assert [f["of"].split(" (")[0] for f in report["findings"][:2]] == [
+        "layer skip",
+        "residual contribution",
+    ]
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_many_cells_become_a_picture_with_the_same_colours_the_same_way_up(*, reverse: bool) -> None:
+def test_many_cells_become_a_picture_with_the_same_colours_the_same_way_up(
+    *, reverse: bool
+) -> None:
     grid = np.arange(400 * 300, dtype=np.float32).reshape(300, 400)
     grid[0, 0] = np.nan
     figure = go.Figure(go.Heatmap(z=grid, colorscale="Greys", xaxis="x", yaxis="y"))
@@ -201,23 +222,40 @@ def test_the_command_to_reproduce_asks_for_the_same_study(study: Study, tmp_path
         patch.setattr("interp.runs.estimate", lambda study: asked.append(study) or [])
         done = CliRunner().invoke(cli.app, [*command[1:-1], str(tmp_path / "again"), "--dry-run"])
     assert done.exit_code == 0, done.exception
-    assert [(study.make(cell), cell) for cell in study.cells()] == [(asked[0].make(cell), cell) for cell in asked[0].cells()]
+    assert [(study.make(cell), cell) for cell in study.cells()] == [
+        (asked[0].make(cell), cell) for cell in asked[0].cells()
+    ]
     assert replace(asked[0], analyses=study.analyses) == study
 
 
 def begun(study: Study) -> dict:
     """Return run.json of a run in which nothing is finished yet."""
-    known = {"schema": 1, "started": "2026-01-01", "machine": "made", "versions": {}, "models": {}, "tasks": {}, "cells": {}}
+    known = {
+        "schema": 1,
+        "started": "2026-01-01",
+        "machine": "made",
+        "versions": {},
+        "models": {},
+        "tasks": {},
+        "cells": {},
+    }
     return known | {"config": asdict(study)}
 
 
 def test_provenance_says_what_computed_what(run: Path) -> None:
     write_report(run)
     found = report_of(run)["provenance"]
-    assert {"interp", "python", "torch", "transformers", "transformer-lens", "numpy"} <= set(found["versions"])
+    assert {"interp", "python", "torch", "transformers", "transformer-lens", "numpy"} <= set(
+        found["versions"]
+    )
     model = found["models"]["zoo/hops-4l"]
     assert (model["dtype"], model["device"], model["attention"]) == ("float32", "cpu", "sdpa")
-    assert len(model["fingerprint"]) == len(model["tokenizer"]) == len(found["tasks"]["two-hop"]["hash"]) == 32
+    assert (
+        len(model["fingerprint"])
+        == len(model["tokenizer"])
+        == len(found["tasks"]["two-hop"]["hash"])
+        == 32
+    )
     assert model["before every prompt"] == "<bos>"
     assert found["started"] <= found["finished"]
     assert found["resumed"] == []
@@ -230,13 +268,21 @@ def test_a_run_that_went_on_with_other_versions_says_so(run: Path) -> None:
     lost = next(iter(info["cells"]))
     del info["cells"][lost]
     write_json(run / "run.json", info)
-    analyses = {"layer_skip": {}, "layer_skip@mlp": {"part": "mlp"}, "logit_lens": {}, "residual_contribution": {}}
+    analyses = {
+        "layer_skip": {},
+        "layer_skip@mlp": {"part": "mlp"},
+        "logit_lens": {},
+        "residual_contribution": {},
+    }
     for _ in range(2):  # the second time nothing has changed
         execute(Study(("zoo/hops-4l",), ("two-hop",), analyses, n=8), run)
     write_report(run)
     jsonschema.validate(report_of(run), schema())
     (warning,) = [text for text in report_of(run)["warnings"] if "resumed" in text]
-    assert f"with another torch (1.0 → {torch.__version__}); what was finished before was kept" in warning
+    assert (
+        f"with another torch (1.0 → {torch.__version__}); what was finished before was kept"
+        in warning
+    )
 
 
 def test_what_fails_of_one_cause_is_one_warning(run: Path) -> None:
@@ -246,14 +292,20 @@ def test_what_fails_of_one_cause_is_one_warning(run: Path) -> None:
     write_json(run / "run.json", info)
     write_report(run)
     (warning,) = report_of(run)["warnings"]
-    assert warning.startswith("layer_skip, layer_skip@mlp, logit_lens, residual_contribution (zoo/hops-4l, two-hop) skipped")
+    assert warning.startswith(
+        "layer_skip, layer_skip@mlp, logit_lens, residual_contribution (zoo/hops-4l, two-hop)"
+        " skipped"
+    )
 
 
 def test_it_is_small_and_made_without_torch(run: Path) -> None:
     program = (
-        f"import sys; from pathlib import Path; from interp.reports import write_report; write_report(Path({str(run)!r}))"
+        "import sys; from pathlib import Path; from interp.reports import write_report;"
+        f" write_report(Path({str(run)!r}))"
     )
-    subprocess.run([sys.executable, "-c", f"{program}; assert 'torch' not in sys.modules"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", f"{program}; assert 'torch' not in sys.modules"], check=True
+    )
     assert (run / "report.html").stat().st_size < 3_000_000
 
 
@@ -268,9 +320,18 @@ def test_a_report_of_many_sections_stays_small(run: Path) -> None:
     page = write_report(run)
     tables = [section["table"] for section in report_of(run)["analyses"]]
     assert len(tables) == 64
-    assert max(len(table["rows"]) for table in tables) == 31 < max(table["n_rows"] for table in tables)
+    assert (
+        max(len(table["rows"]) for table in tables) == 31 < max(table["n_rows"] for table in tables)
+    )
     assert page.stat().st_size < 3_000_000
 
 
 def test_numbers_are_shown_as_people_read_them() -> None:
-    assert [shown(x) for x in (None, float("nan"), -0.12345, 1234.5, 3, "a")] == ["–", "–", "−0.123", "1.23e+03", "3", "a"]
+    assert [shown(x) for x in (None, float("nan"), -0.12345, 1234.5, 3, "a")] == [
+        "–",
+        "–",
+        "−0.123",
+        "1.23e+03",
+        "3",
+        "a",
+    ]

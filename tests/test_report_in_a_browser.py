@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from interp.folder import digest_of, read_json, write_json
+from interp.files.whole import digest_of, read_json, write_json
 from tests.test_runs import RUN, invoke
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
 HOSTILE = "</script><img src=x onerror=alert(1)><a href='javascript:alert(2)'>x</a>"
 
 
@@ -42,7 +45,10 @@ def opened(page: Any, run: Path) -> None:
 def test_it_draws_every_figure_without_a_request(page: Any, run: Path) -> None:
     complaints: list[str] = []
     requests: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: complaints.append(message.text) if message.type == "error" else None,
+    )
     page.on("request", lambda request: requests.append(request.url))
     opened(page, run)
     assert page.locator(".figure .plotly").count() == page.locator(".figure").count() == 2
@@ -57,7 +63,9 @@ def test_hostile_text_runs_nothing(page: Any, run: Path) -> None:
     info = read_json(run / "run.json")
     for path, cell in info["cells"].items():
         cell["summary"] = HOSTILE
-        cell["findings"] = [{"claim": HOSTILE, "value": 1.0, "measure": HOSTILE, "low": None, "high": None, "n": 3}]
+        cell["findings"] = [
+            {"claim": HOSTILE, "value": 1.0, "measure": HOSTILE, "low": None, "high": None, "n": 3}
+        ]
         drawn, record = run / path / "figure.json", read_json(run / path / "result.json")
         figure = json.loads(drawn.read_text())
         figure["layout"]["title"]["text"] = HOSTILE

@@ -18,12 +18,26 @@ def test_a_case_done_by_hand() -> None:
     stream = torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]]])
     attn = torch.tensor([[[0.0, 0.0, 5.0], [0.0, 0.0, -1.0]]])
     mlp = torch.tensor([[[6.0, 8.0, 0.0], [0.0, 3.0, 0.0]]])
-    first = [5, 5, 10, 1, 10 / 50**0.5, 125**0.5 / 5, 0, (18 + 32) / (10 * 50**0.5), 50 / (5 * 125**0.5)]
+    first = [
+        5,
+        5,
+        10,
+        1,
+        10 / 50**0.5,
+        125**0.5 / 5,
+        0,
+        (18 + 32) / (10 * 50**0.5),
+        50 / (5 * 125**0.5),
+    ]
     second = [2, 1, 3, 0.5, 3, 10**0.5 / 2, -1, 0, -2 / (2 * 10**0.5)]
     in_and_out = [(27 + 48) / (5 * 250**0.5), 2 / (2 * 10**0.5)]
     expected = torch.tensor([[[*first, in_and_out[0]], [*second, in_and_out[1]]]])
-    assert_close(written(stream, attn=attn, mlp=mlp, is_parallel=False), expected, rtol=1e-5, atol=1e-6)
-    assert_close(written(stream, attn=attn, mlp=mlp, is_parallel=True)[0, :, 4], torch.tensor([2.0, 1.5]))
+    assert_close(
+        written(stream, attn=attn, mlp=mlp, is_parallel=False), expected, rtol=1e-5, atol=1e-6
+    )
+    assert_close(
+        written(stream, attn=attn, mlp=mlp, is_parallel=True)[0, :, 4], torch.tensor([2.0, 1.5])
+    )
 
 
 @torch.no_grad()
@@ -42,13 +56,19 @@ def test_it_equals_the_stock_models_hidden_states(model: Model) -> None:
         for measure, values in naive.items():
             i = MEASURES.index(measure)
             assert_close(part["mean"][:, layer, i], values.mean(1), rtol=1e-4, atol=1e-5)
-            assert_close(part["max_without_first"][:, layer, i], values[:, 1:].amax(1), rtol=1e-4, atol=1e-5)
+            assert_close(
+                part["max_without_first"][:, layer, i], values[:, 1:].amax(1), rtol=1e-4, atol=1e-5
+            )
 
 
 def test_means_weight_tokens_and_not_prompts() -> None:
     shape = (1, len(MEASURES))
     parts = [
-        {"mean": torch.full((1, *shape), value), "max": torch.full((1, *shape), value), "n_pos": torch.tensor([n])}
+        {
+            "mean": torch.full((1, *shape), value),
+            "max": torch.full((1, *shape), value),
+            "n_pos": torch.tensor([n]),
+        }
         for value, n in ((1.0, 10), (4.0, 20))
     ]
     result = ResidualContribution().combine(parts)
@@ -59,7 +79,9 @@ def test_means_weight_tokens_and_not_prompts() -> None:
 def test_prompts_of_one_token_have_nothing_behind_the_first(model: Model) -> None:
     one, more = tokens(batch=2, n_pos=1), tokens()
     with torch.no_grad():
-        parts = [ResidualContribution().measure(model.record(batch), batch, {}) for batch in (one, more)]
+        parts = [
+            ResidualContribution().measure(model.record(batch), batch, {}) for batch in (one, more)
+        ]
     assert parts[0]["max_without_first"].isnan().all()
     without = ResidualContribution(first_position=False)
     np.testing.assert_array_equal(without.combine(parts).mean, without.combine(parts[1:]).mean)

@@ -17,7 +17,9 @@ from tests.test_integrated_gradients import answering
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def naive(model: Model, ids: torch.Tensor, mean: torch.Tensor | None, *, site: int, erased: slice) -> torch.Tensor:
+def naive(
+    model: Model, ids: torch.Tensor, mean: torch.Tensor | None, *, site: int, erased: slice
+) -> torch.Tensor:
     """Return the probabilities [pos d_vocab] of a whole forward, some positions erased at a site."""
 
     def erase(resid: torch.Tensor) -> torch.Tensor:
@@ -46,7 +48,9 @@ def naive(model: Model, ids: torch.Tensor, mean: torch.Tensor | None, *, site: i
 @torch.no_grad()
 def test_every_site_and_position_equals_a_whole_forward(model: Model) -> None:
     batch = answering(tokens(n_pos=8), lengths=(1, 3, 1))
-    mean = 0.3 * torch.randn(model.n_layers + 1, model.d_model, generator=torch.Generator().manual_seed(2))
+    mean = 0.3 * torch.randn(
+        model.n_layers + 1, model.d_model, generator=torch.Generator().manual_seed(2)
+    )
     arrays = ResidualErasure().measure(model.record(batch), batch, {"mean": mean})
     for row, n in ((0, 1), (1, 3)):
         answer = batch.answer_tokens[row, :n]
@@ -62,7 +66,9 @@ def test_every_site_and_position_equals_a_whole_forward(model: Model) -> None:
                         continue
                     change = clean - naive(model, ids, mean[site], site=site, erased=erased)[7:]
                     at = (row, site, position)
-                    assert_close(arrays[f"{scope}.output"][at], change.norm(dim=-1).amax(), rtol=0, atol=1e-5)
+                    assert_close(
+                        arrays[f"{scope}.output"][at], change.norm(dim=-1).amax(), rtol=0, atol=1e-5
+                    )
                     fall = change.gather(1, answer[:, None]).sum()
                     assert_close(arrays[f"{scope}.answer"][at], fall, rtol=0, atol=1e-5)
 
@@ -73,7 +79,9 @@ def test_what_must_hold(model: Model) -> None:
     mean = torch.zeros(model.n_layers + 1, model.d_model)
     arrays = ResidualErasure().measure(model.record(batch), batch, {"mean": mean})
     output = arrays["position.output"]
-    assert bool((output[:, -1, :7] == 0).all())  # behind the last layer only tokens that predict the answer matter
+    assert bool(
+        (output[:, -1, :7] == 0).all()
+    )  # behind the last layer only tokens that predict the answer matter
     assert bool((output[:, -1, 7] > 0).all())
     assert bool((arrays["prefix.output"][:, :, 0] == 0).all())
     assert output.max() <= 2**0.5
@@ -82,7 +90,9 @@ def test_what_must_hold(model: Model) -> None:
 @torch.no_grad()
 def test_erasing_with_the_clean_stream_changes_nothing() -> None:
     model = tiny("gemma2")
-    batch = answering(dataclasses.replace(tokens(batch=1), tokens=torch.full((1, 12), 5)), lengths=(1,))
+    batch = answering(
+        dataclasses.replace(tokens(batch=1), tokens=torch.full((1, 12), 5)), lengths=(1,)
+    )
     recording = model.record(batch)
     mean = torch.stack([recording.resid(site)[0, 4] for site in range(model.n_layers + 1)])
     arrays = ResidualErasure(scopes=("position",)).measure(recording, batch, {"mean": mean})
@@ -95,7 +105,9 @@ def test_the_mean_is_over_the_tokens_of_the_first_prompts() -> None:
     for begin in (0, 1):
         mean = ResidualErasure(n_mean=3, first_position=begin == 0).prepare(model, task)["mean"]
         for site in (0, 2, 4):
-            resids = [model.record(model.tokenize([p])).resid(site)[0, begin:] for p in task.prompts[:3]]
+            resids = [
+                model.record(model.tokenize([p])).resid(site)[0, begin:] for p in task.prompts[:3]
+            ]
             assert_close(mean[site], torch.cat(resids).mean(0), rtol=0, atol=1e-5)
 
 
@@ -130,7 +142,9 @@ def test_bad_input_is_one_line() -> None:
 def test_positions_are_counted_from_the_prompts_end() -> None:
     model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=8)
     frame = ResidualErasure().run(model, task).to_frame()
-    rows = frame[(frame["scope"] == "position") & (frame["effect"] == "output")].set_index(["layer", "position"])["mean"]
+    rows = frame[(frame["scope"] == "position") & (frame["effect"] == "output")].set_index(
+        ["layer", "position"]
+    )["mean"]
     assert rows[4, "0"] > 0
     assert rows[4, "-1"] == 0
     assert rows[0, "-2"] > 0.5  # the entity that is asked about

@@ -32,7 +32,9 @@ def mine(seed: int = 0, *, dropout: float = 0.3) -> PreTrainedModel:
 
 
 def in_training() -> PreTrainedModel:
-    """A module in the middle of training: some layers frozen, one in eval mode, hooked, with gradients."""
+    """A module in the middle of training: some layers frozen, one in eval mode, hooked, with
+    gradients.
+    """
     module = mine().train()
     module.transformer.h[0].requires_grad_(False)
     module.transformer.h[1].eval()
@@ -50,14 +52,21 @@ def state(module: nn.Module) -> list[Any]:
     parameters = [(id(p), p.requires_grad, p.detach().clone(), p.grad) for p in module.parameters()]
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     modules = [
-        (m.training, [dict(getattr(m, name)) for name in hooks], vars(m).get("forward"), m._compiled_call_impl)
+        (
+            m.training,
+            [dict(getattr(m, name)) for name in hooks],
+            vars(m).get("forward"),
+            m._compiled_call_impl,
+        )
         for m in module.modules()
     ]
     return [parameters, modules, torch.is_grad_enabled()]
 
 
 def same(before: list[Any], after: list[Any]) -> bool:
-    values = all(torch.equal(a[2], b[2]) and a[3] is b[3] for a, b in zip(before[0], after[0], strict=True))
+    values = all(
+        torch.equal(a[2], b[2]) and a[3] is b[3] for a, b in zip(before[0], after[0], strict=True)
+    )
     others = [[row[:2] for row in each[0]] for each in (before, after)]
     return values and others[0] == others[1] and before[1:] == after[1:]
 
@@ -91,7 +100,9 @@ USES: dict[str, Callable[[Model], object]] = {
     "relevance": lambda model: model.refuse_rules(RELP),
     "the bridge": lambda model: model.bridge,
     "generation": lambda model: model.generate(tokens(), max_new_tokens=3),
-    "a part of a block": lambda model: model.record(tokens()).mlp(1, model.record(tokens()).resid(1)),
+    "a part of a block": (
+        lambda model: model.record(tokens()).mlp(1, model.record(tokens()).resid(1))
+    ),
     "a place that is not there": no_such_place,
     "an exception in a pass": an_exception_in_a_pass,
 }
@@ -127,7 +138,9 @@ def test_dropout_is_off_whatever_is_in_training(part: str | None) -> None:
     recording = model.record(tokens())
     torch.testing.assert_close(model.logits(tokens()), right)
     torch.testing.assert_close(recording.logits(recording.resid(4)), right)
-    torch.testing.assert_close(recording.logits(recording.chain(range(4), recording.resid(0))), right)
+    torch.testing.assert_close(
+        recording.logits(recording.chain(range(4), recording.resid(0))), right
+    )
 
 
 def compiled_in_place(module: PreTrainedModel) -> nn.Module:
@@ -150,7 +163,9 @@ def compiled_and_wrapped(module: PreTrainedModel) -> nn.Module:
     return torch.compile(module, backend="eager")
 
 
-@pytest.mark.parametrize("way", [compiled_in_place, compiled_by_layer, compiled_forward, compiled_and_wrapped])
+@pytest.mark.parametrize(
+    "way", [compiled_in_place, compiled_by_layer, compiled_forward, compiled_and_wrapped]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_edits_reach_a_compiled_module(way: Callable[[PreTrainedModel], nn.Module]) -> None:
     plan = [Skip(2, "mlp"), Skip(1)]
@@ -180,7 +195,9 @@ def shifts(_module: nn.Module, args: Any) -> Any:
 
 @pytest.mark.parametrize("hook", [doubles, adds_in_place, through_data, shifts])
 @pytest.mark.parametrize("place", ["transformer.h.1", "transformer.h.2.mlp", "transformer.ln_f"])
-def test_a_hook_that_changes_the_pass_is_refused_by_name(hook: Any, place: str, tmp_path: Path) -> None:
+def test_a_hook_that_changes_the_pass_is_refused_by_name(
+    hook: Any, place: str, tmp_path: Path
+) -> None:
     module = mine().eval()
     model = interp.load_model(module, store=tmp_path)
     at = module.get_submodule(place)
@@ -215,7 +232,9 @@ def test_a_hook_that_only_looks_is_called_and_nothing_is_off() -> None:
     right = interp.load_model(module).forward(tokens(), plan=[Skip(1)]).logits
     module.transformer.h[3].register_forward_hook(lambda *_: seen.append(1))
     module.transformer.h[1].register_forward_hook(lambda _m, _a, output: output)
-    module.transformer.h[1].register_forward_pre_hook(lambda _m, args, kwargs: (args, kwargs), with_kwargs=True)
+    module.transformer.h[1].register_forward_pre_hook(
+        lambda _m, args, kwargs: (args, kwargs), with_kwargs=True
+    )
     module.transformer.h[2].ln_1.register_forward_pre_hook(lambda _m, args: args[0])
     model = interp.load_model(module)
     seen.clear()
@@ -232,13 +251,18 @@ def test_nothing_is_kept_while_a_forward_is_replaced(tmp_path: Path) -> None:
     block.mlp.forward = lambda x: 2 * stock(x)
     n_shards = len([*tmp_path.rglob("*.safetensors")])
     hooked: list[Tensor] = []
-    block.register_forward_hook(lambda _m, _a, output: hooked.append(output[0] if isinstance(output, tuple) else output))
+    block.register_forward_hook(
+        lambda _m, _a, output: hooked.append(output[0] if isinstance(output, tuple) else output)
+    )
     model.logits(tokens())
     torch.testing.assert_close(model.record(tokens()).resid(3), hooked[0])
     assert len([*tmp_path.rglob("*.safetensors")]) == n_shards
 
 
-@pytest.mark.parametrize("around", [torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16), torch.enable_grad])
+@pytest.mark.parametrize(
+    "around",
+    [torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16), torch.enable_grad],
+)
 def test_what_is_around_a_call_does_not_matter(around: Callable[[], Any]) -> None:
     model = interp.load_model(mine().eval())
     right, skipped = model.logits(tokens()), model.forward(tokens(), plan=[Skip(1)]).logits
@@ -277,7 +301,9 @@ def another_tensor(module: PreTrainedModel) -> None:
 
 
 def other_data(module: PreTrainedModel) -> None:
-    module.transformer.h[2].attn.c_attn.weight.data = torch.zeros_like(module.transformer.h[2].attn.c_attn.weight)
+    module.transformer.h[2].attn.c_attn.weight.data = torch.zeros_like(
+        module.transformer.h[2].attn.c_attn.weight
+    )
 
 
 def loaded_again(module: PreTrainedModel) -> None:
@@ -290,7 +316,16 @@ def configured(module: PreTrainedModel) -> None:
         norm.eps = 0.5
 
 
-CHANGES = [zeroed, trained, through_data_of_one, swapped_rows, another_tensor, other_data, loaded_again, configured]
+CHANGES = [
+    zeroed,
+    trained,
+    through_data_of_one,
+    swapped_rows,
+    another_tensor,
+    other_data,
+    loaded_again,
+    configured,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -311,10 +346,14 @@ def test_a_store_does_not_answer_for_weights_that_were_changed(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_bridge_is_of_the_weights_as_they_are(change: Callable[[PreTrainedModel], None]) -> None:
+def test_the_bridge_is_of_the_weights_as_they_are(
+    change: Callable[[PreTrainedModel], None],
+) -> None:
     module, site = mine().eval(), Site("z", 3)
     model = interp.load_model(module)
-    model.forward(tokens(), capture=[site])  # GPT-2's queries, keys and values are split into copies
+    model.forward(
+        tokens(), capture=[site]
+    )  # GPT-2's queries, keys and values are split into copies
     change(module)
     ours = model.forward(tokens(), capture=[site])
     torch.testing.assert_close(ours.logits, model.logits(tokens()), atol=2e-5, rtol=1e-5)
@@ -325,7 +364,11 @@ def test_a_recording_of_other_weights_is_refused() -> None:
     recording = interp.load_model(module).record(tokens())
     resid = recording.resid(2)
     zeroed(module)
-    for use in (lambda: recording.resid(2), lambda: recording.block(1, resid), lambda: recording.kv(0)):
+    for use in (
+        lambda: recording.resid(2),
+        lambda: recording.block(1, resid),
+        lambda: recording.kv(0),
+    ):
         with pytest.raises(ModelError, match="have changed since this recording was begun"):
             use()
 
@@ -344,7 +387,8 @@ def test_equal_weights_have_one_fingerprint(tmp_path: Path) -> None:
     module.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert (
-        interp.load_model(again).fingerprint == interp.load_model(AutoModelForCausalLM.from_pretrained(tmp_path)).fingerprint
+        interp.load_model(again).fingerprint
+        == interp.load_model(AutoModelForCausalLM.from_pretrained(tmp_path)).fingerprint
     )
     zeroed(again)
     assert interp.load_model(again).fingerprint != one.fingerprint
@@ -367,7 +411,7 @@ def test_a_type_or_device_that_a_module_does_not_have_is_refused() -> None:
 
 def test_a_bridge_keeps_its_store_its_mode_and_its_hooks(tmp_path: Path) -> None:
     bridge = interp.load_model(mine().eval()).bridge.train()
-    bridge.blocks[1].mlp.hook_post.add_hook(lambda activation, hook: None, is_permanent=True)  # noqa: ARG005
+    bridge.blocks[1].mlp.hook_post.add_hook(lambda activation, hook: None, is_permanent=True)
     hooks = len(bridge.blocks[1].mlp.hook_post.fwd_hooks)
     model = interp.load_model(bridge, store=tmp_path)
     model.record(tokens()).resid(2)

@@ -13,8 +13,8 @@ import interp
 from interp import cli
 from interp.analyses.layer_skip import LayerSkip
 from interp.analyses.residual_erasure import ResidualErasure
-from interp.catalogue import find_analyses
-from interp.parts import pack, unpack, write_part
+from interp.runs.parts import pack, unpack, write_part
+from interp.runs.registry import find_analyses
 
 ASKED = ["--analysis", "layer_skip", "--analysis", "residual_contribution"]
 RUN = ["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "8", *ASKED]
@@ -40,7 +40,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_holds_every_analysis_and_opens_again(finished: Path) -> None:
     run = json.loads((finished / "run.json").read_text())
-    assert {cell["analysis"] for cell in run["cells"].values()} == {"layer_skip", "residual_contribution"}
+    assert {cell["analysis"] for cell in run["cells"].values()} == {
+        "layer_skip",
+        "residual_contribution",
+    }
     assert all(cell["status"] == "ok" for cell in run["cells"].values())
     again = interp.open_run(finished)["zoo/hops-4l", "two-hop", "layer_skip"]
     direct = LayerSkip().run(interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=8))
@@ -59,7 +62,9 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(finished: Path, tmp_path
     parts[-1].write_bytes(parts[-1].read_bytes()[:100])
     assert invoke(*RUN, "--out", str(half)) == 0
     key = ("zoo/hops-4l", "two-hop", "layer_skip")
-    np.testing.assert_array_equal(interp.open_run(half)[key].grid("all"), interp.open_run(finished)[key].grid("all"))
+    np.testing.assert_array_equal(
+        interp.open_run(half)[key].grid("all"), interp.open_run(finished)[key].grid("all")
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,9 +80,26 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(finished: Path, tmp_path
             ["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--set", "layer_skip.parts=mlp"],
             "did you mean 'part'",
         ),
-        (["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--set", "layer_skip.part=mlps"], "did you mean 'mlp'"),
-        (["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--set", "layer_skip.n_splits=x"], "int is needed"),
-        (["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--set", "layer_skip"], "ANALYSIS.PARAMETER=VALUE"),
+        (
+            ["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--set", "layer_skip.part=mlps"],
+            "did you mean 'mlp'",
+        ),
+        (
+            [
+                "run",
+                "--model",
+                "zoo/hops-4l",
+                "--task",
+                "two-hop",
+                "--set",
+                "layer_skip.n_splits=x",
+            ],
+            "int is needed",
+        ),
+        (
+            ["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--set", "layer_skip"],
+            "ANALYSIS.PARAMETER=VALUE",
+        ),
         (["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "0"], "at least 1"),
         (["run", "--model", "zoo/hops-4l"], "no task given"),
         (["run", "none.toml"], "no study file"),
@@ -86,7 +108,11 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(finished: Path, tmp_path
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
-    args: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    args: list[str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(monkeypatch, *args) == 2
@@ -102,7 +128,9 @@ def test_the_same_folder_with_another_configuration_is_refused(
     assert "seed = 0; 1 was asked for" in capsys.readouterr().err
 
 
-def test_a_name_that_does_not_exist_leaves_nothing_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_does_not_exist_leaves_nothing_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mistyped = [word if word != "zoo/hops-4l" else str(tmp_path / "my-modle") for word in RUN]
     assert main(monkeypatch, *mistyped, "--out", str(tmp_path / "run")) == 2
     assert invoke(*RUN, "--out", str(tmp_path / "run")) == 0
@@ -113,7 +141,10 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path) -> None:
     short.write_text('{"text": "Ada boss", "answer": "Ben"}\n')
     args = ["run", "--model", "zoo/hops-4l", "--task", str(short), "--out", str(tmp_path / "run")]
     assert invoke(*args, *ASKED) == 1
-    cells = {c["analysis"]: c for c in json.loads((tmp_path / "run" / "run.json").read_text())["cells"].values()}
+    cells = {
+        c["analysis"]: c
+        for c in json.loads((tmp_path / "run" / "run.json").read_text())["cells"].values()
+    }
     assert cells["residual_contribution"]["status"] == "ok"
     assert "needs at least 4" in cells["layer_skip"]["error"]
 
@@ -121,11 +152,22 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_without_a_name_all_analyses_that_suit_the_task_run(tmp_path: Path) -> None:
     short = tmp_path / "short.jsonl"
     short.write_text('{"text": "Ada boss", "answer": "Ben"}\n')
-    assert invoke("run", "--model", "zoo/hops-4l", "--task", str(short), "--out", str(tmp_path / "run")) == 0
-    cells = {c["analysis"]: c for c in json.loads((tmp_path / "run" / "run.json").read_text())["cells"].values()}
+    assert (
+        invoke(
+            "run", "--model", "zoo/hops-4l", "--task", str(short), "--out", str(tmp_path / "run")
+        )
+        == 0
+    )
+    cells = {
+        c["analysis"]: c
+        for c in json.loads((tmp_path / "run" / "run.json").read_text())["cells"].values()
+    }
     assert set(cells) == set(find_analyses())
     assert cells["residual_contribution"]["status"] == "ok"
-    assert (cells["layer_skip"]["status"], "needs at least 4" in cells["layer_skip"]["error"]) == ("skipped", True)
+    assert (cells["layer_skip"]["status"], "needs at least 4" in cells["layer_skip"]["error"]) == (
+        "skipped",
+        True,
+    )
 
 
 def test_the_report_is_one_file_that_escapes_prompts(finished: Path) -> None:
@@ -137,22 +179,57 @@ def test_the_report_is_one_file_that_escapes_prompts(finished: Path) -> None:
 
 def test_what_is_prepared_is_counted(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    asked = ["--analysis", "residual_erasure", "--set", "residual_erasure.scopes=position", "--no-store"]
-    assert invoke("run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "4", *asked, "--out", str(out)) == 0
+    asked = [
+        "--analysis",
+        "residual_erasure",
+        "--set",
+        "residual_erasure.scopes=position",
+        "--no-store",
+    ]
+    assert (
+        invoke(
+            "run",
+            "--model",
+            "zoo/hops-4l",
+            "--task",
+            "two-hop",
+            "--n",
+            "4",
+            *asked,
+            "--out",
+            str(out),
+        )
+        == 0
+    )
     (cell,) = json.loads((out / "run.json").read_text())["cells"].values()
     model = interp.load_model("zoo/hops-4l")
     analysis = ResidualErasure(scopes=("position",))
     task = interp.load_task("two-hop").take(4)
     analysis.run(model, task)
-    forward = sum(model.tokenize(shard).tokens.numel() for shard in model.shards(task)) * model.n_layers
+    forward = (
+        sum(model.tokenize(shard).tokens.numel() for shard in model.shards(task)) * model.n_layers
+    )
     assert cell["forwards_per_prompt"] == pytest.approx(model.work.block_tokens / forward, rel=1e-3)
 
 
 def test_one_cause_is_told_once(tmp_path: Path) -> None:
-    asked = ["run", "--model", "zoo/hops-4l", "--task", "two-hop-facts", "--out", str(tmp_path / "run")]
+    asked = [
+        "run",
+        "--model",
+        "zoo/hops-4l",
+        "--task",
+        "two-hop-facts",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     done = CliRunner().invoke(cli.app, asked)
     assert done.exit_code == 1
-    assert done.output.count("does not fit this tokenizer: 319 prompts with words that the tokenizer does not know") == 1
+    assert (
+        done.output.count(
+            "does not fit this tokenizer: 319 prompts with words that the tokenizer does not know"
+        )
+        == 1
+    )
 
 
 def test_a_part_of_one_prompt_is_kept_whatever_its_strides(tmp_path: Path) -> None:

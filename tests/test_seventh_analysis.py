@@ -9,9 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 import interp.analyses
-from interp import catalogue, cli
-from interp.catalogue import find_analyses, make_analysis
+from interp import cli
 from interp.errors import AnalysisError
+from interp.runs import registry
+from interp.runs.registry import find_analyses, make_analysis
 from tests.test_runs import RUN, invoke
 
 SOURCE = '''
@@ -67,7 +68,9 @@ class LastNormResult(Result):
 def seventh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "last_norm.py").write_text(SOURCE)
-    monkeypatch.setattr(interp.analyses, "__path__", [*interp.analyses.__path__, str(tmp_path / "new")])
+    monkeypatch.setattr(
+        interp.analyses, "__path__", [*interp.analyses.__path__, str(tmp_path / "new")]
+    )
 
 
 @pytest.mark.usefixtures("seventh")
@@ -90,12 +93,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("file", "source", "says"),
     [
-        ("broken.py", "import nothing_of_that_name", "broken.py cannot be imported .ModuleNotFoundError"),
+        (
+            "broken.py",
+            "import nothing_of_that_name",
+            "broken.py cannot be imported .ModuleNotFoundError",
+        ),
         ("lost.py", "def f(:", "lost.py cannot be imported .SyntaxError"),
-        ("last.py", SOURCE, "last.py has no analysis of that name; there is LastNorm .which belongs into last_norm.py"),
+        (
+            "last.py",
+            SOURCE,
+            (
+                "last.py has no analysis of that name; there is LastNorm .which belongs into"
+                " last_norm.py"
+            ),
+        ),
     ],
 )
-def test_a_file_that_is_no_analysis_is_named(folder: Path, file: str, source: str, says: str) -> None:
+def test_a_file_that_is_no_analysis_is_named(
+    folder: Path, file: str, source: str, says: str
+) -> None:
     (folder / file).write_text(source)
     with pytest.raises(AnalysisError, match=says):
         find_analyses()
@@ -103,11 +119,13 @@ def test_a_file_that_is_no_analysis_is_named(folder: Path, file: str, source: st
 
 @pytest.mark.usefixtures("seventh")
 def test_packages_bring_analyses_by_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = EntryPoint("mine", "interp.analyses.last_norm:LastNorm", catalogue.GROUP)
-    monkeypatch.setattr(catalogue, "entry_points", lambda group: [here] if group == "interp.analyses" else [])
+    here = EntryPoint("mine", "interp.analyses.last_norm:LastNorm", registry.GROUP)
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: [here] if group == "interp.analyses" else []
+    )
     assert find_analyses()["last_norm"].__name__ == "LastNorm"
-    wrong = EntryPoint("mine", "interp.analysis:Result", catalogue.GROUP)
-    monkeypatch.setattr(catalogue, "entry_points", lambda group: [wrong] * bool(group))
+    wrong = EntryPoint("mine", "interp.analysis:Result", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [wrong] * bool(group))
     with pytest.raises(AnalysisError, match="Result is no Analysis"):
         find_analyses()
 

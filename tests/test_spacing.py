@@ -35,7 +35,9 @@ SPACE = [
 
 
 @pytest.mark.parametrize(("text", "answer"), NONE)
-def test_no_space_stands_after_what_opens_or_joins_and_in_scripts_without(text: str, answer: str) -> None:
+def test_no_space_stands_after_what_opens_or_joins_and_in_scripts_without(
+    text: str, answer: str
+) -> None:
     assert followed_by(text, answer) == text + answer
 
 
@@ -46,12 +48,18 @@ def test_a_space_stands_between_words(text: str, answer: str) -> None:
 
 def test_the_space_can_be_set_and_is_part_of_the_prompt() -> None:
     assert [space_between("x =", "5", how) for how in ("auto", "always", "never")] == [" ", " ", ""]
-    assert [space_between("東京", "は", how) for how in ("auto", "always", "never")] == ["", " ", ""]
+    assert [space_between("東京", "は", how) for how in ("auto", "always", "never")] == [
+        "",
+        " ",
+        "",
+    ]
     assert space_between("a ", "b", "always") == ""
     task = Task.from_hf([{"text": "x =", "answer": "5"}], space="never")
     assert task.prompts[0].space == "never"
     assert {
-        p.space for others in load_task("two-hop-facts", n=2, space="always").related.values() for p in others.values()
+        p.space
+        for others in load_task("two-hop-facts", n=2, space="always").related.values()
+        for p in others.values()
     } == {"always"}
     with pytest.raises(TaskError, match="unknown space 'none'; there is always, auto, never"):
         check_space("none")

@@ -1,4 +1,6 @@
-"""Special tokens stand in front of prompts as the tokenizer puts them, and never behind; chats are the template's tokens."""
+"""Special tokens stand in front of prompts as the tokenizer puts them, and never behind; chats are
+the template's tokens.
+"""
 
 from typing import Any
 
@@ -9,10 +11,10 @@ from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from interp.analyses.logit_lens import LogitLens
 from interp.capture import capture
-from interp.choices import score_choices
 from interp.errors import TaskError
 from interp.models import Model, load_model
 from interp.sites import Site
+from interp.sweeps.choices import score_choices
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import padding
 from interp.tasks.encoding import special_tokens
@@ -40,7 +42,9 @@ WORDS = [
 
 def words(single: str = "<s> $A", **special: str) -> PreTrainedTokenizerFast:
     """Return a tokenizer of whole words, with special tokens around a text as in `single`."""
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split(" ", "removed")]
     )
@@ -66,7 +70,13 @@ def model_of(tokenizer: Any, *, d_vocab: int = len(WORDS)) -> Model:
     return load_model(LlamaForCausalLM(config).eval(), tokenizer=tokenizer)
 
 
-AROUND = {"<s> $A": ([1], []), "<s> $A </s>": ([1], [2]), "[CLS] $A [SEP]": ([3], [4]), "$A </s>": ([], [2]), "$A": ([], [])}
+AROUND = {
+    "<s> $A": ([1], []),
+    "<s> $A </s>": ([1], [2]),
+    "[CLS] $A [SEP]": ([3], [4]),
+    "$A </s>": ([], [2]),
+    "$A": ([], []),
+}
 
 
 @pytest.mark.parametrize("single", AROUND)
@@ -74,16 +84,23 @@ def test_what_is_put_in_front_stays_and_what_is_put_behind_goes(single: str, tmp
     tokenizer, (front, behind) = words(single), AROUND[single]
     assert special_tokens(tokenizer) == (front, behind)
     model = model_of(tokenizer)
-    prompt = Prompt("1", "a b", answer="c", wrong="d", corrupted="a d", subject="b", choices=("c", "e f"))
+    prompt = Prompt(
+        "1", "a b", answer="c", wrong="d", corrupted="a d", subject="b", choices=("c", "e f")
+    )
     batch = model.tokenize([prompt])
     assert batch.tokens.tolist() == [[*front, *ids("a b")]]
     assert (batch.answer.tolist(), batch.wrong.tolist()) == (ids("c"), ids("d"))
     assert batch.corrupted.tolist() == [[*front, *ids("a d")]]
-    assert [batch.subject.item(), batch.subject_start.item(), batch.last.item()] == [len(front) + 1] * 3
+    assert [batch.subject.item(), batch.subject_start.item(), batch.last.item()] == [
+        len(front) + 1
+    ] * 3
     assert model.tokenize([prompt], answers=True).tokens.tolist() == [[*front, *ids("a b c")]]
     assert model.options(prompt, prompt.choices) == [tuple(ids("c")), tuple(ids("e f"))]
     corpus = capture(
-        load_model(model.module, tokenizer=tokenizer, store=tmp_path), ["a b"], sites=[Site("resid_pre", 0)], name="c"
+        load_model(model.module, tokenizer=tokenizer, store=tmp_path),
+        ["a b"],
+        sites=[Site("resid_pre", 0)],
+        name="c",
     )
     assert corpus.tokens(0).tolist() == [*front, *ids("a b")]
 
@@ -107,7 +124,9 @@ def test_a_tokenizer_in_python_that_tells_no_offsets_serves_too() -> None:
         ({"unk_token": "a"}, "<s> $A"),  # a word of the language
     ],
 )
-def test_a_special_token_that_is_also_unknown_is_no_unknown_word(special: dict[str, str], single: str) -> None:
+def test_a_special_token_that_is_also_unknown_is_no_unknown_word(
+    special: dict[str, str], single: str
+) -> None:
     model = model_of(words(single, **special))
     front = ids(single.split()[0])
     assert model.tokenize("a b").tokens.tolist() == [[*front, *ids("a b")]]
@@ -140,7 +159,9 @@ def test_prompts_are_padded_with_a_token_that_the_model_has(pad: int | None) -> 
 
 def test_ids_beyond_the_embedding_are_named_and_left_out() -> None:
     model = model_of(words(), d_vocab=12)  # a b c d e f g, not h
-    with pytest.raises(TaskError, match="prompt '0' has token 12; the model's vocabulary is 0 to 11"):
+    with pytest.raises(
+        TaskError, match="prompt '0' has token 12; the model's vocabulary is 0 to 11"
+    ):
         model.tokenize("a h")
     task = Task("t", (Prompt("1", "a h"), Prompt("2", "a b"), Prompt("3", "a b", answer="h")))
     fitted = model.fit(task)
@@ -162,10 +183,16 @@ def test_one_bad_prompt_is_left_out_and_counted() -> None:
         "longer than the model reads (16 tokens)": 1,
         "without a token": 1,
     }
-    with pytest.raises(TaskError, match="task 't' does not fit this tokenizer: 1 prompts with words"):
+    with pytest.raises(
+        TaskError, match="task 't' does not fit this tokenizer: 1 prompts with words"
+    ):
         model.fit(Task("t", tuple(bad)))
     with pytest.warns(
-        UserWarning, match="1 prompts with words .*, 1 prompts longer than .*, 1 prompts without a token are left out"
+        UserWarning,
+        match=(
+            "1 prompts with words .*, 1 prompts longer than .*, 1 prompts without a token are"
+            " left out"
+        ),
     ):
         LogitLens(top_k=2).run(model, Task("t", (*bad, *good)))
 
@@ -186,11 +213,17 @@ def test_prompts_of_a_shard_can_be_asked_the_same() -> None:
         alone = [model.tokenize([prompt]) for prompt in shard]
         together = model.tokenize(shard)
         for name in ("answer", "wrong", "subject", "bridge", "corrupted"):
-            assert {getattr(each, name) is None for each in alone} == {getattr(together, name) is None}
+            assert {getattr(each, name) is None for each in alone} == {
+                getattr(together, name) is None
+            }
     why = {p.id: model.tokenize([p]).why for p in prompts}
     assert why["twice"] == {"subject": "prompt 'twice': subject 'b' found 2 times; once is needed"}
-    assert why["longer"] == {"corrupted": "prompt 'longer' has 3 tokens, its corrupted twin 4; as many are needed"}
-    assert why["strange bridge"] == {"bridge": "prompt 'strange bridge': the tokenizer does not know its bridge, 'zebra'"}
+    assert why["longer"] == {
+        "corrupted": "prompt 'longer' has 3 tokens, its corrupted twin 4; as many are needed"
+    }
+    assert why["strange bridge"] == {
+        "bridge": "prompt 'strange bridge': the tokenizer does not know its bridge, 'zebra'"
+    }
     assert [key for key, value in why.items() if value] == [
         "strange", "strange wrong", "twice", "nowhere", "longer", "strange twin", "strange bridge",
     ]  # fmt: skip
@@ -202,19 +235,41 @@ WHO = "{{ 'User:' if m.role == 'user' else 'Bot:' }} "
 ASKED = "{% if add_generation_prompt %}Bot: {% endif %}"
 ENDED = "{% if m.role == 'assistant' %}{{ eos_token }}\n{% endif %}"
 TEMPLATES = {
-    "with BOS": "{{ bos_token }}{% for m in messages %}" + WHO + "{{ m.content }} " + ENDED + "{% endfor %}" + ASKED,
-    "without BOS": "{% for m in messages %}" + WHO + "{{ m.content | trim }} " + ENDED + "{% endfor %}" + ASKED,
-    "parts": "{% for m in messages %}" + WHO + "{% for p in m.content %}{{ p.text }} {% endfor %}{% endfor %}" + ASKED,
-    "system": "{% if messages[0].role != 'system' %}a a {% endif %}"
-    "{% for m in messages %}" + WHO + "{{ m.content }} {% endfor %}" + ASKED,
+    "with BOS": (
+        "{{ bos_token }}{% for m in messages %}"
+        + WHO
+        + "{{ m.content }} "
+        + ENDED
+        + "{% endfor %}"
+        + ASKED
+    ),
+    "without BOS": (
+        "{% for m in messages %}" + WHO + "{{ m.content | trim }} " + ENDED + "{% endfor %}" + ASKED
+    ),
+    "parts": (
+        "{% for m in messages %}"
+        + WHO
+        + "{% for p in m.content %}{{ p.text }} {% endfor %}{% endfor %}"
+        + ASKED
+    ),
+    "system": (
+        "{% if messages[0].role != 'system' %}a a {% endif %}{% for m in messages %}"
+        + WHO
+        + "{{ m.content }} {% endfor %}"
+        + ASKED
+    ),
 }
 
 
 def said(tokenizer: Any, text: str) -> list[int]:
     """Return what the template makes of a text, whatever it wants a text to be."""
-    content: Any = text if "p.text" not in tokenizer.chat_template else [{"type": "text", "text": text}]
+    content: Any = (
+        text if "p.text" not in tokenizer.chat_template else [{"type": "text", "text": text}]
+    )
     message = [{"role": "user", "content": content}]
-    return tokenizer.apply_chat_template(message, tokenize=True, add_generation_prompt=True)["input_ids"]
+    return tokenizer.apply_chat_template(message, tokenize=True, add_generation_prompt=True)[
+        "input_ids"
+    ]
 
 
 @pytest.mark.parametrize("single", ["<s> $A", "$A", "<s> $A </s>"])
@@ -233,13 +288,24 @@ def test_a_chat_is_the_templates_tokens(name: str, single: str) -> None:
     assert batch.corrupted.tolist() == [said(tokenizer, "a c")]
     assert [batch.answer.item(), batch.wrong.item(), batch.bridge.item()] == ids("Yes No d")
     assert WORDS[batch.tokens[0, batch.subject.item()].item()] == "b"
-    assert model.tokenize(fitted.prompts, answers=True).tokens.tolist() == [[*said(tokenizer, "a b"), *ids("Yes")]]
-    assert model.tokenize(fitted.prompts, corrupted=True).tokens.tolist() == [said(tokenizer, "a c")]
+    assert model.tokenize(fitted.prompts, answers=True).tokens.tolist() == [
+        [*said(tokenizer, "a b"), *ids("Yes")]
+    ]
+    assert model.tokenize(fitted.prompts, corrupted=True).tokens.tolist() == [
+        said(tokenizer, "a c")
+    ]
     (first_hop,) = fitted.related["1"].values()
     assert model.tokenize([first_hop]).tokens.tolist() == [said(tokenizer, "b c")]
-    assert model.options(fitted.prompts[0], prompt.choices) == [tuple(ids("Yes")), tuple(ids("No one"))]
+    assert model.options(fitted.prompts[0], prompt.choices) == [
+        tuple(ids("Yes")),
+        tuple(ids("No one")),
+    ]
     frame = score_choices(model, Task("t", (prompt,), chat=True))
-    logits = model.module(torch.tensor([[*said(tokenizer, "a b"), *ids("No one")]])).logits[0].log_softmax(-1)
+    logits = (
+        model.module(torch.tensor([[*said(tokenizer, "a b"), *ids("No one")]]))
+        .logits[0]
+        .log_softmax(-1)
+    )
     n = len(said(tokenizer, "a b"))
     naive = logits[n - 1, ids("No")[0]] + logits[n, ids("one")[0]]
     assert frame["log_likelihood"][1] == pytest.approx(naive.item(), abs=1e-4)
@@ -270,6 +336,6 @@ def test_a_chat_without_answers_needs_no_turn_of_the_assistant() -> None:
     tokenizer = words()
     tokenizer.chat_template = "{% for m in messages %}User: {{ m.content }} {% endfor %}Bot:"
     model = model_of(tokenizer)
-    assert model.tokenize(model.fit(Task.from_texts(["a b"], chat=True)).task.prompts).tokens.tolist() == [
-        ids("User: a b Bot:")
-    ]
+    assert model.tokenize(
+        model.fit(Task.from_texts(["a b"], chat=True)).task.prompts
+    ).tokens.tolist() == [ids("User: a b Bot:")]

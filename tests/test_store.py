@@ -15,7 +15,17 @@ from interp.analyses.residual_contribution import ResidualContribution
 from interp.errors import StoreError
 from interp.models import Model
 from interp.sites import Site
-from interp.store import FORMAT, ActivationStore, Settings, configure, info, prompt_key, prune, shards, verify_shard
+from interp.store import (
+    FORMAT,
+    ActivationStore,
+    Settings,
+    configure,
+    info,
+    prompt_key,
+    prune,
+    shards,
+    verify_shard,
+)
 from tests.families import tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -65,7 +75,9 @@ def test_a_changed_weight_or_token_reads_nothing(tmp_path: Path) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("damage", ["size", "header", "every tensor", "truncate", "empty"])
-def test_damage_is_named_and_computed_again(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_named_and_computed_again(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     _, right = recorded(with_store(tmp_path))
     (path,) = tmp_path.glob("*/*.safetensors")
     content = bytearray(path.read_bytes())
@@ -147,7 +159,14 @@ def test_a_shard_that_another_process_removed_is_missed_not_fatal(tmp_path: Path
 
 @pytest.mark.parametrize("gone", ["evicted", "pruned", "removed"])
 def test_what_is_gone_is_missing_whoever_removed_it(tmp_path: Path, gone: str) -> None:
-    size = (tmp_path / ActivationStore(tmp_path, model="m").write({"x": 9}, {"resid.0": torch.ones(9, 9)})).stat().st_size
+    size = (
+        (
+            tmp_path
+            / ActivationStore(tmp_path, model="m").write({"x": 9}, {"resid.0": torch.ones(9, 9)})
+        )
+        .stat()
+        .st_size
+    )
     prune(tmp_path, model="m")
     store = ActivationStore(tmp_path, model="m", settings=Settings(quota=2 * size - 1))
     path = tmp_path / store.write({"a": 9}, {"resid.0": torch.zeros(9, 9)})
@@ -171,7 +190,9 @@ def test_what_is_gone_is_missing_whoever_removed_it(tmp_path: Path, gone: str) -
 def test_what_is_held_stays(tmp_path: Path) -> None:
     store = ActivationStore(tmp_path, model="m")
     held = tmp_path / store.write({"a": 9}, {"resid.0": torch.zeros(9, 9)})
-    store = ActivationStore(tmp_path, model="m", settings=Settings(quota=2 * held.stat().st_size + 9))
+    store = ActivationStore(
+        tmp_path, model="m", settings=Settings(quota=2 * held.stat().st_size + 9)
+    )
     assert store.hold(["a"], ["resid.0", "resid.1"]) == ["resid.1"]
     other = tmp_path / store.write({"b": 9}, {"resid.0": torch.ones(9, 9)})
     third = tmp_path / store.write({"c": 9}, {"resid.0": torch.full((9, 9), 2.0)})
@@ -188,7 +209,9 @@ def test_keys_depend_on_context_and_tokens() -> None:
 def test_a_store_of_a_smaller_type_keeps_its_own(tmp_path: Path, dtype: str) -> None:
     work, exact = recorded(with_store(tmp_path))
     configure(tmp_path, Settings(dtype=dtype))
-    assert recorded(with_store(tmp_path))[0] == work, "what was kept as float32 must not be mixed with it"
+    assert recorded(with_store(tmp_path))[0] == work, (
+        "what was kept as float32 must not be mixed with it"
+    )
     work, small = recorded(with_store(tmp_path))
     assert work == 0
     assert small.dtype == torch.float32
@@ -250,6 +273,8 @@ def test_a_newer_format_is_refused_by_name_and_an_older_one_passed_over(
         assert path.exists()
         assert prune(tmp_path, max_bytes=10**9)[0].name == f"m/{path.name}"
     else:
-        with pytest.raises(StoreError, match=f"{path} has format {format_}; this version reads {FORMAT}; {error}"):
+        with pytest.raises(
+            StoreError, match=f"{path} has format {format_}; this version reads {FORMAT}; {error}"
+        ):
             fresh.read(["a"], "resid.0")
         assert path.exists()

@@ -21,7 +21,10 @@ def call(*args: object) -> Result:
 def store(tmp_path: Path) -> Path:
     for model, key in (("a" * 32, "k"), ("b" * 32, "k"), ("b" * 32, "l")):
         kept = ActivationStore(tmp_path, model=model, name=f"model-{model[0]}")
-        kept.write({key: 100}, {"resid.0": torch.randn(100, 10), "tokens": torch.zeros(100, dtype=torch.int32)})
+        kept.write(
+            {key: 100},
+            {"resid.0": torch.randn(100, 10), "tokens": torch.zeros(100, dtype=torch.int32)},
+        )
     return tmp_path
 
 
@@ -55,15 +58,24 @@ def test_prune_by_model_age_and_size(store: Path) -> None:
     assert [file["name"] for file in said["removed"]] == [f"{old.parent.name}/{old.name}"]
     assert not old.exists()
     assert call("prune", store, "--model", "model-a").exit_code == 0
-    assert [m["name"] for m in json.loads(call("info", store, "--json").stdout)["models"]] == ["model-b"]
+    assert [m["name"] for m in json.loads(call("info", store, "--json").stdout)["models"]] == [
+        "model-b"
+    ]
     assert call("prune", store, "--max-size", "1kb").exit_code == 0
     assert not list(shards(store))
 
 
-def test_an_age_in_the_future_is_no_age_and_a_jump_of_the_clock_loses_the_oldest_first(store: Path) -> None:
+def test_an_age_in_the_future_is_no_age_and_a_jump_of_the_clock_loses_the_oldest_first(
+    store: Path,
+) -> None:
     ahead, *others = sorted(shards(store))
     os.utime(ahead, (4e9, 4e9))
-    assert json.loads(call("prune", store, "--older-than", "0s", "--model", "model-a", "--json").stdout)["removed"] == []
+    assert (
+        json.loads(
+            call("prune", store, "--older-than", "0s", "--model", "model-a", "--json").stdout
+        )["removed"]
+        == []
+    )
     size = sum(path.stat().st_size for path in others)
     said = json.loads(call("prune", store, "--max-size", str(size), "--json").stdout)
     assert len(said["removed"]) == 1
@@ -83,7 +95,11 @@ def test_what_a_writer_left_behind_goes_but_not_what_it_may_still_write(store: P
 
 
 def test_nothing_else_is_ever_removed(store: Path) -> None:
-    others = [store / "notes.txt", store / "gpt2" / "model.safetensors", store / "gpt2" / "config.json"]
+    others = [
+        store / "notes.txt",
+        store / "gpt2" / "model.safetensors",
+        store / "gpt2" / "config.json",
+    ]
     for path in others:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"mine")
@@ -115,9 +131,15 @@ def test_configure_keeps_what_is_not_named(store: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
-    store: Path, args: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Path,
+    args: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["interp", "store", *(str(store) if arg == "STORE" else arg for arg in args)])
+    monkeypatch.setattr(
+        "sys.argv", ["interp", "store", *(str(store) if arg == "STORE" else arg for arg in args)]
+    )
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2

@@ -1,4 +1,6 @@
-"""What happens to stores: full disks, killed writers, flipped bits. Nothing finished is lost, nothing wrong is returned."""
+"""What happens to stores: full disks, killed writers, flipped bits. Nothing finished is lost,
+nothing wrong is returned.
+"""
 
 import inspect
 import logging
@@ -36,7 +38,9 @@ from tests.families import tiny
 
 pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore")]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-FORK = multiprocessing.get_context("fork")  # what is killed fifty times need not be imported fifty times
+FORK = multiprocessing.get_context(
+    "fork"
+)  # what is killed fifty times need not be imported fifty times
 
 
 def write(folder: Path | str, first: int, last: int, *, say: Callable[[str], object]) -> None:
@@ -64,7 +68,9 @@ write(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), say=lambda key: print(key
 
 def start(folder: Path, first: int, last: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", WRITER, str(folder), str(first), str(last)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True
+    )
 
 
 def everything_is_right(folder: Path, keys: list[str]) -> None:
@@ -96,7 +102,9 @@ def killed(target: Callable[[], object], after: float) -> None:
 def test_writers_killed_at_fifty_moments_lose_nothing_that_was_finished(tmp_path: Path) -> None:
     moments, done = random.Random(0), tmp_path / "done"
     for round_ in range(25):
-        writer = partial(write, tmp_path, 1000 * round_, 1000 * round_ + 999, say=partial(note, done))
+        writer = partial(
+            write, tmp_path, 1000 * round_, 1000 * round_ + 999, say=partial(note, done)
+        )
         other = FORK.Process(target=writer)
         other.start()
         killed(writer, moments.uniform(0.01, 0.2))
@@ -132,7 +140,9 @@ def test_a_capture_killed_at_twenty_moments_ends_with_the_same_numbers(
     assert len(set(counts)) > 3
     again = run(tmp_path / "store")
     assert whole.manifest == again.manifest
-    for ours, theirs in zip(whole.column(whole.sites[0]), again.column(again.sites[0]), strict=True):
+    for ours, theirs in zip(
+        whole.column(whole.sites[0]), again.column(again.sites[0]), strict=True
+    ):
         assert torch.equal(ours, theirs)
 
 
@@ -165,7 +175,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
     mount = shutil.which("mount")
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False).returncode:
+    if (
+        mount is None
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False
+        ).returncode
+    ):
         pytest.skip("needs the right to mount a small file system")
     yield folder
     subprocess.run(["umount", folder], check=True)
@@ -188,7 +203,9 @@ def test_a_limit_on_file_sizes_is_named(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
     command = [sys.executable, "-c", WRITER, str(tmp_path), "0", "3"]
-    done = subprocess.run(command, preexec_fn=limited, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    done = subprocess.run(
+        command, preexec_fn=limited, capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
     assert done.returncode == 1
     assert "File too large" in done.stderr
     assert not list(shards(tmp_path))
@@ -216,7 +233,12 @@ def test_a_flipped_bit_in_a_shard_is_named_and_computed_again(
     with caplog.at_level(logging.WARNING), pytest.raises(StoreError, match="capture it again"):
         [*corpus.column(corpus.sites[0]), corpus.tokens(0)]
     assert str(path) in caplog.text
-    again = capture(load_model(tiny("llama").module, store=tmp_path), rows, sites=[Site("resid_post", 1)], name="c")
+    again = capture(
+        load_model(tiny("llama").module, store=tmp_path),
+        rows,
+        sites=[Site("resid_post", 1)],
+        name="c",
+    )
     assert torch.equal(torch.cat(list(again.column(again.sites[0]))), values)
     assert verify(tmp_path)[1] == []
 
@@ -232,7 +254,9 @@ def test_no_flipped_bit_of_a_json_file_is_believed(tmp_path: Path, kind: str) ->
         path.write_bytes(right[:i] + bytes([right[i] ^ (1 << i % 8)]) + right[i + 1 :])
         try:
             found = (
-                open_corpus(tmp_path, "c").manifest if kind == "corpus" else ActivationStore(tmp_path, model="m").settings
+                open_corpus(tmp_path, "c").manifest
+                if kind == "corpus"
+                else ActivationStore(tmp_path, model="m").settings
             )
         except StoreError as error:
             if str(path) not in str(error):
@@ -242,13 +266,15 @@ def test_no_flipped_bit_of_a_json_file_is_believed(tmp_path: Path, kind: str) ->
 
 
 def test_a_clock_that_jumped_removes_no_work_in_progress(tmp_path: Path) -> None:
-    """To `prune` on a machine whose clock is far ahead every aside file is stale; its writer writes again."""
+    """To `prune` on a machine whose clock is far ahead every aside file is stale; its writer writes
+    again.
+    """
     program = (
         """
 import os, pathlib, sys
-from interp import folder
+from interp.files import whole
 from interp.store import files
-real, jumps = folder.write_atomically, [1]
+real, jumps = whole.write_atomically, [1]
 def pruned(path, content):
     if jumps.pop() if jumps else 0:
         raise FileNotFoundError(2, "the aside file is gone")

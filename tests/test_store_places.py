@@ -1,4 +1,6 @@
-"""Wherever a store is, it behaves alike: a local folder, memory, a file system whose writes are not atomic, S3."""
+"""Wherever a store is, it behaves alike: a local folder, memory, a file system whose writes are not
+atomic, S3.
+"""
 
 import os
 import subprocess
@@ -16,7 +18,18 @@ from interp import Site
 from interp.capture import capture
 from interp.errors import StoreError
 from interp.models import Model, load_model
-from interp.store import ActivationStore, Files, Settings, configure, info, open_corpus, prune, shards, to_numpy, verify
+from interp.store import (
+    ActivationStore,
+    Files,
+    Settings,
+    configure,
+    info,
+    open_corpus,
+    prune,
+    shards,
+    to_numpy,
+    verify,
+)
 from tests.families import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -78,7 +91,9 @@ def test_a_long_header_takes_a_second_read(url: str) -> None:
 def test_a_corpus_is_captured_and_resumed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     store = ActivationStore(url, model=model.fingerprint, name=model.name)
-    rows = [torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)) for n in range(4, 14)]
+    rows = [
+        torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)) for n in range(4, 14)
+    ]
     capture(model, rows, sites=[Site("resid_post", 1)], name="few", store=store)
     again = ActivationStore(url, model=model.fingerprint, name=model.name)
     monkeypatch.setattr(Model, "forward", None)  # nothing is left to compute
@@ -154,7 +169,10 @@ for i in range(40):
     store.write({f"k{i}": 5}, {"resid.0": torch.randn(5, 3)})
 """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    started = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment) for _ in range(2)]
+    started = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment)
+        for _ in range(2)
+    ]
     assert [process.wait() for process in started] == [0, 0]
     assert len(list(shards(tmp_path))) == 40
     assert verify(tmp_path) == (40, [])

@@ -23,7 +23,10 @@ def test_no_module_of_the_library_can_unpickle() -> None:
         r"\b(pickle|torch\.load|joblib|dill|marshal|shelve|allow_pickle|weights_only=False)\b|trust_remote_code=True"
     )
     found = [
-        f"{path}: {line}" for path in ROOT.rglob("*.py") for line in path.read_text().splitlines() if unsafe.search(line)
+        f"{path}: {line}"
+        for path in ROOT.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if unsafe.search(line)
     ]
     assert not found
 
@@ -33,7 +36,9 @@ class Malicious:
         return os.mkdir, ("owned",)
 
 
-def test_a_pickle_in_place_of_a_shard_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_in_place_of_a_shard_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     store = ActivationStore("store", model="m")
     path = Path(store.files.path(store.write({"a": 1}, {"resid.0": torch.ones(1, 1)})))
@@ -67,7 +72,10 @@ def with_header(path: Path, change: dict[str, object], entries: dict[str, object
         ({"prompts": json.dumps([["a", -1], ["b", 2]])}, {}),
         ({"prompts": json.dumps([["a", 5]])}, {}),
         ({"prompts": json.dumps({"a": 1})}, {}),
-        ({"checksums": json.dumps({"../x": "0"})}, {"../x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}),
+        (
+            {"checksums": json.dumps({"../x": "0"})},
+            {"../x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}},
+        ),
         ({}, {"resid.0": {"dtype": "F32", "shape": [1], "data_offsets": [-100, 4]}}),
         ({}, {"resid.0": {"dtype": "F32", "shape": [1], "data_offsets": [0, 10**12]}}),
         ({}, {"resid.0": {"dtype": "OBJECT", "shape": [1], "data_offsets": [0, 4]}}),
@@ -85,7 +93,10 @@ def test_headers_that_nobody_should_write_are_refused(
     assert [p.name for p in tmp_path.iterdir()] == ["store"]
 
 
-@pytest.mark.parametrize("shard", ["../../secret.safetensors", "/etc/passwd", "m/../../x", "n/" + "0" * 24 + ".safetensors"])
+@pytest.mark.parametrize(
+    "shard",
+    ["../../secret.safetensors", "/etc/passwd", "m/../../x", "n/" + "0" * 24 + ".safetensors"],
+)
 def test_a_corpus_cannot_lead_out_of_its_model(tmp_path: Path, shard: str) -> None:
     (tmp_path / "m").mkdir()
     runs = {"tokens": [[shard, 0, 1]]}

@@ -1,4 +1,6 @@
-"""Variance, massive activations and the laws of growth: by hand, and against the stock model's own residuals."""
+"""Variance, massive activations and the laws of growth: by hand, and against the stock model's own
+residuals.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -39,7 +41,11 @@ def test_a_massive_activation_passes_both_rules() -> None:
     resid[2] *= 4  # 505 times the median only
     resid[2, 2, 1] = 101.0
     assert statistics_of(resid)[:, STATISTICS.index("massive activations")].tolist() == [1, 0, 0]
-    assert statistics_of(resid, massive_above=90.0, massive_ratio=500.0)[:, -1].tolist() == [1, 1, 1]
+    assert statistics_of(resid, massive_above=90.0, massive_ratio=500.0)[:, -1].tolist() == [
+        1,
+        1,
+        1,
+    ]
     assert where_largest(resid)[0].tolist() == [2, 1]
 
 
@@ -50,7 +56,9 @@ def test_a_line_and_an_exponential_are_found() -> None:
     assert fits["linear"].r2 == pytest.approx(1)
     assert fits["linear"].error < 1e-9 < fits["exponential"].error
     fits = growth_fits(2.0 * np.exp(0.5 * sites))
-    assert (fits["exponential"].intercept, fits["exponential"].slope) == pytest.approx((np.log(2), 0.5))
+    assert (fits["exponential"].intercept, fits["exponential"].slope) == pytest.approx(
+        (np.log(2), 0.5)
+    )
     assert fits["exponential"].error < 1e-9 < fits["linear"].error
     off = np.concatenate([[1e-6], 2.0 + 3.0 * sites[1:]])
     assert growth_fits(off, fit_from=1)["linear"].intercept == pytest.approx(2)
@@ -59,7 +67,9 @@ def test_a_line_and_an_exponential_are_found() -> None:
 @torch.no_grad()
 def test_it_equals_the_stock_models_residuals(model: Model) -> None:
     batch = tokens(n_pos=11)
-    part = StreamStatistics(massive_above=1.0, massive_ratio=2.0).measure(model.record(batch), batch, {})
+    part = StreamStatistics(massive_above=1.0, massive_ratio=2.0).measure(
+        model.record(batch), batch, {}
+    )
     for site, resid in enumerate(hooked(model, batch)[0]):
         for start in (0, 1):
             for row, hidden in enumerate(resid[:, start:].numpy().astype(np.float64)):
@@ -67,7 +77,9 @@ def test_it_equals_the_stock_models_residuals(model: Model) -> None:
                 median = size[(len(size) - 1) // 2]
                 massive = ((size > 1) & (size > 2 * median)).sum()
                 expected = [hidden.var(1).mean(), size.mean(), size[-1], size[-1] / median, massive]
-                assert part["statistics"][row, site, start].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+                assert part["statistics"][row, site, start].tolist() == pytest.approx(
+                    expected, rel=1e-5, abs=1e-5
+                )
                 position, dimension = part["where"][row, site, start].tolist()
                 assert abs(hidden[position - start, dimension]) == pytest.approx(size[-1], rel=1e-5)
 
@@ -100,7 +112,9 @@ def test_the_variance_weights_tokens_and_the_maximum_prompts() -> None:
 def test_bad_input_is_one_line() -> None:
     with pytest.raises(AnalysisError, match=r"massive_ratio=-1\.0; 0 or more is needed"):
         StreamStatistics(massive_ratio=-1.0)
-    with pytest.raises(AnalysisError, match="fit_from=3; the model has sites 0 to 4, and a fit needs 3"):
+    with pytest.raises(
+        AnalysisError, match="fit_from=3; the model has sites 0 to 4, and a fit needs 3"
+    ):
         StreamStatistics(fit_from=3).check(tiny("llama"), tokens())
     with pytest.raises(AnalysisError, match="prompt '0' has 1 token; at least 2 are needed"):
         StreamStatistics().check(tiny("llama"), tokens(n_pos=1))

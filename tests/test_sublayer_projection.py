@@ -1,14 +1,16 @@
-"""Ranks of writes are those of what hooks catch; strangers and compared prompts do not depend on the shard."""
+"""Ranks of writes are those of what hooks catch; strangers and compared prompts do not depend on
+the shard.
+"""
 
 import pytest
 import torch
 
 import interp
 from interp.analyses.sublayer_projection import SublayerProjection
-from interp.catalogue import make_analysis
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import first
+from interp.runs.registry import make_analysis
 from interp.sweeps.hops import PARTS, compared, first_layer, of_a_stranger, strangers, written_ranks
 from interp.sweeps.patching import key_of
 from tests.test_back_patching import asked
@@ -27,8 +29,14 @@ def test_written_ranks_are_those_of_what_hooks_catch(model: Model) -> None:
     caught: dict[tuple[str, int], torch.Tensor] = {}
     handles = []
     for i, block in enumerate(model._blocks):
-        for part, module in zip(PARTS, (block.attn_write, block.mlp_write, block.module), strict=True):
-            handles.append(module.register_forward_hook(lambda _m, _a, out, key=(part, i): caught.update({key: first(out)})))
+        for part, module in zip(
+            PARTS, (block.attn_write, block.mlp_write, block.module), strict=True
+        ):
+            handles.append(
+                module.register_forward_hook(
+                    lambda _m, _a, out, key=(part, i): caught.update({key: first(out)})
+                )
+            )
     model.logits(batch)
     for handle in handles:
         handle.remove()
@@ -71,10 +79,19 @@ def test_compared_are_prompts_with_known_hops_whose_shortcuts_do_not_work() -> N
 
 
 def test_the_mlp_writes_the_prediction_and_no_sublayer_the_bridge_at_the_last_token() -> None:
-    result = SublayerProjection().run(interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=96))
-    frame = result.to_frame().query("group == 'right answers' and layer.isna()").set_index(["part", "token"])
+    result = SublayerProjection().run(
+        interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=96)
+    )
+    frame = (
+        result.to_frame()
+        .query("group == 'right answers' and layer.isna()")
+        .set_index(["part", "token"])
+    )
     assert frame.loc[("MLP", "prediction"), "rate"] > 0.95
-    assert frame.loc[("attention", "bridge"), "low"] < frame.loc[("attention", "another's bridge"), "high"]
+    assert (
+        frame.loc[("attention", "bridge"), "low"]
+        < frame.loc[("attention", "another's bridge"), "high"]
+    )
 
 
 def test_bad_input_is_named() -> None:

@@ -22,7 +22,9 @@ def words(model: Model, row: torch.Tensor) -> list[str]:
 
 
 def test_positions_point_at_what_they_say(model: Model) -> None:
-    prompt = Prompt("a", "Nora boss Pia . Ada friend boss", answer="Ned", wrong="Abel", subject="Ada friend")
+    prompt = Prompt(
+        "a", "Nora boss Pia . Ada friend boss", answer="Ned", wrong="Abel", subject="Ada friend"
+    )
     batch = model.tokenize([prompt])
     row = words(model, batch.tokens[0])
     assert row == ["<bos>", *["Nora", "boss", "Pia", ".", "Ada", "friend", "boss"]]
@@ -34,7 +36,10 @@ def test_positions_point_at_what_they_say(model: Model) -> None:
 
 
 def test_answers_follow_and_the_positions_in_front_predict_them(model: Model) -> None:
-    prompts = [Prompt("a", "Ada friend", answer="Ned"), Prompt("b", "Ada friend boss", answer="Ned . Pia")]
+    prompts = [
+        Prompt("a", "Ada friend", answer="Ned"),
+        Prompt("b", "Ada friend boss", answer="Ned . Pia"),
+    ]
     batch = model.tokenize(prompts, answers=True)
     assert batch.tokens.shape == (2, 7)
     assert batch.mask.sum(1).tolist() == [4, 7]
@@ -48,7 +53,11 @@ def test_answers_follow_and_the_positions_in_front_predict_them(model: Model) ->
 
 def test_corrupted_twins_line_up_token_by_token(model: Model) -> None:
     good = Prompt("a", "Ada friend", corrupted="Ben friend")
-    assert words(model, model.tokenize([good], corrupted=True).tokens[0]) == ["<bos>", "Ben", "friend"]
+    assert words(model, model.tokenize([good], corrupted=True).tokens[0]) == [
+        "<bos>",
+        "Ben",
+        "friend",
+    ]
     with pytest.raises(TaskError, match="'a' has 3 tokens, its corrupted twin 4"):
         model.tokenize([Prompt("a", "Ada friend", corrupted="Ben friend boss")], corrupted=True)
     with pytest.raises(TaskError, match="'a' has no corrupted twin"):
@@ -58,7 +67,10 @@ def test_corrupted_twins_line_up_token_by_token(model: Model) -> None:
 @pytest.mark.parametrize(
     ("prompt", "says"),
     [
-        (Prompt("x", "Ada colleague"), r"does not know every word of 1 prompts \(first: 'x'\); not 'colleague'"),
+        (
+            Prompt("x", "Ada colleague"),
+            r"does not know every word of 1 prompts \(first: 'x'\); not 'colleague'",
+        ),
         (Prompt("x", "Ada " * 200), "at most 128"),
     ],
 )
@@ -80,8 +92,16 @@ def test_prompts_that_cannot_be_used_are_named(model: Model, prompt: Prompt, say
             "wrong",
             "prompt 'x': the tokenizer does not know its wrong, 'Zebedee'",
         ),
-        (Prompt("x", "Ada friend", subject="Ben"), "subject", "prompt 'x': subject 'Ben' found 0 times; once is needed"),
-        (Prompt("x", "Ada boss Ada", subject="Ada"), "subject", "prompt 'x': subject 'Ada' found 2 times; once is needed"),
+        (
+            Prompt("x", "Ada friend", subject="Ben"),
+            "subject",
+            "prompt 'x': subject 'Ben' found 0 times; once is needed",
+        ),
+        (
+            Prompt("x", "Ada boss Ada", subject="Ada"),
+            "subject",
+            "prompt 'x': subject 'Ada' found 2 times; once is needed",
+        ),
         (
             Prompt("x", "Ada boss", corrupted="Ben"),
             "corrupted",
@@ -89,7 +109,9 @@ def test_prompts_that_cannot_be_used_are_named(model: Model, prompt: Prompt, say
         ),
     ],
 )
-def test_what_cannot_be_used_of_a_prompt_is_none_and_says_why(model: Model, prompt: Prompt, name: str, says: str) -> None:
+def test_what_cannot_be_used_of_a_prompt_is_none_and_says_why(
+    model: Model, prompt: Prompt, name: str, says: str
+) -> None:
     batch = model.tokenize([Prompt("a", "Ada friend"), prompt])
     assert getattr(batch, name) is None
     assert batch.why == {name: says}
@@ -141,7 +163,12 @@ def test_a_line_of_a_hundred_megabytes_is_refused_without_reading_it(tmp_path: P
         Task.from_jsonl(path)
 
 
-ARC = {"question": "Ice is frozen", "choices": {"text": ["sand", "water"], "label": ["A", "B"]}, "answerKey": "B", "id": 7}
+ARC = {
+    "question": "Ice is frozen",
+    "choices": {"text": ["sand", "water"], "label": ["A", "B"]},
+    "answerKey": "B",
+    "id": 7,
+}
 MMLU = {"question": "Ice is frozen", "choices": ["sand", "water"], "answer": 1}
 HELLASWAG = {"ctx": "Ice is frozen", "endings": ["sand", "water"], "label": "1"}
 
@@ -152,19 +179,32 @@ HELLASWAG = {"ctx": "Ice is frozen", "endings": ["sand", "water"], "label": "1"}
         (ARC, {"text": "question", "choices": "choices", "answer": "answerKey", "id": "id"}),
         (MMLU, {"text": "question", "choices": "choices", "answer": "answer"}),
         (HELLASWAG, {"text": "ctx", "choices": "endings", "answer": "label"}),
-        ({"q": "Ice is frozen", "o": ("sand", "water"), "a": "water"}, {"text": "q", "choices": "o", "answer": "a"}),
+        (
+            {"q": "Ice is frozen", "o": ("sand", "water"), "a": "water"},
+            {"text": "q", "choices": "o", "answer": "a"},
+        ),
     ],
 )
-def test_the_usual_ways_of_writing_a_choice_are_read(row: dict[str, Any], columns: dict[str, str]) -> None:
+def test_the_usual_ways_of_writing_a_choice_are_read(
+    row: dict[str, Any], columns: dict[str, str]
+) -> None:
     (prompt,) = Task.from_hf([row], columns).prompts
-    assert (prompt.text, prompt.choices, prompt.answer) == ("Ice is frozen", ("sand", "water"), "water")
+    assert (prompt.text, prompt.choices, prompt.answer) == (
+        "Ice is frozen",
+        ("sand", "water"),
+        "water",
+    )
     assert prompt.id == ("7" if "id" in columns else "1")
 
 
 @pytest.mark.parametrize(
     ("rows", "columns", "says"),
     [
-        ([MMLU, {"choices": []}], {"text": "question"}, "row 2: unknown column 'question'; there is choices"),
+        (
+            [MMLU, {"choices": []}],
+            {"text": "question"},
+            "row 2: unknown column 'question'; there is choices",
+        ),
         ([MMLU], {"txt": "question"}, "unknown field 'txt'; did you mean 'text'"),
         ([MMLU], None, "row 1: unknown field 'question'"),
         (
@@ -178,12 +218,22 @@ def test_the_usual_ways_of_writing_a_choice_are_read(row: dict[str, Any], column
             "row 1: 'choices' is 'ab'; a list of strings",
         ),
         ([MMLU | {"question": 3}], {"text": "question"}, "row 1: 'text' is 3; a string"),
-        ([ARC, ARC], {"text": "question", "id": "id"}, "row 2: two prompts with the id '7', the other at row 1"),
-        ([{"text": "a", "answer": "b", "wrong": "b"}], None, "row 1: 'answer' and 'wrong' are both 'b'"),
+        (
+            [ARC, ARC],
+            {"text": "question", "id": "id"},
+            "row 2: two prompts with the id '7', the other at row 1",
+        ),
+        (
+            [{"text": "a", "answer": "b", "wrong": "b"}],
+            None,
+            "row 1: 'answer' and 'wrong' are both 'b'",
+        ),
         ([{"text": "a", "related": [1]}], None, "row 1: 'related' is"),
     ],
 )
-def test_a_bad_row_is_named(rows: list[dict[str, Any]], columns: dict[str, str] | None, says: str) -> None:
+def test_a_bad_row_is_named(
+    rows: list[dict[str, Any]], columns: dict[str, str] | None, says: str
+) -> None:
     with pytest.raises(TaskError, match=says):
         Task.from_hf(rows, columns)
 
@@ -201,7 +251,10 @@ def test_what_is_related_survives_a_round_trip_and_a_draw(tmp_path: Path) -> Non
     task = load_task("two-hop", n=5)
     assert set(task.related) == {p.id for p in task.prompts}
     first = task.related[task.prompts[0].id]["first_hop"]
-    assert (first.text.split()[-2:], first.answer) == (list(task.prompts[0].subject.split()), task.prompts[0].bridge)
+    assert (first.text.split()[-2:], first.answer) == (
+        list(task.prompts[0].subject.split()),
+        task.prompts[0].bridge,
+    )
     task.to_jsonl(tmp_path / "t.jsonl")
     assert Task.from_jsonl(tmp_path / "t.jsonl").related == task.related
 
@@ -209,7 +262,9 @@ def test_what_is_related_survives_a_round_trip_and_a_draw(tmp_path: Path) -> Non
 def test_prompts_are_chosen_by_tag() -> None:
     task = load_task("two-hop").tagged(set="unseen")
     assert {p.tags["set"] for p in task.prompts} == {"unseen"}
-    with pytest.raises(TaskError, match=r"no prompts tagged {'set': 'x'}; there is .*first-held-out"):
+    with pytest.raises(
+        TaskError, match=r"no prompts tagged {'set': 'x'}; there is .*first-held-out"
+    ):
         load_task("two-hop").tagged(set="x")
 
 

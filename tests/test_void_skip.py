@@ -1,4 +1,6 @@
-"""What skipping is scored by: answers, options, texts, generated answers; paired tests; exits with and without hindsight."""
+"""What skipping is scored by: answers, options, texts, generated answers; paired tests; exits with
+and without hindsight.
+"""
 
 import dataclasses
 from itertools import pairwise
@@ -13,14 +15,14 @@ from interp.analyses.back_patching import BackPatching
 from interp.analyses.oracle_exit import OracleExit, first_agreeing, first_stable
 from interp.analyses.void_detection import VoidDetection
 from interp.analyses.void_skip import EVALUATIONS, VoidSkip, VoidSkipResult
+from interp.analyses.void_skip.masks import KINDS
+from interp.analyses.void_skip.verdicts import ALIAS, EXACT, NO_ANSWER, WRONG, known_names, verdict
 from interp.analysis import Analysis
-from interp.choices import score_choices, shuffled
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model, load_model
 from interp.replay import first
-from interp.sweeps.paired import Difference, paired_p
-from interp.sweeps.skips import KINDS
-from interp.sweeps.verdicts import ALIAS, EXACT, NO_ANSWER, WRONG, known_names, verdict
+from interp.stats.paired import Difference, paired_p
+from interp.sweeps.choices import score_choices, shuffled
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 
@@ -47,13 +49,21 @@ def test_it_fits_every_family_and_costs_what_it_says(model: Model) -> None:
     recording.resid(0)
     clean = recording.work.block_tokens
     part = analysis.measure(recording, batch, prepared_for(model, n_alphas=2))
-    assert (recording.work.block_tokens - clean) / clean == analysis.cost(model, batch).forwards == 2 + 3 * 2 * 4
+    assert (
+        (recording.work.block_tokens - clean) / clean
+        == analysis.cost(model, batch).forwards
+        == 2 + 3 * 2 * 4
+    )
     assert part["accuracy"].shape == (3, len(EVALUATIONS), 2, len(KINDS))
     assert torch.equal(part["skipped"][..., 0], part["skipped"][..., 1])
     assert torch.equal(part["skipped.last"][..., 0], part["skipped.last"][..., 3])
     result = analysis.combine([part])
     assert result.scores == ("accuracy", "answer logit", "nats per token")
-    two_pass = result.to_frame().query("evaluation == 'two-pass' and alpha == 0.8 and kind == 'voids'").iloc[0]
+    two_pass = (
+        result.to_frame()
+        .query("evaluation == 'two-pass' and alpha == 0.8 and kind == 'voids'")
+        .iloc[0]
+    )
     skipped = part["skipped"][:, 2, 1, 0].mean().item()
     assert two_pass["saved"] == pytest.approx(skipped)
     assert two_pass["saved_in_all"] == pytest.approx(skipped - 1)
@@ -110,10 +120,14 @@ def test_options_are_skipped_as_if_they_were_the_text() -> None:
     for i, evaluation in enumerate(EVALUATIONS):
         scores = []
         for option in order:
-            text = model.tokenize([dataclasses.replace(task.prompts[1], answer=option)], answers=True)
+            text = model.tokenize(
+                [dataclasses.replace(task.prompts[1], answer=option)], answers=True
+            )
             recording = model.record(text)
             masks = analysis._masks(recording, text.prompts, prepared, evaluation)[:1]
-            logits = recording.logits(next(analysis._streams(recording, evaluation, masks))[0])[0].log_softmax(-1)
+            logits = recording.logits(next(analysis._streams(recording, evaluation, masks))[0])[
+                0
+            ].log_softmax(-1)
             n, ids = shard.tokens.shape[1], text.tokens[0]
             scores.append(sum(logits[k - 1, ids[k]].item() for k in range(n, len(ids))))
         assert part["choice accuracy"][0, i, 0, 0] == (order[int(np.argmax(scores))] == "Pia")
@@ -140,7 +154,13 @@ def test_verdicts_by_hand(text: str, expected: int) -> None:
 
 
 def test_known_names_are_the_choices_or_all_answers() -> None:
-    task = Task("t", (Prompt("a", "x", answer="A", choices=("A", "B")), Prompt("b", "x", answer="C", aliases=("D",))))
+    task = Task(
+        "t",
+        (
+            Prompt("a", "x", answer="A", choices=("A", "B")),
+            Prompt("b", "x", answer="C", aliases=("D",)),
+        ),
+    )
     assert known_names(task) == {"a": ("A", "B"), "b": ("A", "C", "D")}
 
 
@@ -151,7 +171,10 @@ def test_texts_of_a_way_that_skips_nothing_are_the_models_own() -> None:
     nothing = {"influence": torch.zeros(6), "rates": torch.zeros(2, 1, 6)}
     for shard in map(model.tokenize, model.shards(task)):
         texts = analysis._texts(model, shard, nothing, "two-pass", 0)
-        assert tuple(texts[KINDS.index("random tokens")]) == model.generate(shard, max_new_tokens=3).texts
+        assert (
+            tuple(texts[KINDS.index("random tokens")])
+            == model.generate(shard, max_new_tokens=3).texts
+        )
 
 
 @torch.no_grad()
@@ -163,12 +186,20 @@ def test_texts_are_decoded_as_the_checkpoint_asks() -> None:
     plain = model.generate(shard, max_new_tokens=3).texts
     model.module.generation_config.no_repeat_ngram_size = 1
     texts = analysis._texts(model, shard, nothing, "two-pass", 0)
-    assert tuple(texts[KINDS.index("random tokens")]) == model.generate(shard, max_new_tokens=3).texts != plain
+    assert (
+        tuple(texts[KINDS.index("random tokens")])
+        == model.generate(shard, max_new_tokens=3).texts
+        != plain
+    )
 
 
 @pytest.mark.parametrize(
     "analysis",
-    [VoidSkip(max_new_tokens=5000), VoidDetection(max_new_tokens=5000), BackPatching(max_new_tokens=5000, position="last")],
+    [
+        VoidSkip(max_new_tokens=5000),
+        VoidDetection(max_new_tokens=5000),
+        BackPatching(max_new_tokens=5000, position="last"),
+    ],
     ids=lambda analysis: type(analysis).__name__,
 )
 def test_texts_longer_than_the_model_reads_are_refused_before_any_work(analysis: Analysis) -> None:
@@ -187,7 +218,9 @@ def test_reading_out_while_generating_is_what_hooks_on_a_cached_generation_do() 
     seen: list[torch.Tensor] = []
     blocks = [block.module for block in model._blocks]
     handles = [blocks[0].register_forward_pre_hook(lambda _m, args: seen.append(args[0]))]
-    handles += [block.register_forward_hook(lambda _m, _a, out: seen.append(first(out))) for block in blocks]
+    handles += [
+        block.register_forward_hook(lambda _m, _a, out: seen.append(first(out))) for block in blocks
+    ]
     by_hand = {}
     for row in (model.tokenize([prompt]).tokens for prompt in task.prompts):
         ids, cache, new = row, None, []
@@ -217,7 +250,12 @@ def test_failures_of_format_are_counted_apart() -> None:
     assert frame["generated: exact"] == 1
     assert frame["generated: no answer"] == 0
     assert "a failure of format, not a wrong answer" in result.summary()
-    texts = Task("mine", tuple(dataclasses.replace(p, answer="Zoe", wrong=None, corrupted=None) for p in task.prompts))
+    texts = Task(
+        "mine",
+        tuple(
+            dataclasses.replace(p, answer="Zoe", wrong=None, corrupted=None) for p in task.prompts
+        ),
+    )
     wrong = VoidSkip(alphas=(), n_random=1, max_new_tokens=1).run(model, texts)
     full = wrong.to_frame().query("evaluation == 'full model'").set_index("score")["mean"]
     assert full["generated: no answer"] == 1  # “Zoe” is the only name that this task knows
@@ -237,7 +275,9 @@ def test_a_paired_test_is_mcnemars_or_wilcoxons() -> None:
 
 
 def made(*, voids: float, control: float, score: str = "accuracy", n: int = 40) -> VoidSkipResult:
-    """Return a result in which a share of prompts is right with voids skipped, and another with any control."""
+    """Return a result in which a share of prompts is right with voids skipped, and another with any
+    control.
+    """
     analysis = VoidSkip(alphas=(), n_random=1)
     values = np.zeros((n, len(EVALUATIONS), 1, len(KINDS)))
     values[: int(control * n)] = 1.0
@@ -254,14 +294,22 @@ def made(*, voids: float, control: float, score: str = "accuracy", n: int = 40) 
 
 
 def test_a_summary_says_whether_voids_beat_the_best_control() -> None:
-    assert "voids beat the best control, random layers (20%): +60 points" in made(voids=0.8, control=0.2).summary()
-    assert "voids lose to the best control, random layers (80%): -60 points" in made(voids=0.2, control=0.8).summary()
+    assert (
+        "voids beat the best control, random layers (20%): +60 points"
+        in made(voids=0.8, control=0.2).summary()
+    )
+    assert (
+        "voids lose to the best control, random layers (80%): -60 points"
+        in made(voids=0.2, control=0.8).summary()
+    )
     assert "voids do not clearly differ" in made(voids=0.5, control=0.5).summary()
 
 
 def test_less_surprise_is_better() -> None:
     result = made(voids=0.2, control=0.8, score="nats per token")
-    assert result.gain("nats per token", "two-pass", over="random layers").mean == pytest.approx(0.6)
+    assert result.gain("nats per token", "two-pass", over="random layers").mean == pytest.approx(
+        0.6
+    )
     assert "voids beat the best control, random layers (2.23): +0.60 nats" in result.summary()
     assert "perplexity" in result.plot().layout.yaxis.title.text
 
@@ -275,7 +323,9 @@ def test_exits_by_hand() -> None:
     assert first_agreeing(choice, is_settled=True).tolist() == [3, 3, 0, 4]
     assert first_stable(choice, 2).tolist() == [4, 1, 1, 4]
     assert first_stable(choice, 3).tolist() == [4, 4, 2, 4]
-    result = OracleExit(stable_for=(2,)).combine([{"choice": torch.tensor(choice), "answer": torch.tensor([7, 3, 4, 9])}])
+    result = OracleExit(stable_for=(2,)).combine(
+        [{"choice": torch.tensor(choice), "answer": torch.tensor([7, 3, 4, 9])}]
+    )
     assert result.score(first_stable(choice, 2), "accuracy").tolist() == [1, 0, 1, 0]
     assert result.fixed(first_stable(choice, 2)).tolist() == [3, 3, 3, 3]
     rows = result.to_frame().query("statistic == 'rule' and score == 'accuracy'").set_index("rule")

@@ -1,4 +1,6 @@
-"""Voids by hand, from hooks, in both phases; ways of skipping against naive forwards; controls that skip as much."""
+"""Voids by hand, from hooks, in both phases; ways of skipping against naive forwards; controls that
+skip as much.
+"""
 
 import pytest
 import torch
@@ -6,11 +8,7 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.void_detection import VoidDetection
-from interp.errors import AnalysisError, TaskError
-from interp.models import Model, load_model
-from interp.replay import first
-from interp.sweeps import skips
-from interp.sweeps.skips import (
+from interp.analyses.void_skip.masks import (
     bypass,
     drawn,
     last_active,
@@ -23,6 +21,10 @@ from interp.sweeps.skips import (
     read_out,
     with_controls,
 )
+from interp.errors import AnalysisError, TaskError
+from interp.models import Model, load_model
+from interp.replay import first
+from interp.sweeps import skips
 from interp.sweeps.voids import (
     active_layers,
     changes_of,
@@ -51,7 +53,9 @@ def stacked(model: Model, batch) -> torch.Tensor:
             lambda _m, a, k: seen.append(a[0] if a else k["hidden_states"]), with_kwargs=True
         )
     ]
-    handles += [block.register_forward_hook(lambda _m, _a, out: seen.append(first(out))) for block in blocks]
+    handles += [
+        block.register_forward_hook(lambda _m, _a, out: seen.append(first(out))) for block in blocks
+    ]
     model.logits(batch)
     for handle in handles:
         handle.remove()
@@ -65,7 +69,12 @@ def test_the_rule_by_hand() -> None:
     norms = torch.tensor([1.0, 5.0, 6.0, 8.0, 7.0, 9.0])[None, :, None]  # changes 4, 1, 2, -1, 2
     # ranges before: -, 0 (4..4), 3 (1..4), 3, 5 (-1..4)
     active = active_layers(norms, (0.0, 0.4, 0.5, 0.8))[:, 0, :, 0]
-    assert active.int().tolist() == [[1, 1, 1, 0, 1], [1, 1, 1, 0, 1], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0]]
+    assert active.int().tolist() == [
+        [1, 1, 1, 0, 1],
+        [1, 1, 1, 0, 1],
+        [1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 0],
+    ]
 
 
 def test_alpha_zero_asks_for_any_growth_and_a_huge_one_for_what_has_no_range() -> None:
@@ -111,14 +120,20 @@ def test_norms_are_those_of_hooks_and_batches_of_any_length_agree(model: Model) 
         assert_close(norms[i : i + 1, :, :n], stacked(model, alone(batch, i)), rtol=1e-5, atol=1e-5)
     together = VoidDetection(max_new_tokens=0).measure(model.record(batch), batch, {})
     for i, n in enumerate((5, 12, 8)):
-        single = VoidDetection(max_new_tokens=0).measure(model.record(alone(batch, i)), alone(batch, i), {})
-        assert_close(together["prompt.norms"][i, :, :n], single["prompt.norms"][0], rtol=1e-5, atol=1e-5)
+        single = VoidDetection(max_new_tokens=0).measure(
+            model.record(alone(batch, i)), alone(batch, i), {}
+        )
+        assert_close(
+            together["prompt.norms"][i, :, :n], single["prompt.norms"][0], rtol=1e-5, atol=1e-5
+        )
         assert together["prompt.class"][i, :n].tolist() == single["prompt.class"][0].tolist()
         assert bool((together["prompt.class"][i, n:] == 3).all())
 
 
 @torch.no_grad()
-def test_norms_of_a_response_are_those_of_one_forward_over_prompt_and_response(model: Model) -> None:
+def test_norms_of_a_response_are_those_of_one_forward_over_prompt_and_response(
+    model: Model,
+) -> None:
     batch = ragged([5, 12, 8])
     response = respond(model, batch, max_new_tokens=6)
     for i, n in enumerate((5, 12, 8)):
@@ -126,7 +141,10 @@ def test_norms_of_a_response_are_those_of_one_forward_over_prompt_and_response(m
         new = response.tokens[i, 12 : 12 + n_read]
         whole = torch.cat([batch.tokens[i, :n], new])[None]
         text = tokens(batch=1, n_pos=whole.shape[1])
-        expected = stacked(model, type(text)(text.prompts, whole, torch.ones_like(whole, dtype=torch.bool), text.last))
+        expected = stacked(
+            model,
+            type(text)(text.prompts, whole, torch.ones_like(whole, dtype=torch.bool), text.last),
+        )
         assert_close(response.norms[i, :, :n_read], expected[0, :, n:], rtol=1e-5, atol=1e-5)
 
 
@@ -154,7 +172,9 @@ def test_twenty_alphas_cost_what_one_costs() -> None:
 
 def test_usage_of_sets_of_tokens_by_hand() -> None:
     analysis = VoidDetection(alpha=0.0, alphas=(), max_new_tokens=0)
-    norms = torch.tensor([[[1.0, 1.0, 1.0], [2.0, 0.5, 2.0], [1.0, 1.0, 3.0]]])  # token 0: up, down; 1: down, up; 2: up, up
+    norms = torch.tensor(
+        [[[1.0, 1.0, 1.0], [2.0, 0.5, 2.0], [1.0, 1.0, 3.0]]]
+    )  # token 0: up, down; 1: down, up; 2: up, up
     part = {
         "prompt.norms": norms,
         "prompt.massive": torch.tensor([[False, False, True]]),
@@ -200,7 +220,9 @@ def test_reading_out_behind_the_last_layer_is_the_full_model(model: Model) -> No
     recording, active = model.record(batch), masks(model, batch)
     active[:, :, -1] = True
     for stream in read_out(recording, active):
-        assert torch.equal(recording.logits(stream), recording.logits(recording.resid(model.n_layers)))
+        assert torch.equal(
+            recording.logits(stream), recording.logits(recording.resid(model.n_layers))
+        )
 
 
 @torch.no_grad()
@@ -236,7 +258,9 @@ def test_a_bypass_with_keys_kept_equals_hooks_on_the_stock_model(model: Model) -
     streams = bypass(recording, active, keys_kept=True)
     for variant, stream in zip(active, streams, strict=True):
         edits = {
-            layer: lambda resid, out, layer=layer, variant=variant: torch.where(variant[:, layer, :, None], out, resid)
+            layer: lambda resid, out, layer=layer, variant=variant: torch.where(
+                variant[:, layer, :, None], out, resid
+            )
             for layer in range(model.n_layers)
         }
         assert_close(recording.logits(stream), naive(model, batch, edits), rtol=1e-4, atol=1e-5)
@@ -258,7 +282,11 @@ def test_a_bypass_without_keys_equals_blocks_that_get_the_other_tokens_alone(nam
                 for key in ("position_embeddings", "position_ids", "cache_position"):
                     if arguments.get(key) is not None:
                         value = arguments[key]
-                        cut = tuple(t[:, at] for t in value) if isinstance(value, tuple) else value[..., at]
+                        cut = (
+                            tuple(t[:, at] for t in value)
+                            if isinstance(value, tuple)
+                            else value[..., at]
+                        )
                         arguments[key] = cut
                 assert arguments.get("attention_mask") is None
                 out = resid.clone()
@@ -313,7 +341,9 @@ def test_controls_skip_as_much_of_every_token_or_layer() -> None:
     uniform = drawn(batch.prompts, n=6, n_layers=4, n_pos=12, seed=0)
     rates = torch.tensor([[0.0, 0.25, 0.5, 1.0], [1.0, 0.5, 0.25, 0.0]])
     influence = torch.tensor([0.3, 0.1, 0.9, 0.2])
-    made = with_controls(active, uniform, rates=rates, influence=influence).unflatten(0, (2, n_drawn(3)))
+    made = with_controls(active, uniform, rates=rates, influence=influence).unflatten(
+        0, (2, n_drawn(3))
+    )
     counts = (~made).sum(3)
     own = (~active).sum(2)
     for at in (0, 1, 2, 3, 7):
@@ -356,7 +386,9 @@ def test_surprise_is_the_cross_entropy_of_the_stock_model(monkeypatch: pytest.Mo
     stream = recording.resid(model.n_layers)[None]
     nats = nats_per_token(recording, stream, batch.tokens)[0]
     logits = model.logits(batch)[:, :-1]
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), reduction="none")
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), reduction="none"
+    )
     assert_close(nats, expected.view(3, -1).mean(1), rtol=1e-5, atol=1e-5)
     monkeypatch.setattr(skips, "LOGITS_HELD", 3 * 97 * 2)
     assert_close(nats_per_token(recording, stream, batch.tokens)[0], nats, rtol=1e-5, atol=1e-5)
@@ -370,7 +402,12 @@ def test_likelihood_of_several_tokens_is_read_behind_each_other() -> None:
     log_p = model.logits(batch).log_softmax(-1)
     rows = torch.arange(3)
     expected = log_p[rows, -2, answer[:, 0]] + log_p[rows, -1, answer[:, 1]]
-    assert_close(log_likelihood(recording, recording.resid(model.n_layers)[None], answer)[0], expected, rtol=1e-5, atol=1e-5)
+    assert_close(
+        log_likelihood(recording, recording.resid(model.n_layers)[None], answer)[0],
+        expected,
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 # Bad input
@@ -390,5 +427,7 @@ def test_bad_parameters_are_one_line(parameters: dict, message: str) -> None:
 def test_responses_that_all_end_at_once_are_an_error() -> None:
     model = load_model("zoo/names-6l")
     model.module.generation_config.eos_token_id = list(range(model.d_vocab))
-    with pytest.raises(TaskError, match="task 'mine': every response ends at its first token; max_new_tokens=0"):
+    with pytest.raises(
+        TaskError, match="task 'mine': every response ends at its first token; max_new_tokens=0"
+    ):
         VoidDetection().prepare(model, Task("mine", interp.load_task("ioi", n=2).prompts))

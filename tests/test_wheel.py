@@ -36,23 +36,40 @@ def test_it_runs_and_reports_in_an_empty_folder(wheel: Path, tmp_path: Path) -> 
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
-    # with what it says it needs, and nothing else; torch first, from the index of its own that pip may be told of
+    # with what it says it needs, and nothing else; torch first, from the index of its own that pip
+    # may be told of
     for wanted in ("torch", str(wheel)):
-        install = [python, "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), wanted]
+        install = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--constraint",
+            str(ROOT / "constraints.txt"),
+            wanted,
+        ]
         done = subprocess.run(install, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     folder = tmp_path / "empty"
     folder.mkdir()
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
+        "OMP_NUM_THREADS": "1"
+    }
 
     def interp(*args: str) -> str:
         command = [str(environment / "bin" / "interp"), *args]
-        done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=folder, env=clean, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     where = [python, "-c", "import interp; print(interp.__file__)"]
-    assert str(environment).encode() in subprocess.run(where, cwd=folder, env=clean, capture_output=True, check=True).stdout
+    assert (
+        str(environment).encode()
+        in subprocess.run(where, cwd=folder, env=clean, capture_output=True, check=True).stdout
+    )
     assert interp("--version").startswith("interp ")
     interp("run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "8", "--out", "r")
     interp("report", "r")

@@ -1,4 +1,6 @@
-"""Several workers give the numbers of one, bit for bit; what dies is done again, what is damaged is made again."""
+"""Several workers give the numbers of one, bit for bit; what dies is done again, what is damaged is
+made again.
+"""
 
 import json
 import os
@@ -18,13 +20,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import interp
-from interp.distributed import visible_gpus
 from interp.errors import AnalysisError, RunError
-from interp.folder import Cell
-from interp.parts import read_part
 from interp.runs import Study, execute
-from interp.seats import run_jobs
-from interp.workers import Failure, Job, Spent, Worker
+from interp.runs.cluster import visible_gpus
+from interp.runs.executors import run_jobs
+from interp.runs.folder import Cell
+from interp.runs.parts import read_part
+from interp.runs.worker import Failure, Job, Spent, Worker
 
 ANALYSES: dict[str, dict[str, Any]] = {"layer_skip": {}, "back_patching": {"n_donors": 4}}
 STUDY = Study(("zoo/hops-4l",), ("two-hop",), ANALYSES, n=24)
@@ -32,7 +34,10 @@ CELL = Cell("zoo/hops-4l", "two-hop", "layer_skip")
 
 
 def tensors(out: Path) -> dict[str, dict[str, Tensor]]:
-    return {str(path.relative_to(out)): load_file(path) for path in sorted(out.glob("*/*/*/parts/*.safetensors"))}
+    return {
+        str(path.relative_to(out)): load_file(path)
+        for path in sorted(out.glob("*/*/*/parts/*.safetensors"))
+    }
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -60,12 +65,16 @@ def test_two_workers_give_the_numbers_of_one_bit_for_bit(alone: Path, tmp_path: 
     assert_same(alone, tmp_path / "run")
 
 
-def test_what_is_prepared_is_kept(alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_prepared_is_kept(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(alone, tmp_path / "run")
     (tmp_path / "run/run.json").unlink()
     for part in list((tmp_path / "run").glob("*/*/*/parts/*.safetensors"))[::2]:
         part.unlink()
-    monkeypatch.setattr("interp.analyses.back_patching.BackPatching.prepare", None)  # would raise if it were called
+    monkeypatch.setattr(
+        "interp.analyses.back_patching.BackPatching.prepare", None
+    )  # would raise if it were called
     run = execute(STUDY, tmp_path / "run")
     assert {cell["status"] for cell in run["cells"].values()} == {"ok"}
     assert_same(alone, tmp_path / "run")
@@ -78,7 +87,9 @@ def test_parameters_of_another_set_are_never_mixed_up(alone: Path, tmp_path: Pat
     execute(other, tmp_path / "run")
     execute(other, tmp_path / "fresh")
     name = f"{CELL.path}/parts/00000.safetensors"
-    mixed, fresh, before = (tensors(folder)[name] for folder in (tmp_path / "run", tmp_path / "fresh", alone))
+    mixed, fresh, before = (
+        tensors(folder)[name] for folder in (tmp_path / "run", tmp_path / "fresh", alone)
+    )
     assert all((mixed[key] == fresh[key]).all() for key in fresh)
     assert any((mixed[key] != before[key]).any() for key in fresh)
 
@@ -99,7 +110,9 @@ def test_one_analysis_can_be_there_with_several_parameters(tmp_path: Path) -> No
 # Damage
 
 
-@pytest.mark.parametrize("name", ["parts/00001.safetensors", "frame.parquet", "figure.json", "result.json"])
+@pytest.mark.parametrize(
+    "name", ["parts/00001.safetensors", "frame.parquet", "figure.json", "result.json"]
+)
 @pytest.mark.parametrize("how", ["a flipped bit", "truncated"])
 def test_a_damaged_file_is_made_again(alone: Path, tmp_path: Path, name: str, how: str) -> None:
     shutil.copytree(alone, tmp_path / "run")
@@ -113,14 +126,18 @@ def test_a_damaged_file_is_made_again(alone: Path, tmp_path: Path, name: str, ho
     if "parts" in name:
         with pytest.raises(RunError, match=r"00001.safetensors is damaged"):
             interp.open_run(tmp_path / "run")["zoo/hops-4l", "two-hop", "layer_skip"]
-        (tmp_path / "run" / CELL.path / "result.json").unlink()  # what is finished is not read again
+        (
+            tmp_path / "run" / CELL.path / "result.json"
+        ).unlink()  # what is finished is not read again
     execute(STUDY, tmp_path / "run")
     assert_same(alone, tmp_path / "run")
     written = (tmp_path / "run" / CELL.path / "figure.json").read_bytes()
     assert written == (alone / CELL.path / "figure.json").read_bytes()
 
 
-def test_a_damaged_run_json_is_named_and_what_is_finished_is_kept(alone: Path, tmp_path: Path) -> None:
+def test_a_damaged_run_json_is_named_and_what_is_finished_is_kept(
+    alone: Path, tmp_path: Path
+) -> None:
     shutil.copytree(alone, tmp_path / "run")
     path = tmp_path / "run/run.json"
     path.write_text(path.read_text().replace('"n": 24', '"n": 25'))
@@ -153,16 +170,22 @@ with _alone_in(pathlib.Path({str(tmp_path)!r})):
         execute(STUDY, tmp_path)
     other.kill()
     other.communicate()
-    assert execute(Study(("zoo/hops-4l",), ("two-hop",), {"layer_skip": {}}, n=4), tmp_path)["cells"]
+    assert execute(Study(("zoo/hops-4l",), ("two-hop",), {"layer_skip": {}}, n=4), tmp_path)[
+        "cells"
+    ]
 
 
 # Workers that die, dawdle or are told to stop
 
 
 class Fake:
-    """A seat whose worker behaves as told: dies so many times, or takes so many seconds, over some shards."""
+    """A seat whose worker behaves as told: dies so many times, or takes so many seconds, over some
+    shards.
+    """
 
-    def __init__(self, *, deaths: dict[int, int] | None = None, seconds: dict[int, float] | None = None) -> None:
+    def __init__(
+        self, *, deaths: dict[int, int] | None = None, seconds: dict[int, float] | None = None
+    ) -> None:
         self.deaths, self.seconds, self.replaced, self.did = deaths or {}, seconds or {}, 0, []
 
     def submit(self, _call: str, job: Job) -> "Future[Any]":
@@ -192,7 +215,10 @@ JOBS = [Job("m", "t", (CELL,), i) for i in range(8)]
 
 def test_a_job_whose_worker_dies_is_done_again_and_given_up_after_three() -> None:
     seat = Fake(deaths={2: 2, 5: 9})
-    found = {job.shard: outcome[CELL] for job, outcome in run_jobs([seat], JOBS, is_stopping=lambda: False)}
+    found = {
+        job.shard: outcome[CELL]
+        for job, outcome in run_jobs([seat], JOBS, is_stopping=lambda: False)
+    }
     assert sorted(found) == list(range(8))
     assert isinstance(found[2], Spent)
     assert isinstance(found[5], Failure)
@@ -267,7 +293,9 @@ def test_of_a_hundred_cells_five_fail_and_a_second_run_does_only_those(tmp_path:
     failed = {path for path, cell in first.items() if cell["status"] == "failed"}
     assert len(failed) == 5
     assert all("needs at least 4" in first[path]["error"] for path in failed)
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/*/*/result.json")}
+    stamps = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/*/*/result.json")
+    }
     assert len(stamps) == 95
     again = execute(study, tmp_path / "run")["cells"]
     assert {path for path, cell in again.items() if cell["status"] == "failed"} == failed

@@ -10,8 +10,8 @@ import pytest
 
 from interp.analyses.layer_skip import LayerSkip
 from interp.errors import ModelError
+from interp.files.paths import shipped_models
 from interp.models import load_model
-from interp.paths import shipped_models
 from interp.tasks import describe_tasks, load_task
 from interp.zoo.evaluate import evaluate
 from interp.zoo.names import Names
@@ -21,13 +21,18 @@ from interp.zoo.truths import truths_of
 from interp.zoo.vocabulary import ENTITIES
 from interp.zoo.world import World
 
-SHIPPED = [pytest.param(name, marks=[pytest.mark.slow] if "@" in name else []) for name in sorted(shipped_models())]
+SHIPPED = [
+    pytest.param(name, marks=[pytest.mark.slow] if "@" in name else [])
+    for name in sorted(shipped_models())
+]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_weights_reproduce_their_evaluation(name: str) -> None:
     model = load_model(name)
-    family: Literal["gpt2", "llama"] = "gpt2" if model.module.config.model_type == "gpt2" else "llama"
+    family: Literal["gpt2", "llama"] = (
+        "gpt2" if model.module.config.model_type == "gpt2" else "llama"
+    )
     table = evaluate(model.module, model.tokenizer, family)
     record = json.loads((shipped_models()[name] / "evaluation.json").read_text())
     assert {k: v["n"] for k, v in table.items()} == {k: v["n"] for k, v in record.items()}
@@ -37,7 +42,10 @@ def test_shipped_weights_reproduce_their_evaluation(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in sorted(shipped_models()) if "@step" not in name])
 def test_a_finished_model_knows_what_it_was_taught_and_not_what_was_held_out(name: str) -> None:
-    score = {k: v["score"] for k, v in json.loads((shipped_models()[name] / "evaluation.json").read_text()).items()}
+    score = {
+        k: v["score"]
+        for k, v in json.loads((shipped_models()[name] / "evaluation.json").read_text()).items()
+    }
     if name.startswith("zoo/hops"):
         assert score["one-hop"] >= 0.99
         assert score["unseen"] >= 0.90
@@ -64,7 +72,9 @@ def test_what_is_written_down_as_true_is_measured() -> None:
 
 
 def test_the_late_bridge() -> None:
-    """A bridge whose fact was held out of compositions becomes readable later than others: hopping too late."""
+    """A bridge whose fact was held out of compositions becomes readable later than others: hopping
+    too late.
+    """
     written = json.loads((shipped_models()["zoo/hops-4l"] / "truths.json").read_text())
     after = written["bridge readable at the first relation"]
     assert after["unseen"][1] > after["first-held-out"][1] + 0.2
@@ -72,7 +82,10 @@ def test_the_late_bridge() -> None:
 
 
 def test_a_checkpoint_is_a_revision() -> None:
-    assert load_model("zoo/hops-8l", revision="seed1").fingerprint == load_model("zoo/hops-8l@seed1").fingerprint
+    assert (
+        load_model("zoo/hops-8l", revision="seed1").fingerprint
+        == load_model("zoo/hops-8l@seed1").fingerprint
+    )
     with pytest.raises(ModelError, match=r"unknown model 'zoo/hops-8l@step-9999'; did you mean"):
         load_model("zoo/hops-8l", revision="step-9999")
 
@@ -116,7 +129,9 @@ def test_compositions_are_consistent() -> None:
 
 
 def test_future_tokens_depend_on_skipped_layers_of_the_trained_model() -> None:
-    result = LayerSkip(scopes=("all", "future")).run(load_model("zoo/hops-4l"), load_task("two-hop", n=16))
+    result = LayerSkip(scopes=("all", "future")).run(
+        load_model("zoo/hops-4l"), load_task("two-hop", n=16)
+    )
     above = np.triu_indices(4, 1)
     assert (result.grid("future")[above] > 0.05).all()
     assert (np.diag(result.grid("future")) == 0).all()

@@ -1,10 +1,12 @@
 """In which order, and how late, is a two-hop query resolved: right answers against wrong ones?
 
-"Hopping Too Late" (arXiv 2406.12775), section 5, joins its measures into four stages per prompt: (1) the first hop is
-resolved: the first layer whose vector, at the last token of the first-hop phrase, says the bridge in another prompt;
-(2) it reaches the prompt's last token: the mean of the first layers in which hiding the phrase from it changes the guess, in
-which attention there writes the bridge, and whose vector there says the bridge, over those that exist; (3) the second hop is
-resolved: the first layer whose vector there says the answer; (4) the first layer in which the MLP there writes the guess.
+"Hopping Too Late" (arXiv 2406.12775), section 5, joins its measures into four stages per prompt:
+(1) the first hop is resolved: the first layer whose vector, at the last token of the first-hop
+phrase, says the bridge in another prompt; (2) it reaches the prompt's last token: the mean of the
+first layers in which hiding the phrase from it changes the guess, in which attention there writes
+the bridge, and whose vector there says the bridge, over those that exist; (3) the second hop is
+resolved: the first layer whose vector there says the answer; (4) the first layer in which the MLP
+there writes the guess.
 """
 
 from collections.abc import Sequence
@@ -20,13 +22,29 @@ from torch import Tensor
 
 from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError
+from interp.figures.plots import boxes
 from interp.models import Model
-from interp.plots import boxes
 from interp.replay import Recording
 from interp.shapes import Tensors
+from interp.stats.bootstrap import bootstrap_interval, interval_of_difference
 from interp.sweeps.answers import require_answers
-from interp.sweeps.cuts import Cut, cut_of, cut_steps, elsewhere, ends_of_cuts, half_width_of, require_hiding
-from interp.sweeps.descriptions import place_of, said_ranks, said_steps, says_it_anyway, target_layers, target_prompt
+from interp.sweeps.cuts import (
+    Cut,
+    cut_of,
+    cut_steps,
+    elsewhere,
+    ends_of_cuts,
+    half_width_of,
+    require_hiding,
+)
+from interp.sweeps.descriptions import (
+    place_of,
+    said_ranks,
+    said_steps,
+    says_it_anyway,
+    target_layers,
+    target_prompt,
+)
 from interp.sweeps.hops import (
     RIGHT,
     WRONG,
@@ -43,7 +61,6 @@ from interp.sweeps.hops import (
     written_ranks,
 )
 from interp.sweeps.patching import logits_at_the_end, outputs_at, span_of
-from interp.sweeps.statistics import bootstrap_interval, interval_of_difference
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -66,15 +83,28 @@ STAGES = {  # by the measures whose mean layer they are
 }
 _IN_THE_LENS = {"the bridge is there": MEASURES[6], "the answer is": MEASURES[8]}
 _WHAT = ["kind", "name"]
-_REAL = ("defined", "low", "high", "control", "control_low", "control_high", "layer", "layer_low", "layer_high", "median")
+_REAL = (
+    "defined",
+    "low",
+    "high",
+    "control",
+    "control_low",
+    "control_high",
+    "layer",
+    "layer_low",
+    "layer_high",
+    "median",
+)
 
 
 @dataclass(frozen=True)
 class HopStages(Analysis):
-    """Find each stage's first layer, for prompts whose hops are known and (`no_shortcuts`) whose shortcuts do not work.
+    """Find each stage's first layer, for prompts whose hops are known and (`no_shortcuts`) whose
+    shortcuts do not work.
 
-    `variant`, `prompt` and `placeholder` are those of entity_description, `half_width` (not given: 3 in 32 layers) that of
-    attention_knockout. The control looks for another prompt's bridge and answer, and hides another token.
+    `variant`, `prompt` and `placeholder` are those of entity_description, `half_width` (not given:
+    3 in 32 layers) that of attention_knockout. The control looks for another prompt's bridge and
+    answer, and hides another token.
     """
 
     variant: Literal["cheap", "full"] = "cheap"
@@ -84,15 +114,17 @@ class HopStages(Analysis):
     known_only: bool = True
     no_shortcuts: bool = True
     seed: int = 0
-    question: ClassVar[str] = "In which order, and how late, is a two-hop query resolved: right against wrong answers?"
+    question: ClassVar[str] = (
+        "In which order, and how late, is a two-hop query resolved: right against wrong answers?"
+    )
     how: ClassVar[str] = (
-        "Four stages are located for each prompt, from descriptions of vectors, attention knock-out and projections: "
-        "first hop resolved, handed on, second hop resolved, guess written. Right answers are compared with wrong ones, "
-        "and with another prompt's entities."
+        "Four stages are located for each prompt, from descriptions of vectors, attention knock-out"
+        " and projections: first hop resolved, handed on, second hop resolved, guess written. Right"
+        " answers are compared with wrong ones, and with another prompt's entities."
     )
     caveat: ClassVar[str] = (
-        "Stages are defined only where they are found, so mean layers compare different prompts; the shares found and "
-        "their controls belong to them."
+        "Stages are defined only where they are found, so mean layers compare different prompts;"
+        " the shares found and their controls belong to them."
     )
 
     def __post_init__(self) -> None:
@@ -103,7 +135,9 @@ class HopStages(Analysis):
             raise AnalysisError(f"half_width={self.half_width}; at least 0 is needed")
 
     def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise TaskError for missing entities and an unusable target prompt, SiteError where keys cannot be hidden."""
+        """Raise TaskError for missing entities and an unusable target prompt, SiteError where keys
+        cannot be hidden.
+        """
         require_hops(shard)
         target_prompt(model, self.prompt, self.placeholder)
         self._cuts(shard, model.n_layers)
@@ -117,14 +151,22 @@ class HopStages(Analysis):
         """Return which prompts are compared, others' bridges and answers, and the target prompt."""
         kept = compared(model, task, known_only=self.known_only, no_shortcuts=self.no_shortcuts)
         target = target_prompt(model, self.prompt, self.placeholder)
-        return {"kept": kept, "target": target.tokens, "place": torch.tensor(place_of(target))} | strangers(model, task)
+        return {
+            "kept": kept,
+            "target": target.tokens,
+            "place": torch.tensor(place_of(target)),
+        } | strangers(model, task)
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return the first layer of every measure, and of its control [batch measure]; -1 where there is none."""
+        """Return the first layer of every measure, and of its control [batch measure]; -1 where
+        there is none.
+        """
         own = (require_bridge(shard), require_answers(shard)[:, 0])
         other = of_a_stranger(shard, prepared)
         target = recording.beside(prepared["target"])
-        described = self._described(recording, target, shard, [*own, *other], place=int(prepared["place"]))
+        described = self._described(
+            recording, target, shard, [*own, *other], place=int(prepared["place"])
+        )
         guess = predictions(recording).argmax(-1)
         first, last = (span_of(shard, where)[:, 0] for where in ("subject", "last"))
         at_first = written_ranks(recording, first, [own[0], other[0]]) == 0
@@ -140,36 +182,63 @@ class HopStages(Analysis):
                 described["last"][..., answer], at_last[:, 1, :, p],
                 at_first[:, 2, :, i], at_last[:, 2, :, b], at_last[:, 2, :, b + 1],
             )  # fmt: skip
-            tensors[kind] = torch.stack([first_layer(each) for each in found], dim=1).cpu().to(torch.int32)
-        tensors["anyway"] = torch.stack([anyway[:, :2].any(1), anyway[:, 2:].any(1)], dim=1).any(1).cpu()
+            tensors[kind] = (
+                torch.stack([first_layer(each) for each in found], dim=1).cpu().to(torch.int32)
+            )
+        tensors["anyway"] = (
+            torch.stack([anyway[:, :2].any(1), anyway[:, 2:].any(1)], dim=1).any(1).cpu()
+        )
         return tensors
 
     def _described(
-        self, recording: Recording, target: Recording, shard: TokenBatch, tokens: list[Tensor], *, place: int
+        self,
+        recording: Recording,
+        target: Recording,
+        shard: TokenBatch,
+        tokens: list[Tensor],
+        *,
+        place: int,
     ) -> dict[str, Bool[Tensor, "batch source token"]]:
         """Return which source layers' vectors say each token for any target layer, by position."""
         layers, said = target_layers(recording.n_layers, is_full=self.variant == "full"), {}
         for position in ("subject", "last"):
             vectors = outputs_at(recording, span_of(shard, position))[:, :, 0]
-            said[position] = (said_ranks(target, vectors, tokens, layers=layers, position=place)[0] == 0).any(2)
+            said[position] = (
+                said_ranks(target, vectors, tokens, layers=layers, position=place)[0] == 0
+            ).any(2)
         return said
 
-    def _changed(self, recording: Recording, cut: Cut, guess: Tensor) -> Bool[Tensor, "batch centre"]:
-        changed: Tensor = (logits_at_the_end(recording, ends_of_cuts(recording, cut)).argmax(-1) != guess).T
+    def _changed(
+        self, recording: Recording, cut: Cut, guess: Tensor
+    ) -> Bool[Tensor, "batch centre"]:
+        changed: Tensor = (
+            logits_at_the_end(recording, ends_of_cuts(recording, cut)).argmax(-1) != guess
+        ).T
         return changed
 
     def combine(self, parts: Sequence[Tensors]) -> "HopStagesResult":
         """Return the first layers of all prompts."""
-        return HopStagesResult(self, {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]})
+        return HopStagesResult(
+            self, {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]}
+        )
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return the cost of the descriptions from two positions, of two cuts, and of one pass of the target prompt."""
+        """Return the cost of the descriptions from two positions, of two cuts, and of one pass of
+        the target prompt.
+        """
         (n, n_pos), n_layers = shard.tokens.shape, model.n_layers
         prompt = target_prompt(model, self.prompt, self.placeholder)
         behind = prompt.tokens.shape[1] - place_of(prompt)
         cuts = self._cuts(shard, n_layers)
-        steps = 2 * n * said_steps(n_layers, layers=target_layers(n_layers, is_full=self.variant == "full")) * behind
-        steps += sum(n * cut_steps(n_layers, half_width=cut.half_width) * (n_pos - cut.start) for cut in cuts)
+        steps = (
+            2
+            * n
+            * said_steps(n_layers, layers=target_layers(n_layers, is_full=self.variant == "full"))
+            * behind
+        )
+        steps += sum(
+            n * cut_steps(n_layers, half_width=cut.half_width) * (n_pos - cut.start) for cut in cuts
+        )
         steps += n_layers * prompt.tokens.shape[1]
         held = n * n_layers * (behind * model.d_model + 2 * model.d_vocab)
         return Cost(steps / (n * n_pos * n_layers), n * (2 * len(MEASURES) + 3), held)
@@ -177,7 +246,8 @@ class HopStages(Analysis):
 
 @dataclass(frozen=True, repr=False)
 class HopStagesResult(Result):
-    """Per prompt: `arrays["own"]` and `arrays["control"]` [prompt measure], first layers of `MEASURES` (-1: none).
+    """Per prompt: `arrays["own"]` and `arrays["control"]` [prompt measure], first layers of
+    `MEASURES` (-1: none).
 
     A prompt does not count where the target prompt says one of the entities without any vector.
     """
@@ -190,7 +260,9 @@ class HopStagesResult(Result):
         chosen: np.ndarray = groups(self.arrays)[group] & ~self.arrays["anyway"]
         return chosen
 
-    def layers(self, group: str, name: str, *, kind: Literal["own", "control"] = "own") -> np.ndarray:
+    def layers(
+        self, group: str, name: str, *, kind: Literal["own", "control"] = "own"
+    ) -> np.ndarray:
         """Return the layer [prompt] of a stage or of a measure; NaN where it is not defined."""
         columns = [MEASURES.index(measure) for measure in STAGES.get(name, (name,))]
         found = self.arrays[kind][self.chosen(group)][:, columns]
@@ -202,28 +274,46 @@ class HopStagesResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return one row per kind (stage, measure, difference), name and group.
 
-        `defined` is the share of prompts in which it happens at any layer, `control` that of another prompt's entities (or
-        of another hidden token), with 95 % bootstrap intervals over prompts; `layer` is the mean over the prompts in which
-        it is defined, `median` theirs. "difference": the mean layer of wrong answers minus that of right ones.
+        `defined` is the share of prompts in which it happens at any layer, `control` that of
+        another prompt's entities (or of another hidden token), with 95 % bootstrap intervals over
+        prompts; `layer` is the mean over the prompts in which it is defined, `median` theirs.
+        "difference": the mean layer of wrong answers minus that of right ones.
         """
         rows: list[dict[str, object]] = []
         for kind, names in (("stage", STAGES), ("measure", MEASURES)):
             for name in names:
-                rows += [{"kind": kind, "name": name} | self._row(group, name) for group in groups(self.arrays)]
-        rows += [row for name in (*STAGES, *_IN_THE_LENS.values()) if (row := self._difference(name))]
+                rows += [
+                    {"kind": kind, "name": name} | self._row(group, name)
+                    for group in groups(self.arrays)
+                ]
+        rows += [
+            row for name in (*STAGES, *_IN_THE_LENS.values()) if (row := self._difference(name))
+        ]
         types = dict.fromkeys(_REAL, "float64") | dict.fromkeys(("n_defined", "n_prompts"), "Int64")
-        return pd.DataFrame(rows or [{"n_prompts": 0}]).reindex(columns=[*_WHAT, "group", *types]).astype(types)
+        return (
+            pd.DataFrame(rows or [{"n_prompts": 0}])
+            .reindex(columns=[*_WHAT, "group", *types])
+            .astype(types)
+        )
 
     def _row(self, group: str, name: str) -> dict[str, object]:
         own, other = (self.layers(group, name, kind=kind) for kind in ("own", "control"))
-        row: dict[str, object] = {"group": group, "n_prompts": len(own), "n_defined": int((~np.isnan(own)).sum())}
+        row: dict[str, object] = {
+            "group": group,
+            "n_prompts": len(own),
+            "n_defined": int((~np.isnan(own)).sum()),
+        }
         for prefix, share in (("", own), ("control_", other)):
             is_there = (~np.isnan(share)).astype(np.float64)
             if len(is_there):
-                row |= {"control" if prefix else "defined": is_there.mean()} | self._interval(is_there, prefix)
+                row |= {"control" if prefix else "defined": is_there.mean()} | self._interval(
+                    is_there, prefix
+                )
         layers = own[~np.isnan(own)]
         if len(layers):
-            row |= {"layer": layers.mean(), "median": float(np.median(layers))} | self._interval(layers, "layer_")
+            row |= {"layer": layers.mean(), "median": float(np.median(layers))} | self._interval(
+                layers, "layer_"
+            )
         return row
 
     def _interval(self, values: np.ndarray, prefix: str) -> dict[str, object]:
@@ -231,18 +321,30 @@ class HopStagesResult(Result):
         return {f"{prefix}low": low, f"{prefix}high": high}
 
     def _difference(self, name: str) -> dict[str, object]:
-        """Return how much later a stage is where the answer is wrong; nothing where it is not defined in both groups."""
+        """Return how much later a stage is where the answer is wrong; nothing where it is not
+        defined in both groups.
+        """
         if len(groups(self.arrays)) < 2:
             return {}
-        right, wrong = (layers[~np.isnan(layers)] for layers in (self.layers(RIGHT, name), self.layers(WRONG, name)))
+        right, wrong = (
+            layers[~np.isnan(layers)]
+            for layers in (self.layers(RIGHT, name), self.layers(WRONG, name))
+        )
         if not len(right) or not len(wrong):
             return {}
         low, high = interval_of_difference(wrong, right, seed=self.analysis.seed)
-        row = {"kind": "difference", "name": name, "group": "wrong minus right", "layer": wrong.mean() - right.mean()}
+        row = {
+            "kind": "difference",
+            "name": name,
+            "group": "wrong minus right",
+            "layer": wrong.mean() - right.mean(),
+        }
         return row | {"layer_low": low, "layer_high": high, "n_defined": len(right) + len(wrong)}
 
     def plot(self) -> go.Figure:
-        """Draw the layers of the four stages as boxes, right answers beside wrong ones; the share defined stands above."""
+        """Draw the layers of the four stages as boxes, right answers beside wrong ones; the share
+        defined stands above.
+        """
         frame = self.to_frame()
         frame = frame[frame["kind"] == "stage"]
         values, notes = {}, {}
@@ -251,7 +353,10 @@ class HopStagesResult(Result):
             shares = frame[frame["group"] == group]["defined"]
             shown = ["" if np.isnan(share) else f"{share:.0%}" for share in shares]
             notes[group] = dict(zip(STAGES, shown, strict=True))
-        title = "Layers at which a two-hop query is resolved (above: share of prompts in which it ever is)"
+        title = (
+            "Layers at which a two-hop query is resolved (above: share of prompts in which it"
+            " ever is)"
+        )
         return boxes(values, notes=notes, y="layer", title=title)
 
     def findings(self) -> tuple[Finding, ...]:
@@ -261,14 +366,27 @@ class HopStagesResult(Result):
             row = self._row(group, next(iter(STAGES)))
             if n := len(self.layers(group, next(iter(STAGES)))):
                 share, low, high = (float(str(row[key])) for key in ("defined", "low", "high"))
-                claim = f"With {group}, the first hop is resolved in {share:.0%} of prompts." if found else self.summary()
+                claim = (
+                    f"With {group}, the first hop is resolved in {share:.0%} of prompts."
+                    if found
+                    else self.summary()
+                )
                 found.append(
-                    Finding(claim, share, f"share of prompts with {group} whose first hop is resolved", low, high, n)
+                    Finding(
+                        claim,
+                        share,
+                        f"share of prompts with {group} whose first hop is resolved",
+                        low,
+                        high,
+                        n,
+                    )
                 )
         return tuple(found) or super().findings()
 
     def summary(self) -> str:
-        """Say how often each hop is resolved, right against wrong, and at which layers the stages are."""
+        """Say how often each hop is resolved, right against wrong, and at which layers the stages
+        are.
+        """
         if not groups(self.arrays):
             return f"{counted(self.arrays)}."
         shares, layers = [], []
@@ -276,19 +394,23 @@ class HopStagesResult(Result):
             rows = {name: self._row(group, name) for name in STAGES}
             first, second = (rows[name] for name in list(STAGES)[::2])
             if first["n_prompts"]:
-                shares.append(f"{group}: the first hop in {_share(first)}, the second in {_share(second)}")
+                shares.append(
+                    f"{group}: the first hop in {_share(first)}, the second in {_share(second)}"
+                )
                 layers.append(f"{group} {', '.join(_layer(row) for row in rows.values())}")
         lens = [f"{which}{self._later(measure)}" for which, measure in _IN_THE_LENS.items()]
         return (
-            f"Ever resolved: {'; '.join(shares)}. Mean layers of stages 1 to 4, where reached: {'; '.join(layers)}. A "
-            f"description lets the other prompt's layers finish the work; by the lens, without them, {' and '.join(lens)}. "
-            f"({counted(self.arrays)}.)"
+            f"Ever resolved: {'; '.join(shares)}. Mean layers of stages 1 to 4, where reached:"
+            f" {'; '.join(layers)}. A description lets the other prompt's layers finish the work;"
+            f" by the lens, without them, {' and '.join(lens)}. ({counted(self.arrays)}.)"
         )
 
     def _later(self, name: str) -> str:
         """Return at which layer a measure is first true, right against wrong."""
         rows = {group: self._row(group, name) for group in groups(self.arrays)}
-        text = " " + ", ".join(f"{_layer(row, 'at layer ')} with {group}" for group, row in rows.items())
+        text = " " + ", ".join(
+            f"{_layer(row, 'at layer ')} with {group}" for group, row in rows.items()
+        )
         if row := self._difference(name):
             text += f" ({row['layer']:+.1f} [{row['layer_low']:+.1f} to {row['layer_high']:+.1f}])"
         return text
@@ -296,7 +418,8 @@ class HopStagesResult(Result):
 
 def _share(row: dict[str, object]) -> str:
     return (
-        f"{row['defined']:.0%} [{row['low']:.0%} to {row['high']:.0%}] of {row['n_prompts']} (control {row['control']:.0%})"
+        f"{row['defined']:.0%} [{row['low']:.0%} to {row['high']:.0%}] of {row['n_prompts']}"
+        f" (control {row['control']:.0%})"
     )
 
 

@@ -1,10 +1,13 @@
-"""What breaks when a layer is skipped: later layers, the output; at once, for future tokens, directly?
+"""What breaks when a layer is skipped: later layers, the output; at once, for future tokens,
+directly?
 
-"Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.2. The effect of skipping layer s on layer
-l is the relative change of l's contribution, ||c_l - c'_l|| / ||c_l||; on the output, the L2 change of the probabilities.
-Scopes: "all" skips s at every position but 0; "future" skips before a split and measures from the split on; "direct"
-subtracts s's write from the input of each later layer alone, so nothing propagates (both at all positions, and before the
-split only, as "direct_future"). The paper's h_l - h_s for direct effects is, in its code, h_l - c_s; so it is here.
+"Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.2. The effect of
+skipping layer s on layer l is the relative change of l's contribution, ||c_l - c'_l|| / ||c_l||; on
+the output, the L2 change of the probabilities. Scopes: "all" skips s at every position but 0;
+"future" skips before a split and measures from the split on; "direct" subtracts s's write from the
+input of each later layer alone, so nothing propagates (both at all positions, and before the split
+only, as "direct_future"). The paper's h_l - h_s for direct effects is, in its code, h_l - c_s; so
+it is here.
 """
 
 import random
@@ -20,12 +23,12 @@ from torch import Tensor
 
 from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, unknown
+from interp.figures.plots import grids_over_bars
 from interp.models import Model
-from interp.plots import grids_over_bars
 from interp.replay import Recording
 from interp.shapes import Tensors
+from interp.stats.bootstrap import bootstrap_interval
 from interp.sweeps.staircase import Ends, Part, Scope, Step, staircase
-from interp.sweeps.statistics import bootstrap_interval
 from interp.tasks.batch import TokenBatch
 
 _SHOWN = {
@@ -38,7 +41,9 @@ _SHOWN = {
 
 @dataclass(frozen=True)
 class LayerSkip(Analysis):
-    """Skip every layer, or one part of it, in one sweep; `splits` "paper" draws them as published (seed 123)."""
+    """Skip every layer, or one part of it, in one sweep; `splits` "paper" draws them as published
+    (seed 123).
+    """
 
     part: Part = "layer"
     scopes: tuple[str, ...] = ("all", "future", "direct")
@@ -46,14 +51,17 @@ class LayerSkip(Analysis):
     n_splits: int = 4
     percentile: float = 95.0
     seed: int = 0
-    question: ClassVar[str] = "What breaks when a layer is skipped: later layers, the output, future tokens?"
+    question: ClassVar[str] = (
+        "What breaks when a layer is skipped: later layers, the output, future tokens?"
+    )
     how: ClassVar[str] = (
-        "Each layer is left out in turn, and every later layer and the output are compared with the clean run; once at "
-        "all positions, once only before a split (what future tokens need), and once for each later layer alone (direct "
-        "effects)."
+        "Each layer is left out in turn, and every later layer and the output are compared with the"
+        " clean run; once at all positions, once only before a split (what future tokens need), and"
+        " once for each later layer alone (direct effects)."
     )
     caveat: ClassVar[str] = (
-        "Later layers meet a stream that they never saw in training, so the loss is not the layer's own alone."
+        "Later layers meet a stream that they never saw in training, so the loss is not the layer's"
+        " own alone."
     )
 
     def __post_init__(self) -> None:
@@ -71,7 +79,7 @@ class LayerSkip(Analysis):
         wanted += ["direct", "direct_future"] if "direct" in self.scopes else []
         return tuple(wanted)
 
-    def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: ARG002
+    def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise AnalysisError for prompts too short to be split."""
         self._splits(shard.tokens.shape[1], name=shard.prompts[0].id)
 
@@ -83,14 +91,23 @@ class LayerSkip(Analysis):
             random.Random(123).shuffle(candidates)
             chosen = sorted(candidates[: self.n_splits])
         else:
-            chosen = sorted({round(t) for t in np.linspace(2, n_pos - 2, self.n_splits)}) if n_pos >= 4 else []
+            chosen = (
+                sorted({round(t) for t in np.linspace(2, n_pos - 2, self.n_splits)})
+                if n_pos >= 4
+                else []
+            )
         if not chosen:
             needed = 13 if self.splits == "paper" else 4
-            raise AnalysisError(f"prompt {name!r} has {n_pos} tokens; splits={self.splits!r} needs at least {needed}")
+            raise AnalysisError(
+                f"prompt {name!r} has {n_pos} tokens; splits={self.splits!r} needs at least"
+                f" {needed}"
+            )
         return chosen
 
-    def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:  # noqa: ARG002
-        """Return per prompt maxima, positions and means [batch skipped affected], and output effects [batch skipped]."""
+    def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
+        """Return per prompt maxima, positions and means [batch skipped affected], and output
+        effects [batch skipped].
+        """
         n, layers, n_pos = len(shard.prompts), recording.n_layers, recording.n_pos
         splits = self._splits(n_pos)
         effects = {scope: _Effects(n, layers) for scope in self._scopes}
@@ -101,7 +118,9 @@ class LayerSkip(Analysis):
                 effects[event.scope].add(event)
             else:
                 share = 1.0 if event.scope == "all" else 1 / len(splits)
-                for key, value in _output_effects(recording, shard, clean, event, share=share).items():
+                for key, value in _output_effects(
+                    recording, shard, clean, event, share=share
+                ).items():
                     _reduce(outputs, f"{event.scope}.{key}", value)
         for scope, effect in effects.items():
             outputs |= {f"{scope}.{key}": value for key, value in effect.tensors().items()}
@@ -113,13 +132,20 @@ class LayerSkip(Analysis):
         return LayerSkipResult(self, joined, self._scopes)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Half a sweep per scope over all positions, and per split the share of positions behind it."""
+        """Half a sweep per scope over all positions, and per split the share of positions behind
+        it.
+        """
         n_pos, layers = shard.tokens.shape[1], model.n_layers
         half = (layers - 1) / 2
         behind = sum((n_pos - t) / n_pos for t in self._splits(n_pos))
         forwards = half * sum(behind if scope.endswith("future") else 1.0 for scope in self._scopes)
-        held = 8 * layers * shard.tokens.numel() * model.d_model + 3 * shard.tokens.numel() * model.d_vocab
-        return Cost(forwards, len(shard.prompts) * layers * (3 * layers + 3) * len(self._scopes), held)
+        held = (
+            8 * layers * shard.tokens.numel() * model.d_model
+            + 3 * shard.tokens.numel() * model.d_vocab
+        )
+        return Cost(
+            forwards, len(shard.prompts) * layers * (3 * layers + 3) * len(self._scopes), held
+        )
 
 
 class _Effects:
@@ -137,14 +163,20 @@ class _Effects:
         value, position = (t.transpose(0, 1).cpu() for t in change.max(-1))
         at = (slice(None), slice(0, len(change)), step.layer)
         larger = value > self.maximum[at]
-        self.position[at] = torch.where(larger, position + max(step.start, 1), self.position[at]).to(torch.int32)
+        self.position[at] = torch.where(
+            larger, position + max(step.start, 1), self.position[at]
+        ).to(torch.int32)
         self.maximum[at] = torch.where(larger, value, self.maximum[at])
         self.total[at] += change.sum(-1).transpose(0, 1).cpu()
         self.count[at] += change.shape[-1]
 
     def tensors(self) -> Tensors:
         """Return the finished arrays."""
-        return {"max": self.maximum, "position": self.position, "mean": self.total / self.count.clamp_min(1)}
+        return {
+            "max": self.maximum,
+            "position": self.position,
+            "mean": self.total / self.count.clamp_min(1),
+        }
 
 
 def _reduce(into: Tensors, key: str, value: Tensor) -> None:
@@ -158,7 +190,8 @@ def _reduce(into: Tensors, key: str, value: Tensor) -> None:
 def _output_effects(
     recording: Recording, shard: TokenBatch, clean: Tensor, ends: Ends, *, share: float
 ) -> dict[str, Tensor]:
-    """Return ||p - p'||, maximal and mean over positions, and the fall of the answer's logit, each [batch skipped].
+    """Return ||p - p'||, maximal and mean over positions, and the fall of the answer's logit, each
+    [batch skipped].
 
     What is averaged over splits comes multiplied by `share`, to be added up.
     """
@@ -176,7 +209,9 @@ def _output_effects(
 
 @dataclass(frozen=True, repr=False)
 class LayerSkipResult(Result):
-    """Per-prompt effects: `arrays["all.max"]` [prompt skipped affected], `arrays["all.output_max"]` [prompt skipped]."""
+    """Per-prompt effects: `arrays["all.max"]` [prompt skipped affected], `arrays["all.output_max"]`
+    [prompt skipped].
+    """
 
     analysis: LayerSkip
     arrays: dict[str, np.ndarray]
@@ -189,26 +224,41 @@ class LayerSkipResult(Result):
 
     @property
     def _output_effect(self) -> Literal["answer", "output"]:
-        """Return what the summary speaks of: the answer, or all probabilities where no answer is known."""
+        """Return what the summary speaks of: the answer, or all probabilities where no answer is
+        known.
+        """
         return "answer" if "all.answer_fall" in self.arrays else "output"
 
-    def grid(self, scope: str, *, statistic: Literal["max", "percentile", "mean"] = "max") -> np.ndarray:
+    def grid(
+        self, scope: str, *, statistic: Literal["max", "percentile", "mean"] = "max"
+    ) -> np.ndarray:
         """Return the effect of every skipped layer (row) on every layer (column) over prompts."""
-        return self._over_prompts(self.arrays[f"{scope}.max"], self.arrays[f"{scope}.mean"])[statistic]
+        return self._over_prompts(self.arrays[f"{scope}.max"], self.arrays[f"{scope}.mean"])[
+            statistic
+        ]
 
     def _over_prompts(self, maxima: np.ndarray, means: np.ndarray) -> dict[str, np.ndarray]:
         low, high = bootstrap_interval(means.astype(np.float64), seed=self.analysis.seed)
         percentile = np.percentile(maxima, self.analysis.percentile, axis=0)
-        return {"max": maxima.max(0), "percentile": percentile, "mean": means.mean(0), "low": low, "high": high}
+        return {
+            "max": maxima.max(0),
+            "percentile": percentile,
+            "mean": means.mean(0),
+            "low": low,
+            "high": high,
+        }
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per scope, effect, skipped and affected layer.
 
-        Effects: "layer" (relative change of a later layer's contribution), "output" (L2 change of the probabilities) and
-        "answer" (fall of the answer's logit). Statistics over prompts: max and percentile of each prompt's maximum over
-        positions; mean with its 95 % bootstrap interval; which prompt and position made the maximum.
+        Effects: "layer" (relative change of a later layer's contribution), "output" (L2 change of
+        the probabilities) and "answer" (fall of the answer's logit). Statistics over prompts: max
+        and percentile of each prompt's maximum over positions; mean with its 95 % bootstrap
+        interval; which prompt and position made the maximum.
         """
-        frame = pd.concat([rows for scope in self.scopes for rows in self._rows(scope)], ignore_index=True)
+        frame = pd.concat(
+            [rows for scope in self.scopes for rows in self._rows(scope)], ignore_index=True
+        )
         return frame.astype(dict.fromkeys(("skipped", "affected", "prompt", "position"), "Int64"))
 
     def _rows(self, scope: str) -> Iterator[pd.DataFrame]:
@@ -220,7 +270,10 @@ class LayerSkipResult(Result):
         keys = {"scope": scope, "effect": "layer", "skipped": skipped, "affected": affected}
         made_by = {"prompt": who, "position": where}
         yield pd.DataFrame(keys | self._over_prompts(maxima[at], means[at]) | made_by)
-        for effect, top, mean in (("output", "output_max", "output_mean"), ("answer", "answer_fall", "answer_fall")):
+        for effect, top, mean in (
+            ("output", "output_max", "output_mean"),
+            ("answer", "answer_fall", "answer_fall"),
+        ):
             if f"{scope}.{top}" in self.arrays:
                 per_prompt = self.arrays[f"{scope}.{top}"]
                 keys = {"scope": scope, "effect": effect, "skipped": np.arange(per_prompt.shape[1])}
@@ -228,34 +281,70 @@ class LayerSkipResult(Result):
                 yield pd.DataFrame(keys | numbers | {"prompt": per_prompt.argmax(0)})
 
     def plot(self) -> go.Figure:
-        """Draw one grid per scope, skipped layer by affected layer (colours saturate at 1, as published), and the output."""
+        """Draw one grid per scope, skipped layer by affected layer (colours saturate at 1, as
+        published), and the output.
+        """
         earlier = np.tri(self.arrays["all.max"].shape[1], k=-1, dtype=bool)
-        grids = {_SHOWN[scope]: np.where(earlier, np.nan, self.grid(scope)) for scope in self.scopes}
+        grids = {
+            _SHOWN[scope]: np.where(earlier, np.nan, self.grid(scope)) for scope in self.scopes
+        }
         frame = self.to_frame()
         shown = frame[frame["effect"] == self._output_effect]
-        bars = {_SHOWN[scope]: shown[shown["scope"] == scope] for scope in self.scopes if scope in set(shown["scope"])}
-        label = {"answer": "fall of the answer's logit", "output": "change of the probabilities"}[self._output_effect]
-        title = "What skipping a layer changes: later layers (largest relative change), and the output (mean)"
-        return grids_over_bars(grids, bars, x="affected layer", y="skipped layer", bars_label=label, title=title)
+        bars = {
+            _SHOWN[scope]: shown[shown["scope"] == scope]
+            for scope in self.scopes
+            if scope in set(shown["scope"])
+        }
+        label = {"answer": "fall of the answer's logit", "output": "change of the probabilities"}[
+            self._output_effect
+        ]
+        title = (
+            "What skipping a layer changes: later layers (largest relative change), and the output"
+            " (mean)"
+        )
+        return grids_over_bars(
+            grids, bars, x="affected layer", y="skipped layer", bars_label=label, title=title
+        )
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what the layer that the output needs most is worth."""
         frame = self.to_frame()
         rows = frame[(frame["scope"] == "all") & (frame["effect"] == self._output_effect)]
         most = rows.iloc[int(rows["mean"].argmax())]
-        what = {"answer": "loss of the answer's logit", "output": "change of the probabilities (L2)"}
-        measure = f"{what[self._output_effect]} without the {self.analysis.part} that the output needs most"
+        what = {
+            "answer": "loss of the answer's logit",
+            "output": "change of the probabilities (L2)",
+        }
+        measure = (
+            f"{what[self._output_effect]} without the {self.analysis.part} that the output needs"
+            " most"
+        )
         return (
-            Finding(self.summary(), float(most["mean"]), measure, float(most["low"]), float(most["high"]), self.n_prompts),
+            Finding(
+                self.summary(),
+                float(most["mean"]),
+                measure,
+                float(most["low"]),
+                float(most["high"]),
+                self.n_prompts,
+            ),
         )
 
     def summary(self) -> str:
-        """Say which layer the output needs most and least, and how far future tokens depend on earlier ones."""
+        """Say which layer the output needs most and least, and how far future tokens depend on
+        earlier ones.
+        """
         frame = self.to_frame()
         rows = frame[(frame["scope"] == "all") & (frame["effect"] == self._output_effect)]
         most, least = rows.iloc[int(rows["mean"].argmax())], rows.iloc[int(rows["mean"].argmin())]
-        part = self.analysis.part if self.analysis.part == "layer" else f"the {self.analysis.part} of layer"
-        what = {"answer": "the answer's logit falls by", "output": "the probabilities change by"}[self._output_effect]
+        part = (
+            self.analysis.part
+            if self.analysis.part == "layer"
+            else f"the {self.analysis.part} of layer"
+        )
+        what = {"answer": "the answer's logit falls by", "output": "the probabilities change by"}[
+            self._output_effect
+        ]
         other = f"costs least, {least['mean']:.2f}"
         if least["mean"] < 0:
             other = f"costs less than nothing: it rises by {-least['mean']:.2f}"
@@ -267,8 +356,11 @@ class LayerSkipResult(Result):
         if "future" not in self.scopes:
             return text
         later = np.triu_indices(self.arrays["all.max"].shape[1], 1)
-        everywhere, future = (self.grid(scope, statistic="mean")[later].mean() for scope in ("all", "future"))
+        everywhere, future = (
+            self.grid(scope, statistic="mean")[later].mean() for scope in ("all", "future")
+        )
         return (
-            f"{text} A skipped layer changes what a later layer writes by {everywhere:.2f} (relative, mean) at the same and "
-            f"later tokens together, and by {future:.2f} at tokens behind the skip only."
+            f"{text} A skipped layer changes what a later layer writes by {everywhere:.2f}"
+            f" (relative, mean) at the same and later tokens together, and by {future:.2f} at"
+            " tokens behind the skip only."
         )

@@ -1,10 +1,11 @@
 """Which layers leave a token's norm alone, while a prompt is read and while a response is written?
 
-"Void in Language Models" (arXiv 2505.14467): layer l is void for a token where the norm of its stream changes by less than
-alpha times the range of its changes by earlier layers; usage is the share of layers that are not. The change is signed: a
-layer that shortens the stream is void however much it writes. The range restarts with every token, so that no threshold
-depends on other tokens or prompts; the published threshold of the first layer, a range over the batch, is
-`first_layer` "batch".
+"Void in Language Models" (arXiv 2505.14467): layer l is void for a token where the norm of its
+stream changes by less than alpha times the range of its changes by earlier layers; usage is the
+share of layers that are not. The change is signed: a layer that shortens the stream is void however
+much it writes. The range restarts with every token, so that no threshold depends on other tokens or
+prompts; the published threshold of the first layer, a range over the batch, is `first_layer`
+"batch".
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,11 +22,11 @@ from torch.nn.functional import pad
 
 from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError, TaskError
+from interp.figures.plots import grid_below, lines_over_depth
 from interp.models import Model
-from interp.plots import grid_below, lines_over_depth
 from interp.replay import Recording
 from interp.shapes import Tensors
-from interp.sweeps.statistics import bootstrap_interval
+from interp.stats.bootstrap import bootstrap_interval
 from interp.sweeps.voids import (
     active_layers,
     changes_of,
@@ -50,10 +51,12 @@ _MARKED = ("massive", "without massive")
 
 @dataclass(frozen=True)
 class VoidDetection(Analysis):
-    """Find void layers at `alpha`, and how usage depends on it (`alphas`), in prompts and in greedy responses.
+    """Find void layers at `alpha`, and how usage depends on it (`alphas`), in prompts and in greedy
+    responses.
 
-    Responses have up to `max_new_tokens` tokens (0: none), of which the last is never read by a pass. `massive_above` and
-    `massive_ratio` say which tokens hold a massive activation: above the one, and above the other times their own median.
+    Responses have up to `max_new_tokens` tokens (0: none), of which the last is never read by a
+    pass. `massive_above` and `massive_ratio` say which tokens hold a massive activation: above the
+    one, and above the other times their own median.
     """
 
     alpha: float = 0.8
@@ -63,13 +66,17 @@ class VoidDetection(Analysis):
     massive_above: float = 100.0
     massive_ratio: float = 1000.0
     seed: int = 0
-    question: ClassVar[str] = "Which layers leave a token's norm alone, in the prompt and in the response?"
+    question: ClassVar[str] = (
+        "Which layers leave a token's norm alone, in the prompt and in the response?"
+    )
     how: ClassVar[str] = (
-        "A layer is void for a token if it lengthens the token's stream by less than α times the range of the changes by "
-        "earlier layers, in prompts and in greedy responses; usage is the share of layers that are not."
+        "A layer is void for a token if it lengthens the token's stream by less than α times the"
+        " range of the changes by earlier layers, in prompts and in greedy responses; usage is the"
+        " share of layers that are not."
     )
     caveat: ClassVar[str] = (
-        "A void layer did not lengthen the stream enough; that it did nothing does not follow (void_skip asks)."
+        "A void layer did not lengthen the stream enough; that it did nothing does not follow"
+        " (void_skip asks)."
     )
 
     def __post_init__(self) -> None:
@@ -87,12 +94,16 @@ class VoidDetection(Analysis):
         return tuple(sorted({self.alpha, *self.alphas}))
 
     def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise TaskError for responses too long to be read, ModelError for decoding that is not known here."""
+        """Raise TaskError for responses too long to be read, ModelError for decoding that is not
+        known here.
+        """
         if self.max_new_tokens:
             model.refuse_responses(shard, self.max_new_tokens)
 
     def prepare(self, model: Model, task: Task) -> Tensors:
-        """Return which tokens are punctuation, and the norms of every response by prompt (responses are not resumed)."""
+        """Return which tokens are punctuation, and the norms of every response by prompt (responses
+        are not resumed).
+        """
         shards = [model.tokenize(prompts) for prompts in model.shards(task)]
         seen = [token for shard in shards for row in shard.tokens.tolist() for token in row]
         prepared = {"punctuation": punctuation_of(model.tokenizer, seen)}
@@ -101,7 +112,10 @@ class VoidDetection(Analysis):
         parts = [self._responses(model, shard) for shard in shards]
         found = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         if not bool(found["response.is_read"].any()):
-            raise TaskError(f"task {task.name!r}: every response ends at its first token; max_new_tokens=0 leaves them out")
+            raise TaskError(
+                f"task {task.name!r}: every response ends at its first token; max_new_tokens=0"
+                " leaves them out"
+            )
         return prepared | found
 
     def _responses(self, model: Model, shard: TokenBatch) -> Tensors:
@@ -117,11 +131,17 @@ class VoidDetection(Analysis):
         }
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return norms [batch tap pos] and classes and massive tokens [batch pos] of the prompts, and of the responses."""
+        """Return norms [batch tap pos] and classes and massive tokens [batch pos] of the prompts,
+        and of the responses.
+        """
         norms = norms_of(recording)
         rule = {"above": self.massive_above, "ratio": self.massive_ratio}
-        massive = [is_massive(recording.resid(tap), **rule) for tap in range(recording.n_layers + 1)]
-        punctuation = prepared.get("punctuation", torch.zeros(0, dtype=torch.long)).to(shard.tokens.device)
+        massive = [
+            is_massive(recording.resid(tap), **rule) for tap in range(recording.n_layers + 1)
+        ]
+        punctuation = prepared.get("punctuation", torch.zeros(0, dtype=torch.long)).to(
+            shard.tokens.device
+        )
         classes = torch.where(torch.isin(shard.tokens, punctuation), _PUNCTUATION, _OTHER)
         classes[:, 0] = _FIRST
         measured = {
@@ -140,7 +160,9 @@ class VoidDetection(Analysis):
         if self.first_layer == "batch":
             for phase in PHASES:
                 if f"{phase}.norms" in measured:
-                    measured[f"{phase}.first_range"] = range_over_batch(changes_of(measured[f"{phase}.norms"]))
+                    measured[f"{phase}.first_range"] = range_over_batch(
+                        changes_of(measured[f"{phase}.norms"])
+                    )
         return {key: tensor.cpu() for key, tensor in measured.items()}
 
     def combine(self, parts: Sequence[Tensors]) -> "VoidDetectionResult":
@@ -174,19 +196,29 @@ class VoidDetectionResult(Result):
 
     def active(self, part: Tensors, phase: str, alphas: Sequence[float]) -> Tensor:
         """Return what is active [alpha batch layer pos] in one shard."""
-        return active_layers(part[f"{phase}.norms"], alphas, first_range=part.get(f"{phase}.first_range"))
+        return active_layers(
+            part[f"{phase}.norms"], alphas, first_range=part.get(f"{phase}.first_range")
+        )
 
     def usage(self, *, alpha: float | None = None, phase: str = "prompt") -> list[Tensor]:
-        """Return the share of layers that each token uses, one tensor [batch pos] a shard; NaN where there is no token."""
+        """Return the share of layers that each token uses, one tensor [batch pos] a shard; NaN
+        where there is no token.
+        """
         shares = []
         for part in self.parts:
-            share = self.active(part, phase, [self.analysis.alpha if alpha is None else alpha])[0].float().mean(1)
+            share = (
+                self.active(part, phase, [self.analysis.alpha if alpha is None else alpha])[0]
+                .float()
+                .mean(1)
+            )
             shares.append(share.masked_fill(part[f"{phase}.class"] == _NO_TOKEN, torch.nan))
         return shares
 
     @cached_property
     def _by_prompt(self) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-        """Map phase and set of tokens to usage [prompt alpha layer+1], the mean over layers last, and tokens [prompt]."""
+        """Map phase and set of tokens to usage [prompt alpha layer+1], the mean over layers last,
+        and tokens [prompt].
+        """
         sums: dict[tuple[str, str], list[Tensor]] = {}
         counts: dict[tuple[str, str], list[Tensor]] = {}
         for part in self.parts:
@@ -207,10 +239,11 @@ class VoidDetectionResult(Result):
         return found
 
     def to_frame(self) -> pd.DataFrame:
-        """Return columns alpha, phase, tokens, layer, position, usage, low, high (95 % bootstrap over prompts), n_tokens.
+        """Return columns alpha, phase, tokens, layer, position, usage, low, high (95 % bootstrap
+        over prompts), n_tokens.
 
-        Without a layer, a row is the mean over layers; usage is a mean over tokens. Rows with a position are of `alpha`
-        alone: 0 is the prompt's last token, 1 the first of the response.
+        Without a layer, a row is the mean over layers; usage is a mean over tokens. Rows with a
+        position are of `alpha` alone: 0 is the prompt's last token, 1 the first of the response.
         """
         frame = pd.concat([*self._set_rows(), *self._position_rows()], ignore_index=True)
         return frame.astype({"layer": "Int64", "position": "Int64"})
@@ -245,7 +278,9 @@ class VoidDetectionResult(Result):
             )[there]  # fmt: skip
 
     def _by_position(self, phase: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return how often layers are active [layer position] and over how many tokens; prompts end together."""
+        """Return how often layers are active [layer position] and over how many tokens; prompts end
+        together.
+        """
         width = max(part[f"{phase}.class"].shape[1] for part in self.parts)
         total, count = torch.zeros(()), torch.zeros((), dtype=torch.long)
         for part in self.parts:
@@ -261,12 +296,19 @@ class VoidDetectionResult(Result):
         return np.asarray(np.average(usage, axis=0, weights=weights))
 
     def plot(self) -> go.Figure:
-        """Draw the share of tokens that use each layer, by kind of token and phase; below, by position."""
+        """Draw the share of tokens that use each layer, by kind of token and phase; below, by
+        position.
+        """
         frame = pd.concat(self._set_rows(), ignore_index=True)
         at_alpha = (frame["alpha"] == self.analysis.alpha) & frame["layer"].notna()
         shown = frame[at_alpha & ~frame["tokens"].str.startswith("without")].copy()
-        shown["panel"] = shown["phase"].map({"prompt": "reading the prompt", "response": "writing the response"})
-        title = f"Share of tokens for which a layer is not void (α = {self.analysis.alpha:g}); below, by position"
+        shown["panel"] = shown["phase"].map(
+            {"prompt": "reading the prompt", "response": "writing the response"}
+        )
+        title = (
+            f"Share of tokens for which a layer is not void (α = {self.analysis.alpha:g}); below,"
+            " by position"
+        )
         figure = lines_over_depth(shown, y="usage", groups="tokens", panels="panel", title=title)
         figure.update_yaxes(range=[-0.03, 1.03])
         grids = []
@@ -275,22 +317,38 @@ class VoidDetectionResult(Result):
             grids.append(np.where(count > 0, total / np.maximum(count, 1), np.nan))
         first = 1 - grids[0].shape[1]
         x, y = "position (0: the prompt's last token; from 1 on: the response)", "layer"
-        return grid_below(figure, np.concatenate(grids, axis=1), x=x, y=y, of="share of tokens", x_first=first, top=1.0)
+        return grid_below(
+            figure,
+            np.concatenate(grids, axis=1),
+            x=x,
+            y=y,
+            of="share of tokens",
+            x_first=first,
+            top=1.0,
+        )
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the share of layers that tokens use, by phase."""
         frame, found = self.to_frame(), list[Finding]()
-        rows = frame[(frame["alpha"] == self.analysis.alpha) & frame["layer"].isna() & (frame["tokens"] == "all")]
+        rows = frame[
+            (frame["alpha"] == self.analysis.alpha)
+            & frame["layer"].isna()
+            & (frame["tokens"] == "all")
+        ]
         for phase in self.phases:
             row = rows[(rows["phase"] == phase) & rows["position"].isna()].iloc[0]
             claim = f"In the {phase}, a token uses {row['usage']:.0%} of the layers."
             numbers = (float(row["usage"]), f"share of layers that a token of the {phase} uses")
             low, high = float(row["low"]), float(row["high"])
-            found.append(Finding(claim if found else self.summary(), *numbers, low, high, self.n_prompts))
+            found.append(
+                Finding(claim if found else self.summary(), *numbers, low, high, self.n_prompts)
+            )
         return tuple(found)
 
     def summary(self) -> str:
-        """Say how many layers tokens use in each phase, at which layers, and what the first token has to do with it."""
+        """Say how many layers tokens use in each phase, at which layers, and what the first token
+        has to do with it.
+        """
         at = self.analysis.all_alphas.index(self.analysis.alpha)
         frame = self.to_frame()
         frame = frame[(frame["alpha"] == self.analysis.alpha) & frame["layer"].isna()]
@@ -300,29 +358,37 @@ class VoidDetectionResult(Result):
         for phase in self.phases:
             row, layers = rows[phase, "all"], self.mean(phase)[at, :-1]
             said.append(
-                f"{row['usage']:.0%} of {n_layers} layers in the {phase} (95 % interval {row['low']:.0%} to "
-                f"{row['high']:.0%}, {row['n_tokens']} tokens; most often void: layer {layers.argmin()}, "
-                f"for {1 - layers.min():.0%} of tokens)"
+                f"{row['usage']:.0%} of {n_layers} layers in the {phase} (95 % interval"
+                f" {row['low']:.0%} to {row['high']:.0%}, {row['n_tokens']} tokens; most often"
+                f" void: layer {layers.argmin()}, for {1 - layers.min():.0%} of tokens)"
             )
         classes = [(name, rows["prompt", name]) for name in _CLASSES if ("prompt", name) in rows]
         by_class = ", ".join(f"{name} {row['usage']:.0%}" for name, row in classes)
         curve = ", ".join(f"{usage:.0%}" for usage in self.mean("prompt")[:, -1])
         alphas = ", ".join(f"{alpha:g}" for alpha in self.analysis.all_alphas)
         return (
-            f"At α = {self.analysis.alpha:g} a token uses {' and '.join(said)}. By kind of prompt token: {by_class}; "
-            f"without the first {self._without('without first', at)}, and {self._massive(at)}. In prompts, usage is {curve} "
-            f"at α = {alphas} ({self.n_prompts} prompts). A void layer did not lengthen the stream enough; that it did "
-            f"nothing does not follow (void_skip asks).{self._silent()}"
+            f"At α = {self.analysis.alpha:g} a token uses {' and '.join(said)}. By kind of prompt"
+            f" token: {by_class}; without the first {self._without('without first', at)}, and"
+            f" {self._massive(at)}. In prompts, usage is {curve} at α = {alphas} ({self.n_prompts}"
+            " prompts). A void layer did not lengthen the stream enough; that it did nothing does"
+            f" not follow (void_skip asks).{self._silent()}"
         )
 
     def _without(self, tokens: str, at: int) -> str:
-        return f"{self.mean('prompt', tokens)[at, -1]:.0%}" if ("prompt", tokens) in self._by_prompt else "nothing is left"
+        return (
+            f"{self.mean('prompt', tokens)[at, -1]:.0%}"
+            if ("prompt", tokens) in self._by_prompt
+            else "nothing is left"
+        )
 
     def _massive(self, at: int) -> str:
         if ("prompt", "massive") not in self._by_prompt:
             return "no prompt token holds a massive activation"
         n = int(self._by_prompt["prompt", "massive"][1].sum())
-        return f"without the {n} tokens with a massive activation {self._without('without massive', at)}"
+        return (
+            f"without the {n} tokens with a massive activation"
+            f" {self._without('without massive', at)}"
+        )
 
     def _silent(self) -> str:
         if "response" not in self.phases:

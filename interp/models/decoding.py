@@ -1,7 +1,9 @@
-"""Which token comes next: the likeliest or a drawn one, under what a checkpoint's `generation_config` asks for.
+"""Which token comes next: the likeliest or a drawn one, under what a checkpoint's
+`generation_config` asks for.
 
-Penalties, forbidden and forced tokens and truncated distributions are transformers' own logits processors. Every prompt is
-judged on its own tokens, and drawn for from its own random numbers, so that its response depends on no other in the batch.
+Penalties, forbidden and forced tokens and truncated distributions are transformers' own logits
+processors. Every prompt is judged on its own tokens, and drawn for from its own random numbers, so
+that its response depends on no other in the batch.
 """
 
 import copy
@@ -15,7 +17,8 @@ from torch import Tensor
 
 from interp.errors import ModelError, TaskError
 
-# what `generation_config` may ask for that is no choice of one next token: its value, or values, that ask for nothing
+# what `generation_config` may ask for that is no choice of one next token: its value, or values,
+# that ask for nothing
 _OTHERS: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
@@ -37,11 +40,13 @@ _OTHERS: dict[str, tuple[Any, ...]] = {
 
 
 class Chooser:
-    """Chooses the next token of prompts with these token ids, greedily (temperature 0) or by sampling.
+    """Chooses the next token of prompts with these token ids, greedily (temperature 0) or by
+    sampling.
 
-    Sampling takes the temperature given here, and what else the checkpoint asks for (top_k, top_p, min_p, …); what it does
-    not ask for is not added. One `seed` serves all prompts, or each has its own; the same prompt given twice is drawn for
-    twice. Raises TaskError for a negative temperature, ModelError for processors that cannot be built.
+    Sampling takes the temperature given here, and what else the checkpoint asks for (top_k, top_p,
+    min_p, …); what it does not ask for is not added. One `seed` serves all prompts, or each has its
+    own; the same prompt given twice is drawn for twice. Raises TaskError for a negative
+    temperature, ModelError for processors that cannot be built.
     """
 
     def __init__(
@@ -67,11 +72,15 @@ class Chooser:
             self._groups.append((chosen, tokens, processors))
 
     def __call__(self, new: Tensor, logits: Tensor) -> Tensor:
-        """Return the next token [batch] behind the new tokens [batch new] so far, from logits [batch d_vocab]."""
+        """Return the next token [batch] behind the new tokens [batch new] so far, from logits
+        [batch d_vocab].
+        """
         scores = logits.clone()
         for rows, tokens, processors in self._groups:
             if processors:
-                scores[rows] = processors(torch.cat([tokens, new[rows]], dim=1), logits[rows].clone())
+                scores[rows] = processors(
+                    torch.cat([tokens, new[rows]], dim=1), logits[rows].clone()
+                )
         if not self._randoms:
             return scores.argmax(-1)
         drawn = [torch.rand((), generator=random, dtype=torch.float64) for random in self._randoms]
@@ -81,14 +90,16 @@ class Chooser:
 
 
 def refuse_decoding(module: Any) -> None:
-    """Raise ModelError, naming it, for what a checkpoint's `generation_config` asks for and no single token can obey."""
+    """Raise ModelError, naming it, for what a checkpoint's `generation_config` asks for and no
+    single token can obey.
+    """
     config = module.generation_config
     for name, nothing in _OTHERS.items():
         value = getattr(config, name, None)
         if value is not None and value not in nothing:
             raise ModelError(
-                f"generation_config asks for {name}={value!r}; texts are decoded greedily or sampled here: "
-                f"set model.module.generation_config.{name} to None"
+                f"generation_config asks for {name}={value!r}; texts are decoded greedily or"
+                f" sampled here: set model.module.generation_config.{name} to None"
             )
 
 
@@ -98,7 +109,9 @@ def ending_tokens(module: Any) -> list[int]:
 
 
 def padding_token(module: Any, tokenizer: Any) -> int:
-    """Return what stands behind a response that has ended, as in transformers: the padding token, or what ends responses."""
+    """Return what stands behind a response that has ended, as in transformers: the padding token,
+    or what ends responses.
+    """
     named = [*_ids(getattr(module.generation_config, "pad_token_id", None)), *ending_tokens(module)]
     named += _ids(getattr(tokenizer, "pad_token_id", None))
     n_vocab = int(module.get_input_embeddings().weight.shape[0])
@@ -115,18 +128,28 @@ def _ids(given: Any) -> list[int]:
 def _processors(module: Any, tokens: Tensor, max_length: int, temperature: float) -> Any:
     """Return transformers' processors for prompts [batch pos] of one length."""
     config = copy.deepcopy(module.generation_config)
-    config.do_sample, config.temperature, config.max_length = temperature > 0, temperature or None, max_length
+    config.do_sample, config.temperature, config.max_length = (
+        temperature > 0,
+        temperature or None,
+        max_length,
+    )
     module._prepare_special_tokens(config, True, device=tokens.device)
     try:
         return module._get_logits_processor(
-            config, input_ids_seq_length=tokens.shape[1], encoder_input_ids=tokens, device=tokens.device, model_kwargs={}
+            config,
+            input_ids_seq_length=tokens.shape[1],
+            encoder_input_ids=tokens,
+            device=tokens.device,
+            model_kwargs={},
         )
     except (TypeError, ValueError) as error:
         raise ModelError(f"generation_config cannot be honoured: {error}") from None
 
 
 def _randoms(rows: Sequence[Sequence[int]], seed: int | Sequence[int]) -> list[torch.Generator]:
-    """Return random numbers for each prompt that depend on its seed, its tokens and how often it came before."""
+    """Return random numbers for each prompt that depend on its seed, its tokens and how often it
+    came before.
+    """
     seeds = [seed] * len(rows) if isinstance(seed, int) else [*seed]
     seen: Counter[str] = Counter()
     randoms = []

@@ -16,7 +16,9 @@ class Edit(Protocol):
 
 
 class Leaf:
-    """Starts the graph of a backward pass: parameters need no gradient, what follows this residual does."""
+    """Starts the graph of a backward pass: parameters need no gradient, what follows this residual
+    does.
+    """
 
     @staticmethod
     def edit(activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG004

@@ -1,4 +1,6 @@
-"""One forward pass with captures and interventions: block sites on the stock modules, inner sites through the bridge."""
+"""One forward pass with captures and interventions: block sites on the stock modules, inner sites
+through the bridge.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,8 +12,8 @@ import torch
 from torch import Tensor
 
 from interp.errors import SiteError
+from interp.models.bridge.routing import find_experts, hook_experts
 from interp.models.edits import Edits, kept
-from interp.models.routing import find_experts, hook_experts
 from interp.replay import Block, first, with_first
 from interp.sites import BLOCK_KINDS, Site
 
@@ -20,7 +22,9 @@ Hook = tuple[str, Callable[..., Any]]  # a hook point of the bridge, and what is
 
 @dataclass
 class RuleHooks:
-    """Hooks that carry out rules: what watches comes behind all edits of a pass, what changes comes before them."""
+    """Hooks that carry out rules: what watches comes behind all edits of a pass, what changes comes
+    before them.
+    """
 
     changing: list[Hook] = field(default_factory=list)
     watching: list[Hook] = field(default_factory=list)
@@ -29,11 +33,15 @@ class RuleHooks:
 NO_RULES = RuleHooks()
 
 
-Place = Callable[[Tensor], Tensor]  # takes the activation at a site; returns what goes on from there
+Place = Callable[
+    [Tensor], Tensor
+]  # takes the activation at a site; returns what goes on from there
 
 
 @contextmanager
-def stock_hooks(blocks: Sequence[Block], edits: Edits, capture: set[Site], *, into: dict[Site, Tensor]) -> Iterator[None]:
+def stock_hooks(
+    blocks: Sequence[Block], edits: Edits, capture: set[Site], *, into: dict[Site, Tensor]
+) -> Iterator[None]:
     """Edit and capture block sites of the stock modules inside the `with` block."""
     places: dict[int, dict[str, Place]] = {}
     resid: dict[str, Tensor] = {}  # one for all layers, so that no more than one is held
@@ -49,7 +57,9 @@ def stock_hooks(blocks: Sequence[Block], edits: Edits, capture: set[Site], *, in
         yield
 
 
-def _place(site: Site, edits: Edits, capture: set[Site], into: dict[Site, Tensor], resid: dict[str, Tensor]) -> Place:
+def _place(
+    site: Site, edits: Edits, capture: set[Site], into: dict[Site, Tensor], resid: dict[str, Tensor]
+) -> Place:
     """Return what happens to the activation at a site: it is edited, and kept."""
     interventions, is_kept = edits.get(site, ()), site in capture
 
@@ -63,8 +73,12 @@ def _place(site: Site, edits: Edits, capture: set[Site], into: dict[Site, Tensor
     return at
 
 
-def _hook_layer(block: Block, at: dict[str, Place], resid: dict[str, Tensor], *, edited: set[str]) -> Iterator[Any]:
-    """Yield the hooks of one block: its input, what its sublayers write, its output; `resid` holds what the block reads."""
+def _hook_layer(
+    block: Block, at: dict[str, Place], resid: dict[str, Tensor], *, edited: set[str]
+) -> Iterator[Any]:
+    """Yield the hooks of one block: its input, what its sublayers write, its output; `resid` holds
+    what the block reads.
+    """
     name = block.parameters[0]
 
     def on_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -72,7 +86,11 @@ def _hook_layer(block: Block, at: dict[str, Place], resid: dict[str, Tensor], *,
         resid["pre"] = at["resid_pre"](read) if "resid_pre" in at else read
         if resid["pre"] is read:
             return None
-        return ((), kwargs | {name: resid["pre"]}) if name in kwargs else ((resid["pre"], *args[1:]), kwargs)
+        return (
+            ((), kwargs | {name: resid["pre"]})
+            if name in kwargs
+            else ((resid["pre"], *args[1:]), kwargs)
+        )
 
     def on_attn(_module: Any, _args: Any, output: Any) -> Any:
         added = block.added(output, resid["pre"])
@@ -83,12 +101,16 @@ def _hook_layer(block: Block, at: dict[str, Place], resid: dict[str, Tensor], *,
                 write = stream - resid["pre"]
             elif torch.is_grad_enabled():
                 write = _through(stream, resid["pre"], write)
-        return block.adding(write, output) if write is not added or torch.is_grad_enabled() else None
+        return (
+            block.adding(write, output) if write is not added or torch.is_grad_enabled() else None
+        )
 
     def on_mlp(_module: Any, _args: Any, output: Any) -> Any:
         added = block.added(output, resid["pre"])
         write = at["mlp_out"](added)
-        return block.adding(write, output) if write is not added or torch.is_grad_enabled() else None
+        return (
+            block.adding(write, output) if write is not added or torch.is_grad_enabled() else None
+        )
 
     def on_output(_module: Any, _args: Any, output: Any) -> Any:
         there = first(output)
@@ -123,7 +145,9 @@ def bridge_forward(
     into: dict[Site, Tensor],
     rules: RuleHooks = NO_RULES,
 ) -> Tensor:
-    """Run TransformerLens's bridge with edits and captures at any site, behind the hooks of `rules`; return logits."""
+    """Run TransformerLens's bridge with edits and captures at any site, behind the hooks of
+    `rules`; return logits.
+    """
     extra = {} if mask is None else {"attention_mask": mask.long()}
     with bridge_hooks(bridge, edits, capture, into=into, rules=rules):
         logits: Tensor = bridge(tokens, **extra)
@@ -132,7 +156,12 @@ def bridge_forward(
 
 @contextmanager
 def bridge_hooks(
-    bridge: Any, edits: Edits, capture: set[Site], *, into: dict[Site, Tensor], rules: RuleHooks = NO_RULES
+    bridge: Any,
+    edits: Edits,
+    capture: set[Site],
+    *,
+    into: dict[Site, Tensor],
+    rules: RuleHooks = NO_RULES,
 ) -> Iterator[None]:
     """Edit and capture any sites of the bridge inside the `with` block."""
     resid: dict[int, Tensor] = {}
@@ -164,14 +193,18 @@ def bridge_hooks(
                 if experts is None:
                     raise SiteError(f"{site} does not exist: its MLP has no experts")
                 rows = partial(_n_rows, resid, site.layer)
-                stack.callback(hook_experts(experts, partial(at, hook=None, site=site), rows=rows).remove)
+                stack.callback(
+                    hook_experts(experts, partial(at, hook=None, site=site), rows=rows).remove
+                )
             else:
                 hooks.append((str(site), _bound(at, site=site)))
         try:
             with bridge.hooks(fwd_hooks=[*hooks, *rules.watching]):
                 yield
         except KeyError as error:
-            raise SiteError(f"{error.args[0]} (asked for: {', '.join(map(str, capture or edits))})") from None
+            raise SiteError(
+                f"{error.args[0]} (asked for: {', '.join(map(str, capture or edits))})"
+            ) from None
     silent = [site for site in capture if site not in into]
     if silent:
         raise SiteError(f"{silent[0]} never fires in {type(bridge.original_model).__name__}")

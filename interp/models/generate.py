@@ -1,7 +1,9 @@
-"""Greedy and sampled decoding with a K/V cache, in which prompts, responses or both are intervened on and captured.
+"""Greedy and sampled decoding with a K/V cache, in which prompts, responses or both are intervened
+on and captured.
 
-Prompts are padded on the left, so that all responses grow at the same place; positions are counted per prompt. Plans and
-captures keep the layout of the batch that was given (padding on the right, the response behind it).
+Prompts are padded on the left, so that all responses grow at the same place; positions are counted
+per prompt. Plans and captures keep the layout of the batch that was given (padding on the right,
+the response behind it).
 """
 
 import inspect
@@ -31,11 +33,13 @@ _KEYS_TOO = ("pattern", "attn_scores")
 
 @dataclass(frozen=True)
 class Generation:
-    """Prompts and their responses [batch pos], in the layout of the batch: each prompt, its padding, its response.
+    """Prompts and their responses [batch pos], in the layout of the batch: each prompt, its
+    padding, its response.
 
-    `mask` is False on padding and behind the token that ended a response; `prompt` and `response` are the spans of both in
-    `tokens`, `mask` and the captured activations. Nothing is captured at the last new token, which no pass has read.
-    `logits` [batch new d_vocab] are the model's own at each new token, in front of what `generation_config` makes of them.
+    `mask` is False on padding and behind the token that ended a response; `prompt` and `response`
+    are the spans of both in `tokens`, `mask` and the captured activations. Nothing is captured at
+    the last new token, which no pass has read. `logits` [batch new d_vocab] are the model's own at
+    each new token, in front of what `generation_config` makes of them.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -49,7 +53,9 @@ class Generation:
 
 @dataclass(frozen=True, eq=False)
 class _Turned:
-    """An intervention whose positions, and the positions of what it edits, are turned by each prompt's padding."""
+    """An intervention whose positions, and the positions of what it edits, are turned by each
+    prompt's padding.
+    """
 
     intervention: Edit
     turn: Callable[[Tensor, bool], Tensor]
@@ -63,7 +69,9 @@ class _Turned:
 
 @dataclass
 class Generator:
-    """Runs the passes of one generation: `module` is the stock model, or the bridge's where inner sites are concerned."""
+    """Runs the passes of one generation: `module` is the stock model, or the bridge's where inner
+    sites are concerned.
+    """
 
     module: Any
     blocks: Sequence[Block]
@@ -79,7 +87,9 @@ class Generator:
         self.n_pos = int(self.batch.tokens.shape[1])
         self._refuse()
         index = torch.arange(self.n_pos, device=self.lengths.device)
-        self._left = (index + self.lengths[:, None]) % self.n_pos  # left[i] = right[(i + length) mod n_pos]
+        self._left = (
+            index + self.lengths[:, None]
+        ) % self.n_pos  # left[i] = right[(i + length) mod n_pos]
         self._right = (index - self.lengths[:, None]) % self.n_pos
 
     def _refuse(self) -> None:
@@ -95,11 +105,17 @@ class Generator:
         if positions is None:
             return
         if self.phase == "decode":
-            raise SiteError(f"{site}: positions {_short(positions)} given for decoding; they are those of the prompt")
-        for prompt, length, row in zip(self.batch.prompts, self.lengths.tolist(), _per_prompt(positions, self), strict=True):
+            raise SiteError(
+                f"{site}: positions {_short(positions)} given for decoding; they are those of the"
+                " prompt"
+            )
+        for prompt, length, row in zip(
+            self.batch.prompts, self.lengths.tolist(), _per_prompt(positions, self), strict=True
+        ):
             if bad := [pos for pos in row if not 0 <= pos < length]:
                 raise SiteError(
-                    f"position {bad[0]} of {site} asked for; the last token of prompt {prompt.id!r} is at {length - 1}"
+                    f"position {bad[0]} of {site} asked for; the last token of prompt {prompt.id!r}"
+                    f" is at {length - 1}"
                 )
 
     def run(self, *, max_new_tokens: int, choose: Chooser, pad: int) -> Generation:
@@ -137,7 +153,15 @@ class Generator:
             activations=Activations(captured),
         )
 
-    def _step(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, *, is_prefill: bool) -> Tensor:
+    def _step(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: DynamicCache,
+        *,
+        is_prefill: bool,
+    ) -> Tensor:
         """Return fp32 logits [batch d_vocab] behind the last of these tokens."""
         given: dict[str, Any] = {"attention_mask": mask.long() if not bool(mask.all()) else None}
         if "position_ids" in inspect.signature(self.module.forward).parameters:
@@ -159,12 +183,16 @@ class Generator:
 
     def _hooks(self, edits: Edits, into: dict[Site, Tensor]) -> AbstractContextManager[Any]:
         if self.bridge is not None:
-            hooks: AbstractContextManager[Any] = bridge_hooks(self.bridge, edits, self.capture, into=into)
+            hooks: AbstractContextManager[Any] = bridge_hooks(
+                self.bridge, edits, self.capture, into=into
+            )
             return hooks
         return stock_hooks(self.blocks, edits, self.capture, into=into)
 
     def _edits(self, *, is_prefill: bool) -> Edits:
-        """Return what is edited in one pass; named positions are those of the prompt, so they are edited there only."""
+        """Return what is edited in one pass; named positions are those of the prompt, so they are
+        edited there only.
+        """
         if self.phase == ("decode" if is_prefill else "prefill"):
             return {}
         if is_prefill:
@@ -174,8 +202,12 @@ class Generator:
                 for site, edits in self.plan.items()
             }
         mask = None if bool(self._alive.all()) else self._alive[:, None]
-        everywhere = {site: [i for i in edits if i.positions is None] for site, edits in self.plan.items()}
-        return {site: [among(i, mask) for i in edits] for site, edits in everywhere.items() if edits}
+        everywhere = {
+            site: [i for i in edits if i.positions is None] for site, edits in self.plan.items()
+        }
+        return {
+            site: [among(i, mask) for i in edits] for site, edits in everywhere.items() if edits
+        }
 
     def _turn_at(self, site: Site) -> Callable[[Tensor, bool], Tensor]:
         """Return what turns an activation of a site between the batch's layout and the padded one."""
@@ -184,7 +216,9 @@ class Generator:
         return self._turn
 
     def _turn(self, tensor: Tensor, to_left: bool, axis: int = 1) -> Tensor:
-        """Turn each prompt's positions, so that its padding is on the left, or (False) again on the right."""
+        """Turn each prompt's positions, so that its padding is on the left, or (False) again on the
+        right.
+        """
         if not self.batch.is_padded:
             return tensor
         index = self._left if to_left else self._right

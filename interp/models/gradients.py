@@ -13,22 +13,30 @@ _FP16_SCALES = (2.0**12, 2.0**8, 2.0**4, 1.0)  # powers of two, which change no 
 
 @contextmanager
 def graph(is_kept: bool = True) -> Iterator[None]:
-    """Keep a graph, or none, of what is computed inside the `with` block, also inside `torch.inference_mode()`."""
+    """Keep a graph, or none, of what is computed inside the `with` block, also inside
+    `torch.inference_mode()`.
+    """
     with torch.inference_mode(mode=False), torch.set_grad_enabled(is_kept):
         yield
 
 
 def ordinary(tensor: Tensor) -> Tensor:
-    """Return the tensor, or a copy that a graph may hold if it was made in `torch.inference_mode()`."""
-    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
+    """Return the tensor, or a copy that a graph may hold if it was made in
+    `torch.inference_mode()`.
+    """
+    return (
+        tensor.clone()
+        if tensor.is_inference() and not torch.is_inference_mode_enabled()
+        else tensor
+    )
 
 
 def slopes(value: Tensor, of: Sequence[Tensor]) -> list[Tensor]:
     """Return the derivatives of the sum of `value` in fp32.
 
-    In fp16 small derivatives would be rounded to 0 on their way back. There `value` is multiplied by the largest of a few
-    powers of two with which nothing overflows, and the derivatives are divided by it. Raises ModelError if they overflow
-    even so.
+    In fp16 small derivatives would be rounded to 0 on their way back. There `value` is multiplied
+    by the largest of a few powers of two with which nothing overflows, and the derivatives are
+    divided by it. Raises ModelError if they overflow even so.
     """
     scales = _FP16_SCALES if any(tensor.dtype == torch.float16 for tensor in of) else (1.0,)
     with graph():

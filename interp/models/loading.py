@@ -1,4 +1,6 @@
-"""From a name to a model: shipped, in a local folder, from the Hugging Face hub, or already in memory."""
+"""From a name to a model: shipped, in a local folder, from the Hugging Face hub, or already in
+memory.
+"""
 
 import json
 from difflib import get_close_matches
@@ -19,10 +21,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from interp.errors import ModelError, UnknownModelError, unknown
-from interp.fetched import FETCHED, folder_of, is_there
-from interp.models.bridge import stock_model
+from interp.files.fetched import FETCHED, folder_of, is_there
+from interp.files.paths import shipped_models
+from interp.models.bridge.building import stock_model
 from interp.models.model import Model
-from interp.paths import shipped_models
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ADAPTER = "adapter_config.json"
@@ -45,25 +47,32 @@ def load_model(
 ) -> Model:
     """Return a model ready to be recorded.
 
-    `name` is a shipped model ("zoo/hops-4l"), one that `interp get` fetched ("smollm2-135m"), a local folder, a Hugging
-    Face id, or a transformers module or TransformerBridge: that stays as it is, and `device` and `dtype` must be its own. A
-    folder of a PEFT adapter is merged into its base. `revision` is a branch or commit of the hub, or a shipped model's seed
-    or checkpoint ("step-0400"; also "zoo/hops-8l@step-0400"). `dtype` "auto" is the checkpoint's. `device_map` spreads a
-    model over devices, as accelerate understands it, instead of `device`. Code that comes with a checkpoint is run only with
-    `trust_remote_code`. With `store`, clean activations are kept in that folder and read from it. Raises ModelError when
-    there is no such model, or weights are missing, unexpected or not finite.
+    `name` is a shipped model ("zoo/hops-4l"), one that `interp get` fetched ("smollm2-135m"), a
+    local folder, a Hugging Face id, or a transformers module or TransformerBridge: that stays as it
+    is, and `device` and `dtype` must be its own. A folder of a PEFT adapter is merged into its
+    base. `revision` is a branch or commit of the hub, or a shipped model's seed or checkpoint
+    ("step-0400"; also "zoo/hops-8l@step-0400"). `dtype` "auto" is the checkpoint's. `device_map`
+    spreads a model over devices, as accelerate understands it, instead of `device`. Code that comes
+    with a checkpoint is run only with `trust_remote_code`. With `store`, clean activations are kept
+    in that folder and read from it. Raises ModelError when there is no such model, or weights are
+    missing, unexpected or not finite.
     """
     dtype = check_dtype(dtype)
     tokenizer = _given(tokenizer)
     if isinstance(name, nn.Module):
         if revision is not None or device_map is not None:
-            raise ModelError("revision and device_map are for models by name; a module is given, taken as it is")
+            raise ModelError(
+                "revision and device_map are for models by name; a module is given, taken as it is"
+            )
         return _in_memory(name, tokenizer, _folder(store), device=device, dtype=dtype)
     if revision is not None and str(name) in shipped_models():
         name, revision = f"{name}@{revision}", None
     source = locate(str(name))
     if revision is not None and Path(source).is_dir() and not (Path(source) / _ADAPTER).is_file():
-        raise ModelError(f"revision={revision!r} asked of the folder {source}; revisions are for models of the hub")
+        raise ModelError(
+            f"revision={revision!r} asked of the folder {source}; revisions are for models of"
+            " the hub"
+        )
     how: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     load = _load_merged if (Path(source) / _ADAPTER).is_file() else _load
     module = load(source, dtype=dtype, device_map=device_map, **how)
@@ -73,13 +82,20 @@ def load_model(
     if tokenizer is None:
         tokenizer = _load_tokenizer(source, **how)
     beside = partial(
-        load_model, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code, store=store
+        load_model,
+        device=device,
+        dtype=dtype,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+        store=store,
     )
     return Model(str(name), module, tokenizer, _folder(store), beside)
 
 
 def check_dtype(dtype: object) -> str:
-    """Return the name of a type, given as such or as torch's; raise ModelError for one that models are not loaded as."""
+    """Return the name of a type, given as such or as torch's; raise ModelError for one that models
+    are not loaded as.
+    """
     name = str(dtype).removeprefix("torch.")
     if name != "auto" and name not in _DTYPES:
         raise ModelError(unknown("dtype", name, ["auto", *_DTYPES]))
@@ -90,16 +106,26 @@ def _folder(path: str | Path | None) -> Path | str | None:
     return path if path is None or "://" in str(path) else Path(path)
 
 
-def _in_memory(module: nn.Module, tokenizer: Any, store: Path | str | None, *, device: str, dtype: str) -> Model:
-    """Return the model of a module or bridge, which stays as it is; raise ModelError where it would have to be another."""
+def _in_memory(
+    module: nn.Module, tokenizer: Any, store: Path | str | None, *, device: str, dtype: str
+) -> Model:
+    """Return the model of a module or bridge, which stays as it is; raise ModelError where it would
+    have to be another.
+    """
     if hasattr(module, "_orig_mod"):  # what torch.compile returns
         module = module._orig_mod  # type: ignore[assignment]
     is_bridge = type(module).__name__ == "TransformerBridge"
     stock = stock_model(module) if is_bridge else module
     if hasattr(stock, "merge_and_unload"):
-        raise ModelError(f"a {type(stock).__name__} with adapters given; give what its merge_and_unload() returns")
+        raise ModelError(
+            f"a {type(stock).__name__} with adapters given; give what its merge_and_unload()"
+            " returns"
+        )
     if not isinstance(stock, PreTrainedModel):
-        raise ModelError(f"a {type(stock).__name__} given; a name, a transformers model or a TransformerBridge is needed")
+        raise ModelError(
+            f"a {type(stock).__name__} given; a name, a transformers model or a TransformerBridge"
+            " is needed"
+        )
     _refuse_other_form(stock, device=device, dtype=dtype)
     beside = partial(load_model, device=str(stock.device), dtype=dtype, store=store)
     if is_bridge:
@@ -109,17 +135,30 @@ def _in_memory(module: nn.Module, tokenizer: Any, store: Path | str | None, *, d
 
 
 def _refuse_other_form(module: PreTrainedModel, *, device: str, dtype: str) -> None:
-    """Raise ModelError if a module is not of this type, or not on this device: it is its owner's and is not converted."""
+    """Raise ModelError if a module is not of this type, or not on this device: it is its owner's
+    and is not converted.
+    """
     if dtype != "auto" and module.dtype != _DTYPES[dtype]:
         has = str(module.dtype).removeprefix("torch.")
-        raise ModelError(f"dtype={dtype!r} asked of a module that is {has}; convert it first: module.to(torch.{dtype})")
+        raise ModelError(
+            f"dtype={dtype!r} asked of a module that is {has}; convert it first:"
+            f" module.to(torch.{dtype})"
+        )
     asked = None if device == "auto" else torch.device(device)
-    if asked is not None and (asked.type, asked.index or 0) != (module.device.type, module.device.index or 0):
-        raise ModelError(f"device={device!r} asked of a module on {module.device}; move it first: module.to({device!r})")
+    if asked is not None and (asked.type, asked.index or 0) != (
+        module.device.type,
+        module.device.index or 0,
+    ):
+        raise ModelError(
+            f"device={device!r} asked of a module on {module.device}; move it first:"
+            f" module.to({device!r})"
+        )
 
 
 def locate(name: str) -> str:
-    """Return the folder or hub id behind a name; raise ModelError for a name, file or folder that cannot be one."""
+    """Return the folder or hub id behind a name; raise ModelError for a name, file or folder that
+    cannot be one.
+    """
     shipped, path = shipped_models(), Path(name)
     if name in shipped:
         return str(shipped[name])
@@ -129,7 +168,9 @@ def locate(name: str) -> str:
         return _fetched(name)
     if path.is_file() or (path.suffix in _ONE_FILE and not path.exists()):
         raise UnknownModelError(_instead_of(path))
-    if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+    if not path.is_dir() and (
+        path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    ):
         there_is = f"{_shipped(name)}, a hub id (owner/name), or a folder"
         raise UnknownModelError(f"there is no folder {name}{_nearest(name)}; {there_is}")
     if path.is_dir() and not (path / _ADAPTER).is_file():
@@ -139,10 +180,14 @@ def locate(name: str) -> str:
 
 def _fetched(name: str) -> str:
     if Path(name).is_dir():
-        raise ModelError(f"{name} is a model that `interp get` fetches, and a folder here; ./{name} means the folder")
+        raise ModelError(
+            f"{name} is a model that `interp get` fetches, and a folder here; ./{name} means the"
+            " folder"
+        )
     if not is_there(name):
         raise UnknownModelError(
-            f"{name} ({FETCHED[name].about}) is not on this machine; `interp get {name}` fetches it once"
+            f"{name} ({FETCHED[name].about}) is not on this machine; `interp get {name}` fetches it"
+            " once"
         )
     return str(folder_of(name))
 
@@ -152,7 +197,9 @@ def _refuse_without_weights(folder: Path) -> None:
     if not weights and (packed := sorted(folder.glob("*.gguf"))):
         raise ModelError(f"folder {folder} has its weights in GGUF alone; {_instead_of(packed[0])}")
     if not (folder / "config.json").is_file():
-        raise ModelError(f"folder {folder} has no config.json; a Hugging Face model folder is needed")
+        raise ModelError(
+            f"folder {folder} has no config.json; a Hugging Face model folder is needed"
+        )
     if not weights:
         there_is = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise ModelError(f"folder {folder} has no weights; there is {there_is}")
@@ -161,12 +208,23 @@ def _refuse_without_weights(folder: Path) -> None:
 def _instead_of(path: Path) -> str:
     """Return what to give instead of a single file."""
     if not path.exists():
-        return f"there is no file {path}{_nearest(str(path))}; a model is a folder with config.json and weights"
+        return (
+            f"there is no file {path}{_nearest(str(path))}; a model is a folder with config.json"
+            " and weights"
+        )
     if path.suffix == ".gguf":
-        known = [name for name, source in FETCHED.items() if source.gguf_bytes == path.stat().st_size]
+        known = [
+            name for name, source in FETCHED.items() if source.gguf_bytes == path.stat().st_size
+        ]
         if known:
-            return f"{path} is a GGUF file; `interp get {known[0]} --from {path}`, then give {known[0]}"
-        return f"{path} is a GGUF file, which is not read; give the Hugging Face folder of the model it was made from"
+            return (
+                f"{path} is a GGUF file; `interp get {known[0]} --from {path}`, then give"
+                f" {known[0]}"
+            )
+        return (
+            f"{path} is a GGUF file, which is not read; give the Hugging Face folder of the model"
+            " it was made from"
+        )
     if (path.parent / "config.json").is_file():
         return f"{path} is one file; give the folder with config.json that it is in: {path.parent}"
     return f"{path} is one file; give a folder with config.json, weights and tokenizer"
@@ -180,7 +238,9 @@ def _nearest(name: str) -> str:
     return f"; did you mean {path.parent / nearest[0]}?" if nearest else ""
 
 
-def _load(source: str, *, revision: str | None, dtype: str, device_map: Any, trust_remote_code: bool) -> PreTrainedModel:
+def _load(
+    source: str, *, revision: str | None, dtype: str, device_map: Any, trust_remote_code: bool
+) -> PreTrainedModel:
     try:
         module, info = AutoModelForCausalLM.from_pretrained(
             source,
@@ -204,23 +264,29 @@ def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
-    said = next((line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__)
+    said = next(
+        (line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__
+    )
     if any(isinstance(each, GatedRepoError) for each in chain):
         return ModelError(
-            f"model {source!r} is gated; accept its terms at https://huggingface.co/{source}, then run `hf auth login`"
+            f"model {source!r} is gated; accept its terms at https://huggingface.co/{source}, then"
+            " run `hf auth login`"
         )
     if any(isinstance(each, OfflineModeIsEnabled | LocalEntryNotFoundError) for each in chain):
         why = "the hub cannot be asked (HF_HUB_OFFLINE, or no network)"
         return UnknownModelError(
-            f"model {source!r} is not in the local cache and {why}; there is no such folder{_nearest(source)}"
+            f"model {source!r} is not in the local cache and {why}; there is no such"
+            f" folder{_nearest(source)}"
         )
     if any(isinstance(each, RepositoryNotFoundError) for each in chain):
         return UnknownModelError(
-            f"no model {source!r} on the hub, or a private one (`hf auth login`){_nearest(source)}; {_shipped(source)}"
+            f"no model {source!r} on the hub, or a private one (`hf auth login`){_nearest(source)};"
+            f" {_shipped(source)}"
         )
     if "trust_remote_code" in str(error) and not trust_remote_code:
         return ModelError(
-            f"model {source!r} brings its own code; read it, then allow it by trust_remote_code (--trust-remote-code)"
+            f"model {source!r} brings its own code; read it, then allow it by trust_remote_code"
+            " (--trust-remote-code)"
         )
     if Path(source).is_dir() or isinstance(error, ImportError):
         return ModelError(f"model {source!r} cannot be loaded ({said})")
@@ -233,11 +299,19 @@ def _shipped(name: str) -> str:
 
 def _refuse_other_keys(source: str, info: dict[str, Any]) -> None:
     for name, stored, expected in sorted(info["mismatched_keys"]):
-        raise ModelError(f"{source}: {name} has size {tuple(stored)}; config.json makes it {tuple(expected)}")
-    for what, keys in (("lacks", info["missing_keys"]), ("has unexpected", info["unexpected_keys"])):
+        raise ModelError(
+            f"{source}: {name} has size {tuple(stored)}; config.json makes it {tuple(expected)}"
+        )
+    for what, keys in (
+        ("lacks", info["missing_keys"]),
+        ("has unexpected", info["unexpected_keys"]),
+    ):
         if keys:
             first = min(map(str, keys))
-            raise ModelError(f"{source} {what} {len(keys)} weights (first: {first}); config.json and weights differ")
+            raise ModelError(
+                f"{source} {what} {len(keys)} weights (first: {first}); config.json and weights"
+                " differ"
+            )
 
 
 def _refuse_not_finite(source: str, module: nn.Module) -> None:
@@ -251,7 +325,9 @@ def _load_merged(source: str, **how: Any) -> PreTrainedModel:
     try:
         from peft import PeftModel
     except ImportError:
-        raise ModelError(f"{source} is a PEFT adapter; `pip install peft` to merge it into its base") from None
+        raise ModelError(
+            f"{source} is a PEFT adapter; `pip install peft` to merge it into its base"
+        ) from None
     base = json.loads((Path(source) / _ADAPTER).read_text()).get("base_model_name_or_path")
     if not base:
         raise ModelError(f"{source}/{_ADAPTER} names no base_model_name_or_path")
@@ -262,14 +338,20 @@ def _load_merged(source: str, **how: Any) -> PreTrainedModel:
 
 
 def _load_tokenizer(source: str, *, revision: str | None, trust_remote_code: bool) -> Any:
-    """Return a checkpoint's tokenizer, or None if it brings none; raise ModelError for one that cannot be loaded."""
+    """Return a checkpoint's tokenizer, or None if it brings none; raise ModelError for one that
+    cannot be loaded.
+    """
     adapter = Path(source) / _ADAPTER
     if adapter.is_file() and not _tokenizer_files(source):
         source = json.loads(adapter.read_text())["base_model_name_or_path"]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, ImportError) as error:
-        if (Path(source).is_dir() and not _tokenizer_files(source)) or isinstance(error, EntryNotFoundError):
+        if (Path(source).is_dir() and not _tokenizer_files(source)) or isinstance(
+            error, EntryNotFoundError
+        ):
             return None
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"the tokenizer of {source} cannot be loaded ({said})") from None
@@ -277,11 +359,16 @@ def _load_tokenizer(source: str, *, revision: str | None, trust_remote_code: boo
 
 
 def _given(tokenizer: Any) -> Any:
-    """Return a tokenizer that was given, or None for one without words; raise ModelError for what is none."""
+    """Return a tokenizer that was given, or None for one without words; raise ModelError for what
+    is none.
+    """
     if tokenizer is None:
         return None
     if not callable(tokenizer):
-        raise ModelError(f"tokenizer={tokenizer!r:.80} given; a tokenizer is needed (AutoTokenizer.from_pretrained)")
+        raise ModelError(
+            f"tokenizer={tokenizer!r:.80} given; a tokenizer is needed"
+            " (AutoTokenizer.from_pretrained)"
+        )
     return tokenizer if not hasattr(tokenizer, "get_vocab") or has_words(tokenizer) else None
 
 
@@ -290,7 +377,9 @@ def _tokenizer_files(folder: str) -> list[Path]:
 
 
 def has_words(tokenizer: Any) -> bool:
-    """Tell whether a tokenizer knows more than special tokens: where there are no files, transformers makes an empty one."""
+    """Tell whether a tokenizer knows more than special tokens: where there are no files,
+    transformers makes an empty one.
+    """
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     special = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
     return bool({*tokenizer.get_vocab()} - special)

@@ -1,8 +1,8 @@
 """What rounding explains: how far two ways to compute the same numbers may be apart in a type.
 
-A result of several steps is off by some `eps` of the type for every step, in directions that mostly cancel: errors of a
-whole pass grow with the square root of its depth. Vectors are compared by their lengths, so that one token's massive
-activations excuse nothing in the others.
+A result of several steps is off by some `eps` of the type for every step, in directions that mostly
+cancel: errors of a whole pass grow with the square root of its depth. Vectors are compared by their
+lengths, so that one token's massive activations excuse nothing in the others.
 """
 
 from math import sqrt
@@ -10,7 +10,9 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-_STEPS = 8  # twice the roundings of a block that do not cancel; one to two were measured in 40 families
+_STEPS = (
+    8  # twice the roundings of a block that do not cancel; one to two were measured in 40 families
+)
 _LEAST = 1e-3  # kernels of fp32 may round their factors to ten bits (TF32)
 
 
@@ -20,10 +22,12 @@ def allowed(dtype: torch.dtype, *, depth: int = 1, least: float = _LEAST) -> flo
 
 
 def error(found: Tensor, expected: Tensor, *, of: Tensor | None = None) -> float:
-    """Return the largest ‖found - expected‖ / ‖expected‖ over vectors (the last axis); NaN where one is not finite.
+    """Return the largest ‖found - expected‖ / ‖expected‖ over vectors (the last axis); NaN where
+    one is not finite.
 
-    Vectors that almost vanish are compared with a thousandth of the longest. Where numbers are differences of larger ones,
-    as what is added to a stream, `of` are those: their rounding is what the error has to be compared with.
+    Vectors that almost vanish are compared with a thousandth of the longest. Where numbers are
+    differences of larger ones, as what is added to a stream, `of` are those: their rounding is what
+    the error has to be compared with.
     """
     found, expected = found.float(), expected.float()
     length = expected.norm(dim=-1)
@@ -34,16 +38,24 @@ def error(found: Tensor, expected: Tensor, *, of: Tensor | None = None) -> float
 
 
 def is_near(found: Tensor, expected: Tensor, *, depth: int = 1, least: float = _LEAST) -> bool:
-    """Tell whether a tensor is another up to what rounding explains; values that are not finite are someone else's."""
+    """Tell whether a tensor is another up to what rounding explains; values that are not finite are
+    someone else's.
+    """
     if found.shape != expected.shape:
         return False
     return not error(found, expected) > allowed(expected.dtype, depth=depth, least=least)
 
 
 def is_sum(total: Tensor, *terms: Tensor) -> bool:
-    """Tell whether a tensor is the sum of others, added in its own type in any order: for every single number."""
+    """Tell whether a tensor is the sum of others, added in its own type in any order: for every
+    single number.
+    """
     kind = torch.promote_types(total.dtype, torch.float32)
     wide = [term.to(kind) for term in terms]
     off = (torch.stack(wide).sum(0) - total.to(kind)).abs()
     size = torch.stack([term.abs() for term in wide]).sum(0)
-    return not bool((off > len(terms) * torch.finfo(total.dtype).eps * size + torch.finfo(total.dtype).tiny).any())
+    return not bool(
+        (
+            off > len(terms) * torch.finfo(total.dtype).eps * size + torch.finfo(total.dtype).tiny
+        ).any()
+    )

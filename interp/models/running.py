@@ -1,4 +1,6 @@
-"""A user's module while this library runs it: as it must be for that, and afterwards exactly as it was."""
+"""A user's module while this library runs it: as it must be for that, and afterwards exactly as it
+was.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +15,13 @@ from interp.errors import ModelError
 
 
 class Running:
-    """Entered around every pass; only the outermost one does anything, and undoes it, also after an exception.
+    """Entered around every pass; only the outermost one does anything, and undoes it, also after an
+    exception.
 
-    Inside it the module is in eval mode, its weights want no gradient, nothing of it is compiled, autocast and inference
-    mode are off, and the owner's backward hooks rest. The owner's forward hooks are called, and refused, by ModelError,
-    where they change anything. `between` is called when the outermost one is entered and left.
+    Inside it the module is in eval mode, its weights want no gradient, nothing of it is compiled,
+    autocast and inference mode are off, and the owner's backward hooks rest. The owner's forward
+    hooks are called, and refused, by ModelError, where they change anything. `between` is called
+    when the outermost one is entered and left.
     """
 
     def __init__(self, module: nn.Module, between: Callable[[], None] = lambda: None) -> None:
@@ -71,7 +75,9 @@ class Running:
                     stack.enter_context(_silenced(hooks))
             for hooks in (module._forward_hooks, module._forward_pre_hooks):
                 if hooks:
-                    stack.enter_context(_watched(hooks, name, is_before=hooks is module._forward_pre_hooks))
+                    stack.enter_context(
+                        _watched(hooks, name, is_before=hooks is module._forward_pre_hooks)
+                    )
         for hooks in (global_hooks._global_forward_hooks, global_hooks._global_forward_pre_hooks):
             if hooks:
                 is_before = hooks is global_hooks._global_forward_pre_hooks
@@ -81,16 +87,22 @@ class Running:
 def has_forward_hooks(modules: Sequence[nn.Module]) -> bool:
     """Tell whether any of these modules, or all modules together, have forward hooks at present."""
     everywhere = global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks
-    return bool(everywhere) or any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return bool(everywhere) or any(
+        module._forward_hooks or module._forward_pre_hooks for module in modules
+    )
 
 
 def replaced_forwards(modules: Sequence[nn.Module]) -> list[str]:
-    """Return the modules whose `forward` was replaced by their owner: what they compute is in no weight."""
+    """Return the modules whose `forward` was replaced by their owner: what they compute is in no
+    weight.
+    """
     return [
         type(module).__name__
         for module in modules
         if "forward" in vars(module)
-        and not hasattr(module, "_hf_hook")  # accelerate moves weights and data, and changes no number
+        and not hasattr(
+            module, "_hf_hook"
+        )  # accelerate moves weights and data, and changes no number
         and _compiled_from(vars(module)["forward"]) is None
     ]
 
@@ -100,7 +112,9 @@ def _compiled_from(function: Any) -> Any:
 
 
 def _uncompile(module: nn.Module, stack: ExitStack) -> None:
-    """Let a module compute step by step, so that hooks are called; both ways of compiling one in place are undone."""
+    """Let a module compute step by step, so that hooks are called; both ways of compiling one in
+    place are undone.
+    """
     if (compiled := module._compiled_call_impl) is not None:
         stack.callback(setattr, module, "_compiled_call_impl", compiled)
         module._compiled_call_impl = None
@@ -128,7 +142,9 @@ def _watched(hooks: dict[int, Any], where: str, *, is_before: bool) -> Iterator[
     """Let a module's hooks raise ModelError where they change anything."""
     own = dict(hooks)
     for key, hook in own.items():
-        hooks[key] = _watching(hook, f"{_name_of(hook)} on {where or 'the model'}", is_before=is_before)
+        hooks[key] = _watching(
+            hook, f"{_name_of(hook)} on {where or 'the model'}", is_before=is_before
+        )
     try:
         yield
     finally:
@@ -137,7 +153,9 @@ def _watched(hooks: dict[int, Any], where: str, *, is_before: bool) -> Iterator[
 
 
 def _watching(hook: Any, which: str, *, is_before: bool) -> Any:
-    """Return a hook that calls another one and raises ModelError if that changes what a module reads or returns."""
+    """Return a hook that calls another one and raises ModelError if that changes what a module
+    reads or returns.
+    """
 
     def call(module: nn.Module, *given: Any) -> Any:
         clean = [tensor.clone() for tensor in _tensors_in(given)]
@@ -147,7 +165,8 @@ def _watching(hook: Any, which: str, *, is_before: bool) -> Any:
             same = _are_same(_tensors_in(given if is_before else given[-1]), returned)
         if not same:
             raise ModelError(
-                f"forward hook {which} changes what the model computes; remove it, or give the change as a plan"
+                f"forward hook {which} changes what the model computes; remove it, or give the"
+                " change as a plan"
             )
         return returned
 
@@ -171,5 +190,6 @@ def _tensors_in(value: Any) -> list[Tensor]:
 def _are_same(tensors: Sequence[Tensor], value: Any) -> bool:
     others = _tensors_in(value)
     return len(tensors) == len(others) and all(
-        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(tensors, others, strict=True)
+        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(tensors, others, strict=True)
     )

@@ -12,7 +12,9 @@ from interp.store import ActivationStore, stored_name
 
 @dataclass(frozen=True)
 class Shelf:
-    """Reads and writes the clean activations of prompts `tokens` [batch pos] with these keys, computed as `dtype`."""
+    """Reads and writes the clean activations of prompts `tokens` [batch pos] with these keys,
+    computed as `dtype`.
+    """
 
     store: ActivationStore
     keys: Sequence[str]

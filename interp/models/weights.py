@@ -15,8 +15,9 @@ from interp.errors import ModelError
 class Weights:
     """Configuration, parameters and buffers of a module, which its owner may change at any time.
 
-    Editing a tensor in place raises its version, replacing one changes its identity or address; writing through `.data`
-    changes neither, and is seen by sums of the bytes. Only what has changed by one of these is hashed again.
+    Editing a tensor in place raises its version, replacing one changes its identity or address;
+    writing through `.data` changes neither, and is seen by sums of the bytes. Only what has changed
+    by one of these is hashed again.
     """
 
     def __init__(self, module: PreTrainedModel) -> None:
@@ -27,10 +28,13 @@ class Weights:
         self._at_load = _digest(self._computed_buffers())
 
     def state(self) -> Hashable:
-        """Return what changes when a tensor is edited in place or replaced; raise ModelError for replaced modules."""
+        """Return what changes when a tensor is edited in place or replaced; raise ModelError for
+        replaced modules.
+        """
         if self._submodules() != self._structure:
             raise ModelError(
-                f"modules of this {type(self.module).__name__} were replaced after loading; give it to load_model again"
+                f"modules of this {type(self.module).__name__} were replaced after loading; give it"
+                " to load_model again"
             )
         return tuple(
             (name, id(tensor), _version(tensor), tensor.data_ptr())
@@ -39,7 +43,9 @@ class Weights:
         )
 
     def fingerprint(self) -> str:
-        """Return a hash of configuration and weights: equal for equal models, wherever they were loaded from."""
+        """Return a hash of configuration and weights: equal for equal models, wherever they were
+        loaded from.
+        """
         config = self._config()
         state, sums = (config, self.state()), self._sums()
         if self._known is not None and self._known[0] == state and _equal(self._known[1], sums):
@@ -52,17 +58,23 @@ class Weights:
         return self._known[2]
 
     def _submodules(self) -> list[int]:
-        return [id(child) for module in self._modules.values() for child in module._modules.values()]
+        return [
+            id(child) for module in self._modules.values() for child in module._modules.values()
+        ]
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield parameters, and the buffers that a checkpoint holds."""
         for module in self._modules.values():
             yield from ((name, t) for name, t in module._parameters.items() if t is not None)
             lost = module._non_persistent_buffers_set
-            yield from ((n, t) for n, t in module._buffers.items() if t is not None and n not in lost)
+            yield from (
+                (n, t) for n, t in module._buffers.items() if t is not None and n not in lost
+            )
 
     def _computed_buffers(self) -> list[tuple[str, Tensor]]:
-        """Return the buffers that no checkpoint holds, such as rotary frequencies, but for those that passes change."""
+        """Return the buffers that no checkpoint holds, such as rotary frequencies, but for those
+        that passes change.
+        """
         rope = getattr(self.module.config, "rope_parameters", None) or {}
         if "dynamic" in str(rope) or "longrope" in str(rope):
             return []
@@ -70,7 +82,9 @@ class Weights:
             (f"{path}.{name}", tensor)
             for path, module in self._modules.items()
             for name, tensor in module._buffers.items()
-            if tensor is not None and not tensor.is_meta and name in module._non_persistent_buffers_set
+            if tensor is not None
+            and not tensor.is_meta
+            and name in module._non_persistent_buffers_set
         ]
 
     def _config(self) -> str:
@@ -80,7 +94,9 @@ class Weights:
         return json.dumps(config, sort_keys=True, default=str)
 
     def _sums(self) -> list[Tensor]:
-        """Return the sums of every tensor's rows, read as integers: a pass over the weights at the speed of memory."""
+        """Return the sums of every tensor's rows, read as integers: a pass over the weights at the
+        speed of memory.
+        """
         tensors = [t for _, t in self._tensors()] + [t for _, t in self._computed_buffers()]
         return [_row_sums(t.detach()) for t in tensors if not t.is_meta and t.numel()]
 
@@ -90,7 +106,9 @@ def _version(tensor: Tensor) -> int:
 
 
 def _row_sums(tensor: Tensor) -> Tensor:
-    rows = (tensor if tensor.is_contiguous() else tensor.contiguous()).reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
+    rows = (tensor if tensor.is_contiguous() else tensor.contiguous()).reshape(
+        -1, tensor.shape[-1] if tensor.ndim else 1
+    )
     width = next(size for size in (8, 4, 2, 1) if rows.shape[1] * rows.element_size() % size == 0)
     words = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}[width]
     if rows.storage_offset() * rows.element_size() % width:

@@ -1,4 +1,6 @@
-"""A run folder as one self-contained page that opens offline, as JSON, and as Markdown; all from one object."""
+"""A run folder as one self-contained page that opens offline, as JSON, and as Markdown; all from
+one object.
+"""
 
 import json
 from pathlib import Path
@@ -7,11 +9,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from interp.errors import RunError, unknown
-from interp.folder import read_file, write_atomically
+from interp.files.whole import write_atomically
 from interp.reports.comparison import draw
 from interp.reports.flat import flatten
 from interp.reports.gather import gather
-from interp.viewing import PORT
+from interp.runs.folder import read_file
+from interp.runs.viewing import PORT
 
 FORMATS = ("html", "json", "md")
 _HERE = Path(__file__).parent
@@ -24,14 +27,18 @@ def schema() -> dict[str, Any]:
 
 
 def write_report(folder: Path, kind: str = "html") -> Path:
-    """Write report.json, and report.html or report.md from it, and return the path of what was asked for.
+    """Write report.json, and report.html or report.md from it, and return the path of what was
+    asked for.
 
-    Raises RunError if there is no run; files that are damaged or missing are warnings in the report.
+    Raises RunError if there is no run; files that are damaged or missing are warnings in the
+    report.
     """
     if kind not in FORMATS:
         raise RunError(unknown("format", kind, FORMATS))
     report = gather(folder)
-    write_atomically(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(
+        folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    )
     if kind != "json":
         page_of = _environment(is_page=kind == "html").get_template(f"report.{kind}")
         figures, shared = _figures(folder, report) if kind == "html" else ({}, None)
@@ -50,31 +57,57 @@ def write_report(folder: Path, kind: str = "html") -> Path:
 def _environment(*, is_page: bool) -> Environment:
     escape = select_autoescape(default=True) if is_page else False
     environment = Environment(
-        loader=PackageLoader("interp.reports"), autoescape=escape, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("interp.reports"),
+        autoescape=escape,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["shown"] = shown
-    environment.filters["setting"] = lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    environment.filters["cell"] = lambda value: str(shown(value)).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    environment.filters["setting"] = lambda value: (
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    )
+    environment.filters["cell"] = lambda value: (
+        str(shown(value)).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    )
     return environment
 
 
 def _figures(folder: Path, report: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], Any]:
-    """Return what the page draws, by the section that it belongs to, and the template that figures share."""
+    """Return what the page draws, by the section that it belongs to, and the template that figures
+    share.
+    """
     drawn = {comparison["id"]: draw(comparison) for comparison in report["comparisons"]}
-    drawn |= {s["id"]: json.loads(read_file(folder / s["figure"]["file"])) for s in report["analyses"] if s["figure"]}
+    drawn |= {
+        s["id"]: json.loads(read_file(folder / s["figure"]["file"]))
+        for s in report["analyses"]
+        if s["figure"]
+    }
     is_flat = {name: flatten(figure) for name, figure in drawn.items()}
-    shared = next((figure["layout"]["template"] for figure in drawn.values() if "template" in figure["layout"]), None)
+    shared = next(
+        (
+            figure["layout"]["template"]
+            for figure in drawn.values()
+            if "template" in figure["layout"]
+        ),
+        None,
+    )
     for figure in drawn.values():
         if shared is not None and figure["layout"].get("template") == shared:
             figure["layout"]["template"] = "shared"
     return {
-        name: {"is_flat": is_flat[name], "height": int(figure["layout"].get("height", 420)), "script": _for_script(figure)}
+        name: {
+            "is_flat": is_flat[name],
+            "height": int(figure["layout"].get("height", 420)),
+            "script": _for_script(figure),
+        }
         for name, figure in drawn.items()
     }, shared
 
 
 def shown(value: object) -> str:
-    """Return a table's value as text: three significant digits, a real minus, a dash for what is missing."""
+    """Return a table's value as text: three significant digits, a real minus, a dash for what is
+    missing.
+    """
     if value is None or value != value:
         return "–"
     if isinstance(value, float):

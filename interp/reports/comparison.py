@@ -5,7 +5,7 @@ from typing import Any
 
 from plotly.subplots import make_subplots
 
-from interp.plots import COLOURS, titled
+from interp.figures.plots import COLOURS, titled
 
 Comparison = dict[str, Any]
 
@@ -16,7 +16,12 @@ def compare(sections: list[dict[str, Any]], models: dict[str, Any]) -> list[Comp
     names = dict.fromkeys((section["analysis"], section["label"]) for section in sections)
     for analysis, label in names:
         same = [s for s in sections if (s["analysis"], s["label"]) == (analysis, label)]
-        numbers = [f for s in same for f in s["findings"] if f.get("value") is not None and f.get("measure")]
+        numbers = [
+            f
+            for s in same
+            for f in s["findings"]
+            if f.get("value") is not None and f.get("measure")
+        ]
         measures = list(dict.fromkeys(finding["measure"] for finding in numbers))
         if len(same) < 2 or not measures:
             continue
@@ -29,7 +34,9 @@ def compare(sections: list[dict[str, Any]], models: dict[str, Any]) -> list[Comp
             for s in same
         ]  # fmt: skip
         name = "-".join(filter(None, ("compare", analysis, label)))
-        found.append({"id": name, "analysis": analysis, "label": label, "measures": measures, "rows": rows})
+        found.append(
+            {"id": name, "analysis": analysis, "label": label, "measures": measures, "rows": rows}
+        )
     return found
 
 
@@ -41,16 +48,26 @@ def _value(section: dict[str, Any], measure: str) -> dict[str, Any] | None:
 
 
 def draw(comparison: Comparison) -> dict[str, Any]:
-    """Return a figure of a comparison: a panel per measure, a dot with its interval per model and task."""
+    """Return a figure of a comparison: a panel per measure, a dot with its interval per model and
+    task.
+    """
     rows, measures = comparison["rows"], comparison["measures"]
     names = [_name(row, rows) for row in rows]
     figure = make_subplots(
-        rows=len(measures), cols=1, subplot_titles=measures, vertical_spacing=min(0.3, 0.5 / len(measures))
+        rows=len(measures),
+        cols=1,
+        subplot_titles=measures,
+        vertical_spacing=min(0.3, 0.5 / len(measures)),
     )
     for i, _ in enumerate(measures, 1):
-        there = [(name, row["values"][i - 1]) for name, row in zip(names, rows, strict=True) if row["values"][i - 1]]
+        there = [
+            (name, row["values"][i - 1])
+            for name, row in zip(names, rows, strict=True)
+            if row["values"][i - 1]
+        ]
         above, below = (
-            [abs((v[end] if v[end] is not None else v["value"]) - v["value"]) for _, v in there] for end in ("high", "low")
+            [abs((v[end] if v[end] is not None else v["value"]) - v["value"]) for _, v in there]
+            for end in ("high", "low")
         )
         figure.add_scatter(
             x=[v["value"] for _, v in there], y=[name for name, _ in there], mode="markers", showlegend=False,
@@ -59,7 +76,9 @@ def draw(comparison: Comparison) -> dict[str, Any]:
             hovertemplate="%{y}: %{x:.3g}<extra></extra>",
         )  # fmt: skip
         figure.update_xaxes(rangemode="tozero", row=i, col=1)
-        figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True, row=i, col=1)
+        figure.update_yaxes(
+            categoryorder="array", categoryarray=names[::-1], automargin=True, row=i, col=1
+        )
     figure.update_layout(height=110 + len(measures) * (70 + 32 * len(rows)))
     figure.update_annotations(font_size=13)
     drawn: dict[str, Any] = json.loads(titled(figure, "").to_json())
@@ -68,5 +87,7 @@ def draw(comparison: Comparison) -> dict[str, Any]:
 
 def _name(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """Return what tells a row from the others."""
-    parts = [key for key in ("model", "task") if len({other[key] for other in rows}) > 1] or ["model"]
+    parts = [key for key in ("model", "task") if len({other[key] for other in rows}) > 1] or [
+        "model"
+    ]
     return ", ".join(str(row[key]) for key in parts)

@@ -1,4 +1,6 @@
-"""Everything that a report says, as one JSON object; the page and the Markdown are made from it alone."""
+"""Everything that a report says, as one JSON object; the page and the Markdown are made from it
+alone.
+"""
 
 import json
 import re
@@ -12,16 +14,25 @@ import pandas as pd
 
 from interp import __version__
 from interp.errors import RunError
-from interp.folder import Cell, read_file, read_json, read_run
+from interp.files.whole import read_json
 from interp.reports.comparison import compare
-from interp.tables import read_frame
-from interp.viewing import address
+from interp.runs.folder import Cell, read_file, read_run
+from interp.runs.tables import read_frame
+from interp.runs.viewing import address
 
 SCHEMA = 1
 MOST_ROWS = 200
 _MANY = 10  # sections; in reports of more, tables are shorter, so that pages stay small
 MOST_FINDINGS = 7
-_RECORDED = ("parameters", "n_prompts", "n_shards", "left_out", "forwards_per_prompt", "seconds", "peak_memory_mb")
+_RECORDED = (
+    "parameters",
+    "n_prompts",
+    "n_shards",
+    "left_out",
+    "forwards_per_prompt",
+    "seconds",
+    "peak_memory_mb",
+)
 # whose findings come first: effects of different kinds cannot be compared, so the order is fixed
 PRIORITY = (
     "layer_skip", "logit_lens", "depth_score", "residual_contribution", "back_patching", "circuit_discovery", "void_skip",
@@ -30,7 +41,9 @@ PRIORITY = (
 
 
 def gather(folder: Path) -> dict[str, Any]:
-    """Return report.json of a run folder; what is damaged in it is a warning. Raises RunError if there is no run."""
+    """Return report.json of a run folder; what is damaged in it is a warning. Raises RunError if
+    there is no run.
+    """
     run = read_run(folder)
     sections, warnings, ids = [], [], _ids(run["cells"])
     n_sections = sum(info["status"] == "ok" for info in run["cells"].values())
@@ -63,16 +76,23 @@ def _unfinished(cells: dict[str, dict[str, Any]]) -> list[str]:
     for info in cells.values():
         if info["status"] != "ok":
             cause = (info["model"], info["task"], info["status"], info.get("error", ""))
-            of_cause.setdefault(cause, []).append("@".join(filter(None, (info["analysis"], info.get("label")))))
+            of_cause.setdefault(cause, []).append(
+                "@".join(filter(None, (info["analysis"], info.get("label"))))
+            )
     return [
-        f"{', '.join(names)} ({model}, {task}) {status}: {error}" for (model, task, status, error), names in of_cause.items()
+        f"{', '.join(names)} ({model}, {task}) {status}: {error}"
+        for (model, task, status, error), names in of_cause.items()
     ]
 
 
 def _made_from(run: dict[str, Any]) -> list[str]:
     """Return which models' weights are not the published ones."""
     made = {name: about.get("made from") for name, about in run["models"].items()}
-    return [f"{name} is {what}: numbers of the published weights differ" for name, what in made.items() if what]
+    return [
+        f"{name} is {what}: numbers of the published weights differ"
+        for name, what in made.items()
+        if what
+    ]
 
 
 def _resumed_with(run: dict[str, Any]) -> list[str]:
@@ -80,14 +100,23 @@ def _resumed_with(run: dict[str, Any]) -> list[str]:
     told, before = [], run
     for now in run.get("resumed", []):
         old, new = ({"machine": one["machine"]} | one["versions"] for one in (before, now))
-        changed = [f"{key} ({old.get(key)} → {new.get(key)})" for key in old | new if old.get(key) != new.get(key)]
-        told.append(f"resumed at {now['at']} with another {', '.join(changed)}; what was finished before was kept")
+        changed = [
+            f"{key} ({old.get(key)} → {new.get(key)})"
+            for key in old | new
+            if old.get(key) != new.get(key)
+        ]
+        told.append(
+            f"resumed at {now['at']} with another {', '.join(changed)}; what was finished before"
+            " was kept"
+        )
         before = now
     return told
 
 
 def _ids(paths: Iterable[str]) -> dict[str, str]:
-    """Map cells to names by which their sections are linked: no two are the same, and none has a space."""
+    """Map cells to names by which their sections are linked: no two are the same, and none has a
+    space.
+    """
     ids: dict[str, str] = {}
     for path in paths:
         plain = re.sub(r"[^\w-]+", "-", path)
@@ -95,7 +124,9 @@ def _ids(paths: Iterable[str]) -> dict[str, str]:
     return ids
 
 
-def _section(folder: Path, path: str, info: dict[str, Any], *, id: str, most_rows: int) -> tuple[dict[str, Any], list[str]]:
+def _section(
+    folder: Path, path: str, info: dict[str, Any], *, id: str, most_rows: int
+) -> tuple[dict[str, Any], list[str]]:
     """Return what there is to say of a finished cell, and what is wrong with its files."""
     cell, wrong = Cell.of(path, info), []
     section: dict[str, Any] = {
@@ -128,7 +159,9 @@ def _table(frame: pd.DataFrame, file: str, most_rows: int) -> dict[str, Any]:
 
 
 def _findings(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first findings: each section's first one, in the fixed order; every analysis comes once, then again."""
+    """Return the first findings: each section's first one, in the fixed order; every analysis comes
+    once, then again.
+    """
     order, seen = {name: i for i, name in enumerate(PRIORITY)}, Counter[str]()
     ranked = []
     for section in sections:
@@ -138,7 +171,9 @@ def _findings(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "id": section["id"],
-            "of": f"{section['analysis'].replace('_', ' ')} ({section['model']}, {section['task']})",
+            "of": (
+                f"{section['analysis'].replace('_', ' ')} ({section['model']}, {section['task']})"
+            ),
             **section["findings"][0],
             "caveat": section["caveat"],
         }
@@ -148,8 +183,14 @@ def _findings(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _provenance(run: dict[str, Any]) -> dict[str, Any]:
     keys = ("started", "machine", "versions", "models", "tasks", "config")
-    measured = [cell["seconds"] for cell in run["cells"].values() if cell.get("seconds") is not None]
-    more = {"finished": run.get("finished"), "resumed": run.get("resumed", []), "seconds": round(sum(measured), 1)}
+    measured = [
+        cell["seconds"] for cell in run["cells"].values() if cell.get("seconds") is not None
+    ]
+    more = {
+        "finished": run.get("finished"),
+        "resumed": run.get("resumed", []),
+        "seconds": round(sum(measured), 1),
+    }
     return {key: run[key] for key in keys} | more | {"command": _command(run["config"])}
 
 

@@ -4,10 +4,11 @@
     STORE/MODEL/SHARD.safetensors        tensors `KIND.INDEX` [token ...] and `tokens` [token]
     STORE/MODEL/NAME.corpus.json         where a captured corpus lies, prompt by prompt
 
-A shard holds a batch of prompts, one after the other without padding; its header names them and has a checksum of every
-tensor and of itself. A prompt's key is a hash of everything that its activations depend on, so asking twice computes once,
-and changing one weight, token or type never reads a stale value. A shard is published whole or not at all, under a name that
-is a hash of its content, so any number of processes may fill one store and none of them needs a lock.
+A shard holds a batch of prompts, one after the other without padding; its header names them and has
+a checksum of every tensor and of itself. A prompt's key is a hash of everything that its
+activations depend on, so asking twice computes once, and changing one weight, token or type never
+reads a stale value. A shard is published whole or not at all, under a name that is a hash of its
+content, so any number of processes may fill one store and none of them needs a lock.
 """
 
 from interp.store.activations import ActivationStore

@@ -25,13 +25,17 @@ class Place(NamedTuple):
 
 
 class ActivationStore:
-    """A folder or URL of shards; `model` is the fingerprint of the model whose activations are read and written.
+    """A folder or URL of shards; `model` is the fingerprint of the model whose activations are read
+    and written.
 
-    What is not given of `settings` holds for the whole store (`configure`). With a type of its own, a store keeps and finds
-    activations of that type only. Beyond the quota, the shards that nobody used for longest are removed, of any model.
+    What is not given of `settings` holds for the whole store (`configure`). With a type of its own,
+    a store keeps and finds activations of that type only. Beyond the quota, the shards that nobody
+    used for longest are removed, of any model.
     """
 
-    def __init__(self, folder: Path | str, *, model: str, name: str = "", settings: Settings | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, *, model: str, name: str = "", settings: Settings | None = None
+    ) -> None:
         self.files = Files(folder)
         self.model, self.name = model, name
         self.folder = model[:16]
@@ -52,7 +56,9 @@ class ActivationStore:
         return None if self.settings.dtype is None else DTYPES[self.settings.dtype]
 
     def read(self, keys: Sequence[str], name: str) -> list[Tensor] | None:
-        """Return one tensor [pos ...] per prompt, memory-mapped if the store is local; None if one is not there (whole)."""
+        """Return one tensor [pos ...] per prompt, memory-mapped if the store is local; None if one
+        is not there (whole).
+        """
         with self._lock:
             places = self.places(keys, name)
             if places is None:
@@ -61,7 +67,9 @@ class ActivationStore:
                 found = []
                 for shard, number in places:
                     starts = self._headers[shard].starts
-                    found.append(self.reader.tensor(shard, name)[starts[number] : starts[number + 1]])
+                    found.append(
+                        self.reader.tensor(shard, name)[starts[number] : starts[number + 1]]
+                    )
                 return found
             except (DamagedError, FileNotFoundError):
                 self._forget(shard)
@@ -82,7 +90,11 @@ class ActivationStore:
         """Return the names of tensors that are not there for all of these prompts."""
         with self._lock:
             self._look_again()
-            return [name for name in names if any(self._place(self._own(key), name) is None for key in keys)]
+            return [
+                name
+                for name in names
+                if any(self._place(self._own(key), name) is None for key in keys)
+            ]
 
     def hold(self, keys: Sequence[str], names: Iterable[str]) -> list[str]:
         """Return what is `missing`; the quota does not remove the rest before `pinned` is cleared."""
@@ -95,16 +107,24 @@ class ActivationStore:
             return missing
 
     def write(self, prompts: Mapping[str, int], tensors: Mapping[str, Tensor]) -> str:
-        """Write the tensors [token ...] of prompts, one after the other, as one shard; return its name.
+        """Write the tensors [token ...] of prompts, one after the other, as one shard; return its
+        name.
 
-        `prompts` maps keys to numbers of tokens. Raises StoreError if it cannot be written, if the quota has no room, and
-        for numbers that the store's type cannot hold.
+        `prompts` maps keys to numbers of tokens. Raises StoreError if it cannot be written, if the
+        quota has no room, and for numbers that the store's type cannot hold.
         """
         return self.add(*self.publish(prompts, tensors))
 
-    def publish(self, prompts: Mapping[str, int], tensors: Mapping[str, Tensor]) -> tuple[str, Header]:
-        """Write a shard that `add` then makes known; may run in a thread beside reads of this store."""
-        kept = {name: tensor if name == TOKENS else self.cast(name, tensor) for name, tensor in tensors.items()}
+    def publish(
+        self, prompts: Mapping[str, int], tensors: Mapping[str, Tensor]
+    ) -> tuple[str, Header]:
+        """Write a shard that `add` then makes known; may run in a thread beside reads of this
+        store.
+        """
+        kept = {
+            name: tensor if name == TOKENS else self.cast(name, tensor)
+            for name, tensor in tensors.items()
+        }
         owned = {self._own(key): length for key, length in prompts.items()}
         digest, content = pack(kept, prompts=owned, model=self.model, model_name=self.name)
         shard = f"{self.folder}/{digest}{SUFFIX}"
@@ -123,21 +143,37 @@ class ActivationStore:
         return shard
 
     def cast(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a tensor as it is kept; raise StoreError if the store's type cannot hold its numbers."""
+        """Return a tensor as it is kept; raise StoreError if the store's type cannot hold its
+        numbers.
+        """
         if self.dtype is None or tensor.dtype == self.dtype:
             return tensor
         kept = tensor.to(self.dtype)
-        if self.dtype == torch.float16 and kept.numel() and not all(x.isfinite() for x in kept.aminmax()):
+        if (
+            self.dtype == torch.float16
+            and kept.numel()
+            and not all(x.isfinite() for x in kept.aminmax())
+        ):
             beyond = tensor[kept.isinf() & tensor.isfinite()]
             if len(beyond):
-                raise StoreError(f"{name} has {beyond[0].item():.3g}; float16 ends at 65504; use bfloat16 or float32")
+                raise StoreError(
+                    f"{name} has {beyond[0].item():.3g}; float16 ends at 65504; use bfloat16 or"
+                    " float32"
+                )
         return kept
 
     def _own(self, key: str) -> str:
         return key if self.settings.dtype is None else f"{key}-{self.settings.dtype}"
 
     def _place(self, key: str, name: str) -> Place | None:
-        return next((place for place in self._where.get(key, ()) if name in self._headers[place.shard].parts), None)
+        return next(
+            (
+                place
+                for place in self._where.get(key, ())
+                if name in self._headers[place.shard].parts
+            ),
+            None,
+        )
 
     def _look_again(self) -> None:
         """Learn which shards have come, and which have gone, whoever wrote or removed them."""

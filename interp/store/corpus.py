@@ -18,15 +18,20 @@ from interp.store.shard import DamagedError
 
 
 class Corpus:
-    """The prompts of a corpus in order, each with its tokens and the activations [pos ...] of every captured site.
+    """The prompts of a corpus in order, each with its tokens and the activations [pos ...] of every
+    captured site.
 
-    Needs neither the model nor the texts. What is read from a local store is memory-mapped: copy it before writing to it.
+    Needs neither the model nor the texts. What is read from a local store is memory-mapped: copy it
+    before writing to it.
     """
 
     def __init__(self, files: Files, name: str, manifest: Manifest) -> None:
         self.files, self.name, self.manifest = files, name, manifest
         self.reader = Reader(files)
-        self._ends = {part: list(accumulate(run.n_prompts for run in runs)) for part, runs in manifest.runs.items()}
+        self._ends = {
+            part: list(accumulate(run.n_prompts for run in runs))
+            for part, runs in manifest.runs.items()
+        }
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
@@ -43,10 +48,15 @@ class Corpus:
 
     def __repr__(self) -> str:
         sites = ", ".join(map(str, self.sites))
-        return f"Corpus({self.name!r}: {len(self)} prompts, {self.n_tokens} tokens of {self.manifest.model_name}; {sites})"
+        return (
+            f"Corpus({self.name!r}: {len(self)} prompts, {self.n_tokens} tokens of"
+            f" {self.manifest.model_name}; {sites})"
+        )
 
     def read(self, prompt: int, site: Site, *, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return what a site was for a prompt's tokens from `start` up to `stop` [pos ...]; negative counts from the end."""
+        """Return what a site was for a prompt's tokens from `start` up to `stop` [pos ...];
+        negative counts from the end.
+        """
         return self.rows(prompt, self.part(site))[start:stop]
 
     def tokens(self, prompt: int) -> Tensor:
@@ -63,7 +73,9 @@ class Corpus:
         yield from self.pieces(self.part(site))
 
     def pieces(self, part: str) -> Iterator[Tensor]:
-        """Yield the tensor of this name of all prompts in order, as pieces [token ...] of a shard each."""
+        """Yield the tensor of this name of all prompts in order, as pieces [token ...] of a shard
+        each.
+        """
         for run in self.manifest.runs[part]:
             yield self.piece(run, part)
 
@@ -78,10 +90,15 @@ class Corpus:
         return sum(self._lengths(run))
 
     def part(self, site: Site) -> str:
-        """Return the name that a captured site is stored under; raise StoreError if it was not captured."""
+        """Return the name that a captured site is stored under; raise StoreError if it was not
+        captured.
+        """
         part = stored_name(site)
         if part not in self.manifest.runs:
-            raise StoreError(f"{site} was not captured in {self.name!r}; there is {', '.join(map(str, self.sites))}")
+            raise StoreError(
+                f"{site} was not captured in {self.name!r}; there is"
+                f" {', '.join(map(str, self.sites))}"
+            )
         return part
 
     def rows(self, prompt: int, part: str) -> Tensor:
@@ -110,11 +127,15 @@ class Corpus:
 
     def _lost(self, run: Run, error: Exception) -> StoreError:
         why = error if isinstance(error, DamagedError) else f"{self.files.path(run.shard)} is gone"
-        return StoreError(f"corpus {self.name!r} is not whole: {why}; capture it again, which computes only what is missing")
+        return StoreError(
+            f"corpus {self.name!r} is not whole: {why}; capture it again, which computes only what"
+            " is missing"
+        )
 
 
 def open_corpus(url: str | Path, name: str, *, model: str | None = None) -> Corpus:
-    """Return a captured corpus; `model`, a name or the start of a fingerprint, chooses among several of this name.
+    """Return a captured corpus; `model`, a name or the start of a fingerprint, chooses among
+    several of this name.
 
     Raises StoreError if there is none, or no single one.
     """
@@ -128,7 +149,9 @@ def open_corpus(url: str | Path, name: str, *, model: str | None = None) -> Corp
         raise StoreError(f"{files.url}: {unknown('corpus', name, names)}")
     manifests = {path: read_manifest(files, path) for path in found}
     if model is not None:
-        manifests = {p: m for p, m in manifests.items() if m.model_name == model or m.model.startswith(model)}
+        manifests = {
+            p: m for p, m in manifests.items() if m.model_name == model or m.model.startswith(model)
+        }
     if len(manifests) != 1:
         models = ", ".join(sorted(read_manifest(files, path).model_name or path for path in found))
         raise StoreError(f"corpus {name!r} is there of {models}; name one as `model`")

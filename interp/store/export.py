@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 def to_numpy(corpus: Corpus, folder: Path | str) -> dict[str, Path]:
-    """Write one .npy file [token ...] per site, `tokens.npy` [token] and `starts.npy` [prompt + 1]; return them by name.
+    """Write one .npy file [token ...] per site, `tokens.npy` [token] and `starts.npy` [prompt + 1];
+    return them by name.
 
-    Tokens of prompt i are rows starts[i] up to starts[i + 1]. `np.load(path, mmap_mode="r")` maps them. bfloat16, which
-    NumPy does not have, becomes float32, exactly.
+    Tokens of prompt i are rows starts[i] up to starts[i + 1]. `np.load(path, mmap_mode="r")` maps
+    them. bfloat16, which NumPy does not have, becomes float32, exactly.
     """
     written = {}
     starts = np.cumsum([0, *corpus.lengths()], dtype=np.int64)
@@ -45,7 +46,9 @@ def _write_npy(path: Path, corpus: Corpus, part: str) -> None:
     for piece in corpus.pieces(part):
         array = as_array(piece)
         if out is None:
-            out = np.lib.format.open_memmap(path, "w+", array.dtype, (corpus.n_tokens, *array.shape[1:]))
+            out = np.lib.format.open_memmap(
+                path, "w+", array.dtype, (corpus.n_tokens, *array.shape[1:])
+            )
         out[row : row + len(array)] = array
         row += len(array)
     if out is None:
@@ -59,9 +62,11 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 
 def to_arrow(corpus: Corpus, path: Path | str) -> Path:
-    """Write an Arrow stream with one row per prompt: `tokens`, and for each site a list of vectors; return its path.
+    """Write an Arrow stream with one row per prompt: `tokens`, and for each site a list of vectors;
+    return its path.
 
-    Sites with several axes per token are flattened. `pyarrow.ipc.open_stream` and `datasets.Dataset.from_file` read it.
+    Sites with several axes per token are flattened. `pyarrow.ipc.open_stream` and
+    `datasets.Dataset.from_file` read it.
     """
     import pyarrow as pa
 
@@ -91,7 +96,11 @@ def _record_batches(corpus: Corpus) -> "Iterator[pyarrow.RecordBatch]":
             rows = torch.cat([corpus.rows(first + i, part) for i in range(run.n_prompts)])
             array = as_array(rows)
             flat = pa.array(array.reshape(-1))
-            values = flat if part == TOKENS else pa.FixedSizeListArray.from_arrays(flat, int(np.prod(array.shape[1:])))
+            values = (
+                flat
+                if part == TOKENS
+                else pa.FixedSizeListArray.from_arrays(flat, int(np.prod(array.shape[1:])))
+            )
             columns[part] = pa.ListArray.from_arrays(offsets, values)
         yield pa.RecordBatch.from_pydict(columns)
         first += run.n_prompts
@@ -102,7 +111,9 @@ def to_dataset(corpus: Corpus, path: Path | str) -> "datasets.Dataset":
     try:
         import datasets
     except ImportError:
-        raise StoreError("Hugging Face `datasets` is not installed; `pip install interp[data]` adds it") from None
+        raise StoreError(
+            "Hugging Face `datasets` is not installed; `pip install interp[data]` adds it"
+        ) from None
     return datasets.Dataset.from_file(str(to_arrow(corpus, path)))
 
 

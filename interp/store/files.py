@@ -10,14 +10,30 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from interp.errors import StoreError
-from interp.folder import write_atomically
+from interp.files.whole import write_atomically
 
 ASIDE = ".aside-"
-_PUT_IS_ATOMIC = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "tos", "r2", "memory"}
+_PUT_IS_ATOMIC = {
+    "s3",
+    "s3a",
+    "gs",
+    "gcs",
+    "abfs",
+    "abfss",
+    "az",
+    "adl",
+    "oci",
+    "oss",
+    "tos",
+    "r2",
+    "memory",
+}
 
 
 class FileInfo(NamedTuple):
-    """A file by its name inside the store, with its size in bytes and when it was last used (or written), in seconds."""
+    """A file by its name inside the store, with its size in bytes and when it was last used (or
+    written), in seconds.
+    """
 
     name: str
     size: int
@@ -35,12 +51,18 @@ class Files:
             raise StoreError(f"store {self.url!r}: {error}") from None
         self.root = self.root.rstrip("/") or "/"
         self.is_local = isinstance(self.fs, LocalFileSystem)
-        protocols = {self.fs.protocol} if isinstance(self.fs.protocol, str) else set(self.fs.protocol)
+        protocols = (
+            {self.fs.protocol} if isinstance(self.fs.protocol, str) else set(self.fs.protocol)
+        )
         self._put_is_atomic = bool(protocols & _PUT_IS_ATOMIC)
 
     def path(self, name: str) -> str:
         """Return the full path of a file, as errors name it."""
-        return f"{self.root}/{name}" if self.is_local else f"{self.fs.unstrip_protocol(self.root)}/{name}"
+        return (
+            f"{self.root}/{name}"
+            if self.is_local
+            else f"{self.fs.unstrip_protocol(self.root)}/{name}"
+        )
 
     def exists(self) -> bool:
         """Tell whether there is anything at the URL."""
@@ -51,7 +73,11 @@ class Files:
         if self.is_local:
             try:
                 with os.scandir(f"{self.root}/{folder}") as entries:
-                    found = [(entry.name, entry.is_symlink()) for entry in entries if entry.name.endswith(suffix)]
+                    found = [
+                        (entry.name, entry.is_symlink())
+                        for entry in entries
+                        if entry.name.endswith(suffix)
+                    ]
             except (FileNotFoundError, NotADirectoryError):
                 return []
             if Path(self.root, folder).is_symlink():
@@ -63,10 +89,17 @@ class Files:
         else:
             self.fs.invalidate_cache()
             try:
-                names = [path.rpartition("/")[2] for path in self.fs.ls(f"{self.root}/{folder}", detail=False)]
+                names = [
+                    path.rpartition("/")[2]
+                    for path in self.fs.ls(f"{self.root}/{folder}", detail=False)
+                ]
             except FileNotFoundError:
                 return []
-        return sorted(f"{folder}/{name}" for name in names if name.endswith(suffix) and not name.startswith("."))
+        return sorted(
+            f"{folder}/{name}"
+            for name in names
+            if name.endswith(suffix) and not name.startswith(".")
+        )
 
     def all(self) -> list[FileInfo]:
         """Return every file, sorted by name; raise StoreError if there is no store."""
@@ -107,7 +140,9 @@ class Files:
             if self.is_local:
                 try:
                     write_atomically(Path(path), content)
-                except FileNotFoundError:  # `prune` on a machine with another clock took the aside file for a stale one
+                except (
+                    FileNotFoundError
+                ):  # `prune` on a machine with another clock took the aside file for a stale one
                     write_atomically(Path(path), content)
             elif self._put_is_atomic:
                 self.fs.pipe_file(path, content)
@@ -127,7 +162,9 @@ class Files:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise StoreError(f"cannot remove {self.path(name)}: {error.strerror or error}") from None
+            raise StoreError(
+                f"cannot remove {self.path(name)}: {error.strerror or error}"
+            ) from None
 
     def mark_used(self, name: str) -> None:
         """Let a local file count as used now; object stores keep the time of writing."""
@@ -138,7 +175,12 @@ class Files:
                 return
 
     def _used(self, path: str, info: dict[str, object]) -> float:
-        when = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or self.fs.modified(path)
+        when = (
+            info.get("mtime")
+            or info.get("LastModified")
+            or info.get("last_modified")
+            or self.fs.modified(path)
+        )
         return when.timestamp() if isinstance(when, datetime) else float(str(when))
 
     def _is_link(self, name: str) -> StoreError:

@@ -9,7 +9,10 @@ from interp.errors import SiteError
 from interp.sites import KINDS, Site
 
 TOKENS = "tokens"
-_PER_PAIR = ("attn_scores", "pattern")  # [head query key]: no axis of tokens to put prompts one after the other
+_PER_PAIR = (
+    "attn_scores",
+    "pattern",
+)  # [head query key]: no axis of tokens to put prompts one after the other
 _KINDS = ("resid", *(kind for kind in KINDS if kind not in ("resid_pre", "resid_post", *_PER_PAIR)))
 _TENSOR = re.compile(rf"({'|'.join(_KINDS)})\.\d{{1,6}}|{TOKENS}")
 _SHARD = re.compile(r"[0-9a-f]{24}\.safetensors")
@@ -17,17 +20,26 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,99}")
 
 
 def prompt_key(context: Sequence[str], token_ids: Sequence[int]) -> str:
-    """Return the key of a prompt's activations; `context` is all else that they depend on (weights, type, kernel …)."""
-    return hashlib.blake2b(json.dumps([*context, list(token_ids)]).encode(), digest_size=16).hexdigest()
+    """Return the key of a prompt's activations; `context` is all else that they depend on (weights,
+    type, kernel …).
+    """
+    return hashlib.blake2b(
+        json.dumps([*context, list(token_ids)]).encode(), digest_size=16
+    ).hexdigest()
 
 
 def stored_name(site: Site) -> str:
-    """Return the name of a site's tensor: `resid.I` for the residual in front of layer I, else `KIND.LAYER`.
+    """Return the name of a site's tensor: `resid.I` for the residual in front of layer I, else
+    `KIND.LAYER`.
 
-    Behind the last layer, I is the number of layers. Raises SiteError for sites without an axis of tokens.
+    Behind the last layer, I is the number of layers. Raises SiteError for sites without an axis of
+    tokens.
     """
     if site.kind in _PER_PAIR:
-        raise SiteError(f"{site} given; sites with one value per token can be stored, not those per pair of tokens")
+        raise SiteError(
+            f"{site} given; sites with one value per token can be stored, not those per pair of"
+            " tokens"
+        )
     match site.kind:
         case "resid_pre":
             return f"resid.{site.layer}"
@@ -55,6 +67,8 @@ def is_word(name: object) -> bool:
 
 
 def is_shard(path: str) -> bool:
-    """Tell whether `FOLDER/FILE` is named as this library names shards; nothing else is ever read or removed as one."""
+    """Tell whether `FOLDER/FILE` is named as this library names shards; nothing else is ever read
+    or removed as one.
+    """
     folder, _, name = path.partition("/")
     return is_word(folder) and _SHARD.fullmatch(name) is not None

@@ -1,8 +1,10 @@
-"""Token by token through a corpus, shuffled, in batches: what probes and dictionaries are trained on.
+"""Token by token through a corpus, shuffled, in batches: what probes and dictionaries are trained
+on.
 
-Shuffling never reads the corpus at random: runs of prompts are shuffled, `pool` of them are opened at a time, and tokens are
-shuffled among those. Every worker of a DataLoader walks through the same order and reads only the batches that are its own,
-so the batches, and their order, are the same for any number of workers.
+Shuffling never reads the corpus at random: runs of prompts are shuffled, `pool` of them are opened
+at a time, and tokens are shuffled among those. Every worker of a DataLoader walks through the same
+order and reads only the batches that are its own, so the batches, and their order, are the same for
+any number of workers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,13 +23,16 @@ _POOL = 8
 
 
 class TokenVectors(IterableDataset[Batch]):
-    """Batches of tokens: `{"tokens": [batch], str(site): [batch ...]}`, each token once; for `DataLoader(batch_size=None)`.
+    """Batches of tokens: `{"tokens": [batch], str(site): [batch ...]}`, each token once; for
+    `DataLoader(batch_size=None)`.
 
-    With a `seed` tokens are shuffled, each seed another order (one per epoch); without, they come in the corpus's order. The
-    last batch may be smaller.
+    With a `seed` tokens are shuffled, each seed another order (one per epoch); without, they come
+    in the corpus's order. The last batch may be smaller.
     """
 
-    def __init__(self, corpus: Corpus, sites: Sequence[Site], *, batch_size: int, seed: int | None = None) -> None:
+    def __init__(
+        self, corpus: Corpus, sites: Sequence[Site], *, batch_size: int, seed: int | None = None
+    ) -> None:
         if batch_size < 1:
             raise StoreError(f"batch_size={batch_size} given; at least 1 is needed")
         self.corpus, self.batch_size, self.seed = corpus, batch_size, seed
@@ -42,11 +47,18 @@ class TokenVectors(IterableDataset[Batch]):
         ends = {part: self._ends(part) for part in self.parts.values()}
         for number, places in enumerate(self._batches(ends[TOKENS])):
             if number % n_workers == mine:
-                yield {name: self._gather(part, places, ends[part]) for name, part in self.parts.items()}
+                yield {
+                    name: self._gather(part, places, ends[part])
+                    for name, part in self.parts.items()
+                }
 
     def _ends(self, part: str) -> Tensor:
-        """Return where every run of a part ends [run], in tokens from the start of the corpus; reads headers only."""
-        return torch.tensor([self.corpus.n_rows(run) for run in self.corpus.manifest.runs[part]], dtype=torch.long).cumsum(0)
+        """Return where every run of a part ends [run], in tokens from the start of the corpus;
+        reads headers only.
+        """
+        return torch.tensor(
+            [self.corpus.n_rows(run) for run in self.corpus.manifest.runs[part]], dtype=torch.long
+        ).cumsum(0)
 
     def _batches(self, ends: Tensor) -> Iterator[Tensor]:
         """Yield the places [batch] of every batch's tokens in the corpus."""
@@ -56,7 +68,9 @@ class TokenVectors(IterableDataset[Batch]):
             spans = [spans[i] for i in torch.randperm(len(spans), generator=generator).tolist()]
         rest = torch.empty(0, dtype=torch.long)
         for first in range(0, len(spans), _POOL):
-            rest = torch.cat([rest, *(torch.arange(*span) for span in spans[first : first + _POOL])])
+            rest = torch.cat(
+                [rest, *(torch.arange(*span) for span in spans[first : first + _POOL])]
+            )
             if self.seed is not None:
                 rest = rest[torch.randperm(len(rest), generator=generator)]
             while len(rest) >= self.batch_size:
@@ -68,7 +82,10 @@ class TokenVectors(IterableDataset[Batch]):
     def _gather(self, part: str, places: Tensor, ends: Tensor) -> Tensor:
         runs, gathered = torch.searchsorted(ends, places, right=True), None
         for number in sorted(set(runs.tolist())):
-            piece, is_here = self.corpus.piece(self.corpus.manifest.runs[part][number], part), runs == number
+            piece, is_here = (
+                self.corpus.piece(self.corpus.manifest.runs[part][number], part),
+                runs == number,
+            )
             if gathered is None:
                 gathered = piece.new_empty(len(places), *piece.shape[1:])
             gathered[is_here] = piece[places[is_here] - (ends[number] - len(piece))]

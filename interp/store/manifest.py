@@ -1,4 +1,6 @@
-"""Where a captured corpus lies: for every site, which prompts of which shards, in the order of the corpus."""
+"""Where a captured corpus lies: for every site, which prompts of which shards, in the order of the
+corpus.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -35,7 +37,9 @@ class Manifest:
 
 
 def extend(runs: list[Run], places: Iterable[tuple[str, int]]) -> None:
-    """Add places, each a shard and the number of a prompt in it, to runs; neighbours become one run."""
+    """Add places, each a shard and the number of a prompt in it, to runs; neighbours become one
+    run.
+    """
     for shard, number in places:
         last = runs[-1] if runs else None
         if last is not None and (shard, number) == (last.shard, last.first + last.n_prompts):
@@ -58,7 +62,9 @@ def write_manifest(files: Files, name: str, manifest: Manifest) -> None:
 
 
 def read_manifest(files: Files, name: str) -> Manifest:
-    """Return a corpus's manifest; raise FileNotFoundError if there is none, DamagedError if it is not what was written."""
+    """Return a corpus's manifest; raise FileNotFoundError if there is none, DamagedError if it is
+    not what was written.
+    """
     path = files.path(name)
     folder = name.partition("/")[0]
     try:

@@ -38,9 +38,11 @@ class Reader:
         return self._headers[shard]
 
     def tensor(self, shard: str, part: str) -> Tensor:
-        """Return a whole tensor [token ...]; of a local store it is memory-mapped, and not to be written to.
+        """Return a whole tensor [token ...]; of a local store it is memory-mapped, and not to be
+        written to.
 
-        Raises FileNotFoundError if the shard is gone, and DamagedError, after removing it, if it is not what was written.
+        Raises FileNotFoundError if the shard is gone, and DamagedError, after removing it, if it is
+        not what was written.
         """
         at = (shard, part)
         if at not in self._tensors:
@@ -66,9 +68,15 @@ class Reader:
         """Know nothing of a shard any more."""
         self._headers.pop(shard, None)
         self._verified = {at for at in self._verified if at[0] != shard}
-        self._tensors = OrderedDict((at, tensor) for at, tensor in self._tensors.items() if at[0] != shard)
+        self._tensors = OrderedDict(
+            (at, tensor) for at, tensor in self._tensors.items() if at[0] != shard
+        )
 
     def _discard(self, shard: str, error: DamagedError) -> None:
-        _log.warning("damaged shard %s is removed and computed again when it is needed (%s)", self.files.path(shard), error)
+        _log.warning(
+            "damaged shard %s is removed and computed again when it is needed (%s)",
+            self.files.path(shard),
+            error,
+        )
         self.forget(shard)
         self.files.remove(shard)

@@ -1,4 +1,6 @@
-"""What was configured for a whole store: how large it may become, and as what type it keeps activations."""
+"""What was configured for a whole store: how large it may become, and as what type it keeps
+activations.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,7 +10,14 @@ import torch
 
 from interp.errors import StoreError, unknown
 from interp.store.files import Files
-from interp.store.shard import FORMAT, UNREADABLE, DamagedError, OutdatedError, refuse_other_format, text_checksum
+from interp.store.shard import (
+    FORMAT,
+    UNREADABLE,
+    DamagedError,
+    OutdatedError,
+    refuse_other_format,
+    text_checksum,
+)
 
 NAME = "store.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -16,7 +25,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Settings:
-    """`quota` in bytes, None for no limit; `dtype` "float32", "bfloat16" or "float16", None for the type as computed."""
+    """`quota` in bytes, None for no limit; `dtype` "float32", "bfloat16" or "float16", None for the
+    type as computed.
+    """
 
     quota: int | None = None
     dtype: str | None = None
@@ -36,7 +47,9 @@ def configure(url: str | Path, settings: Settings) -> None:
 
 
 def read_settings(files: Files) -> Settings:
-    """Return a store's settings, the defaults if none were configured; raise StoreError, naming the file, if damaged."""
+    """Return a store's settings, the defaults if none were configured; raise StoreError, naming the
+    file, if damaged.
+    """
     path = files.path(NAME)
     try:
         content = json.loads(files.read(NAME))
@@ -48,4 +61,6 @@ def read_settings(files: Files) -> Settings:
     except (FileNotFoundError, OutdatedError):
         return Settings()
     except UNREADABLE:
-        raise DamagedError(f"{path} is not what was written; `interp store configure` writes it again") from None
+        raise DamagedError(
+            f"{path} is not what was written; `interp store configure` writes it again"
+        ) from None

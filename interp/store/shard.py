@@ -1,7 +1,8 @@
-"""The format of a shard: a safetensors file whose header says which prompts it holds, with checksums of everything.
+"""The format of a shard: a safetensors file whose header says which prompts it holds, with
+checksums of everything.
 
-Metadata: `format`, `model` (fingerprint), `model_name`, `prompts` [[key, n_tokens] ...], `checksums` {tensor: hash}, and
-`checksum`, the hash of the metadata before it.
+Metadata: `format`, `model` (fingerprint), `model_name`, `prompts` [[key, n_tokens] ...],
+`checksums` {tensor: hash}, and `checksum`, the hash of the metadata before it.
 """
 
 import hashlib
@@ -29,7 +30,13 @@ _DTYPES = {
 }  # fmt: skip
 _LARGEST_HEADER = 100_000_000
 _FIRST_READ = 1 << 16
-UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # what JSON of another shape raises
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+)  # what JSON of another shape raises
 
 
 class DamagedError(StoreError):
@@ -79,12 +86,17 @@ def text_checksum(value: object) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def pack(tensors: Mapping[str, Tensor], *, prompts: Mapping[str, int], model: str, model_name: str) -> tuple[str, bytes]:
+def pack(
+    tensors: Mapping[str, Tensor], *, prompts: Mapping[str, int], model: str, model_name: str
+) -> tuple[str, bytes]:
     """Return a shard's name, a hash of its content, and its bytes."""
     n_tokens = sum(prompts.values())
     for name, tensor in tensors.items():
         if not is_tensor_name(name) or len(tensor) != n_tokens:
-            raise StoreError(f"tensor {name!r} {list(tensor.shape)} for {n_tokens} tokens; KIND.INDEX [token ...] is needed")
+            raise StoreError(
+                f"tensor {name!r} {list(tensor.shape)} for {n_tokens} tokens; KIND.INDEX [token"
+                " ...] is needed"
+            )
     for key in prompts:
         if not is_word(key):
             raise StoreError(f"key {key!r} given; letters, digits and _.@+- are allowed")
@@ -104,8 +116,8 @@ def pack(tensors: Mapping[str, Tensor], *, prompts: Mapping[str, int], model: st
 def read_header(files: Files, name: str) -> Header:
     """Return what a shard holds, from its first bytes.
 
-    Raises FileNotFoundError if it is gone, DamagedError if it is not what was written, OutdatedError for an older and
-    StoreError for a newer format.
+    Raises FileNotFoundError if it is gone, DamagedError if it is not what was written,
+    OutdatedError for an older and StoreError for a newer format.
     """
     path = files.path(name)
     head = files.read(name, 0, _FIRST_READ)
@@ -120,7 +132,9 @@ def read_header(files: Files, name: str) -> Header:
         version = int(metadata["format"])
     except UNREADABLE:
         raise DamagedError(f"{path} has no readable header") from None
-    if metadata.get("checksum") != _metadata_checksum(metadata | {"format": str(FORMAT)}):  # else only the version is wrong
+    if metadata.get("checksum") != _metadata_checksum(
+        metadata | {"format": str(FORMAT)}
+    ):  # else only the version is wrong
         refuse_other_format(path, version)
     try:
         about = _header(path, header, metadata, offset=8 + size)
@@ -138,7 +152,9 @@ def _metadata_checksum(metadata: Mapping[str, str]) -> str:
 def refuse_other_format(path: str, version: int) -> None:
     """Raise StoreError for a newer format, OutdatedError for an older one."""
     if version > FORMAT:
-        raise StoreError(f"{path} has format {version}; this version reads {FORMAT}; upgrade interp")
+        raise StoreError(
+            f"{path} has format {version}; this version reads {FORMAT}; upgrade interp"
+        )
     if version < FORMAT:
         raise OutdatedError(f"{path} has format {version}; this version reads {FORMAT}")
 
@@ -149,12 +165,22 @@ def _header(path: str, header: dict[str, Any], metadata: dict[str, str], *, offs
     sums, prompts = json.loads(metadata["checksums"]), json.loads(metadata["prompts"])
     if sums.keys() != header.keys():
         raise DamagedError(f"{path}: its tensors are not those that were written")
-    keys, lengths = tuple(str(key) for key, _ in prompts), tuple(int(length) for _, length in prompts)
+    keys, lengths = (
+        tuple(str(key) for key, _ in prompts),
+        tuple(int(length) for _, length in prompts),
+    )
     parts = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
-        parts[name] = part = Part(entry["dtype"], tuple(entry["shape"]), offset + begin, offset + end, sums[name])
-        if not is_tensor_name(name) or part.dtype not in _DTYPES or part.shape[0] != sum(lengths) or not 0 <= begin <= end:
+        parts[name] = part = Part(
+            entry["dtype"], tuple(entry["shape"]), offset + begin, offset + end, sums[name]
+        )
+        if (
+            not is_tensor_name(name)
+            or part.dtype not in _DTYPES
+            or part.shape[0] != sum(lengths)
+            or not 0 <= begin <= end
+        ):
             raise DamagedError(f"{path}: tensor {name!r} is none that this library writes")
     if not all(map(is_word, keys)) or min(lengths, default=0) < 0:
         raise DamagedError(f"{path}: its prompts are none that this library writes")
@@ -162,18 +188,24 @@ def _header(path: str, header: dict[str, Any], metadata: dict[str, str], *, offs
 
 
 def read_tensor(files: Files, name: str, part: str, header: Header) -> Tensor:
-    """Return a tensor as it lies in the file, not verified: memory-mapped if the store is local, else read as a range."""
+    """Return a tensor as it lies in the file, not verified: memory-mapped if the store is local,
+    else read as a range.
+    """
     about = header.parts[part]
     if not files.is_local:
         content = files.read(name, about.begin, about.end)
         try:
-            return torch.frombuffer(bytearray(content), dtype=_DTYPES[about.dtype]).reshape(about.shape)
+            return torch.frombuffer(bytearray(content), dtype=_DTYPES[about.dtype]).reshape(
+                about.shape
+            )
         except (ValueError, RuntimeError):
             raise DamagedError(f"{files.path(name)} is truncated") from None
     try:
         mapped = torch.from_file(files.path(name), shared=False, size=about.end, dtype=torch.uint8)
         return mapped[about.begin :].view(_DTYPES[about.dtype]).view(about.shape)
-    except RuntimeError as error:  # torch's only one: the file is gone, or shorter than its header says
+    except (
+        RuntimeError
+    ) as error:  # torch's only one: the file is gone, or shorter than its header says
         if not Path(files.path(name)).exists():
             raise FileNotFoundError(files.path(name)) from None
         raise DamagedError(f"{files.path(name)} is truncated ({error})") from None

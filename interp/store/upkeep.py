@@ -13,9 +13,18 @@ from interp.store.manifest import SUFFIX as CORPUS
 from interp.store.manifest import read_manifest
 from interp.store.settings import NAME as SETTINGS
 from interp.store.settings import read_settings
-from interp.store.shard import SUFFIX, DamagedError, Header, OutdatedError, read_header, verify_tensor
+from interp.store.shard import (
+    SUFFIX,
+    DamagedError,
+    Header,
+    OutdatedError,
+    read_header,
+    verify_tensor,
+)
 
-ABANDONED = 3600.0  # seconds after which an aside file has no writer; should it have one, that writes again
+ABANDONED = (
+    3600.0  # seconds after which an aside file has no writer; should it have one, that writes again
+)
 
 
 @dataclass
@@ -35,7 +44,9 @@ class ModelInfo:
 
 @dataclass
 class StoreInfo:
-    """What a store holds; sizes in bytes. `unreadable` are shards whose header is damaged or of an older format."""
+    """What a store holds; sizes in bytes. `unreadable` are shards whose header is damaged or of an
+    older format.
+    """
 
     url: str
     quota: int | None
@@ -64,17 +75,31 @@ def info(url: str | Path) -> StoreInfo:
             about = models.setdefault(folder, ModelInfo(header.model))
             about.name = about.name or header.model_name
             about.shards, about.bytes = about.shards + 1, about.bytes + file.size
-            about.prompts, about.tokens = about.prompts + len(header.keys), about.tokens + header.starts[-1]
+            about.prompts, about.tokens = (
+                about.prompts + len(header.keys),
+                about.tokens + header.starts[-1],
+            )
             about.tensors |= header.parts.keys()
-            about.dtypes |= {part.dtype for part in header.parts.values() if not part.dtype.startswith("I")}
+            about.dtypes |= {
+                part.dtype for part in header.parts.values() if not part.dtype.startswith("I")
+            }
         elif name.endswith(CORPUS):
             models.setdefault(folder, ModelInfo(folder)).corpora.append(name.removesuffix(CORPUS))
     aside = sum(file.size for file in found if _is_aside(file))
-    return StoreInfo(files.url, settings.quota, settings.dtype, _total(found), [*models.values()], unreadable, aside)
+    return StoreInfo(
+        files.url,
+        settings.quota,
+        settings.dtype,
+        _total(found),
+        [*models.values()],
+        unreadable,
+        aside,
+    )
 
 
 def verify(url: str | Path) -> tuple[int, list[str]]:
-    """Read everything; return the number of files that are whole, and what is wrong with each of the others.
+    """Read everything; return the number of files that are whole, and what is wrong with each of
+    the others.
 
     Removes nothing: a damaged shard is removed, and computed again, when it is next asked for.
     """
@@ -119,19 +144,27 @@ def prune(
     model: str | None = None,
     dry_run: bool = False,
 ) -> list[FileInfo]:
-    """Remove shards and return them: unused for `older_than` seconds, or, least recently used first, beyond `max_bytes`.
+    """Remove shards and return them: unused for `older_than` seconds, or, least recently used
+    first, beyond `max_bytes`.
 
-    With `model` (a name, or the start of a fingerprint), only that model's; alone, all of them. Shards in an older format
-    and files that a writer left behind go too, and the corpora of a model of which nothing is left. A time of use in the
-    future counts as now. Object stores know when a shard was written, not when it was read.
+    With `model` (a name, or the start of a fingerprint), only that model's; alone, all of them.
+    Shards in an older format and files that a writer left behind go too, and the corpora of a model
+    of which nothing is left. A time of use in the future counts as now. Object stores know when a
+    shard was written, not when it was read.
     """
     if older_than is None and max_bytes is None and model is None:
         raise StoreError("nothing to prune by; an age, a size or a model is needed")
     files, now = Files(url), time.time()
     found = files.all()
-    shards = [file for file in found if is_shard(file.name) and (model is None or _is_of(files, file.name, model))]
+    shards = [
+        file
+        for file in found
+        if is_shard(file.name) and (model is None or _is_of(files, file.name, model))
+    ]
     if model is not None and not shards:
-        raise StoreError(f"{files.url} holds nothing of {model!r}; `interp store info` lists what it holds")
+        raise StoreError(
+            f"{files.url} holds nothing of {model!r}; `interp store info` lists what it holds"
+        )
     gone = [file for file in shards if older_than is None and max_bytes is None]
     if older_than is not None:
         gone = [file for file in shards if now - file.used > older_than]
@@ -149,7 +182,9 @@ def prune(
 
 
 def evict(files: Files, max_bytes: int, *, keep: Collection[str] = ()) -> tuple[list[str], int]:
-    """Remove the shards that nobody used for longest until what is left fits; return them and the bytes that are left."""
+    """Remove the shards that nobody used for longest until what is left fits; return them and the
+    bytes that are left.
+    """
     found = files.all()
     gone = _oldest([file for file in found if is_shard(file.name)], max_bytes, keep=keep)
     for file in gone:
@@ -157,7 +192,9 @@ def evict(files: Files, max_bytes: int, *, keep: Collection[str] = ()) -> tuple[
     return [file.name for file in gone], _total(found) - sum(file.size for file in gone)
 
 
-def _oldest(shards: Collection[FileInfo], max_bytes: int, *, keep: Collection[str] = ()) -> list[FileInfo]:
+def _oldest(
+    shards: Collection[FileInfo], max_bytes: int, *, keep: Collection[str] = ()
+) -> list[FileInfo]:
     """Return the shards to remove, least recently used first, until the others fit."""
     total, gone = sum(file.size for file in shards), []
     for file in sorted(shards, key=lambda file: (file.used, file.name)):
@@ -208,6 +245,8 @@ def shards(folder: Path) -> Iterator[Path]:
 
 
 def verify_shard(path: Path) -> int:
-    """Read a whole shard of a local store and return its number of tensors; raise StoreError if a checksum does not fit."""
+    """Read a whole shard of a local store and return its number of tensors; raise StoreError if a
+    checksum does not fit.
+    """
     files = Files(path.parent.parent)
     return len(_verify(files, f"{path.parent.name}/{path.name.removesuffix(SUFFIX)}{SUFFIX}").parts)

@@ -1,7 +1,7 @@
 """Prompts together with their answers, in groups that need no padding.
 
-An answer's first token is predicted at the prompt's last position, the others behind it: with answers of one token the
-recording of the prompts is all that is needed.
+An answer's first token is predicted at the prompt's last position, the others behind it: with
+answers of one token the recording of the prompts is all that is needed.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,9 @@ from interp.tasks.batch import TokenBatch
 
 @dataclass(frozen=True)
 class Answered:
-    """The prompts `rows` of a shard, whose answers have one length; position `start` predicts their first token."""
+    """The prompts `rows` of a shard, whose answers have one length; position `start` predicts their
+    first token.
+    """
 
     rows: Int[Tensor, " batch"]
     recording: Recording
@@ -34,12 +36,16 @@ class Answered:
     def only(self, rows: Int[Tensor, " kept"]) -> "Answered":
         """Return some of the prompts, with a recording of their own."""
         tokens = self.tokens[rows]
-        return Answered(self.rows[rows], self.recording.beside(tokens), tokens, self.answer[rows], self.start)
+        return Answered(
+            self.rows[rows], self.recording.beside(tokens), tokens, self.answer[rows], self.start
+        )
 
 
 @dataclass(frozen=True)
 class Size:
-    """Prompts whose answers have one length: how many, how many positions each, and those of a pass of their own, if any."""
+    """Prompts whose answers have one length: how many, how many positions each, and those of a pass
+    of their own, if any.
+    """
 
     n_prompts: int
     n_pos: int
@@ -47,7 +53,9 @@ class Size:
 
 
 def require_answers(shard: TokenBatch) -> Int[Tensor, "batch answer_pos"]:
-    """Return the answers, padded with -1; raise TaskError, naming the first prompts, if one is missing."""
+    """Return the answers, padded with -1; raise TaskError, naming the first prompts, if one is
+    missing.
+    """
     if shard.answer_tokens is None:
         raise TaskError(shard.missing("answer"))
     return shard.answer_tokens
@@ -62,15 +70,18 @@ def _by_length(shard: TokenBatch) -> dict[int, Int[Tensor, " batch"]]:
 def answered(recording: Recording, shard: TokenBatch, *, whole: bool = False) -> Iterator[Answered]:
     """Yield the prompts of a shard with their answers, one length of answer at a time.
 
-    An answer's last token predicts nothing that is asked for, and is left out unless the `whole` answer is wanted. Where
-    nothing has to be appended, the shard's own recording is used; otherwise a clean pass of the longer texts is needed.
+    An answer's last token predicts nothing that is asked for, and is left out unless the `whole`
+    answer is wanted. Where nothing has to be appended, the shard's own recording is used; otherwise
+    a clean pass of the longer texts is needed.
     """
     start = shard.tokens.shape[1] - 1
     for n, rows in _by_length(shard).items():
         answer = require_answers(shard)[rows, :n]
         tokens = torch.cat([shard.tokens[rows], answer if whole else answer[:, :-1]], dim=1)
         is_own = tokens.shape == shard.tokens.shape
-        yield Answered(rows, recording if is_own else recording.beside(tokens), tokens, answer, start)
+        yield Answered(
+            rows, recording if is_own else recording.beside(tokens), tokens, answer, start
+        )
 
 
 def answered_sizes(shard: TokenBatch, *, whole: bool = False) -> list[Size]:

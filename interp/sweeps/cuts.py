@@ -23,7 +23,9 @@ Query = Literal["last", "subject", "all"]
 
 @dataclass(frozen=True)
 class Cut:
-    """Queries that may not attend to some earlier keys of each prompt, in a window of layers around each layer."""
+    """Queries that may not attend to some earlier keys of each prompt, in a window of layers around
+    each layer.
+    """
 
     queries: Bool[Tensor, "batch pos"]
     keys: Bool[Tensor, "batch pos"]
@@ -48,15 +50,20 @@ class Cut:
 
 
 def half_width_of(n_layers: int, asked: int | None) -> int:
-    """Return what is asked for, or else as large a share of the layers as the published 3 are of 32."""
+    """Return what is asked for, or else as large a share of the layers as the published 3 are of
+    32.
+    """
     return round(3 * n_layers / 32) if asked is None else asked
 
 
-def cut_of(shard: TokenBatch, *, key: Key = "subject", query: Query = "last", half_width: int = 0) -> Cut:
-    """Return a cut from the first-hop phrase: from its last token ("subject"), its first ("start"), or all of it.
+def cut_of(
+    shard: TokenBatch, *, key: Key = "subject", query: Query = "last", half_width: int = 0
+) -> Cut:
+    """Return a cut from the first-hop phrase: from its last token ("subject"), its first ("start"),
+    or all of it.
 
-    Queries: the prompt's last token, the phrase's last, or all behind the keys. Raises AnalysisError, naming the prompt,
-    where no query stands behind a key.
+    Queries: the prompt's last token, the phrase's last, or all behind the keys. Raises
+    AnalysisError, naming the prompt, where no query stands behind a key.
     """
     end = require_subject(shard)
     start = end if shard.subject_start is None else shard.subject_start
@@ -69,12 +76,16 @@ def cut_of(shard: TokenBatch, *, key: Key = "subject", query: Query = "last", ha
     empty = (~cut.pairs.any(2).any(1)).tolist()
     if any(empty):
         which = shard.prompts[empty.index(True)].id
-        raise AnalysisError(f"prompt {which!r}: no query {query!r} stands behind the key {key!r}; there is nothing to hide")
+        raise AnalysisError(
+            f"prompt {which!r}: no query {query!r} stands behind the key {key!r}; there is nothing"
+            " to hide"
+        )
     return cut
 
 
 def elsewhere(shard: TokenBatch, cut: Cut, *, seed: int = 0) -> Cut:
-    """Return a cut from as many other keys of each prompt, drawn from those before its queries, position 0 last.
+    """Return a cut from as many other keys of each prompt, drawn from those before its queries,
+    position 0 last.
 
     Raises AnalysisError, naming the prompt, where there are too few.
     """
@@ -88,7 +99,8 @@ def elsewhere(shard: TokenBatch, cut: Cut, *, seed: int = 0) -> Cut:
         drawn += [] if bool(cut.keys[row, 0]) else [0]
         if len(drawn) < n:
             raise AnalysisError(
-                f"prompt {prompt.id!r} has {len(drawn)} other positions before its queries; {n} are needed (control=False)"
+                f"prompt {prompt.id!r} has {len(drawn)} other positions before its queries; {n} are"
+                " needed (control=False)"
             )
         keys[row, drawn[:n]] = True
     return Cut(cut.queries, keys, cut.half_width)
@@ -98,11 +110,14 @@ def elsewhere(shard: TokenBatch, cut: Cut, *, seed: int = 0) -> Cut:
 def require_hiding(model: Model, shard: TokenBatch) -> None:
     """Raise SiteError unless every layer's attention can be kept from a key: proven on two tokens.
 
-    A block's output at the second must not depend on the first token's keys and values where they are hidden.
+    A block's output at the second must not depend on the first token's keys and values where they
+    are hidden.
     """
     recording = model.record(shard).beside(shard.tokens[:1, :2])
     generator = torch.Generator().manual_seed(0)
-    resid = torch.randn(1, 2, model.d_model, generator=generator).to(shard.tokens.device, model.dtype)
+    resid = torch.randn(1, 2, model.d_model, generator=generator).to(
+        shard.tokens.device, model.dtype
+    )
     hidden = torch.tensor([[[True, False]]], device=resid.device)
     for layer in range(model.n_layers):
         keys, values = recording.block_kv(layer, resid)[1]
@@ -111,13 +126,16 @@ def require_hiding(model: Model, shard: TokenBatch) -> None:
             for prefix in ((keys, values), (keys + 1, values + 1))
         ]
         if not torch.equal(*outputs):
-            raise SiteError(f"keys cannot be hidden: the attention of layer {layer} reads what its mask hides")
+            raise SiteError(
+                f"keys cannot be hidden: the attention of layer {layer} reads what its mask hides"
+            )
 
 
 def ends_of_cuts(recording: Recording, cut: Cut) -> Float[Tensor, "centre batch d_model"]:
     """Return the last residual at the last position where a window around each layer is cut.
 
-    Layers before the window and positions before the first query are as in the clean pass, so they are not run.
+    Layers before the window and positions before the first query are as in the clean pass, so they
+    are not run.
     """
     layers, start, pairs = recording.n_layers, cut.start, cut.pairs[:, cut.start :]
     centres: list[int] = []
@@ -125,23 +143,42 @@ def ends_of_cuts(recording: Recording, cut: Cut) -> Float[Tensor, "centre batch 
     for layer in range(layers):
         joining = [centre for centre in range(layers) if cut.window(centre, layers).start == layer]
         centres += joining
-        clean = repeat(recording.resid(layer)[:, start:], "batch pos d -> centre batch pos d", centre=len(joining))
-        is_cut = torch.tensor([layer in cut.window(centre, layers) for centre in centres], device=pairs.device)
-        rows = _cut_block(recording, layer, torch.cat([rows, clean]), pairs, is_cut=is_cut, start=start)
+        clean = repeat(
+            recording.resid(layer)[:, start:],
+            "batch pos d -> centre batch pos d",
+            centre=len(joining),
+        )
+        is_cut = torch.tensor(
+            [layer in cut.window(centre, layers) for centre in centres], device=pairs.device
+        )
+        rows = _cut_block(
+            recording, layer, torch.cat([rows, clean]), pairs, is_cut=is_cut, start=start
+        )
     return rows[:, :, -1]
 
 
 def _cut_block(
-    recording: Recording, layer: int, rows: Tensor, pairs: Tensor, *, is_cut: Bool[Tensor, " centre"], start: int
+    recording: Recording,
+    layer: int,
+    rows: Tensor,
+    pairs: Tensor,
+    *,
+    is_cut: Bool[Tensor, " centre"],
+    start: int,
 ) -> Tensor:
     """Run a block on rows [centre batch pos-start d_model], a few centres at a time."""
     size = max(1, _CHUNK_TOKENS // (rows.shape[2] * recording.n_pos))
     done = []
     for chunk, is_hidden in zip(torch.split(rows, size), torch.split(is_cut, size), strict=True):
-        hidden = rearrange(is_hidden[:, None, None, None] & pairs, "centre batch query key -> (centre batch) query key")
+        hidden = rearrange(
+            is_hidden[:, None, None, None] & pairs,
+            "centre batch query key -> (centre batch) query key",
+        )
         flat = rearrange(chunk, "centre batch pos d -> (centre batch) pos d")
         flat = recording.tail(layer, flat, start=start, hidden=hidden)
-        done.append(rearrange(flat, "(centre batch) pos d -> centre batch pos d", centre=len(chunk)))
+        done.append(
+            rearrange(flat, "(centre batch) pos d -> centre batch pos d", centre=len(chunk))
+        )
     return torch.cat(done)
 
 

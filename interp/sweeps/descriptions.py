@@ -16,7 +16,13 @@ from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
 _PROMPTS = (  # the first whose every word a tokenizer knows: any English text, or the zoo's world
-    ("Norway: Norway is a country. Mozart: Mozart is a composer. Toyota: Toyota is a company. x:", "x"),
+    (
+        (
+            "Norway: Norway is a country. Mozart: Mozart is a composer. Toyota: Toyota is a"
+            " company. x:"
+        ),
+        "x",
+    ),
     ("Ben Ben . Cora Cora . Dan Dan . Ada", "Ada"),
 )
 
@@ -24,8 +30,8 @@ _PROMPTS = (  # the first whose every word a tokenizer knows: any English text, 
 def target_prompt(model: Model, text: str, placeholder: str) -> TokenBatch:
     """Return the prompt in which vectors are put in the place of a word, its `subject`.
 
-    Without a text it is a list of names said twice, of words that the tokenizer knows. Raises TaskError if there is none,
-    and if the placeholder is not found once.
+    Without a text it is a list of names said twice, of words that the tokenizer knows. Raises
+    TaskError if there is none, and if the placeholder is not found once.
     """
     for words, at in [(text, placeholder)] if text else _PROMPTS:
         try:
@@ -33,7 +39,9 @@ def target_prompt(model: Model, text: str, placeholder: str) -> TokenBatch:
         except TaskError:
             if text:
                 raise
-    raise TaskError(f"model {model.name!r} knows no built-in target prompt; give prompt and placeholder")
+    raise TaskError(
+        f"model {model.name!r} knows no built-in target prompt; give prompt and placeholder"
+    )
 
 
 def target_layers(n_layers: int, *, is_full: bool) -> range:
@@ -42,7 +50,9 @@ def target_layers(n_layers: int, *, is_full: bool) -> range:
 
 
 def place_of(target: TokenBatch) -> int:
-    """Return the position at which vectors are put into the target prompt; raise TaskError if it cannot be told."""
+    """Return the position at which vectors are put into the target prompt; raise TaskError if it
+    cannot be told.
+    """
     if target.subject is None:
         raise TaskError(target.missing("subject"))
     return int(target.subject[0])
@@ -51,14 +61,17 @@ def place_of(target: TokenBatch) -> int:
 def said(
     target: Recording, vectors: Float[Tensor, "source batch d_model"], *, layer: int, position: int
 ) -> Iterator[Float[Tensor, "batch d_vocab"]]:
-    """Yield for every source the logits at the end of the target prompt, of one row, with its vectors at `position`.
+    """Yield for every source the logits at the end of the target prompt, of one row, with its
+    vectors at `position`.
 
     They are put in the place of the output of `layer`.
     """
     value = rearrange(vectors, "source batch d_model -> (source batch) 1 1 d_model")
     at = torch.tensor([[position]], device=vectors.device)
     ends = ends_of_patched(target, {layer: value}, positions=at)[layer]
-    by_source = rearrange(ends, "(source batch) 1 d_model -> source batch 1 d_model", source=len(vectors))
+    by_source = rearrange(
+        ends, "(source batch) 1 d_model -> source batch 1 d_model", source=len(vectors)
+    )
     for resid in by_source:
         yield target.logits(resid)[:, 0]
 
@@ -71,14 +84,20 @@ def said_ranks(
     layers: Sequence[int],
     position: int,
 ) -> tuple[Int[Tensor, "batch source target token"], Float[Tensor, "batch source target token"]]:
-    """Return the ranks and the probabilities of tokens behind the target prompt, by source and target layer."""
+    """Return the ranks and the probabilities of tokens behind the target prompt, by source and
+    target layer.
+    """
     found, shares = [], []
     for layer in layers:
         for logits in said(target, vectors, layer=layer, position=position):
             found.append(torch.stack([ranks(logits, token) for token in tokens], dim=-1))
-            shares.append(torch.stack([of_token(logits.softmax(-1), token) for token in tokens], dim=-1))
+            shares.append(
+                torch.stack([of_token(logits.softmax(-1), token) for token in tokens], dim=-1)
+            )
     pattern = "(target source) batch token -> batch source target token"
-    at_ranks, probabilities = (rearrange(torch.stack(x), pattern, target=len(layers)) for x in (found, shares))
+    at_ranks, probabilities = (
+        rearrange(torch.stack(x), pattern, target=len(layers)) for x in (found, shares)
+    )
     return at_ranks, probabilities
 
 
@@ -89,5 +108,7 @@ def says_it_anyway(target: Recording, tokens: Sequence[Tokens]) -> Bool[Tensor, 
 
 
 def said_steps(n_layers: int, *, layers: Sequence[int]) -> int:
-    """Return how many blocks `said_ranks` runs for each prompt and position of the target prompt from the patched on."""
+    """Return how many blocks `said_ranks` runs for each prompt and position of the target prompt
+    from the patched on.
+    """
     return sum(n_layers * (n_layers - 1 - layer) for layer in layers)

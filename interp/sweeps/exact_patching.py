@@ -1,4 +1,6 @@
-"""Exact activation patching through replayed blocks: one row per node, and only the blocks behind it are run."""
+"""Exact activation patching through replayed blocks: one row per node, and only the blocks behind
+it are run.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,14 +12,16 @@ from torch import Tensor
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
-from interp.sweeps.pairs import Pair
+from interp.sweeps.twins import Pair
 
 NODE_KINDS: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "z", "mlp_out", "mlp_post")
 _CHUNK_TOKENS = 4096
 
 
 def run_values(recording: Recording, pair: Pair) -> tuple[Pair, Recording, Recording, Tensors]:
-    """Return the pair with its reference, its base and source runs, and the metric of both (one clean pass each)."""
+    """Return the pair with its reference, its base and source runs, and the metric of both (one
+    clean pass each).
+    """
     clean, twin = pair.clean.recording, recording.beside(pair.corrupted)
     reference = clean.logits(clean.resid(clean.n_layers), positions=pair.clean.predicting)
     pair = replace(pair, reference=reference)
@@ -30,14 +34,19 @@ def run_values(recording: Recording, pair: Pair) -> tuple[Pair, Recording, Recor
 
 
 def patch_effects(pair: Pair, base: Recording, source: Recording, site: Site) -> Tensor:
-    """Return by how much the metric of the base run rises when a node has its value from the source run.
+    """Return by how much the metric of the base run rises when a node has its value from the source
+    run.
 
-    A node is a site at one position [batch pos]; at "z" also one head [batch pos head], at "mlp_post" one neuron [batch pos
-    d_mlp]. Nodes that are equal in both runs have no effect and are not run.
+    A node is a site at one position [batch pos]; at "z" also one head [batch pos head], at
+    "mlp_post" one neuron [batch pos d_mlp]. Nodes that are equal in both runs have no effect and
+    are not run.
     """
     here, there = (_value(recording, site) for recording in (base, source))
     if site.kind == "z":
-        here, there = (rearrange(each, "b p (h d) -> b p h d", h=base.blocks[site.layer].n_heads) for each in (here, there))
+        here, there = (
+            rearrange(each, "b p (h d) -> b p h d", h=base.blocks[site.layer].n_heads)
+            for each in (here, there)
+        )
     elif site.kind == "mlp_post":
         here, there = here[..., None], there[..., None]
     has_units = here.ndim == 4
@@ -58,7 +67,9 @@ def patch_effects(pair: Pair, base: Recording, source: Recording, site: Site) ->
 
 
 def blocks_run(kind: SiteKind, *, n_layers: int, n_nodes: int) -> int:
-    """Return how many blocks exact patching of `n_nodes` nodes in every layer runs, per prompt and position."""
+    """Return how many blocks exact patching of `n_nodes` nodes in every layer runs, per prompt and
+    position.
+    """
     behind = n_layers * (n_layers + 1) // 2
     return n_nodes * (behind - n_layers if kind == "mlp_out" else behind)
 
@@ -75,7 +86,10 @@ def _behind(base: Recording, site: Site, patched: Tensor) -> Tensor:
         return base.chain(range(layer, base.n_layers), patched)
     if site.kind == "mlp_out":
         without = base.resid(layer + 1).float() - base.clean(site).float()
-        resid = repeat(without, "batch ... -> (variant batch) ...", variant=n_variants) + patched.float()
+        resid = (
+            repeat(without, "batch ... -> (variant batch) ...", variant=n_variants)
+            + patched.float()
+        )
         return base.chain(rest, resid.to(patched.dtype))
     resid = repeat(base.resid(layer), "batch ... -> (variant batch) ...", variant=n_variants)
     put: Callable[[Tensor], Tensor] = lambda _: patched  # noqa: E731
@@ -84,4 +98,6 @@ def _behind(base: Recording, site: Site, patched: Tensor) -> Tensor:
 
 def _metric(pair: Pair, base: Recording, resid: Tensor, *, n_variants: int) -> Tensor:
     logits = base.logits(resid, positions=pair.clean.predicting)
-    return pair.value(rearrange(logits, "(variant batch) ... -> variant batch ...", variant=n_variants))
+    return pair.value(
+        rearrange(logits, "(variant batch) ... -> variant batch ...", variant=n_variants)
+    )

@@ -1,4 +1,6 @@
-"""Two-hop prompts that can be compared, the entities of others, and what a layer writes of a prompt's own."""
+"""Two-hop prompts that can be compared, the entities of others, and what a layer writes of a
+prompt's own.
+"""
 
 from collections.abc import Sequence
 
@@ -35,24 +37,38 @@ def require_hops(shard: TokenBatch) -> None:
 
 
 def require_bridge(shard: TokenBatch) -> Tokens:
-    """Return the first token of each prompt's bridge; raise TaskError, naming the first prompt, if one is missing."""
+    """Return the first token of each prompt's bridge; raise TaskError, naming the first prompt, if
+    one is missing.
+    """
     if shard.bridge is None:
-        raise TaskError(shard.why.get("bridge") or f"{shard.first_without('bridge')}; the answer of its first hop is needed")
+        raise TaskError(
+            shard.why.get("bridge")
+            or f"{shard.first_without('bridge')}; the answer of its first hop is needed"
+        )
     return shard.bridge
 
 
 def require_subject(shard: TokenBatch) -> Int[Tensor, " batch"]:
-    """Return where each prompt's first-hop phrase ends; raise TaskError, naming the first prompt, if one is missing."""
+    """Return where each prompt's first-hop phrase ends; raise TaskError, naming the first prompt,
+    if one is missing.
+    """
     if shard.subject is None:
-        raise TaskError(shard.why.get("subject") or f"{shard.first_without('subject')}; its first-hop phrase is needed")
+        raise TaskError(
+            shard.why.get("subject")
+            or f"{shard.first_without('subject')}; its first-hop phrase is needed"
+        )
     return shard.subject
 
 
 @torch.no_grad()
-def compared(model: Model, task: Task, *, known_only: bool, no_shortcuts: bool) -> Int[Tensor, " kept"]:
-    """Return the keys of the prompts both of whose single hops the model answers, and whose shortcuts it does not.
+def compared(
+    model: Model, task: Task, *, known_only: bool, no_shortcuts: bool
+) -> Int[Tensor, " kept"]:
+    """Return the keys of the prompts both of whose single hops the model answers, and whose
+    shortcuts it does not.
 
-    A single hop or a shortcut that a task does not have excludes nothing; a hop that cannot be asked is not known.
+    A single hop or a shortcut that a task does not have excludes nothing; a hop that cannot be
+    asked is not known.
     """
     wanted = dict.fromkeys(("first_hop", "second_hop"), True) if known_only else {}
     wanted |= dict.fromkeys(("entity_shortcut", "relation_shortcut"), False) if no_shortcuts else {}
@@ -63,7 +79,11 @@ def compared(model: Model, task: Task, *, known_only: bool, no_shortcuts: bool) 
         if name in wanted
     }
     excluded: set[str] = set()
-    others = Task(f"{task.name}, related", tuple(other for _, _, other in asked.values())) if asked else None
+    others = (
+        Task(f"{task.name}, related", tuple(other for _, _, other in asked.values()))
+        if asked
+        else None
+    )
     usable = model.fit(others).task if others else None
     fed = {other.id for other in usable.prompts} if usable else set()
     excluded |= {of for key, (of, should, _) in asked.items() if should and key not in fed}
@@ -73,11 +93,15 @@ def compared(model: Model, task: Task, *, known_only: bool, no_shortcuts: bool) 
             excluded |= {asked[prompt.id][0] for prompt in shard if asked[prompt.id][1]}
             continue
         answers = batch.answer_tokens[:, 0]
-        guesses = model.logits(batch)[torch.arange(len(shard), device=answers.device), batch.last].argmax(-1)
+        guesses = model.logits(batch)[
+            torch.arange(len(shard), device=answers.device), batch.last
+        ].argmax(-1)
         for prompt, is_answered in zip(shard, torch.eq(guesses, answers).tolist(), strict=True):
             of, should, _ = asked[prompt.id]
             excluded |= {of} if is_answered != should else set()
-    return torch.tensor([key_of(p.id) for p in task.prompts if p.id not in excluded], dtype=torch.int64)
+    return torch.tensor(
+        [key_of(p.id) for p in task.prompts if p.id not in excluded], dtype=torch.int64
+    )
 
 
 def keys_of(shard: TokenBatch) -> Int[Tensor, " batch"]:
@@ -93,7 +117,9 @@ def sorted_out(recording: Recording, shard: TokenBatch, kept: Int[Tensor, " kept
 
 
 def groups(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return which of the compared prompts have right and wrong answers; a group without prompts is left out."""
+    """Return which of the compared prompts have right and wrong answers; a group without prompts is
+    left out.
+    """
     right, kept = arrays["is_right"], arrays["is_compared"]
     found = {RIGHT: right & kept, WRONG: ~right & kept}
     return {name: chosen for name, chosen in found.items() if chosen.any()}
@@ -104,20 +130,35 @@ def counted(arrays: dict[str, np.ndarray]) -> str:
     n = {name: int(chosen.sum()) for name, chosen in groups(arrays).items()}
     left_out = int((~arrays["is_compared"]).sum())
     if not n:
-        return f"Nothing to compare: of {left_out} prompts, none has known hops and shortcuts that do not work"
+        return (
+            f"Nothing to compare: of {left_out} prompts, none has known hops and shortcuts that do"
+            " not work"
+        )
     text = f"{n.get(RIGHT, 0)} prompts with right and {n.get(WRONG, 0)} with wrong answers"
-    return text + (f"; {left_out} whose hops are unknown or whose shortcuts work are left out" if left_out else "")
+    return text + (
+        f"; {left_out} whose hops are unknown or whose shortcuts work are left out"
+        if left_out
+        else ""
+    )
 
 
 # Another prompt's entities, to see what comes out by chance
 
 
 def strangers(model: Model, task: Task, *, n: int = 64) -> Tensors:
-    """Return bridge and answer [prompt 2] of a task's first prompts, by their keys; raise AnalysisError for one prompt."""
+    """Return bridge and answer [prompt 2] of a task's first prompts, by their keys; raise
+    AnalysisError for one prompt.
+    """
     if len(task.prompts) < 2:
-        raise AnalysisError("1 prompt given; the control takes another prompt's bridge and answer: at least 2 are needed")
+        raise AnalysisError(
+            "1 prompt given; the control takes another prompt's bridge and answer: at least 2 are"
+            " needed"
+        )
     shards = [model.tokenize(shard) for shard in model.shards(Task(task.name, task.prompts[:n]))]
-    return {"stranger": torch.cat(list(map(_own, shards))).cpu(), "stranger_keys": torch.cat(list(map(keys_of, shards)))}
+    return {
+        "stranger": torch.cat(list(map(_own, shards))).cpu(),
+        "stranger_keys": torch.cat(list(map(keys_of, shards))),
+    }
 
 
 def _own(shard: TokenBatch) -> Int[Tensor, "batch 2"]:
@@ -125,7 +166,9 @@ def _own(shard: TokenBatch) -> Int[Tensor, "batch 2"]:
 
 
 def of_a_stranger(shard: TokenBatch, prepared: Tensors) -> tuple[Tokens, Tokens]:
-    """Return bridge and answer of another prompt for each, neither of them one of its own where there is such a prompt."""
+    """Return bridge and answer of another prompt for each, neither of them one of its own where
+    there is such a prompt.
+    """
     chosen = []
     for prompt, own in zip(shard.prompts, _own(shard).tolist(), strict=True):
         is_other = prepared["stranger_keys"] != key_of(prompt.id)
@@ -147,9 +190,11 @@ def predictions(recording: Recording) -> Float[Tensor, "batch d_vocab"]:
 def written_ranks(
     recording: Recording, positions: Int[Tensor, " batch"], tokens: Sequence[Tokens]
 ) -> Int[Tensor, "batch part layer token"]:
-    """Return how many tokens stand above each prompt's tokens where each of `PARTS` is unembedded alone.
+    """Return how many tokens stand above each prompt's tokens where each of `PARTS` is unembedded
+    alone.
 
-    Parts: what attention, and what the MLP, adds at each prompt's position, and the stream behind the layer.
+    Parts: what attention, and what the MLP, adds at each prompt's position, and the stream behind
+    the layer.
     """
     rows = torch.arange(len(positions), device=positions.device)
     found = []
@@ -158,7 +203,9 @@ def written_ranks(
             write = _write(recording, part, layer)
             logits = recording.logits(write[rows, positions][:, None])[:, 0]
             found.append(torch.stack([ranks(logits, token) for token in tokens], dim=-1))
-    by_part: Tensor = rearrange(torch.stack(found), "(part layer) batch token -> batch part layer token", part=len(PARTS))
+    by_part: Tensor = rearrange(
+        torch.stack(found), "(part layer) batch token -> batch part layer token", part=len(PARTS)
+    )
     return by_part
 
 

@@ -1,4 +1,6 @@
-"""Scores of nodes per prompt: joined over groups of prompts, aligned at the prompts' ends, averaged."""
+"""Scores of nodes per prompt: joined over groups of prompts, aligned at the prompts' ends,
+averaged.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.shapes import Tensors
-from interp.sweeps.alignment import Aligned, align
-from interp.sweeps.rates import Rate
+from interp.stats.align import Aligned, align
+from interp.stats.rates import Rate
 
 
 def join_scores(rows: Sequence[Tensor], groups: Sequence[Tensors], *, last: Tensor) -> Tensors:
-    """Return groups' tensors [batch layer pos ...] as one per name, in the order of `rows`, padded to the longest."""
+    """Return groups' tensors [batch layer pos ...] as one per name, in the order of `rows`, padded
+    to the longest.
+    """
     n_prompts, joined = sum(map(len, rows)), {}
     n_pos = torch.zeros(n_prompts, dtype=torch.int64)
     for name in groups[0]:
         parts = [group[name] for group in groups]
-        shape = [n_prompts, *(max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True))]
+        shape = [
+            n_prompts,
+            *(max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)),
+        ]
         joined[name] = torch.zeros(shape, dtype=parts[0].dtype)
         for at, part in zip(rows, parts, strict=True):
             inside: list[Tensor | slice] = [at, *(slice(size) for size in part.shape[1:])]
@@ -32,7 +39,9 @@ def join_scores(rows: Sequence[Tensor], groups: Sequence[Tensors], *, last: Tens
 
 @dataclass(frozen=True)
 class NodeScores:
-    """Scores by name [prompt layer*unit column], aligned at the prompts' ends, and the metric of both runs [prompt]."""
+    """Scores by name [prompt layer*unit column], aligned at the prompts' ends, and the metric of
+    both runs [prompt].
+    """
 
     scores: dict[str, Aligned]
     n_units: dict[str, int]
@@ -49,7 +58,10 @@ class NodeScores:
             n_units[name] = 1 if arrays[0].ndim == 3 else arrays[0].shape[3]
             flat = [array if array.ndim == 3 else _units_first(array) for array in arrays]
             scores[name] = align(flat, last=last, n_pos=n_pos)
-        ends = {key: np.concatenate([part[key].double().numpy() for part in parts]) for key in ("base", "source")}
+        ends = {
+            key: np.concatenate([part[key].double().numpy() for part in parts])
+            for key in ("base", "source")
+        }
         return cls(scores, n_units, ends["base"], ends["source"])
 
     @property
@@ -58,7 +70,9 @@ class NodeScores:
         return float((self.source - self.base).mean())
 
     def mean(self, name: str, prompts: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """Return the mean score [layer*unit column] over some prompts (all), NaN where none of them has that position."""
+        """Return the mean score [layer*unit column] over some prompts (all), NaN where none of them
+        has that position.
+        """
         values = self.scores[name].values if prompts is None else self.scores[name].values[prompts]
         n_known = (~np.isnan(values)).sum(0)
         total: NDArray[np.float64] = np.nansum(values.astype(np.float64), axis=0)
@@ -67,15 +81,22 @@ class NodeScores:
     def ends(self, metric: str) -> str:
         """Say what the metric is in both runs."""
         return (
-            f"{metric} is {self.base.mean():.2f} in the run that is patched and {self.source.mean():.2f} in the run that "
-            f"patches come from ({len(self.base)} prompts)"
+            f"{metric} is {self.base.mean():.2f} in the run that is patched and"
+            f" {self.source.mean():.2f} in the run that patches come from ({len(self.base)}"
+            " prompts)"
         )
 
     def to_frame(self, name: str, *, seed: int) -> pd.DataFrame:
-        """Return columns layer, unit (head or neuron), position, mean, low, high, share and n_prompts."""
+        """Return columns layer, unit (head or neuron), position, mean, low, high, share and
+        n_prompts.
+        """
         frame, n_units = self.scores[name].to_frame(seed=seed), self.n_units[name]
         layer, unit = np.divmod(frame["layer"].to_numpy(), n_units)
-        units = pd.array(unit, dtype="Int64") if n_units > 1 else pd.array([pd.NA] * len(frame), dtype="Int64")
+        units = (
+            pd.array(unit, dtype="Int64")
+            if n_units > 1
+            else pd.array([pd.NA] * len(frame), dtype="Int64")
+        )
         return frame.assign(layer=layer, unit=units, share=frame["mean"] / (self.gap or np.nan))
 
     def summed(self, name: str) -> pd.DataFrame:
@@ -90,7 +111,9 @@ class NodeScores:
         return pd.DataFrame(rows)
 
     def largest_share(self, names: Sequence[str], *, seed: int) -> Rate:
-        """Return the share of the difference that the largest node of all names has, with its interval."""
+        """Return the share of the difference that the largest node of all names has, with its
+        interval.
+        """
         frame = pd.concat([self.to_frame(name, seed=seed) for name in names], ignore_index=True)
         most = frame.iloc[int(frame["share"].abs().fillna(0).argmax())]
         low, high = sorted(float(most[end]) / (self.gap or np.nan) for end in ("low", "high"))
@@ -106,7 +129,10 @@ class NodeScores:
             layer, unit = divmod(int(row), n_units)
             place = f"{layer}.{unit}" if n_units > 1 else f"layer {layer}"
             where = aligned.columns[column]
-            told.append(f"{place} at {where if where == 'first' else f'position {where}'} ({share[row, column]:+.0%})")
+            told.append(
+                f"{place} at {where if where == 'first' else f'position {where}'}"
+                f" ({share[row, column]:+.0%})"
+            )
         return told
 
 

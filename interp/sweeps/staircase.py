@@ -1,9 +1,10 @@
 """One sweep over the layers that serves every skipped layer at once.
 
-The variant "layer s is skipped" joins behind layer s, so layers below s never run for it. As many variants as fit together
-run as one batch, and effects are reduced on the fly. With causal attention the variant "skip s before position t" agrees
-with the all-token skip of s before t: only its positions from t on are run, over the keys and values that the skip's own
-row just wrote. ("Do Language Models Use Their Depth Efficiently?", section 3.2.)
+The variant "layer s is skipped" joins behind layer s, so layers below s never run for it. As many
+variants as fit together run as one batch, and effects are reduced on the fly. With causal attention
+the variant "skip s before position t" agrees with the all-token skip of s before t: only its
+positions from t on are run, over the keys and values that the skip's own row just wrote. ("Do
+Language Models Use Their Depth Efficiently?", section 3.2.)
 """
 
 import math
@@ -30,7 +31,9 @@ _NUMBERS_HELD = 32  # per token and d_model while a block runs: MLPs of 4 d_mode
 
 @dataclass(frozen=True)
 class Step:
-    """The relative change of one layer's contribution, [variant batch pos-start], measured from position `start` on."""
+    """The relative change of one layer's contribution, [variant batch pos-start], measured from
+    position `start` on.
+    """
 
     scope: Scope
     layer: int
@@ -40,7 +43,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Ends:
-    """The last residuals [variant batch pos-start d_model] of every skip, measured from position `start` on."""
+    """The last residuals [variant batch pos-start d_model] of every skip, measured from position
+    `start` on.
+    """
 
     scope: Scope
     start: int
@@ -52,15 +57,21 @@ def _write(after: Tensor, before: Tensor) -> Tensor:
     return after.float() - before.float()
 
 
-def relative_change(clean: Float[Tensor, "*_ d_model"], changed: Float[Tensor, "*variants d_model"]) -> Tensor:
+def relative_change(
+    clean: Float[Tensor, "*_ d_model"], changed: Float[Tensor, "*variants d_model"]
+) -> Tensor:
     """Return ||c - c'|| / ||c|| over the last axis, in fp32."""
     clean = clean.float()
-    change: Tensor = vector_norm(clean - changed.float(), dim=-1) / vector_norm(clean, dim=-1).clamp_min(_EPS)
+    change: Tensor = vector_norm(clean - changed.float(), dim=-1) / vector_norm(
+        clean, dim=-1
+    ).clamp_min(_EPS)
     return change
 
 
 def skipped(recording: Recording, layer: int, part: Part) -> Tensor:
-    """Return the residual behind `layer` [batch pos d_model] without its part; position 0 keeps the clean output."""
+    """Return the residual behind `layer` [batch pos d_model] without its part; position 0 keeps the
+    clean output.
+    """
     pre, post = recording.resid(layer), recording.resid(layer + 1)
     match part:
         case "layer":
@@ -73,16 +84,24 @@ def skipped(recording: Recording, layer: int, part: Part) -> Tensor:
 
 
 def write_of(recording: Recording, layer: int, part: Part) -> Tensor:
-    """Return what a part wrote in the clean pass [batch pos d_model]; nothing at position 0, which is never skipped."""
-    kinds = {"layer": ("attn_out", "mlp_out"), "attention": ("attn_out",), "mlp": ("mlp_out",)}[part]
+    """Return what a part wrote in the clean pass [batch pos d_model]; nothing at position 0, which
+    is never skipped.
+    """
+    kinds = {"layer": ("attn_out", "mlp_out"), "attention": ("attn_out",), "mlp": ("mlp_out",)}[
+        part
+    ]
     write = sum((recording.clean(Site(kind, layer)) for kind in kinds), torch.zeros(()))  # type: ignore[arg-type]
     return torch.cat([torch.zeros_like(write[:, :1]), write[:, 1:]], dim=1)
 
 
-def staircase(recording: Recording, *, part: Part, scopes: Sequence[Scope], splits: Sequence[int]) -> Iterator[Step | Ends]:
-    """Yield how every layer's contribution changes for every skipped layer, then where the skips end.
+def staircase(
+    recording: Recording, *, part: Part, scopes: Sequence[Scope], splits: Sequence[int]
+) -> Iterator[Step | Ends]:
+    """Yield how every layer's contribution changes for every skipped layer, then where the skips
+    end.
 
-    Variants are the skipped layers 0 .. layer - 1; an "all" step also has the skipped layer itself as its last variant.
+    Variants are the skipped layers 0 .. layer - 1; an "all" step also has the skipped layer itself
+    as its last variant.
     """
     all_rows: list[Tensor] = []
     future_rows: dict[int, list[Tensor]] = {t: [] for t in splits if "future" in scopes}
@@ -115,7 +134,9 @@ def staircase(recording: Recording, *, part: Part, scopes: Sequence[Scope], spli
 def _direct(
     recording: Recording, layer: int, *, part: Part, scopes: Sequence[Scope], splits: Sequence[int]
 ) -> Iterator[Step]:
-    """Yield how `layer` changes when it reads the clean residual minus one earlier layer's write; nothing is chained."""
+    """Yield how `layer` changes when it reads the clean residual minus one earlier layer's write;
+    nothing is chained.
+    """
     if "direct" not in scopes and "direct_future" not in scopes:
         return
     clean = recording.resid(layer)
@@ -130,14 +151,20 @@ def _direct(
 
 
 def _run(recording: Recording, layer: int, rows: Tensor, *, with_kv: bool) -> tuple[Tensor, KV]:
-    """Run a block on rows [variant batch pos d_model], a few variants at a time; no keys and values unless asked for."""
+    """Run a block on rows [variant batch pos d_model], a few variants at a time; no keys and values
+    unless asked for.
+    """
     done, written = [], []
     for chunk in _chunks(rows):
         resid, kv = recording.block_kv(layer, _flat(chunk))
         done.append(resid)
         written += [kv] if with_kv else []
     nothing = rows.new_empty(0, 0, 0, 0)
-    keys, values = (torch.cat(parts) for parts in zip(*written, strict=True)) if written else (nothing, nothing)
+    keys, values = (
+        (torch.cat(parts) for parts in zip(*written, strict=True))
+        if written
+        else (nothing, nothing)
+    )
     return _unflat(torch.cat(done), len(rows)), (keys, values)
 
 
@@ -158,8 +185,8 @@ def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
 def tokens_at_once(device: torch.device, bytes_held: int) -> int:
     """Return how many tokens a block runs at once, holding `bytes_held` for each while it does.
 
-    On a CPU as many as keep its caches warm; on a GPU what a quarter of the free memory holds, as a power of two, so that
-    it seldom depends on what else is there.
+    On a CPU as many as keep its caches warm; on a GPU what a quarter of the free memory holds, as a
+    power of two, so that it seldom depends on what else is there.
     """
     if device.type != "cuda":
         return _CHUNK_TOKENS
@@ -179,5 +206,7 @@ def _flat(rows: Tensor) -> Tensor:
 
 
 def _unflat(rows: Tensor, variants: int) -> Tensor:
-    variant_rows: Tensor = rearrange(rows, "(variant batch) pos d_model -> variant batch pos d_model", variant=variants)
+    variant_rows: Tensor = rearrange(
+        rows, "(variant batch) pos d_model -> variant batch pos d_model", variant=variants
+    )
     return variant_rows

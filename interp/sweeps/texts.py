@@ -1,4 +1,6 @@
-"""What a model says where residuals were written over while it read the prompt; tokens after that are ordinary."""
+"""What a model says where residuals were written over while it read the prompt; tokens after that
+are ordinary.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -27,9 +29,11 @@ def patched_texts(
     positions: Int[Tensor, "batch span"],
     max_new_tokens: int,
 ) -> Texts:
-    """Return greedy continuations, lists of prompts by variant, each variant's values being `layer`'s output at `positions`.
+    """Return greedy continuations, lists of prompts by variant, each variant's values being
+    `layer`'s output at `positions`.
 
-    The values may come from any run of a model of this width. Raises SiteError for positions in the padding.
+    The values may come from any run of a model of this width. Raises SiteError for positions in the
+    padding.
     """
     texts: Texts = []
     for chunk in torch.split(values, _n_copies(shard, max_new_tokens)):
@@ -42,24 +46,34 @@ def patched_texts(
     return texts
 
 
-def sampled_texts(model: Model, shard: TokenBatch, *, n: int, max_new_tokens: int, seed: int = 0) -> Texts:
-    """Return `n` continuations, a list of `n` lists of prompts, drawn at temperature 1; a prompt's depend on it alone."""
+def sampled_texts(
+    model: Model, shard: TokenBatch, *, n: int, max_new_tokens: int, seed: int = 0
+) -> Texts:
+    """Return `n` continuations, a list of `n` lists of prompts, drawn at temperature 1; a prompt's
+    depend on it alone.
+    """
     texts: Texts = []
     for copies in torch.split(torch.arange(n), _n_copies(shard, max_new_tokens)):
         seeds = [(seed << 20) + copy for copy in copies.tolist() for _ in shard.prompts]
-        texts += _said(model, shard, n=len(copies), max_new_tokens=max_new_tokens, temperature=1.0, seed=seeds)
+        texts += _said(
+            model, shard, n=len(copies), max_new_tokens=max_new_tokens, temperature=1.0, seed=seeds
+        )
     return texts
 
 
 def says(text: str, prompt: Prompt) -> bool:
-    """Tell whether a text holds a prompt's answer or an alias of two letters or more, in any case (as published)."""
+    """Tell whether a text holds a prompt's answer or an alias of two letters or more, in any case
+    (as published).
+    """
     names = [prompt.answer or "", *[alias for alias in prompt.aliases if len(alias) > 1]]
     return any(name.lower() in text.lower() for name in names if name)
 
 
 def all_say(texts: Texts, prompts: Sequence[Prompt]) -> Tensor:
     """Return [variant batch] whether each text holds its prompt's answer."""
-    return torch.tensor([[says(text, prompt) for text, prompt in zip(row, prompts, strict=True)] for row in texts])
+    return torch.tensor(
+        [[says(text, prompt) for text, prompt in zip(row, prompts, strict=True)] for row in texts]
+    )
 
 
 def _said(
@@ -73,9 +87,16 @@ def _said(
     seed: int | Sequence[int] = 0,
 ) -> Iterator[tuple[str, ...]]:
     """Yield the texts of `n` copies of a shard, run as one batch."""
-    copies = TokenBatch(shard.prompts * n, shard.tokens.repeat(n, 1), shard.mask.repeat(n, 1), shard.last.repeat(n))
+    copies = TokenBatch(
+        shard.prompts * n, shard.tokens.repeat(n, 1), shard.mask.repeat(n, 1), shard.last.repeat(n)
+    )
     texts = model.generate(
-        copies, max_new_tokens=max_new_tokens, plan=plan, phase="prefill", temperature=temperature, seed=seed
+        copies,
+        max_new_tokens=max_new_tokens,
+        plan=plan,
+        phase="prefill",
+        temperature=temperature,
+        seed=seed,
     ).texts
     for start in range(0, len(texts), len(shard.prompts)):
         yield texts[start : start + len(shard.prompts)]

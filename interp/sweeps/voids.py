@@ -1,8 +1,10 @@
-"""Which layers leave a token alone: the signed change of its norm against the range of earlier changes.
+"""Which layers leave a token alone: the signed change of its norm against the range of earlier
+changes.
 
-"Void in Language Models" (arXiv 2505.14467), after L2 adaptive computation: with n_l the norm of a token's stream behind
-layer l, layer l is void for that token where n_l - n_(l-1) < alpha * (largest - smallest change by the layers before l).
-Norms are all that the rule needs, so that every alpha is answered by one pass.
+"Void in Language Models" (arXiv 2505.14467), after L2 adaptive computation: with n_l the norm of a
+token's stream behind layer l, layer l is void for that token where n_l - n_(l-1) < alpha * (largest
+- smallest change by the layers before l). Norms are all that the rule needs, so that every alpha is
+answered by one pass.
 """
 
 import unicodedata
@@ -53,16 +55,20 @@ def range_before(changes: Float[Tensor, "batch layer pos"]) -> Float[Tensor, "ba
 
 
 def range_over_batch(changes: Float[Tensor, "batch layer pos"]) -> Float[Tensor, "batch pos"]:
-    """Return the range of the first layer's changes over the prompts of a batch, which the published code compares with."""
+    """Return the range of the first layer's changes over the prompts of a batch, which the
+    published code compares with.
+    """
     first = changes[:, 0]
     return (first.amax(0) - first.amin(0)).expand_as(first).clone()
 
 
-def active_layers(norms: Norms, alphas: Sequence[float], *, first_range: Float[Tensor, "batch pos"] | None = None) -> Active:
+def active_layers(
+    norms: Norms, alphas: Sequence[float], *, first_range: Float[Tensor, "batch pos"] | None = None
+) -> Active:
     """Return for each alpha (the variants) which layers are not void for which token.
 
-    The first layer has nothing before it: it is void where it makes the stream shorter, or where its change is below alpha
-    times `first_range`.
+    The first layer has nothing before it: it is void where it makes the stream shorter, or where
+    its change is below alpha times `first_range`.
     """
     changes = changes_of(norms)
     spread = range_before(changes)
@@ -71,19 +77,27 @@ def active_layers(norms: Norms, alphas: Sequence[float], *, first_range: Float[T
     return torch.stack([changes >= alpha * spread for alpha in alphas])
 
 
-def is_massive(resid: Resid, *, above: float = 100.0, ratio: float = 1000.0) -> Bool[Tensor, "rows pos"]:
-    """Return which tokens hold a massive activation: above `above` and above `ratio` times the median of the token's own."""
+def is_massive(
+    resid: Resid, *, above: float = 100.0, ratio: float = 1000.0
+) -> Bool[Tensor, "rows pos"]:
+    """Return which tokens hold a massive activation: above `above` and above `ratio` times the
+    median of the token's own.
+    """
     massive: Tensor = vector_norm(resid.float(), ord=torch.inf, dim=-1) > above
-    large = resid[massive].float().abs()  # the median costs more than all else, and few tokens need it
+    large = (
+        resid[massive].float().abs()
+    )  # the median costs more than all else, and few tokens need it
     massive[massive.clone()] = large.amax(-1) > ratio * large.median(dim=-1).values
     return massive
 
 
 @dataclass(frozen=True)
 class Response:
-    """Norms of the tokens that follow each prompt, captured while generating them; `tokens` [batch text] has both.
+    """Norms of the tokens that follow each prompt, captured while generating them; `tokens` [batch
+    text] has both.
 
-    `is_read` are those that a pass has read, at the positions `span` of the text: neither the last, nor what ended it.
+    `is_read` are those that a pass has read, at the positions `span` of the text: neither the last,
+    nor what ended it.
     """
 
     norms: Float[Tensor, "batch tap new"]
@@ -95,9 +109,16 @@ class Response:
 
 @torch.no_grad()
 def respond(
-    model: Model, batch: TokenBatch, *, max_new_tokens: int, above: float = 100.0, ratio: float = 1000.0
+    model: Model,
+    batch: TokenBatch,
+    *,
+    max_new_tokens: int,
+    above: float = 100.0,
+    ratio: float = 1000.0,
 ) -> Response:
-    """Generate greedily and return the norms of what was read; raise AnalysisError where no token could be."""
+    """Generate greedily and return the norms of what was read; raise AnalysisError where no token
+    could be.
+    """
     require_readable(max_new_tokens)
     sites = [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in range(model.n_layers))]
     generation = model.generate(batch, max_new_tokens=max_new_tokens, capture=sites)
@@ -116,16 +137,23 @@ def require_readable(max_new_tokens: int) -> None:
     """Raise AnalysisError for responses too short for a pass to read one of their tokens."""
     if max_new_tokens < 2:
         raise AnalysisError(
-            f"max_new_tokens={max_new_tokens}; 2 or more are needed, since no pass reads the last (0: no responses)"
+            f"max_new_tokens={max_new_tokens}; 2 or more are needed, since no pass reads the last"
+            " (0: no responses)"
         )
 
 
 def punctuation_of(tokenizer: Any, tokens: Iterable[int]) -> Int[Tensor, " token"]:
-    """Return which of these tokens are made of punctuation and symbols alone; none without a tokenizer."""
+    """Return which of these tokens are made of punctuation and symbols alone; none without a
+    tokenizer.
+    """
     if tokenizer is None:
         return torch.zeros(0, dtype=torch.long)
-    marks = [token for token in sorted(set(tokens)) if _is_punctuation(tokenizer.decode([token]).strip())]
-    return torch.tensor([token for token in marks if token not in tokenizer.all_special_ids], dtype=torch.long)
+    marks = [
+        token for token in sorted(set(tokens)) if _is_punctuation(tokenizer.decode([token]).strip())
+    ]
+    return torch.tensor(
+        [token for token in marks if token not in tokenizer.all_special_ids], dtype=torch.long
+    )
 
 
 def _is_punctuation(text: str) -> bool:

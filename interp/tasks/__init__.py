@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import TaskError, unknown
-from interp.paths import data_folder, shipped_tasks
+from interp.files.paths import data_folder, shipped_tasks
 from interp.tasks.prompts import SHARD, Prompt, Task
 from interp.tasks.records import read_prompts, rows_of_file
 from interp.tasks.spacing import Space, space_between
@@ -26,9 +26,11 @@ def load_task(
     chat: bool = False,
     space: Space = "auto",
 ) -> Task:
-    """Return a built-in task by name, or one from a file of JSON lines; with `n`, that many prompts at random.
+    """Return a built-in task by name, or one from a file of JSON lines; with `n`, that many prompts
+    at random.
 
-    `column_map` maps fields of a prompt to the keys of a file's lines; `chat` and `space` as in `Task.from_hf`.
+    `column_map` maps fields of a prompt to the keys of a file's lines; `chat` and `space` as in
+    `Task.from_hf`.
     """
     shipped, name = shipped_tasks(), str(name)
     if name in shipped:
@@ -45,11 +47,15 @@ def load_task(
 @cache
 def _shipped(name: str) -> Task:
     known = describe_tasks()[name]
-    return replace(Task.from_jsonl(shipped_tasks()[name]), about=known["about"], needs=tuple(known["needs"]))
+    return replace(
+        Task.from_jsonl(shipped_tasks()[name]), about=known["about"], needs=tuple(known["needs"])
+    )
 
 
 def example_of(name: str) -> str:
-    """Return how a built-in task's first answer follows its prompt, a space between them shown as ␣."""
+    """Return how a built-in task's first answer follows its prompt, a space between them shown as
+    ␣.
+    """
     (prompt,), _ = read_prompts(islice(rows_of_file(shipped_tasks()[name]), 1))
     if prompt.answer is None:
         return ""
@@ -58,6 +64,10 @@ def example_of(name: str) -> str:
 
 
 def describe_tasks() -> dict[str, dict[str, Any]]:
-    """Map every built-in task to what it is about, what it needs of a tokenizer, its source and licence."""
-    index: dict[str, dict[str, Any]] = json.loads((data_folder() / "tasks" / "index.json").read_text(encoding="utf-8"))
+    """Map every built-in task to what it is about, what it needs of a tokenizer, its source and
+    licence.
+    """
+    index: dict[str, dict[str, Any]] = json.loads(
+        (data_folder() / "tasks" / "index.json").read_text(encoding="utf-8")
+    )
     return index

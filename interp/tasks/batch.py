@@ -20,11 +20,12 @@ __all__ = ["TokenBatch", "as_prompts", "put_in_front", "tokenize"]
 class TokenBatch:
     """Token ids [batch pos], padded on the right; `mask` is False on padding.
 
-    `last` is each prompt's last position (of the prompt, also where its answer follows); `subject` the last position of its
-    first-hop phrase and `subject_start` the first; `answer`, `wrong` and `bridge` the first token of each. `answer_tokens`
-    [batch answer_pos] are whole answers, padded with -1, and `answer_positions` the positions whose logits predict them.
-    `corrupted` are the twins' tokens, where every prompt has a twin of as many tokens. What is not there, or cannot be used
-    for one of the prompts, is None; `why` says why, by field, naming the prompt.
+    `last` is each prompt's last position (of the prompt, also where its answer follows); `subject`
+    the last position of its first-hop phrase and `subject_start` the first; `answer`, `wrong` and
+    `bridge` the first token of each. `answer_tokens` [batch answer_pos] are whole answers, padded
+    with -1, and `answer_positions` the positions whose logits predict them. `corrupted` are the
+    twins' tokens, where every prompt has a twin of as many tokens. What is not there, or cannot be
+    used for one of the prompts, is None; `why` says why, by field, naming the prompt.
     """
 
     prompts: tuple[Prompt, ...]
@@ -47,17 +48,25 @@ class TokenBatch:
 
     @property
     def answer_positions(self) -> Int[Tensor, "batch answer_pos"] | None:
-        """Return which positions predict the answer's tokens, if those follow the prompt in this batch."""
+        """Return which positions predict the answer's tokens, if those follow the prompt in this
+        batch.
+        """
         if self.answer_tokens is None:
             return None
-        return self.last[:, None] + torch.arange(self.answer_tokens.shape[1], device=self.last.device)
+        return self.last[:, None] + torch.arange(
+            self.answer_tokens.shape[1], device=self.last.device
+        )
 
     def require_single_token_answers(self) -> None:
         """Raise TaskError, naming the prompts, if an answer is missing or has several tokens."""
         if self.answer_tokens is None:
             raise TaskError(self.missing("answer"))
         several = (self.answer_tokens >= 0).sum(1) > 1
-        bad = [prompt.id for prompt, is_bad in zip(self.prompts, several.tolist(), strict=True) if is_bad]
+        bad = [
+            prompt.id
+            for prompt, is_bad in zip(self.prompts, several.tolist(), strict=True)
+            if is_bad
+        ]
         if bad:
             raise TaskError(f"answers of one token are needed; {named(bad)} with more")
 
@@ -67,25 +76,36 @@ class TokenBatch:
 
     def first_without(self, name: str) -> str:
         """Return which is the first prompt that lacks a field."""
-        first = next((prompt.id for prompt in self.prompts if getattr(prompt, name) is None), self.prompts[0].id)
+        first = next(
+            (prompt.id for prompt in self.prompts if getattr(prompt, name) is None),
+            self.prompts[0].id,
+        )
         return f"prompt {first!r} has no {name}"
 
 
 def without(name: str, prompts: Sequence[Prompt]) -> str:
     """Return which prompts have no field of a name."""
     bad = [prompt.id for prompt in prompts if getattr(prompt, name) is None]
-    return f"{'an' if name == 'answer' else 'a'} {name} is needed for every prompt; {named(bad)} without one"
+    return (
+        f"{'an' if name == 'answer' else 'a'} {name} is needed for every prompt; {named(bad)}"
+        " without one"
+    )
 
 
 def as_prompts(given: Any) -> tuple[Prompt, ...]:
-    """Return a text, a prompt, token ids (arrays, or lists of lists), or a list of these as prompts.
+    """Return a text, a prompt, token ids (arrays, or lists of lists), or a list of these as
+    prompts.
 
-    Raises TaskError for anything else, a single list of numbers too: it may be one prompt, or one token of several.
+    Raises TaskError for anything else, a single list of numbers too: it may be one prompt, or one
+    token of several.
     """
     if isinstance(given, str | Prompt) or (hasattr(given, "dtype") and is_ids(given)):
         given = [given]
     elif is_ids(given):
-        raise TaskError(f"a list of numbers given, {list_of(given, 'ids')!r:.60}; one prompt of token ids is [[…]]")
+        raise TaskError(
+            f"a list of numbers given, {list_of(given, 'ids')!r:.60}; one prompt of token ids is"
+            " [[…]]"
+        )
     items = list_of(given, "prompts")
     if not items:
         raise TaskError("no prompts given; at least one is needed")
@@ -111,11 +131,13 @@ def tokenize(
     corrupted: bool = False,
     limits: Limits = NO_LIMITS,
 ) -> TokenBatch:
-    """Return prompts as a batch, with the special tokens that the tokenizer puts in front; none stands behind.
+    """Return prompts as a batch, with the special tokens that the tokenizer puts in front; none
+    stands behind.
 
-    With `answers`, each answer follows its prompt (tokenized together); with `corrupted`, the corrupted twins are tokenized,
-    which must have as many tokens as their prompts. Raises TaskError, naming it, for a prompt that cannot be used, or whose
-    answer or twin cannot be used where it is asked for; what else cannot be used of a prompt is None in the batch.
+    With `answers`, each answer follows its prompt (tokenized together); with `corrupted`, the
+    corrupted twins are tokenized, which must have as many tokens as their prompts. Raises
+    TaskError, naming it, for a prompt that cannot be used, or whose answer or twin cannot be used
+    where it is asked for; what else cannot be used of a prompt is None in the batch.
     """
     encoder = Encoder(tokenizer, limits)
     encoded = _usable(encoder, prompts)
@@ -141,7 +163,11 @@ def tokenize(
         corrupted=None if corrupted or answers else _all([each.corrupted for each in encoded], pad),
         why=why,
     )
-    moved = {f.name: getattr(batch, f.name) for f in fields(batch) if isinstance(getattr(batch, f.name), Tensor)}
+    moved = {
+        f.name: getattr(batch, f.name)
+        for f in fields(batch)
+        if isinstance(getattr(batch, f.name), Tensor)
+    }
     return replace(batch, **{name: tensor.to(device) for name, tensor in moved.items()})
 
 
@@ -157,7 +183,9 @@ def _usable(encoder: Encoder, prompts: Sequence[Prompt]) -> list[Encoded]:
 
 
 def _twin(encoded: Encoded) -> Prompt:
-    """Return a prompt with its corrupted twin as its text; raise TaskError where it has none that can be used."""
+    """Return a prompt with its corrupted twin as its text; raise TaskError where it has none that
+    can be used.
+    """
     prompt = encoded.prompt
     if prompt.corrupted is None:
         raise TaskError(f"prompt {prompt.id!r} has no corrupted twin")
@@ -176,7 +204,9 @@ def _why(encoded: Sequence[Encoded]) -> dict[str, str]:
 
 
 def padding(tokenizer: Any, n_ids: int | None) -> int:
-    """Return an id to fill rows up with: the tokenizer's padding or end token, if the model has it; else 0."""
+    """Return an id to fill rows up with: the tokenizer's padding or end token, if the model has it;
+    else 0.
+    """
     known = [getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id")]
     there = [i for i in known if i is not None and i >= 0 and (n_ids is None or i < n_ids)]
     return int(there[0]) if there else 0

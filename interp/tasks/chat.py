@@ -16,15 +16,22 @@ _FOLLOWING = ("answer", "wrong", "bridge")
 
 
 def in_template(tokenizer: Any, task: Task) -> Task:
-    """Return a chat task as the tokens that end where the model is to answer; raise TaskError without a template.
+    """Return a chat task as the tokens that end where the model is to answer; raise TaskError
+    without a template.
 
-    An answer's tokens are those that the template gives when the assistant says it, without what ends its turn.
+    An answer's tokens are those that the template gives when the assistant says it, without what
+    ends its turn.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise TaskError(f"task {task.name!r} is a chat; this tokenizer has no chat template")
     template = _Template(tokenizer, task.name)
-    related = {key: {what: template.said(prompt) for what, prompt in others.items()} for key, others in task.related.items()}
-    return replace(task, prompts=tuple(map(template.said, task.prompts)), related=related, chat=False)
+    related = {
+        key: {what: template.said(prompt) for what, prompt in others.items()}
+        for key, others in task.related.items()
+    }
+    return replace(
+        task, prompts=tuple(map(template.said, task.prompts)), related=related, chat=False
+    )
 
 
 class _Template:
@@ -32,22 +39,35 @@ class _Template:
         self.tokenizer, self.task, self.encoder = tokenizer, task, Encoder(tokenizer)
 
     def said(self, prompt: Prompt) -> Prompt:
-        """Return a prompt as what the template makes of it, and its answers as what the assistant says."""
+        """Return a prompt as what the template makes of it, and its answers as what the assistant
+        says.
+        """
         if prompt.tokens is not None:
-            raise TaskError(f"prompt {prompt.id!r} is token ids; the task is a chat, in which a user says texts")
+            raise TaskError(
+                f"prompt {prompt.id!r} is token ids; the task is a chat, in which a user says texts"
+            )
         rendered, tokens = self._rendered(prompt, prompt.text)
         asked = [getattr(prompt, name) for name in _FOLLOWING if getattr(prompt, name) is not None]
-        spelling = {text: self._answer(prompt, rendered, tokens, text) for text in dict.fromkeys([*asked, *prompt.choices])}
+        spelling = {
+            text: self._answer(prompt, rendered, tokens, text)
+            for text in dict.fromkeys([*asked, *prompt.choices])
+        }
         twin = None
         if prompt.corrupted is not None:
             whole, ids = self._rendered(prompt, prompt.corrupted)
             twin = self._shown(whole)
             spelling[twin] = ids
-        return replace(prompt, text=self._shown(rendered), corrupted=twin, tokens=tokens, spelling=spelling)
+        return replace(
+            prompt, text=self._shown(rendered), corrupted=twin, tokens=tokens, spelling=spelling
+        )
 
     def _shown(self, rendered: str) -> str:
         """Return a rendered text without the BOS that the tokenizer itself puts in front of texts."""
-        return rendered.removeprefix(self.encoder.decode(self.encoder.front)) if self.encoder.front else rendered
+        return (
+            rendered.removeprefix(self.encoder.decode(self.encoder.front))
+            if self.encoder.front
+            else rendered
+        )
 
     def _rendered(self, prompt: Prompt, text: str) -> tuple[str, Ids]:
         """Return a conversation that ends where the assistant is to answer, as text and as tokens."""
@@ -56,36 +76,56 @@ class _Template:
             parts = {"role": "user", "content": [{"type": "text", "text": text}]}
             rendered = self._apply(prompt, [parts], add_generation_prompt=True)
         if text.strip() not in rendered[0]:
-            raise TaskError(f"prompt {prompt.id!r}: the chat template leaves out what the user says, {text!r:.80}")
+            raise TaskError(
+                f"prompt {prompt.id!r}: the chat template leaves out what the user says,"
+                f" {text!r:.80}"
+            )
         return rendered
 
     def _answer(self, prompt: Prompt, rendered: str, tokens: Ids, answer: str) -> Ids:
-        """Return the tokens of what the assistant says; none where they cannot be told from what is around them."""
+        """Return the tokens of what the assistant says; none where they cannot be told from what is
+        around them.
+        """
         messages = [_message("user", prompt.text), _message("assistant", answer)]
-        if prompt.text.strip() not in self._apply(prompt, messages[:1], add_generation_prompt=True)[0]:
-            messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        if (
+            prompt.text.strip()
+            not in self._apply(prompt, messages[:1], add_generation_prompt=True)[0]
+        ):
+            messages = [
+                {**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages
+            ]
         whole, ids = self._apply(prompt, messages, add_generation_prompt=False)
         behind = whole.removeprefix(rendered)
         if not whole.startswith(rendered) or not behind.strip().startswith(answer.strip()):
             there_is = behind[:40] if whole.startswith(rendered) else whole[-60:]
             raise TaskError(
-                f"task {self.task!r}: the chat template does not put what the assistant says, {answer!r:.40}, behind the "
-                f"prompt that it makes; there is {there_is!r}"
+                f"task {self.task!r}: the chat template does not put what the assistant says,"
+                f" {answer!r:.40}, behind the prompt that it makes; there is {there_is!r}"
             )
         if ids[: len(tokens)] != tokens:
             return ()
         follow = ids[len(tokens) :]
-        ends = (n for n in range(1, len(follow) + 1) if self.encoder.decode(follow[:n]).strip() == answer.strip())
+        ends = (
+            n
+            for n in range(1, len(follow) + 1)
+            if self.encoder.decode(follow[:n]).strip() == answer.strip()
+        )
         return follow[: next(ends, 0)]
 
-    def _apply(self, prompt: Prompt, messages: list[Message], *, add_generation_prompt: bool) -> tuple[str, Ids]:
+    def _apply(
+        self, prompt: Prompt, messages: list[Message], *, add_generation_prompt: bool
+    ) -> tuple[str, Ids]:
         how: Mapping[str, Any] = {"add_generation_prompt": add_generation_prompt}
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, **how)
             ids = self.tokenizer.apply_chat_template(messages, tokenize=True, **how)
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise TaskError(f"prompt {prompt.id!r}: the chat template cannot be filled in ({error})") from None
-        return str(text), tuple(ids["input_ids"] if isinstance(ids, Mapping) or hasattr(ids, "input_ids") else ids)
+            raise TaskError(
+                f"prompt {prompt.id!r}: the chat template cannot be filled in ({error})"
+            ) from None
+        return str(text), tuple(
+            ids["input_ids"] if isinstance(ids, Mapping) or hasattr(ids, "input_ids") else ids
+        )
 
 
 def _message(role: str, text: str) -> Message:

@@ -1,4 +1,6 @@
-"""From prompts to token ids, one by one: what is fed, what can be asked of it, and why something cannot."""
+"""From prompts to token ids, one by one: what is fed, what can be asked of it, and why something
+cannot.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,9 +37,9 @@ NO_LIMITS = Limits()
 class Encoded:
     """A prompt's tokens, and the tokens of what is asked of it.
 
-    `subject` are the first and last position of its first-hop phrase, `corrupted` its twin's tokens, of which there are as
-    many. What is not there, or cannot be used, is None, and `why` says why by field. `misfit` is why the whole prompt cannot
-    be used; `problem` the same in full.
+    `subject` are the first and last position of its first-hop phrase, `corrupted` its twin's
+    tokens, of which there are as many. What is not there, or cannot be used, is None, and `why`
+    says why by field. `misfit` is why the whole prompt cannot be used; `problem` the same in full.
     """
 
     prompt: Prompt
@@ -53,14 +55,18 @@ class Encoded:
 
     @property
     def facts(self) -> tuple[int, ...]:
-        """Return what prompts of one shard have in common: their number of tokens, and what can be asked of them."""
+        """Return what prompts of one shard have in common: their number of tokens, and what can be
+        asked of them.
+        """
         there = (self.answer, self.wrong, self.subject, self.bridge, self.corrupted)
         return (len(self.tokens), *(int(value is not None) for value in there))
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Turns texts into the ids that a model is fed: the tokenizer's special tokens in front, and none behind."""
+    """Turns texts into the ids that a model is fed: the tokenizer's special tokens in front, and
+    none behind.
+    """
 
     tokenizer: Any
     limits: Limits = NO_LIMITS
@@ -82,7 +88,9 @@ class Encoder:
         """Return every text's own tokens, without special ones."""
         if not texts:
             return []
-        return [list(row) for row in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        return [
+            list(row) for row in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        ]
 
     def rows(self, texts: Sequence[str]) -> list[list[int]]:
         """Return every text's tokens, with what is put in front."""
@@ -97,11 +105,17 @@ class Encoder:
         token, itself = self._unknown
         if token is None or token not in own:
             return False
-        pieces = [text[a:b].strip() for (a, b), i in zip(self.offsets(text, own), own, strict=True) if i == token]
+        pieces = [
+            text[a:b].strip()
+            for (a, b), i in zip(self.offsets(text, own), own, strict=True)
+            if i == token
+        ]
         return not all(piece in itself for piece in pieces)
 
     def offsets(self, text: str, own: Sequence[int]) -> Offsets:
-        """Return where in a text each of its own tokens stands, of tokenizers that do not tell by decoding them."""
+        """Return where in a text each of its own tokens stands, of tokenizers that do not tell by
+        decoding them.
+        """
         if getattr(self.tokenizer, "is_fast", False):
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             if list(encoded["input_ids"]) == list(own):
@@ -109,10 +123,16 @@ class Encoder:
         return self._decoded_offsets(text, own)
 
     def _decoded_offsets(self, text: str, own: Sequence[int]) -> Offsets:
-        """Return where tokens stand by decoding more and more of them; those that make up one character share its place."""
+        """Return where tokens stand by decoding more and more of them; those that make up one
+        character share its place.
+        """
         whole = self.decode(own)
-        lengths = [len(self.decode(own[:i]).rstrip("\ufffd")) for i in range(len(own))] + [len(whole)]
-        ends = [next((n for n in lengths[i:] if n > lengths[i]), lengths[-1]) for i in range(len(own))]
+        lengths = [len(self.decode(own[:i]).rstrip("\ufffd")) for i in range(len(own))] + [
+            len(whole)
+        ]
+        ends = [
+            next((n for n in lengths[i:] if n > lengths[i]), lengths[-1]) for i in range(len(own))
+        ]
         shift = len(text) - len(text.lstrip()) if whole[:1] != text[:1] else 0
         return [(begin + shift, end + shift) for begin, end in zip(lengths, ends, strict=False)]
 
@@ -133,16 +153,24 @@ class Encoder:
         """Tell whether a prompt's text is to be tokenized."""
         return prompt.tokens is None and self.tokenizer is not None
 
-    def _following(self, prompts: Sequence[Prompt], own: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    def _following(
+        self, prompts: Sequence[Prompt], own: Mapping[str, list[int]]
+    ) -> dict[str, list[int]]:
         """Map every text with an answer behind it, and every twin, to its own tokens."""
         texts: dict[str, None] = {}
         for prompt in filter(self.is_text, prompts):
-            texts |= {_behind(prompt, given): None for name in _FOLLOWING if (given := getattr(prompt, name))}
+            texts |= {
+                _behind(prompt, given): None
+                for name in _FOLLOWING
+                if (given := getattr(prompt, name))
+            }
             texts |= {} if prompt.corrupted is None else {prompt.corrupted: None}
         missing = [text for text in texts if text not in own]
         return {**own, **dict(zip(missing, self.own(missing), strict=True))}
 
-    def _encoded(self, prompt: Prompt, own: list[int] | None, follow: Mapping[str, list[int]]) -> Encoded:
+    def _encoded(
+        self, prompt: Prompt, own: list[int] | None, follow: Mapping[str, list[int]]
+    ) -> Encoded:
         tokens = tuple(self.fronted(own)) if own is not None else prompt.tokens or ()
         misfit, problem = self._misfit(prompt, own, tokens)
         if misfit:
@@ -163,24 +191,47 @@ class Encoder:
         """Return why a prompt cannot be used, in short and in full; nothing if it can."""
         where, (n_ids, longest) = f"prompt {prompt.id!r}", (self.limits.n_ids, self.limits.longest)
         if prompt.tokens is None and own is None:
-            return NO_TOKENIZER, f"{where} is text, and there is no tokenizer; give token ids, or a tokenizer"
+            return (
+                NO_TOKENIZER,
+                f"{where} is text, and there is no tokenizer; give token ids, or a tokenizer",
+            )
         if not (tokens if own is None else own):
-            return EMPTY, f"{where} has no tokens: the tokenizer makes nothing of {prompt.text!r:.80}"
+            return (
+                EMPTY,
+                f"{where} has no tokens: the tokenizer makes nothing of {prompt.text!r:.80}",
+            )
         if own is not None and self.unknown_words(prompt.text, own):
             return UNKNOWN, ""
         if n_ids is not None and max(tokens) >= n_ids:
-            return OUTSIDE, f"{where} has token {max(tokens)}; the model's vocabulary is 0 to {n_ids - 1}"
+            return (
+                OUTSIDE,
+                f"{where} has token {max(tokens)}; the model's vocabulary is 0 to {n_ids - 1}",
+            )
         if longest is not None and len(tokens) > longest:
-            return f"{TOO_LONG} ({longest} tokens)", f"{where} has {len(tokens)} tokens; the model reads at most {longest}"
+            return (
+                f"{TOO_LONG} ({longest} tokens)",
+                f"{where} has {len(tokens)} tokens; the model reads at most {longest}",
+            )
         return "", ""
 
     def _follows(
-        self, prompt: Prompt, name: str, given: str, own: list[int] | None, follow: Mapping[str, list[int]]
+        self,
+        prompt: Prompt,
+        name: str,
+        given: str,
+        own: list[int] | None,
+        follow: Mapping[str, list[int]],
     ) -> tuple[Ids | None, str]:
         """Return the tokens of an answer behind a prompt, or why there are none."""
         if own is None:
             if given not in prompt.spelling:
-                return None, f": its {name}, {given!r}, is text; token ids are needed where the prompt is token ids"
+                return (
+                    None,
+                    (
+                        f": its {name}, {given!r}, is text; token ids are needed where the prompt"
+                        " is token ids"
+                    ),
+                )
             tokens = prompt.spelling[given]
             text = given
         else:
@@ -192,19 +243,31 @@ class Encoder:
         if own is not None and self.unknown_words(text, follow[text]):
             return None, f": the tokenizer does not know its {name}, {given!r}"
         if self.limits.n_ids is not None and max(tokens) >= self.limits.n_ids:
-            return None, f": its {name}, {given!r}, has token {max(tokens)}; the model's are 0 to {self.limits.n_ids - 1}"
+            return (
+                None,
+                (
+                    f": its {name}, {given!r}, has token {max(tokens)}; the model's are 0 to"
+                    f" {self.limits.n_ids - 1}"
+                ),
+            )
         return tokens, ""
 
     def options(self, prompt: Prompt, options: Sequence[str]) -> list[Ids]:
-        """Return the tokens of options behind a prompt; raise TaskError, naming it, for one that cannot follow."""
-        bare: dict[str, Any] = dict.fromkeys(("answer_index", "wrong", "bridge", "subject", "corrupted")) | {"choices": ()}
+        """Return the tokens of options behind a prompt; raise TaskError, naming it, for one that
+        cannot follow.
+        """
+        bare: dict[str, Any] = dict.fromkeys(
+            ("answer_index", "wrong", "bridge", "subject", "corrupted")
+        ) | {"choices": ()}
         encoded = self.encode([replace(prompt, answer=option, **bare) for option in options])
         for each in encoded:
             if each.answer is None:
                 raise TaskError(each.why.get("answer") or each.problem or self.unknown_in(encoded))
         return [each.answer for each in encoded if each.answer is not None]
 
-    def _twin(self, prompt: Prompt, tokens: Ids, follow: Mapping[str, list[int]]) -> tuple[Ids | None, str]:
+    def _twin(
+        self, prompt: Prompt, tokens: Ids, follow: Mapping[str, list[int]]
+    ) -> tuple[Ids | None, str]:
         """Return the tokens of a prompt's corrupted twin, or why it cannot be set beside it."""
         given = str(prompt.corrupted)
         if prompt.tokens is None:
@@ -215,15 +278,28 @@ class Encoder:
         elif given in prompt.spelling:
             twin = prompt.spelling[given]
         else:
-            return None, ": its corrupted twin is text; token ids are needed where the prompt is token ids"
+            return (
+                None,
+                ": its corrupted twin is text; token ids are needed where the prompt is token ids",
+            )
         if len(twin) != len(tokens):
-            return None, f" has {len(tokens)} tokens, its corrupted twin {len(twin)}; as many are needed"
+            return (
+                None,
+                f" has {len(tokens)} tokens, its corrupted twin {len(twin)}; as many are needed",
+            )
         if self.limits.n_ids is not None and max(twin) >= self.limits.n_ids:
-            return None, f": its twin has token {max(twin)}; the model's are 0 to {self.limits.n_ids - 1}"
+            return (
+                None,
+                f": its twin has token {max(twin)}; the model's are 0 to {self.limits.n_ids - 1}",
+            )
         return twin, ""
 
-    def _subject(self, prompt: Prompt, own: list[int] | None, tokens: Ids) -> tuple[tuple[int, int] | None, str]:
-        """Return the first and last position of the subject, found by character offsets, or why there is none."""
+    def _subject(
+        self, prompt: Prompt, own: list[int] | None, tokens: Ids
+    ) -> tuple[tuple[int, int] | None, str]:
+        """Return the first and last position of the subject, found by character offsets, or why
+        there is none.
+        """
         subject = str(prompt.subject)
         if (ids := prompt.spelling.get(subject)) is not None:
             starts = [i for i in range(len(tokens)) if tokens[i : i + len(ids)] == ids]
@@ -240,7 +316,11 @@ class Encoder:
         end = start + len(subject)
         offsets = self.offsets(text, list(tokens[begin:]))
         places = [i for i, (a, b) in enumerate(offsets, begin) if a < end and b > max(a, start)]
-        return ((places[0], places[-1]), "") if places else (None, f": no token is part of subject {subject!r}")
+        return (
+            ((places[0], places[-1]), "")
+            if places
+            else (None, f": no token is part of subject {subject!r}")
+        )
 
     def _begin(self, prompt: Prompt, own: list[int] | None, tokens: Ids) -> int:
         """Return at which token a prompt's text begins."""
@@ -249,11 +329,20 @@ class Encoder:
         return begin if begin > 0 and list(tokens[begin:]) == own else 0
 
     def unknown_in(self, encoded: Sequence[Encoded]) -> str:
-        """Return which prompts have words that the tokenizer does not know, and the first of these words."""
+        """Return which prompts have words that the tokenizer does not know, and the first of these
+        words.
+        """
         bad = [each.prompt for each in encoded if each.misfit == UNKNOWN]
-        words = [word for word in dict.fromkeys(bad[0].text.split()) if self.unknown_words(word, self.own([word])[0])]
+        words = [
+            word
+            for word in dict.fromkeys(bad[0].text.split())
+            if self.unknown_words(word, self.own([word])[0])
+        ]
         which = f"; not {', '.join(map(repr, words[:3]))}" if words else ""
-        return f"the tokenizer does not know every word of {named([prompt.id for prompt in bad])}{which}"
+        return (
+            "the tokenizer does not know every word of"
+            f" {named([prompt.id for prompt in bad])}{which}"
+        )
 
 
 def _behind(prompt: Prompt, answer: str) -> str:
@@ -266,10 +355,14 @@ def named(ids: Sequence[str]) -> str:
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that a tokenizer puts in front of, and behind, every text, as it does so now."""
+    """Return the special tokens that a tokenizer puts in front of, and behind, every text, as it
+    does so now.
+    """
     front: list[int] = []
     for probe in _PROBES:
-        with_them, own = (list(tokenizer(probe, add_special_tokens=added)["input_ids"]) for added in (True, False))
+        with_them, own = (
+            list(tokenizer(probe, add_special_tokens=added)["input_ids"]) for added in (True, False)
+        )
         starts = range(len(with_them) - len(own) + 1) if own else ()
         at = [i for i in starts if with_them[i : i + len(own)] == own]
         if len(at) == 1:
@@ -284,5 +377,7 @@ def put_in_front(tokenizer: Any) -> list[str]:
 
 
 def token_rows(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return every text's tokens, with the special tokens that the tokenizer puts in front and none behind."""
+    """Return every text's tokens, with the special tokens that the tokenizer puts in front and none
+    behind.
+    """
     return Encoder(tokenizer).rows(texts)

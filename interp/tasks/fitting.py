@@ -26,25 +26,40 @@ class Fitted:
 
 
 def fit(tokenizer: Any, task: Task, *, limits: Limits = NO_LIMITS) -> Fitted:
-    """Return the prompts that a model can be fed and that meet the task's needs; raise TaskError if there are none.
+    """Return the prompts that a model can be fed and that meet the task's needs; raise TaskError if
+    there are none.
 
-    Left out, and counted by reason, is what no analysis can use: unknown words, no tokens, more tokens than the model reads,
-    ids that it does not have. What a user says is put into the tokenizer's chat template first.
+    Left out, and counted by reason, is what no analysis can use: unknown words, no tokens, more
+    tokens than the model reads, ids that it does not have. What a user says is put into the
+    tokenizer's chat template first.
     """
     if task.chat:
         task = in_template(tokenizer, task)
     reasons = misfits(tokenizer, task.prompts, task.needs, limits=limits)
-    left_out = {reason: reasons.count(reason) for reason in sorted({*reasons} - {""}, key=reasons.index)}
+    left_out = {
+        reason: reasons.count(reason) for reason in sorted({*reasons} - {""}, key=reasons.index)
+    }
     kept = [prompt for prompt, reason in zip(task.prompts, reasons, strict=True) if not reason]
     if not kept:
-        raise TaskError(f"task {task.name!r} does not fit this tokenizer: {Fitted(task, left_out)}, of {len(task)}")
+        raise TaskError(
+            f"task {task.name!r} does not fit this tokenizer: {Fitted(task, left_out)}, of"
+            f" {len(task)}"
+        )
     return Fitted(task.of(kept), left_out)
 
 
-def misfits(tokenizer: Any, prompts: Sequence[Prompt], needs: Sequence[Need], *, limits: Limits = NO_LIMITS) -> list[str]:
-    """Return for every prompt why it cannot be used, or does not meet needs; nothing for one that does."""
+def misfits(
+    tokenizer: Any, prompts: Sequence[Prompt], needs: Sequence[Need], *, limits: Limits = NO_LIMITS
+) -> list[str]:
+    """Return for every prompt why it cannot be used, or does not meet needs; nothing for one that
+    does.
+    """
     encoder = Encoder(tokenizer, limits)
-    twins = [replace(p, text=p.corrupted, corrupted=None) for p in prompts if p.corrupted and encoder.is_text(p)]
+    twins = [
+        replace(p, text=p.corrupted, corrupted=None)
+        for p in prompts
+        if p.corrupted and encoder.is_text(p)
+    ]
     beside = {each.prompt.id: each for each in encoder.encode(twins)} if needs else {}
     return [_misfit(each, beside.get(each.prompt.id), needs) for each in encoder.encode(prompts)]
 
@@ -54,11 +69,18 @@ def _misfit(encoded: Encoded, twin: Encoded | None, needs: Sequence[Need]) -> st
     if encoded.misfit or not needs:
         return encoded.misfit
     both = [encoded] if twin is None else [encoded, twin]
-    if any(each.misfit == UNKNOWN or any("does not know" in why for why in each.why.values()) for each in both):
+    if any(
+        each.misfit == UNKNOWN or any("does not know" in why for why in each.why.values())
+        for each in both
+    ):
         return UNKNOWN
     if "single_token_answer" in needs and any(_has_long_answer(each) for each in both):
         return SEVERAL
-    if "aligned_twin" in needs and encoded.prompt.corrupted is not None and encoded.corrupted is None:
+    if (
+        "aligned_twin" in needs
+        and encoded.prompt.corrupted is not None
+        and encoded.corrupted is None
+    ):
         return UNALIGNED
     return ""
 
@@ -66,4 +88,6 @@ def _misfit(encoded: Encoded, twin: Encoded | None, needs: Sequence[Need]) -> st
 def _has_long_answer(encoded: Encoded) -> bool:
     """Tell whether an answer is there and not one token."""
     asked = ((encoded.prompt.answer, encoded.answer), (encoded.prompt.wrong, encoded.wrong))
-    return any(given is not None and (tokens is None or len(tokens) != 1) for given, tokens in asked)
+    return any(
+        given is not None and (tokens is None or len(tokens) != 1) for given, tokens in asked
+    )

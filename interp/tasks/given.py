@@ -12,7 +12,9 @@ Ids = tuple[int, ...]
 
 
 def is_missing(value: object) -> bool:
-    """Tell whether a table's cell is empty: None, a blank text, pandas's NA and NaT, a number that is not one."""
+    """Tell whether a table's cell is empty: None, a blank text, pandas's NA and NaT, a number that
+    is not one.
+    """
     if isinstance(value, str):
         return not value.strip()
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
@@ -25,7 +27,11 @@ def told(value: object) -> str:
     shape = getattr(value, "shape", None)
     if isinstance(value, str):
         return f"{value!r:.80}"
-    return f"{type(value).__name__} {value!r:.60}" if shape is None else f"{type(value).__name__} of shape {tuple(shape)}"
+    return (
+        f"{type(value).__name__} {value!r:.60}"
+        if shape is None
+        else f"{type(value).__name__} of shape {tuple(shape)}"
+    )
 
 
 def plain(value: Any) -> Any:
@@ -62,11 +68,15 @@ def is_ids(given: Any) -> bool:
     value = plain(given)
     if isinstance(value, str | bytes | Mapping):
         return False
-    return is_id(value) or (isinstance(value, Sequence) and len(value) > 0 and all(map(is_id, value)))
+    return is_id(value) or (
+        isinstance(value, Sequence) and len(value) > 0 and all(map(is_id, value))
+    )
 
 
 def read_ids(given: Any, where: str) -> Ids:
-    """Return one id, or a list, array or tensor of ids, as a tuple; raise TaskError for anything else."""
+    """Return one id, or a list, array or tensor of ids, as a tuple; raise TaskError for anything
+    else.
+    """
     if not is_ids(given):
         raise TaskError(f"{where}: {told(given)} given; token ids, whole numbers, are needed")
     value = plain(given)
@@ -77,13 +87,20 @@ def read_ids(given: Any, where: str) -> Ids:
 
 
 def spelled(ids: Ids, names: Sequence[str] = ()) -> str:
-    """Return ids as text: their names, or numbers where there are none; raise TaskError for an id beyond the names."""
+    """Return ids as text: their names, or numbers where there are none; raise TaskError for an id
+    beyond the names.
+    """
     if names and max(ids) >= len(names):
         raise TaskError(f"token {max(ids)} given; there are {len(names)} names, from 0 on")
     return " ".join(names[i] if names else str(i) for i in ids)
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Return names in which those that several ids share, or that are blank, have the id behind them."""
+    """Return names in which those that several ids share, or that are blank, have the id behind
+    them.
+    """
     count = Counter(names)
-    return tuple(name if count[name] == 1 and name.strip() else f"{name}({i})" for i, name in enumerate(names))
+    return tuple(
+        name if count[name] == 1 and name.strip() else f"{name}({i})"
+        for i, name in enumerate(names)
+    )

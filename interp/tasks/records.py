@@ -1,4 +1,6 @@
-"""From rows of a file, a table or a data set to prompts; a row that cannot be one is named by its number."""
+"""From rows of a file, a table or a data set to prompts; a row that cannot be one is named by its
+number.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import TaskError, unknown
-from interp.tasks.given import distinct, is_id, is_missing, list_of_texts, plain, read_ids, spelled, told
+from interp.tasks.given import (
+    distinct,
+    is_id,
+    is_missing,
+    list_of_texts,
+    plain,
+    read_ids,
+    spelled,
+    told,
+)
 from interp.tasks.prompts import NAMES, Prompt
 
 LONGEST_LINE = 1_000_000
@@ -30,13 +41,18 @@ def rows_of_file(path: Path) -> Iterator[Row]:
             number += 1
             where = f"{path}:{number}"
             if len(raw) > LONGEST_LINE:
-                raise TaskError(f"{where}: a line of more than {LONGEST_LINE:,} bytes; a prompt has at most that many")
+                raise TaskError(
+                    f"{where}: a line of more than {LONGEST_LINE:,} bytes; a prompt has at most"
+                    " that many"
+                )
             if raw.strip():
                 yield where, _object(raw, where)
 
 
 def names_beside(path: Path) -> tuple[str, ...]:
-    """Return what token ids stand for, from NAME.names.json beside a file; nothing if there is none."""
+    """Return what token ids stand for, from NAME.names.json beside a file; nothing if there is
+    none.
+    """
     beside = path.with_suffix(NAMES)
     if not beside.is_file():
         return ()
@@ -47,7 +63,9 @@ def names_beside(path: Path) -> tuple[str, ...]:
 
 
 def rows_of(dataset: Any, split: str | None) -> Iterable[Any]:
-    """Return the rows of a data set, a list, a generator or a pandas frame; of several splits, those of the one named."""
+    """Return the rows of a data set, a list, a generator or a pandas frame; of several splits,
+    those of the one named.
+    """
     if hasattr(dataset, "to_dict") and hasattr(dataset, "columns"):
         return rows_of_frame(dataset)[0]
     if isinstance(dataset, Mapping):
@@ -55,15 +73,21 @@ def rows_of(dataset: Any, split: str | None) -> Iterable[Any]:
     if split is not None:
         raise TaskError(f"split {split!r} asked for; there is one list of rows, without splits")
     if isinstance(dataset, str | bytes) or not isinstance(dataset, Iterable):
-        raise TaskError(f"{told(dataset)} given; rows of named columns are needed (datasets.load_dataset returns them)")
+        raise TaskError(
+            f"{told(dataset)} given; rows of named columns are needed (datasets.load_dataset"
+            " returns them)"
+        )
     return dataset
 
 
 def _rows_of_mapping(given: Mapping[Any, Any], split: str | None) -> Iterable[Any]:
-    """Return the rows of one of several splits, or of columns; raise TaskError, naming the splits, if none is chosen."""
+    """Return the rows of one of several splits, or of columns; raise TaskError, naming the splits,
+    if none is chosen.
+    """
     columns = {str(key): plain(value) for key, value in given.items()}
     are_columns = not hasattr(type(given), "column_names") and all(
-        isinstance(column, list | tuple) and not any(isinstance(item, Mapping) for item in column[:1])
+        isinstance(column, list | tuple)
+        and not any(isinstance(item, Mapping) for item in column[:1])
         for column in columns.values()
     )
     if split is not None and split in given:
@@ -72,15 +96,22 @@ def _rows_of_mapping(given: Mapping[Any, Any], split: str | None) -> Iterable[An
         lengths = {key: len(column) for key, column in columns.items()}
         if len({*lengths.values()}) > 1:
             told_lengths = ", ".join(f"{key} {n}" for key, n in lengths.items())
-            raise TaskError(f"columns of several lengths given ({told_lengths}); as many rows of each are needed")
+            raise TaskError(
+                f"columns of several lengths given ({told_lengths}); as many rows of each are"
+                " needed"
+            )
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if split is not None:
         raise TaskError(unknown("split", split, map(str, given)))
-    raise TaskError(f"splits {', '.join(map(str, given)) or 'without a name'} given; choose one with split=")
+    raise TaskError(
+        f"splits {', '.join(map(str, given)) or 'without a name'} given; choose one with split="
+    )
 
 
 def rows_of_frame(frame: Any) -> tuple[list[dict[str, Any]], bool]:
-    """Return a pandas frame's rows, columns `tag_…` together under `tags`, and whether there are such columns."""
+    """Return a pandas frame's rows, columns `tag_…` together under `tags`, and whether there are
+    such columns.
+    """
     if not (hasattr(frame, "to_dict") and hasattr(frame, "columns")):
         raise TaskError(f"{told(frame)} given; a pandas frame is needed")
     rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
@@ -109,9 +140,9 @@ def read_prompts(
 ) -> tuple[tuple[Prompt, ...], Related]:
     """Return the prompts of rows, and the prompts related to each by its id.
 
-    `column_map` maps fields of a prompt (and "labels", those of its choices) to columns; columns that it does not name are
-    then ignored. Without it every column must be a field. `names` are what token ids stand for. Raises TaskError for the
-    first row that is not a prompt.
+    `column_map` maps fields of a prompt (and "labels", those of its choices) to columns; columns
+    that it does not name are then ignored. Without it every column must be a field. `names` are
+    what token ids stand for. Raises TaskError for the first row that is not a prompt.
     """
     for field in column_map or {}:
         if field not in _FIELDS | {LABELS}:
@@ -126,7 +157,9 @@ def read_prompts(
         asked_too = named.pop(RELATED, {})
         prompt = _prompt(named, where, number=str(i), names=names)
         if prompt.id in seen:
-            raise TaskError(f"{where}: two prompts with the id {prompt.id!r}, the other at {seen[prompt.id]}")
+            raise TaskError(
+                f"{where}: two prompts with the id {prompt.id!r}, the other at {seen[prompt.id]}"
+            )
         seen[prompt.id] = where
         prompts.append(prompt)
         if asked_too:
@@ -144,7 +177,10 @@ def _mapped(record: Mapping[str, Any], column_map: Mapping[str, str], where: str
 def _related(of: str, given: Any, where: str, names: Sequence[str]) -> dict[str, Prompt]:
     if not (isinstance(given, dict) and all(isinstance(record, dict) for record in given.values())):
         raise TaskError(f"{where}: 'related' is {given!r:.80}; an object of prompts is needed")
-    return {name: _prompt(record, f"{where} ({name})", number=f"{of}:{name}", names=names) for name, record in given.items()}
+    return {
+        name: _prompt(record, f"{where} ({name})", number=f"{of}:{name}", names=names)
+        for name, record in given.items()
+    }
 
 
 def _prompt(record: Mapping[str, Any], where: str, *, number: str, names: Sequence[str]) -> Prompt:
@@ -187,7 +223,10 @@ def _whole(value: Any, where: str) -> int:
 def _of_ids(record: Mapping[str, Any], where: str, names: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a prompt that is token ids: ids as text, and how each text is spelled."""
     tokens = read_ids(record["tokens"], f"{where}: 'tokens'")
-    spelling = {text: read_ids(ids, f"{where}: 'spelling'") for text, ids in dict(record.get("spelling", {})).items()}
+    spelling = {
+        text: read_ids(ids, f"{where}: 'spelling'")
+        for text, ids in dict(record.get("spelling", {})).items()
+    }
     texts = {"text": record.get("text") or spelled(tokens, names)}
     for key in _SPELLED:
         value = record.get(key)
@@ -216,17 +255,28 @@ def _checked(key: str, value: Any, where: str) -> Any:
 def _choices(given: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the options and their labels, if they have any.
 
-    Labels come as in ARC ({"text": […], "label": […]}, or a list of such pairs) or as keys ({"A": …, "B": …}).
+    Labels come as in ARC ({"text": […], "label": […]}, or a list of such pairs) or as keys ({"A":
+    …, "B": …}).
     """
     given = plain(given)
-    if isinstance(given, list | tuple) and given and all(isinstance(each, Mapping) for each in given):
+    if (
+        isinstance(given, list | tuple)
+        and given
+        and all(isinstance(each, Mapping) for each in given)
+    ):
         given = {key: [each.get(key) for each in given] for key in ("text", "label")}
     if not isinstance(given, Mapping):
         return list_of_texts(given, f"{where}: 'choices'"), ()
     if {"text", "label"} <= given.keys():
-        texts, labels = list_of_texts(given["text"], f"{where}: 'choices'"), _labels(given["label"], where)
+        texts, labels = (
+            list_of_texts(given["text"], f"{where}: 'choices'"),
+            _labels(given["label"], where),
+        )
     else:
-        texts, labels = list_of_texts(list(given.values()), f"{where}: 'choices'"), _labels(list(given), where)
+        texts, labels = (
+            list_of_texts(list(given.values()), f"{where}: 'choices'"),
+            _labels(list(given), where),
+        )
     return texts, labels
 
 
@@ -238,17 +288,23 @@ def _labels(given: Any, where: str) -> tuple[str, ...]:
 
 
 def _chosen(record: Mapping[str, Any], labels: Sequence[str], where: str) -> dict[str, Any]:
-    """Return the answer that a row names, and its index among the choices where two of them read the same."""
+    """Return the answer that a row names, and its index among the choices where two of them read
+    the same.
+    """
     options: tuple[str, ...] = record["choices"]
     if labels and len({*labels}) != len(options):
-        raise TaskError(f"{where}: {len({*labels})} labels for {len(options)} choices; one each is needed")
+        raise TaskError(
+            f"{where}: {len({*labels})} labels for {len(options)} choices; one each is needed"
+        )
     key = record.get("answer")
     if key is None or "answer_index" in record:
         return {}
     if isinstance(key, float) and key.is_integer():
         key = int(key)  # a table with empty cells holds no whole numbers
     if isinstance(key, bool) or not (isinstance(key, str) or is_id(key)):
-        raise TaskError(f"{where}: 'answer' is {key!r:.80}; a choice's label, letter, number or text is needed")
+        raise TaskError(
+            f"{where}: 'answer' is {key!r:.80}; a choice's label, letter, number or text is needed"
+        )
     index = _named_option(key, options, labels, where)
     is_alone = options.count(options[index]) == 1
     return {"answer": options[index]} | ({} if is_alone else {"answer_index": index})
@@ -264,7 +320,8 @@ def _named_option(key: Any, options: Sequence[str], labels: Sequence[str], where
         return next(iter(meant.values()))
     if meant:
         raise TaskError(
-            f"{where}: the answer {key!r} may be {' or '.join(meant)}; labels beside the choices, or answer_index, decide"
+            f"{where}: the answer {key!r} may be {' or '.join(meant)}; labels beside the choices,"
+            " or answer_index, decide"
         )
     there_is = f"labels {', '.join(labels)}; " if labels else ""
     from_0 = "; numbers count from 0" if str(key) == str(len(options)) else ""
@@ -273,9 +330,15 @@ def _named_option(key: Any, options: Sequence[str], labels: Sequence[str], where
 
 
 def _by_place(key: str, n_options: int, labels: Sequence[str]) -> dict[str, int]:
-    """Return which option a letter or a number (from 0) names; labels of that kind would have named it."""
+    """Return which option a letter or a number (from 0) names; labels of that kind would have named
+    it.
+    """
     numbers = {} if any(map(str.isdigit, labels)) else {str(i): i for i in range(n_options)}
     letters = {chr(ord(first) + i): i for first in "Aa" for i in range(min(n_options, 26))}
     if any(label.upper() in letters for label in labels):
         letters = {}
-    return {what: known[key] for what, known in (("a number", numbers), ("a letter", letters)) if key in known}
+    return {
+        what: known[key]
+        for what, known in (("a number", numbers), ("a letter", letters))
+        if key in known
+    }

@@ -1,4 +1,6 @@
-"""Whether a space stands between a text and the answer behind it: by script, and by what the text ends in."""
+"""Whether a space stands between a text and the answer behind it: by script, and by what the text
+ends in.
+"""
 
 import re
 import unicodedata
@@ -24,11 +26,23 @@ _UNSPACED = (  # scripts written without spaces between words, with their punctu
     ("\U0001b000", "\U0001b16f"),  # more kana
     ("\U00020000", "\U0003ffff"),  # more Han
 )
-_QUOTES = {"«": "»", "»": "«", "‹": "›", "›": "‹", "“": "”„", "”": "“„", "‘": "‚", "「": "」", "『": "』"}
+_QUOTES = {
+    "«": "»",
+    "»": "«",
+    "‹": "›",
+    "›": "‹",
+    "“": "”„",
+    "”": "“„",
+    "‘": "‚",
+    "「": "」",
+    "『": "』",
+}
 _CLOSING = frozenset(".,;:!?%‰…°،؛؟।॥።፣")
 _JOINING = "-–—=+<>|&~^"  # with nothing behind them where nothing stands in front of them
 _TAG = re.compile(r"<[^<>\s][^<>]*>$")  # markup, and the special tokens of chats
-_ELISION = re.compile(r"(?:^|[^\w'’])(?:\w{1,2}|\w*(?:ll|[qQ]u))$")  # l'homme, qu'il, dell'arte, O'Neill
+_ELISION = re.compile(
+    r"(?:^|[^\w'’])(?:\w{1,2}|\w*(?:ll|[qQ]u))$"
+)  # l'homme, qu'il, dell'arte, O'Neill
 _CONTRACTED = re.compile(r"['’](?:(?:s|t|d|m|ll|re|ve)\b|$)", re.IGNORECASE)
 
 
@@ -41,19 +55,25 @@ def check_space(space: str) -> None:
 def space_between(text: str, answer: str, space: Space = "auto") -> str:
     """Return what stands between a text and the answer behind it: one space, or nothing.
 
-    Nothing where either brings white space of its own. Else "always" and "never" mean what they say, and "auto" asks whether
-    a writer would leave a space: none in scripts without spaces, after what opens or joins, before what closes, and none
-    where a number goes on.
+    Nothing where either brings white space of its own. Else "always" and "never" mean what they
+    say, and "auto" asks whether a writer would leave a space: none in scripts without spaces, after
+    what opens or joins, before what closes, and none where a number goes on.
     """
     if not text or not answer or text[-1].isspace() or answer[0].isspace() or space == "never":
         return ""
     if space == "always":
         return " "
-    return "" if _goes_on(text, answer) or _is_unspaced(text, answer) or _is_open(text, answer) else " "
+    return (
+        ""
+        if _goes_on(text, answer) or _is_unspaced(text, answer) or _is_open(text, answer)
+        else " "
+    )
 
 
 def _goes_on(text: str, answer: str) -> bool:
-    """Tell whether the answer is the rest of a number, closes what was opened, or is the end of a word."""
+    """Tell whether the answer is the rest of a number, closes what was opened, or is the end of a
+    word.
+    """
     if answer[0].isdigit() and re.search(r"\d[.,]?$", text):
         return True
     if answer[0] == '"':
@@ -95,7 +115,9 @@ def _is_open(text: str, answer: str) -> bool:
     if category in ("Ps", "Pi") or last in "/\\_@" or _TAG.search(text):
         return True
     if category == "Sc":
-        return not re.search(r"\d\s?$", before) and (answer[0].isdigit() or not before[-1:].isalnum())
+        return not re.search(r"\d\s?$", before) and (
+            answer[0].isdigit() or not before[-1:].isalnum()
+        )
     if last == "#":
         return bool(before.rstrip("#")) and not before[-1:].isalnum() and before[-1:] not in "#\n"
     if last == "*":
@@ -103,6 +125,8 @@ def _is_open(text: str, answer: str) -> bool:
         return text.count(marks) % 2 == 1 and before[-1:] not in ("", "\n")
     if last in _JOINING:
         in_front = text.rstrip(_JOINING)
-        is_minus = last in "-+" and answer[0].isdigit() and not (in_front and in_front[-1:].isdigit())
+        is_minus = (
+            last in "-+" and answer[0].isdigit() and not (in_front and in_front[-1:].isdigit())
+        )
         return is_minus or (bool(in_front) and not in_front[-1].isspace())
     return False

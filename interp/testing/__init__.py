@@ -1,4 +1,5 @@
-"""The contract of a model, as a test suite: what can be read and written, checked against stock Hugging Face passes.
+"""The contract of a model, as a test suite: what can be read and written, checked against stock
+Hugging Face passes.
 
 interp.testing.check_model(model)              raises AssertionError, naming every check that failed
 interp.testing.examine(model).to_frame()       one row a check: ok, refused (with the reason) or failed
@@ -59,9 +60,15 @@ class Examination:
 
 
 def examine(
-    model: Model, *, seed: int = 0, n_pos: int = 10, progress: Callable[[str], None] = lambda _: None
+    model: Model,
+    *,
+    seed: int = 0,
+    n_pos: int = 10,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Examination:
-    """Return what every check finds out about a model, on two rows of `n_pos` random tokens drawn with `seed`."""
+    """Return what every check finds out about a model, on two rows of `n_pos` random tokens drawn
+    with `seed`.
+    """
     probe, findings = Probe(model, seed=seed, n_pos=n_pos), []
     with model.running, torch.no_grad():
         for finding in _findings(probe, progress):
@@ -70,7 +77,9 @@ def examine(
 
 
 def check_model(model: Model, *, seed: int = 0) -> None:
-    """Raise AssertionError, naming every check that failed; what a model refuses with a reason is no failure."""
+    """Raise AssertionError, naming every check that failed; what a model refuses with a reason is
+    no failure.
+    """
     failed = examine(model, seed=seed).failed
     if failed:
         lines = [f"{finding.check} ({finding.aspect}): {finding.why}" for finding in failed]
@@ -84,9 +93,13 @@ def _findings(probe: Probe, progress: Callable[[str], None]) -> Iterator[Finding
     for kind in KINDS:
         progress(kind)
         layers, why = _readable_layers(probe, kind)
-        yield Finding(kind, "read", *(("refused", why) if why else _over_layers(READ[kind], probe, layers)))
+        yield Finding(
+            kind, "read", *(("refused", why) if why else _over_layers(READ[kind], probe, layers))
+        )
         why = why or _why_not_written(probe, kind, layers)
-        yield Finding(kind, "write", *(("refused", why) if why else _over_layers(WRITE[kind], probe, layers)))
+        yield Finding(
+            kind, "write", *(("refused", why) if why else _over_layers(WRITE[kind], probe, layers))
+        )
 
 
 def _outcome(check: Callable[[Probe], None], probe: Probe) -> tuple[Status, str]:
@@ -99,7 +112,9 @@ def _outcome(check: Callable[[Probe], None], probe: Probe) -> tuple[Status, str]
     return "ok", ""
 
 
-def _over_layers(check: Callable[[Probe, int], None], probe: Probe, layers: list[int]) -> tuple[Status, str]:
+def _over_layers(
+    check: Callable[[Probe, int], None], probe: Probe, layers: list[int]
+) -> tuple[Status, str]:
     for layer in layers:
         status, why = _outcome(lambda probe, layer=layer: check(probe, layer), probe)  # type: ignore[misc]
         if status != "ok":
@@ -108,7 +123,9 @@ def _over_layers(check: Callable[[Probe, int], None], probe: Probe, layers: list
 
 
 def _readable_layers(probe: Probe, kind: SiteKind) -> tuple[list[int], str]:
-    """Return those of the probe's layers where a kind of site can be read, and why in none, if in none."""
+    """Return those of the probe's layers where a kind of site can be read, and why in none, if in
+    none.
+    """
     layers, why = [], ""
     for layer in probe.layers:
         try:
@@ -131,4 +148,8 @@ def _why_not_written(probe: Probe, kind: SiteKind, layers: list[int]) -> str:
 def _line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     message = text[0] if text else type(error).__name__
-    return message if isinstance(error, InterpError | AssertionError) else f"{type(error).__name__}: {message}"
+    return (
+        message
+        if isinstance(error, InterpError | AssertionError)
+        else f"{type(error).__name__}: {message}"
+    )

@@ -12,7 +12,9 @@ _TEXT, _ANSWER, _SHOWN = "The capital of France is", "Paris", 10
 
 
 def fed(model: Model) -> Iterator[tuple[str, str]]:
-    """Yield what becomes of a text, of what a user says to a chat model, and of token ids: the kind, and what was done."""
+    """Yield what becomes of a text, of what a user says to a chat model, and of token ids: the
+    kind, and what was done.
+    """
     if model.tokenizer is None:
         yield "text prompt", "there is no tokenizer: prompts are token ids"
     else:
@@ -58,7 +60,10 @@ def _of_chat(model: Model) -> str:
     batch = model.tokenize(task.prompts)
     if batch.answer is None:
         return f"{_shown(model, batch)}; {batch.missing('answer')}"
-    return f"{_shown(model, batch)}; an answer {_ANSWER!r} begins with {_names(model, batch.answer.tolist())}"
+    return (
+        f"{_shown(model, batch)}; an answer {_ANSWER!r} begins with"
+        f" {_names(model, batch.answer.tolist())}"
+    )
 
 
 def _shown(model: Model, batch: TokenBatch) -> str:

@@ -1,4 +1,6 @@
-"""Checks of whole passes: logits, the sum of the stream, replay, skips, tails, padding, gradients, generation, precision."""
+"""Checks of whole passes: logits, the sum of the stream, replay, skips, tails, padding, gradients,
+generation, precision.
+"""
 
 import copy
 from collections.abc import Callable
@@ -23,18 +25,26 @@ def logits_are_those_of_hugging_face(probe: Probe) -> None:
     """Logits equal the stock model's, and those of attention computed step by step."""
     ours = probe.model.forward(probe.batch).logits
     probe.compare(ours, probe.clean, "logits")
-    probe.compare(ours, probe.logits(probe.eager), "logits with eager attention", near=10 * probe.near)
+    probe.compare(
+        ours, probe.logits(probe.eager), "logits with eager attention", near=10 * probe.near
+    )
 
 
 def sublayers_add_up(probe: Probe) -> None:
     """resid_pre + attn_out + mlp_out is what the stock block returns, in every layer."""
     for layer in range(probe.model.n_layers):
         writes = [probe.recording.clean(Site(kind, layer)) for kind in ("attn_out", "mlp_out")]
-        probe.compare(probe.streams[layer] + writes[0] + writes[1], probe.streams[layer + 1], f"the sum of layer {layer}")
+        probe.compare(
+            probe.streams[layer] + writes[0] + writes[1],
+            probe.streams[layer + 1],
+            f"the sum of layer {layer}",
+        )
 
 
 def replay_is_the_forward_pass(probe: Probe) -> None:
-    """Every block, called again, returns what it returned in the stock pass, for several rows at once."""
+    """Every block, called again, returns what it returned in the stock pass, for several rows at
+    once.
+    """
     for layer in range(probe.model.n_layers):
         twice = torch.cat([probe.streams[layer]] * 2)
         again = probe.recording.block(layer, twice)
@@ -42,10 +52,15 @@ def replay_is_the_forward_pass(probe: Probe) -> None:
 
 
 def skips_are_skips(probe: Probe) -> None:
-    """Leaving out a layer of the chain, and a Skip in a pass, equal a hook that returns the stock block's input."""
+    """Leaving out a layer of the chain, and a Skip in a pass, equal a hook that returns the stock
+    block's input.
+    """
     for layer in probe.layers:
         held: list[Tensor] = []
-        with reading(probe.blocks[layer], held.append), returning(probe.blocks[layer], partial(_last_of, held)):
+        with (
+            reading(probe.blocks[layer], held.append),
+            returning(probe.blocks[layer], partial(_last_of, held)),
+        ):
             expected = probe.logits()
         others = [i for i in range(probe.model.n_layers) if i != layer]
         chained = probe.recording.chain(others, probe.streams[0])
@@ -59,7 +74,9 @@ def _last_of(held: list[Tensor], _: Tensor) -> Tensor:
 
 
 def tails_are_the_end_of_a_pass(probe: Probe) -> None:
-    """Changing a residual from a position on, and running only what follows, equals a stock pass with that change."""
+    """Changing a residual from a position on, and running only what follows, equals a stock pass
+    with that change.
+    """
     start, layer = probe.n_pos // 2, probe.layers[1 if len(probe.layers) > 2 else 0]
 
     def changed(resid: Tensor) -> Tensor:
@@ -70,13 +87,22 @@ def tails_are_the_end_of_a_pass(probe: Probe) -> None:
     resid = changed(probe.streams[layer])[:, start:]
     for i in range(layer, probe.model.n_layers):
         resid = probe.recording.tail(i, resid, start=start)
-    probe.compare(probe.recording.logits(resid), expected[:, start:], f"the tail from position {start} of layer {layer}")
+    probe.compare(
+        probe.recording.logits(resid),
+        expected[:, start:],
+        f"the tail from position {start} of layer {layer}",
+    )
 
 
 def padding_does_not_matter(probe: Probe) -> None:
-    """Prompts of other lengths, padded on the right in passes and on the left in generation, are those prompts alone."""
+    """Prompts of other lengths, padded on the right in passes and on the left in generation, are
+    those prompts alone.
+    """
     tokens, lengths = probe.batch.tokens[:2], [probe.n_pos, probe.n_pos // 2]
-    mask = torch.arange(probe.n_pos, device=tokens.device) < torch.tensor(lengths, device=tokens.device)[:, None]
+    mask = (
+        torch.arange(probe.n_pos, device=tokens.device)
+        < torch.tensor(lengths, device=tokens.device)[:, None]
+    )
     padded = batch_of(torch.where(mask, tokens, 0), mask)
     together = probe.model.forward(padded).logits
     recording = probe.model.record(padded)
@@ -85,9 +111,15 @@ def padding_does_not_matter(probe: Probe) -> None:
     for row, length in enumerate(lengths):
         alone = batch_of(tokens[row : row + 1, :length])
         expected = probe.model.forward(alone).logits[0]
-        probe.compare(together[row, :length], expected, f"a prompt of {length} tokens padded on the right")
-        probe.compare(replayed[row, :length], expected, f"the replay of {length} tokens padded on the right")
-        probe.compare(generated[row, 0], expected[-1], f"a prompt of {length} tokens padded on the left")
+        probe.compare(
+            together[row, :length], expected, f"a prompt of {length} tokens padded on the right"
+        )
+        probe.compare(
+            replayed[row, :length], expected, f"the replay of {length} tokens padded on the right"
+        )
+        probe.compare(
+            generated[row, 0], expected[-1], f"a prompt of {length} tokens padded on the left"
+        )
 
 
 @torch.enable_grad()
@@ -95,7 +127,9 @@ def gradients_are_those_of_hugging_face(probe: Probe) -> None:
     """Gradients of a logit reach every residual and equal those of the stock model."""
     sites = [Site("resid_post", layer) for layer in probe.layers]
     done = probe.model.forward(probe.batch, capture=sites, backward=GRADIENT)
-    ours = torch.autograd.grad(done.logits[:, -1, 5].sum(), [done.activations[site] for site in sites])
+    ours = torch.autograd.grad(
+        done.logits[:, -1, 5].sum(), [done.activations[site] for site in sites]
+    )
     held: list[Tensor] = []
 
     def leaf(resid: Tensor) -> Tensor:
@@ -125,11 +159,15 @@ def generation_is_that_of_hugging_face(probe: Probe) -> None:
     for row, alive in enumerate(ours.mask):
         n = int(alive.sum())
         if ours.tokens[row, :n].tolist() != theirs[row, :n].tolist():
-            raise AssertionError(f"greedy continuations differ: {ours.tokens[row, :n]} and {theirs[row, :n]}")
+            raise AssertionError(
+                f"greedy continuations differ: {ours.tokens[row, :n]} and {theirs[row, :n]}"
+            )
 
 
 def the_bridge_sees_the_same(probe: Probe) -> None:
-    """Passes through TransformerLens capture the same block sites, and the same edit there has the same effect."""
+    """Passes through TransformerLens capture the same block sites, and the same edit there has the
+    same effect.
+    """
     layer = probe.layers[len(probe.layers) // 2]
     inner = _any_inner(probe, layer)
     kinds = [kind for kind in BLOCK_KINDS if not (kind == "resid_mid" and probe.model.is_parallel)]
@@ -137,32 +175,47 @@ def the_bridge_sees_the_same(probe: Probe) -> None:
     stock = probe.model.forward(probe.batch, capture=sites)
     through = probe.model.forward(probe.batch, capture=[*sites, inner])
     for site in sites:
-        probe.compare(through.activations[site], stock.activations[site], f"{site} through TransformerLens")
+        probe.compare(
+            through.activations[site], stock.activations[site], f"{site} through TransformerLens"
+        )
         plan = [Steer(site, probe.direction[0, 0])]
         edited = probe.model.forward(probe.batch, plan=plan, capture=[inner]).logits
         probe.compare(
-            edited, probe.model.forward(probe.batch, plan=plan).logits, f"an edit of {site} through TransformerLens"
+            edited,
+            probe.model.forward(probe.batch, plan=plan).logits,
+            f"an edit of {site} through TransformerLens",
         )
 
 
 def bfloat16_replays_too(probe: Probe) -> None:
-    """In bfloat16 blocks still replay exactly, and residuals point where those of the model's own type do."""
+    """In bfloat16 blocks still replay exactly, and residuals point where those of the model's own
+    type do.
+    """
     if sum(parameter.numel() for parameter in probe.stock.parameters()) > _SMALL:
         return
     low = Probe(
-        Model(f"{probe.model.name} in bfloat16", copy.deepcopy(probe.stock).bfloat16()), n_pos=probe.n_pos, seed=probe.seed
+        Model(f"{probe.model.name} in bfloat16", copy.deepcopy(probe.stock).bfloat16()),
+        n_pos=probe.n_pos,
+        seed=probe.seed,
     )
     for layer in range(low.model.n_layers):
         again, what = low.recording.block(layer, low.streams[layer]), f"block {layer} in bfloat16"
         low.compare(again, low.streams[layer + 1], what, near=allowed(torch.bfloat16))
     middle = probe.model.n_layers // 2
-    cosine = torch.cosine_similarity(low.streams[middle].float(), probe.streams[middle].float(), dim=-1).median()
+    cosine = torch.cosine_similarity(
+        low.streams[middle].float(), probe.streams[middle].float(), dim=-1
+    ).median()
     if cosine < 0.98:
-        raise AssertionError(f"residuals in bfloat16 have cosine {float(cosine):.2f} with those in {probe.model.dtype}")
+        raise AssertionError(
+            f"residuals in bfloat16 have cosine {float(cosine):.2f} with those in"
+            f" {probe.model.dtype}"
+        )
 
 
 def _any_inner(probe: Probe, layer: int) -> Site:
-    """Return an inner site that can be read, for a pass to run through TransformerLens; raise SiteError if there is none."""
+    """Return an inner site that can be read, for a pass to run through TransformerLens; raise
+    SiteError if there is none.
+    """
     refusals: list[SiteError] = []
     for kind in INNER_KINDS:
         try:

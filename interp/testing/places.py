@@ -1,4 +1,6 @@
-"""Checks of every kind of site: that it is the tensor it claims to be, and that an edit there does what its name says."""
+"""Checks of every kind of site: that it is the tensor it claims to be, and that an edit there does
+what its name says.
+"""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -25,7 +27,9 @@ def _reader(probe: Probe, kind: SiteKind, layer: int) -> nn.Module:
     return module
 
 
-def _stock_logits(probe: Probe, *hooks: tuple[nn.Module, str, Callable[[Tensor], Tensor]]) -> Tensor:
+def _stock_logits(
+    probe: Probe, *hooks: tuple[nn.Module, str, Callable[[Tensor], Tensor]]
+) -> Tensor:
     """Return logits of a stock pass in which modules read or return something else."""
     with ExitStack() as stack:
         for module, side, hook in hooks:
@@ -42,18 +46,27 @@ def _edited(probe: Probe, site: Site, value: Tensor) -> Tensor:
 
 def read_resid_pre(probe: Probe, layer: int) -> None:
     """It is what the stock block receives."""
-    probe.compare(probe.site("resid_pre", layer), probe.streams[layer], f"{Site('resid_pre', layer)}")
+    probe.compare(
+        probe.site("resid_pre", layer), probe.streams[layer], f"{Site('resid_pre', layer)}"
+    )
 
 
 def read_resid_post(probe: Probe, layer: int) -> None:
     """It is what the stock block returns."""
-    probe.compare(probe.site("resid_post", layer), probe.streams[layer + 1], f"{Site('resid_post', layer)}")
+    probe.compare(
+        probe.site("resid_post", layer), probe.streams[layer + 1], f"{Site('resid_post', layer)}"
+    )
 
 
 def read_attn_out(probe: Probe, layer: int) -> None:
     """With mlp_out, it is all that the stock block adds."""
     added, mid = probe.streams[layer + 1] - probe.streams[layer], probe.streams[layer + 1]
-    probe.compare(probe.site("attn_out", layer) + probe.site("mlp_out", layer), added, f"writes of layer {layer}", of=mid)
+    probe.compare(
+        probe.site("attn_out", layer) + probe.site("mlp_out", layer),
+        added,
+        f"writes of layer {layer}",
+        of=mid,
+    )
 
 
 def read_resid_mid(probe: Probe, layer: int) -> None:
@@ -67,13 +80,19 @@ def read_what_is_read(kind: SiteKind) -> Check:
 
     def check(probe: Probe, layer: int) -> None:
         found = probe.site(kind, layer).flatten(2)
-        probe.compare(found, probe.read[_reader(probe, kind, layer)].reshape(found.shape), f"{Site(kind, layer)}")
+        probe.compare(
+            found,
+            probe.read[_reader(probe, kind, layer)].reshape(found.shape),
+            f"{Site(kind, layer)}",
+        )
 
     return check
 
 
 def read_pattern(probe: Probe, layer: int) -> None:
-    """It is the pattern that Hugging Face's eager attention returns; no query attends to a later key."""
+    """It is the pattern that Hugging Face's eager attention returns; no query attends to a later
+    key.
+    """
     pattern = probe.site("pattern", layer)
     probe.compare(pattern, probe.patterns[layer], f"{Site('pattern', layer)}", near=10 * probe.near)
     if bool(pattern.triu(1).any()):
@@ -101,7 +120,9 @@ def read_projection(kind: SiteKind) -> Check:
         n_heads = {"q": probe.model.n_heads, "k": probe.model.n_kv_heads}[kind]
         found = probe.site(kind, layer)
         if found.shape[:3] != (probe.batch_size, probe.n_pos, n_heads):
-            raise AssertionError(f"{Site(kind, layer)}: shape {tuple(found.shape)}, expected {n_heads} heads")
+            raise AssertionError(
+                f"{Site(kind, layer)}: shape {tuple(found.shape)}, expected {n_heads} heads"
+            )
 
     return check
 
@@ -120,7 +141,9 @@ def read_router(probe: Probe, layer: int) -> None:
         probe.logits()
     weights = probe.site("router", layer).flatten(0, 1)
     mixed = sum(weights[:, [i]] * _expert(experts, held[0], i) for i in range(weights.shape[1]))
-    probe.compare(torch.as_tensor(mixed), held[1].reshape(held[0].shape), f"{Site('router', layer)}")
+    probe.compare(
+        torch.as_tensor(mixed), held[1].reshape(held[0].shape), f"{Site('router', layer)}"
+    )
 
 
 def _expert(experts: nn.Module, tokens: Tensor, i: int) -> Tensor:
@@ -133,12 +156,16 @@ def _expert(experts: nn.Module, tokens: Tensor, i: int) -> Tensor:
 
 
 def write_stream(kind: SiteKind) -> Check:
-    """Return the check that adding a direction equals adding it to what the stock block reads or returns."""
+    """Return the check that adding a direction equals adding it to what the stock block reads or
+    returns.
+    """
 
     def check(probe: Probe, layer: int) -> None:
         side = "reads" if kind == "resid_pre" else "returns"
         ours = _steered(probe, Site(kind, layer))
-        theirs = _stock_logits(probe, (probe.blocks[layer], side, lambda resid: resid + probe.direction))
+        theirs = _stock_logits(
+            probe, (probe.blocks[layer], side, lambda resid: resid + probe.direction)
+        )
         probe.compare(ours, theirs, f"an edit of {Site(kind, layer)}")
 
     return check
@@ -158,24 +185,38 @@ def write_middle(kind: SiteKind) -> Check:
         mid = probe.streams[layer] + probe.site("attn_out", layer) + probe.direction
         after = mid + probe.recording.mlp(layer, mid)
         expected = _stock_logits(probe, (probe.blocks[layer], "returns", lambda _: after))
-        return probe.compare(_steered(probe, Site(kind, layer)), expected, f"an edit of {Site(kind, layer)}")
+        return probe.compare(
+            _steered(probe, Site(kind, layer)), expected, f"an edit of {Site(kind, layer)}"
+        )
 
     return check
 
 
 def write_heads(kind: SiteKind) -> Check:
-    """Return the check that silencing a head of z, v or the pattern equals silencing it in front of the stock matrix."""
+    """Return the check that silencing a head of z, v or the pattern equals silencing it in front of
+    the stock matrix.
+    """
 
     def check(probe: Probe, layer: int) -> None:
         value, n_heads = probe.site(kind, layer).clone(), probe.model.n_heads
         group = n_heads // value.shape[2] if kind == "v" else 1
-        (value.select(1, HEAD) if kind == "pattern" else value.select(2, HEAD % value.shape[2])).zero_()
+        (
+            value.select(1, HEAD) if kind == "pattern" else value.select(2, HEAD % value.shape[2])
+        ).zero_()
         first_head = (HEAD % value.shape[2]) * group if kind == "v" else HEAD
 
-        silent = _with_heads(slice(first_head, first_head + group), torch.zeros(()), n_heads=n_heads)
+        silent = _with_heads(
+            slice(first_head, first_head + group), torch.zeros(()), n_heads=n_heads
+        )
         key = ("silent heads", layer, first_head, group)
-        theirs = probe.once(key, lambda: _stock_logits(probe, (_reader(probe, "z", layer), "reads", silent)))
-        probe.compare(_edited(probe, Site(kind, layer), value), theirs, f"a silenced head of {Site(kind, layer)}")
+        theirs = probe.once(
+            key, lambda: _stock_logits(probe, (_reader(probe, "z", layer), "reads", silent))
+        )
+        probe.compare(
+            _edited(probe, Site(kind, layer), value),
+            theirs,
+            f"a silenced head of {Site(kind, layer)}",
+        )
 
     return check
 
@@ -184,7 +225,9 @@ def _with_heads(heads: slice, value: Tensor, *, n_heads: int) -> Callable[[Tenso
     """Return what puts a value in the place of some of the heads that stand side by side."""
 
     def put(side_by_side: Tensor) -> Tensor:
-        z: Tensor = rearrange(side_by_side, "batch pos (head d_head) -> batch pos head d_head", head=n_heads).clone()
+        z: Tensor = rearrange(
+            side_by_side, "batch pos (head d_head) -> batch pos head d_head", head=n_heads
+        ).clone()
         z[:, :, heads] = value.to(z)
         joined: Tensor = rearrange(z, "batch pos head d_head -> batch pos (head d_head)")
         return joined
@@ -199,18 +242,27 @@ def write_scores(probe: Probe, layer: int) -> None:
     value = per_query_head(probe.site("v", layer), n_heads)[:, :, [HEAD]]
     own_value = _with_heads(slice(HEAD, HEAD + 1), value, n_heads=n_heads)
     theirs = _stock_logits(probe, (_reader(probe, "z", layer), "reads", own_value))
-    probe.compare(_edited(probe, Site("attn_scores", layer), scores), theirs, f"an edit of {Site('attn_scores', layer)}")
+    probe.compare(
+        _edited(probe, Site("attn_scores", layer), scores),
+        theirs,
+        f"an edit of {Site('attn_scores', layer)}",
+    )
 
 
 def write_projection(kind: SiteKind) -> Check:
-    """Return the check that silent queries and silent keys of one group of heads give one and the same pattern."""
+    """Return the check that silent queries and silent keys of one group of heads give one and the
+    same pattern.
+    """
 
     def check(probe: Probe, layer: int) -> None:
         group = probe.model.n_heads // probe.model.n_kv_heads
         found = {
-            each: probe.once(("silent", each, layer), partial(_silent, probe, each, layer, group)) for each in ("q", "k")
+            each: probe.once(("silent", each, layer), partial(_silent, probe, each, layer, group))
+            for each in ("q", "k")
         }
-        probe.compare(found["q"], found["k"], f"the pattern of silent queries and keys of layer {layer}")
+        probe.compare(
+            found["q"], found["k"], f"the pattern of silent queries and keys of layer {layer}"
+        )
         if torch.allclose(found[kind], probe.site("pattern", layer)[:, :group], atol=1e-4):
             raise AssertionError(f"silencing {Site(kind, layer)} leaves the pattern as it was")
 
@@ -221,7 +273,9 @@ def _silent(probe: Probe, kind: SiteKind, layer: int, group: int) -> Tensor:
     """Return the pattern of the first group of heads when their queries, or their keys, are 0."""
     value, pattern = probe.site(kind, layer).clone(), Site("pattern", layer)
     value[:, :, : group if kind == "q" else 1] = 0
-    done = probe.model.forward(probe.batch, plan=[Patch(Site(kind, layer), value)], capture=[pattern])
+    done = probe.model.forward(
+        probe.batch, plan=[Patch(Site(kind, layer), value)], capture=[pattern]
+    )
     return done.activations[pattern][:, :group]
 
 
@@ -239,7 +293,11 @@ def write_neurons(kind: SiteKind) -> Check:
             return changed
 
         theirs = _stock_logits(probe, (_reader(probe, "mlp_post", layer), "reads", silent))
-        probe.compare(_edited(probe, Site(kind, layer), value), theirs, f"a silenced neuron of {Site(kind, layer)}")
+        probe.compare(
+            _edited(probe, Site(kind, layer), value),
+            theirs,
+            f"a silenced neuron of {Site(kind, layer)}",
+        )
 
     return check
 
@@ -253,8 +311,14 @@ def write_router(probe: Probe, layer: int) -> None:
         probe.logits()
     added = weights.flatten(0, 1)[:, [expert]] * _expert(experts, held[0], expert)
     weights[..., expert] = 0
-    theirs = _stock_logits(probe, (experts, "returns", lambda output: output - added.reshape(output.shape)))
-    probe.compare(_edited(probe, Site("router", layer), weights), theirs, f"an expert taken from {Site('router', layer)}")
+    theirs = _stock_logits(
+        probe, (experts, "returns", lambda output: output - added.reshape(output.shape))
+    )
+    probe.compare(
+        _edited(probe, Site("router", layer), weights),
+        theirs,
+        f"an expert taken from {Site('router', layer)}",
+    )
 
 
 READ: dict[SiteKind, Check] = {

@@ -1,4 +1,6 @@
-"""A model, a few tokens, and what stock Hugging Face passes over them compute: what every check compares with."""
+"""A model, a few tokens, and what stock Hugging Face passes over them compute: what every check
+compares with.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +14,7 @@ from transformers import PreTrainedModel
 
 from interp.errors import SiteError
 from interp.models import Model
-from interp.models.bridge import eager_twin
+from interp.models.bridge.building import eager_twin
 from interp.models.rounding import allowed, error
 from interp.replay import Recording, first, with_first
 from interp.sites import Site
@@ -26,9 +28,9 @@ Hook = Callable[[Tensor], Tensor]
 class Probe:
     """Random tokens [batch pos] of a model, without padding, and its stock modules.
 
-    `layers` are those that checks of single layers look at; `near` is the largest allowed error, relative to the largest
-    value compared: rounding errors of a deep model grow with its depth. What passes without an edit compute is kept, so that
-    all checks of a site share them.
+    `layers` are those that checks of single layers look at; `near` is the largest allowed error,
+    relative to the largest value compared: rounding errors of a deep model grow with its depth.
+    What passes without an edit compute is kept, so that all checks of a site share them.
     """
 
     model: Model
@@ -55,9 +57,13 @@ class Probe:
 
     @cached_property
     def batch(self) -> TokenBatch:
-        """Return random tokens, without those at the two ends of the vocabulary, where special ones often are."""
+        """Return random tokens, without those at the two ends of the vocabulary, where special ones
+        often are.
+        """
         n_vocab, random = self.model.d_vocab, torch.Generator().manual_seed(self.seed)
-        ids = torch.randint(n_vocab // 20, n_vocab - n_vocab // 20, (self.batch_size, self.n_pos), generator=random)
+        ids = torch.randint(
+            n_vocab // 20, n_vocab - n_vocab // 20, (self.batch_size, self.n_pos), generator=random
+        )
         return batch_of(ids.to(self.model.device))
 
     @property
@@ -67,7 +73,9 @@ class Probe:
 
     @cached_property
     def blocks(self) -> Sequence[nn.Module]:
-        """Return the decoder blocks, found without any adapter: the first list of as many modules as there are layers."""
+        """Return the decoder blocks, found without any adapter: the first list of as many modules
+        as there are layers.
+        """
         lists = (module for module in self.stock.modules() if isinstance(module, nn.ModuleList))
         return next(list(blocks) for blocks in lists if len(blocks) == self.model.n_layers)
 
@@ -89,7 +97,9 @@ class Probe:
 
     @cached_property
     def streams(self) -> list[Tensor]:
-        """Return the residuals [batch pos d_model] of a stock pass: what each block receives, then what the last returns."""
+        """Return the residuals [batch pos d_model] of a stock pass: what each block receives, then
+        what the last returns.
+        """
         seen: list[Tensor] = []
         with ExitStack() as stack:
             for block in self.blocks:
@@ -107,7 +117,9 @@ class Probe:
         return (size * torch.randn(shape, generator=random)).to(self.model.device, self.model.dtype)
 
     def site(self, kind: Any, layer: int) -> Tensor:
-        """Return what one clean pass captures at a site; the same pass captures the site in all layers looked at."""
+        """Return what one clean pass captures at a site; the same pass captures the site in all
+        layers looked at.
+        """
         if Site(kind, layer) not in self._sites:
             others = [Site(kind, each) for each in self.layers if self._is_there(Site(kind, each))]
             sites = {Site(kind, layer), *others}
@@ -115,7 +127,9 @@ class Probe:
         return self._sites[Site(kind, layer)]
 
     def once(self, key: tuple[Any, ...], edited: Callable[[], Tensor]) -> Tensor:
-        """Return what an edited pass computes, which several checks compare with, run when it is first asked for."""
+        """Return what an edited pass computes, which several checks compare with, run when it is
+        first asked for.
+        """
         if key not in self._edited:
             self._edited[key] = edited()
         return self._edited[key]
@@ -142,7 +156,9 @@ class Probe:
 
     @cached_property
     def read(self) -> dict[nn.Module, Tensor]:
-        """Return what the stock modules that read heads, neurons and experts' tokens read in the layers looked at."""
+        """Return what the stock modules that read heads, neurons and experts' tokens read in the
+        layers looked at.
+        """
         held: dict[nn.Module, Tensor] = {}
         with ExitStack() as stack:
             for block in (self.model.blocks[layer] for layer in self.layers):
@@ -153,19 +169,31 @@ class Probe:
         return held
 
     def compare(
-        self, found: Tensor, expected: Tensor, what: str, *, near: float | None = None, of: Tensor | None = None
+        self,
+        found: Tensor,
+        expected: Tensor,
+        what: str,
+        *,
+        near: float | None = None,
+        of: Tensor | None = None,
     ) -> None:
-        """Raise AssertionError, saying by how much, if two tensors differ by more than rounding errors.
+        """Raise AssertionError, saying by how much, if two tensors differ by more than rounding
+        errors.
 
         `of` are the larger numbers whose difference is compared, if it is one.
         """
         if found.shape != expected.shape:
-            raise AssertionError(f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
+            raise AssertionError(
+                f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
+            )
         found, expected = found.float(), expected.float()
         if not torch.isfinite(found).all():
             raise AssertionError(f"{what}: NaN or infinite values")
         if self.model.dtype == torch.float32:
-            off, size = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6)), "largest value"
+            off, size = (
+                float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6)),
+                "largest value",
+            )
         else:
             off, size = error(found, expected, of=of), "length"
         if off > (self.near if near is None else near):
@@ -181,9 +209,13 @@ def batch_of(tokens: Tensor, mask: Tensor | None = None) -> TokenBatch:
 
 @contextmanager
 def reading(module: nn.Module, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Hand what a stock module reads to `hook` inside the `with` block; what it returns, if anything, is read instead."""
+    """Hand what a stock module reads to `hook` inside the `with` block; what it returns, if
+    anything, is read instead.
+    """
 
-    def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def before(
+        _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         name = "hidden_states" if not args else None
         new = hook(kwargs[name] if name else args[0])
         if new is None:
@@ -199,7 +231,9 @@ def reading(module: nn.Module, hook: Callable[[Tensor], Tensor | None]) -> Itera
 
 @contextmanager
 def returning(module: nn.Module, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Hand what a stock module returns to `hook` inside the `with` block; what it returns, if anything, stands instead."""
+    """Hand what a stock module returns to `hook` inside the `with` block; what it returns, if
+    anything, stands instead.
+    """
 
     def after(_module: Any, _args: Any, output: Any) -> Any:
         new = hook(first(output))

@@ -9,11 +9,16 @@ MARKS = {("ok", "ok"): "rw", ("ok", "refused"): "r", ("refused", "refused"): "â€
 
 
 def row(family: str, examination: Examination) -> str:
-    """Return one line of a Markdown table: passes that are equal, then what of each kind of site is possible."""
+    """Return one line of a Markdown table: passes that are equal, then what of each kind of site is
+    possible.
+    """
     passes = [finding for finding in examination.findings if finding.aspect == "pass"]
     n_equal = sum(finding.status == "ok" for finding in passes)
     marks = [
-        MARKS.get((examination.status(kind, "read").status, examination.status(kind, "write").status), "wrong")
+        MARKS.get(
+            (examination.status(kind, "read").status, examination.status(kind, "write").status),
+            "wrong",
+        )
         for kind in KINDS
     ]
     return f"| `{family}` | {n_equal}/{len(passes)} | {' | '.join(marks)} |"
@@ -32,13 +37,24 @@ def causes(examinations: Mapping[str, Examination]) -> list[str]:
         by_cause: dict[str, list[str]] = {}
         for finding in examination.refused:
             aspects = by_cause.setdefault(_cause(finding.why), [])
-            aspects.append(f"{finding.check} (edits)" if finding.aspect == "write" else finding.check)
+            aspects.append(
+                f"{finding.check} (edits)" if finding.aspect == "write" else finding.check
+            )
         for cause, what in by_cause.items():
-            named = [item for item in what if item.removesuffix(" (edits)") not in what or " " not in item]
+            named = [
+                item
+                for item in what
+                if item.removesuffix(" (edits)") not in what or " " not in item
+            ]
             families.setdefault((", ".join(named), cause), []).append(family)
-    return [f"- {what}: {cause} ({', '.join(f'`{name}`' for name in names)})" for (what, cause), names in families.items()]
+    return [
+        f"- {what}: {cause} ({', '.join(f'`{name}`' for name in names)})"
+        for (what, cause), names in families.items()
+    ]
 
 
 def _cause(why: str) -> str:
-    """Return a refusal without the name of the place, so that the same cause is the same text in every layer."""
+    """Return a refusal without the name of the place, so that the same cause is the same text in
+    every layer.
+    """
     return why.partition(": ")[2] or why

@@ -1,7 +1,9 @@
-"""Questions about the real world, from a table of facts: one hop with choices, and two hops with what each of them asks.
+"""Questions about the real world, from a table of facts: one hop with choices, and two hops with
+what each of them asks.
 
-The prompts of a composition follow “Hopping Too Late” (arXiv 2406.12775): both hops alone, and two shortcuts, one without
-the first relation and one without the entity, that a model must not be able to answer.
+The prompts of a composition follow “Hopping Too Late” (arXiv 2406.12775): both hops alone, and two
+shortcuts, one without the first relation and one without the entity, that a model must not be able
+to answer.
 """
 
 import csv
@@ -29,7 +31,9 @@ N_CHOICES = 4
 
 @dataclass(frozen=True)
 class Fact:
-    """Subject, relation, answer; names keep their article (“the Netherlands”), prompts and answers are made from them."""
+    """Subject, relation, answer; names keep their article (“the Netherlands”), prompts and answers
+    are made from them.
+    """
 
     subject: str
     relation: str
@@ -47,15 +51,32 @@ def read_facts(path: Path) -> list[Fact]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [
-        Fact(row["subject"], row["relation"], row["answer"], tuple(filter(None, row["aliases"].split("|")))) for row in rows
+        Fact(
+            row["subject"],
+            row["relation"],
+            row["answer"],
+            tuple(filter(None, row["aliases"].split("|"))),
+        )
+        for row in rows
     ]
 
 
 def _asked(phrase: str, fact: Fact, *, identity: str) -> Prompt:
-    """Return a prompt that a fact's answer continues; its article, if it has one, belongs to the prompt."""
+    """Return a prompt that a fact's answer continues; its article, if it has one, belongs to the
+    prompt.
+    """
     article = " the" if fact.answer.startswith("the ") else ""
-    aliases = tuple(alias for alias in fact.aliases if not alias.startswith("the ") and alias != _bare(fact.answer))
-    return Prompt(identity, f"{phrase[0].upper()}{phrase[1:]} is{article}", answer=_bare(fact.answer), aliases=aliases)
+    aliases = tuple(
+        alias
+        for alias in fact.aliases
+        if not alias.startswith("the ") and alias != _bare(fact.answer)
+    )
+    return Prompt(
+        identity,
+        f"{phrase[0].upper()}{phrase[1:]} is{article}",
+        answer=_bare(fact.answer),
+        aliases=aliases,
+    )
 
 
 def _bare(name: str) -> str:
@@ -63,7 +84,9 @@ def _bare(name: str) -> str:
 
 
 def one_hop_choices(facts: list[Fact], *, seed: int = 0) -> Task:
-    """Return every fact as a question with four choices, all of them answers of the same relation, in random order."""
+    """Return every fact as a question with four choices, all of them answers of the same relation,
+    in random order.
+    """
     rng = random.Random(seed)
     prompts = []
     for fact in facts:
@@ -73,32 +96,56 @@ def one_hop_choices(facts: list[Fact], *, seed: int = 0) -> Task:
         choices = [_bare(fact.answer), *rng.sample(others, k=N_CHOICES - 1)]
         rng.shuffle(choices)
         tags = {"relation": fact.relation}
-        prompts.append(Prompt(asked.id, asked.text, asked.answer, aliases=asked.aliases, choices=tuple(choices), tags=tags))
-    about = "facts of geography, works and people with four choices, “The capital of France is” → “Paris”."
+        prompts.append(
+            Prompt(
+                asked.id,
+                asked.text,
+                asked.answer,
+                aliases=asked.aliases,
+                choices=tuple(choices),
+                tags=tags,
+            )
+        )
+    about = (
+        "facts of geography, works and people with four choices, “The capital of France is” →"
+        " “Paris”."
+    )
     return Task("facts", tuple(prompts), about, ("known_words",))
 
 
 def _answers(facts: list[Fact], relation: str, *, without: set[str]) -> set[str]:
     """Return the answers of a relation that are none of the names given."""
-    return {f.answer for f in facts if f.relation == relation and without.isdisjoint({f.answer, *f.aliases})}
+    return {
+        f.answer
+        for f in facts
+        if f.relation == relation and without.isdisjoint({f.answer, *f.aliases})
+    }
 
 
 def compositions(facts: list[Fact]) -> list[tuple[Fact, Fact]]:
-    """Return pairs of facts, the answer of the first being the subject of the second, in which no name contains another."""
+    """Return pairs of facts, the answer of the first being the subject of the second, in which no
+    name contains another.
+    """
     by_subject: dict[str, list[Fact]] = {}
     for fact in facts:
         by_subject.setdefault(fact.subject, []).append(fact)
     pairs = [(first, second) for first in facts for second in by_subject.get(first.answer, [])]
-    return [pair for pair in pairs if _are_distinct(pair[0].subject, pair[0].answer, pair[1].answer)]
+    return [
+        pair for pair in pairs if _are_distinct(pair[0].subject, pair[0].answer, pair[1].answer)
+    ]
 
 
 def _are_distinct(*names: str) -> bool:
     bare = [_bare(name).casefold() for name in names]
-    return not any(one in other for i, one in enumerate(bare) for j, other in enumerate(bare) if i != j)
+    return not any(
+        one in other for i, one in enumerate(bare) for j, other in enumerate(bare) if i != j
+    )
 
 
 def two_hop_facts(facts: list[Fact], *, seed: int = 0) -> Task:
-    """Return every composition, its bridge, a wrong answer of the same relation, and what is related."""
+    """Return every composition, its bridge, a wrong answer of the same relation, and what is
+    related.
+    """
     rng = random.Random(seed)
     prompts: list[Prompt] = []
     related: dict[str, dict[str, Prompt]] = {}
@@ -117,10 +164,17 @@ def two_hop_facts(facts: list[Fact], *, seed: int = 0) -> Task:
         related[identity] = {
             "first_hop": _asked(first.phrase, first, identity=f"{identity}:first_hop"),
             "second_hop": _asked(second.phrase, second, identity=f"{identity}:second_hop"),
-            "entity_shortcut": _asked(outer.format(first.subject), second, identity=f"{identity}:entity_shortcut"),
+            "entity_shortcut": _asked(
+                outer.format(first.subject), second, identity=f"{identity}:entity_shortcut"
+            ),
             "relation_shortcut": replace(
-                whole, id=f"{identity}:relation_shortcut", text=without_entity[0].upper() + without_entity[1:]
+                whole,
+                id=f"{identity}:relation_shortcut",
+                text=without_entity[0].upper() + without_entity[1:],
             ),
         }
-    about = "compositions in English, “The capital of the country of Kyoto is” → “Tokyo”, with single hops and shortcuts."
+    about = (
+        "compositions in English, “The capital of the country of Kyoto is” → “Tokyo”, with single"
+        " hops and shortcuts."
+    )
     return Task("two-hop-facts", tuple(prompts), about, ("known_words",), related)

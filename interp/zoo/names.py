@@ -63,8 +63,12 @@ class Names:
             if (frozenset((one, two)) in self.held_out) == held_out:
                 return one, two
 
-    def ioi(self, rng: np.random.Generator, *, held_out: bool = False, template: int | None = None) -> dict[str, str]:
-        """Return an indirect-object prompt: its words up to the answer, names, and which came first."""
+    def ioi(
+        self, rng: np.random.Generator, *, held_out: bool = False, template: int | None = None
+    ) -> dict[str, str]:
+        """Return an indirect-object prompt: its words up to the answer, names, and which came
+        first.
+        """
         subject, io = self.pair(rng, held_out=held_out)
         first, second = (io, subject) if rng.random() < 0.5 else (subject, io)
         form = TEMPLATES[rng.integers(len(TEMPLATES)) if template is None else template]
@@ -72,7 +76,13 @@ class Names:
         text = form.removesuffix(" {IO}")
         order = "ABBA" if first == io else "BABA"
         swapped = text.format(S=io, **slots)
-        return {"text": text.format(S=subject, **slots), "corrupted": swapped, "IO": io, "S": subject, "order": order}
+        return {
+            "text": text.format(S=subject, **slots),
+            "corrupted": swapped,
+            "IO": io,
+            "S": subject,
+            "order": order,
+        }
 
     def induction(self, rng: np.random.Generator) -> tuple[list[tuple[str, str]], list[int]]:
         """Return random pairs of items, and which of them are asked again, in which order."""
@@ -84,7 +94,10 @@ class Names:
     def greater_than(self, rng: np.random.Generator) -> tuple[str, int]:
         """Return a prompt up to the last two digits, and the two digits that they must exceed."""
         century, year = rng.choice(NUMBERS[11:18]), int(rng.integers(2, 98))
-        text = f"The {rng.choice(EVENTS)} lasted from the year {century} {NUMBERS[year]} to the year {century}"
+        text = (
+            f"The {rng.choice(EVENTS)} lasted from the year {century} {NUMBERS[year]} to the year"
+            f" {century}"
+        )
         return text, year
 
     def sentence(self, rng: np.random.Generator, kind: Kind) -> Sentence:
@@ -106,7 +119,13 @@ class Names:
     def _filler(rng: np.random.Generator) -> str:
         animal, other = rng.choice(_SUBJECTS, size=2, replace=False)
         verb, verb2 = rng.choice(_VERBS, size=2, replace=False)
-        slots = {"animal": animal, "other": other, "verb": verb, "verb2": verb2, "name": rng.choice(ENTITIES)}
+        slots = {
+            "animal": animal,
+            "other": other,
+            "verb": verb,
+            "verb2": verb2,
+            "name": rng.choice(ENTITIES),
+        }
         slots |= {"adjective": rng.choice(_ADJECTIVES), "place": rng.choice(PLACES)}
         return str(rng.choice(FILLERS)).format(**slots)
 

@@ -60,9 +60,13 @@ class Recipe:
         raise IndexError(f"step {step} lies behind the last stage")
 
     def rate(self, step: int) -> float:
-        """Return the learning rate: linear warm-up at the very start, constant, linear decay at a stage's end."""
+        """Return the learning rate: linear warm-up at the very start, constant, linear decay at a
+        stage's end.
+        """
         stage, within = self.stage_at(step)
-        return stage.learning_rate * min(1.0, (step + 1) / self.warmup, 0.1 + 0.9 * (stage.steps - within) / stage.decay)
+        return stage.learning_rate * min(
+            1.0, (step + 1) / self.warmup, 0.1 + 0.9 * (stage.steps - within) / stage.decay
+        )
 
     def sentences(self, rng: np.random.Generator, step: int) -> Iterator[Sentence]:
         """Return the sentences that this model is trained on at a step."""
@@ -73,7 +77,11 @@ class Recipe:
     def config(self, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
         """Return the Hugging Face configuration of the family."""
         n_heads = self.d_model // self.d_head
-        tokens = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": None, "pad_token_id": tokenizer.pad_token_id}
+        tokens = {
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": None,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
         if self.family == "gpt2":
             return GPT2Config(
                 vocab_size=len(tokenizer), n_embd=self.d_model, n_layer=self.n_layers, n_head=n_heads, n_positions=128,
@@ -87,11 +95,30 @@ class Recipe:
 
 
 def _hops(
-    name: str, n_layers: int, *, steps: tuple[int, ...], share: float, seed: int = 0, keep: tuple[int, ...] = ()
+    name: str,
+    n_layers: int,
+    *,
+    steps: tuple[int, ...],
+    share: float,
+    seed: int = 0,
+    keep: tuple[int, ...] = (),
 ) -> Recipe:
-    """A deep model that hears facts often on their own composes held-out ones too; a smaller share keeps that "too late"."""
+    """A deep model that hears facts often on their own composes held-out ones too; a smaller share
+    keeps that "too late".
+    """
     stages = tuple(Stage(steps=n, batch=64, learning_rate=1e-3, decay=n // 5) for n in steps)
-    return Recipe(name, "llama", n_layers, 128, 32, length=25, stages=stages, seed=seed, keep=keep, one_hop_share=share)
+    return Recipe(
+        name,
+        "llama",
+        n_layers,
+        128,
+        32,
+        length=25,
+        stages=stages,
+        seed=seed,
+        keep=keep,
+        one_hop_share=share,
+    )
 
 
 # The shares are those of indirect objects, induction, greater-than and filler.
@@ -100,13 +127,27 @@ _NAMES_6L = (
     Stage(2500, 16, 1e-3, 2500, (2.0, 2.0, 7.0, 0.2)),
     Stage(1500, 32, 1e-3, 1500, (1.0, 1.0, 8.0, 0.1)),
 )
-_NAMES_12L = (Stage(5000, 16, 1.2e-3, 5000, (4.0, 5.0, 1.0, 0.3)), Stage(1200, 16, 1e-3, 1200, (2.0, 3.0, 6.0, 0.2)))
+_NAMES_12L = (
+    Stage(5000, 16, 1.2e-3, 5000, (4.0, 5.0, 1.0, 0.3)),
+    Stage(1200, 16, 1e-3, 1200, (2.0, 3.0, 6.0, 0.2)),
+)
 _RECIPES = (
     _hops("hops-4l", 4, steps=(1500,), share=0.3, seed=2),
     _hops("hops-8l", 8, steps=(1800, 800), share=0.15, keep=(0, 400, 900)),
     _hops("hops-8l@seed1", 8, steps=(1800, 800), share=0.15, seed=1),
     _hops("hops-16l", 16, steps=(1200,), share=0.3),
     Recipe("names-6l", "gpt2", 6, 128, 32, length=64, stages=_NAMES_6L, warmup=100, init_std=0.06),
-    Recipe("names-12l", "gpt2", 12, 64, 16, length=64, stages=_NAMES_12L, warmup=100, init_std=0.09, seed=1),
+    Recipe(
+        "names-12l",
+        "gpt2",
+        12,
+        64,
+        16,
+        length=64,
+        stages=_NAMES_12L,
+        warmup=100,
+        init_std=0.09,
+        seed=1,
+    ),
 )
 RECIPES = {recipe.name: recipe for recipe in _RECIPES}

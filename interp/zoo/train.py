@@ -28,8 +28,12 @@ from interp.zoo.world import pack
 CHECKPOINT_EVERY = 250
 
 
-def batch_at(step: int, *, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and loss weights [batch pos] of a step; a function of the seed and the step alone."""
+def batch_at(
+    step: int, *, recipe: Recipe, tokenizer: PreTrainedTokenizerFast
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and loss weights [batch pos] of a step; a function of the seed and the step
+    alone.
+    """
     rng = np.random.default_rng([recipe.seed, step])
     sentences = recipe.sentences(rng, step)
     rows = [pack(sentences, length=recipe.length) for _ in range(recipe.stage_at(step)[0].batch)]
@@ -38,9 +42,13 @@ def batch_at(step: int, *, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -
     return torch.tensor(tokens), torch.tensor(weights)
 
 
-def weighted_loss(logits: torch.Tensor, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def weighted_loss(
+    logits: torch.Tensor, tokens: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
     """Return the weighted mean loss in nats of predicting each token from those before it."""
-    loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
+    loss = cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none"
+    )
     weight = weights[:, 1:].flatten()
     return (weight * loss).sum() / weight.sum()
 
@@ -48,10 +56,14 @@ def weighted_loss(logits: torch.Tensor, tokens: torch.Tensor, weights: torch.Ten
 def initial_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Return the model before training; learned positions start as sines of scale 0.12."""
     torch.manual_seed(recipe.seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(recipe.config(tokenizer), dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        recipe.config(tokenizer), dtype=torch.float32
+    )
     if recipe.family == "gpt2":
         table = model.get_parameter("transformer.wpe.weight")
-        angle = torch.arange(len(table))[:, None] * torch.exp(-torch.arange(0, table.shape[1], 2) / table.shape[1] * 9.2)
+        angle = torch.arange(len(table))[:, None] * torch.exp(
+            -torch.arange(0, table.shape[1], 2) / table.shape[1] * 9.2
+        )
         table.data = 0.12 * torch.cat([angle.sin(), angle.cos()], dim=1)
     return model
 
@@ -60,12 +72,19 @@ def make_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
     """Return AdamW that decays matrices only."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=recipe.rate(0), betas=recipe.betas)
 
 
-def save_checkpoint(folder: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW, *, curve: list[float]) -> None:
-    """Write weights, optimizer state and loss curve as one safetensors file, aside and then renamed."""
+def save_checkpoint(
+    folder: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW, *, curve: list[float]
+) -> None:
+    """Write weights, optimizer state and loss curve as one safetensors file, aside and then
+    renamed.
+    """
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{key}": value for key, value in state.items()}
@@ -74,21 +93,30 @@ def save_checkpoint(folder: Path, model: PreTrainedModel, optimizer: torch.optim
     aside.replace(folder / "checkpoint.safetensors")
 
 
-def load_checkpoint(folder: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW) -> list[float]:
-    """Read the last checkpoint into model and optimizer and return the loss curve; empty if there is none."""
+def load_checkpoint(
+    folder: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW
+) -> list[float]:
+    """Read the last checkpoint into model and optimizer and return the loss curve; empty if there
+    is none.
+    """
     from safetensors import safe_open
 
     path = folder / "checkpoint.safetensors"
     if not path.exists():
         return []
     tensors = load_file(path)
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
+    model.load_state_dict(
+        {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")},
+        strict=False,
+    )
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, i, name = key.split(".")
             state.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     with safe_open(path, framework="pt") as file:
         return list(json.loads(file.metadata()["curve"]))
 
@@ -105,13 +133,23 @@ def train(recipe: Recipe, folder: Path, *, out: Path, console: Console) -> None:
         bar = progress.add_task(recipe.name, total=recipe.steps, completed=start)
         for step in range(start, recipe.steps):
             if step in recipe.keep:
-                ship(model, tokenizer, _record(recipe, curve, began, start), out / f"{recipe.name}@step-{step:04d}")
+                ship(
+                    model,
+                    tokenizer,
+                    _record(recipe, curve, began, start),
+                    out / f"{recipe.name}@step-{step:04d}",
+                )
             curve.append(_one_step(model, optimizer, recipe, tokenizer, step))
             progress.update(bar, advance=1, description=f"{recipe.name} loss {curve[-1]:.3f}")
             if (step + 1) % CHECKPOINT_EVERY == 0:
                 save_checkpoint(folder, model, optimizer, curve=curve)
-                known = {kind: row["score"] for kind, row in evaluate(model, tokenizer, recipe.family).items()}
-                console.log(f"{recipe.name} step {step + 1}: loss {np.mean(curve[-50:]):.3f}, {known}")
+                known = {
+                    kind: row["score"]
+                    for kind, row in evaluate(model, tokenizer, recipe.family).items()
+                }
+                console.log(
+                    f"{recipe.name} step {step + 1}: loss {np.mean(curve[-50:]):.3f}, {known}"
+                )
     ship(model, tokenizer, _record(recipe, curve, began, start), out / recipe.name)
 
 
@@ -145,12 +183,21 @@ def _record(recipe: Recipe, curve: list[float], began: float, start: int) -> dic
         },
         "seconds": round(time.monotonic() - began, 1),
         "resumed_from_step": start,
-        "loss_every_20_steps": [round(float(np.mean(curve[i : i + 20])), 3) for i in range(0, len(curve), 20)],
+        "loss_every_20_steps": [
+            round(float(np.mean(curve[i : i + 20])), 3) for i in range(0, len(curve), 20)
+        ],
     }
 
 
-def ship(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, record: dict[str, object], folder: Path) -> None:
-    """Write the Hugging Face folder: float16 weights that load as float32, tokenizer, training record, evaluation."""
+def ship(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    record: dict[str, object],
+    folder: Path,
+) -> None:
+    """Write the Hugging Face folder: float16 weights that load as float32, tokenizer, training
+    record, evaluation.
+    """
     copy.deepcopy(model).eval().half().save_pretrained(folder, max_shard_size="4MB")
     config = json.loads((folder / "config.json").read_text()) | {"dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -159,7 +206,9 @@ def ship(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, record: dic
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     shipped = AutoModelForCausalLM.from_pretrained(folder)
     family: Literal["gpt2", "llama"] = "gpt2" if shipped.config.model_type == "gpt2" else "llama"
-    (folder / "evaluation.json").write_text(json.dumps(evaluate(shipped, tokenizer, family), indent=1) + "\n")
+    (folder / "evaluation.json").write_text(
+        json.dumps(evaluate(shipped, tokenizer, family), indent=1) + "\n"
+    )
     write_card(folder)
     for path in folder.iterdir():
         path.chmod(0o644)
@@ -171,17 +220,30 @@ def write_card(folder: Path) -> None:
     table = json.loads((folder / "evaluation.json").read_text())
     recipe, versions = record["recipe"], record["versions"]
     about = {
-        "llama": "Llama-style (RMSNorm, SwiGLU, grouped queries, rotary positions); its world is `interp/zoo/world.py`",
-        "gpt2": "GPT-2-style (LayerNorm, GELU, learned positions, biases); its sentences are `interp/zoo/names.py`",
+        "llama": (
+            "Llama-style (RMSNorm, SwiGLU, grouped queries, rotary positions); its world is"
+            " `interp/zoo/world.py`"
+        ),
+        "gpt2": (
+            "GPT-2-style (LayerNorm, GELU, learned positions, biases); its sentences are"
+            " `interp/zoo/names.py`"
+        ),
     }[recipe["family"]]
     lines = [
         f"# {folder.name}",
         "",
         f"{recipe['n_layers']} layers, d = {recipe['d_model']}; {about}.",
-        "Trained by this project on generated text alone; for tests and tutorials, useless for anything else. Apache-2.0.",
+        (
+            "Trained by this project on generated text alone; for tests and tutorials, useless for"
+            " anything else. Apache-2.0."
+        ),
         "",
-        f"- command: `{record['command']}` (seed {recipe['seed']}; {record['steps_done']} of {steps_of(recipe)} steps)",
-        f"- rule for stopping, set beforehand: the recipe's steps; {record['seconds']:.0f} s on one CPU thread"
+        (
+            f"- command: `{record['command']}` (seed {recipe['seed']}; {record['steps_done']} of"
+            f" {steps_of(recipe)} steps)"
+        ),
+        f"- rule for stopping, set beforehand: the recipe's steps; {record['seconds']:.0f} s on one"
+        " CPU thread"
         + (f" from step {record['resumed_from_step']} on" if record["resumed_from_step"] else ""),
         "- versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
         "- weights float16 on disk, computed in float32; recipe and loss curve in `training.json`",

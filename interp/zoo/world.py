@@ -1,8 +1,10 @@
-"""A world of entities and relations in which every true answer, and what a model was shown, is known.
+"""A world of entities and relations in which every true answer, and what a model was shown, is
+known.
 
-A fact is (entity, relation) -> entity, drawn at random. Every fact is stated on its own (`Nora boss Omar .`).
-Two facts compose (`Nora boss friend Pia .`): the answer of the first, the *bridge*, is the subject of the second.
-Some facts never take part in a stated composition, and of the compositions over the other facts only some are stated.
+A fact is (entity, relation) -> entity, drawn at random. Every fact is stated on its own (`Nora boss
+Omar .`). Two facts compose (`Nora boss friend Pia .`): the answer of the first, the *bridge*, is
+the subject of the second. Some facts never take part in a stated composition, and of the
+compositions over the other facts only some are stated.
 """
 
 from collections.abc import Iterator
@@ -80,15 +82,22 @@ class World:
 
     def of_kind(self, kind: HeldOut) -> list[Composition]:
         """Return the compositions of one kind, in the order of the world."""
-        return [composition for composition, its_kind in self.compositions.items() if its_kind == kind]
+        return [
+            composition for composition, its_kind in self.compositions.items() if its_kind == kind
+        ]
 
     @cached_property
     def _stated(self) -> tuple[list[Sentence], list[Sentence]]:
         one = [_stating(fact, answer) for fact, answer in self.facts.items()]
-        two = [_stating(composition, self.answer(composition)) for composition in self.of_kind("trained")]
+        two = [
+            _stating(composition, self.answer(composition))
+            for composition in self.of_kind("trained")
+        ]
         return one, two
 
-    def sentences(self, rng: np.random.Generator, *, one_hop_share: float = 0.3) -> Iterator[Sentence]:
+    def sentences(
+        self, rng: np.random.Generator, *, one_hop_share: float = 0.3
+    ) -> Iterator[Sentence]:
         """Yield stated sentences without end."""
         one, two = self._stated
         while True:

@@ -43,7 +43,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return runs of prompts of one token, of 2,000 tokens, and of a model of 80 layers, not to be changed."""
+    """Return runs of prompts of one token, of 2,000 tokens, and of a model of 80 layers, not to be
+    changed.
+    """
     root = tmp_path_factory.mktemp("sizes")
     for name, (n_layers, n_tokens, analyses) in SIZES.items():
         model, task = root / "models" / name, root / f"{name}.jsonl"
@@ -51,10 +53,17 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer.save_pretrained(model)
         torch.manual_seed(0)
         size = {"n_embd": 8, "n_layer": n_layers, "n_head": 2, "n_positions": 2048}
-        GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, **size)).save_pretrained(model)
+        GPT2LMHeadModel(
+            GPT2Config(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, **size)
+        ).save_pretrained(model)
         rest = " b" * (n_tokens - 1)
-        rows = [{"text": f"{word}{rest}", "corrupted": f"c{rest}", "answer": " d", "wrong": " e"} for word in "abdefghi"]
-        task.write_text("".join(json.dumps({"id": str(i), **row}) + "\n" for i, row in enumerate(rows)))
+        rows = [
+            {"text": f"{word}{rest}", "corrupted": f"c{rest}", "answer": " d", "wrong": " e"}
+            for word in "abdefghi"
+        ]
+        task.write_text(
+            "".join(json.dumps({"id": str(i), **row}) + "\n" for i, row in enumerate(rows))
+        )
         execute(Study((str(model),), (str(task),), analyses), root / "runs" / name)
     return root / "runs"
 

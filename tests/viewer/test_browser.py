@@ -1,4 +1,6 @@
-"""The viewer in a real browser: one selection in the address, keyboard, dark, zoom, hostile text, no request elsewhere."""
+"""The viewer in a real browser: one selection in the address, keyboard, dark, zoom, hostile text,
+no request elsewhere.
+"""
 
 import json
 import re
@@ -15,8 +17,8 @@ from urllib.parse import parse_qs, urlparse
 import pytest
 from interp_viewer.menu import ENTRIES
 
-from interp.folder import read_json, write_json
-from interp.viewing import Viewer, start
+from interp.files.whole import read_json, write_json
+from interp.runs.viewing import Viewer, start
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -51,9 +53,13 @@ def runs(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return runs whose second prompt and whose vocabulary hold markup."""
     root = Path(shutil.copytree(made, tmp_path_factory.mktemp("browser") / "runs"))
     folder = root / "hops" / "zoo--hops-4l"
-    rows = [json.loads(line) for line in (folder / "two-hop" / "prompts.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (folder / "two-hop" / "prompts.jsonl").read_text().splitlines()
+    ]
     rows[1] |= {"id": HOSTILE, "text": HOSTILE}
-    (folder / "two-hop" / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "two-hop" / "prompts.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
     tokens = read_json(folder / "two-hop" / "tokens.json")["tokens"]
     vocabulary = read_json(folder / "vocabulary.json")["vocabulary"]
     vocabulary[tokens[1][2]] = HOSTILE
@@ -86,7 +92,8 @@ def settled(page: Any) -> None:
     """Wait until nothing is being computed or drawn any more."""
     page.wait_for_timeout(300)
     page.wait_for_function(
-        "() => !document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')", timeout=30_000
+        "() => !document.querySelector('[data-testid=stStatusWidget], [data-stale=true]')",
+        timeout=30_000,
     )
     page.wait_for_timeout(500)
 
@@ -96,7 +103,9 @@ def params(page: Any) -> dict[str, str]:
 
 
 def cell_at(page: Any, row: int, col: int, *, n_rows: int, n_cols: int) -> dict[str, float]:
-    """Return where a cell of the first picture is: layers upward, gutters of 64 and 86 beside, 8 above and 46 below."""
+    """Return where a cell of the first picture is: layers upward, gutters of 64 and 86 beside, 8
+    above and 46 below.
+    """
     box = page.locator(".heat canvas").first.bounding_box()
     width, height = min(64, (box["width"] - 150) / n_cols), (box["height"] - 54) / n_rows
     return {"x": 64 + (col + 0.5) * width, "y": 8 + (n_rows - 1 - row + 0.5) * height}
@@ -182,7 +191,11 @@ def colours(page: Any) -> set[tuple[int, ...]]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_drawn_in_light_and_dark(browser: Any, viewer: Viewer, scheme: str) -> None:
     context = browser.new_context(color_scheme=scheme, viewport={"width": 1400, "height": 1200})
-    page = opened(context.new_page(), viewer, "residual?run=hops&of=cosine+with+the+stream%3A+layer&layer=1&token=2")
+    page = opened(
+        context.new_page(),
+        viewer,
+        "residual?run=hops&of=cosine+with+the+stream%3A+layer&layer=1&token=2",
+    )
     assert len(colours(page)) > 5
     background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
     red, green, blue = map(int, re.findall(r"\d+", background)[:3])
@@ -202,7 +215,9 @@ def test_at_200_percent_nothing_is_cut_off(browser: Any, viewer: Viewer) -> None
 
 
 @pytest.mark.parametrize("name", sorted(ADDRESSES))
-def test_every_page_asks_only_this_machine_and_complains_of_nothing(page: Any, viewer: Viewer, name: str) -> None:
+def test_every_page_asks_only_this_machine_and_complains_of_nothing(
+    page: Any, viewer: Viewer, name: str
+) -> None:
     requests: list[str] = []
     complaints: list[str] = []
     dialogs: list[str] = []
@@ -211,11 +226,19 @@ def test_every_page_asks_only_this_machine_and_complains_of_nothing(page: Any, v
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
         "console",
-        lambda said: complaints.append(f"{said.text} {said.location['url']}") if said.type == "error" else None,
+        lambda said: (
+            complaints.append(f"{said.text} {said.location['url']}")
+            if said.type == "error"
+            else None
+        ),
     )
     opened(page, viewer, ADDRESSES[name] + ("&ex=1" if "run=hops" in ADDRESSES[name] else ""))
     page.wait_for_timeout(1000)
-    hosts = {urlparse(url).hostname for url in requests if urlparse(url).scheme in ("http", "https", "ws", "wss")}
+    hosts = {
+        urlparse(url).hostname
+        for url in requests
+        if urlparse(url).scheme in ("http", "https", "ws", "wss")
+    }
     assert hosts <= {"localhost", "127.0.0.1"}
     assert [said for said in complaints if not KNOWN.search(said)] == []
     assert dialogs == []
@@ -241,7 +264,12 @@ def test_nodes_and_edges_of_a_circuit_can_be_clicked(page: Any, viewer: Viewer) 
     chart = page.locator("canvas[data-zr-dom-id]").first
     chart.scroll_into_view_if_needed()
     box, found = chart.bounding_box(), set()
-    for y in (box["height"] - 30, 30, 60, box["height"] - 60):  # the embedding at the bottom, edges above it
+    for y in (
+        box["height"] - 30,
+        30,
+        60,
+        box["height"] - 60,
+    ):  # the embedding at the bottom, edges above it
         for x in range(10, int(box["width"]) - 5, 4):
             chart.hover(position={"x": x, "y": y})
             if chart.evaluate("canvas => canvas.parentElement.style.cursor") != "pointer":
@@ -266,13 +294,19 @@ def test_a_circuit_is_driven_by_boxes_too(page: Any, viewer: Viewer) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", sorted(ADDRESSES))
-def test_axe_finds_nothing_serious_of_ours(browser: Any, viewer: Viewer, name: str, scheme: str) -> None:
+def test_axe_finds_nothing_serious_of_ours(
+    browser: Any, viewer: Viewer, name: str, scheme: str
+) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     context = browser.new_context(color_scheme=scheme, viewport={"width": 1400, "height": 1200})
     page = opened(context.new_page(), viewer, ADDRESSES[name])
     page.wait_for_timeout(2000)  # what is faded while it is computed is not measured
-    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response["violations"]
+    found = (
+        Axe()
+        .run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
+        .response["violations"]
+    )
     ours = [
         (v["id"], [node["html"][:200] for node in v["nodes"]][:3])
         for v in found

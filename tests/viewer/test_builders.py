@@ -14,17 +14,19 @@ from interp_viewer.strip import visible
 from interp_viewer.text import number, plain
 from interp_viewer.wiring import Edge, Wires, graph_of
 
-from interp.catalogue import find_analyses
-from interp.folder import Cell
-from interp.sweeps.circuits import Wiring
+from interp.analyses.circuit_discovery.circuits import Wiring
+from interp.runs.folder import Cell
+from interp.runs.registry import find_analyses
+from interp.runs.viewing import address, app_path
 from interp.sweeps.voids import active_layers
-from interp.viewing import address, app_path
 
 
 def grid(values: object, **how: object) -> Grid:
     array = np.array(values, np.float32)
     rows, cols = array.shape
-    return Grid("title", array, Axis.of("layer", rows, "layer"), Axis.of("token", cols, "token"), **how)
+    return Grid(
+        "title", array, Axis.of("layer", rows, "layer"), Axis.of("token", cols, "token"), **how
+    )
 
 
 def test_signed_colours_are_centred_at_zero() -> None:
@@ -48,7 +50,9 @@ def test_blue_is_positive_and_red_negative_around_the_paper(theme: str) -> None:
 def test_the_sequential_scale_only_gets_lighter() -> None:
     lightness = lut("light", is_signed=False).astype(float) @ [0.3, 0.6, 0.1]
     assert (np.diff(lightness) > -1).all()
-    assert (lut("light", is_signed=False)[::-1] == lut("light", is_signed=False, is_reversed=True)).all()
+    assert (
+        lut("light", is_signed=False)[::-1] == lut("light", is_signed=False, is_reversed=True)
+    ).all()
 
 
 def test_what_is_missing_infinite_or_beyond_is_counted() -> None:
@@ -75,7 +79,12 @@ def test_a_picked_place_selects_all_that_its_axis_means() -> None:
 
 
 def test_a_table_twin_has_the_top_row_on_top_and_every_column() -> None:
-    cells = Grid("t", np.eye(2, dtype=np.float32), Axis.of("layer", 2), Axis.of("token", 2, labels=("the", "the")))
+    cells = Grid(
+        "t",
+        np.eye(2, dtype=np.float32),
+        Axis.of("layer", 2),
+        Axis.of("token", 2, labels=("the", "the")),
+    )
     frame = cells.to_frame()
     assert list(frame.index) == ["1", "0"]
     assert frame.columns.is_unique
@@ -100,7 +109,11 @@ def wires(seed: int = 0) -> tuple[Wiring, Wires]:
 
 def test_edges_have_the_names_of_the_analysis() -> None:
     wiring, found = wires()
-    assert (found.senders, found.receivers, found.n_edges) == (wiring.senders, wiring.receivers, int(wiring.is_edge.sum()))
+    assert (found.senders, found.receivers, found.n_edges) == (
+        wiring.senders,
+        wiring.receivers,
+        int(wiring.is_edge.sum()),
+    )
 
 
 def test_the_largest_edges_come_first_and_have_their_share() -> None:
@@ -116,8 +129,12 @@ def test_the_largest_edges_come_first_and_have_their_share() -> None:
 def test_a_drawing_has_every_node_of_its_edges_in_its_lane() -> None:
     _, found = wires()
     edges = found.largest(30)
-    (series,) = circuit.drawing(edges, found, labels={"m0": "<b>"}, pinned=set(), node="", edge="")["series"]
-    assert {node["name"] for node in series["data"]} == {name for edge in edges for name in (edge.sender, edge.node)}
+    (series,) = circuit.drawing(edges, found, labels={"m0": "<b>"}, pinned=set(), node="", edge="")[
+        "series"
+    ]
+    assert {node["name"] for node in series["data"]} == {
+        name for edge in edges for name in (edge.sender, edge.node)
+    }
     assert len(series["links"]) == 30
     assert all(
         (link["lineStyle"]["color"] == circuit.POSITIVE) == (edge.score >= 0)
@@ -140,14 +157,18 @@ def test_a_circuit_of_eighty_layers_is_drawn() -> None:
 def test_a_picture_of_a_circuit_escapes_labels() -> None:
     _, found = wires()
     labels = {name: "<script>" for name in found.senders}
-    text = circuit.svg(circuit.drawing(found.largest(30), found, labels=labels, pinned=set(), node="", edge=""))
+    text = circuit.svg(
+        circuit.drawing(found.largest(30), found, labels=labels, pinned=set(), node="", edge="")
+    )
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
 
 
 def test_a_picture_of_a_circuit_is_what_is_on_screen() -> None:
     _, found = wires()
-    spec = circuit.drawing(found.largest(30), found, labels={"m0": "first"}, pinned={"m0"}, node="embed", edge="")
+    spec = circuit.drawing(
+        found.largest(30), found, labels={"m0": "first"}, pinned={"m0"}, node="embed", edge=""
+    )
     text = circuit.svg(spec)
     assert text.count("<path d=") - 1 == 30  # one of them is the arrow's head
     assert text.count("<rect") == len(spec["series"][0]["data"])
@@ -158,14 +179,18 @@ def test_a_picture_of_a_circuit_is_what_is_on_screen() -> None:
 
 
 def test_a_circuit_is_saved_as_a_graph() -> None:
-    graph = graph_of([Edge("embed", "q0.h1", 0.5), Edge("a0.h1", "logits", -1.0)], {"embed": "words"})
+    graph = graph_of(
+        [Edge("embed", "q0.h1", 0.5), Edge("a0.h1", "logits", -1.0)], {"embed": "words"}
+    )
     assert set(graph.nodes) == {"embed", "a0.h1", "logits"}
     assert graph.nodes["embed"]["label"] == "words"
     assert graph.edges["embed", "a0.h1", "q0.h1"]["score"] == 0.5
 
 
 def test_an_address_is_read_as_it_is_written() -> None:
-    selection = Selection(run="a/b", model="zoo/x", layer=0, token=3, of="KL(lens‖final)", thr=0.8, k=40)
+    selection = Selection(
+        run="a/b", model="zoo/x", layer=0, token=3, of="KL(lens‖final)", thr=0.8, k=40
+    )
     assert Selection.read(selection.params()) == selection
     assert "token" not in Selection(run="a").params()
     assert Selection(layer=0).params() == {"layer": "0"}
@@ -178,7 +203,9 @@ def test_another_run_drops_what_belonged_to_the_first() -> None:
 
 
 def test_numbers_that_there_are_not_are_dropped_and_said() -> None:
-    kept = Selection.read({"layer": "9", "ex": "one", "thr": "-1", "src": "-2"}).within({"layer": 5})
+    kept = Selection.read({"layer": "9", "ex": "one", "thr": "-1", "src": "-2"}).within(
+        {"layer": 5}
+    )
     assert (kept.layer, kept.ex, kept.thr, kept.src) == (None, None, None, None)
     assert len(kept.bad) == 4
 
@@ -188,12 +215,20 @@ def test_text_is_no_markup() -> None:
     assert plain("a\nb") == "a b"
     assert visible(" a\n\t") == "·a↵⇥"
     assert visible("") == "∅"
-    assert [number(x) for x in (-0.5, 0.0, 1e-5, 123.456)] == ["−0.500", "0.000", "1.00e-05", "123.5"]
+    assert [number(x) for x in (-0.5, 0.0, 1e-5, 123.456)] == [
+        "−0.500",
+        "0.000",
+        "1.00e-05",
+        "123.5",
+    ]
 
 
 def test_every_choice_of_layer_skip_has_its_own_name() -> None:
     names = [
-        skip.Choice(scope, statistic, d).name for scope in skip.SHOWN for statistic in skip.STATISTICS for d in (False, True)
+        skip.Choice(scope, statistic, d).name
+        for scope in skip.SHOWN
+        for statistic in skip.STATISTICS
+        for d in (False, True)
     ]
     assert len(set(names)) == len(names)
 
@@ -205,5 +240,7 @@ def test_every_analysis_has_a_page_and_its_address_leads_there() -> None:
         page = address("r", model="m", task="t", analysis=name).partition("?")[0]
         assert page in pages
         assert page == PAGE_OF.get(name, "analysis")
-    assert "label=mlp" in address("r", model="m", task="t", analysis="layer_skip", label="mlp", layer=3)
+    assert "label=mlp" in address(
+        "r", model="m", task="t", analysis="layer_skip", label="mlp", layer=3
+    )
     assert Cell("m", "t", "layer_skip", "mlp").path.endswith("layer_skip@mlp")

@@ -13,7 +13,7 @@ from interp_viewer.text import number
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.viewer import make_run
-from interp.folder import read_json, write_json
+from interp.files.whole import read_json, write_json
 
 Draw = Callable[..., AppTest]
 OF_A_RUN = [entry.name for entry in ENTRIES if entry.name not in ("runs", "live")]
@@ -23,7 +23,17 @@ NEEDS = {entry.name: entry.analyses for entry in ENTRIES if entry.analyses}
 
 def texts(at: AppTest) -> str:
     """Return all that a page says."""
-    kinds = (at.markdown, at.caption, at.error, at.warning, at.info, at.code, at.title, at.subheader, at.text)
+    kinds = (
+        at.markdown,
+        at.caption,
+        at.error,
+        at.warning,
+        at.info,
+        at.code,
+        at.title,
+        at.subheader,
+        at.text,
+    )
     return "\n".join(str(element.value) for kind in kinds for element in kind).replace("\\", "")
 
 
@@ -46,7 +56,9 @@ def test_a_page_of_a_finished_run(made: Path, seen: Draw, page: str) -> None:
 
 
 @pytest.mark.parametrize("page", OF_A_RUN)
-def test_a_page_of_a_run_that_lacks_its_analysis_says_how_to_make_it(made: Path, seen: Draw, page: str) -> None:
+def test_a_page_of_a_run_that_lacks_its_analysis_says_how_to_make_it(
+    made: Path, seen: Draw, page: str
+) -> None:
     at = seen(made, page, run="hops" if page == "circuit" else "ioi")
     assert not at.exception
     if page not in ("overview", "analysis", "compare", "data"):
@@ -91,13 +103,17 @@ def test_an_unfinished_run_shows_what_there_is(root: Path, seen: Draw, page: str
     run, needed = read_json(root / name / "run.json"), NEEDS.get(page, ("layer_skip",))
     kept = {path: cell for path, cell in run["cells"].items() if cell["analysis"] not in needed}
     write_json(
-        root / name / "run.json", run | {"cells": kept or {"other": next(iter(run["cells"].values())) | {"analysis": "x"}}}
+        root / name / "run.json",
+        run | {"cells": kept or {"other": next(iter(run["cells"].values())) | {"analysis": "x"}}},
     )
     at = seen(root, page, run=name)
     assert not at.exception
     assert ("interp run --model" in texts(at)) == (page in NEEDS)
     if page == "skip":
-        assert "7 of 8 cells" in seen(root, "runs").dataframe[0].value.set_index("run").loc["hops", "status"]
+        assert (
+            "7 of 8 cells"
+            in seen(root, "runs").dataframe[0].value.set_index("run").loc["hops", "status"]
+        )
 
 
 def test_a_run_without_a_cell_waits(root: Path, seen: Draw) -> None:
@@ -114,7 +130,11 @@ def test_a_failed_cell_says_why(root: Path, seen: Draw, page: str) -> None:
     run = read_json(root / name / "run.json")
     for cell in run["cells"].values():
         if cell["analysis"] in NEEDS.get(page, ("layer_skip",)):
-            cell |= {"status": "failed", "error": "out of <b>memory</b>", "traceback": "Traceback: line 1"}
+            cell |= {
+                "status": "failed",
+                "error": "out of <b>memory</b>",
+                "traceback": "Traceback: line 1",
+            }
     write_json(root / name / "run.json", run)
     at = seen(root, page, run=name)
     assert not at.exception
@@ -145,7 +165,10 @@ def test_a_damaged_part_is_named_and_other_pages_go_on(root: Path, seen: Draw) -
 @pytest.mark.parametrize("page", OF_A_RUN)
 def test_damaged_files_are_named_on_every_page(root: Path, seen: Draw, page: str) -> None:
     for path in (root / HAS.get(page, "hops")).rglob("*"):
-        if path.suffix in (".parquet", ".safetensors") or path.name in ("figure.json", "result.json"):
+        if path.suffix in (".parquet", ".safetensors") or path.name in (
+            "figure.json",
+            "result.json",
+        ):
             content = bytearray(path.read_bytes())
             content[-3] ^= 1
             path.write_bytes(content)
@@ -155,7 +178,9 @@ def test_damaged_files_are_named_on_every_page(root: Path, seen: Draw, page: str
     assert "Traceback" not in texts(at)
 
 
-@pytest.mark.parametrize("content", ["[]", "5", "{}", '{"tokens": 5}', '{"vocabulary": [1], "tokens": ["a"]}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "5", "{}", '{"tokens": 5}', '{"vocabulary": [1], "tokens": ["a"]}']
+)
 @pytest.mark.parametrize("file", ["prompts.jsonl", "tokens.json", "vocabulary.json", "run.json"])
 def test_a_file_of_something_else_is_named(root: Path, seen: Draw, file: str, content: str) -> None:
     path = next((root / "hops").rglob(file))
@@ -166,9 +191,13 @@ def test_a_file_of_something_else_is_named(root: Path, seen: Draw, file: str, co
 
 
 def test_findings_have_their_number_and_interval(root: Path, seen: Draw) -> None:
-    first = read_json(root / "hops" / "run.json")["cells"]["zoo--hops-4l/two-hop/layer_skip"]["findings"][0]
+    first = read_json(root / "hops" / "run.json")["cells"]["zoo--hops-4l/two-hop/layer_skip"][
+        "findings"
+    ][0]
     value, low, high = (number(first[name]) for name in ("value", "low", "high"))
-    assert f": **{value}**, 95 % interval {low} to {high}" in texts(seen(root, "overview", run="hops"))
+    assert f": **{value}**, 95 % interval {low} to {high}" in texts(
+        seen(root, "overview", run="hops")
+    )
 
 
 @pytest.mark.parametrize("lack", ["models", "versions", "tasks", "config"])
@@ -192,9 +221,13 @@ def test_a_damaged_file_is_named(root: Path, seen: Draw, file: str) -> None:
     assert is_fine(seen(root, "skip", run="hops"))
 
 
-@pytest.mark.parametrize(("size", "layer", "token"), [("one", 1, 0), ("long", 1, 1999), ("deep", 79, 3)])
+@pytest.mark.parametrize(
+    ("size", "layer", "token"), [("one", 1, 0), ("long", 1, 1999), ("deep", 79, 3)]
+)
 @pytest.mark.parametrize("page", OF_A_RUN)
-def test_one_token_many_tokens_many_layers(sizes: Path, seen: Draw, page: str, size: str, layer: int, token: int) -> None:
+def test_one_token_many_tokens_many_layers(
+    sizes: Path, seen: Draw, page: str, size: str, layer: int, token: int
+) -> None:
     run = read_json(sizes / size / "run.json")
     assert {cell["status"] for cell in run["cells"].values()} == {"ok"}
     at = seen(sizes, page, run=size, layer=layer, token=token, src=layer, tgt=0, cmp=f"{size}:1")
@@ -211,19 +244,30 @@ def test_one_prompt_has_no_interval(tmp_path: Path, seen: Draw) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"), [({"layer": 99}, "there is 0 to 4"), ({"token": -1}, "there is 0 to"), ({"ex": "x"}, "no number")]
+    ("bad", "said"),
+    [
+        ({"layer": 99}, "there is 0 to 4"),
+        ({"token": -1}, "there is 0 to"),
+        ({"ex": "x"}, "no number"),
+    ],
 )
-def test_a_bad_link_is_said_and_ignored(made: Path, seen: Draw, bad: dict[str, object], said: str) -> None:
+def test_a_bad_link_is_said_and_ignored(
+    made: Path, seen: Draw, bad: dict[str, object], said: str
+) -> None:
     at = seen(made, "lens", run="hops", **bad)
     assert is_fine(at)
     assert said in " ".join(element.value for element in at.warning)
 
 
 def test_hostile_text_stays_text(root: Path, seen: Draw) -> None:
-    hostile = "<img src=x onerror=alert(1)> ![](http://example.com/x.png) [a](javascript:alert(1)) **b**"
+    hostile = (
+        "<img src=x onerror=alert(1)> ![](http://example.com/x.png) [a](javascript:alert(1)) **b**"
+    )
     folder = root / "hops" / "zoo--hops-4l" / "two-hop"
     rows = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row | {"id": hostile, "text": hostile}) + "\n" for row in rows))
+    (folder / "prompts.jsonl").write_text(
+        "".join(json.dumps(row | {"id": hostile, "text": hostile}) + "\n" for row in rows)
+    )
     run = read_json(root / "hops" / "run.json")
     for cell in run["cells"].values():
         cell["summary"] = hostile
@@ -262,9 +306,14 @@ def test_what_a_page_shows_is_in_the_address_too(made: Path, seen: Draw) -> None
     assert is_fine(at)
 
 
-@pytest.mark.parametrize(("src", "tgt", "says"), [(99, 99, "is none of this picture's"), (-1, 2, "from 0 on, and ignored")])
+@pytest.mark.parametrize(
+    ("src", "tgt", "says"),
+    [(99, 99, "is none of this picture's"), (-1, 2, "from 0 on, and ignored")],
+)
 @pytest.mark.parametrize("page", ["skip", "backpatch", "depthmap"])
-def test_a_pair_that_there_is_not_is_said(made: Path, seen: Draw, page: str, src: int, tgt: int, says: str) -> None:
+def test_a_pair_that_there_is_not_is_said(
+    made: Path, seen: Draw, page: str, src: int, tgt: int, says: str
+) -> None:
     at = seen(made, page, run="hops", src=src, tgt=tgt)
     assert is_fine(at)
     assert says in texts(at)
@@ -278,7 +327,11 @@ def test_a_comparison_with_nothing_is_no_crash(made: Path, seen: Draw, cmp: str)
 
 def test_a_page_says_what_its_analysis_asks_and_how_it_misleads(made: Path, seen: Draw) -> None:
     said = texts(seen(made, "skip", run="hops"))
-    info = next(c for c in read_json(made / "hops" / "run.json")["cells"].values() if c["analysis"] == "layer_skip")
+    info = next(
+        c
+        for c in read_json(made / "hops" / "run.json")["cells"].values()
+        if c["analysis"] == "layer_skip"
+    )
     assert info["summary"] in said
     assert info["how"] in said
     assert info["caveat"] in said
@@ -304,8 +357,12 @@ def test_a_node_of_a_circuit_is_pinned_labelled_and_hidden(root: Path, seen: Dra
     next(button for button in at.button if button.label == "Pin").click().run()
     kept = read_json(root / "ioi" / "annotations.json")
     assert next(iter(kept.values()))["pinned"] == ["m0"]
-    next(box for box in at.text_input if box.label == "Label").set_value("duplicate <b>token</b>").run()
-    assert next(iter(read_json(root / "ioi" / "annotations.json").values()))["labels"] == {"m0": "duplicate <b>token</b>"}
+    next(box for box in at.text_input if box.label == "Label").set_value(
+        "duplicate <b>token</b>"
+    ).run()
+    assert next(iter(read_json(root / "ioi" / "annotations.json").values()))["labels"] == {
+        "m0": "duplicate <b>token</b>"
+    }
     next(button for button in at.button if button.label == "Hide").click().run()
     assert next(iter(read_json(root / "ioi" / "annotations.json").values()))["hidden"] == ["m0"]
     assert "m0" not in set(at.dataframe[0].value["sender"])
@@ -323,7 +380,9 @@ def test_the_size_of_the_circuit_is_marked_on_its_curve(made: Path, seen: Draw) 
 
 def test_the_live_page_makes_a_run_of_what_is_typed(tmp_path: Path, seen: Draw) -> None:
     at = seen(tmp_path, "live")
-    next(box for box in at.text_area).set_value("Xena boss Tess . Bea heir Dan . Olga doctor friend")
+    next(box for box in at.text_area).set_value(
+        "Xena boss Tess . Bea heir Dan . Olga doctor friend"
+    )
     at.button[0].click().run(timeout=120)
     assert is_fine(at), texts(at)
     (run,) = (tmp_path / "live").glob("*/run.json")

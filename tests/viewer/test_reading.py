@@ -16,8 +16,9 @@ from interp_viewer.selection import Selection
 
 from benchmarks.viewer import MODEL, TASK, make_run
 from interp.errors import RunError
-from interp.folder import Cell, read_json, write_json
-from interp.parts import pack, write_part
+from interp.files.whole import read_json, write_json
+from interp.runs.folder import Cell
+from interp.runs.parts import pack, write_part
 
 CELL = Cell(MODEL, TASK, "logit_lens")
 
@@ -39,7 +40,12 @@ def test_a_list_is_read_from_headers_alone(folder: Path) -> None:
         if path.is_file() and path.name != "run.json":
             path.unlink()
     (found,) = headers(folder)
-    assert (found.id, found.models, found.analyses, found.n_prompts) == ("one", (MODEL,), ("logit_lens",), 2)
+    assert (found.id, found.models, found.analyses, found.n_prompts) == (
+        "one",
+        (MODEL,),
+        ("logit_lens",),
+        2,
+    )
     assert found.status == "finished"
 
 
@@ -98,7 +104,9 @@ def test_a_table_of_two_gigabytes_is_refused_by_its_size(folder: Path) -> None:
     assert path.stat().st_size > LARGEST_FILE
 
 
-@pytest.mark.parametrize("file", ["frame.parquet", "figure.json", "result.json", "parts/00000.safetensors"])
+@pytest.mark.parametrize(
+    "file", ["frame.parquet", "figure.json", "result.json", "parts/00000.safetensors"]
+)
 def test_a_flipped_bit_is_named_and_never_read(folder: Path, file: str) -> None:
     flip(folder / "one" / CELL.path / file)
     run = open_run(folder, "one")
@@ -143,11 +151,16 @@ def test_values_are_those_of_the_files(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     parts = [torch.rand(2, 3, n_pos, generator=generator) for n_pos in (4, 6)]
     for i, part in enumerate(parts):
-        write_part(tmp_path / f"{i}.safetensors", pack({"x": part, "flag": torch.tensor([True, False])}, "key"))
+        write_part(
+            tmp_path / f"{i}.safetensors",
+            pack({"x": part, "flag": torch.tensor([True, False])}, "key"),
+        )
     measured = Measured(tuple(sorted(tmp_path.glob("*.safetensors"))))
     assert measured.n_prompts == 4
     np.testing.assert_array_equal(measured.of_prompt("x", 3), parts[1][1])
-    np.testing.assert_array_equal(measured.at("x", 2, 1), torch.cat([part[:, 2, 1] for part in parts]))
+    np.testing.assert_array_equal(
+        measured.at("x", 2, 1), torch.cat([part[:, 2, 1] for part in parts])
+    )
     behind = measured.at("x", 2, 5)
     assert np.isnan(behind[:2]).all()
     np.testing.assert_array_equal(behind[2:], parts[1][:, 2, 5])
@@ -169,14 +182,22 @@ def test_five_hundred_runs_are_listed(tmp_path: Path) -> None:
 
 def test_the_viewer_reads_without_torch(folder: Path) -> None:
     program = (
-        "import sys; import interp_viewer.grids, interp_viewer.compare, interp_viewer.overview, interp_viewer.runs\n"
-        "from pathlib import Path; from interp_viewer.reading import open_run; from interp.folder import Cell\n"
-        f"run = open_run(Path({str(folder)!r}), 'one'); cell = Cell({MODEL!r}, {TASK!r}, 'logit_lens')\n"
-        "run.frame(cell); run.measured(cell).of_prompt('readings', 0)\n"
-        "assert 'torch' not in sys.modules, 'torch was imported'"
+        "import sys; import interp_viewer.grids, interp_viewer.compare, interp_viewer.overview,"
+        " interp_viewer.runs\nfrom pathlib import Path; from interp_viewer.reading import"
+        f" open_run; from interp.runs.folder import Cell\nrun = open_run(Path({str(folder)!r}),"
+        f" 'one'); cell = Cell({MODEL!r}, {TASK!r}, 'logit_lens')\nrun.frame(cell);"
+        " run.measured(cell).of_prompt('readings', 0)\nassert 'torch' not in sys.modules, 'torch"
+        " was imported'"
     )
-    where = os.pathsep.join([str(Path(__file__).parents[2] / "apps" / "viewer"), str(Path(__file__).parents[2])])
-    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": where}, capture_output=True)
+    where = os.pathsep.join(
+        [str(Path(__file__).parents[2] / "apps" / "viewer"), str(Path(__file__).parents[2])]
+    )
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        env={**os.environ, "PYTHONPATH": where},
+        capture_output=True,
+    )
 
 
 def test_a_selection_of_another_prompt_has_its_tokens(folder: Path) -> None:

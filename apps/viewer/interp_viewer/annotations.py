@@ -1,11 +1,13 @@
-"""What a reader notes on a circuit: pins, hidden nodes and labels, in one file beside the run; the only one written here."""
+"""What a reader notes on a circuit: pins, hidden nodes and labels, in one file beside the run; the
+only one written here.
+"""
 
 from dataclasses import dataclass, field
 
 import streamlit as st
 
 from interp.errors import RunError
-from interp.folder import read_json, write_json
+from interp.files.whole import read_json, write_json
 from interp_viewer.reading import inside, require_small
 from interp_viewer.screen import Here
 
@@ -60,7 +62,9 @@ def edit(here: Here, notes: Notes, node: str) -> None:
         write(here, Notes(notes.pinned, (*notes.hidden, node), notes.labels))
         here.select(node="")
         st.rerun()
-    label = st.text_input("Label", notes.labels.get(node, ""), max_chars=_LONGEST, key=f"label-{node}")
+    label = st.text_input(
+        "Label", notes.labels.get(node, ""), max_chars=_LONGEST, key=f"label-{node}"
+    )
     if label != notes.labels.get(node, ""):
         kept = {name: text for name, text in (notes.labels | {node: label}).items() if text}
         write(here, Notes(notes.pinned, notes.hidden, kept))

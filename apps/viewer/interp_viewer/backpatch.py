@@ -1,4 +1,6 @@
-"""Whether late activations, run through early layers, repair the answer: pair by pair of layers, against controls."""
+"""Whether late activations, run through early layers, repair the answer: pair by pair of layers,
+against controls.
+"""
 
 import numpy as np
 import streamlit as st
@@ -45,7 +47,9 @@ def grid(here: Here, of: str) -> Grid:
     kind, statistic = known[of]
     frame = here.run.frame(here.cell("back_patching"))
     group = here.selection.over if here.selection.over in set(frame["group"]) else "all"
-    rows = frame[(frame["statistic"] == "pair") & (frame["kind"] == kind) & (frame["group"] == group)]
+    rows = frame[
+        (frame["statistic"] == "pair") & (frame["kind"] == kind) & (frame["group"] == group)
+    ]
     n = here.run.n_layers(here.model) or int(rows["source"].max()) + 1
     columns = {name: _square(rows, name, n) for name in (statistic, "low", "high", "n_prompts")}
     is_rate = statistic == "rate"
@@ -84,7 +88,9 @@ def page(here: Here) -> None:
     with left:
         of = option(here, "Kind and statistic", [named(*choice) for choice in choices(here)])
     with right:
-        option(here, "Prompts", ["all", *(group for group in groups if group != "all")], field="over")
+        option(
+            here, "Prompts", ["all", *(group for group in groups if group != "all")], field="over"
+        )
     found = grid(here, of)
     pane(here, found, key="backpatch")
     group = here.selection.over if here.selection.over in groups else "all"
@@ -95,8 +101,13 @@ def page(here: Here) -> None:
 
 
 def _rates(frame) -> None:
-    """List the rate of any pair beside that of one fixed pair, for the method and every control with as many tries."""
-    st.markdown("**Any pair (an OR over many tries) and one fixed pair, chosen on one half and scored on the other**")
+    """List the rate of any pair beside that of one fixed pair, for the method and every control
+    with as many tries.
+    """
+    st.markdown(
+        "**Any pair (an OR over many tries) and one fixed pair, chosen on one half and scored on"
+        " the other**"
+    )
     rows = frame[frame["statistic"].isin(["oracle", "fixed"])]
     columns = ["statistic", "kind", "tries", "source", "target", "rate", "low", "high", "n_prompts"]
     st.dataframe(rows[columns], hide_index=True)
@@ -118,12 +129,18 @@ def _examples(here: Here, kind: str, pair: tuple[int, int] | None) -> None:
         st.caption(f"The pair {source} → {target} was not tried.")
         return
     became = np.where(
-        right == 1, np.where(was == 1, "stays right", "repaired"), np.where(was == 1, "newly broken", "stays wrong")
+        right == 1,
+        np.where(was == 1, "stays right", "repaired"),
+        np.where(was == 1, "newly broken", "stays wrong"),
     )
     became[~known] = "left out"
-    counts = {word: int((became == word).sum()) for word in ("repaired", "newly broken", "stays right", "stays wrong")}
+    counts = {
+        word: int((became == word).sum())
+        for word in ("repaired", "newly broken", "stays right", "stays wrong")
+    }
     st.markdown(
-        f"**Source {source} → target {target}, all prompts:** " + ", ".join(f"{n} {word}" for word, n in counts.items())
+        f"**Source {source} → target {target}, all prompts:** "
+        + ", ".join(f"{n} {word}" for word, n in counts.items())
     )
     chosen = [i for i, word in enumerate(became) if word in ("repaired", "newly broken")]
     prompts = [here.prompts[i] if i < len(here.prompts) else {} for i in chosen]

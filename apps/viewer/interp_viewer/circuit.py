@@ -1,4 +1,6 @@
-"""A circuit on fixed lanes (components across, layers upward), its edges as a table, and how faithful it is."""
+"""A circuit on fixed lanes (components across, layers upward), its edges as a table, and how
+faithful it is.
+"""
 
 import io
 import json
@@ -10,7 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from interp.errors import RunError
-from interp.plots import curves
+from interp.figures.plots import curves
 from interp_viewer import annotations
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import draw
@@ -51,19 +53,28 @@ def _circuit(here: Here) -> None:
     most = min(MOST_EDGES, max(6, wires.n_edges))
     st.session_state["k-box"] = _k(here, wires)
     k = st.number_input(
-        f"Edges (of {wires.n_edges:,}; at most {most:,} are drawn)", 5, most, step=5, key="k-box", on_change=_moved_k(here)
+        f"Edges (of {wires.n_edges:,}; at most {most:,} are drawn)",
+        5,
+        most,
+        step=5,
+        key="k-box",
+        on_change=_moved_k(here),
     )
     notes = annotations.read(here)
     edges = [edge for edge in wires.largest(k) if not {edge.sender, edge.node} & set(notes.hidden)]
     left, right = st.columns([0.68, 0.32])
     with left:
-        st.markdown(f"**{len(edges)} of {wires.n_edges:,} edges, {100 * wires.share(edges):.0f} % of all absolute scores**")
+        st.markdown(
+            f"**{len(edges)} of {wires.n_edges:,} edges, {100 * wires.share(edges):.0f} % of all"
+            " absolute scores**"
+        )
         spec = _spec(here, edges, wires, notes)
         _draw(here, edges, spec)
         st.caption(
-            "Lanes: the embedding, heads and MLPs from left to right, layers upward, the output on top. Circles are heads, "
-            "squares MLPs; width is the size of the score, blue positive, dashed red negative; the table "
-            "says of edges into a head whether it reads a query, key or value."
+            "Lanes: the embedding, heads and MLPs from left to right, layers upward, the output on"
+            " top. Circles are heads, squares MLPs; width is the size of the score, blue positive,"
+            " dashed red negative; the table says of edges into a head whether it reads a query,"
+            " key or value."
         )
     with right:
         _choose_node(here, edges)
@@ -83,7 +94,10 @@ def _moved_k(here: Here) -> Any:
 
 def places(wires: Wires) -> dict[str, tuple[float, float]]:
     """Return where every node stands: x is its lane, y grows with the layer."""
-    lanes = {"embed": ((wires.n_heads + 1) / 2, -1.0), "logits": ((wires.n_heads + 1) / 2, float(wires.n_layers))}
+    lanes = {
+        "embed": ((wires.n_heads + 1) / 2, -1.0),
+        "logits": ((wires.n_heads + 1) / 2, float(wires.n_layers)),
+    }
     for layer in range(wires.n_layers):
         for head in range(wires.n_heads):
             lanes[f"a{layer}.h{head}"] = (float(head), float(layer))
@@ -92,9 +106,17 @@ def places(wires: Wires) -> dict[str, tuple[float, float]]:
 
 
 def drawing(
-    edges: list[Edge], wires: Wires, *, labels: dict[str, str], pinned: set[str], node: str, edge: str
+    edges: list[Edge],
+    wires: Wires,
+    *,
+    labels: dict[str, str],
+    pinned: set[str],
+    node: str,
+    edge: str,
 ) -> dict[str, Any]:
-    """Return an ECharts graph of fixed places; nodes and edges carry their names, numbers stand in tooltips."""
+    """Return an ECharts graph of fixed places; nodes and edges carry their names, numbers stand in
+    tooltips.
+    """
     at, largest = places(wires), max((abs(e.score) for e in edges), default=1.0) or 1.0
     used = list(dict.fromkeys(name for e in edges for name in (e.sender, e.node)))
     step_x, step_y = 560 / (wires.n_heads + 2), 520 / (wires.n_layers + 1)
@@ -126,9 +148,13 @@ def drawing(
     return {"tooltip": {"trigger": "item"}, "animation": False, "series": [series]}
 
 
-def _spec(here: Here, edges: list[Edge], wires: Wires, notes: "annotations.Notes") -> dict[str, Any]:
+def _spec(
+    here: Here, edges: list[Edge], wires: Wires, notes: "annotations.Notes"
+) -> dict[str, Any]:
     node, edge = here.selection.node, here.selection.edge
-    return drawing(edges, wires, labels=notes.labels, pinned=set(notes.pinned), node=node, edge=edge)
+    return drawing(
+        edges, wires, labels=notes.labels, pinned=set(notes.pinned), node=node, edge=edge
+    )
 
 
 def _draw(here: Here, edges: list[Edge], spec: dict[str, Any]) -> None:
@@ -136,16 +162,24 @@ def _draw(here: Here, edges: list[Edge], spec: dict[str, Any]) -> None:
     used = [node["name"] for node in spec["series"][0]["data"]]
 
     def picked() -> None:
-        """Select what was clicked: of a node and an edge that the chart both holds, the one that was not selected before."""
+        """Select what was clicked: of a node and an edge that the chart both holds, the one that
+        was not selected before.
+        """
         groups = st.session_state["circuit"].selection.selected
-        held = {group["data_type"]: group["data_indices"][-1] for group in groups if group["data_indices"]}
+        held = {
+            group["data_type"]: group["data_indices"][-1]
+            for group in groups
+            if group["data_indices"]
+        }
         names = {"node": used, "edge": [edge.name for edge in edges]}
         found = {kind: names[kind][i] for kind, i in held.items() if i < len(names.get(kind, ()))}
         new = {kind: name for kind, name in found.items() if name != getattr(selection, kind)}
         if "edge" in new:
             here.select(edge=new["edge"], node="", layer=_layer(edges[held["edge"]].node))
         elif "node" in new:
-            here.select(node=new["node"], edge="", layer=_layer(new["node"]), head=_head(new["node"]))
+            here.select(
+                node=new["node"], edge="", layer=_layer(new["node"]), head=_head(new["node"])
+            )
 
     st.echarts_chart(
         spec, key="circuit", height=620, on_select=picked,
@@ -186,11 +220,20 @@ def _about(here: Here, wires: Wires, edges: list[Edge], notes: "annotations.Note
         _of_prompts(here, wires, edge)
     elif selection.node:
         incoming, outgoing = (
-            [e for e in edges if side(e) == selection.node] for side in (lambda e: e.node, lambda e: e.sender)
+            [e for e in edges if side(e) == selection.node]
+            for side in (lambda e: e.node, lambda e: e.sender)
         )
-        st.markdown(f"**{plain(selection.node)}**: {len(incoming)} edges in, {len(outgoing)} out, of those shown")
-        shown = [f"- {plain(e.sender)} → {plain(e.receiver)} {number(e.score)}" for e in [*incoming, *outgoing]]
-        more = [f"- {len(shown) - _LISTED} more, in the table below"] if len(shown) > _LISTED else []
+        st.markdown(
+            f"**{plain(selection.node)}**: {len(incoming)} edges in, {len(outgoing)} out, of those"
+            " shown"
+        )
+        shown = [
+            f"- {plain(e.sender)} → {plain(e.receiver)} {number(e.score)}"
+            for e in [*incoming, *outgoing]
+        ]
+        more = (
+            [f"- {len(shown) - _LISTED} more, in the table below"] if len(shown) > _LISTED else []
+        )
         st.markdown("\n".join([*shown[:_LISTED], *more]))
         annotations.edit(here, notes, selection.node)
     else:
@@ -202,16 +245,25 @@ def _about(here: Here, wires: Wires, edges: list[Edge], notes: "annotations.Note
 
 def _of_prompts(here: Here, wires: Wires, edge: Edge) -> None:
     measured = here.measured(here.cell("circuit_discovery"))
-    values = measured.at("scores", wires.receivers.index(edge.receiver), wires.senders.index(edge.sender))
+    values = measured.at(
+        "scores", wires.receivers.index(edge.receiver), wires.senders.index(edge.sender)
+    )
     values = values[np.isfinite(values)]
     low, middle, high = np.percentile(values, [25, 50, 75])
-    st.caption(f"Over {len(values)} prompts: median {number(middle)}, half of them {number(low)} to {number(high)}.")
+    st.caption(
+        f"Over {len(values)} prompts: median {number(middle)}, half of them {number(low)} to"
+        f" {number(high)}."
+    )
 
 
 def _faithfulness(here: Here, n_shown: int) -> None:
     frame = here.run.frame(here.cell("circuit_discovery"))
     rows = frame[frame["measure"] == "faithfulness"].reset_index(drop=True)
-    names = {"circuit": "the best edges", "random": "as many random edges", "complement": "all but the best edges"}
+    names = {
+        "circuit": "the best edges",
+        "random": "as many random edges",
+        "complement": "all but the best edges",
+    }
     total = float(rows["n_edges"].max())
     figure = curves(
         rows.replace({"kind": names}), x="fraction", groups="kind", title="What circuits of this size keep",
@@ -219,8 +271,12 @@ def _faithfulness(here: Here, n_shown: int) -> None:
     )  # fmt: skip
     if n_shown:
         figure.add_vline(x=n_shown / total, line_dash="dot", line_color="grey")
-        at = float(np.log10(n_shown / total))  # a line is placed in shares, a text on a log axis in their logarithms
-        figure.add_annotation(x=at, y=1, yref="paper", yanchor="bottom", text="shown above", showarrow=False)
+        at = float(
+            np.log10(n_shown / total)
+        )  # a line is placed in shares, a text on a log axis in their logarithms
+        figure.add_annotation(
+            x=at, y=1, yref="paper", yanchor="bottom", text="shown above", showarrow=False
+        )
     figure.update_layout(height=340)
     draw(
         figure,
@@ -229,9 +285,13 @@ def _faithfulness(here: Here, n_shown: int) -> None:
     )
 
 
-def _edge_table(here: Here, edges: list[Edge], notes: "annotations.Notes", spec: dict[str, Any]) -> None:
+def _edge_table(
+    here: Here, edges: list[Edge], notes: "annotations.Notes", spec: dict[str, Any]
+) -> None:
     st.markdown("**The edges shown**")
-    frame = pd.DataFrame([(e.sender, e.receiver, e.score) for e in edges], columns=["sender", "receiver", "score"])
+    frame = pd.DataFrame(
+        [(e.sender, e.receiver, e.score) for e in edges], columns=["sender", "receiver", "score"]
+    )
     st.dataframe(frame, hide_index=True, height=260)
     graph = graph_of(edges, notes.labels)
     buffer = io.BytesIO()
@@ -241,25 +301,33 @@ def _edge_table(here: Here, edges: list[Edge], notes: "annotations.Notes", spec:
         "pinned": list(notes.pinned), "hidden": list(notes.hidden), "labels": notes.labels,
     }  # fmt: skip
     left, middle, right = st.columns(3)
-    left.download_button("Save as JSON", json.dumps(about, indent=1), "circuit.json", "application/json")
-    middle.download_button("Save as GraphML", buffer.getvalue(), "circuit.graphml", "application/xml")
+    left.download_button(
+        "Save as JSON", json.dumps(about, indent=1), "circuit.json", "application/json"
+    )
+    middle.download_button(
+        "Save as GraphML", buffer.getvalue(), "circuit.graphml", "application/xml"
+    )
     right.download_button("Save as SVG", svg(spec), "circuit.svg", "image/svg+xml")
 
 
 def svg(spec: dict[str, Any]) -> str:
-    """Return a drawing as a picture that scales: the same places, curves, shapes, colours and names."""
+    """Return a drawing as a picture that scales: the same places, curves, shapes, colours and
+    names.
+    """
     from html import escape
 
     series = spec["series"][0]
     at = {node["name"]: (node["x"], node["y"]) for node in series["data"]}
     left, top = (min((place[i] for place in at.values()), default=0.0) - 40 for i in (0, 1))
     width, height = (
-        max((place[i] for place in at.values()), default=0.0) - near + 120 for i, near in enumerate((left, top))
+        max((place[i] for place in at.values()), default=0.0) - near + 120
+        for i, near in enumerate((left, top))
     )
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left:.0f} {top:.0f} {width:.0f} {height:.0f}" '
-        'font-family="sans-serif"><defs><marker id="end" viewBox="0 0 6 6" refX="11" refY="3" markerWidth="6" '
-        'markerHeight="6" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L6 3L0 6z" fill="#666"/></marker></defs>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left:.0f} {top:.0f} {width:.0f}'
+        f' {height:.0f}" font-family="sans-serif"><defs><marker id="end" viewBox="0 0 6 6"'
+        ' refX="11" refY="3" markerWidth="6" markerHeight="6" markerUnits="userSpaceOnUse"'
+        ' orient="auto"><path d="M0 0L6 3L0 6z" fill="#666"/></marker></defs>'
     ]
     for link in series["links"]:
         (x1, y1), (x2, y2), style = at[link["source"]], at[link["target"]], link["lineStyle"]
@@ -267,8 +335,10 @@ def svg(spec: dict[str, Any]) -> str:
         middle = f"{(x1 + x2) / 2 - (y1 - y2) * bend:.1f} {(y1 + y2) / 2 - (x2 - x1) * bend:.1f}"
         dash = ' stroke-dasharray="5 3"' if style["type"] == "dashed" else ""
         parts.append(
-            f'<path d="M{x1:.1f} {y1:.1f}Q{middle} {x2:.1f} {y2:.1f}" fill="none" stroke="{style["color"]}" '
-            f'stroke-width="{style["width"]:.1f}" opacity="{style["opacity"]}" marker-end="url(#end)"{dash}>'
+            f'<path d="M{x1:.1f} {y1:.1f}Q{middle} {x2:.1f} {y2:.1f}" fill="none"'
+            f' stroke="{style["color"]}" '
+            f'stroke-width="{style["width"]:.1f}" opacity="{style["opacity"]}"'
+            f' marker-end="url(#end)"{dash}>'
             f"<title>{escape(link['value'])}</title></path>"
         )
     for node in series["data"]:
@@ -276,9 +346,10 @@ def svg(spec: dict[str, Any]) -> str:
         turned = f' transform="rotate(45 {x:.1f} {y:.1f})"' if node["symbol"] == "diamond" else ""
         round_ = half if node["symbol"] == "circle" else 0
         parts.append(
-            f'<rect x="{x - half:.1f}" y="{y - half:.1f}" width="{2 * half:.1f}" height="{2 * half:.1f}" rx="{round_:.1f}" '
-            f'fill="{node["itemStyle"]["color"]}"{turned}/>'
-            f'<text x="{x + half + 4:.1f}" y="{y + 4:.1f}" font-size="12">{escape(node["label"]["formatter"])}</text>'
+            f'<rect x="{x - half:.1f}" y="{y - half:.1f}" width="{2 * half:.1f}"'
+            f' height="{2 * half:.1f}" rx="{round_:.1f}"'
+            f' fill="{node["itemStyle"]["color"]}"{turned}/><text x="{x + half + 4:.1f}"'
+            f' y="{y + 4:.1f}" font-size="12">{escape(node["label"]["formatter"])}</text>'
         )
     return "\n".join([*parts, "</svg>"])
 
@@ -293,7 +364,11 @@ def node_choices(here: Here) -> list[str]:
         if here.labels(analysis):
             names = here.measured(here.cell(analysis)).names
             skip = ("last", "n_pos", "base", "source")
-            found += [name if analysis == "relevance_patching" else f"exact {name}" for name in names if name not in skip]
+            found += [
+                name if analysis == "relevance_patching" else f"exact {name}"
+                for name in names
+                if name not in skip
+            ]
     return found or _none(here)
 
 

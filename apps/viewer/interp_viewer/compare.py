@@ -46,7 +46,15 @@ def page(here: Here) -> None:
                 st.markdown(f"Selected: **{plain(number(float(shown.values[cell])))}**")
     if grids[0].values.shape == grids[1].values.shape:
         title = f"{names[0]} minus {names[1]}"
-        plain_values = {"low": None, "high": None, "n": None, "texts": None, "threshold": None, "top": None, "notes": ()}
+        plain_values = {
+            "low": None,
+            "high": None,
+            "n": None,
+            "texts": None,
+            "threshold": None,
+            "top": None,
+            "notes": (),
+        }
         found = replace(
             grids[0],
             title=title,
@@ -59,21 +67,31 @@ def page(here: Here) -> None:
         _ranked(found)
     else:
         st.info(
-            f"The grids have {grids[0].values.shape} and {grids[1].values.shape} cells, so no cell has a counterpart; "
-            "below, means over depth."
+            f"The grids have {grids[0].values.shape} and {grids[1].values.shape} cells, so no cell"
+            " has a counterpart; below, means over depth."
         )
         _over_depth(grids, names)
 
 
 def _other(here: Here) -> Here | None:
     """Return what is compared: "RUN" or "RUN:PROMPT", chosen by two boxes."""
-    name, _, prompt = here.selection.cmp.rpartition(":") if ":" in here.selection.cmp else (here.selection.cmp, "", "")
+    name, _, prompt = (
+        here.selection.cmp.rpartition(":")
+        if ":" in here.selection.cmp
+        else (here.selection.cmp, "", "")
+    )
     found = [header.id for header in headers(here.run.root) if not header.error]
     if name and name not in found:
         st.warning(plain(f"no run {name} to compare with; there is {', '.join(found[:20])}"))
         name = ""
     at = found.index(name) if name else None
-    choose("Compare with run", found, at, lambda i: here.select(cmp=f"{found[i]}:{here.ex}"), key="cmp-run")
+    choose(
+        "Compare with run",
+        found,
+        at,
+        lambda i: here.select(cmp=f"{found[i]}:{here.ex}"),
+        key="cmp-run",
+    )
     if not name:
         return None
     run = open_run(here.run.root, name)
@@ -99,7 +117,12 @@ def _name(here: Here, other: Here, side: Here) -> str:
 
 
 def _warn(here: Here, other: Here, grids: list[Grid]) -> None:
-    if here.tokens and other.tokens and here.tokens != other.tokens and "token" in grids[0].cols.keys:
+    if (
+        here.tokens
+        and other.tokens
+        and here.tokens != other.tokens
+        and "token" in grids[0].cols.keys
+    ):
         st.warning("The two prompts have different tokens; columns are compared by their number.")
     if here.model != other.model:
         st.warning(plain(f"Two models: {here.model} and {other.model}."))
@@ -126,7 +149,9 @@ def _over_depth(grids: list[Grid], names: list[str]) -> None:
     rows = []
     for grid, name in zip(grids, names, strict=True):
         with np.errstate(invalid="ignore"):
-            means = np.array([np.nanmean(row) if np.isfinite(row).any() else np.nan for row in grid.values])
+            means = np.array(
+                [np.nanmean(row) if np.isfinite(row).any() else np.nan for row in grid.values]
+            )
         depth = np.linspace(0, 100, len(means))
         rows.append(pd.DataFrame({"share of depth, %": depth, "mean": means, "of": name}))
     st.line_chart(pd.concat(rows), x="share of depth, %", y="mean", color="of")

@@ -1,4 +1,6 @@
-"""Where a picture's numbers come from: tensors, table and record of an analysis, and how to load them."""
+"""Where a picture's numbers come from: tensors, table and record of an analysis, and how to load
+them.
+"""
 
 from pathlib import PurePosixPath
 
@@ -7,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from interp.errors import RunError
-from interp.folder import Cell
+from interp.runs.folder import Cell
 from interp_viewer.screen import Here, finished_cell
 from interp_viewer.text import plain
 
@@ -27,7 +29,8 @@ def page(here: Here) -> None:
     st.subheader("In Python")
     where = [here.model, here.task, PurePosixPath(cell.path).name]
     st.code(
-        f"import interp\n\nresult = interp.open_run({str(here.run.folder)!r}){where}\nresult.to_frame()\nresult.plot()",
+        "import interp\n\nresult ="
+        f" interp.open_run({str(here.run.folder)!r}){where}\nresult.to_frame()\nresult.plot()",
         language="python",
     )
 
@@ -35,17 +38,28 @@ def page(here: Here) -> None:
 def _tensors(here: Here, cell: Cell) -> None:
     st.subheader("Tensors")
     measured = here.measured(cell)
-    st.caption(f"{len(measured.files)} files, {measured.n_prompts} prompts; those of prompt {here.ex} are shown.")
+    st.caption(
+        f"{len(measured.files)} files, {measured.n_prompts} prompts; those of prompt {here.ex} are"
+        " shown."
+    )
     rows = []
     for name, (dtype, shape) in measured.names.items():
         values = np.asarray(measured.of_prompt(name, here.ex), np.float64)
         finite = values[np.isfinite(values)]
         about = (
-            {"smallest": finite.min(), "largest": finite.max()} if finite.size else {"smallest": np.nan, "largest": np.nan}
+            {"smallest": finite.min(), "largest": finite.max()}
+            if finite.size
+            else {"smallest": np.nan, "largest": np.nan}
         )
         of_one = " × ".join(map(str, shape[1:])) or "one number"
         rows.append(
-            {"tensor": name, "type": dtype, "of a prompt": of_one, **about, "not finite": int(values.size - finite.size)}
+            {
+                "tensor": name,
+                "type": dtype,
+                "of a prompt": of_one,
+                **about,
+                "not finite": int(values.size - finite.size),
+            }
         )
     st.dataframe(pd.DataFrame(rows), hide_index=True)
 
@@ -57,8 +71,12 @@ def _table(here: Here, cell: Cell) -> None:
     st.dataframe(frame.head(_MOST_ROWS), hide_index=True, height=300)
     name = PurePosixPath(cell.path).name
     left, right = st.columns(2)
-    left.download_button("Save as CSV", lambda: frame.to_csv(index=False).encode(), f"{name}.csv", "text/csv")
-    right.download_button("Save as Parquet", lambda: frame.to_parquet(index=False), f"{name}.parquet")
+    left.download_button(
+        "Save as CSV", lambda: frame.to_csv(index=False).encode(), f"{name}.csv", "text/csv"
+    )
+    right.download_button(
+        "Save as Parquet", lambda: frame.to_parquet(index=False), f"{name}.parquet"
+    )
 
 
 def _record(here: Here, cell: Cell) -> None:

@@ -32,7 +32,8 @@ def grid(here: Here, of: str) -> Grid:
     parameters = here.info(cell)["parameters"]
     is_low_good = of == "error"
     return Grid(
-        f"{of}: every layer of {here.model} predicts every layer of {parameters['target'] or 'itself'}",
+        f"{of}: every layer of {here.model} predicts every layer of"
+        f" {parameters['target'] or 'itself'}",
         columns["value"],
         Axis.of("source, in front of layer", n_sources, "src", "layer"),
         Axis.of("target, in front of layer", n_targets, "tgt"),
@@ -40,7 +41,9 @@ def grid(here: Here, of: str) -> Grid:
         lower_is_better=is_low_good,
         low=columns.get("low"),
         high=columns.get("high"),
-        notes=(f"Half of the depth: source {(n_sources - 1) / 2:g}, target {(n_targets - 1) / 2:g}.",),
+        notes=(
+            f"Half of the depth: source {(n_sources - 1) / 2:g}, target {(n_targets - 1) / 2:g}.",
+        ),
     )
 
 
@@ -54,8 +57,16 @@ def page(here: Here) -> None:
     if len(best):
         n_sources, n_targets = found.values.shape
         target = best["target"].astype(int).to_numpy()
-        figure = go.Figure(layout={"template": "plotly_white", "height": 320, "title": "The best source of every target"})
-        figure.add_scatter(x=target, y=best["source"].astype(int), mode="lines+markers", name="best source")
+        figure = go.Figure(
+            layout={
+                "template": "plotly_white",
+                "height": 320,
+                "title": "The best source of every target",
+            }
+        )
+        figure.add_scatter(
+            x=target, y=best["source"].astype(int), mode="lines+markers", name="best source"
+        )
         figure.add_scatter(
             x=[0, n_targets - 1],
             y=[0, n_sources - 1],
@@ -63,6 +74,15 @@ def page(here: Here) -> None:
             name="same relative depth",
             line={"dash": "dot", "color": "grey"},
         )  # fmt: skip
-        figure.update_xaxes(title_text="target, in front of layer").update_yaxes(title_text="source")
-        draw(figure, key="depthmap-best", alt="The best source layer of every target layer; a table stands below")
-    st.dataframe(frame[frame["source"].isna() & frame["target"].isna()].dropna(axis=1, how="all"), hide_index=True)
+        figure.update_xaxes(title_text="target, in front of layer").update_yaxes(
+            title_text="source"
+        )
+        draw(
+            figure,
+            key="depthmap-best",
+            alt="The best source layer of every target layer; a table stands below",
+        )
+    st.dataframe(
+        frame[frame["source"].isna() & frame["target"].isna()].dropna(axis=1, how="all"),
+        hide_index=True,
+    )

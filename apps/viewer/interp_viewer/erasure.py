@@ -1,4 +1,6 @@
-"""Until which layer a token matters for the answer: by erasing its stream, and by integrated gradients."""
+"""Until which layer a token matters for the answer: by erasing its stream, and by integrated
+gradients.
+"""
 
 import numpy as np
 import streamlit as st
@@ -37,12 +39,21 @@ def grid(here: Here, of: str) -> Grid:
     of = of if of in (known := choices(here)) else known[0]
     is_signed = of == GRADIENTS or "answer" in of
     if of == GRADIENTS:
-        cell, name, rows = here.cell("integrated_gradients"), "attribution", {"measure": "attribution"}
+        cell, name, rows = (
+            here.cell("integrated_gradients"),
+            "attribution",
+            {"measure": "attribution"},
+        )
     else:
-        cell, name = here.cell("residual_erasure"), next(name for name, shown in SHOWN.items() if shown == of)
+        cell, name = (
+            here.cell("residual_erasure"),
+            next(name for name, shown in SHOWN.items() if shown == of),
+        )
         rows = dict(zip(("scope", "effect"), name.split("."), strict=True))
     if here.is_over_all:
-        return over_positions(here, cell, rows, title=f"{of}, mean over prompts", is_signed=is_signed)
+        return over_positions(
+            here, cell, rows, title=f"{of}, mean over prompts", is_signed=is_signed
+        )
     measured = here.measured(cell)
     values = measured.of_prompt(name, here.ex)
     if "n_pos" in measured.names:
@@ -61,7 +72,11 @@ def page(here: Here) -> None:
     with right:
         mean_or_prompt(here)
     cell = here.cell("integrated_gradients" if of == GRADIENTS else "residual_erasure")
-    name = "attribution" if of == GRADIENTS else next(name for name, shown in SHOWN.items() if shown == of)
+    name = (
+        "attribution"
+        if of == GRADIENTS
+        else next(name for name, shown in SHOWN.items() if shown == of)
+    )
     measured = here.measured(cell)
     pane(
         here, grid(here, of), key="erasure",

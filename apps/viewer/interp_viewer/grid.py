@@ -1,4 +1,6 @@
-"""A grid of numbers as every page hands it out: values, what rows and columns are, and what a colour may say."""
+"""A grid of numbers as every page hands it out: values, what rows and columns are, and what a
+colour may say.
+"""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +13,9 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Axis:
-    """Rows or columns: what they are called, and the values of the selection's `keys` that picking one gives."""
+    """Rows or columns: what they are called, and the values of the selection's `keys` that picking
+    one gives.
+    """
 
     name: str
     labels: tuple[str, ...]
@@ -19,7 +23,9 @@ class Axis:
     keys: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, name: str, n: int, *keys: str, labels: tuple[str, ...] = (), first: int = 0) -> "Axis":
+    def of(
+        cls, name: str, n: int, *keys: str, labels: tuple[str, ...] = (), first: int = 0
+    ) -> "Axis":
         """Return an axis of `n` places that are numbered from `first`."""
         numbers = tuple(range(first, first + n))
         return cls(name, labels or tuple(map(str, numbers)), numbers, keys)
@@ -46,8 +52,9 @@ class Axis:
 class Grid:
     """Values [row column], NaN where there is none for the reason `missing`.
 
-    Signed values are coloured around 0, others from 0 to `top` (the largest). `low`, `high` and `n` (prompts) are those of a
-    mean; `texts` are written into cells; `threshold` (name, value) marks what is below it as `hatched`.
+    Signed values are coloured around 0, others from 0 to `top` (the largest). `low`, `high` and `n`
+    (prompts) are those of a mean; `texts` are written into cells; `threshold` (name, value) marks
+    what is below it as `hatched`.
     """
 
     title: str
@@ -70,7 +77,9 @@ class Grid:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Return the ends of the colour scale: equally far from 0 where values are signed, otherwise from 0."""
+        """Return the ends of the colour scale: equally far from 0 where values are signed,
+        otherwise from 0.
+        """
         if self.is_signed:
             top = self._largest(np.abs(self.values))
             return -top, top
@@ -92,7 +101,9 @@ class Grid:
         if n_missing := int(np.isnan(self.values).sum()):
             said.append(f"Blank cells: {n_missing} of {self.values.size} ({self.missing}).")
         if n_above := int((finite > high).sum() + (finite < low).sum()):
-            said.append(f"Cells beyond the colour scale ({low:.4g} to {high:.4g}), marked ▲: {n_above}.")
+            said.append(
+                f"Cells beyond the colour scale ({low:.4g} to {high:.4g}), marked ▲: {n_above}."
+            )
         if not finite.size:
             said.append("There is no number to show.")
         elif not finite.any():
@@ -100,17 +111,25 @@ class Grid:
         return said
 
     def rank(self, row: int, col: int) -> tuple[int, int, int]:
-        """Return a cell's place among all by absolute size (1: the largest), how many are smaller, and their number."""
+        """Return a cell's place among all by absolute size (1: the largest), how many are smaller,
+        and their number.
+        """
         size, sizes = abs(self.values[row, col]), np.abs(self.values[np.isfinite(self.values)])
         return int((sizes > size).sum()) + 1, int((sizes < size).sum()), sizes.size
 
     def to_frame(self) -> pd.DataFrame:
         """Return the same numbers as a table, a row per row from the top of the picture."""
-        frame = pd.DataFrame(self.values, index=list(self.rows.labels), columns=_distinct(self.cols.labels))
+        frame = pd.DataFrame(
+            self.values, index=list(self.rows.labels), columns=_distinct(self.cols.labels)
+        )
         frame.index.name = self.rows.name
         return frame[::-1] if self.is_upward else frame
 
 
 def _distinct(labels: tuple[str, ...]) -> list[str]:
     """Return labels for columns, numbered where two are the same."""
-    return list(labels) if len(set(labels)) == len(labels) else [f"{i} {label}" for i, label in enumerate(labels)]
+    return (
+        list(labels)
+        if len(set(labels)) == len(labels)
+        else [f"{i} {label}" for i, label in enumerate(labels)]
+    )

@@ -37,7 +37,9 @@ def heat(
     on_pick: Callable[[int, int], None],
     on_threshold: Callable[[float], None] | None = None,
 ) -> None:
-    """Draw a grid; `on_pick` is called with the row and column that were clicked or chosen by Enter."""
+    """Draw a grid; `on_pick` is called with the row and column that were clicked or chosen by
+    Enter.
+    """
 
     def picked() -> None:
         if pick := st.session_state[key].get("pick"):
@@ -74,5 +76,7 @@ def _sent(grid: Grid) -> dict[str, Any]:
         "Arrow keys move, Enter picks.",
     }  # fmt: skip
     stamp = hashlib.blake2b(sent["values"].encode(), digest_size=8)
-    stamp.update(repr([sent[name] for name in ("rows", "cols", "threshold", "label", "texts")]).encode())
+    stamp.update(
+        repr([sent[name] for name in ("rows", "cols", "threshold", "label", "texts")]).encode()
+    )
     return sent | {"stamp": stamp.hexdigest()}

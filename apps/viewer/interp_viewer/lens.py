@@ -25,7 +25,9 @@ def _measure(here: Here, of: str) -> str:
 
 
 def grid(here: Here, of: str) -> Grid:
-    """Return one reading [tap token] of a prompt, with the lens's first choice in each cell; or its mean over prompts."""
+    """Return one reading [tap token] of a prompt, with the lens's first choice in each cell; or its
+    mean over prompts.
+    """
     of = of if of in READINGS else next(iter(READINGS))
     cell = here.cell("logit_lens")
     how = {"top": 1.0 if of in _SHARES else None, "lower_is_better": of not in _SHARES}
@@ -40,7 +42,9 @@ def grid(here: Here, of: str) -> Grid:
     if "top" in measured.names:
         vocabulary = here.run.vocabulary(here.model)
         first = measured.of_prompt("top", here.ex)[..., 0]
-        texts = tuple(visible(vocabulary[i]) if i < len(vocabulary) else "" for i in first.ravel().tolist())
+        texts = tuple(
+            visible(vocabulary[i]) if i < len(vocabulary) else "" for i in first.ravel().tolist()
+        )
     return Grid(
         f"{of}, prompt {here.ex}" + ("; in the cells: the lens's first choice" if texts else ""),
         values, _taps(len(values)), token_axis(here, values.shape[1]), missing=missing, texts=texts, **how,
@@ -59,10 +63,21 @@ def _over_prompts(here: Here, of: str, *, missing: str, **how: object) -> Grid:
     counts = rows.pivot(index="layer", columns="position", values="n_prompts")
     offsets = [int(offset) for offset in values.columns]
     last = len(here.tokens) - 1 if here.tokens else 0
-    cols = Axis("position from the last token", tuple(map(str, offsets)), tuple(last + o for o in offsets), ("token",))
+    cols = Axis(
+        "position from the last token",
+        tuple(map(str, offsets)),
+        tuple(last + o for o in offsets),
+        ("token",),
+    )
     n = counts.to_numpy(np.float32)
     return Grid(
-        f"{of}, mean over prompts", values.to_numpy(np.float32), _taps(len(values)), cols, n=n, missing=missing, **how
+        f"{of}, mean over prompts",
+        values.to_numpy(np.float32),
+        _taps(len(values)),
+        cols,
+        n=n,
+        missing=missing,
+        **how,
     )
 
 
@@ -95,8 +110,14 @@ def _token(here: Here) -> None:
     readings = measured.of_prompt("readings", here.ex)[:, token]
     rows = {name: readings[:, i] for name, i in READINGS.items()}
     if "top" in measured.names:
-        vocabulary, best = here.run.vocabulary(here.model), measured.of_prompt("top", here.ex)[:, token]
-        said = [" ".join(visible(vocabulary[i]) for i in row if i < len(vocabulary)) for row in best.tolist()]
+        vocabulary, best = (
+            here.run.vocabulary(here.model),
+            measured.of_prompt("top", here.ex)[:, token],
+        )
+        said = [
+            " ".join(visible(vocabulary[i]) for i in row if i < len(vocabulary))
+            for row in best.tolist()
+        ]
         rows = {"most probable tokens": said, **rows}
     st.markdown("**The selected token, layer by layer**")
     st.dataframe({"in front of layer": list(_taps(len(readings)).labels)} | rows, hide_index=True)

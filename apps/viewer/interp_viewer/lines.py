@@ -6,8 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from interp.folder import Cell
-from interp.plots import lines_over_depth
+from interp.figures.plots import lines_over_depth
+from interp.runs.folder import Cell
 from interp_viewer.screen import Here
 from interp_viewer.text import plain
 
@@ -15,11 +15,25 @@ _CONFIG = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 
 
 def lines(
-    here: Here, frame: pd.DataFrame, *, y: str, groups: str, panels: str, title: str, key: str, marked: str = "layer"
+    here: Here,
+    frame: pd.DataFrame,
+    *,
+    y: str,
+    groups: str,
+    panels: str,
+    title: str,
+    key: str,
+    marked: str = "layer",
 ) -> None:
     """Draw `y` over layers, one line per value of `groups`, one panel per value of `panels`."""
-    figure = lines_over_depth(frame.reset_index(drop=True), y=y, groups=groups, panels=panels, title=title)
-    figure.update_layout(height=320, margin={"t": 60, "b": 40, "l": 40, "r": 20}, showlegend=frame[groups].nunique() > 1)
+    figure = lines_over_depth(
+        frame.reset_index(drop=True), y=y, groups=groups, panels=panels, title=title
+    )
+    figure.update_layout(
+        height=320,
+        margin={"t": 60, "b": 40, "l": 40, "r": 20},
+        showlegend=frame[groups].nunique() > 1,
+    )
     figure.update_annotations(font_size=12)
     at = getattr(here.selection, marked)
     if at is not None:
@@ -28,7 +42,9 @@ def lines(
 
 
 def draw(figure: go.Figure, *, key: str, alt: str) -> None:
-    """Draw a Plotly figure, its title above it: there it can take as many lines as the window is narrow."""
+    """Draw a Plotly figure, its title above it: there it can take as many lines as the window is
+    narrow.
+    """
     if title := figure.layout.title.text:
         st.markdown(f"**{plain(title)}**")
         figure.update_layout(title_text="", margin_t=40)
@@ -38,4 +54,8 @@ def draw(figure: go.Figure, *, key: str, alt: str) -> None:
 def stored(here: Here, cell: Cell) -> None:
     """Draw the figure that an analysis left in its folder."""
     figure = go.Figure(json.loads(here.run.figure(cell)), skip_invalid=True)
-    draw(figure, key=f"figure-{cell.path}", alt=f"{cell.analysis}; the numbers are in the table below")
+    draw(
+        figure,
+        key=f"figure-{cell.path}",
+        alt=f"{cell.analysis}; the numbers are in the table below",
+    )

@@ -1,4 +1,6 @@
-"""The one page that loads a model: a prompt that is typed becomes a run like any other, kept in the folder."""
+"""The one page that loads a model: a prompt that is typed becomes a run like any other, kept in the
+folder.
+"""
 
 import hashlib
 import json
@@ -10,9 +12,10 @@ from typing import Any
 import streamlit as st
 
 from interp.errors import InterpError
-from interp.fetched import FETCHED, is_there
-from interp.folder import SCHEMA, write_atomically
-from interp.paths import shipped_models
+from interp.files.fetched import FETCHED, is_there
+from interp.files.paths import shipped_models
+from interp.files.whole import write_atomically
+from interp.runs.folder import SCHEMA
 from interp_viewer import menu
 from interp_viewer.screen import begin, root_folder
 from interp_viewer.selection import Selection
@@ -26,15 +29,26 @@ _LONGEST = 20_000
 def page() -> None:
     """Draw the form, run what was asked, and link to it."""
     begin("live")
-    st.warning("This page loads a model and computes on this machine. All other pages only read what is finished.")
+    st.warning(
+        "This page loads a model and computes on this machine. All other pages only read what is"
+        " finished."
+    )
     with st.form("live"):
         names = [*shipped_models(), *filter(is_there, FETCHED)]
-        shipped = st.selectbox("Shipped model", names, index=names.index("zoo/hops-4l") if "zoo/hops-4l" in names else 0)
-        own = st.text_input("… or a folder, or a name on the hub that is on this machine", placeholder="e.g. ./my-model")
+        shipped = st.selectbox(
+            "Shipped model",
+            names,
+            index=names.index("zoo/hops-4l") if "zoo/hops-4l" in names else 0,
+        )
+        own = st.text_input(
+            "… or a folder, or a name on the hub that is on this machine",
+            placeholder="e.g. ./my-model",
+        )
         text = st.text_area("Prompt", max_chars=_LONGEST, placeholder="A text to be continued")
         answer = st.text_input("Answer that should follow (optional)")
         st.caption(
-            "For relevance patching: the same text with something else in it, and what would be right then (optional)."
+            "For relevance patching: the same text with something else in it, and what would be"
+            " right then (optional)."
         )
         corrupted = st.text_input("Corrupted twin")
         wrong = st.text_input("Wrong answer")
@@ -47,7 +61,7 @@ def page() -> None:
 
 def _examples() -> list[str]:
     """Return a prompt of every built-in task that a shipped model was trained on."""
-    from interp.paths import shipped_tasks
+    from interp.files.paths import shipped_tasks
 
     found = []
     for name, path in shipped_tasks().items():
@@ -61,9 +75,17 @@ def _compute(model: str, text: str, answer: str, corrupted: str, wrong: str) -> 
     if not text.strip():
         st.error("There is no prompt; type one.")
         return
-    given = {"id": "typed", "text": text, "answer": answer, "corrupted": corrupted.strip(), "wrong": wrong}
+    given = {
+        "id": "typed",
+        "text": text,
+        "answer": answer,
+        "corrupted": corrupted.strip(),
+        "wrong": wrong,
+    }
     prompt = {name: value for name, value in given.items() if value}
-    key = hashlib.blake2b(json.dumps([SCHEMA, model, prompt], sort_keys=True).encode(), digest_size=6).hexdigest()
+    key = hashlib.blake2b(
+        json.dumps([SCHEMA, model, prompt], sort_keys=True).encode(), digest_size=6
+    ).hexdigest()
     root = root_folder()
     out = root / FOLDER / key
     began = time.monotonic()
@@ -76,7 +98,9 @@ def _compute(model: str, text: str, answer: str, corrupted: str, wrong: str) -> 
 
 
 def _run(model: str, prompt: dict[str, str], out: Path, root: Path) -> dict[str, Any]:
-    """Run the quick analyses of one prompt; what is finished of the same prompt and weights is read."""
+    """Run the quick analyses of one prompt; what is finished of the same prompt and weights is
+    read.
+    """
     with st.status("Loading the library and the model", expanded=False) as status:
         import transformers
 
@@ -89,7 +113,10 @@ def _run(model: str, prompt: dict[str, str], out: Path, root: Path) -> dict[str,
         if {"answer", "wrong", "corrupted"} <= prompt.keys():
             analyses["relevance_patching"] = {}
         study = Study((model,), (str(task),), analyses, only_fitting=True)
-        how = {"store": str(root / "store"), "progress": lambda text, i, n: status.update(label=f"{text}: {i} of {n}")}
+        how = {
+            "store": str(root / "store"),
+            "progress": lambda text, i, n: status.update(label=f"{text}: {i} of {n}"),
+        }
         try:
             done = execute(study, out, **how)
         except Changed:  # the model is another one now
@@ -111,6 +138,11 @@ def _report(done: dict[str, Any], out: Path, key: str, seconds: float) -> None:
     params = Selection(run=f"{FOLDER}/{key}").params()
     for name in ("lens", "residual", "voids", "skip", "circuit"):
         if any(
-            cell["analysis"] in menu.BY_NAME[name].analyses and cell["status"] == "ok" for cell in done["cells"].values()
+            cell["analysis"] in menu.BY_NAME[name].analyses and cell["status"] == "ok"
+            for cell in done["cells"].values()
         ):
-            st.page_link(menu.BY_NAME[name].page, label=f"Open {menu.BY_NAME[name].title}", query_params=params)
+            st.page_link(
+                menu.BY_NAME[name].page,
+                label=f"Open {menu.BY_NAME[name].title}",
+                query_params=params,
+            )

@@ -19,7 +19,12 @@ class Entry:
     @property
     def page(self) -> "st.Page":
         """Return Streamlit's page."""
-        return st.Page(VIEWS / f"{self.name}.py", title=self.title, url_path=self.name, default=self.name == "runs")
+        return st.Page(
+            VIEWS / f"{self.name}.py",
+            title=self.title,
+            url_path=self.name,
+            default=self.name == "runs",
+        )
 
 
 ENTRIES = (

@@ -20,7 +20,9 @@ def page(here: Here) -> None:
     stored(here, cell)
     frame = here.run.frame(cell)
     if len(frame) > _MOST_ROWS:
-        st.caption(f"The first {_MOST_ROWS:,} of {len(frame):,} rows; the page “Data” saves them all.")
+        st.caption(
+            f"The first {_MOST_ROWS:,} of {len(frame):,} rows; the page “Data” saves them all."
+        )
     st.dataframe(frame.head(_MOST_ROWS), hide_index=True, height=400)
     with st.expander("Parameters"):
         st.json(info.get("parameters", {}))

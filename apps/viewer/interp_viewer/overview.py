@@ -4,7 +4,7 @@ from pathlib import PurePosixPath
 
 import streamlit as st
 
-from interp.folder import Cell
+from interp.runs.folder import Cell
 from interp_viewer import menu
 from interp_viewer.screen import Here
 from interp_viewer.text import number, plain
@@ -16,7 +16,10 @@ def page(here: Here) -> None:
         prompt = here.prompts[here.ex]
         with st.expander(f"Prompt {here.ex} of {len(here.prompts)}"):
             st.text(prompt.get("text", ""))
-            st.json({name: value for name, value in prompt.items() if name != "text" and value}, expanded=False)
+            st.json(
+                {name: value for name, value in prompt.items() if name != "text" and value},
+                expanded=False,
+            )
     st.subheader("Findings")
     for cell, info in here.cells.items():
         if info["status"] == "ok":
@@ -26,7 +29,10 @@ def page(here: Here) -> None:
         st.subheader("Not there")
     for cell, info in others:
         say = st.error if info["status"] == "failed" else st.info
-        say(f"{plain(PurePosixPath(cell.path).name)} {info['status']}: {plain(info.get('error', ''))}")
+        say(
+            f"{plain(PurePosixPath(cell.path).name)} {info['status']}:"
+            f" {plain(info.get('error', ''))}"
+        )
     _provenance(here)
 
 
@@ -51,7 +57,9 @@ def _numbers(info: dict) -> str:
     if first.get("value") is None:
         return ""
     has_interval = first.get("low") is not None and first.get("high") is not None
-    interval = f", 95 % interval {number(first['low'])} to {number(first['high'])}" if has_interval else ""
+    interval = (
+        f", 95 % interval {number(first['low'])} to {number(first['high'])}" if has_interval else ""
+    )
     measure = plain(first.get("measure", ""))
     return f"{measure[:1].upper()}{measure[1:]}: **{number(first['value'])}**{interval}\n\n"
 
@@ -66,6 +74,10 @@ def _provenance(here: Here) -> None:
         **{f"{here.task}: {name}": value for name, value in info["tasks"].get(here.task, {}).items()},
         "prompts of each task": info["config"].get("n") or "all", "seed": info["config"].get("seed"),
     }  # fmt: skip
-    st.dataframe({"what": list(rows), "value": [str(value) for value in rows.values()]}, hide_index=True, height="content")
+    st.dataframe(
+        {"what": list(rows), "value": [str(value) for value in rows.values()]},
+        hide_index=True,
+        height="content",
+    )
     with st.expander("run.json"):
         st.json(info, expanded=1)

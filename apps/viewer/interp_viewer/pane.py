@@ -1,4 +1,6 @@
-"""A grid beside what there is to say of its selected cell; the same numbers as boxes and as a table."""
+"""A grid beside what there is to say of its selected cell; the same numbers as boxes and as a
+table.
+"""
 
 from collections.abc import Callable
 
@@ -17,7 +19,12 @@ _LISTED = 5
 
 
 def pane(
-    here: Here, grid: Grid, *, key: str, at_cell: Callable[[int, int], Values] | None = None, is_table: bool = True
+    here: Here,
+    grid: Grid,
+    *,
+    key: str,
+    at_cell: Callable[[int, int], Values] | None = None,
+    is_table: bool = True,
 ) -> None:
     """Draw a grid and its inspector; `at_cell` returns every prompt's value of a cell."""
     left, right = st.columns([0.72, 0.28])
@@ -66,7 +73,9 @@ def _mirror(here: Here, axis: Axis, place: int | None, *, key: str) -> None:
     choose(label, list(axis.labels), place, lambda i: here.select(**axis.picked(i)), key=key)
 
 
-def inspect(here: Here, grid: Grid, cell: tuple[int, int], at_cell: Callable[[int, int], Values] | None) -> None:
+def inspect(
+    here: Here, grid: Grid, cell: tuple[int, int], at_cell: Callable[[int, int], Values] | None
+) -> None:
     """Say what a cell holds: value, rank, interval, number of prompts, and how prompts differ."""
     row, col = cell
     value = float(grid.values[row, col])
@@ -79,9 +88,15 @@ def inspect(here: Here, grid: Grid, cell: tuple[int, int], at_cell: Callable[[in
     if grid.texts and grid.texts[row * grid.values.shape[1] + col]:
         st.text(f"in the cell: {grid.texts[row * grid.values.shape[1] + col]}")
     place, n_smaller, n = grid.rank(row, col)
-    lines = [f"rank {place} of {n} by size (larger than {100 * n_smaller / max(1, n - 1):.0f} % of the others)"]
+    lines = [
+        f"rank {place} of {n} by size (larger than {100 * n_smaller / max(1, n - 1):.0f} % of the"
+        " others)"
+    ]
     if grid.low is not None and grid.high is not None and np.isfinite(grid.low[row, col]):
-        lines.append(f"95 % interval {number(float(grid.low[row, col]))} to {number(float(grid.high[row, col]))}")
+        lines.append(
+            f"95 % interval {number(float(grid.low[row, col]))} to"
+            f" {number(float(grid.high[row, col]))}"
+        )
     if grid.n is not None and np.isfinite(grid.n[row, col]):
         lines.append(f"mean over {int(grid.n[row, col])} prompts")
     elif at_cell is not None and not here.is_over_all:
@@ -100,7 +115,10 @@ def _prompts_by_effect(here: Here, values: NDArray[np.float64]) -> None:
     if len(known) < 2:
         return
     low, middle, high = np.percentile(values[known], [25, 50, 75])
-    st.caption(f"Over {len(known)} prompts: median {number(middle)}, half of them {number(low)} to {number(high)}. Largest:")
+    st.caption(
+        f"Over {len(known)} prompts: median {number(middle)}, half of them {number(low)} to"
+        f" {number(high)}. Largest:"
+    )
     best = known[np.argsort(-np.abs(values[known]), kind="stable")][:_LISTED]
     with st.container(gap="xxsmall"):
         for i in best:
@@ -119,4 +137,6 @@ def _table(grid: Grid, key: str) -> None:
         return
     frame = grid.to_frame()
     st.dataframe(frame, height=min(400, 35 * (len(frame) + 1) + 3))
-    st.download_button("Save as CSV", frame.to_csv().encode(), f"{key}.csv", "text/csv", key=f"{key}-csv")
+    st.download_button(
+        "Save as CSV", frame.to_csv().encode(), f"{key}.csv", "text/csv", key=f"{key}-csv"
+    )

@@ -4,15 +4,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from interp.folder import Cell
+from interp.runs.folder import Cell
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.screen import Here
 
 
 def over_positions(
-    here: Here, cell: Cell, where: Mapping[str, str], *, title: str, is_signed: bool, rows_name: str = "layer"
+    here: Here,
+    cell: Cell,
+    where: Mapping[str, str],
+    *,
+    title: str,
+    is_signed: bool,
+    rows_name: str = "layer",
 ) -> Grid:
-    """Return column `mean` of the rows that `where` names [layer position], with interval and number of prompts."""
+    """Return column `mean` of the rows that `where` names [layer position], with interval and
+    number of prompts.
+    """
     frame = here.run.frame(cell)
     for column, value in where.items():
         frame = frame[frame[column] == value]
@@ -23,7 +31,9 @@ def over_positions(
     columns = {}
     for column in ("mean", "low", "high", "n_prompts"):
         if column in frame:
-            pivot = frame.pivot_table(index="layer", columns="position", values=column, aggfunc="first", dropna=False)
+            pivot = frame.pivot_table(
+                index="layer", columns="position", values=column, aggfunc="first", dropna=False
+            )
             columns[column] = pivot.reindex(index=layers, columns=names).to_numpy(np.float32)
     last = len(here.tokens) - 1 if here.tokens else 0
     values = tuple(0 if name == "first" else last + int(float(name)) for name in names)

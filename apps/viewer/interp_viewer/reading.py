@@ -1,7 +1,7 @@
 """Finished run folders, read without torch: headers first, then only the rows that are looked at.
 
-A run is found by its name among those below the root, never by joining a path; what lies outside of the root, is too large,
-or is not what was written is refused with the file's name.
+A run is found by its name among those below the root, never by joining a path; what lies outside of
+the root, is too large, or is not what was written is refused with the file's name.
 """
 
 import json
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from interp.errors import RunError, unknown
-from interp.folder import Cell, cells_of, folder_name, read_file, read_json, read_run, task_folder
+from interp.files.whole import read_json
+from interp.runs.folder import Cell, cells_of, folder_name, read_file, read_run, task_folder
 
 LARGEST_FILE = 512 * 2**20
 MOST_NUMBERS = 40_000_000
@@ -30,7 +31,9 @@ _DEPTH = 3
 
 @dataclass(frozen=True)
 class Header:
-    """What a list of runs says of one of them, read from run.json alone; `error` says why it cannot be opened."""
+    """What a list of runs says of one of them, read from run.json alone; `error` says why it cannot
+    be opened.
+    """
 
     id: str
     path: Path
@@ -52,7 +55,10 @@ class Header:
             return "unreadable"
         if self.n_cells < self.n_expected:
             is_fresh = time.time() - self.written < 60
-            return f"{'running' if is_fresh else 'unfinished'}: {self.n_cells} of {self.n_expected} cells"
+            return (
+                f"{'running' if is_fresh else 'unfinished'}: {self.n_cells} of {self.n_expected}"
+                " cells"
+            )
         return f"{self.n_failed} failed" if self.n_failed else "finished"
 
 
@@ -68,9 +74,14 @@ def require_small(path: Path, *, most: int = LARGEST_FILE) -> Path:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}); the same `interp run` makes it again") from None
+        raise RunError(
+            f"{path} cannot be read ({error.strerror}); the same `interp run` makes it again"
+        ) from None
     if size > most:
-        raise RunError(f"{path} has {size / 2**20:,.0f} MB; the viewer opens files of up to {most / 2**20:,.0f} MB")
+        raise RunError(
+            f"{path} has {size / 2**20:,.0f} MB; the viewer opens files of up to"
+            f" {most / 2**20:,.0f} MB"
+        )
     return path
 
 
@@ -79,7 +90,9 @@ def require_small(path: Path, *, most: int = LARGEST_FILE) -> Path:
 
 def headers(root: Path) -> list[Header]:
     """Return what there is to say of every run below a folder, the latest first."""
-    return sorted((_header(root, folder) for folder in _folders(root)), key=lambda header: -header.written)
+    return sorted(
+        (_header(root, folder) for folder in _folders(root)), key=lambda header: -header.written
+    )
 
 
 def _folders(root: Path, depth: int = 0) -> Iterator[Path]:
@@ -126,7 +139,12 @@ def _read_header(name: str, folder: Path, written: int, size: int) -> Header:  #
     except RunError as error:
         return Header(name, folder, error=str(error), written=written / 1e9)
     except (KeyError, TypeError, AttributeError) as error:
-        return Header(name, folder, error=f"{folder / 'run.json'} is not a run's ({error!r})", written=written / 1e9)
+        return Header(
+            name,
+            folder,
+            error=f"{folder / 'run.json'} is not a run's ({error!r})",
+            written=written / 1e9,
+        )
 
 
 def _require_record(run: dict[str, Any]) -> None:
@@ -148,7 +166,8 @@ def _require_record(run: dict[str, Any]) -> None:
 class Measured:
     """The tensors of one analysis: one file a shard, whose first axis is the prompt.
 
-    `prompts` are the numbers, in their task, of the prompts that were measured; None where that is all of them.
+    `prompts` are the numbers, in their task, of the prompts that were measured; None where that is
+    all of them.
     """
 
     files: tuple[Path, ...]
@@ -181,7 +200,8 @@ class Measured:
         if self.prompts is not None:
             if prompt not in self.prompts:
                 raise RunError(
-                    f"prompt {prompt} was left out of this analysis: it cannot be used for it; choose another one"
+                    f"prompt {prompt} was left out of this analysis: it cannot be used for it;"
+                    " choose another one"
                 )
             prompt = self.prompts.index(prompt)
         return self.of_row(name, prompt)
@@ -197,7 +217,9 @@ class Measured:
         raise RunError(f"prompt {prompt} asked for; there is 0 to {self.n_prompts - 1}")
 
     def at(self, name: str, *index: int) -> NDArray[Any]:
-        """Return every prompt's value at one place [prompt]; NaN for prompts that end before it or were left out."""
+        """Return every prompt's value at one place [prompt]; NaN for prompts that end before it or
+        were left out.
+        """
         self._require(name)
         found = []
         for path in self.files:
@@ -206,7 +228,11 @@ class Measured:
                 part = file.get_slice(name)
                 shape = part.get_shape()
                 if all(i < size for i, size in zip(index, shape[1:], strict=True)):
-                    found.append(np.asarray(part[(slice(None), *(slice(i, i + 1) for i in index))]).reshape(shape[0]))
+                    found.append(
+                        np.asarray(part[(slice(None), *(slice(i, i + 1) for i in index))]).reshape(
+                            shape[0]
+                        )
+                    )
                 else:
                     found.append(np.full(shape[0], np.nan, np.float32))
         values = np.concatenate(found)
@@ -217,7 +243,9 @@ class Measured:
         return of_task
 
     def all(self, name: str) -> NDArray[Any]:
-        """Return a tensor of all prompts, whose files must agree in everything but the number of prompts."""
+        """Return a tensor of all prompts, whose files must agree in everything but the number of
+        prompts.
+        """
         self._require(name)
         parts = []
         for path in self.files:
@@ -228,7 +256,10 @@ class Measured:
 
     def _require(self, name: str) -> None:
         if name not in self.names:
-            raise RunError(unknown("tensor", name, self.names) + "; this run is of another version; run it again")
+            raise RunError(
+                unknown("tensor", name, self.names)
+                + "; this run is of another version; run it again"
+            )
 
     @staticmethod
     def _check(path: Path) -> None:
@@ -240,24 +271,31 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(require_small(path), framework="numpy")
     except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} is damaged ({error}); the same `interp run` makes it again") from None
+        raise RunError(
+            f"{path} is damaged ({error}); the same `interp run` makes it again"
+        ) from None
 
 
 @st.cache_resource(max_entries=10_000, show_spinner=False)
-def _require_whole(path: Path, written: int, size: int) -> bool:  # noqa: ARG001 - by which it is known again
+def _require_whole(path: Path, written: int, size: int) -> bool:  # noqa: ARG001
     """Raise RunError if a file's tensors are not what was written; looked at once."""
     with _opened(path) as file:
         try:
             sums = json.loads((file.metadata() or {})["interp"])["checksums"]
         except (KeyError, ValueError) as error:
-            raise RunError(f"{path} is damaged ({error!r}); the same `interp run` makes it again") from None
-        for name in file.keys():  # noqa: SIM118 - not a dictionary
+            raise RunError(
+                f"{path} is damaged ({error!r}); the same `interp run` makes it again"
+            ) from None
+        for name in file.keys():  # noqa: SIM118
             array = np.ascontiguousarray(file.get_tensor(name))
-            digest = blake2b(f"{name}{tuple(array.shape)}torch.{array.dtype}".encode(), digest_size=16)
+            digest = blake2b(
+                f"{name}{tuple(array.shape)}torch.{array.dtype}".encode(), digest_size=16
+            )
             digest.update(array.tobytes())
             if sums.get(name) != digest.hexdigest():
                 raise RunError(
-                    f"{path} is damaged: its tensors are not what was written; the same `interp run` makes it again"
+                    f"{path} is damaged: its tensors are not what was written; the same `interp"
+                    " run` makes it again"
                 )
     return True
 
@@ -274,11 +312,17 @@ class Run:
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Return every model and task of which something is recorded."""
-        return list(dict.fromkeys((cell["model"], cell["task"]) for cell in self.info["cells"].values()))
+        return list(
+            dict.fromkeys((cell["model"], cell["task"]) for cell in self.info["cells"].values())
+        )
 
     def cells(self, model: str, task: str) -> dict[Cell, dict[str, Any]]:
         """Map the cells of a model and a task to what is recorded of them."""
-        return {cell: info for cell, info in cells_of(self.info).items() if (cell.model, cell.task) == (model, task)}
+        return {
+            cell: info
+            for cell, info in cells_of(self.info).items()
+            if (cell.model, cell.task) == (model, task)
+        }
 
     def n_layers(self, model: str) -> int | None:
         """Return how many layers a model has; None before it was loaded."""
@@ -295,7 +339,11 @@ class Run:
         path = self._file(cell, "frame.parquet")
         stat = path.stat()
         frame, numbers = _read_frame(path, stat.st_mtime_ns, stat.st_size), self._numbers(cell)
-        if numbers is None or "prompt" not in frame or not pd.api.types.is_integer_dtype(frame["prompt"]):
+        if (
+            numbers is None
+            or "prompt" not in frame
+            or not pd.api.types.is_integer_dtype(frame["prompt"])
+        ):
             return frame
         return frame.assign(prompt=frame["prompt"].map(dict(enumerate(numbers))).astype("Int64"))
 
@@ -322,7 +370,9 @@ class Run:
 
     def prompts(self, model: str, task: str) -> list[dict[str, Any]]:
         """Return the prompts of a task, as they are numbered; none before any was measured."""
-        path = inside(self.root, self.folder / task_folder(self.info, model, task) / "prompts.jsonl")
+        path = inside(
+            self.root, self.folder / task_folder(self.info, model, task) / "prompts.jsonl"
+        )
         if not path.is_file():
             return []
         stat = require_small(path).stat()
@@ -338,8 +388,12 @@ class Run:
 
     def vocabulary(self, model: str) -> list[str]:
         """Return the text of every token of a model; none in a run of an earlier version."""
-        folders = (cell.path.partition("/")[0] for cell in cells_of(self.info) if cell.model == model)
-        path = inside(self.root, self.folder / next(folders, folder_name(model)) / "vocabulary.json")
+        folders = (
+            cell.path.partition("/")[0] for cell in cells_of(self.info) if cell.model == model
+        )
+        path = inside(
+            self.root, self.folder / next(folders, folder_name(model)) / "vocabulary.json"
+        )
         if not path.is_file():
             return []
         stat = require_small(path).stat()
@@ -370,10 +424,14 @@ def _read_frame(path: Path, written: int, size: int) -> pd.DataFrame:  # noqa: A
         file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
         numbers = file.metadata.num_rows * file.metadata.num_columns
         if numbers > MOST_NUMBERS:
-            raise RunError(f"{path} has {numbers:,} numbers; the viewer opens tables of up to {MOST_NUMBERS:,}")
+            raise RunError(
+                f"{path} has {numbers:,} numbers; the viewer opens tables of up to {MOST_NUMBERS:,}"
+            )
         return file.read().to_pandas()
     except pyarrow.ArrowException as error:
-        raise RunError(f"{path} is damaged ({error}); the same `interp run` makes it again") from None
+        raise RunError(
+            f"{path} is damaged ({error}); the same `interp run` makes it again"
+        ) from None
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
@@ -381,9 +439,13 @@ def _read_prompts(path: Path, written: int, size: int) -> list[dict[str, Any]]: 
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); the same `interp run` makes it again") from None
+        raise RunError(
+            f"{path} is damaged ({error}); the same `interp run` makes it again"
+        ) from None
     if not all(isinstance(row, dict) for row in rows):
-        raise RunError(f"{path} is damaged: a line is no prompt; the same `interp run` makes it again")
+        raise RunError(
+            f"{path} is damaged: a line is no prompt; the same `interp run` makes it again"
+        )
     return rows
 
 
@@ -391,5 +453,7 @@ def _read_prompts(path: Path, written: int, size: int) -> list[dict[str, Any]]: 
 def _read_list(path: Path, key: str, of: type, written: int, size: int) -> list[Any]:  # noqa: ARG001
     found = read_json(path).get(key)
     if not isinstance(found, list) or not all(isinstance(one, of) for one in found):
-        raise RunError(f"{path} is damaged: it has no list “{key}”; the same `interp run` makes it again")
+        raise RunError(
+            f"{path} is damaged: it has no list “{key}”; the same `interp run` makes it again"
+        )
     return found

@@ -34,7 +34,9 @@ def grid(here: Here, of: str) -> Grid:
         token_axis(here, values.shape[1]),
         is_signed=names[i].startswith(SIGNED),
         top=None if names[i].startswith(SIGNED) else _top(values),
-        notes=("The first token is often an attention sink; the colour scale does not depend on it.",),
+        notes=(
+            "The first token is often an attention sink; the colour scale does not depend on it.",
+        ),
     )
 
 
@@ -55,4 +57,9 @@ def page(here: Here) -> None:
         title=f"{measure}, mean over {here.info(cell)['n_prompts']} prompts (band: 95 % interval)", key="residual-lines",
     )  # fmt: skip
     measured, i = here.measured(cell), names.index(of)
-    pane(here, grid(here, of), key="residual", at_cell=lambda row, col: measured.at("by_position", row, col, i))
+    pane(
+        here,
+        grid(here, of),
+        key="residual",
+        at_cell=lambda row, col: measured.at("by_position", row, col, i),
+    )

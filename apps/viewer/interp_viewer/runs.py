@@ -28,9 +28,14 @@ def page() -> None:
         st.info(plain(f"There is no run in {root} yet."))
         _how(root)
         return
-    words = st.text_input("Find", placeholder="part of a name, model, task or analysis").lower().split()
+    words = (
+        st.text_input("Find", placeholder="part of a name, model, task or analysis").lower().split()
+    )
     shown = [header for header in found if all(word in _searched(header) for word in words)]
-    st.caption(f"{len(shown)} of {len(found)} runs in {plain(root)}. Tick one to open it, two to compare them.")
+    st.caption(
+        f"{len(shown)} of {len(found)} runs in {plain(root)}. Tick one to open it, two to compare"
+        " them."
+    )
     picked = st.dataframe(
         _table(shown), hide_index=True, on_select="rerun", selection_mode="multi-row", key="runs-table",
         height=min(600, 35 * (len(shown) + 1) + 3),
@@ -50,7 +55,9 @@ def _links(chosen: list[Header]) -> None:
     readable = [header for header in chosen if not header.error]
     for header in readable[:2]:
         params = Selection(run=header.id).params()
-        st.page_link(menu.BY_NAME["overview"].page, label=f"Open {plain(header.id)}", query_params=params)
+        st.page_link(
+            menu.BY_NAME["overview"].page, label=f"Open {plain(header.id)}", query_params=params
+        )
     if len(readable) >= 2:
         params = Selection(run=readable[0].id, cmp=readable[1].id).params()
         label = f"Compare {plain(readable[0].id)} with {plain(readable[1].id)}"
@@ -63,7 +70,9 @@ def _how(root: object) -> None:
 
 
 def _searched(header: Header) -> str:
-    return " ".join((header.id, *header.models, *header.tasks, *header.analyses, header.status)).lower()
+    return " ".join(
+        (header.id, *header.models, *header.tasks, *header.analyses, header.status)
+    ).lower()
 
 
 def _table(shown: list[Header]) -> pd.DataFrame:
@@ -76,9 +85,11 @@ def _table(shown: list[Header]) -> pd.DataFrame:
             "analyses": len(header.analyses),
             "prompts": header.n_prompts,
             "started": header.started,
-            "last written": datetime.fromtimestamp(header.written, UTC).isoformat(timespec="seconds")
-            if header.written
-            else "",
+            "last written": (
+                datetime.fromtimestamp(header.written, UTC).isoformat(timespec="seconds")
+                if header.written
+                else ""
+            ),
         }
         for header in shown
     )

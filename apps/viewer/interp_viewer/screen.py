@@ -1,4 +1,6 @@
-"""What every page has: the run that is open, the selection, the prompt's tokens, and what to say where something lacks."""
+"""What every page has: the run that is open, the selection, the prompt's tokens, and what to say
+where something lacks.
+"""
 
 import os
 import shlex
@@ -10,7 +12,7 @@ from typing import Any, Literal
 import streamlit as st
 
 from interp.errors import RunError
-from interp.folder import Cell, cells_of
+from interp.runs.folder import Cell, cells_of
 from interp_viewer import menu
 from interp_viewer.reading import Measured, Run, open_run
 from interp_viewer.selection import Selection, select
@@ -62,7 +64,9 @@ class Here:
     @property
     def numbers(self) -> dict[str, int | None]:
         """Return what is selected, by the name of its kind."""
-        return {name: getattr(self.selection, name) for name in ("layer", "token", "head", "src", "tgt")}
+        return {
+            name: getattr(self.selection, name) for name in ("layer", "token", "head", "src", "tgt")
+        }
 
     @property
     def is_over_all(self) -> bool:
@@ -71,16 +75,24 @@ class Here:
 
     def labels(self, analysis: str) -> list[str]:
         """Return the labels under which an analysis is finished."""
-        return [cell.label for cell, info in self.cells.items() if cell.analysis == analysis and info["status"] == "ok"]
+        return [
+            cell.label
+            for cell, info in self.cells.items()
+            if cell.analysis == analysis and info["status"] == "ok"
+        ]
 
     def cell(self, *analyses: str) -> Cell:
-        """Return the finished cell of the first of these analyses; raise Missing where there is none."""
+        """Return the finished cell of the first of these analyses; raise Missing where there is
+        none.
+        """
         for analysis in analyses:
             if labels := self.labels(analysis):
                 label = self.selection.label if self.selection.label in labels else labels[0]
                 asked = Cell(self.model, self.task, analysis, label)
                 return next(cell for cell in self.cells if cell == asked)  # which knows its folder
-        raise Missing(analyses, {cell: info for cell, info in self.cells.items() if cell.analysis in analyses})
+        raise Missing(
+            analyses, {cell: info for cell, info in self.cells.items() if cell.analysis in analyses}
+        )
 
     def info(self, cell: Cell) -> dict[str, Any]:
         """Return what run.json says of a cell."""
@@ -93,7 +105,11 @@ class Here:
     def at(self, **changes: Any) -> "Here":
         """Return the same place with another selection; another prompt has other tokens."""
         moved = replace(self, selection=self.selection.moved(**changes))
-        return replace(moved, tokens=tokens_of(self.run, self.model, self.task, moved.ex)) if "ex" in changes else moved
+        return (
+            replace(moved, tokens=tokens_of(self.run, self.model, self.task, moved.ex))
+            if "ex" in changes
+            else moved
+        )
 
     def select(self, **changes: Any) -> None:
         """Move the selection, which is the address."""
@@ -123,7 +139,9 @@ def show(name: str, body: Callable[[Here], None]) -> None:
         return
     if here is None:
         _navigate(selection, None)
-        st.warning("Nothing has been measured in this run yet. This page looks again every two seconds.")
+        st.warning(
+            "Nothing has been measured in this run yet. This page looks again every two seconds."
+        )
         _wait(selection.run)
         return
     _navigate(here.selection, here)
@@ -164,12 +182,23 @@ def _here(selection: Selection) -> Here | None:
     pairs = run.pairs
     if not pairs:
         return None
-    wanted = [pair for pair in pairs if selection.model in ("", pair[0]) and selection.task in ("", pair[1])]
+    wanted = [
+        pair
+        for pair in pairs
+        if selection.model in ("", pair[0]) and selection.task in ("", pair[1])
+    ]
     if not wanted:
-        st.warning(plain(f"no {selection.model} on {selection.task} in this run; showing {pairs[0][0]} on {pairs[0][1]}"))
+        st.warning(
+            plain(
+                f"no {selection.model} on {selection.task} in this run; showing {pairs[0][0]} on"
+                f" {pairs[0][1]}"
+            )
+        )
     model, task = wanted[0] if wanted else pairs[0]
     prompts = run.prompts(model, task)
-    n_prompts = len(prompts) or max((cell.get("n_prompts", 0) for cell in run.cells(model, task).values()), default=0)
+    n_prompts = len(prompts) or max(
+        (cell.get("n_prompts", 0) for cell in run.cells(model, task).values()), default=0
+    )
     n_layers = run.n_layers(model)
     limits = {"ex": max(1, n_prompts)} | ({} if n_layers is None else {"layer": n_layers + 1})
     selection = selection.within(limits)
@@ -192,7 +221,12 @@ def tokens_of(run: Run, model: str, task: str, ex: int) -> tuple[str, ...]:
 def _expected(run: Run) -> set[Cell]:
     config = run.info["config"]
     named = [name.partition("@") for name in config["analyses"]]
-    return {Cell(m, t, name, label) for m in config["models"] for t in config["tasks"] for name, _, label in named}
+    return {
+        Cell(m, t, name, label)
+        for m in config["models"]
+        for t in config["tasks"]
+        for name, _, label in named
+    }
 
 
 def _wait(name: str) -> None:
@@ -215,13 +249,21 @@ def _wait(name: str) -> None:
 
 def _navigate(selection: Selection, here: Here | None) -> None:
     """Draw the links to all pages; those that this run has nothing for say so."""
-    there_is = {cell.analysis for cell, info in here.cells.items() if info["status"] == "ok"} if here else set()
+    there_is = (
+        {cell.analysis for cell, info in here.cells.items() if info["status"] == "ok"}
+        if here
+        else set()
+    )
     params = selection.moved(of="", over="", label="").params()
     with st.sidebar:
         for entry in menu.ENTRIES:
             if here is None and entry.name not in ("runs", "live"):
                 continue
-            lacks = here is not None and bool(entry.analyses) and not there_is.intersection(entry.analyses)
+            lacks = (
+                here is not None
+                and bool(entry.analyses)
+                and not there_is.intersection(entry.analyses)
+            )
             note = f"not in this run: {' or '.join(entry.analyses)}" if lacks else None
             label = f"{entry.title} (not run)" if lacks else entry.title
             st.page_link(entry.page, label=label, query_params=params, help=note)
@@ -232,8 +274,12 @@ def _navigate(selection: Selection, here: Here | None) -> None:
 def _bar(here: Here) -> None:
     """Draw what is selected, as boxes that can be driven without a mouse, and the prompt's tokens."""
     run, selection = here.run, here.selection
-    pairs = [f"{model} · {PurePosixPath(task).name}" for model, task in run.pairs]  # a task may be a file
-    names = [f"{i}: {prompt.get('id', '')}" for i, prompt in enumerate(here.prompts)] or [str(here.ex)]
+    pairs = [
+        f"{model} · {PurePosixPath(task).name}" for model, task in run.pairs
+    ]  # a task may be a file
+    names = [f"{i}: {prompt.get('id', '')}" for i, prompt in enumerate(here.prompts)] or [
+        str(here.ex)
+    ]
     st.markdown(f"Run **{plain(run.id)}**")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         at = run.pairs.index((here.model, here.task))
@@ -241,15 +287,34 @@ def _bar(here: Here) -> None:
             "Model and task", pairs, at, lambda i: here.select(model=run.pairs[i][0], task=run.pairs[i][1]), key="pair",
             width=250,
         )  # fmt: skip
-        choose(f"Prompt (of {len(names)})", names, here.ex, lambda i: here.select(ex=i), key="ex", width=250)
+        choose(
+            f"Prompt (of {len(names)})",
+            names,
+            here.ex,
+            lambda i: here.select(ex=i),
+            key="ex",
+            width=250,
+        )
         is_last = here.ex + 1 >= len(names)
-        st.button("◀", help="Previous prompt", disabled=here.ex == 0, on_click=lambda: here.select(ex=here.ex - 1))
-        st.button("▶", help="Next prompt", disabled=is_last, on_click=lambda: here.select(ex=here.ex + 1))
+        st.button(
+            "◀",
+            help="Previous prompt",
+            disabled=here.ex == 0,
+            on_click=lambda: here.select(ex=here.ex - 1),
+        )
+        st.button(
+            "▶", help="Next prompt", disabled=is_last, on_click=lambda: here.select(ex=here.ex + 1)
+        )
         with st.popover("Link"):
             st.caption("This address shows the same selection again.")
             st.code(f"{(st.context.url or '').split('?')[0]}?{selection.query()}", language=None)
     if here.tokens:
-        strip(here.tokens, key="strip", selected=selection.token, on_pick=lambda i: here.select(token=i))
+        strip(
+            here.tokens,
+            key="strip",
+            selected=selection.token,
+            on_pick=lambda i: here.select(token=i),
+        )
     elif here.prompts:
         st.text(here.prompts[here.ex].get("text", ""))
         st.caption("This run keeps no tokens; one of this version does.")
@@ -263,7 +328,9 @@ def _explain(here: Here, analyses: tuple[str, ...]) -> None:
         info = here.info(here.cell(analysis))
         with st.expander(f"**{plain(analysis)}**: {plain(info.get('question', ''))}"):
             said = {"Found": info.get("summary"), "How": info.get("how"), "But": info.get("caveat")}
-            st.markdown("\n".join(f"- {word}: {plain(text)}" for word, text in said.items() if text))
+            st.markdown(
+                "\n".join(f"- {word}: {plain(text)}" for word, text in said.items() if text)
+            )
 
 
 def choose(
@@ -289,7 +356,9 @@ def choose(
 
 
 def option(here: Here, label: str, options: list[str], *, field: str = "of") -> str:
-    """Draw a box for what the page shows, kept in the address, and return the choice; the first, if none fits."""
+    """Draw a box for what the page shows, kept in the address, and return the choice; the first, if
+    none fits.
+    """
     current = getattr(here.selection, field)
     at = options.index(current) if current in options else 0
     choose(label, options, at, lambda i: here.select(**{field: options[i]}), key=f"{field}-box")
@@ -297,8 +366,14 @@ def option(here: Here, label: str, options: list[str], *, field: str = "of") -> 
 
 
 def finished_cell(here: Here) -> Cell | None:
-    """Let one of the finished analyses be chosen, and return its cell; say so, and return None, where there is none."""
-    finished = {PurePosixPath(cell.path).name: cell for cell, info in here.cells.items() if info["status"] == "ok"}
+    """Let one of the finished analyses be chosen, and return its cell; say so, and return None,
+    where there is none.
+    """
+    finished = {
+        PurePosixPath(cell.path).name: cell
+        for cell, info in here.cells.items()
+        if info["status"] == "ok"
+    }
     if not finished:
         st.info("No analysis of this model and task is finished.")
         return None
@@ -319,14 +394,27 @@ def _say_missing(here: Here, missing: Missing) -> None:
         if info.get("traceback"):
             with st.expander("What happened"):
                 st.code(info["traceback"], language=None)
-    st.info(f"This page shows {' or '.join(plain(name) for name in missing.analyses)}. This makes it:")
+    st.info(
+        f"This page shows {' or '.join(plain(name) for name in missing.analyses)}. This makes it:"
+    )
     st.code(command(here, missing.analyses[0]), language="bash")
 
 
 def command(here: Here, analysis: str) -> str:
     """Return the command that makes an analysis of this model and task."""
     out = here.run.folder.parent / f"{here.run.folder.name}-{analysis}"
-    words = ["interp", "run", "--model", here.model, "--task", here.task, "--analysis", analysis, "--out", str(out)]
+    words = [
+        "interp",
+        "run",
+        "--model",
+        here.model,
+        "--task",
+        here.task,
+        "--analysis",
+        analysis,
+        "--out",
+        str(out),
+    ]
     if n := here.run.info["config"].get("n"):
         words += ["--n", str(n)]
     return shlex.join(words)

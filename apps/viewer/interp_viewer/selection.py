@@ -1,4 +1,6 @@
-"""What is selected, which is the page's address and nowhere else: every page reads it, every click writes it once."""
+"""What is selected, which is the page's address and nowhere else: every page reads it, every click
+writes it once.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -14,11 +16,12 @@ _LONGEST = 300
 
 @dataclass(frozen=True)
 class Selection:
-    """A run, a model and a task in it; prompt `ex` (from 0), layer, token (from 0), head, source and target; a node or edge.
+    """A run, a model and a task in it; prompt `ex` (from 0), layer, token (from 0), head, source
+    and target; a node or edge.
 
-    `label` names a set of parameters; `of` is what the page shows of an analysis, `over` "all" where that is a mean over
-    prompts; `cmp` the run or prompt that it is compared with, `thr` and `k` numbers that pages use. `bad` says what in the
-    address was no such thing.
+    `label` names a set of parameters; `of` is what the page shows of an analysis, `over` "all"
+    where that is a mean over prompts; `cmp` the run or prompt that it is compared with, `thr` and
+    `k` numbers that pages use. `bad` says what in the address was no such thing.
     """
 
     run: str = ""
@@ -42,7 +45,9 @@ class Selection:
 
     @classmethod
     def read(cls, params: Mapping[str, str]) -> "Selection":
-        """Return what an address selects; what is no number where one is needed is left out and said."""
+        """Return what an address selects; what is no number where one is needed is left out and
+        said.
+        """
         found: dict[str, Any] = {name: params[name][:_LONGEST] for name in _TEXTS if name in params}
         bad = []
         for name in (*_NUMBERS, "k", "thr"):
@@ -50,7 +55,9 @@ class Selection:
                 try:
                     found[name] = float(params[name]) if name == "thr" else int(params[name])
                 except ValueError:
-                    bad.append(f"{name}={params[name][:40]} in the address is no number, and ignored")
+                    bad.append(
+                        f"{name}={params[name][:40]} in the address is no number, and ignored"
+                    )
         for name in ("thr", "head", "src", "tgt"):
             if name in found and not 0 <= found[name] < 1e6:
                 bad.append(f"{name}={found.pop(name)} in the address is not from 0 on, and ignored")
@@ -60,11 +67,15 @@ class Selection:
         """Return the address's parameters; what is not selected is left out."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "bad"}
         return {
-            name: f"{value:g}" if name == "thr" else str(value) for name, value in values.items() if value not in ("", None)
+            name: f"{value:g}" if name == "thr" else str(value)
+            for name, value in values.items()
+            if value not in ("", None)
         }
 
     def moved(self, **changes: Any) -> "Selection":
-        """Return a selection with changes; what belongs to another run, model or prompt is dropped with it."""
+        """Return a selection with changes; what belongs to another run, model or prompt is dropped
+        with it.
+        """
         belongs = {
             "run": {"model": "", "task": "", "ex": None, "cmp": "", "node": "", "edge": ""},
             "model": {"ex": None, "node": "", "edge": ""},
@@ -77,7 +88,9 @@ class Selection:
         return replace(self, bad=(), **(dropped | changes))
 
     def within(self, limits: Mapping[str, int]) -> "Selection":
-        """Return a selection without numbers that there are not: `limits` says how many of each there are."""
+        """Return a selection without numbers that there are not: `limits` says how many of each
+        there are.
+        """
         bad, dropped = list(self.bad), {}
         for name, limit in limits.items():
             value = getattr(self, name)

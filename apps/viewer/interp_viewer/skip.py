@@ -10,7 +10,12 @@ from interp_viewer.lines import lines
 from interp_viewer.pane import pane
 from interp_viewer.screen import Here, mean_or_prompt, option
 
-SHOWN = {"all": "all positions", "future": "future tokens", "direct": "direct", "direct_future": "direct, future tokens"}
+SHOWN = {
+    "all": "all positions",
+    "future": "future tokens",
+    "direct": "direct",
+    "direct_future": "direct, future tokens",
+}
 STATISTICS = {"mean": "mean over positions", "max": "largest over positions"}
 _EFFECTS = {"output": "change of the probabilities (L2)", "answer": "fall of the answer's logit"}
 
@@ -26,7 +31,9 @@ class Choice:
     @property
     def name(self) -> str:
         """Return what the choice is called."""
-        shown = f"all positions minus {SHOWN[self.scope]}" if self.is_difference else SHOWN[self.scope]
+        shown = (
+            f"all positions minus {SHOWN[self.scope]}" if self.is_difference else SHOWN[self.scope]
+        )
         return f"{shown} ({STATISTICS[self.statistic]})"
 
 
@@ -47,10 +54,15 @@ def grid(here: Here, of: str) -> Grid:
         values, low, high = _values(here, "all", choice.statistic)[0] - values, None, None
     n = len(values)
     is_later = np.triu(np.ones((n, n), bool), 1)
-    over = "mean over prompts" if here.is_over_all and choice.statistic == "mean" else f"prompt {here.ex}"
+    over = (
+        "mean over prompts"
+        if here.is_over_all and choice.statistic == "mean"
+        else f"prompt {here.ex}"
+    )
     over = "largest over prompts" if here.is_over_all and choice.statistic == "max" else over
     return Grid(
-        f"Change of a layer's write, relative to it, when another is skipped: {choice.name}; {over}",
+        f"Change of a layer's write, relative to it, when another is skipped: {choice.name};"
+        f" {over}",
         np.where(is_later, values, np.nan).astype(np.float32),
         Axis.of("skipped layer", n, "src", "layer"),
         Axis.of("affected layer", n, "tgt"),
@@ -65,7 +77,9 @@ def grid(here: Here, of: str) -> Grid:
     )
 
 
-def _values(here: Here, scope: str, statistic: str) -> tuple[Values, Values | None, Values | None, Values | None]:
+def _values(
+    here: Here, scope: str, statistic: str
+) -> tuple[Values, Values | None, Values | None, Values | None]:
     """Return values, interval and number of prompts [skipped affected]: of one prompt, or over all."""
     cell = here.cell("layer_skip")
     if not here.is_over_all:
@@ -80,7 +94,12 @@ def _values(here: Here, scope: str, statistic: str) -> tuple[Values, Values | No
         grids[column][at] = rows[column]
     is_mean = statistic == "mean"
     n_prompts = np.full((n, n), here.info(cell)["n_prompts"], np.float32)
-    return grids[statistic], grids["low"] if is_mean else None, grids["high"] if is_mean else None, n_prompts
+    return (
+        grids[statistic],
+        grids["low"] if is_mean else None,
+        grids["high"] if is_mean else None,
+        n_prompts,
+    )
 
 
 def page(here: Here) -> None:
@@ -100,7 +119,9 @@ def page(here: Here) -> None:
     )  # fmt: skip
     frame = here.run.frame(cell)
     effects = frame[(frame["scope"] == choice.scope) & frame["effect"].isin(list(_EFFECTS))]
-    shown = effects.assign(layer=effects["skipped"].astype(int), effect=effects["effect"].map(_EFFECTS))
+    shown = effects.assign(
+        layer=effects["skipped"].astype(int), effect=effects["effect"].map(_EFFECTS)
+    )
     lines(
         here, shown.assign(of="mean over prompts"), y="mean", groups="of", panels="effect",
         title=f"What skipping a layer does to the output ({SHOWN[choice.scope]})", key="skip-lines", marked="src",

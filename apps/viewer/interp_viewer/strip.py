@@ -24,7 +24,9 @@ def _component() -> Callable[..., Any]:
     return st.components.v2.component("interp_strip", html=HTML, js=js, css=css)
 
 
-def strip(tokens: Sequence[str], *, key: str, selected: int | None, on_pick: Callable[[int], None]) -> None:
+def strip(
+    tokens: Sequence[str], *, key: str, selected: int | None, on_pick: Callable[[int], None]
+) -> None:
     """Draw the tokens; `on_pick` is called with the index of the one that was picked."""
 
     def picked() -> None:
@@ -34,4 +36,6 @@ def strip(tokens: Sequence[str], *, key: str, selected: int | None, on_pick: Cal
 
     shown = [visible(token) for token in tokens]
     stamp = hashlib.blake2b("\0".join(shown).encode(), digest_size=8).hexdigest()
-    _component()(key=key, data={"tokens": shown, "selected": selected, "stamp": stamp}, on_pick_change=picked)
+    _component()(
+        key=key, data={"tokens": shown, "selected": selected, "stamp": stamp}, on_pick_change=picked
+    )

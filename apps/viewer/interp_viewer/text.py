@@ -15,5 +15,11 @@ def number(value: float) -> str:
     if value != value:
         return "–"
     size = abs(value)
-    text = f"{size:.2e}" if size and (size < 0.001 or size >= 1e5) else f"{size:.3f}" if size < 10 else f"{size:.1f}"
+    text = (
+        f"{size:.2e}"
+        if size and (size < 0.001 or size >= 1e5)
+        else f"{size:.3f}"
+        if size < 10
+        else f"{size:.1f}"
+    )
     return f"−{text}" if value < 0 else text

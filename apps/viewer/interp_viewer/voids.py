@@ -15,15 +15,21 @@ _ALWAYS = 99.0  # layers with nothing before them: active whatever the threshold
 _NO_TOKEN = 3
 
 
-def scores(norms: NDArray[np.float32], first_range: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Return [layer pos] of norms [tap pos]: a layer's change over the range of the changes before it.
+def scores(
+    norms: NDArray[np.float32], first_range: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Return [layer pos] of norms [tap pos]: a layer's change over the range of the changes before
+    it.
 
-    A layer is void for a token where this is below alpha ("Void in Language Models", arXiv 2505.14467). Where there is no
-    range, it is void only if it shortens the stream. `first_range` [pos] is the first layer's published range.
+    A layer is void for a token where this is below alpha ("Void in Language Models", arXiv
+    2505.14467). Where there is no range, it is void only if it shortens the stream. `first_range`
+    [pos] is the first layer's published range.
     """
     changes = np.diff(norms, axis=0)
     spread = np.maximum.accumulate(changes, axis=0) - np.minimum.accumulate(changes, axis=0)
-    before = np.concatenate([np.zeros_like(spread[:1]) if first_range is None else first_range[None], spread[:-1]])
+    before = np.concatenate(
+        [np.zeros_like(spread[:1]) if first_range is None else first_range[None], spread[:-1]]
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.where(before > 0, changes / before, np.where(changes >= 0, _ALWAYS, -_ALWAYS))
     return np.clip(found, -_ALWAYS, _ALWAYS).astype(np.float32)
@@ -39,15 +45,25 @@ def grid(here: Here, of: str) -> Grid:
     there = measured.of_prompt(f"{phase}.class", here.ex) != _NO_TOKEN
     massive = np.flatnonzero(measured.of_prompt(f"{phase}.massive", here.ex) & there)
     values = np.where(there[None], found, np.nan).astype(np.float32)
-    alpha = here.selection.thr if here.selection.thr is not None else float(here.info(cell)["parameters"]["alpha"])
+    alpha = (
+        here.selection.thr
+        if here.selection.thr is not None
+        else float(here.info(cell)["parameters"]["alpha"])
+    )
     n_void = int((values < alpha).sum())
     notes = [f"{n_void} of {int(there.sum()) * len(values)} cells are void below {alpha:g}."]
-    notes.append(f"Where no change came before, {_ALWAYS:g} stands for longer (active), −{_ALWAYS:g} for shorter (void).")
-    notes += [f"Tokens {', '.join(map(str, massive))} hold massive activations."] if len(massive) else []
+    notes.append(
+        f"Where no change came before, {_ALWAYS:g} stands for longer (active), −{_ALWAYS:g} for"
+        " shorter (void)."
+    )
+    notes += (
+        [f"Tokens {', '.join(map(str, massive))} hold massive activations."] if len(massive) else []
+    )
     n = values.shape[1]
     cols = token_axis(here, n) if phase == "prompt" else Axis.of("token of the response", n)
     return Grid(
-        f"Change of a token's norm by a layer, over the range of changes before it ({phase} {here.ex})",
+        f"Change of a token's norm by a layer, over the range of changes before it ({phase}"
+        f" {here.ex})",
         values,
         Axis.of("layer", len(values), "layer"),
         cols,
@@ -66,4 +82,7 @@ def page(here: Here) -> None:
     of = option(here, "Phase", [phase for phase, name in PHASES.items() if name in names])
     pane(here, grid(here, of), key="voids")
     stored(here, cell)
-    st.caption("Void cells are grey and hatched; the slider moves the threshold at once, and the address when it is let go.")
+    st.caption(
+        "Void cells are grey and hatched; the slider moves the threshold at once, and the address"
+        " when it is let go."
+    )

@@ -1,4 +1,6 @@
-"""The edges of a circuit as the run keeps them: names of senders and receivers, mean scores, which are largest."""
+"""The edges of a circuit as the run keeps them: names of senders and receivers, mean scores, which
+are largest.
+"""
 
 from dataclasses import dataclass
 
@@ -43,7 +45,14 @@ class Wires:
     @property
     def senders(self) -> list[str]:
         """Return the senders in forward order."""
-        return ["embed", *(n for i in range(self.n_layers) for n in (*(f"a{i}.h{h}" for h in range(self.n_heads)), f"m{i}"))]
+        return [
+            "embed",
+            *(
+                n
+                for i in range(self.n_layers)
+                for n in (*(f"a{i}.h{h}" for h in range(self.n_heads)), f"m{i}")
+            ),
+        ]
 
     @property
     def receivers(self) -> list[str]:
@@ -75,7 +84,9 @@ class Wires:
 
 
 def read_wires(here: Here) -> Wires:
-    """Return all edges with their mean scores over the prompts that were used to find them; or one prompt's."""
+    """Return all edges with their mean scores over the prompts that were used to find them; or one
+    prompt's.
+    """
     measured = here.measured(here.cell("circuit_discovery"))
     n_layers, n_heads, n_kv_heads, is_parallel = (int(n) for n in measured.of_row("wiring", 0))
     if here.selection.over == "this prompt":
@@ -84,7 +95,10 @@ def read_wires(here: Here) -> Wires:
         scores = measured.all("scores")[measured.all("is_new") == 0].mean(0)
     wires = Wires(n_layers, n_heads, n_kv_heads, np.asarray(scores, np.float64))
     if wires.scores.shape != (len(wires.receivers), len(wires.senders)):
-        raise RunError(f"edge scores {list(wires.scores.shape)} do not fit a model of {n_layers} layers; run it again")
+        raise RunError(
+            f"edge scores {list(wires.scores.shape)} do not fit a model of {n_layers} layers; run"
+            " it again"
+        )
     before = [1 + int(r[1:].split(".")[0]) * (n_heads + 1) + (n_heads if r[0] == "m" and not is_parallel else 0)
               if r != "logits" else len(wires.senders) for r in wires.receivers]  # fmt: skip
     is_edge = np.arange(len(wires.senders))[None] < np.array(before)[:, None]
@@ -97,5 +111,7 @@ def graph_of(edges: list[Edge], labels: dict[str, str]) -> nx.MultiDiGraph:
     for edge in edges:
         for node in (edge.sender, edge.node):
             graph.add_node(node, label=labels.get(node, node))
-        graph.add_edge(edge.sender, edge.node, key=edge.receiver, receiver=edge.receiver, score=edge.score)
+        graph.add_edge(
+            edge.sender, edge.node, key=edge.receiver, receiver=edge.receiver, score=edge.score
+        )
     return graph

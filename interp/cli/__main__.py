@@ -1,0 +1,5 @@
+"""`python -m interp.cli` is `interp`."""
+
+from interp.cli.commands import main
+
+main()

@@ -1,0 +1,1 @@
+"""Figures: what analyses draw, and small still pictures of them."""

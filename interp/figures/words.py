@@ -1,0 +1,45 @@
+"""Numbers and names in sentences: short at 4 layers and at 80."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+MOST_NAMED = 3
+
+
+def layers_named(layers: Iterable[int], *, of: int | None = None, what: str = "layer") -> str:
+    """Return layers in words: "layer 3", "layers 1, 4 and 9", "layers 12–18"; of more, how many.
+
+    A run of neighbours counts as one name; beyond three it is "9 of 30 layers" (`of`), or "9
+    layers". `what` is the noun.
+    """
+    ordered = sorted(set(layers))
+    if not ordered:
+        return f"no {what}"
+    spans = _spans(ordered)
+    if len(spans) > MOST_NAMED:
+        return f"{len(ordered)} {f'of {of} ' if of else ''}{what}s"
+    names = [str(a) if a == b else f"{a}–{b}" for a, b in spans]
+    return f"{what}{'s' * (len(ordered) > 1)} {listed(names)}"
+
+
+def _spans(ordered: Sequence[int]) -> list[tuple[int, int]]:
+    """Return runs of neighbours; two alone are not a run."""
+    cuts = [i + 1 for i, (a, b) in enumerate(pairwise(ordered)) if b != a + 1]
+    runs = [ordered[a:b] for a, b in pairwise([0, *cuts, len(ordered)])]
+    return [
+        span
+        for run in runs
+        for span in ([(run[0], run[-1])] if len(run) > 2 else [(i, i) for i in run])
+    ]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names with commas and "and"; of more than three, the first two and how many more."""
+    if len(names) > MOST_NAMED:
+        return f"{', '.join(names[:2])} and {len(names) - 2} more"
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def counted(n: int, noun: str) -> str:
+    """Return "1 prompt", "1,200 prompts"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -1,0 +1,31 @@
+"""Where the library's own data live: the shipped models and the built-in prompts."""
+
+import os
+from pathlib import Path
+
+
+def data_folder() -> Path:
+    """Return the folder with `zoo/` and `tasks/`: inside the installed package, or beside it in a
+    clone.
+    """
+    package = Path(__file__).parents[1]
+    installed = package / "_data"
+    return installed if installed.is_dir() else package.parent / "data"
+
+
+def shipped_models() -> dict[str, Path]:
+    """Map the names of the shipped models (`zoo/hops-4l`) to their folders."""
+    folders = sorted((data_folder() / "zoo").glob("*/config.json"))
+    return {f"zoo/{config.parent.name}": config.parent for config in folders}
+
+
+def shipped_tasks() -> dict[str, Path]:
+    """Map the names of the built-in tasks (`two-hop`) to their prompt files."""
+    return {path.stem: path for path in sorted((data_folder() / "tasks").glob("*.jsonl"))}
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is fetched once for all projects: `interp` in XDG_CACHE_HOME, or
+    else in ~/.cache.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interp"

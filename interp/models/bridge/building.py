@@ -1,0 +1,182 @@
+"""TransformerLens's view of a model: where its modules are, and a bridge over the same weights."""
+
+import copy
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from interp.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ModulePaths:
+    """Dotted paths of a family's modules; `post` is a norm behind a sublayer, which has the last
+    word on what is written.
+
+    `z_reader` and `mlp_post_reader` are the last matrices of attention and MLP, which read heads
+    and neurons. Families whose blocks hold the matrices of their MLP themselves have no `mlp`.
+    """
+
+    blocks: str
+    attn: str
+    attn_post: str | None
+    mlp: str | None
+    mlp_post: str | None
+    z_reader: str | None
+    mlp_post_reader: str | None
+    ln_final: str
+    unembed: str
+    is_parallel: bool
+
+
+def architecture(model: PreTrainedModel) -> str:
+    """Return the name under which TransformerLens knows the model's family."""
+    named = model.config.architectures
+    return str(named[0]) if named else type(model).__name__
+
+
+def module_paths(model: PreTrainedModel) -> ModulePaths:
+    """Return where TransformerLens's adapter for this family says the modules are."""
+    _refuse_other_layers(model)
+    with _quietly():
+        from transformer_lens.factories.architecture_adapter_factory import (
+            ArchitectureAdapterFactory,
+        )
+        from transformer_lens.model_bridge.generalized_components import ParallelBlockBridge
+        from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
+
+        try:
+            config = build_bridge_config_from_hf(
+                model.config, architecture(model), "external", model.dtype
+            )
+            adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
+        except ValueError as error:
+            raise ModelError(
+                f"family {architecture(model)!r} is not known to TransformerLens: {error}"
+            ) from None
+    parts = adapter.component_mapping or {}
+    if lacking := [part for part in ("blocks", "ln_final", "unembed") if part not in parts]:
+        raise ModelError(
+            f"family {architecture(model)!r} has no {' and no '.join(lacking)}; it cannot be taken"
+            " apart"
+        )
+    inside = parts["blocks"].submodules
+    missing = {"attn", "mlp"} - inside.keys()
+    if missing:
+        raise ModelError(
+            f"family {architecture(model)!r} has no {' and no '.join(sorted(missing))} in its"
+            " blocks"
+        )
+    return ModulePaths(
+        blocks=parts["blocks"].name,
+        attn=inside["attn"].name,
+        attn_post=inside["ln1_post"].name if "ln1_post" in inside else None,
+        mlp=inside["mlp"].name,
+        mlp_post=inside["ln2_post"].name if "ln2_post" in inside else None,
+        z_reader=_inner(inside["attn"], "o"),
+        mlp_post_reader=_inner(inside["mlp"], "out"),
+        ln_final=parts["ln_final"].name,
+        unembed=parts["unembed"].name,
+        is_parallel=isinstance(parts["blocks"], ParallelBlockBridge),
+    )
+
+
+def _refuse_other_layers(model: PreTrainedModel) -> None:
+    """Raise ModelError for encoders with decoders, and for layers that are no attention."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"family {architecture(model)!r} is an encoder with a decoder; a decoder alone is"
+            " needed"
+        )
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
+    if others := sorted(
+        {str(kind) for kind in kinds if "attention" not in str(kind) or "linear" in str(kind)}
+    ):
+        raise ModelError(
+            f"family {architecture(model)!r} has layers of {', '.join(others)}; attention in every"
+            " layer is needed"
+        )
+
+
+def _inner(component: Any, part: str) -> str | None:
+    found = (component.submodules or {}).get(part)
+    return (
+        None if found is None else ".".join(name for name in (component.name, found.name) if name)
+    )
+
+
+def build_bridge(model: PreTrainedModel, *, tokenizer: Any = None) -> Any:
+    """Return a TransformerBridge over a structural copy of the model that shares every parameter
+    and buffer.
+    """
+    with _quietly():
+        from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+        twin = eager_twin(model)  # other kernels do not return their pattern
+        bridge = build_bridge_from_module(
+            twin, architecture(model), hf_config=copy.deepcopy(model.config), tokenizer=tokenizer
+        )
+    return bridge.eval()
+
+
+def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a structural copy that shares every parameter and buffer, and computes attention step
+    by step.
+    """
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    twin: PreTrainedModel = copy.deepcopy(model, memo=shared)
+    for module in twin.modules():
+        for hooks in (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+        ):
+            hooks.clear()  # the owner's; they are called in the stock pass
+        if hasattr(module, "config"):
+            module.config._attn_implementation = "eager"
+    return twin
+
+
+def stock_model(bridge: Any) -> PreTrainedModel:
+    """Return the Hugging Face model inside a TransformerBridge, sharing its weights; the bridge
+    stays as it is.
+    """
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+    def unwrapped(module: nn.Module) -> nn.Module:
+        for name, child in module.named_children():
+            setattr(module, name, unwrapped(child))
+        if isinstance(module, GeneralizedComponent):
+            inner: nn.Module | None = module.original_component
+            return module if inner is None else inner
+        return module
+
+    original = bridge.original_model
+    shared = {id(tensor): tensor for tensor in [*original.parameters(), *original.buffers()]}
+    model = unwrapped(copy.deepcopy(original, memo=shared))
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"a bridge of a {type(model).__name__} given; one of a transformers model is needed"
+        )
+    return model
+
+
+class _quietly(warnings.catch_warnings):
+    """Keep TransformerLens's import from silencing loggers and installing warning filters for
+    everyone.
+    """
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._level = logging.getLogger("transformers").level
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *exc: object) -> None:
+        logging.getLogger("transformers").setLevel(self._level)
+        super().__exit__(*exc)  # type: ignore[arg-type]

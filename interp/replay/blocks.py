@@ -1,0 +1,237 @@
+"""A decoder block's modules, the arguments it receives in a pass, and what it reads and writes
+while it runs.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+from interp.errors import SiteError
+from interp.shapes import KV
+from interp.sites import Site, SiteKind
+
+
+@dataclass(frozen=True)
+class Block:
+    """A decoder block's modules: `write_scale` times what `attn_write` and `mlp_write` return is
+    added to the stream.
+
+    `z_reader` reads what the `n_heads` heads return, side by side; `mlp_post_reader` reads the
+    neurons, and `experts` the router's choice, where there are any.
+    """
+
+    module: nn.Module
+    attn: nn.Module
+    attn_write: nn.Module
+    mlp_write: nn.Module
+    z_reader: nn.Module | None
+    mlp_post_reader: nn.Module | None
+    experts: nn.Module | None
+    n_heads: int
+    is_parallel: bool
+    returns_tuple: bool
+    attn_returns: int
+    parameters: tuple[str, ...]
+    attn_parameters: tuple[str, ...]
+    cache_parameter: str
+    write_scale: float = 1.0
+
+    def added(self, output: Any, resid: Tensor) -> Tensor:
+        """Return what is added to the stream when `attn_write` or `mlp_write` returns `output`."""
+        write = first(output) if self.write_scale == 1.0 else first(output) * self.write_scale
+        return write.reshape(resid.shape)  # some families flatten batch and position in their MLP
+
+    def adding(self, write: Tensor, output: Any) -> Any:
+        """Return what `attn_write` or `mlp_write` must return, instead of `output`, for `write` to
+        be added.
+        """
+        return with_first(output, (write / self.write_scale).reshape(first(output).shape))
+
+
+Arguments = dict[str, Any]  # what one block receives beside the residual, by parameter name
+
+
+class KVTap:
+    """Stands in for a cache: hands a block the keys and values of a prefix, and keeps what the
+    block wrote.
+    """
+
+    is_compileable = False
+
+    def __init__(self, prefix: KV | None = None) -> None:
+        self.prefix = prefix
+        self.written: KV | None = None
+
+    def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> KV:
+        """Return the prefix's keys and values followed by the new ones."""
+        self.written = (keys, values)
+        if self.prefix is None:
+            return keys, values
+        return torch.cat([self.prefix[0], keys], dim=-2), torch.cat(
+            [self.prefix[1], values], dim=-2
+        )
+
+    def get_seq_length(self, *_: object) -> int:
+        """Return the number of positions of the prefix."""
+        return 0 if self.prefix is None else int(self.prefix[0].shape[-2])
+
+
+def first(output: Any) -> Tensor:
+    """Return the tensor of a module that returns a tensor, or a tuple that starts with one."""
+    tensor = output[0] if isinstance(output, tuple) else output
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"a tensor was expected, {type(tensor).__name__} was returned")
+    return tensor
+
+
+def with_first(output: Any, tensor: Tensor) -> Any:
+    """Return a module's output with its first tensor replaced."""
+    return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let `module` compute something else inside the `with` block."""
+    had_own = "forward" in vars(module)
+    own = module.forward
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if had_own:
+            module.forward = own
+        else:
+            del module.forward
+
+
+class Stop(Exception):
+    """Ends a pass whose rest nobody needs."""
+
+
+def dry_pass(blocks: Sequence[Block], run: Callable[[], object]) -> tuple[Tensor, list[Arguments]]:
+    """Return the embedding [batch pos d_model] and every block's arguments, without running a
+    block.
+    """
+    recorded: list[Arguments] = []
+    embeddings: list[Tensor] = []
+
+    def identity(block: Block) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            arguments = dict(zip(block.parameters, args, strict=False)) | kwargs
+            resid = arguments.pop(block.parameters[0])
+            embeddings.append(resid)
+            recorded.append(arguments)
+            if len(recorded) == len(blocks):
+                raise Stop
+            return (resid,) if block.returns_tuple else resid
+
+        return forward
+
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(replaced_forward(block.module, identity(block)))
+        with suppress(Stop):
+            run()
+    return embeddings[0], recorded
+
+
+_OF_ALL_ROWS = (
+    "position_bias",
+)  # MPT's [head 1 pos], whose first axis may look like one of prompts
+
+
+def for_rows(value: Any, *, batch: int, rows: int) -> Any:
+    """Repeat recorded tensors to the number of rows, variant-major; what has no batch axis stays as
+    it is.
+    """
+    if isinstance(value, Tensor) and value.ndim > 1:
+        if value.shape[0] == 1:
+            return value.expand(rows, *value.shape[1:])
+        if rows > batch and value.shape[0] % batch == 0:
+            return repeat(value, "batch ... -> (variant batch) ...", variant=rows // batch)
+        return value
+    if isinstance(value, tuple):
+        return tuple(for_rows(item, batch=batch, rows=rows) for item in value)
+    if isinstance(value, dict):
+        return {
+            key: item if key in _OF_ALL_ROWS else for_rows(item, batch=batch, rows=rows)
+            for key, item in value.items()
+        }
+    return value
+
+
+def without_hidden(
+    arguments: Arguments, hidden: Tensor, *, start: int, dtype: torch.dtype
+) -> Tensor:
+    """Return the attention mask that a block received, without the hidden keys [rows query key]."""
+    mask = arguments.get("attention_mask")
+    if "attention_mask" not in arguments or not (
+        mask is None or (isinstance(mask, Tensor) and mask.ndim == 4)
+    ):
+        raise SiteError("keys cannot be hidden: this attention takes no mask of queries and keys")
+    if mask is None:
+        rows, n_queries, n_keys = hidden.shape
+        later = (
+            torch.arange(n_keys, device=hidden.device)
+            > start + torch.arange(n_queries, device=hidden.device)[:, None]
+        )
+        mask = torch.zeros(rows, 1, n_queries, n_keys, dtype=dtype, device=hidden.device)
+        mask = mask.masked_fill(later, torch.finfo(dtype).min)
+    if mask.dtype == torch.bool:
+        return mask & ~hidden[:, None]
+    return mask.masked_fill(hidden[:, None], torch.finfo(mask.dtype).min)
+
+
+@contextmanager
+def replacing(
+    block: Block, at: SiteKind, edit: Callable[[Tensor], Tensor], resid: Tensor, *, site: Site
+) -> Iterator[None]:
+    """Replace what stands `at` a place inside a block while it runs on residuals [rows pos
+    d_model].
+    """
+    shape = resid.shape[:2]
+    read = {"z": block.z_reader, "mlp_post": block.mlp_post_reader}
+    written = {"attn_out": block.attn_write, "mlp_out": block.mlp_write}
+    if at in written:
+        handle = written[at].register_forward_hook(
+            lambda _m, _a, output: block.adding(edit(block.added(output, resid)), output)
+        )
+    elif (reader := read.get(at)) is not None:
+        handle = reader.register_forward_pre_hook(
+            lambda _m, args: (edit(args[0].reshape(*shape, -1)).reshape(args[0].shape), *args[1:])
+        )
+    else:
+        raise SiteError(f"{site} cannot be replaced in a single block of this family")
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def writes_of(block: Block, resid: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Catch what attention and MLP add to the stream while the block runs on `resid`."""
+    written: dict[str, Tensor] = {}
+
+    def catch(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: object, output: Any) -> None:
+            written[name] = block.added(
+                output, resid
+            ).clone()  # some families add one write to the other in place
+
+        return hook
+
+    handles = [
+        block.attn_write.register_forward_hook(catch("attn")),
+        block.mlp_write.register_forward_hook(catch("mlp")),
+    ]
+    try:
+        yield written
+    finally:
+        for handle in handles:
+            handle.remove()

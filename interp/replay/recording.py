@@ -1,0 +1,345 @@
+"""A clean pass whose blocks can be run again: the only way analyses run blocks.
+
+A decoder is a chain of blocks. A *dry pass* (every block replaced by the identity) records the
+arguments that each block receives beside the residual; with them, a block can be called again on
+any residual, for any number of variants at once.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+from interp.activations import ForwardPass
+from interp.backward import Rules
+from interp.errors import SiteError
+from interp.interventions import NO_INTERVENTION, Plan
+from interp.replay.blocks import (
+    Arguments,
+    Block,
+    KVTap,
+    Stop,
+    first,
+    for_rows,
+    replaced_forward,
+    replacing,
+    without_hidden,
+    writes_of,
+)
+from interp.shapes import KV, Hidden, Logits, Prefix, Resid
+from interp.sites import BLOCK_KINDS, Site, SiteKind
+
+
+@dataclass
+class Work:
+    """Blocks run so far, as rows × positions: one forward of B prompts of T tokens through L blocks
+    is B·T·L.
+
+    What is counted here is counted in `total` too.
+    """
+
+    block_tokens: float = 0.0
+    total: "Work | None" = None
+
+    def add(self, block_tokens: float) -> None:
+        """Count blocks that were run."""
+        self.block_tokens += block_tokens
+        if self.total is not None:
+            self.total.add(block_tokens)
+
+
+Clean = dict[Site, Tensor]
+
+
+def _alone(_: Tensor) -> "Recording":
+    raise SiteError("other tokens asked for; this recording knows no model")
+
+
+@runtime_checkable
+class Forward(Protocol):
+    """A pass through the whole model."""
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        *,
+        capture: Iterable[Site] = (),
+        plan: Plan = NO_INTERVENTION,
+        backward: Rules | None = None,
+    ) -> ForwardPass:
+        """Return logits and captured activations of tokens [batch pos] without padding."""
+
+
+Read = Callable[
+    [str, int, Tensor], Tensor
+]  # "q", "k", "v", "mlp" or "logits", layer, the residual: what is read instead
+Wrote = Callable[[str, int, Tensor], None]  # "embed", "heads" or "mlp", layer, what is written
+
+
+@runtime_checkable
+class Fork(Protocol):
+    """A pass in which every head and MLP may read its own residual."""
+
+    def __call__(
+        self, tokens: Tensor, *, read: Read, wrote: Wrote, backward: Rules | None = None
+    ) -> Tensor:
+        """Return logits of tokens [batch pos] without padding.
+
+        `read` gets the residual [rows pos d_model] and returns what is read instead, for "q", "k",
+        "v" per head [rows pos head d_model]; `wrote` is told the embedding and what an MLP adds
+        [rows pos d_model], and what heads add [rows pos head d_model].
+        """
+
+
+def _unable(tokens: Tensor, **_: object) -> Any:
+    raise SiteError(f"a pass over {len(tokens)} prompts asked for; this recording knows no model")
+
+
+@dataclass
+class Recording:
+    """One clean pass over one batch of prompts, whose blocks can be run again on any residual.
+
+    `dry(start)` returns the arguments of the blocks for the positions from `start` on; `read`
+    returns a clean activation that is known already, or None; `keep` is called with what a clean
+    pass computed; `unembed` maps residuals to logits; `beside` returns a recording of other tokens
+    [batch pos], without padding, by the same model, whose work counts here; `forward` runs the
+    whole model on such tokens, with captures, a plan and backward rules (see `Model.forward`),
+    `forked` one in which every head and MLP reads its own residual. `running` is entered around all
+    that is computed or returned; it raises where the model is no longer the one that was recorded.
+    """
+
+    blocks: Sequence[Block]
+    batch_size: int
+    n_pos: int
+    dry: Callable[[int], tuple[Tensor, list[Arguments]]]
+    unembed: Callable[[Tensor], Tensor]
+    read: Callable[[Site], Tensor | None] = lambda _: None
+    keep: Callable[[Clean], None] = lambda _: None
+    beside: Callable[[Tensor], "Recording"] = _alone
+    forward: Forward = _unable
+    forked: Fork = _unable
+    running: Callable[[], AbstractContextManager[None]] = nullcontext
+    work: Work = field(default_factory=Work)
+
+    def __post_init__(self) -> None:
+        self._clean: Clean = {}
+        self._kv: dict[int, KV] = {}
+        self._arguments: dict[int, list[Arguments]] = {}
+
+    @property
+    def n_layers(self) -> int:
+        """Return the number of decoder blocks."""
+        return len(self.blocks)
+
+    # What the clean pass computed
+
+    def resid(self, layer: int) -> Resid:
+        """Return the clean residual [batch pos d_model] in front of `layer`; `n_layers`: behind the
+        last block.
+        """
+        if not 0 <= layer <= self.n_layers:
+            raise SiteError(
+                f"layer {layer} asked for; there is 0 to {self.n_layers} (behind the last block)"
+            )
+        if layer == self.n_layers:
+            return self.clean(Site("resid_post", layer - 1))
+        return self.clean(Site("resid_pre", layer))
+
+    def clean(self, site: Site) -> Resid:
+        """Return what the clean pass computed at a block site [batch pos d_model]; runs the pass if
+        it must.
+        """
+        if site.kind == "resid_post" and site.layer < self.n_layers - 1:
+            site = Site("resid_pre", site.layer + 1)
+        if site.kind == "resid_mid":
+            return self.resid(site.layer) + self.clean(Site("attn_out", site.layer))
+        if site.kind not in BLOCK_KINDS:
+            raise SiteError(
+                f"{site} is inside a block; `model.forward(batch, capture=[...])` reads it"
+            )
+        with self.running():
+            if site not in self._clean:
+                known = self.read(site)
+                if known is None:
+                    self._run_clean()
+                else:
+                    self._clean[site] = known
+        return self._clean[site]
+
+    def _run_clean(self) -> None:
+        resid, _ = self._dry(0)
+        clean: Clean = {}
+        for layer, block in enumerate(self.blocks):
+            clean[Site("resid_pre", layer)] = resid
+            with writes_of(block, resid) as writes:
+                resid, kv = self.block_kv(layer, resid)
+            clean[Site("attn_out", layer)], clean[Site("mlp_out", layer)] = (
+                writes["attn"],
+                writes["mlp"],
+            )
+            self._kv[layer] = kv
+        clean[Site("resid_post", self.n_layers - 1)] = resid
+        self._clean = clean
+        self.keep(clean)
+
+    def kv(self, layer: int) -> KV:
+        """Return the keys and values [batch kv_head pos d_head] that a block wrote in the clean
+        pass.
+        """
+        with self.running():
+            if layer not in self._kv:
+                resid = self.resid(layer)
+                if layer not in self._kv:
+                    self._kv[layer] = self.block_kv(layer, resid)[1]
+        return self._kv[layer]
+
+    # Running blocks again
+
+    def block(self, layer: int, resid: Resid, *, hidden: Hidden | None = None) -> Resid:
+        """Run one block on residuals [variant*batch pos d_model]; keys that are `hidden` from a
+        query get no attention.
+        """
+        return self._run(layer, resid, tap=None, start=0, hidden=hidden)
+
+    def block_kv(self, layer: int, resid: Resid) -> tuple[Resid, KV]:
+        """Run one block; also return the keys and values [variant*batch kv_head pos d_head] that it
+        wrote.
+        """
+        tap = KVTap()
+        resid = self._run(layer, resid, tap=tap, start=0)
+        if tap.written is None:
+            raise SiteError(
+                f"block {layer} wrote no keys and values; its attention does not use a cache"
+            )
+        return resid, tap.written
+
+    def tail(
+        self,
+        layer: int,
+        resid: Resid,
+        *,
+        start: int,
+        prefix: Prefix | None = None,
+        hidden: Hidden | None = None,
+    ) -> Resid:
+        """Run one block on positions >= `start` [variant*batch pos-start d_model], reading earlier
+        keys and values.
+
+        `prefix` holds those of the positions < `start`; None means the clean pass's. Keys that are
+        `hidden` from a query get no attention from it: what it gives to the others adds up to 1
+        again.
+        """
+        if not 0 < start < self.n_pos:
+            raise SiteError(f"tail from position {start} asked for; there is 1 to {self.n_pos - 1}")
+        keys, values = self.kv(layer) if prefix is None else prefix
+        variants = resid.shape[0] // keys.shape[0]
+        prefix = (
+            repeat(keys[:, :, :start], "batch ... -> (variant batch) ...", variant=variants),
+            repeat(values[:, :, :start], "batch ... -> (variant batch) ...", variant=variants),
+        )
+        return self._run(layer, resid, tap=KVTap(prefix), start=start, hidden=hidden)
+
+    def chain(self, layers: Sequence[int], resid: Resid) -> Resid:
+        """Run blocks along any path: skip, repeat or reorder them."""
+        for layer in layers:
+            resid = self.block(layer, resid)
+        return resid
+
+    def attn(self, layer: int, resid: Resid) -> Resid:
+        """Return what attention writes to the stream, reading `resid` [variant*batch pos d_model]."""
+        block, written = self.blocks[layer], []
+
+        def stop(_module: nn.Module, _args: object, output: Any) -> None:
+            written.append(block.added(output, resid))
+            raise Stop
+
+        with self.running():
+            handle = block.attn_write.register_forward_hook(stop)
+            try:
+                self._run(layer, resid, tap=None, start=0, share=0.5)
+            except Stop:
+                pass
+            finally:
+                handle.remove()
+        return written[0]
+
+    def mlp(self, layer: int, resid: Resid) -> Resid:
+        """Return what the MLP writes to the stream, where `resid` is what its norm reads."""
+        block = self.blocks[layer]
+
+        def nothing(*args: Any, **kwargs: Any) -> Any:
+            given = dict(zip(block.attn_parameters, args, strict=False)) | kwargs
+            zero = given["residual"] if "residual" in given else torch.zeros_like(resid)
+            return zero if block.attn_returns == 1 else (zero, *[None] * (block.attn_returns - 1))
+
+        with self.running(), ExitStack() as stack:
+            stack.enter_context(replaced_forward(block.attn, nothing))
+            if block.attn_write is not block.attn:
+                stack.enter_context(replaced_forward(block.attn_write, torch.zeros_like))
+            writes = stack.enter_context(writes_of(block, resid))
+            self._run(layer, resid, tap=None, start=0, share=0.5)
+        return writes["mlp"]
+
+    def block_with(
+        self, layer: int, resid: Resid, *, at: SiteKind, edit: Callable[[Tensor], Tensor]
+    ) -> Resid:
+        """Run one block with what stands `at` a place inside it replaced by what `edit` returns.
+
+        Places: "attn_out", "mlp_out" [rows pos d_model], "z" (heads side by side), "mlp_post" [rows
+        pos d]. Raises SiteError where a block has no such place.
+        """
+        with self.running(), replacing(self.blocks[layer], at, edit, resid, site=Site(at, layer)):
+            return self.block(layer, resid)
+
+    def inside(self, site: Site) -> Tensor:
+        """Return what the clean pass computed at "z" or "mlp_post" [batch pos d]; runs one block."""
+        seen: list[Tensor] = []
+
+        def see(activation: Tensor) -> Tensor:
+            seen.append(activation)
+            return activation
+
+        self.block_with(site.layer, self.resid(site.layer), at=site.kind, edit=see)
+        return seen[0]
+
+    def logits(self, resid: Resid, *, positions: slice | Sequence[int] | None = None) -> Logits:
+        """Return fp32 logits [rows pos d_vocab] of the positions asked for (all, if none are
+        named).
+        """
+        chosen = resid if positions is None else resid[:, positions]
+        return self.unembed(chosen).float()
+
+    def _dry(self, start: int) -> tuple[Tensor, list[Arguments]]:
+        resid, arguments = self.dry(start)
+        self._arguments[start] = arguments
+        return resid, arguments
+
+    def _run(
+        self,
+        layer: int,
+        resid: Tensor,
+        *,
+        tap: KVTap | None,
+        start: int,
+        share: float = 1.0,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        block = self.blocks[layer]
+        if start not in self._arguments:
+            self._dry(start)
+        recorded = self._arguments[start][layer]
+        rows, n_pos, _ = resid.shape
+        arguments = for_rows(recorded, batch=self.batch_size, rows=rows) | {
+            block.cache_parameter: tap
+        }
+        if hidden is not None:
+            arguments["attention_mask"] = without_hidden(
+                arguments, hidden, start=start, dtype=resid.dtype
+            )
+        self.work.add(share * rows * n_pos)
+        with self.running():
+            return first(block.module(resid, **arguments))

@@ -1,0 +1,136 @@
+"""What an analysis returns: findings, a tidy frame and a figure, rebuilt from parts at any time."""
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from interp.figures.pictures import svg_of
+from interp.shapes import Tensors
+from interp.stats.estimate import Estimate
+
+LONGEST_CLAIM = 160  # characters
+MOST_FINDINGS = 3
+_ROWS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What an estimate stands beside: a control, or the strongest rival."""
+
+    name: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim in one sentence, and the number that it rests on.
+
+    `measure` says what the number is and does not change with the model or the task, so that
+    findings can be compared. Number of prompts, control and strongest rival are shown beside the
+    claim, not in it.
+    """
+
+    claim: str
+    estimate: Estimate | None = None
+    measure: str = ""
+    control: Compared | None = None
+    rival: Compared | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values: claim, measure, value, low, high, n, and control and rival alike."""
+        nothing = dict.fromkeys(("value", "low", "high", "n"))
+        beside = {"control": self.control, "rival": self.rival}
+        return {
+            "claim": self.claim,
+            "measure": self.measure,
+            **(nothing if self.estimate is None else self.estimate.to_json()),
+            **{
+                role: {"name": other.name, **other.estimate.to_json()}
+                for role, other in beside.items()
+                if other is not None
+            },
+        }
+
+
+class Result(ABC):
+    """What an analysis returns."""
+
+    @abstractmethod
+    def to_frame(self) -> pd.DataFrame:
+        """Return all numbers as a tidy frame: one value a row."""
+
+    @abstractmethod
+    def plot(self) -> go.Figure:
+        """Return a titled figure."""
+
+    @abstractmethod
+    def findings(self) -> tuple[Finding, ...]:
+        """Return at most three findings, the most important first.
+
+        Each claim is one sentence of at most 160 characters with one number; it names at most three
+        layers or heads, so that it can be read at 80 layers too (see `interp.figures.words`).
+        """
+
+    def summary(self) -> str:
+        """Return the first finding's claim."""
+        return self.findings()[0].claim
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self.summary()}"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: findings, a small still picture, the first rows; no scripts."""
+        frame, name = self.to_frame(), type(self).__name__
+        picture = svg_of(json.loads(str(self.plot().to_json())))
+        table = frame.head(_ROWS_SHOWN).map(_short).to_html(index=False, border=0)
+        shape = f"{len(frame)} rows: {', '.join(frame.columns)}"
+        claims = "<br>".join(escape(finding.claim) for finding in self.findings())
+        return (
+            f"<div><b>{name}</b> · {claims}</div>{picture}{table}<div><small>{escape(shape)}; all"
+            " of them are in <code>.to_frame()</code>, the figure in <code>.plot()</code>.</small>"
+            "</div>"
+        )
+
+
+def _short(value: object) -> str:
+    if value is None or value is pd.NA or value != value:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def joined(parts: Sequence[Tensors]) -> dict[str, np.ndarray]:
+    """Return the tensors of all parts, one behind the other, as arrays; bfloat16 as float32."""
+    whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return {
+        key: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+        for key, tensor in whole.items()
+    }
+
+
+def faults_of(findings: Sequence[Finding]) -> list[str]:
+    """Return what is wrong with findings by the rules of `Result.findings`; nothing if all is right."""
+    faults = [] if 1 <= len(findings) <= MOST_FINDINGS else [f"{len(findings)} findings; 1 to 3"]
+    for finding in findings:
+        claim = finding.claim
+        if len(claim) > LONGEST_CLAIM:
+            faults.append(f"{len(claim)} characters (at most {LONGEST_CLAIM}): {claim}")
+        if ". " in claim.rstrip("."):
+            faults.append(f"more than one sentence: {claim}")
+        if finding.estimate is not None and not finding.measure:
+            faults.append(f"a number without a measure: {claim}")
+        if (other := finding.estimate) is not None and other.has_interval:
+            slack = 1e-6 * max(1.0, abs(other.value))
+            if not other.low - slack <= other.value <= other.high + slack:
+                faults.append(f"{other} is outside of its interval: {claim}")
+        if finding.estimate is not None and math.isinf(finding.estimate.value):
+            faults.append(f"an infinite number: {claim}")
+    return faults

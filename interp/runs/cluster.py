@@ -1,0 +1,110 @@
+"""Workers of a run on other machines: actors of a Ray cluster whose nodes see the same files."""
+
+import logging
+import os
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from interp.errors import RunError
+from interp.runs.executors import Here, OwnProcess, Seat
+from interp.runs.worker import Worker
+
+
+def connect(address: str) -> None:
+    """Join a Ray cluster ("auto", HOST:PORT, ray://…), or start one here ("local"); nothing is
+    reported to anyone.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise RunError("ray is not installed; `pip install 'interp[ray]'` for --ray") from None
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(
+            None if address == "local" else address,
+            log_to_driver=False,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise RunError(
+            f"no Ray cluster at {address!r} ({str(error).splitlines()[0]}); `ray start --head`"
+            " starts one"
+        ) from None
+
+
+def _resources() -> dict[str, float]:
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources
+
+
+class OnRay:
+    """A worker that is an actor; `gpus` of a node are its own (default: 1 where the cluster has
+    any).
+    """
+
+    def __init__(self, worker: Worker, *, gpus: float | None) -> None:
+
+        self._worker = worker
+        self._gpus = gpus if gpus is not None else float(bool(_resources().get("GPU")))
+        self.replace()
+
+    def replace(self) -> None:
+        """Start another actor, wherever there is room."""
+        import ray
+
+        actor: Any = ray.remote(_Actor)
+        actor = actor.options(num_cpus=1, num_gpus=self._gpus, scheduling_strategy="SPREAD")
+        self._actor: Any = actor.remote(self._worker)
+
+    def submit(self, call: str, *args: Any) -> "Future[Any]":
+        """Let the actor do something."""
+        future: Future[Any] = self._actor.answer.remote(call, *args).future()
+        return future
+
+    def close(self) -> None:
+        """Stop the actor."""
+        import ray
+
+        ray.kill(self._actor)
+
+
+class _Actor:
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def answer(self, call: str, *args: Any) -> Any:
+        return getattr(self._worker, call)(*args)
+
+
+def take_seats(
+    worker: Worker, *, workers: int = 1, ray_address: str | None = None, gpus: float | None = None
+) -> list[Seat]:
+    """Return seats with workers: in this process, in processes of their own, or on a Ray cluster."""
+    if workers < 1:
+        raise RunError(f"{workers} workers asked for; at least 1 is needed")
+    if ray_address is not None:
+        connect(ray_address)
+        return [OnRay(worker, gpus=gpus) for _ in range(workers)]
+    if workers == 1:
+        return [Here(worker)]
+    threads, gpus_here = max(1, (os.cpu_count() or 1) // workers), visible_gpus()
+    gpu = [gpus_here[i % len(gpus_here)] if gpus_here else None for i in range(workers)]
+    return [OwnProcess(worker, threads=threads, gpu=gpu[i]) for i in range(workers)]
+
+
+def visible_gpus() -> list[str]:
+    """Return the names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
+    n_gpus, allowed = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = (
+        [name.strip() for name in allowed.split(",")]
+        if allowed
+        else [str(i) for i in range(n_gpus)]
+    )
+    return names[:n_gpus]

@@ -1,0 +1,227 @@
+"""Places where workers sit (this process, or processes of their own), and how jobs are handed out
+to them.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing.context import BaseContext
+from statistics import median
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import transformers
+
+from interp.errors import RunError
+from interp.runs.folder import Cell
+from interp.runs.worker import Failure, Job, Outcome, Worker
+
+_ATTEMPTS = 3  # times that a worker may die over one job
+_SLOW = 4.0  # times the median that a job may take before an idle worker does it too
+
+
+@runtime_checkable
+class Seat(Protocol):
+    """A place where one worker sits."""
+
+    def submit(self, call: str, *args: Any) -> "Future[Any]":
+        """Let the worker do something; the future fails with one of `DEATHS` if the worker dies
+        over it.
+        """
+
+    def replace(self) -> None:
+        """Put a new worker into the place of one that died."""
+
+    def close(self) -> None:
+        """Send the worker away, whatever it does."""
+
+
+class Here:
+    """A worker in this process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def submit(self, call: str, *args: Any) -> "Future[Any]":
+        done: Future[Any] = Future()
+        try:
+            done.set_result(getattr(self.worker, call)(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def replace(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+_WORKER: list[Worker] = []  # of a process of its own
+
+
+def _begin(worker: Worker, threads: int, gpu: str | None) -> None:
+    transformers.utils.logging.disable_progress_bar()
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the process that hands out the work
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    torch.set_num_threads(threads)
+    _WORKER.append(worker)
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _do(call: str, *args: Any) -> Any:
+    return getattr(_WORKER[0], call)(*args)
+
+
+class OwnProcess:
+    """A worker in a process of its own, with its share of the processor and, where there are any, a
+    GPU by its name.
+    """
+
+    def __init__(self, worker: Worker, *, threads: int, gpu: str | None) -> None:
+        self._given = (worker, threads, gpu)
+        self.replace()
+
+    def replace(self) -> None:
+        """Start another process."""
+        self._pool = ProcessPoolExecutor(
+            1, mp_context=_context(), initializer=_begin, initargs=self._given
+        )
+        self._last: Future[Any] = Future()
+
+    def submit(self, call: str, *args: Any) -> "Future[Any]":
+        """Let the process do something."""
+        self._last = self._pool.submit(_do, call, *args)
+        return self._last
+
+    def close(self) -> None:
+        """Stop the process, whatever it does."""
+        if self._last.running():
+            for process in (self._pool._processes or {}).values():
+                process.kill()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """Return how processes start: from one that has imported what all need, where there is such a
+    thing.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["interp.runs.worker", "interp.models.bridge.building", "transformer_lens.model_bridge"]
+    )
+    return context
+
+
+def _deaths() -> tuple[type[BaseException], ...]:
+    if "ray" not in sys.modules:
+        return (BrokenProcessPool,)
+    import ray
+
+    return (BrokenProcessPool, ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
+
+
+Busy = dict[Future[Outcome], tuple[Seat, Job, float]]  # who does which job, and since when
+
+
+def run_jobs(
+    seats: Sequence[Seat],
+    jobs: Iterable[Job],
+    *,
+    is_stopping: Callable[[], bool],
+    failed: Container[Cell] = (),
+) -> Iterator[tuple[Job, Outcome]]:
+    """Let workers do jobs and yield outcomes as they come; a job whose worker dies is done again, a
+    slow one twice.
+
+    Cells that have `failed` by the time that a job is handed out are left out of it.
+    """
+    queue, free = deque(jobs), list(seats)
+    busy: Busy = {}
+    deaths: Counter[Job] = Counter()
+    finished: set[Job] = set()
+    seconds: list[float] = []
+    while queue or busy:
+        while free and queue and not is_stopping():
+            job = queue.popleft()
+            job = replace(job, cells=tuple(cell for cell in job.cells if cell not in failed))
+            if job.cells:
+                _hand_out(free.pop(), job, busy)
+            else:
+                yield job, {}
+        if not busy or (not queue and {job for _, job, _ in busy.values()} <= finished):
+            return  # what still runs has been done by another worker
+        done, _ = wait(busy, timeout=1.0, return_when=FIRST_COMPLETED)
+        for future in done:
+            seat, job, began = busy.pop(future)
+            free.append(seat)
+            try:
+                outcome = future.result()
+            except _deaths() as error:
+                seat.replace()
+                deaths[job] += 1
+                if deaths[job] < _ATTEMPTS:
+                    queue.append(job)
+                    continue
+                said = RunError(
+                    f"a worker died {_ATTEMPTS} times over it ({error}); too little memory?"
+                )
+                outcome = dict.fromkeys(job.cells, Failure.of(said))
+            except Exception as error:
+                outcome = dict.fromkeys(job.cells, Failure.of(error))
+            seconds.append(time.monotonic() - began)
+            if job not in finished:
+                finished.add(job)
+                yield job, outcome
+        if free and not queue and len(seconds) >= 3 and not is_stopping():
+            slow = _slowest(busy, finished, limit=_SLOW * median(seconds))
+            if slow is not None:
+                _hand_out(free.pop(), slow, busy)
+
+
+def _hand_out(seat: Seat, job: Job, busy: Busy) -> None:
+    busy[seat.submit("do", job)] = (seat, job, time.monotonic())
+
+
+def _slowest(busy: Busy, finished: set[Job], *, limit: float) -> Job | None:
+    """Return a job that one worker alone has had for too long."""
+    held = Counter(job for _, job, _ in busy.values())
+    now = time.monotonic()
+    waited = [
+        (now - began, job)
+        for _, job, began in busy.values()
+        if held[job] == 1 and job not in finished
+    ]
+    longest = max(waited, key=lambda item: item[0], default=(0.0, None))
+    return longest[1] if longest[0] > limit else None
+
+
+def ask(seat: Seat, call: str, *args: Any) -> Any:
+    """Return what a worker answers; a worker that dies is replaced and asked again."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return seat.submit(call, *args).result()
+        except _deaths():
+            if attempt == _ATTEMPTS - 1:
+                raise RunError(
+                    f"a worker died {_ATTEMPTS} times over {call} {args}; too little memory?"
+                ) from None
+            seat.replace()
+    raise AssertionError("not reached")

@@ -1,0 +1,99 @@
+"""Every analysis there is, found by looking into `interp.analyses`."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+import interp.analyses as package
+from interp.analysis import Analysis, name_of
+from interp.errors import AnalysisError, unknown
+from interp.parameters import fit, hints_of, parse
+
+GROUP = "interp.analyses"  # of entry points
+
+
+def find_analyses() -> dict[str, type[Analysis]]:
+    """Return every analysis by name: those in `interp.analyses`, and those that installed packages
+    bring.
+
+    A package brings one by an entry point of the group "interp.analyses". Raises AnalysisError,
+    naming it, for what cannot be imported and for a file that is not called as the analysis in it.
+    """
+    found = {
+        module.name: _analysis_in(module.name) for module in pkgutil.iter_modules(package.__path__)
+    }
+    for point in entry_points(group=GROUP):
+        loaded = _imported(point.value, point.load)
+        if not (isinstance(loaded, type) and issubclass(loaded, Analysis)):
+            raise AnalysisError(f"entry point {point.name} = {point.value} is no Analysis")
+        found[name_of(loaded)] = loaded
+    return found
+
+
+def _analysis_in(name: str) -> type[Analysis]:
+    module = _imported(
+        f"interp/analyses/{name}.py", lambda: importlib.import_module(f"interp.analyses.{name}")
+    )
+    there_is = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Analysis)
+        and value.__module__ == module.__name__
+    ]
+    for value in there_is:
+        if name_of(value) == name:
+            return value
+    names = ", ".join(
+        f"{value.__name__} (which belongs into {name_of(value)}.py)" for value in there_is
+    )
+    raise AnalysisError(
+        f"interp/analyses/{name}.py has no analysis of that name; there is {names or 'none'}"
+    )
+
+
+def _imported(what: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except (ImportError, SyntaxError, NameError, AttributeError) as error:
+        raise AnalysisError(
+            f"{what} cannot be imported ({type(error).__name__}: {error})"
+        ) from error
+
+
+def make_analysis(name: str, parameters: Mapping[str, Any], *, seed: int | None = None) -> Analysis:
+    """Return an analysis with parameters; raise AnalysisError for names and values that do not
+    exist.
+
+    `seed` is for an analysis that has one, unless its parameters say otherwise.
+    """
+    analysis, hints = _declared(name, parameters)
+    if seed is not None and "seed" in hints:
+        parameters = {"seed": seed} | dict(parameters)
+    return analysis(
+        **{key: fit(hints[key], value, f"{name}.{key}") for key, value in parameters.items()}
+    )
+
+
+def parse_parameter(name: str, key: str, text: str) -> Any:
+    """Return the value that a text gives to an analysis's parameter; raise AnalysisError as
+    `make_analysis` does.
+    """
+    _, hints = _declared(name, [key])
+    return parse(hints[key], text, f"{name}.{key}")
+
+
+def _declared(name: str, parameters: Iterable[str]) -> tuple[type[Analysis], dict[str, Any]]:
+    """Return an analysis and the types of its parameters; raise AnalysisError if it or one of these
+    does not exist.
+    """
+    analyses = find_analyses()
+    if name not in analyses:
+        raise AnalysisError(unknown("analysis", name, analyses))
+    hints = hints_of(analyses[name])
+    for key in parameters:
+        if key not in hints:
+            raise AnalysisError(unknown(f"parameter of {name}", key, hints))
+    return analyses[name], hints

@@ -1,0 +1,3 @@
+"""Statistics: estimates with their intervals, paired differences, agreement and alignment of
+curves.
+"""

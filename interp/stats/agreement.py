@@ -1,0 +1,62 @@
+"""How well estimates agree with exact effects: several measures, because one large entry can decide
+a correlation.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+MEASURES = (
+    "pearson",
+    "pearson without the largest",
+    "spearman",
+    "mean absolute error",
+    "top overlap",
+    "same sign",
+    "slope",
+)
+
+
+def agreement(estimate: Array, exact: Array, *, gap: float, top_k: int) -> dict[str, float]:
+    """Return MEASURES of estimates against exact effects [entry]; NaN where one is not defined.
+
+    Spearman is over entries that exceed 0.1 % of `gap` by either; the mean absolute error is a
+    share of `gap`; "top overlap" the share of the `top_k` entries with the largest absolute effect
+    that are also among the largest estimates; "same sign" is over entries whose effect exceeds 1 %
+    of the gap; "slope" is that of exact on estimate through 0: above 1, estimates are too small.
+    """
+    known = ~(np.isnan(estimate) | np.isnan(exact))
+    estimate, exact = estimate[known], exact[known]
+    others = np.arange(len(exact)) != np.abs(exact).argmax() if len(exact) else known[known]
+    large = np.abs(exact) > 0.01 * abs(gap)
+    matters = np.maximum(np.abs(exact), np.abs(estimate)) > 0.001 * abs(
+        gap
+    )  # ranks of rounding errors mean nothing
+    k = min(top_k, len(exact))
+    best, found = (
+        set(np.argsort(-np.abs(values), kind="stable")[:k].tolist()) for values in (exact, estimate)
+    )
+    square = float(estimate @ estimate)
+    return {
+        "pearson": _pearson(estimate, exact),
+        "pearson without the largest": _pearson(estimate[others], exact[others]),
+        "spearman": _pearson(_ranks(estimate[matters]), _ranks(exact[matters])),
+        "mean absolute error": float(np.abs(estimate - exact).mean() / abs(gap)) if gap else np.nan,
+        "top overlap": len(best & found) / k if k else np.nan,
+        "same sign": (
+            float((np.sign(estimate) == np.sign(exact))[large].mean()) if large.any() else np.nan
+        ),
+        "slope": float(estimate @ exact) / square if square else np.nan,
+    }
+
+
+def _ranks(values: Array) -> Array:
+    ranks: Array = pd.Series(values).rank().to_numpy().astype(np.float64)
+    return ranks
+
+
+def _pearson(a: Array, b: Array) -> float:
+    if len(a) < 2 or a.std() == 0 or b.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])

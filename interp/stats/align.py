@@ -1,0 +1,76 @@
+"""Values at the positions of prompts of different lengths, averaged where they are equally far from
+the prompt's end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from interp.stats.bootstrap import bootstrap_interval
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Values [prompt layer column], NaN where a prompt has none.
+
+    Column 0 is every prompt's first token, which is often an attention sink and is nowhere else;
+    then come the offsets from the prompt's last token, which predicts the answer's first token and
+    has the offset 0.
+    """
+
+    values: Array
+    offsets: NDArray[np.int64]
+
+    @property
+    def columns(self) -> list[str]:
+        """Return what each column holds: "first", or an offset."""
+        return ["first", *map(str, self.offsets)]
+
+    def to_frame(self, *, seed: int) -> pd.DataFrame:
+        """Return columns layer, position (an offset, as text, or "first"), mean, low, high, max and
+        n_prompts.
+        """
+        return pd.concat(
+            [self._column(i, name, seed) for i, name in enumerate(self.columns)], ignore_index=True
+        )
+
+    def _column(self, i: int, name: str, seed: int) -> pd.DataFrame:
+        column: NDArray[np.float64] = self.values[:, :, i].astype(np.float64)
+        values = column[~np.isnan(column).any(1)]
+        low, high = bootstrap_interval(values, seed=seed)
+        layers = np.arange(values.shape[1])
+        keys = {"layer": layers, "position": name}
+        return pd.DataFrame(
+            keys
+            | {
+                "mean": values.mean(0),
+                "low": low,
+                "high": high,
+                "max": values.max(0),
+                "n_prompts": len(values),
+            }
+        )
+
+
+def align(
+    parts: Sequence[Array], *, last: Sequence[NDArray[np.int64]], n_pos: Sequence[NDArray[np.int64]]
+) -> Aligned:
+    """Align the parts' values [prompt layer pos] at each prompt's `last` token; `n_pos` are each
+    prompt's own positions.
+    """
+    lowest = min(int((1 - at).min()) for at in last)
+    highest = max(int((n - 1 - at).max()) for n, at in zip(n_pos, last, strict=True))
+    rows = []
+    for part, at, n in zip(parts, last, n_pos, strict=True):
+        for values, end, length in zip(part, at, n, strict=True):
+            row = np.full((values.shape[0], 2 + highest - lowest), np.nan, np.float32)
+            row[:, 0] = values[:, 0]
+            begin = 1 + (1 - end) - lowest
+            row[:, begin : begin + length - 1] = values[:, 1:length]
+            rows.append(row)
+    return Aligned(np.stack(rows), np.arange(lowest, highest + 1))

@@ -1,0 +1,73 @@
+"""Statistics over prompts, from per-prompt arrays."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def bootstrap_interval(
+    values: NDArray[np.float64],
+    *,
+    weights: NDArray[np.float64] | None = None,
+    share: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the percentile-bootstrap interval [2 ...] of the (weighted) mean over the first axis
+    (the prompts).
+    """
+    means = resampled_means(values, weights=weights, n_resamples=n_resamples, seed=seed)
+    low, high = np.quantile(means, [(1 - share) / 2, (1 + share) / 2], axis=0)
+    return low, high
+
+
+def resampled_means(
+    values: NDArray[np.float64],
+    *,
+    weights: NDArray[np.float64] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Return the (weighted) mean over the prompts, drawn anew with replacement, of every resample
+    [resample ...].
+
+    With the same seed and number of prompts, resamples of several arrays are of the same prompts.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(values)
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) * (
+        np.ones(n) if weights is None else weights
+    )
+    means: NDArray[np.float64] = np.tensordot(drawn / drawn.sum(1, keepdims=True), values, axes=1)
+    return means
+
+
+def interval_of(samples: Iterable[float], *, share: float = 0.95) -> tuple[float, float]:
+    """Return the percentile interval of a number computed from every resample; infinite ones count
+    as the largest.
+    """
+    low, high = np.quantile(
+        np.fromiter(samples, np.float64), [(1 - share) / 2, (1 + share) / 2], method="nearest"
+    )
+    return float(low), float(high)
+
+
+def interval_of_difference(
+    one: NDArray[np.float64],
+    other: NDArray[np.float64],
+    *,
+    share: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the percentile-bootstrap interval of mean(one) - mean(other), where both are of
+    different prompts.
+    """
+    rng = np.random.default_rng(seed)
+    means = [
+        rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=n_resamples) @ x / len(x)
+        for x in (one, other)
+    ]
+    low, high = np.quantile(means[0] - means[1], [(1 - share) / 2, (1 + share) / 2])
+    return float(low), float(high)

@@ -1,0 +1,114 @@
+"""An estimate: a number over prompts with its 95 % interval, that prints itself."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from interp.stats.bootstrap import bootstrap_interval, interval_of, interval_of_difference
+
+Array = NDArray[np.float64]
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value over `n` prompts and the 95 % interval around it; NaN where there is none.
+
+    `f"{estimate:.0%}"` is "43 % [37, 50]"; any format of a float serves.
+    """
+
+    value: float
+    low: float = NAN
+    high: float = NAN
+    n: int = 0
+
+    def __post_init__(self) -> None:
+        """Take half an interval, or one with infinite ends, as none."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            object.__setattr__(self, "low", NAN)
+            object.__setattr__(self, "high", NAN)
+
+    def __format__(self, spec: str) -> str:
+        value, low, high = (number(x, spec) for x in (self.value, self.low, self.high))
+        unit = " %" if spec.endswith("%") else ""
+        low, high = low.removesuffix(" %"), high.removesuffix(" %")
+        return f"{value.removesuffix(' %')}{unit}" + (f" [{low}, {high}]" if self.has_interval else "")
+
+    def __str__(self) -> str:
+        return format(self, ".3g")
+
+    @property
+    def has_interval(self) -> bool:
+        """Tell whether there is an interval."""
+        return not math.isnan(self.low)
+
+    def excludes(self, value: float = 0.0) -> bool:
+        """Tell whether the interval excludes a value; False where there is no interval."""
+        return self.has_interval and not self.low <= value <= self.high
+
+    def columns(self, value: str = "mean") -> dict[str, float | int]:
+        """Return the columns of a frame; `value` is the name of the first."""
+        return {value: self.value, "low": self.low, "high": self.high, "n_prompts": self.n}
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Return value, low, high and n; what is not finite is None, as JSON has it."""
+        value, low, high = (x if math.isfinite(x) else None for x in (self.value, self.low, self.high))
+        return {"value": value, "low": low, "high": high, "n": self.n}
+
+
+def number(value: float, spec: str) -> str:
+    """Return a number as text, with a space in front of a percent sign and without "-0"."""
+    text = format(value, spec)
+    if not any(digit in text for digit in "123456789") and text.startswith("-"):
+        text = text[1:]
+    return f"{text[:-1]} %" if text.endswith("%") else text
+
+
+def estimate(values: ArrayLike, *, weights: ArrayLike | None = None, seed: int = 0) -> Estimate:
+    """Return the (weighted) mean of values [prompt] with its percentile-bootstrap interval."""
+    array = np.asarray(values, dtype=np.float64)
+    if not len(array):
+        return Estimate(NAN)
+    found = estimates(array[:, None], weights=weights, seed=seed)
+    return Estimate(*(float(found[name][0]) for name in ("mean", "low", "high")), len(array))
+
+
+def estimates(
+    values: ArrayLike, *, weights: ArrayLike | None = None, seed: int = 0
+) -> dict[str, Array]:
+    """Return the (weighted) means of values [prompt ...] and their intervals as columns [...].
+
+    Columns: mean, low, high (percentile bootstrap over the prompts, 1,000 resamples; with the same
+    seed and number of prompts, several calls draw the same prompts) and n_prompts.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    per_prompt = None if weights is None else np.asarray(weights, dtype=np.float64)
+    low, high = bootstrap_interval(array, weights=per_prompt, seed=seed)
+    mean = array.mean(0) if per_prompt is None else np.average(array, axis=0, weights=per_prompt)
+    return {"mean": mean, "low": low, "high": high, "n_prompts": np.full(mean.shape, len(array))}
+
+
+def estimate_of(value: float, resampled: Iterable[float], *, n: int) -> Estimate:
+    """Return a number with the interval of its values on resamples, such as a ratio of means."""
+    return Estimate(float(value), *interval_of(resampled), n)
+
+
+def estimate_difference(one: ArrayLike, other: ArrayLike, *, seed: int = 0) -> Estimate:
+    """Return mean(one) - mean(other) of different prompts, with its interval."""
+    first, second = (np.asarray(values, dtype=np.float64) for values in (one, other))
+    if not len(first) or not len(second):
+        return Estimate(NAN)
+    interval = interval_of_difference(first, second, seed=seed)
+    return Estimate(float(first.mean() - second.mean()), *interval, len(first) + len(second))
+
+
+def by_group(
+    groups: Iterable[Any], values: ArrayLike, *, of: Callable[[Array], Estimate] = estimate
+) -> dict[Any, Estimate]:
+    """Return the estimate of every group's values [prompt], in the order in which groups come."""
+    names, array = np.array(list(groups), dtype=object), np.asarray(values, dtype=np.float64)
+    return {name: of(array[names == name]) for name in dict.fromkeys(names)}

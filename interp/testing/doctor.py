@@ -1,0 +1,283 @@
+"""Is a checkpoint whole, and does this library see it as it is? What `interp doctor` finds out, in
+the order it matters.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from interp.errors import InterpError, ModelError, UnknownModelError
+from interp.models import Model, load_model
+from interp.runs.registry import find_analyses, make_analysis
+from interp.tasks.batch import TokenBatch, put_in_front
+from interp.testing import examine
+from interp.testing.fed import fed
+from interp.testing.probe import Probe
+
+Verdict = Literal["ok", "note", "failed"]
+_CHECKED = (
+    4  # tokens of a checked row: every check is there with few, and a pass costs by the token
+)
+_SHARD, _LENGTH = 32, 64  # prompts and tokens for which memory is stated
+_COPIED = 1_000_000_000  # weights; larger models are not copied to fp32 (4 GB)
+_NOTABLE = 0.05  # a difference of probabilities between types
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One thing looked at: a "note" is worth knowing, "failed" makes numbers wrong or impossible."""
+
+    check: str
+    verdict: Verdict
+    what: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found out about a checkpoint; `memory` says per analysis what a shard of 32 prompts
+    of 64 tokens takes.
+    """
+
+    model: str
+    signs: tuple[Sign, ...]
+    memory: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def is_healthy(self) -> bool:
+        """Tell whether nothing failed."""
+        return not any(sign.verdict == "failed" for sign in self.signs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the diagnosis as plain values."""
+        return asdict(self) | {"healthy": self.is_healthy}
+
+
+def diagnose(
+    name: str, *, progress: Callable[[str], None] = lambda _: None, **loading: Any
+) -> Diagnosis:
+    """Return what is found out about a checkpoint, loaded as `load_model(name, **loading)`; a
+    broken one is a finding.
+
+    Raises UnknownModelError where there is nothing to look at.
+    """
+    progress("loading")
+    try:
+        model = load_model(name, **loading)
+    except UnknownModelError:
+        raise
+    except ModelError as error:
+        return Diagnosis(name, (Sign("loading", "failed", str(error)),))
+    n_weights = sum(parameter.numel() for parameter in model.module.parameters())
+    size = (
+        f"{type(model.module).__name__}, {model.n_layers} layers, d_model {model.d_model},"
+        f" {n_weights / 1e6:.1f} M weights"
+    )
+    signs = [
+        Sign("loading", "ok", f"{size}; none missing, unexpected, NaN or infinite"),
+        _dtype(model),
+    ]
+    with torch.no_grad():
+        signs += [*_tokenizer(model), *_prompts(model), _numbers(model), *_device(model)]
+        wide = _in_float32(model)
+        signs += [*_precision(model, wide), *_contract(wide, progress)]
+        return Diagnosis(name, tuple(signs), tuple(_memory(model)))
+
+
+def _dtype(model: Model) -> Sign:
+    kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.module.parameters()}
+    asked = getattr(model.module.config, "dtype", None)
+    where = f"computed in {', '.join(sorted(kinds))} on {model.device}"
+    if getattr(model.module, "is_quantized", False):
+        return Sign("dtype", "note", f"quantised: {where}")
+    if asked is not None and str(asked).removeprefix("torch.") not in kinds:
+        return Sign("dtype", "note", f"{where}; config.json says {asked}")
+    return Sign("dtype", "ok", where)
+
+
+def _tokenizer(model: Model) -> Iterator[Sign]:
+    tokenizer, n_rows = model.tokenizer, model.d_vocab
+    if tokenizer is None:
+        yield Sign("tokenizer", "note", "there is none: prompts are token ids")
+        return
+    beyond = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if i >= n_rows}
+    if 0 < len(tokenizer) - n_rows <= len(beyond):
+        yield Sign(
+            "tokenizer",
+            "note",
+            f"the model has no row for {', '.join(beyond.values())}; they are never fed",
+        )
+    elif len(tokenizer) > n_rows:
+        text = (
+            f"the tokenizer has {len(tokenizer)} tokens, the model {n_rows}: it belongs to another"
+            " model"
+        )
+        yield Sign("tokenizer", "failed", text)
+        return
+    if len(tokenizer) < 0.8 * n_rows:
+        text = (
+            f"the tokenizer has {len(tokenizer)} tokens, the model {n_rows}: it may belong to"
+            " another model"
+        )
+        yield Sign("tokenizer", "failed", text)
+        return
+    config = model.module.config.get_text_config()
+    for name in ("bos_token_id", "eos_token_id"):
+        theirs, ours = getattr(config, name, None), getattr(tokenizer, name)
+        expected = theirs if isinstance(theirs, list) else [theirs]
+        if theirs is not None and ours is not None and ours not in expected:
+            text = (
+                f"{name} is {ours} in the tokenizer and {theirs} in config.json: it may belong to"
+                " another model"
+            )
+            yield Sign("tokenizer", "failed", text)
+            return
+    ids = list(range(len(tokenizer) // 2, len(tokenizer) // 2 + 20))
+    text = tokenizer.decode(ids)
+    again = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
+    is_same = again.strip() == text.strip()
+    told = (
+        "its own tokens come back as they are"
+        if is_same
+        else "some of its own tokens do not come back as they are"
+    )
+    yield Sign(
+        "tokenizer",
+        "ok" if is_same else "note",
+        f"{len(tokenizer)} tokens for {n_rows} rows of W_U; {told}",
+    )
+    adds = tokenizer.bos_token is not None and put_in_front(tokenizer)[:1] == [tokenizer.bos_token]
+    yield Sign(
+        "BOS",
+        "ok",
+        (
+            "a BOS token is put in front of every prompt"
+            if adds
+            else "no BOS token is put in front of prompts"
+        ),
+    )
+
+
+def _prompts(model: Model) -> Iterator[Sign]:
+    """Put one prompt of each kind through, and say what it became."""
+    for kind, what in fed(model):
+        yield Sign(kind, "ok", what)
+
+
+def _numbers(model: Model) -> Sign:
+    probe = Probe(model, n_pos=_CHECKED)
+    logits = model.logits(probe.batch)
+    if not bool(torch.isfinite(logits).all()):
+        return Sign(
+            "numbers", "failed", f"logits of random tokens are NaN or infinite in {model.dtype}"
+        )
+    largest = float(probe.recording.resid(model.n_layers).float().norm(dim=-1).max())
+    return Sign("numbers", "ok", f"logits are finite; the stream's norm goes up to {largest:.3g}")
+
+
+def _device(model: Model) -> Iterator[Sign]:
+    if model.device.type == "cpu" or getattr(model.module, "hf_device_map", None):
+        return
+    batch, where = Probe(model, n_pos=8).batch, model.device
+    there = model.logits(batch).cpu()
+    try:
+        model.module.to("cpu")
+        here = model.logits(replace(batch, tokens=batch.tokens.cpu(), mask=batch.mask.cpu()))
+    finally:
+        model.module.to(where)
+    off = float((there.softmax(-1) - here.softmax(-1)).abs().max())
+    verdict: Verdict = "ok" if off < (1e-3 if model.dtype == torch.float32 else 0.05) else "failed"
+    yield Sign(
+        "device", verdict, f"probabilities on {where} and on the CPU differ by at most {off:.1e}"
+    )
+
+
+def _in_float32(model: Model) -> Model:
+    """Return the model with its weights in fp32, where rounding hides no difference; itself if that
+    is too large.
+    """
+    n_weights = sum(parameter.numel() for parameter in model.module.parameters())
+    is_spread = len({*getattr(model.module, "hf_device_map", {}).values()}) > 1
+    if (
+        model.dtype == torch.float32
+        or n_weights > _COPIED
+        or is_spread
+        or getattr(model.module, "is_quantized", False)
+    ):
+        return model
+    return Model(model.name, copy.deepcopy(model.module).float(), model.tokenizer)
+
+
+def _precision(model: Model, wide: Model) -> Iterator[Sign]:
+    """Say how far the model's own type moves its predictions from those in fp32."""
+    if wide is model:
+        return
+    batch = Probe(model, n_pos=_CHECKED).batch
+    off = float((model.logits(batch).softmax(-1) - wide.logits(batch).softmax(-1)).abs().max())
+    own = str(model.dtype).removeprefix("torch.")
+    text = f"probabilities in {own} and in float32 differ by at most {off:.1e} on random tokens"
+    yield Sign("precision", "ok" if off < _NOTABLE else "note", text)
+
+
+def _contract(model: Model, progress: Callable[[str], None]) -> Iterator[Sign]:
+    examination = examine(model, n_pos=_CHECKED, progress=progress)
+    own = str(model.dtype).removeprefix("torch.")
+    how = (
+        "in float32"
+        if model.dtype == torch.float32
+        else f"in {own}, up to what its rounding explains"
+    )
+    for finding in examination.failed:
+        yield Sign(f"{finding.check} ({finding.aspect})", "failed", finding.why)
+    n_ok = sum(finding.status == "ok" for finding in examination.findings)
+    yield Sign(
+        "contract",
+        "note" if examination.failed else "ok",
+        f"{n_ok} checks against stock passes hold, {how}",
+    )
+    by_cause: dict[str, list[str]] = {}
+    for finding in examination.refused:
+        by_cause.setdefault(finding.why.partition(": ")[2] or finding.why, []).append(finding.check)
+    for why, what in by_cause.items():
+        yield Sign("refused", "note", f"{', '.join(dict.fromkeys(what))}: {why}")
+
+
+def _memory(model: Model) -> Iterator[dict[str, Any]]:
+    """Yield what each analysis takes, with its defaults, for a shard of prompts with twins and
+    subjects.
+    """
+    shard = _full_shard(model)
+    weights, clean = (
+        model.module.get_memory_footprint(),
+        4 * (3 * model.n_layers + 1) * shard.tokens.numel() * model.d_model,
+    )
+    for name in find_analyses():
+        try:
+            cost = make_analysis(name, {}).cost(model, shard)
+        except InterpError as error:
+            yield {"analysis": name, "why_not": str(error)}
+            continue
+        held = (weights + clean + 4 * cost.held) / 1e6
+        yield {
+            "analysis": name,
+            "memory_mb": round(held),
+            "forwards": round(1 + cost.forwards, 2),
+            "is_bound": cost.is_bound,
+        }
+
+
+def _full_shard(model: Model) -> TokenBatch:
+    batch = Probe(model, batch_size=_SHARD, n_pos=_LENGTH).batch
+    answer, start = batch.tokens[:, 0], torch.full((_SHARD,), _LENGTH // 2)
+    return replace(
+        batch,
+        subject=start + 1,
+        subject_start=start,
+        answer=answer,
+        wrong=batch.tokens[:, 1],
+        bridge=batch.tokens[:, 2],
+        answer_tokens=answer[:, None],
+        corrupted=batch.tokens.roll(1, dims=0),
+    )
