@@ -5,107 +5,44 @@ A new analysis is one file in `interp/analyses/`: a frozen dataclass that extend
 `Result`.
 """
 
-import json
-import math
 import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
-from html import escape
 from typing import Any, ClassVar
 
-import pandas as pd
-import plotly.graph_objects as go
 import torch
 from tqdm import tqdm
 
 from interp.errors import InterpError
-from interp.figures.pictures import svg_of
 from interp.models import Model
 from interp.parameters import fit, hints_of
 from interp.replay import Recording
+from interp.result import Compared, Finding, Result, joined
 from interp.shapes import Tensors
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
-_ROWS_SHOWN = 5
+__all__ = [
+    "Analysis",
+    "Compared",
+    "Cost",
+    "Finding",
+    "Result",
+    "joined",
+    "name_of",
+    "usable_shards",
+]
 _PATIENCE = 2.0  # seconds before a bar of progress is shown
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One claim with its number: the `value` of a `measure`, its 95 % interval, over `n` prompts.
-
-    `measure` says what the value is and does not change with the model or the task, so that
-    findings can be compared.
-    """
-
-    claim: str
-    value: float | None = None
-    measure: str = ""
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-
-    def __post_init__(self) -> None:
-        """Take numbers that are not finite as not there; half an interval is none."""
-        for name in ("value", "low", "high"):
-            number = getattr(self, name)
-            if number is not None and not math.isfinite(number):
-                object.__setattr__(self, name, None)
-        if self.low is None or self.high is None:
-            object.__setattr__(self, "low", None)
-            object.__setattr__(self, "high", None)
-
-
-class Result(ABC):
-    """What an analysis found, rebuilt from its parts at any time."""
-
-    @abstractmethod
-    def to_frame(self) -> pd.DataFrame:
-        """Return the finding as a tidy frame: one value a row."""
-
-    @abstractmethod
-    def plot(self) -> go.Figure:
-        """Return a titled figure."""
-
-    @abstractmethod
-    def summary(self) -> str:
-        """Return one finding in words, with numbers."""
-
-    def findings(self) -> tuple[Finding, ...]:
-        """Return what a report says first; the summary, unless an analysis puts its numbers apart."""
-        return (Finding(self.summary()),)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}: {self.summary()}"
-
-    def _repr_html_(self) -> str:
-        """Return what notebooks show: findings, a small still picture, the first rows; no scripts."""
-        frame, name = self.to_frame(), type(self).__name__
-        picture = svg_of(json.loads(str(self.plot().to_json())))
-        table = frame.head(_ROWS_SHOWN).map(_short).to_html(index=False, border=0)
-        shape = f"{len(frame)} rows: {', '.join(frame.columns)}"
-        return (
-            f"<div><b>{name}</b> ·"
-            f" {escape(self.summary())}</div>{picture}{table}<div><small>{escape(shape)}; all of"
-            " them are in <code>.to_frame()</code>, the figure in"
-            " <code>.plot()</code>.</small></div>"
-        )
-
-
-def _short(value: object) -> str:
-    if value is None or value is pd.NA or value != value:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-@dataclass(frozen=True)
 class Cost:
-    """What a shard costs beyond its clean pass: forwards of that shard, numbers left behind,
-    numbers held at once.
+    """What a shard costs beyond its clean pass.
+
+    `forwards` of that shard, `numbers` left behind, numbers `held` at once.
 
     `is_bound`: how many forwards it takes is known only afterwards, and never more than these.
     """
@@ -132,16 +69,19 @@ def _as_a_whole(measure: Measure) -> Measure:
 
 @dataclass(frozen=True)
 class Analysis(ABC):
-    """A question; its fields are its parameters. `how` is the method in short, `caveat` how an
-    answer could be wrong.
+    """A question; its fields are its parameters.
 
-    Values are checked against the declared types, from Python as from files; a subclass with checks
-    of its own in `__post_init__` calls `super().__post_init__()` first.
+    Values are checked against the declared types (`Literal`, `Annotated[int, AtLeast(1)]`, …), from
+    Python as from files; a subclass with checks of its own in `__post_init__` calls
+    `super().__post_init__()` first. `how` is the method in short, `caveat` how an answer could be
+    wrong. `rank` orders analyses in reports, the lowest first; `page` is the viewer's page.
     """
 
     question: ClassVar[str] = ""
     how: ClassVar[str] = ""
     caveat: ClassVar[str] = ""
+    rank: ClassVar[int] = 100
+    page: ClassVar[str] = "analysis"
 
     def __init_subclass__(cls) -> None:
         """Let `measure` run as a whole: the model is looked at once, not in front of every block."""

@@ -3,18 +3,43 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from interp.errors import AnalysisError, unknown
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """The smallest value of a parameter: `Annotated[int, AtLeast(1)]`."""
+
+    least: float
+
+    def refusal(self, value: Any) -> str:
+        """Return what is wrong with a value; nothing if nothing is."""
+        return "" if value >= self.least else f"at least {self.least:g} is needed"
+
+
+@dataclass(frozen=True)
+class Between:
+    """The smallest and the largest value of a parameter: `Annotated[float, Between(0, 1)]`."""
+
+    least: float
+    most: float
+
+    def refusal(self, value: Any) -> str:
+        """Return what is wrong with a value; nothing if nothing is."""
+        is_inside = self.least <= value <= self.most
+        return "" if is_inside else f"{self.least:g} to {self.most:g} is needed"
 
 
 @cache
 def hints_of(declared: type) -> dict[str, Any]:
     """Return the declared type of every parameter of a dataclass."""
-    hints = get_type_hints(declared)
+    hints = get_type_hints(declared, include_extras=True)
     return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
 
@@ -23,6 +48,8 @@ def fit(hint: Any, value: Any, where: str) -> Any:
     origin, inside = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
+    if origin is Annotated:
+        return _in_range(inside[1:], fit(inside[0], value, where), where)
     if origin is Mapping:
         if not isinstance(value, Mapping):
             raise AnalysisError(f"{where} is {value!r}; a table is needed")
@@ -54,6 +81,8 @@ def parse(hint: Any, text: str, where: str) -> Any:
     origin, inside = get_origin(hint), get_args(hint)
     if hint is str:
         return text
+    if origin is Annotated:
+        return _in_range(inside[1:], parse(inside[0], text, where), where)
     if origin is tuple and inside[-1:] == (...,):
         items = _items(text, where)
         return tuple(_item(inside[0], item, where) for item in items)
@@ -70,6 +99,13 @@ def parse(hint: Any, text: str, where: str) -> Any:
     if hint in (int, float):
         return _read_number(hint, text, where)
     return fit(hint, text if hint is Any else _json(text), where)
+
+
+def _in_range(ranges: tuple[Any, ...], value: Any, where: str) -> Any:
+    for each in ranges:
+        if isinstance(each, AtLeast | Between) and (wrong := each.refusal(value)):
+            raise AnalysisError(f"{where}={value}; {wrong}")
+    return value
 
 
 def _item(hint: Any, item: Any, where: str) -> Any:
@@ -128,4 +164,6 @@ def _first(
 
 
 def _name(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        return _name(get_args(hint)[0])
     return "none" if hint is NoneType else getattr(hint, "__name__", str(hint))

@@ -134,3 +134,18 @@ def faults_of(findings: Sequence[Finding]) -> list[str]:
         if finding.estimate is not None and math.isinf(finding.estimate.value):
             faults.append(f"an infinite number: {claim}")
     return faults
+
+
+def old_finding(
+    claim: str,
+    value: float | None = None,
+    measure: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    n: int | None = None,
+) -> Finding:
+    """Return a finding from loose numbers; goes with the last caller."""
+    if value is None:
+        return Finding(claim, None, measure)
+    ends = [math.nan if end is None else float(end) for end in (low, high)]
+    return Finding(claim, Estimate(float(value), ends[0], ends[1], n or 0), measure)

@@ -145,8 +145,8 @@ def test_the_distance_of_levels_has_an_interval() -> None:
         .combine([both | {"level": torch.tensor([[50]] * 6 + [[51]] * 6)}])
         .findings()
     )
-    assert finding.value == pytest.approx(1 - 1 / 3)
-    assert 0.5 < finding.low < 2 / 3 < finding.high < 0.75
+    assert finding.estimate.value == pytest.approx(1 - 1 / 3)
+    assert 0.5 < finding.estimate.low < 2 / 3 < finding.estimate.high < 0.75
 
 
 def test_bad_input_is_one_line() -> None:

@@ -258,5 +258,6 @@ def test_effective_depths_have_intervals() -> None:
     result = LogitLens().run(interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=12))
     rows = result.to_frame().set_index("measure").loc["effective depth (KL)"]
     finding = next(f for f in result.findings() if "by KL" in f.measure)
-    assert (rows["mean"], rows["low"], rows["high"]) == (finding.value, finding.low, finding.high)
-    assert finding.low <= finding.value <= finding.high
+    depth = finding.estimate
+    assert (rows["mean"], rows["low"], rows["high"]) == (depth.value, depth.low, depth.high)
+    assert depth.low <= depth.value <= depth.high

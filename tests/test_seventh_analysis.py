@@ -26,7 +26,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from interp.analysis import Analysis, Cost, Result
+from interp.analysis import Analysis, Cost, Finding, Result
+from interp.stats.estimate import estimate
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class LastNormResult(Result):
     def plot(self):
         return go.Figure(go.Histogram(x=self.norms.numpy()), layout={"title": "The last norm"})
 
-    def summary(self):
-        return f"The last residual has a norm of {self.norms.mean():.2f}."
+    def findings(self):
+        norm = estimate(self.norms.numpy())
+        return (Finding(f"The last residual has a norm of {norm:.2f}.", norm, "last norm"),)
 '''
 
 

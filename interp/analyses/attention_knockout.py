@@ -20,6 +20,7 @@ from interp.errors import AnalysisError
 from interp.figures.plots import lines_over_depth
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval
 from interp.sweeps.answers import require_answers
@@ -235,13 +236,13 @@ class AttentionKnockoutResult(Result):
             (frame["measure"] == CHANGED) & (frame["hidden"] == _KEYS[self.analysis.key])
         ].dropna(subset="layer")
         if rows.empty:
-            return super().findings()
+            return (old_finding(self.summary()),)
         most = rows.iloc[int(rows["mean"].argmax())]
         low, high, n = float(most["low"]), float(most["high"]), int(most["n_prompts"])
         measure = (
             "share of prompts whose first guess changes, the key hidden at the most critical layer"
         )
-        return (Finding(self.summary(), float(most["mean"]), measure, low, high, n),)
+        return (old_finding(self.summary(), float(most["mean"]), measure, low, high, n),)
 
     def summary(self) -> str:
         """Say for which layers hiding the key changes the guess, and how often hiding another token

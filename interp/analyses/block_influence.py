@@ -26,6 +26,7 @@ from interp.errors import AnalysisError
 from interp.figures.plots import grid_below, lines_over_depth
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval
 from interp.sweeps.cosines import MEASURES, influence
@@ -223,7 +224,7 @@ class BlockInfluenceResult(Result):
         least = rows.iloc[int(rows["mean"].argmin())]
         numbers = (float(least["mean"]), "BI of the layer that turns the stream least")
         return (
-            Finding(
+            old_finding(
                 self.summary(),
                 *numbers,
                 float(least["low"]),

@@ -30,6 +30,7 @@ from interp.errors import AnalysisError, unknown
 from interp.figures.plots import COLOURS, titled
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import interval_of, resampled_means
 from interp.sweeps.answers import Answered, answered, answered_sizes, require_answers
@@ -370,7 +371,7 @@ class DepthScoreResult(Result):
         rows = frame[(frame["statistic"] == "mean") & (frame["measure"] == "score, layers from 0")]
         scores = rows[rows["effect"] == "output"].set_index("level")["value"].dropna()
         if scores.empty:
-            return super().findings()
+            return (old_finding(self.summary()),)
         highest, lowest = str(scores.idxmax()), str(scores.idxmin())
         low, high = interval_of(
             self._resampled(highest, "output") - self._resampled(lowest, "output")
@@ -380,7 +381,7 @@ class DepthScoreResult(Result):
             " output"
         )
         return (
-            Finding(
+            old_finding(
                 self.summary(),
                 float(scores[highest] - scores[lowest]),
                 measure,

@@ -23,6 +23,7 @@ from interp.figures.plots import grid_below, lines_over_depth
 from interp.interventions import Patch
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.sites import Site
 from interp.stats.bootstrap import bootstrap_interval
@@ -359,7 +360,7 @@ class EntityDescriptionResult(Result):
         frame = self.to_frame()
         rows = frame[frame["statistic"] == "anywhere"] if groups(self.arrays) else frame.head(0)
         if rows.empty:
-            return super().findings()
+            return (old_finding(self.summary()),)
         first = rows.iloc[0]
         measure = (
             f"share of prompts ({first['group']}) whose {_FROM[first['position']]}'s vector says"
@@ -367,7 +368,7 @@ class EntityDescriptionResult(Result):
         )
         low, high = float(first["low"]), float(first["high"])
         return (
-            Finding(
+            old_finding(
                 self.summary(), float(first["rate"]), measure, low, high, int(first["n_prompts"])
             ),
         )

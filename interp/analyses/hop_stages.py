@@ -25,6 +25,7 @@ from interp.errors import AnalysisError
 from interp.figures.plots import boxes
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval, interval_of_difference
 from interp.sweeps.answers import require_answers
@@ -372,7 +373,7 @@ class HopStagesResult(Result):
                     else self.summary()
                 )
                 found.append(
-                    Finding(
+                    old_finding(
                         claim,
                         share,
                         f"share of prompts with {group} whose first hop is resolved",
@@ -381,7 +382,7 @@ class HopStagesResult(Result):
                         n,
                     )
                 )
-        return tuple(found) or super().findings()
+        return tuple(found) or (old_finding(self.summary()),)
 
     def summary(self) -> str:
         """Say how often each hop is resolved, right against wrong, and at which layers the stages

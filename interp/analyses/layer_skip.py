@@ -26,6 +26,7 @@ from interp.errors import AnalysisError, unknown
 from interp.figures.plots import grids_over_bars
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval
 from interp.sweeps.staircase import Ends, Part, Scope, Step, staircase
@@ -320,7 +321,7 @@ class LayerSkipResult(Result):
             " most"
         )
         return (
-            Finding(
+            old_finding(
                 self.summary(),
                 float(most["mean"]),
                 measure,

@@ -23,6 +23,7 @@ from interp.errors import AnalysisError
 from interp.figures.plots import grid_below, lines_over_depth
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval, interval_of, resampled_means
 from interp.sweeps.cosines import write_cosines
@@ -363,11 +364,11 @@ class LogitLensResult(Result):
                 )
                 measure = f"effective depth by {name}, (layer + 1) / layers"
                 found.append(
-                    Finding(
+                    old_finding(
                         claim, self._share(layer), measure, *intervals[name], len(self.readings)
                     )
                 )
-        return tuple(found) or super().findings()
+        return tuple(found) or (old_finding(self.summary()),)
 
     def summary(self) -> str:
         """Say how far the lens is from the final prediction, all three effective depths, and when

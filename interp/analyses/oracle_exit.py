@@ -21,6 +21,7 @@ from interp.errors import AnalysisError
 from interp.figures.plots import lines_over_depth
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval
 from interp.stats.paired import Difference
@@ -239,7 +240,9 @@ class OracleExitResult(Result):
         """Return after which share of the layers the final choice is first there."""
         depths = Rate.of(self.rules[ORACLE] / self.n_layers, seed=self.analysis.seed)
         measure = "share of layers until the final choice is there, with hindsight"
-        return (Finding(self.summary(), depths.share, measure, depths.low, depths.high, depths.n),)
+        return (
+            old_finding(self.summary(), depths.share, measure, depths.low, depths.high, depths.n),
+        )
 
     def summary(self) -> str:
         """Say how deep the oracle goes, what the rules cost, and that the oracle needs the full

@@ -24,6 +24,7 @@ from interp.errors import AnalysisError
 from interp.figures.plots import grid_below, lines_over_depth
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Resid, Tensors
 from interp.stats.bootstrap import bootstrap_interval
 from interp.sweeps.lens import held, readings
@@ -242,7 +243,7 @@ class ParallelWindowResult(Result):
         measure = (
             "share of what two neighbouring layers do that is missed side by side, mean over pairs"
         )
-        return (Finding(self.summary(), value, measure, float(low), float(high), len(weights)),)
+        return (old_finding(self.summary(), value, measure, float(low), float(high), len(weights)),)
 
     def summary(self) -> str:
         """Say which pairs could run side by side, how the error grows with width, and what it does

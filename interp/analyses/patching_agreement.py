@@ -20,6 +20,7 @@ from interp.figures.plots import scatters_with_diagonal
 from interp.metrics import Metric
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.stats.agreement import MEASURES, agreement
@@ -204,7 +205,7 @@ class PatchingAgreementResult(Result):
             )
             low, high = float(row["low"]), float(row["high"])
             found.append(
-                Finding(
+                old_finding(
                     claim if found else self.summary(), *numbers, low, high, len(self.scores.base)
                 )
             )

@@ -20,6 +20,7 @@ from interp.figures.plots import grids_over_positions
 from interp.metrics import Metric
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.attribution import Attribution, Method, check_methods, check_model, method_passes
@@ -176,7 +177,9 @@ class RelevancePatchingResult(Result):
         largest = self.scores.largest_share(names, seed=self.analysis.seed)
         measure = "share of the difference that the largest node carries"
         return (
-            Finding(self.summary(), largest.share, measure, largest.low, largest.high, largest.n),
+            old_finding(
+                self.summary(), largest.share, measure, largest.low, largest.high, largest.n
+            ),
         )
 
     def summary(self) -> str:

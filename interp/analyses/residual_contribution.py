@@ -23,6 +23,7 @@ from interp.errors import TaskError
 from interp.figures.plots import lines_over_depth
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.sites import Site
 from interp.stats.bootstrap import interval_of, resampled_means
@@ -194,7 +195,7 @@ class ResidualContributionResult(Result):
         measure = "writes of the second half of the layers, relative to those of the first half"
         value = float(second_half(self.mean))
         return (
-            Finding(self.summary(), value, measure, *self.second_half_interval, self.n_prompts),
+            old_finding(self.summary(), value, measure, *self.second_half_interval, self.n_prompts),
         )
 
     def summary(self) -> str:

@@ -25,6 +25,7 @@ from interp.errors import AnalysisError, unknown
 from interp.figures.plots import grids_over_positions
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.align import Aligned, align
 from interp.stats.bootstrap import interval_of, resampled_means
@@ -310,7 +311,7 @@ class ResidualErasureResult(Result):
             )
             measure = f"share of layers up to which erasing {_ERASED[scope]} matters"
             found.append(
-                Finding(
+                old_finding(
                     claim, depth, measure, low, high, len(self.effects[f"{scope}.output"].values)
                 )
             )

@@ -23,6 +23,7 @@ from interp.errors import AnalysisError
 from interp.figures.plots import COLOURS, lines_over_depth
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Resid, Tensors
 from interp.stats.bootstrap import bootstrap_interval, interval_of, resampled_means
 from interp.tasks.batch import TokenBatch
@@ -276,7 +277,7 @@ class StreamStatisticsResult(Result):
             " position 0"
         )
         return (
-            Finding(
+            old_finding(
                 self.summary(), float(curve[-1] / curve[0]), measure, low, high, len(self.n_pos)
             ),
         )

@@ -19,6 +19,7 @@ from interp.analysis import Analysis, Cost, Finding, Result
 from interp.figures.plots import lines_over_depth
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval
 from interp.sweeps.answers import require_answers
@@ -193,11 +194,11 @@ class SublayerProjectionResult(Result):
             measure = f"share of prompts with {group} in which attention writes the bridge"
             low, high, n = float(row["low"]), float(row["high"]), int(row["n_prompts"])
             found.append(
-                Finding(
+                old_finding(
                     claim if found else self.summary(), float(row["rate"]), measure, low, high, n
                 )
             )
-        return tuple(found) or super().findings()
+        return tuple(found) or (old_finding(self.summary()),)
 
     def summary(self) -> str:
         """Say in which layer most prompts' attention and MLP project the bridge, the answer and the

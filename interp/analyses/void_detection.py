@@ -25,6 +25,7 @@ from interp.errors import AnalysisError, TaskError
 from interp.figures.plots import grid_below, lines_over_depth
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval
 from interp.sweeps.voids import (
@@ -341,7 +342,7 @@ class VoidDetectionResult(Result):
             numbers = (float(row["usage"]), f"share of layers that a token of the {phase} uses")
             low, high = float(row["low"]), float(row["high"])
             found.append(
-                Finding(claim if found else self.summary(), *numbers, low, high, self.n_prompts)
+                old_finding(claim if found else self.summary(), *numbers, low, high, self.n_prompts)
             )
         return tuple(found)
 

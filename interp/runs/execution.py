@@ -243,7 +243,7 @@ class _Pair:
                 "left_out": ", ".join(filter(None, (plan.left_out, asked.left_out))),
                 "identity": asdict(asked.identity),
                 "summary": result.summary(),
-                "findings": [asdict(finding) for finding in result.findings()],
+                "findings": [finding.to_json() for finding in result.findings()],
                 "seconds": round(spent.seconds, 3),
                 "forwards_per_prompt": round(
                     spent.block_tokens / max(spent.forward_tokens, 1.0), 4

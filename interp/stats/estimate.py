@@ -36,7 +36,9 @@ class Estimate:
         value, low, high = (number(x, spec) for x in (self.value, self.low, self.high))
         unit = " %" if spec.endswith("%") else ""
         low, high = low.removesuffix(" %"), high.removesuffix(" %")
-        return f"{value.removesuffix(' %')}{unit}" + (f" [{low}, {high}]" if self.has_interval else "")
+        return f"{value.removesuffix(' %')}{unit}" + (
+            f" [{low}, {high}]" if self.has_interval else ""
+        )
 
     def __str__(self) -> str:
         return format(self, ".3g")
@@ -56,7 +58,9 @@ class Estimate:
 
     def to_json(self) -> dict[str, float | int | None]:
         """Return value, low, high and n; what is not finite is None, as JSON has it."""
-        value, low, high = (x if math.isfinite(x) else None for x in (self.value, self.low, self.high))
+        value, low, high = (
+            x if math.isfinite(x) else None for x in (self.value, self.low, self.high)
+        )
         return {"value": value, "low": low, "high": high, "n": self.n}
 
 
@@ -73,8 +77,9 @@ def estimate(values: ArrayLike, *, weights: ArrayLike | None = None, seed: int =
     array = np.asarray(values, dtype=np.float64)
     if not len(array):
         return Estimate(NAN)
-    found = estimates(array[:, None], weights=weights, seed=seed)
-    return Estimate(*(float(found[name][0]) for name in ("mean", "low", "high")), len(array))
+    columns = estimates(array[:, None], weights=weights, seed=seed)
+    mean, low, high = (float(columns[name][0]) for name in ("mean", "low", "high"))
+    return Estimate(mean, low, high, len(array))
 
 
 def estimates(

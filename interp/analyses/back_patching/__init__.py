@@ -33,6 +33,7 @@ from interp.errors import AnalysisError, unknown
 from interp.figures.plots import grids_over_rates
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval
 from interp.stats.rates import Rate, any_try, chosen_try
@@ -561,7 +562,7 @@ class BackPatchingResult(Result):
             failing = Rate.of(self.is_failure, seed=self.analysis.seed)
             measure = "share of prompts to repair; too few for rates"
             return (
-                Finding(
+                old_finding(
                     self.summary(), failing.share, measure, failing.low, failing.high, failing.n
                 ),
             )
@@ -569,7 +570,7 @@ class BackPatchingResult(Result):
         measure = (
             "share of failures that one fixed pair of layers repairs, above the best control's"
         )
-        return (Finding(self.summary(), gain.share, measure, gain.low, gain.high, gain.n),)
+        return (old_finding(self.summary(), gain.share, measure, gain.low, gain.high, gain.n),)
 
     def summary(self) -> str:
         """Say how many failures one fixed pair repairs, what the best control does, and what the

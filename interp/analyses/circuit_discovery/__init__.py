@@ -35,6 +35,7 @@ from interp.figures.plots import curves
 from interp.metrics import Metric
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval, interval_of, resampled_means
 from interp.sweeps.patching import key_of
@@ -300,7 +301,7 @@ class CircuitDiscoveryResult(Result):
         interval = interval_of(shares[_first_good(resampled[:, :-1] / resampled[:, -1:])])
         measure = f"share of all edges that keeps 90 % of {self.analysis.metric}"
         share = float(shares[_first_good(self.faithfulness("circuit"))])
-        return (Finding(self.summary(), share, measure, *interval, len(self._gap)),)
+        return (old_finding(self.summary(), share, measure, *interval, len(self._gap)),)
 
     def to_frame(self) -> pd.DataFrame:
         """Return faithfulness by kind and fraction, then the scores of the 200 largest edges.

@@ -36,6 +36,7 @@ from interp.errors import AnalysisError, TaskError
 from interp.figures.plots import COLOURS, titled
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
@@ -413,7 +414,7 @@ class DepthMapResult(Result):
         """Return the strength of the diagonal."""
         value, low, high = map(float, self.statistics.loc["diagonal", ["value", "low", "high"]])
         unit = "correlation of errors with the distance in relative depth"
-        return (Finding(self.summary(), value, unit, low, high, self.n_prompts),)
+        return (old_finding(self.summary(), value, unit, low, high, self.n_prompts),)
 
     def summary(self) -> str:
         """Say which sources are best, what they reach, and how strong the diagonal is against

@@ -34,6 +34,7 @@ from interp.figures.plots import grids_over_positions
 from interp.models import Model
 from interp.models.gradients import graph, slopes
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.sites import Site
 from interp.stats.align import Aligned, align
@@ -327,13 +328,13 @@ class IntegratedGradientsResult(Result):
         resampled = resampled_means(share.astype(np.float64), seed=self.analysis.seed)
         taken, *others = (taken_over(mean) for mean in (share.mean(0), *resampled))
         if taken is None:
-            return super().findings()
+            return (old_finding(self.summary()),)
         n, n_layers = share.shape
         low, high = interval_of(
             np.inf if layer is None else (layer + 1) / n_layers for layer in others
         )
         measure = "share of layers until the last token holds most of the attribution"
-        return (Finding(self.summary(), (taken + 1) / n_layers, measure, low, high, n),)
+        return (old_finding(self.summary(), (taken + 1) / n_layers, measure, low, high, n),)
 
     def summary(self) -> str:
         """Say where the last token takes over, and how well the attributions add up."""

@@ -46,6 +46,7 @@ from interp.errors import AnalysisError, TaskError, unknown
 from interp.figures.plots import lines_over_depth
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval
 from interp.stats.paired import Difference, paired_p
@@ -701,7 +702,7 @@ class VoidSkipResult(Result):
             of = "nats per token" if score == _TEXT else "share right"
             measure = f"gain of voids over the best control, {evaluation} ({of})"
             found.append(
-                Finding(
+                old_finding(
                     claim if found else self.summary(),
                     gain.mean,
                     measure,
