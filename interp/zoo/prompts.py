@@ -13,7 +13,7 @@ from interp.errors import TaskError
 from interp.files.paths import data_folder, shipped_models
 from interp.models import Model, load_model
 from interp.tasks import Prompt, Task
-from interp.tasks.prompts import Need
+from interp.tasks.task import Need
 from interp.zoo.english import one_hop_choices, read_facts, two_hop_facts
 from interp.zoo.evaluate import queries
 from interp.zoo.names import TEMPLATES, Names, listed
