@@ -1,5 +1,4 @@
-"""A forward pass that captures three places in every layer, against the stock forward and
-TransformerLens's cache.
+"""Capturing three sites in every layer, against the stock forward and TransformerLens.
 
 TransformerLens is asked for the same places (`names_filter`) and for everything, which is how it is
 mostly used. Values are compared first. The bound is a capture that costs nothing: the stock

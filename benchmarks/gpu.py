@@ -1,5 +1,4 @@
-"""One full call for a GPU: random weights of real configurations in bf16, times against the
-machine's own ceilings.
+"""One call for a GPU: real configurations in bf16, timed against the machine's ceilings.
 
 `python -m benchmarks.gpu --model llama-3.1-8b --out DIR` needs no download: configurations are
 built here, weights are random. It measures what matrix products and copies reach on this machine,
@@ -53,9 +52,7 @@ def main(
     device: str = "cuda",
     repeats: int = 5,
 ) -> None:
-    """Measure every model and write gpu-NAME.json, one after the other, so that what was measured
-    stays.
-    """
+    """Measure model after model and write gpu-NAME.json after each, so that results stay."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     ceilings = _ceilings(device, dtype, size=8192 if device == "cuda" else 256)
     out.mkdir(parents=True, exist_ok=True)
@@ -85,9 +82,7 @@ def measure(
     ceilings: dict[str, float],
     repeats: int,
 ) -> dict[str, Any]:
-    """Return seconds and shares of the ceiling by work and length; a length that does not fit ends
-    its work's rows.
-    """
+    """Return seconds and shares of the ceiling by work and length, up to the longest that fits."""
     model = _random(name, device=device, dtype=dtype)
     n_weights = (
         sum(p.numel() for p in model.module.parameters())

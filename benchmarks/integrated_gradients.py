@@ -17,9 +17,7 @@ _STEPS = 256
 
 @torch.no_grad()
 def run() -> dict[str, Row]:
-    """Return nodes and blocks of both, and how well each adds up, over 64 two-hop prompts and all
-    layers.
-    """
+    """Return nodes and blocks of both, and how well each adds up, over 64 two-hop prompts."""
     model, task = load_model("zoo/hops-4l"), load_task("two-hop", n=64)
     ways = {
         "ours": IntegratedGradients(),

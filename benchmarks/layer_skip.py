@@ -31,8 +31,9 @@ SIZES = (
 def forward(
     model: Model, batch: TokenBatch, *, before: Callable[..., Tensor], after: Callable[..., Tensor]
 ) -> Pass:
-    """Run the stock model; `before(layer, resid)` is what a block reads, `after(layer, resid,
-    output)` what it returns.
+    """Run the stock model with hooks on every block.
+
+    `before(layer, resid)` is what a block reads, `after(layer, resid, output)` what it returns.
     """
     writes: list[Tensor] = []
 
@@ -75,9 +76,7 @@ def skipping(layer: int | None, *, stop: int | None = None) -> Callable[..., Ten
 
 
 def effects(clean: Pass, passes: list[Pass], *, start: int) -> Pass:
-    """Return the largest change of every layer's write [skipped affected batch] and of the output
-    [skipped batch].
-    """
+    """Return the largest changes of writes [skipped affected batch] and output [skipped batch]."""
     start = max(start, 1)
     changes = [relative_change(clean[0], writes)[:, :, start:].amax(-1) for writes, _ in passes]
     outputs = [(clean[1] - probs).norm(dim=-1)[:, start:].amax(-1) for _, probs in passes]

@@ -18,9 +18,7 @@ print(int(next(line for line in status if line.startswith("VmHWM")).split()[1]) 
 
 
 def run() -> dict[str, Row]:
-    """Return the peak in MB of a process that analyses 64, 256 and 1,024 prompts, and the ratio of
-    last to first.
-    """
+    """Return the peaks in MB for 64, 256 and 1,024 prompts, and the ratio of last to first."""
     peaks = {}
     for n in (64, 256, 1024):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,4 @@
-"""Capturing a long corpus: peak memory against its length, speed against forward and raw write,
-reading against np.memmap.
+"""Capturing a long corpus: memory by length, speed, and reading against np.memmap.
 
 All residuals of `zoo/hops-8l`, kept as float16, of prompts of 128 tokens: 2.3 kB a token. Ours and
 the peer take turns, a tenth of the tokens at a time, in one process; the peer runs the same batches

@@ -1,5 +1,4 @@
-"""The viewer's budgets in a real browser: first paint of a cold server, a click to its number, a
-list of 500 runs.
+"""The viewer's budgets in a real browser: first paint, a click to its number, 500 runs.
 
 Medians over repeats, in seconds; the runs are made of random numbers. Needs Chromium. Each click
 moves the selection to another cell; it has arrived when the inspector names that cell.
@@ -91,9 +90,7 @@ def header(*, n_layers: int) -> dict[str, Any]:
 
 
 def _painted(page: Any) -> None:
-    """Wait until the picture has been drawn: before that, a canvas has the height that it is born
-    with.
-    """
+    """Wait until the picture is drawn: before that, a canvas has its initial height."""
     canvas = page.locator(".heat canvas").first
     canvas.wait_for(state="visible")
     while not canvas.evaluate("canvas => canvas.style.height !== ''"):
@@ -101,7 +98,7 @@ def _painted(page: Any) -> None:
 
 
 def first_paint(browser: Any, root: Path, run: str) -> float:
-    """Return the seconds from opening an address of a server that was just started to the picture."""
+    """Return the seconds from opening an address of a fresh server to the picture."""
     with start(root) as viewer:
         page = browser.new_context().new_page()
         began = time.perf_counter()

@@ -1,6 +1,4 @@
-"""Two workers against one thread on the shards of `layer_skip`, and how well a dry run's forwards
-foretell the time.
-"""
+"""Two workers against one thread on `layer_skip`, and how well a dry run foretells the time."""
 
 import json
 import os

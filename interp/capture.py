@@ -1,6 +1,4 @@
-"""Capture of long corpora: a stream of texts or token chunks becomes a corpus in a store, in
-bounded memory, resumable.
-"""
+"""A stream of texts or token rows becomes a corpus in a store: bounded memory, resumable."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,8 +38,7 @@ def capture(
     store: ActivationStore | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Corpus:
-    """Run texts, or rows of token ids, through a model and keep what the sites were; return the
-    corpus.
+    """Run texts, or rows of token ids, through a model; keep the sites and return the corpus.
 
     Texts get the tokenizer's special tokens and are cut into prompts no longer than the model
     reads. One shard (about 16,384 tokens) is held in memory at a time. What the store has already
@@ -204,8 +201,9 @@ def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
 def _compute(
     model: Model, store: ActivationStore, rows: Sequence[Row], parts: Mapping[str, Site | None]
 ) -> dict[str, Tensor]:
-    """Return the parts [token ...] of prompts: inner sites from a pass of their own, so that block
-    sites stay stock.
+    """Return the parts [token ...] of prompts.
+
+    Inner sites come from a pass of their own, so that block sites stay stock.
     """
     lengths = torch.tensor([len(row) for row in rows])
     starts = (lengths.cumsum(0) - lengths).tolist()
@@ -227,9 +225,7 @@ def _compute(
 
 
 def _batches(rows: Sequence[Row], d_vocab: int) -> Iterator[list[tuple[int, Row]]]:
-    """Yield numbered rows to run together: of one length, so that nothing is padded and no row
-    depends on the others.
-    """
+    """Yield numbered rows of one length to run together, so that no row depends on the others."""
     budget = min(_BATCH_TOKENS, max(1, _LOGITS // d_vocab))
     by_length = sorted(enumerate(rows), key=lambda item: len(item[1]))
     for length, same in groupby(by_length, key=lambda item: len(item[1])):

@@ -18,8 +18,7 @@ from interp.store.shard import DamagedError
 
 
 class Corpus:
-    """The prompts of a corpus in order, each with its tokens and the activations [pos ...] of every
-    captured site.
+    """The prompts of a corpus in order, with the activations [pos ...] of every captured site.
 
     Needs neither the model nor the texts. What is read from a local store is memory-mapped: copy it
     before writing to it.
@@ -54,9 +53,7 @@ class Corpus:
         )
 
     def read(self, prompt: int, site: Site, *, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return what a site was for a prompt's tokens from `start` up to `stop` [pos ...];
-        negative counts from the end.
-        """
+        """Return a site's activations [pos ...] for a prompt's tokens from `start` up to `stop`."""
         return self.rows(prompt, self.part(site))[start:stop]
 
     def tokens(self, prompt: int) -> Tensor:
@@ -73,9 +70,7 @@ class Corpus:
         yield from self.pieces(self.part(site))
 
     def pieces(self, part: str) -> Iterator[Tensor]:
-        """Yield the tensor of this name of all prompts in order, as pieces [token ...] of a shard
-        each.
-        """
+        """Yield one tensor of all prompts in order, in pieces [token ...] of one shard each."""
         for run in self.manifest.runs[part]:
             yield self.piece(run, part)
 
@@ -90,9 +85,7 @@ class Corpus:
         return sum(self._lengths(run))
 
     def part(self, site: Site) -> str:
-        """Return the name that a captured site is stored under; raise StoreError if it was not
-        captured.
-        """
+        """Return the stored name of a captured site; raise StoreError if it was not captured."""
         part = stored_name(site)
         if part not in self.manifest.runs:
             raise StoreError(
@@ -134,10 +127,10 @@ class Corpus:
 
 
 def open_corpus(url: str | Path, name: str, *, model: str | None = None) -> Corpus:
-    """Return a captured corpus; `model`, a name or the start of a fingerprint, chooses among
-    several of this name.
+    """Return a captured corpus.
 
-    Raises StoreError if there is none, or no single one.
+    `model`, a name or the start of a fingerprint, chooses among several of this name. Raises
+    StoreError if there is none, or no single one.
     """
     files = Files(url)
     if not is_word(name):

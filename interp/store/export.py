@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def to_numpy(corpus: Corpus, folder: Path | str) -> dict[str, Path]:
-    """Write one .npy file [token ...] per site, `tokens.npy` [token] and `starts.npy` [prompt + 1];
-    return them by name.
+    """Write a .npy file [token ...] per site, and the tokens and prompts' starts; return the paths.
 
-    Tokens of prompt i are rows starts[i] up to starts[i + 1]. `np.load(path, mmap_mode="r")` maps
-    them. bfloat16, which NumPy does not have, becomes float32, exactly.
+    `tokens.npy` is [token], `starts.npy` [prompt + 1]. The paths are returned by name. Tokens of
+    prompt i are rows starts[i] up to starts[i + 1]. `np.load(path, mmap_mode="r")` maps them.
+    bfloat16, which NumPy does not have, becomes float32, exactly.
     """
     written = {}
     starts = np.cumsum([0, *corpus.lengths()], dtype=np.int64)
@@ -62,10 +62,9 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 
 def to_arrow(corpus: Corpus, path: Path | str) -> Path:
-    """Write an Arrow stream with one row per prompt: `tokens`, and for each site a list of vectors;
-    return its path.
+    """Write an Arrow stream, a row per prompt: `tokens` and a list of vectors per site.
 
-    Sites with several axes per token are flattened. `pyarrow.ipc.open_stream` and
+    Returns its path. Sites with several axes per token are flattened. `pyarrow.ipc.open_stream` and
     `datasets.Dataset.from_file` read it.
     """
     import pyarrow as pa

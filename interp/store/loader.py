@@ -1,5 +1,4 @@
-"""Token by token through a corpus, shuffled, in batches: what probes and dictionaries are trained
-on.
+"""Shuffled batches of a corpus's tokens, to train probes and dictionaries on.
 
 Shuffling never reads the corpus at random: runs of prompts are shuffled, `pool` of them are opened
 at a time, and tokens are shuffled among those. Every worker of a DataLoader walks through the same
@@ -23,11 +22,11 @@ _POOL = 8
 
 
 class TokenVectors(IterableDataset[Batch]):
-    """Batches of tokens: `{"tokens": [batch], str(site): [batch ...]}`, each token once; for
-    `DataLoader(batch_size=None)`.
+    """Batches of tokens, each token once, for `DataLoader(batch_size=None)`.
 
-    With a `seed` tokens are shuffled, each seed another order (one per epoch); without, they come
-    in the corpus's order. The last batch may be smaller.
+    A batch is `{"tokens": [batch], str(site): [batch ...]}`. With a `seed` tokens are shuffled,
+    each seed another order (one per epoch); without, they come in the corpus's order. The last
+    batch may be smaller.
     """
 
     def __init__(
@@ -53,9 +52,7 @@ class TokenVectors(IterableDataset[Batch]):
                 }
 
     def _ends(self, part: str) -> Tensor:
-        """Return where every run of a part ends [run], in tokens from the start of the corpus;
-        reads headers only.
-        """
+        """Return where every span of a part ends [span], in tokens from the start of the corpus."""
         return torch.tensor(
             [self.corpus.n_rows(run) for run in self.corpus.manifest.runs[part]], dtype=torch.long
         ).cumsum(0)

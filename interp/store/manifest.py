@@ -1,6 +1,4 @@
-"""Where a captured corpus lies: for every site, which prompts of which shards, in the order of the
-corpus.
-"""
+"""Where a captured corpus lies: for every site, the prompts and shards in corpus order."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -37,9 +35,7 @@ class Manifest:
 
 
 def extend(runs: list[Run], places: Iterable[tuple[str, int]]) -> None:
-    """Add places, each a shard and the number of a prompt in it, to runs; neighbours become one
-    run.
-    """
+    """Add places, each a shard and a prompt's number in it, to spans; neighbours become one."""
     for shard, number in places:
         last = runs[-1] if runs else None
         if last is not None and (shard, number) == (last.shard, last.first + last.n_prompts):
@@ -62,9 +58,7 @@ def write_manifest(files: Files, name: str, manifest: Manifest) -> None:
 
 
 def read_manifest(files: Files, name: str) -> Manifest:
-    """Return a corpus's manifest; raise FileNotFoundError if there is none, DamagedError if it is
-    not what was written.
-    """
+    """Return a corpus's manifest; raise FileNotFoundError or DamagedError if it cannot be read."""
     path = files.path(name)
     folder = name.partition("/")[0]
     try:

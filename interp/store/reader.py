@@ -38,8 +38,7 @@ class Reader:
         return self._headers[shard]
 
     def tensor(self, shard: str, part: str) -> Tensor:
-        """Return a whole tensor [token ...]; of a local store it is memory-mapped, and not to be
-        written to.
+        """Return a whole tensor [token ...]; do not write to it, it may be memory-mapped.
 
         Raises FileNotFoundError if the shard is gone, and DamagedError, after removing it, if it is
         not what was written.

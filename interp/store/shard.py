@@ -1,5 +1,4 @@
-"""The format of a shard: a safetensors file whose header says which prompts it holds, with
-checksums of everything.
+"""The format of a shard: a safetensors file whose header names prompts and has checksums.
 
 Metadata: `format`, `model` (fingerprint), `model_name`, `prompts` [[key, n_tokens] ...],
 `checksums` {tensor: hash}, and `checksum`, the hash of the metadata before it.
@@ -188,9 +187,7 @@ def _header(path: str, header: dict[str, Any], metadata: dict[str, str], *, offs
 
 
 def read_tensor(files: Files, name: str, part: str, header: Header) -> Tensor:
-    """Return a tensor as it lies in the file, not verified: memory-mapped if the store is local,
-    else read as a range.
-    """
+    """Return a tensor, not verified: memory-mapped if the store is local, else read as a range."""
     about = header.parts[part]
     if not files.is_local:
         content = files.read(name, about.begin, about.end)

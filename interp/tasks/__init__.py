@@ -29,8 +29,8 @@ def load_task(
 ) -> Task:
     """Return a built-in task by name, or one from a file of JSON lines.
 
-    With `n`, that many prompts are drawn at random. `column_map` maps fields of a prompt to the keys of a file's lines; `chat` and `space` as in
-    `Task.from_hf`.
+    With `n`, that many prompts are drawn at random. `column_map` maps fields of a prompt to the
+    keys of a file's lines; `chat` and `space` as in `Task.from_hf`.
     """
     shipped, name = shipped_tasks(), str(name)
     if name in shipped:

@@ -19,8 +19,8 @@ _FOLLOWING = ("answer", "wrong", "bridge")
 def in_template(tokenizer: Any, task: Task) -> Task:
     """Return a chat task as the tokens that end where the model is to answer.
 
-    Raises TaskError where the tokenizer has no template. An answer's tokens are those that the template gives when the assistant says it, without what
-    ends its turn.
+    Raises TaskError where the tokenizer has no template. An answer's tokens are those that the
+    template gives when the assistant says it, without what ends its turn.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise TaskError(f"task {task.name!r} is a chat; this tokenizer has no chat template")
@@ -68,7 +68,7 @@ class _Template:
         )
 
     def _rendered(self, prompt: Prompt, text: str) -> tuple[str, Ids]:
-        """Return a conversation that ends where the assistant is to answer, as text and as tokens."""
+        """Return a conversation up to where the assistant answers, as text and as tokens."""
         rendered = self._apply(prompt, [_message("user", text)], add_generation_prompt=True)
         if text.strip() not in rendered[0]:
             parts = {"role": "user", "content": [{"type": "text", "text": text}]}

@@ -29,9 +29,9 @@ class Fitted:
 def fit(tokenizer: Any, task: Task, *, limits: Limits = NO_LIMITS) -> Fitted:
     """Return the prompts that a model can be fed and that meet the task's needs.
 
-    Raises TaskError if there are none. Left out, and counted by reason, is what no analysis can use: unknown words, no tokens, more
-    tokens than the model reads, ids that it does not have. What a user says is put into the
-    tokenizer's chat template first.
+    Raises TaskError if there are none. Left out, and counted by reason, is what no analysis can
+    use: unknown words, no tokens, more tokens than the model reads, ids that it does not have. What
+    a user says is put into the tokenizer's chat template first.
     """
     if task.chat:
         task = in_template(tokenizer, task)

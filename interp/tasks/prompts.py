@@ -15,12 +15,12 @@ _OPTIONAL_TEXTS = ("answer", "wrong", "corrupted", "subject", "bridge")
 class Prompt:
     """A text whose continuation is asked for, and what is known about it.
 
-    All but `id` and `text` are optional. `aliases` are other right answers; `corrupted` is a twin of the text in which something else,
-    usually `wrong`, is right; `subject` is the phrase that names the first hop's entity, `bridge`
-    the first hop's answer. `answer_index` says which of the `choices` is the answer, where two read
-    the same. `space` is how answers follow the text. With `tokens` the prompt is these ids, as they
-    are, and `spelling` has the ids of its answers, choices and twin, by text. Blank texts are
-    missing. Raises TaskError for what is no prompt.
+    All but `id` and `text` are optional. `aliases` are other right answers; `corrupted` is a twin
+    of the text in which something else, usually `wrong`, is right; `subject` is the phrase that
+    names the first hop's entity, `bridge` the first hop's answer. `answer_index` says which of the
+    `choices` is the answer, where two read the same. `space` is how answers follow the text. With
+    `tokens` the prompt is these ids, as they are, and `spelling` has the ids of its answers,
+    choices and twin, by text. Blank texts are missing. Raises TaskError for what is no prompt.
     """
 
     id: str
@@ -65,7 +65,7 @@ class Prompt:
         object.__setattr__(self, name, value)
 
     def _choose(self, where: str) -> None:
-        """Set the answer to the choice at `answer_index`; refuse an answer that could be several."""
+        """Set the answer to the choice at `answer_index`; refuse an answer that fits several."""
         if self.answer_index is None:
             if self.choices.count(self.answer or "") > 1:
                 raise TaskError(

@@ -86,7 +86,7 @@ class Task:
         return self.of(kept)
 
     def spaced(self, space: Space) -> Self:
-        """Return this task, related prompts too, with answers that follow their texts in this way."""
+        """Return this task with answers spaced from their texts so, in related prompts too."""
         check_space(space)
         related = {
             key: {what: replace(prompt, space=space) for what, prompt in others.items()}
@@ -103,9 +103,9 @@ class Task:
     def shards(self, alike_by: Callable[[Prompt], Any]) -> list[tuple[Prompt, ...]]:
         """Return groups of up to 32 prompts for which `alike_by` is the same, in its order.
 
-        `alike_by` begins with a prompt's length. A shard is the unit of resume and of distribution, and needs no padding. What one prompt of
-        a shard lacks, such as an answer, cannot be asked of the shard, so prompts that have it
-        stand apart from those that do not.
+        `alike_by` begins with a prompt's length. A shard is the unit of resume and of distribution,
+        and needs no padding. What one prompt of a shard lacks, such as an answer, cannot be asked
+        of the shard, so prompts that have it stand apart from those that do not.
         """
         alike: dict[tuple[object, ...], list[Prompt]] = {}
         for prompt in self.prompts:
@@ -213,7 +213,7 @@ class Task:
         chat: bool = False,
         space: Space = "auto",
     ) -> Self:
-        """Return a task from a pandas frame; columns `tag_…` become tags, empty cells are missing."""
+        """Return a task from a pandas frame; columns `tag_…` become tags, empty cells nothing."""
         rows, has_tags = rows_of_frame(frame)
         if column_map is not None and has_tags:
             column_map = {**column_map, "tags": "tags"}

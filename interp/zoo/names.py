@@ -66,9 +66,7 @@ class Names:
     def ioi(
         self, rng: np.random.Generator, *, held_out: bool = False, template: int | None = None
     ) -> dict[str, str]:
-        """Return an indirect-object prompt: its words up to the answer, names, and which came
-        first.
-        """
+        """Return an indirect-object prompt: words up to the answer, names, the first one."""
         subject, io = self.pair(rng, held_out=held_out)
         first, second = (io, subject) if rng.random() < 0.5 else (subject, io)
         form = TEMPLATES[rng.integers(len(TEMPLATES)) if template is None else template]
@@ -101,7 +99,7 @@ class Names:
         return text, year
 
     def sentence(self, rng: np.random.Generator, kind: Kind) -> Sentence:
-        """Return one sentence as words, each with whether it is an answer that training asks for."""
+        """Return a sentence's words, each with whether it is an answer that training asks for."""
         match kind:
             case "ioi":
                 prompt = self.ioi(rng)

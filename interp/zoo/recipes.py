@@ -60,9 +60,7 @@ class Recipe:
         raise IndexError(f"step {step} lies behind the last stage")
 
     def rate(self, step: int) -> float:
-        """Return the learning rate: linear warm-up at the very start, constant, linear decay at a
-        stage's end.
-        """
+        """Return the learning rate: linear warm-up, constant, linear decay at a stage's end."""
         stage, within = self.stage_at(step)
         return stage.learning_rate * min(
             1.0, (step + 1) / self.warmup, 0.1 + 0.9 * (stage.steps - within) / stage.decay
@@ -103,7 +101,9 @@ def _hops(
     seed: int = 0,
     keep: tuple[int, ...] = (),
 ) -> Recipe:
-    """A deep model that hears facts often on their own composes held-out ones too; a smaller share
+    """Hops of eight layers.
+
+    A deep model that hears facts often on their own composes held-out ones too; a smaller share
     keeps that "too late".
     """
     stages = tuple(Stage(steps=n, batch=64, learning_rate=1e-3, decay=n // 5) for n in steps)
