@@ -124,9 +124,14 @@ def random_llama(*, n_layers: int, d_model: int, d_vocab: int = 2048, seed: int 
     """Return a Llama with random weights."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=d_vocab, hidden_size=d_model, intermediate_size=8 * d_model // 3, num_hidden_layers=n_layers,
-        num_attention_heads=d_model // 32, num_key_value_heads=d_model // 64, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=d_vocab,
+        hidden_size=d_model,
+        intermediate_size=8 * d_model // 3,
+        num_hidden_layers=n_layers,
+        num_attention_heads=d_model // 32,
+        num_key_value_heads=d_model // 64,
+        tie_word_embeddings=True,
+    )
     return Model(f"llama-{n_layers}x{d_model}", AutoModelForCausalLM.from_config(config).float())
 
 

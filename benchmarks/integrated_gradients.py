@@ -53,7 +53,12 @@ def run() -> dict[str, Row]:
     n_cases = f"{len(nodes)} cases"
     return {
         f"blocks there and back, all of {n_cases}": {
-            "ratio": round(our_work / their_work, 3), "goal": 0.25, "forwards": [round(our_work, 1), round(their_work, 1)],
+            "ratio": round(our_work / their_work, 3),
+            "goal": 0.25,
+            "forwards": [round(our_work, 1), round(their_work, 1)],
         },
-        f"nodes, median of {n_cases}": {"ratio": round(statistics.median(nodes) / _STEPS, 3), "goal": 0.25},
-    } | {name: {"value": value} for name, value in values.items()}  # fmt: skip
+        f"nodes, median of {n_cases}": {
+            "ratio": round(statistics.median(nodes) / _STEPS, 3),
+            "goal": 0.25,
+        },
+    } | {name: {"value": value} for name, value in values.items()}

@@ -10,9 +10,11 @@ from benchmarks.harness import Row
 _PROGRAM = """
 import pathlib, sys
 from interp.runs import Study, execute
-study = Study(("zoo/hops-4l",), ("two-hop",), {"layer_skip": {}, "residual_contribution": {}}, n=int(sys.argv[1]))
+analyses = {"layer_skip": {}, "residual_contribution": {}}
+study = Study(("zoo/hops-4l",), ("two-hop",), analyses, n=int(sys.argv[1]))
 execute(study, pathlib.Path(sys.argv[2]) / "run", store=pathlib.Path(sys.argv[2]) / "store")
-status = pathlib.Path("/proc/self/status").read_text().splitlines()  # ru_maxrss would be inherited from a larger parent
+# ru_maxrss would be inherited from a larger parent
+status = pathlib.Path("/proc/self/status").read_text().splitlines()
 print(int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024)
 """
 

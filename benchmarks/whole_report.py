@@ -31,13 +31,16 @@ from interp.tasks.batch import TokenBatch
 _N, _N_GRADIENTS, _CONTROLS = 64, 4, ("forward", "random")
 _STUDIES = {
     ("zoo/hops-8l", "two-hop", _N): {
-        "residual_contribution": {}, "logit_lens": {}, "layer_skip": {"scopes": ("all", "future", "direct")},
-        "residual_erasure": {"scopes": ("position",)}, "depth_score": {},
+        "residual_contribution": {},
+        "logit_lens": {},
+        "layer_skip": {"scopes": ("all", "future", "direct")},
+        "residual_erasure": {"scopes": ("position",)},
+        "depth_score": {},
         "back_patching": {"position": "last", "known_only": False, "controls": _CONTROLS},
     },
     ("zoo/hops-8l", "two-hop", _N_GRADIENTS): {"integrated_gradients": {}},
     ("zoo/names-6l", "ioi", _N): {"relevance_patching": {"methods": ("relevance",)}},
-}  # fmt: skip
+}
 
 
 def _naive(model: Model) -> dict[str, Callable[[TokenBatch], object]]:

@@ -36,7 +36,8 @@ _DRAW = """
 <script>
 for (const data of document.querySelectorAll('.tutorial-figure')) {
   const figure = JSON.parse(data.textContent);
-  Plotly.newPlot(data.previousElementSibling, figure.data, figure.layout, {responsive: true, displaylogo: false});
+  const settings = {responsive: true, displaylogo: false};
+  Plotly.newPlot(data.previousElementSibling, figure.data, figure.layout, settings);
 }
 </script>
 """

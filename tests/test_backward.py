@@ -39,10 +39,17 @@ from tests.rules_by_hand import by_hand
 
 REFERENCE = Path(__file__).parent / "reference" / "relp"
 PUBLISHED = {
-    "atp": GRADIENT, "relp_default": RELP, "relp_ah": RELP_AH, "ln_half_posthoc": Rules("posthoc", (LN(), Half())),
-    "only_ln": Rules("ln", (LN(),)), "only_identity": Rules("identity", (Identity(),)),
-    "only_half": Rules("half", (Half(),)), "only_ah": Rules("ah", (AH(),)), "lxt_attnLRP": ATTN_LRP, "lxt_cp_LRP": CP_LRP,
-}  # fmt: skip
+    "atp": GRADIENT,
+    "relp_default": RELP,
+    "relp_ah": RELP_AH,
+    "ln_half_posthoc": Rules("posthoc", (LN(), Half())),
+    "only_ln": Rules("ln", (LN(),)),
+    "only_identity": Rules("identity", (Identity(),)),
+    "only_half": Rules("half", (Half(),)),
+    "only_ah": Rules("ah", (AH(),)),
+    "lxt_attnLRP": ATTN_LRP,
+    "lxt_cp_LRP": CP_LRP,
+}
 KINDS = {"attn_out": "attn_out", "mlp_out": "mlp_out", "head_z": "z", "resid": "resid_pre"}
 
 
@@ -95,7 +102,7 @@ def test_scores_equal_the_official_code(name: str) -> None:
         for variant, rules in PUBLISHED.items():
             for chosen, near in ((rules, 5e-4), (stabilised(rules), 1e-4)):
                 if direction == "noise" and chosen is rules:
-                    continue  # activations near 0 make the published stabiliser's own error up to 1.2e-3 there
+                    continue  # near 0 the published stabiliser's own error is up to 1.2e-3
                 scores = runs.scores("relevance", rules=chosen, steps=1)
                 for kind in KINDS:
                     if f"{where}/{variant}/{kind}" not in reference:

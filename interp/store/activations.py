@@ -13,7 +13,7 @@ from interp.store.files import Files
 from interp.store.keys import TOKENS, is_shard, is_word
 from interp.store.reader import Reader
 from interp.store.settings import DTYPES, Settings, read_settings
-from interp.store.shard import SUFFIX, DamagedError, Header, OutdatedError, pack, read_header
+from interp.store.shard import SUFFIX, DamagedError, OutdatedError, ShardHeader, pack, read_header
 from interp.store.upkeep import evict
 
 
@@ -45,7 +45,7 @@ class ActivationStore:
         self.pinned: set[str] = set()
         self._bytes: int | None = None
         self._seen: set[str] = set()
-        self._headers: dict[str, Header] = {}
+        self._headers: dict[str, ShardHeader] = {}
         self._where: dict[str, list[Place]] = {}
         self._lock = threading.RLock()  # `publish` may evict in a thread what another looks for
 
@@ -113,7 +113,7 @@ class ActivationStore:
 
     def publish(
         self, prompts: Mapping[str, int], tensors: Mapping[str, Tensor]
-    ) -> tuple[str, Header]:
+    ) -> tuple[str, ShardHeader]:
         """Write a shard that `add` then makes known; may run in a thread during reads."""
         kept = {
             name: tensor if name == TOKENS else self.cast(name, tensor)
@@ -126,7 +126,7 @@ class ActivationStore:
         self.files.publish(shard, content)
         return shard, read_header(self.files, shard)
 
-    def add(self, shard: str, header: Header) -> str:
+    def add(self, shard: str, header: ShardHeader) -> str:
         """Let a shard be found; return its name."""
         with self._lock:
             if shard not in self._headers:

@@ -33,7 +33,7 @@ def to_numpy(corpus: Corpus, folder: Path | str) -> dict[str, Path]:
     with _aside(Path(folder) / "starts.npy") as path:
         np.lib.format.open_memmap(path, "w+", np.dtype(np.int64), starts.shape)[:] = starts
     written["starts"] = Path(folder) / "starts.npy"
-    for part in corpus.manifest.runs:
+    for part in corpus.manifest.spans:
         target = Path(folder) / f"{part}.npy"
         with _aside(target) as path:
             _write_npy(path, corpus, part)
@@ -85,14 +85,14 @@ def to_arrow(corpus: Corpus, path: Path | str) -> Path:
 def _record_batches(corpus: Corpus) -> "Iterator[pyarrow.RecordBatch]":
     import pyarrow as pa
 
-    parts = list(corpus.manifest.runs)
+    parts = list(corpus.manifest.spans)
     first = 0
-    for run in corpus.manifest.runs[TOKENS]:
-        lengths = corpus.reader.header(run.shard).lengths[run.first : run.first + run.n_prompts]
+    for span in corpus.manifest.spans[TOKENS]:
+        lengths = corpus.reader.header(span.shard).lengths[span.first : span.first + span.n_prompts]
         offsets = pa.array(np.cumsum([0, *lengths], dtype=np.int32))
         columns: dict[str, Any] = {}
         for part in parts:
-            rows = torch.cat([corpus.rows(first + i, part) for i in range(run.n_prompts)])
+            rows = torch.cat([corpus.rows(first + i, part) for i in range(span.n_prompts)])
             array = as_array(rows)
             flat = pa.array(array.reshape(-1))
             values = (
@@ -102,7 +102,7 @@ def _record_batches(corpus: Corpus) -> "Iterator[pyarrow.RecordBatch]":
             )
             columns[part] = pa.ListArray.from_arrays(offsets, values)
         yield pa.RecordBatch.from_pydict(columns)
-        first += run.n_prompts
+        first += span.n_prompts
 
 
 def to_dataset(corpus: Corpus, path: Path | str) -> "datasets.Dataset":

@@ -140,7 +140,7 @@ class Files:
                     write_atomically(Path(path), content)
                 except (
                     FileNotFoundError
-                ):  # `prune` on a machine with another clock took the aside file for a stale one
+                ):  # `prune`, by another clock, took the aside file for stale
                     write_atomically(Path(path), content)
             elif self._put_is_atomic:
                 self.fs.pipe_file(path, content)

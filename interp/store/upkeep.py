@@ -16,15 +16,13 @@ from interp.store.settings import read_settings
 from interp.store.shard import (
     SUFFIX,
     DamagedError,
-    Header,
     OutdatedError,
+    ShardHeader,
     read_header,
     verify_tensor,
 )
 
-ABANDONED = (
-    3600.0  # seconds after which an aside file has no writer; should it have one, that writes again
-)
+ABANDONED = 3600.0  # seconds after which an aside file has no writer; one that has writes again
 
 
 @dataclass
@@ -124,7 +122,7 @@ def verify(url: str | Path) -> tuple[int, list[str]]:
     return whole, wrong
 
 
-def _verify(files: Files, name: str) -> Header:
+def _verify(files: Files, name: str) -> ShardHeader:
     header = read_header(files, name)
     for part in header.parts:
         verify_tensor(files, name, part, header)

@@ -145,9 +145,15 @@ def two_hop_facts(facts: list[Fact], *, seed: int = 0) -> Task:
         taken = {second.answer, *second.aliases}
         wrong = sorted(_answers(facts, second.relation, without=taken))
         prompt = Prompt(
-            identity, whole.text, whole.answer, wrong=_bare(rng.choice(wrong)), subject=first.phrase,
-            bridge=_bare(first.answer), aliases=whole.aliases, tags={"first": first.relation, "second": second.relation},
-        )  # fmt: skip
+            identity,
+            whole.text,
+            whole.answer,
+            wrong=_bare(rng.choice(wrong)),
+            subject=first.phrase,
+            bridge=_bare(first.answer),
+            aliases=whole.aliases,
+            tags={"first": first.relation, "second": second.relation},
+        )
         prompts.append(prompt)
         without_entity = outer.format(_PHRASES[first.relation].format("").removesuffix(" of "))
         related[identity] = {

@@ -1,9 +1,11 @@
 """Sentences whose circuits are known: indirect objects, induction, greater-than, and filler.
 
-- Indirect object: `When Ada and Ben went to the park , Ben gave a book to Ada .` Both orders of the first two names are
-  equally frequent; some pairs of names never occur in training.
-- Induction: `list : bell cup , oar map ; oar map , bell cup .` Keys and values are random; behind `;` keys are asked again.
-- Greater-than: `The war lasted from the year 17 32 to the year 17 45 .` The last two digits are uniform above the first.
+- Indirect object: `When Ada and Ben went to the park , Ben gave a book to Ada .` Both orders of the
+  first two names are equally frequent; some pairs of names never occur in training.
+- Induction: `list : bell cup , oar map ; oar map , bell cup .` Keys and values are random; behind
+  `;` keys are asked again.
+- Greater-than: `The war lasted from the year 17 32 to the year 17 45 .` The last two digits are
+  uniform above the first.
 - Filler: short sentences, so that the start and full stops can become attention sinks.
 """
 

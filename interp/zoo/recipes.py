@@ -82,14 +82,29 @@ class Recipe:
         }
         if self.family == "gpt2":
             return GPT2Config(
-                vocab_size=len(tokenizer), n_embd=self.d_model, n_layer=self.n_layers, n_head=n_heads, n_positions=128,
-                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, initializer_range=self.init_std, **tokens,
-            )  # fmt: skip
+                vocab_size=len(tokenizer),
+                n_embd=self.d_model,
+                n_layer=self.n_layers,
+                n_head=n_heads,
+                n_positions=128,
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                initializer_range=self.init_std,
+                **tokens,
+            )
         return LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=self.d_model, intermediate_size=8 * self.d_model // 3 // 8 * 8,
-            num_hidden_layers=self.n_layers, num_attention_heads=n_heads, num_key_value_heads=n_heads // 2,
-            max_position_embeddings=128, tie_word_embeddings=True, initializer_range=self.init_std, **tokens,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            hidden_size=self.d_model,
+            intermediate_size=8 * self.d_model // 3 // 8 * 8,
+            num_hidden_layers=self.n_layers,
+            num_attention_heads=n_heads,
+            num_key_value_heads=n_heads // 2,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+            initializer_range=self.init_std,
+            **tokens,
+        )
 
 
 def _hops(
