@@ -38,7 +38,7 @@ from interp.replay import Recording
 from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval, interval_of, resampled_means
-from interp.sweeps.patching import key_of
+from interp.sweeps.tags import key_of
 from interp.sweeps.twins import check_pairs, pairs
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
