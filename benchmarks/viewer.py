@@ -17,7 +17,7 @@ import torch
 
 from interp.analyses.logit_lens import LogitLens
 from interp.files.whole import write_atomically, write_json
-from interp.runs import write_result
+from interp.runs.execution import write_result
 from interp.runs.folder import SCHEMA, Cell, folder_name, task_path
 from interp.runs.parts import pack, write_part
 from interp.runs.viewing import start
