@@ -109,7 +109,7 @@ def test_a_hidden_key_is_not_read_and_the_others_are(model: Model) -> None:
 
 def test_attention_that_ignores_its_mask_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama", seed=3)
-    block = model._blocks[2].module
+    block = model.blocks[2].module
     forward = block.forward
     monkeypatch.setattr(
         block,
