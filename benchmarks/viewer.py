@@ -168,7 +168,7 @@ def run() -> dict[str, Any]:
         for i in range(1, 500):
             shutil.copytree(many / "run000", many / f"run{i:03d}")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        found = {
+        measured = {
             "first paint of a cold server, 25,088 cells": (
                 statistics.median(first_paint(browser, root, "middle") for _ in range(_REPEATS)),
                 4.0,
@@ -180,5 +180,5 @@ def run() -> dict[str, Any]:
         browser.close()
     return {
         what: {"seconds": round(seconds, 3), "goal": budget}
-        for what, (seconds, budget) in found.items()
+        for what, (seconds, budget) in measured.items()
     }
