@@ -251,7 +251,7 @@ class Recording:
         return unflat(torch.cat(done), batch)
 
     def run_kv(self, layer: int, rows: VariantRows) -> tuple[VariantRows, KV]:
-        """Run one block on variants; also return the keys and values it wrote [variant*batch ...]."""
+        """Run one block on variants; also return the keys and values it wrote [rows ...]."""
         done = [
             self.block_kv(layer, flat(some))
             for some in torch.split(rows, self._at_once(rows.device, 0))
