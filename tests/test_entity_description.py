@@ -100,7 +100,7 @@ def test_a_prompt_does_not_count_where_the_target_prompt_says_its_bridge_anyway(
 
 def test_bad_input_is_named() -> None:
     model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=4)
-    with pytest.raises(AnalysisError, match="unknown value 'first'; there is subject, last"):
+    with pytest.raises(AnalysisError, match="unknown value 'first'; there is"):
         make_analysis("entity_description", {"positions": ["first"]})
     with pytest.raises(AnalysisError, match="unknown value 'rich'; there is cheap, full"):
         make_analysis("entity_description", {"variant": "rich"})

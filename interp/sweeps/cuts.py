@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -14,8 +14,6 @@ from interp.replay import Recording
 from interp.sweeps.tags import key_of
 from interp.sweeps.two_hop import require_subject
 from interp.tasks.batch import TokenBatch
-
-_CHUNK_TOKENS = 2**13  # with the keys and values that each variant reads
 
 Key = Literal["subject", "start", "phrase"]
 Query = Literal["last", "subject", "all"]
@@ -146,35 +144,9 @@ def ends_of_cuts(recording: Recording, cut: Cut) -> Float[Tensor, "centre batch 
         is_cut = torch.tensor(
             [layer in cut.window(centre, layers) for centre in centres], device=hidden.device
         )
-        rows = _cut_block(
-            recording, layer, torch.cat([rows, clean]), hidden, is_cut=is_cut, start=start
-        )
+        unseen = is_cut[:, None, None, None] & hidden
+        rows = recording.run(layer, torch.cat([rows, clean]), start=start, hidden=unseen)
     return rows[:, :, -1]
-
-
-def _cut_block(
-    recording: Recording,
-    layer: int,
-    rows: Tensor,
-    pairs: Bool[Tensor, "batch query key"],
-    *,
-    is_cut: Bool[Tensor, " centre"],
-    start: int,
-) -> Tensor:
-    """Run a block on rows [centre batch pos-start d_model], a few centres at a time."""
-    size = max(1, _CHUNK_TOKENS // (rows.shape[2] * recording.n_pos))
-    done = []
-    for chunk, is_hidden in zip(torch.split(rows, size), torch.split(is_cut, size), strict=True):
-        hidden = rearrange(
-            is_hidden[:, None, None, None] & pairs,
-            "centre batch query key -> (centre batch) query key",
-        )
-        flat = rearrange(chunk, "centre batch pos d -> (centre batch) pos d")
-        flat = recording.tail(layer, flat, start=start, hidden=hidden)
-        done.append(
-            rearrange(flat, "(centre batch) pos d -> centre batch pos d", centre=len(chunk))
-        )
-    return torch.cat(done)
 
 
 def cut_steps(n_layers: int, *, half_width: int) -> int:

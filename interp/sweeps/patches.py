@@ -17,7 +17,6 @@ from interp.errors import AnalysisError, TaskError
 from interp.replay import Recording
 from interp.tasks.batch import TokenBatch
 
-_CHUNK_TOKENS = 2**13  # with the keys and values that each variant reads
 Spans = Int[Tensor, "batch span"]
 
 
@@ -46,7 +45,7 @@ def ends_of_patched(
     at = (torch.arange(len(positions), device=positions.device)[:, None], positions - start)
     rows = recording.resid(0)[None, :, start:][:0]
     for layer in range(recording.n_layers):
-        rows = _behind(recording, layer, rows, start)
+        rows = recording.run(layer, rows, start=start)
         if layer in values:
             clean = recording.resid(layer + 1)[:, start:]
             joining = repeat(
@@ -67,23 +66,6 @@ def _refuse_misfits(recording: Recording, values: Mapping[int, Tensor], position
         )
     if bad := [pos for pos in positions.flatten().tolist() if not 0 <= pos < recording.n_pos]:
         raise AnalysisError(f"position {bad[0]} given; the last position is {recording.n_pos - 1}")
-
-
-def _behind(recording: Recording, layer: int, rows: Tensor, start: int) -> Tensor:
-    """Run a block on rows [variant batch pos-start d_model], a few variants at a time."""
-    if not len(rows):
-        return rows
-    size = max(1, _CHUNK_TOKENS // (rows.shape[1] * recording.n_pos))
-    done = []
-    for chunk in torch.split(rows, size):
-        flat = rearrange(chunk, "variant batch pos d_model -> (variant batch) pos d_model")
-        flat = recording.tail(layer, flat, start=start) if start else recording.block(layer, flat)
-        done.append(
-            rearrange(
-                flat, "(variant batch) pos d_model -> variant batch pos d_model", variant=len(chunk)
-            )
-        )
-    return torch.cat(done)
 
 
 def patching_steps(n_layers: int, *, variants: Sequence[int]) -> int:
