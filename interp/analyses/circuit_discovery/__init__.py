@@ -34,7 +34,7 @@ from interp.metrics import Metric
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
-from interp.sweeps.patching import key_of
+from interp.sweeps.tags import key_of
 from interp.sweeps.twins import check_twins, twins_of
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
