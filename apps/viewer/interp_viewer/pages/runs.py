@@ -7,11 +7,12 @@ import pandas as pd
 import streamlit as st
 
 from interp_viewer import menu
-from interp_viewer.reading import Header, headers
+from interp_viewer.listing import RunSummary, summaries
 from interp_viewer.screen import begin, root_folder
 from interp_viewer.selection import Selection
 from interp_viewer.text import plain
 
+TITLE = "Runs"
 COMMAND = "interp run --model zoo/hops-4l --task two-hop --n 32 --out {}"
 
 
@@ -23,7 +24,7 @@ def page() -> None:
         st.error(plain(f"no folder {root}"))
         _how(root)
         return
-    found = headers(root)
+    found = summaries(root)
     if not found:
         st.info(plain(f"There is no run in {root} yet."))
         _how(root)
@@ -37,9 +38,13 @@ def page() -> None:
         " them."
     )
     picked = st.dataframe(
-        _table(shown), hide_index=True, on_select="rerun", selection_mode="multi-row", key="runs-table",
+        _table(shown),
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="multi-row",
+        key="runs-table",
         height=min(600, 35 * (len(shown) + 1) + 3),
-    )  # fmt: skip
+    )
     chosen = [shown[i] for i in picked.selection["rows"] if i < len(shown)]
     names = [header.id for header in shown if not header.error]
     name = st.selectbox("Open", names, index=None, placeholder="or choose one here")
@@ -51,17 +56,17 @@ def page() -> None:
             st.error(f"{plain(header.id)}: {plain(header.error)}")
 
 
-def _links(chosen: list[Header]) -> None:
+def _links(chosen: list[RunSummary]) -> None:
     readable = [header for header in chosen if not header.error]
     for header in readable[:2]:
         params = Selection(run=header.id).params()
         st.page_link(
-            menu.BY_NAME["overview"].page, label=f"Open {plain(header.id)}", query_params=params
+            menu.entries()["overview"].page, label=f"Open {plain(header.id)}", query_params=params
         )
     if len(readable) >= 2:
         params = Selection(run=readable[0].id, cmp=readable[1].id).params()
         label = f"Compare {plain(readable[0].id)} with {plain(readable[1].id)}"
-        st.page_link(menu.BY_NAME["compare"].page, label=label, query_params=params)
+        st.page_link(menu.entries()["compare"].page, label=label, query_params=params)
 
 
 def _how(root: object) -> None:
@@ -69,13 +74,13 @@ def _how(root: object) -> None:
     st.code(COMMAND.format(shlex.quote(f"{root}/first")), language="bash")
 
 
-def _searched(header: Header) -> str:
+def _searched(header: RunSummary) -> str:
     return " ".join(
         (header.id, *header.models, *header.tasks, *header.analyses, header.status)
     ).lower()
 
 
-def _table(shown: list[Header]) -> pd.DataFrame:
+def _table(shown: list[RunSummary]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "run": header.id,

@@ -1,6 +1,4 @@
-"""The one page that loads a model: a prompt that is typed becomes a run like any other, kept in the
-folder.
-"""
+"""The one page that loads a model: a prompt that is typed becomes a run like any other."""
 
 import hashlib
 import json
@@ -21,6 +19,7 @@ from interp_viewer.screen import begin, root_folder
 from interp_viewer.selection import Selection
 from interp_viewer.text import plain
 
+TITLE = "Live (loads a model)"
 FOLDER = "live"
 QUICK = ("residual_contribution", "logit_lens", "void_detection", "layer_skip")
 _LONGEST = 20_000
@@ -98,9 +97,7 @@ def _compute(model: str, text: str, answer: str, corrupted: str, wrong: str) -> 
 
 
 def _run(model: str, prompt: dict[str, str], out: Path, root: Path) -> dict[str, Any]:
-    """Run the quick analyses of one prompt; what is finished of the same prompt and weights is
-    read.
-    """
+    """Run the quick analyses of a prompt; what is finished of the same prompt and model is read."""
     with st.status("Loading the library and the model", expanded=False) as status:
         import transformers
 
@@ -138,11 +135,11 @@ def _report(done: dict[str, Any], out: Path, key: str, seconds: float) -> None:
     params = Selection(run=f"{FOLDER}/{key}").params()
     for name in ("lens", "residual", "voids", "skip", "circuit"):
         if any(
-            cell["analysis"] in menu.BY_NAME[name].analyses and cell["status"] == "ok"
+            cell["analysis"] in menu.entries()[name].analyses and cell["status"] == "ok"
             for cell in done["cells"].values()
         ):
             st.page_link(
-                menu.BY_NAME[name].page,
-                label=f"Open {menu.BY_NAME[name].title}",
+                menu.entries()[name].page,
+                label=f"Open {menu.entries()[name].title}",
                 query_params=params,
             )

@@ -1,6 +1,4 @@
-"""A circuit on fixed lanes (components across, layers upward), its edges as a table, and how
-faithful it is.
-"""
+"""A circuit on fixed lanes, its edges as a table, and how faithful it is."""
 
 import io
 import json
@@ -14,22 +12,23 @@ import streamlit as st
 from interp.errors import RunError
 from interp.figures.plots import curves
 from interp_viewer import annotations
+from interp_viewer.drawing import drawing, svg
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import draw
 from interp_viewer.pane import pane
-from interp_viewer.positions import over_positions
-from interp_viewer.residual import token_axis
-from interp_viewer.screen import Here, choose, mean_or_prompt, option
+from interp_viewer.positions import over_positions, token_axis
+from interp_viewer.selected import Selected
 from interp_viewer.text import number, plain
+from interp_viewer.widgets import choose, mean_or_prompt, option
 from interp_viewer.wiring import MOST_EDGES, Edge, Wires, graph_of, read_wires
 
-POSITIVE, NEGATIVE = "#3182bd", "#d6453d"  # on white and on black
-_SHOWN = {"embed": "diamond", "logits": "diamond", "a": "circle", "m": "rect"}
+TITLE = "Circuit"
+COMPARED = ("relevance_patching", "activation_patching")
 _DEFAULT_K = 40
 _LISTED = 12
 
 
-def page(here: Here) -> None:
+def page(here: Selected) -> None:
     """Draw the circuit, where one was found, and the scores of nodes by token."""
     if here.labels("circuit_discovery"):
         _circuit(here)
@@ -37,7 +36,7 @@ def page(here: Here) -> None:
         st.subheader("Nodes by layer and token")
         left, right = st.columns(2)
         with left:
-            of = option(here, "Score", node_choices(here))
+            of = option(here, "Score", choices(here))
         with right:
             mean_or_prompt(here)
         pane(here, grid(here, of), key="nodes", at_cell=_at_cell(here, of))
@@ -48,7 +47,7 @@ def page(here: Here) -> None:
 # The graph
 
 
-def _circuit(here: Here) -> None:
+def _circuit(here: Selected) -> None:
     wires = read_wires(here)
     most = min(MOST_EDGES, max(6, wires.n_edges))
     st.session_state["k-box"] = _k(here, wires)
@@ -83,73 +82,17 @@ def _circuit(here: Here) -> None:
     _edge_table(here, edges, notes, spec)
 
 
-def _k(here: Here, wires: Wires) -> int:
+def _k(here: Selected, wires: Wires) -> int:
     k = here.selection.k if here.selection.k is not None else _DEFAULT_K
     return max(5, min(k, MOST_EDGES, max(6, wires.n_edges)))
 
 
-def _moved_k(here: Here) -> Any:
+def _moved_k(here: Selected) -> Any:
     return lambda: here.select(k=int(st.session_state["k-box"]))
 
 
-def places(wires: Wires) -> dict[str, tuple[float, float]]:
-    """Return where every node stands: x is its lane, y grows with the layer."""
-    lanes = {
-        "embed": ((wires.n_heads + 1) / 2, -1.0),
-        "logits": ((wires.n_heads + 1) / 2, float(wires.n_layers)),
-    }
-    for layer in range(wires.n_layers):
-        for head in range(wires.n_heads):
-            lanes[f"a{layer}.h{head}"] = (float(head), float(layer))
-        lanes[f"m{layer}"] = (wires.n_heads + 1.0, layer + 0.35)
-    return lanes
-
-
-def drawing(
-    edges: list[Edge],
-    wires: Wires,
-    *,
-    labels: dict[str, str],
-    pinned: set[str],
-    node: str,
-    edge: str,
-) -> dict[str, Any]:
-    """Return an ECharts graph of fixed places; nodes and edges carry their names, numbers stand in
-    tooltips.
-    """
-    at, largest = places(wires), max((abs(e.score) for e in edges), default=1.0) or 1.0
-    used = list(dict.fromkeys(name for e in edges for name in (e.sender, e.node)))
-    step_x, step_y = 560 / (wires.n_heads + 2), 520 / (wires.n_layers + 1)
-    nodes = [
-        {
-            "name": name, "x": at[name][0] * step_x, "y": -at[name][1] * step_y,
-            "symbol": _SHOWN.get(name, _SHOWN.get(name[0], "circle")), "symbolSize": 26 if name == node else 16,
-            "label": {"show": True, "position": "right", "formatter": labels.get(name, name), "fontSize": 12},
-            "itemStyle": {"color": "#E69F00" if name == node else "#009E73" if name in pinned else "#8a8678"},
-        }
-        for name in used
-    ]  # fmt: skip
-    links = [
-        {
-            "source": e.sender, "target": e.node, "value": f"{e.name} {e.score:+.4f}",
-            "lineStyle": {
-                "color": POSITIVE if e.score >= 0 else NEGATIVE, "width": 1 + 7 * abs(e.score) / largest,
-                "opacity": 1.0 if e.name == edge or node in (e.sender, e.node) or not (node or edge) else 0.2,
-                "curveness": 0.12 if e.receiver[0] != "k" else -0.12, "type": "solid" if e.score >= 0 else "dashed",
-            },
-        }
-        for e in edges
-    ]  # fmt: skip
-    series = {
-        "type": "graph", "layout": "none", "roam": True, "data": nodes, "links": links, "selectedMode": "single",
-        "edgeSymbol": ["none", "arrow"], "edgeSymbolSize": 6, "top": 30, "bottom": 30, "left": 40, "right": 80,
-        "preserveAspect": True,
-    }  # fmt: skip
-    return {"tooltip": {"trigger": "item"}, "animation": False, "series": [series]}
-
-
 def _spec(
-    here: Here, edges: list[Edge], wires: Wires, notes: "annotations.Notes"
+    here: Selected, edges: list[Edge], wires: Wires, notes: "annotations.Notes"
 ) -> dict[str, Any]:
     node, edge = here.selection.node, here.selection.edge
     return drawing(
@@ -157,13 +100,14 @@ def _spec(
     )
 
 
-def _draw(here: Here, edges: list[Edge], spec: dict[str, Any]) -> None:
+def _draw(here: Selected, edges: list[Edge], spec: dict[str, Any]) -> None:
     selection = here.selection
     used = [node["name"] for node in spec["series"][0]["data"]]
 
     def picked() -> None:
-        """Select what was clicked: of a node and an edge that the chart both holds, the one that
-        was not selected before.
+        """Select what was clicked.
+
+        The chart may hold a node and an edge: the one that was not selected before is meant.
         """
         groups = st.session_state["circuit"].selection.selected
         held = {
@@ -182,9 +126,12 @@ def _draw(here: Here, edges: list[Edge], spec: dict[str, Any]) -> None:
             )
 
     st.echarts_chart(
-        spec, key="circuit", height=620, on_select=picked,
+        spec,
+        key="circuit",
+        height=620,
+        on_select=picked,
         alt=f"A circuit of {len(edges)} edges; the same edges stand in the table below",
-    )  # fmt: skip
+    )
 
 
 def _layer(node: str) -> int | None:
@@ -195,7 +142,7 @@ def _head(node: str) -> int | None:
     return int(node.rpartition(".h")[2]) if ".h" in node else None
 
 
-def _choose_node(here: Here, edges: list[Edge]) -> None:
+def _choose_node(here: Selected, edges: list[Edge]) -> None:
     names = list(dict.fromkeys(name for edge in edges for name in (edge.sender, edge.node)))
     at = names.index(here.selection.node) if here.selection.node in names else None
     choose(
@@ -210,7 +157,7 @@ def _choose_node(here: Here, edges: list[Edge]) -> None:
     choose("Edge", known, at, lambda i: here.select(edge=known[i], node=""), key="edge")
 
 
-def _about(here: Here, wires: Wires, edges: list[Edge], notes: "annotations.Notes") -> None:
+def _about(here: Selected, wires: Wires, edges: list[Edge], notes: "annotations.Notes") -> None:
     """Say what the selected node or edge is, and let it be pinned, hidden and labelled."""
     selection = here.selection
     if edge := next((edge for edge in edges if edge.name == selection.edge), None):
@@ -243,7 +190,7 @@ def _about(here: Here, wires: Wires, edges: list[Edge], notes: "annotations.Note
         st.rerun()
 
 
-def _of_prompts(here: Here, wires: Wires, edge: Edge) -> None:
+def _of_prompts(here: Selected, wires: Wires, edge: Edge) -> None:
     measured = here.measured(here.cell("circuit_discovery"))
     values = measured.at(
         "scores", wires.receivers.index(edge.receiver), wires.senders.index(edge.sender)
@@ -256,7 +203,7 @@ def _of_prompts(here: Here, wires: Wires, edge: Edge) -> None:
     )
 
 
-def _faithfulness(here: Here, n_shown: int) -> None:
+def _faithfulness(here: Selected, n_shown: int) -> None:
     frame = here.run.frame(here.cell("circuit_discovery"))
     rows = frame[frame["measure"] == "faithfulness"].reset_index(drop=True)
     names = {
@@ -266,9 +213,14 @@ def _faithfulness(here: Here, n_shown: int) -> None:
     }
     total = float(rows["n_edges"].max())
     figure = curves(
-        rows.replace({"kind": names}), x="fraction", groups="kind", title="What circuits of this size keep",
-        x_label="share of all edges (log scale)", y_label="faithfulness", is_log=True,
-    )  # fmt: skip
+        rows.replace({"kind": names}),
+        x="fraction",
+        groups="kind",
+        title="What circuits of this size keep",
+        x_label="share of all edges (log scale)",
+        y_label="faithfulness",
+        is_log=True,
+    )
     if n_shown:
         figure.add_vline(x=n_shown / total, line_dash="dot", line_color="grey")
         at = float(
@@ -286,7 +238,7 @@ def _faithfulness(here: Here, n_shown: int) -> None:
 
 
 def _edge_table(
-    here: Here, edges: list[Edge], notes: "annotations.Notes", spec: dict[str, Any]
+    here: Selected, edges: list[Edge], notes: "annotations.Notes", spec: dict[str, Any]
 ) -> None:
     st.markdown("**The edges shown**")
     frame = pd.DataFrame(
@@ -297,9 +249,14 @@ def _edge_table(
     buffer = io.BytesIO()
     nx.write_graphml(graph, buffer)
     about = {
-        "run": here.run.id, "model": here.model, "task": here.task, "edges": [e.__dict__ for e in edges],
-        "pinned": list(notes.pinned), "hidden": list(notes.hidden), "labels": notes.labels,
-    }  # fmt: skip
+        "run": here.run.id,
+        "model": here.model,
+        "task": here.task,
+        "edges": [e.__dict__ for e in edges],
+        "pinned": list(notes.pinned),
+        "hidden": list(notes.hidden),
+        "labels": notes.labels,
+    }
     left, middle, right = st.columns(3)
     left.download_button(
         "Save as JSON", json.dumps(about, indent=1), "circuit.json", "application/json"
@@ -310,54 +267,10 @@ def _edge_table(
     right.download_button("Save as SVG", svg(spec), "circuit.svg", "image/svg+xml")
 
 
-def svg(spec: dict[str, Any]) -> str:
-    """Return a drawing as a picture that scales: the same places, curves, shapes, colours and
-    names.
-    """
-    from html import escape
-
-    series = spec["series"][0]
-    at = {node["name"]: (node["x"], node["y"]) for node in series["data"]}
-    left, top = (min((place[i] for place in at.values()), default=0.0) - 40 for i in (0, 1))
-    width, height = (
-        max((place[i] for place in at.values()), default=0.0) - near + 120
-        for i, near in enumerate((left, top))
-    )
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left:.0f} {top:.0f} {width:.0f}'
-        f' {height:.0f}" font-family="sans-serif"><defs><marker id="end" viewBox="0 0 6 6"'
-        ' refX="11" refY="3" markerWidth="6" markerHeight="6" markerUnits="userSpaceOnUse"'
-        ' orient="auto"><path d="M0 0L6 3L0 6z" fill="#666"/></marker></defs>'
-    ]
-    for link in series["links"]:
-        (x1, y1), (x2, y2), style = at[link["source"]], at[link["target"]], link["lineStyle"]
-        bend = style["curveness"]
-        middle = f"{(x1 + x2) / 2 - (y1 - y2) * bend:.1f} {(y1 + y2) / 2 - (x2 - x1) * bend:.1f}"
-        dash = ' stroke-dasharray="5 3"' if style["type"] == "dashed" else ""
-        parts.append(
-            f'<path d="M{x1:.1f} {y1:.1f}Q{middle} {x2:.1f} {y2:.1f}" fill="none"'
-            f' stroke="{style["color"]}" '
-            f'stroke-width="{style["width"]:.1f}" opacity="{style["opacity"]}"'
-            f' marker-end="url(#end)"{dash}>'
-            f"<title>{escape(link['value'])}</title></path>"
-        )
-    for node in series["data"]:
-        x, y, half = node["x"], node["y"], node["symbolSize"] / 2
-        turned = f' transform="rotate(45 {x:.1f} {y:.1f})"' if node["symbol"] == "diamond" else ""
-        round_ = half if node["symbol"] == "circle" else 0
-        parts.append(
-            f'<rect x="{x - half:.1f}" y="{y - half:.1f}" width="{2 * half:.1f}"'
-            f' height="{2 * half:.1f}" rx="{round_:.1f}"'
-            f' fill="{node["itemStyle"]["color"]}"{turned}/><text x="{x + half + 4:.1f}"'
-            f' y="{y + 4:.1f}" font-size="12">{escape(node["label"]["formatter"])}</text>'
-        )
-    return "\n".join([*parts, "</svg>"])
-
-
 # Nodes by token
 
 
-def node_choices(here: Here) -> list[str]:
+def choices(here: Selected) -> list[str]:
     """Return "METHOD NODE" of every score there is, units (heads, neurons) added up."""
     found = []
     for analysis in ("relevance_patching", "activation_patching"):
@@ -372,19 +285,19 @@ def node_choices(here: Here) -> list[str]:
     return found or _none(here)
 
 
-def _none(here: Here) -> list[str]:
+def _none(here: Selected) -> list[str]:
     here.cell("relevance_patching", "activation_patching")
     raise RunError("there are no scores")
 
 
-def _source(here: Here, of: str) -> tuple[Any, str]:
+def _source(here: Selected, of: str) -> tuple[Any, str]:
     analysis = "activation_patching" if of.startswith("exact ") else "relevance_patching"
     return here.cell(analysis), of.removeprefix("exact ")
 
 
-def grid(here: Here, of: str) -> Grid:
+def grid(here: Selected, of: str) -> Grid:
     """Return a score [layer token], heads and neurons added up."""
-    of = of if of in (known := node_choices(here)) else known[0]
+    of = of if of in (known := choices(here)) else known[0]
     cell, name = _source(here, of)
     measured = here.measured(cell)
     values = measured.of_prompt(name, here.ex)
@@ -398,12 +311,16 @@ def grid(here: Here, of: str) -> Grid:
     if here.is_over_all:
         notes = (*notes, "Units have no mean over prompts here; this is the selected prompt.")
     return Grid(
-        f"{of}, prompt {here.ex}", (values.sum(-1) if has_units else values).astype(np.float32),
-        Axis.of("layer", len(values), "layer"), token_axis(here, values.shape[1]), is_signed=True, notes=notes,
-    )  # fmt: skip
+        f"{of}, prompt {here.ex}",
+        (values.sum(-1) if has_units else values).astype(np.float32),
+        Axis.of("layer", len(values), "layer"),
+        token_axis(here, values.shape[1]),
+        is_signed=True,
+        notes=notes,
+    )
 
 
-def _at_cell(here: Here, of: str) -> Any:
+def _at_cell(here: Selected, of: str) -> Any:
     cell, name = _source(here, of)
     measured = here.measured(cell)
     has_units = len(measured.names[name][1]) == 4

@@ -1,6 +1,4 @@
-"""Whether late activations, run through early layers, repair the answer: pair by pair of layers,
-against controls.
-"""
+"""Whether late activations, run through early layers, repair the answer, against controls."""
 
 import numpy as np
 import streamlit as st
@@ -8,8 +6,11 @@ import streamlit as st
 from interp_viewer.grid import Axis, Grid, Values
 from interp_viewer.lines import stored
 from interp_viewer.pane import pane, selected_cell
-from interp_viewer.screen import Here, option
+from interp_viewer.selected import Selected
+from interp_viewer.widgets import option
 
+TITLE = "Back-patching"
+COMPARED = ("back_patching",)
 # kinds of pairs as tensors hold them, what they are called, and which pairs they are
 KINDS = {
     "back": "back-patching",
@@ -28,21 +29,26 @@ STATISTICS = {
 }
 
 
-def choices(here: Here) -> list[tuple[str, str]]:
-    """Return the kinds and statistics there are."""
+def choices(here: Selected) -> list[str]:
+    """Return "KIND: STATISTIC" of what there is, in words."""
+    return list(_by_name(here))
+
+
+def _by_name(here: Selected) -> dict[str, tuple[str, str]]:
+    """Map what choices are called to the kind and the statistic that tables hold."""
     frame = here.run.frame(here.cell("back_patching"))
     kinds = set(frame.loc[frame["statistic"] == "pair", "kind"])
-    return [(kind, statistic) for kind in KINDS if kind in kinds for statistic in STATISTICS]
+    return {
+        f"{KINDS[kind]}: {STATISTICS[statistic]}": (kind, statistic)
+        for kind in KINDS
+        if kind in kinds
+        for statistic in STATISTICS
+    }
 
 
-def named(kind: str, statistic: str) -> str:
-    """Return what a choice is called."""
-    return f"{KINDS[kind]}: {STATISTICS[statistic]}"
-
-
-def grid(here: Here, of: str) -> Grid:
+def grid(here: Selected, of: str) -> Grid:
     """Return a statistic over failures by pair [source target], in one group of prompts."""
-    known = {named(*choice): choice for choice in choices(here)}
+    known = _by_name(here)
     of = of if of in known else next(iter(known))
     kind, statistic = known[of]
     frame = here.run.frame(here.cell("back_patching"))
@@ -79,14 +85,14 @@ def _percent(values: Values) -> tuple[str, ...]:
     return tuple("" if np.isnan(value) else f"{100 * value:.0f}" for value in values.ravel())
 
 
-def page(here: Here) -> None:
-    """Draw the grid, the rates with their controls, and the prompts that the selected pair changes."""
+def page(here: Selected) -> None:
+    """Draw the grid, the rates with their controls, and the prompts that a layer pair changes."""
     cell = here.cell("back_patching")
     frame = here.run.frame(cell)
     groups = list(dict.fromkeys(frame["group"]))
     left, right = st.columns(2)
     with left:
-        of = option(here, "Kind and statistic", [named(*choice) for choice in choices(here)])
+        of = option(here, "Kind and statistic", choices(here))
     with right:
         option(
             here, "Prompts", ["all", *(group for group in groups if group != "all")], field="over"
@@ -101,9 +107,7 @@ def page(here: Here) -> None:
 
 
 def _rates(frame) -> None:
-    """List the rate of any pair beside that of one fixed pair, for the method and every control
-    with as many tries.
-    """
+    """List the rates of any layer pair and of one fixed one, for the method and every control."""
     st.markdown(
         "**Any pair (an OR over many tries) and one fixed pair, chosen on one half and scored on"
         " the other**"
@@ -113,7 +117,7 @@ def _rates(frame) -> None:
     st.dataframe(rows[columns], hide_index=True)
 
 
-def _examples(here: Here, kind: str, pair: tuple[int, int] | None) -> None:
+def _examples(here: Selected, kind: str, pair: tuple[int, int] | None) -> None:
     """List what the selected pair does to prompts: repaired, newly broken, as before."""
     if pair is None:
         st.caption("Choose a source and a target to see which prompts that pair repairs or breaks.")

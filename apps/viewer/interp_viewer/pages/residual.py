@@ -5,26 +5,25 @@ import numpy as np
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import lines
 from interp_viewer.pane import pane
-from interp_viewer.screen import Here, option
+from interp_viewer.positions import token_axis
+from interp_viewer.selected import Selected
+from interp_viewer.widgets import option
 
+TITLE = "Residual contribution"
+COMPARED = ("residual_contribution",)
 SIGNED = "cosine with the stream"
 
 
-def token_axis(here: Here, n: int) -> Axis:
-    """Return an axis of a prompt's tokens."""
-    return Axis.of("token", n, "token", labels=tuple(here.token_label(i) for i in range(n)))
-
-
-def choices(here: Here) -> list[tuple[str, str]]:
-    """Return the measures and components in the order in which tensors hold them."""
+def choices(here: Selected) -> list[str]:
+    """Return "MEASURE: COMPONENT" in the order in which tensors hold them."""
     frame = here.run.frame(here.cell("residual_contribution"))
-    return list(dict.fromkeys(zip(frame["measure"], frame["component"], strict=True)))
+    return list(dict.fromkeys(frame["measure"] + ": " + frame["component"]))
 
 
-def grid(here: Here, of: str) -> Grid:
+def grid(here: Selected, of: str) -> Grid:
     """Return one measure of a prompt [layer token]."""
     cell = here.cell("residual_contribution")
-    names = [f"{measure}: {component}" for measure, component in choices(here)]
+    names = choices(here)
     i = names.index(of) if of in names else 0
     values = here.measured(cell).of_prompt("by_position", here.ex)[..., i]
     return Grid(
@@ -45,17 +44,22 @@ def _top(values: np.ndarray) -> float | None:
     return float(rest.max()) if rest.size and rest.max() > 0 else None
 
 
-def page(here: Here) -> None:
+def page(here: Selected) -> None:
     """Draw lines over depth and the grid of tokens."""
     cell = here.cell("residual_contribution")
-    names = [f"{measure}: {component}" for measure, component in choices(here)]
+    names = choices(here)
     of = option(here, "Measure", names)
     measure = of.split(": ")[0]
     frame = here.run.frame(cell)
     lines(
-        here, frame[frame["measure"] == measure], y="mean", groups="component", panels="measure",
-        title=f"{measure}, mean over {here.info(cell)['n_prompts']} prompts (band: 95 % interval)", key="residual-lines",
-    )  # fmt: skip
+        here,
+        frame[frame["measure"] == measure],
+        y="mean",
+        groups="component",
+        panels="measure",
+        title=f"{measure}, mean over {here.info(cell)['n_prompts']} prompts (band: 95 % interval)",
+        key="residual-lines",
+    )
     measured, i = here.measured(cell), names.index(of)
     pane(
         here,

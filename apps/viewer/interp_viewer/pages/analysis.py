@@ -2,21 +2,24 @@
 
 import streamlit as st
 
+from interp_viewer.claims import draw_findings
 from interp_viewer.lines import stored
-from interp_viewer.screen import Here, finished_cell
+from interp_viewer.selected import Selected
 from interp_viewer.text import plain
+from interp_viewer.widgets import finished_cell
 
+TITLE = "Other analyses"
 _MOST_ROWS = 2000
 
 
-def page(here: Here) -> None:
+def page(here: Selected) -> None:
     """Draw the analysis's figure, summary and table."""
     cell = finished_cell(here)
     if cell is None:
         return
     info = here.info(cell)
     st.markdown(f"**{plain(info.get('question', ''))}**")
-    st.markdown(plain(info.get("summary", "")))
+    draw_findings(info)
     stored(here, cell)
     frame = here.run.frame(cell)
     if len(frame) > _MOST_ROWS:

@@ -1,6 +1,4 @@
-"""Until which layer a token matters for the answer: by erasing its stream, and by integrated
-gradients.
-"""
+"""Until which layer a token matters for the answer, by erasure and integrated gradients."""
 
 import numpy as np
 import streamlit as st
@@ -8,10 +6,12 @@ import streamlit as st
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import stored
 from interp_viewer.pane import pane
-from interp_viewer.positions import over_positions
-from interp_viewer.residual import token_axis
-from interp_viewer.screen import Here, mean_or_prompt, option
+from interp_viewer.positions import over_positions, token_axis
+from interp_viewer.selected import Selected
+from interp_viewer.widgets import mean_or_prompt, option
 
+TITLE = "Erasure and gradients"
+COMPARED = ("residual_erasure", "integrated_gradients")
 SHOWN = {
     "position.output": "one position erased: change of the probabilities (L2)",
     "position.answer": "one position erased: fall of the answer's probability",
@@ -21,7 +21,7 @@ SHOWN = {
 GRADIENTS = "integrated gradients: attribution"
 
 
-def choices(here: Here) -> list[str]:
+def choices(here: Selected) -> list[str]:
     """Return what was measured."""
     found = []
     if here.labels("residual_erasure"):
@@ -34,7 +34,7 @@ def choices(here: Here) -> list[str]:
     return found
 
 
-def grid(here: Here, of: str) -> Grid:
+def grid(here: Selected, of: str) -> Grid:
     """Return one effect [layer token], of a prompt or as the mean over prompts."""
     of = of if of in (known := choices(here)) else known[0]
     is_signed = of == GRADIENTS or "answer" in of
@@ -59,12 +59,15 @@ def grid(here: Here, of: str) -> Grid:
     if "n_pos" in measured.names:
         values = values[:, : int(measured.of_prompt("n_pos", here.ex))]
     return Grid(
-        f"{of}, prompt {here.ex}", values.astype(np.float32), Axis.of("in front of layer", len(values), "layer"),
-        token_axis(here, values.shape[1]), is_signed=is_signed,
-    )  # fmt: skip
+        f"{of}, prompt {here.ex}",
+        values.astype(np.float32),
+        Axis.of("in front of layer", len(values), "layer"),
+        token_axis(here, values.shape[1]),
+        is_signed=is_signed,
+    )
 
 
-def page(here: Here) -> None:
+def page(here: Selected) -> None:
     """Draw the grid, and the analysis's own figure."""
     left, right = st.columns(2)
     with left:
@@ -79,7 +82,9 @@ def page(here: Here) -> None:
     )
     measured = here.measured(cell)
     pane(
-        here, grid(here, of), key="erasure",
+        here,
+        grid(here, of),
+        key="erasure",
         at_cell=None if here.is_over_all else lambda row, col: measured.at(name, row, col),
-    )  # fmt: skip
+    )
     stored(here, cell)

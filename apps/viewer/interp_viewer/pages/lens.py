@@ -6,28 +6,37 @@ import streamlit as st
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import lines
 from interp_viewer.pane import pane
-from interp_viewer.residual import token_axis
-from interp_viewer.screen import Here, mean_or_prompt, option
+from interp_viewer.positions import token_axis
+from interp_viewer.selected import Selected
 from interp_viewer.strip import visible
+from interp_viewer.widgets import mean_or_prompt, option
 
+TITLE = "Logit lens"
+COMPARED = ("logit_lens",)
 # as the tensor "readings" holds them: what they are called here, and in the table
 READINGS = {
-    "KL(lens‖final), nats": 0, "KL(final‖lens), nats": 1, "overlap of the most probable tokens": 2,
-    "answer probability": 3, "answer rank": 4,
-}  # fmt: skip
+    "KL(lens‖final), nats": 0,
+    "KL(final‖lens), nats": 1,
+    "overlap of the most probable tokens": 2,
+    "answer probability": 3,
+    "answer rank": 4,
+}
 _SHARES = {"overlap of the most probable tokens", "answer probability"}
 
 
-def _measure(here: Here, of: str) -> str:
+def choices(here: Selected) -> list[str]:  # noqa: ARG001
+    """Return the readings."""
+    return list(READINGS)
+
+
+def _measure(here: Selected, of: str) -> str:
     """Return what the table calls a reading."""
     parameters = here.info(here.cell("logit_lens"))["parameters"]
     return f"top-{parameters['top_k']} overlap" if of.startswith("overlap") else of
 
 
-def grid(here: Here, of: str) -> Grid:
-    """Return one reading [tap token] of a prompt, with the lens's first choice in each cell; or its
-    mean over prompts.
-    """
+def grid(here: Selected, of: str) -> Grid:
+    """Return one reading [tap token] of a prompt, with the lens's first choices; or its mean."""
     of = of if of in READINGS else next(iter(READINGS))
     cell = here.cell("logit_lens")
     how = {"top": 1.0 if of in _SHARES else None, "lower_is_better": of not in _SHARES}
@@ -47,16 +56,21 @@ def grid(here: Here, of: str) -> Grid:
         )
     return Grid(
         f"{of}, prompt {here.ex}" + ("; in the cells: the lens's first choice" if texts else ""),
-        values, _taps(len(values)), token_axis(here, values.shape[1]), missing=missing, texts=texts, **how,
-    )  # fmt: skip
+        values,
+        _taps(len(values)),
+        token_axis(here, values.shape[1]),
+        missing=missing,
+        texts=texts,
+        **how,
+    )
 
 
 def _taps(n: int) -> Axis:
-    """Return the places at which the stream is read: in front of every layer, and behind the last."""
+    """Return the places where the stream is read: in front of every layer, and behind the last."""
     return Axis.of("in front of layer", n, "layer", labels=(*map(str, range(n - 1)), "end"))
 
 
-def _over_prompts(here: Here, of: str, *, missing: str, **how: object) -> Grid:
+def _over_prompts(here: Selected, of: str, *, missing: str, **how: object) -> Grid:
     frame = here.run.frame(here.cell("logit_lens"))
     rows = frame[(frame["measure"] == _measure(here, of)) & frame["position"].notna()]
     values = rows.pivot(index="layer", columns="position", values="mean")
@@ -81,12 +95,12 @@ def _over_prompts(here: Here, of: str, *, missing: str, **how: object) -> Grid:
     )
 
 
-def page(here: Here) -> None:
+def page(here: Selected) -> None:
     """Draw the curves over depth, the grid, and the selected token layer by layer."""
     cell = here.cell("logit_lens")
     left, right = st.columns(2)
     with left:
-        of = option(here, "Reading", list(READINGS))
+        of = option(here, "Reading", choices(here))
     with right:
         mean_or_prompt(here)
     measured, i = here.measured(cell), READINGS[of]
@@ -96,13 +110,18 @@ def page(here: Here) -> None:
     curve = frame[(frame["measure"] == _measure(here, of)) & frame["position"].isna()]
     if len(curve):
         lines(
-            here, curve.assign(layer=curve["layer"].astype(int), of="mean over prompts"), y="mean", groups="of",
-            panels="measure", title="Mean over prompts and tokens (of the answer: at the last token)", key="lens-lines",
-        )  # fmt: skip
+            here,
+            curve.assign(layer=curve["layer"].astype(int), of="mean over prompts"),
+            y="mean",
+            groups="of",
+            panels="measure",
+            title="Mean over prompts and tokens (of the answer: at the last token)",
+            key="lens-lines",
+        )
     _token(here)
 
 
-def _token(here: Here) -> None:
+def _token(here: Selected) -> None:
     """List what the lens says at the selected token, layer by layer."""
     token, measured = here.selection.token, here.measured(here.cell("logit_lens"))
     if token is None:

@@ -1,4 +1,4 @@
-"""Which layers leave a token's norm alone; the threshold moves in the browser."""
+"""Which layers leave a token's norm alone, and what skipping them does."""
 
 import numpy as np
 import streamlit as st
@@ -7,19 +7,22 @@ from numpy.typing import NDArray
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import stored
 from interp_viewer.pane import pane
-from interp_viewer.residual import token_axis
-from interp_viewer.screen import Here, option
+from interp_viewer.positions import token_axis
+from interp_viewer.selected import Selected
+from interp_viewer.widgets import option
 
+TITLE = "Voids"
+COMPARED = ("void_detection",)
 PHASES = {"prompt": "prompt.norms", "response": "response.norms"}
-_ALWAYS = 99.0  # layers with nothing before them: active whatever the threshold, unless they shorten the stream
+# of layers with nothing before them: active whatever the threshold, unless they shorten the stream
+_ALWAYS = 99.0
 _NO_TOKEN = 3
 
 
 def scores(
     norms: NDArray[np.float32], first_range: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Return [layer pos] of norms [tap pos]: a layer's change over the range of the changes before
-    it.
+    """Return [layer pos] of norms [tap pos]: a layer's change over the range of those before it.
 
     A layer is void for a token where this is below alpha ("Void in Language Models", arXiv
     2505.14467). Where there is no range, it is void only if it shortens the stream. `first_range`
@@ -35,7 +38,7 @@ def scores(
     return np.clip(found, -_ALWAYS, _ALWAYS).astype(np.float32)
 
 
-def grid(here: Here, of: str) -> Grid:
+def grid(here: Selected, of: str) -> Grid:
     """Return how active every layer is for every token of a prompt or its response."""
     cell = here.cell("void_detection")
     measured, phase = here.measured(cell), of if of in PHASES else "prompt"
@@ -75,13 +78,27 @@ def grid(here: Here, of: str) -> Grid:
     )
 
 
-def page(here: Here) -> None:
-    """Draw the map of layers and tokens, and usage over depth."""
-    cell = here.cell("void_detection")
-    names = here.measured(cell).names
-    of = option(here, "Phase", [phase for phase, name in PHASES.items() if name in names])
+def choices(here: Selected) -> list[str]:
+    """Return the phases that were measured: of the prompt, and of the response."""
+    names = here.measured(here.cell("void_detection")).names
+    return [phase for phase, name in PHASES.items() if name in names]
+
+
+def page(here: Selected) -> None:
+    """Draw the map of layers and tokens and usage over depth; and what skipping voids does."""
+    if here.labels("void_detection"):
+        _map(here)
+    if here.labels("void_skip"):
+        st.subheader("Skipping void layers")
+        stored(here, here.cell("void_skip"))
+    elif not here.labels("void_detection"):
+        here.cell("void_detection", "void_skip")
+
+
+def _map(here: Selected) -> None:
+    of = option(here, "Phase", choices(here))
     pane(here, grid(here, of), key="voids")
-    stored(here, cell)
+    stored(here, here.cell("void_detection"))
     st.caption(
         "Void cells are grey and hatched; the slider moves the threshold at once, and the address"
         " when it is let go."

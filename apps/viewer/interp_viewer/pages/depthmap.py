@@ -7,17 +7,21 @@ import streamlit as st
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import draw
 from interp_viewer.pane import pane
-from interp_viewer.screen import Here, option
+from interp_viewer.selected import Selected
+from interp_viewer.widgets import option
+
+TITLE = "Depth map"
+COMPARED = ("depth_map",)
 
 
-def choices(here: Here) -> list[str]:
+def choices(here: Selected) -> list[str]:
     """Return the measures of pairs of sites."""
     frame = here.run.frame(here.cell("depth_map"))
     pairs = frame[frame["source"].notna() & frame["target"].notna()]
     return list(dict.fromkeys(pairs["measure"]))
 
 
-def grid(here: Here, of: str) -> Grid:
+def grid(here: Selected, of: str) -> Grid:
     """Return one measure [source target]."""
     cell, known = here.cell("depth_map"), choices(here)
     of = of if of in known else known[0]
@@ -47,7 +51,7 @@ def grid(here: Here, of: str) -> Grid:
     )
 
 
-def page(here: Here) -> None:
+def page(here: Selected) -> None:
     """Draw the grid, the best source of every target, and the statistics of the whole."""
     of = option(here, "Measure", choices(here))
     found = grid(here, of)
@@ -73,7 +77,7 @@ def page(here: Here) -> None:
             mode="lines",
             name="same relative depth",
             line={"dash": "dot", "color": "grey"},
-        )  # fmt: skip
+        )
         figure.update_xaxes(title_text="target, in front of layer").update_yaxes(
             title_text="source"
         )

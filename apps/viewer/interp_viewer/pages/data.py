@@ -1,6 +1,4 @@
-"""Where a picture's numbers come from: tensors, table and record of an analysis, and how to load
-them.
-"""
+"""Where a picture's numbers come from, and how to load them."""
 
 from pathlib import PurePosixPath
 
@@ -10,13 +8,15 @@ import streamlit as st
 
 from interp.errors import RunError
 from interp.runs.folder import Cell
-from interp_viewer.screen import Here, finished_cell
+from interp_viewer.selected import Selected
 from interp_viewer.text import plain
+from interp_viewer.widgets import finished_cell
 
+TITLE = "Data"
 _MOST_ROWS = 2000
 
 
-def page(here: Here) -> None:
+def page(here: Selected) -> None:
     """Draw the tensors of the selected prompt, the table, the record and a snippet."""
     cell = finished_cell(here)
     if cell is None:
@@ -35,7 +35,7 @@ def page(here: Here) -> None:
     )
 
 
-def _tensors(here: Here, cell: Cell) -> None:
+def _tensors(here: Selected, cell: Cell) -> None:
     st.subheader("Tensors")
     measured = here.measured(cell)
     st.caption(
@@ -64,7 +64,7 @@ def _tensors(here: Here, cell: Cell) -> None:
     st.dataframe(pd.DataFrame(rows), hide_index=True)
 
 
-def _table(here: Here, cell: Cell) -> None:
+def _table(here: Selected, cell: Cell) -> None:
     st.subheader("Table")
     frame = here.run.frame(cell)
     st.caption(f"{len(frame):,} rows; the first {min(_MOST_ROWS, len(frame)):,} are shown.")
@@ -79,6 +79,6 @@ def _table(here: Here, cell: Cell) -> None:
     )
 
 
-def _record(here: Here, cell: Cell) -> None:
+def _record(here: Selected, cell: Cell) -> None:
     st.subheader("Record")
     st.json(here.run.result(cell), expanded=False)

@@ -8,8 +8,11 @@ import streamlit as st
 from interp_viewer.grid import Axis, Grid, Values
 from interp_viewer.lines import lines
 from interp_viewer.pane import pane
-from interp_viewer.screen import Here, mean_or_prompt, option
+from interp_viewer.selected import Selected
+from interp_viewer.widgets import mean_or_prompt, option
 
+TITLE = "Layer skip"
+COMPARED = ("layer_skip",)
 SHOWN = {
     "all": "all positions",
     "future": "future tokens",
@@ -21,7 +24,7 @@ _EFFECTS = {"output": "change of the probabilities (L2)", "answer": "fall of the
 
 
 @dataclass(frozen=True)
-class Choice:
+class Effect:
     """A scope and a statistic, or the first scope minus this one."""
 
     scope: str
@@ -37,18 +40,23 @@ class Choice:
         return f"{shown} ({STATISTICS[self.statistic]})"
 
 
-def choices(here: Here) -> list[Choice]:
+def choices(here: Selected) -> list[str]:
     """Return what was measured, and how the other scopes differ from all positions."""
+    return [effect.name for effect in effects(here)]
+
+
+def effects(here: Selected) -> list[Effect]:
+    """Return what there is to choose of."""
     names = here.measured(here.cell("layer_skip")).names
     scopes = [scope for scope in SHOWN if f"{scope}.max" in names]
-    plain = [Choice(scope, statistic) for statistic in STATISTICS for scope in scopes]
-    return [*plain, *(Choice(scope, "mean", is_difference=True) for scope in scopes[1:])]
+    plain = [Effect(scope, statistic) for statistic in STATISTICS for scope in scopes]
+    return [*plain, *(Effect(scope, "mean", is_difference=True) for scope in scopes[1:])]
 
 
-def grid(here: Here, of: str) -> Grid:
+def grid(here: Selected, of: str) -> Grid:
     """Return the effect of every skipped layer on every later one [skipped affected]."""
-    known = choices(here)
-    choice = next((choice for choice in known if choice.name == of), known[0])
+    known = effects(here)
+    choice = next((effect for effect in known if effect.name == of), known[0])
     values, low, high, n_prompts = _values(here, choice.scope, choice.statistic)
     if choice.is_difference:
         values, low, high = _values(here, "all", choice.statistic)[0] - values, None, None
@@ -78,9 +86,9 @@ def grid(here: Here, of: str) -> Grid:
 
 
 def _values(
-    here: Here, scope: str, statistic: str
+    here: Selected, scope: str, statistic: str
 ) -> tuple[Values, Values | None, Values | None, Values | None]:
-    """Return values, interval and number of prompts [skipped affected]: of one prompt, or over all."""
+    """Return values, interval and number of prompts [skipped affected], of one prompt or all."""
     cell = here.cell("layer_skip")
     if not here.is_over_all:
         return here.measured(cell).of_prompt(f"{scope}.{statistic}", here.ex), None, None, None
@@ -102,27 +110,33 @@ def _values(
     )
 
 
-def page(here: Here) -> None:
+def page(here: Selected) -> None:
     """Draw the grid, and what every skipped layer does to the output."""
-    cell, known = here.cell("layer_skip"), choices(here)
+    cell = here.cell("layer_skip")
     left, right = st.columns(2)
     with left:
-        of = option(here, "Effect", [choice.name for choice in known])
+        of = option(here, "Effect", choices(here))
     with right:
         mean_or_prompt(here)
-    choice = next(choice for choice in known if choice.name == of)
+    choice = next(effect for effect in effects(here) if effect.name == of)
     measured = here.measured(cell)
     name = f"{choice.scope}.{choice.statistic}"
     pane(
-        here, grid(here, of), key="skip",
+        here,
+        grid(here, of),
+        key="skip",
         at_cell=None if choice.is_difference else lambda row, col: measured.at(name, row, col),
-    )  # fmt: skip
-    frame = here.run.frame(cell)
-    effects = frame[(frame["scope"] == choice.scope) & frame["effect"].isin(list(_EFFECTS))]
-    shown = effects.assign(
-        layer=effects["skipped"].astype(int), effect=effects["effect"].map(_EFFECTS)
     )
+    frame = here.run.frame(cell)
+    rows = frame[(frame["scope"] == choice.scope) & frame["effect"].isin(list(_EFFECTS))]
+    shown = rows.assign(layer=rows["skipped"].astype(int), effect=rows["effect"].map(_EFFECTS))
     lines(
-        here, shown.assign(of="mean over prompts"), y="mean", groups="of", panels="effect",
-        title=f"What skipping a layer does to the output ({SHOWN[choice.scope]})", key="skip-lines", marked="src",
-    )  # fmt: skip
+        here,
+        shown.assign(of="mean over prompts"),
+        y="mean",
+        groups="of",
+        panels="effect",
+        title=f"What skipping a layer does to the output ({SHOWN[choice.scope]})",
+        key="skip-lines",
+        marked="src",
+    )
