@@ -129,7 +129,7 @@ def test_no_more_logits_are_held_than_allowed(monkeypatch: pytest.MonkeyPatch) -
         sizes.append(logits.numel())
         return logits
 
-    recording.unembed = unembed
+    monkeypatch.setattr(recording.runner, "unembed", unembed)
     chunked = LogitLens().measure(recording, batch, {})
     assert max(sizes) == 5 * model.d_vocab
     assert_close(chunked["readings"], whole["readings"], rtol=1e-5, atol=1e-6)
