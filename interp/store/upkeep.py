@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -169,13 +169,17 @@ def prune(
         gone += _oldest([file for file in shards if file not in gone], max_bytes)
     gone += [file for file in shards if file not in gone and _is_outdated(files, file.name)]
     gone += [file for file in stored if _is_aside(file) and now - file.used > ABANDONED]
-    left = {_folder(file) for file in stored if is_shard(file.name) and file not in gone}
-    empty = {_folder(file) for file in gone} - left
-    gone += [file for file in stored if file.name.endswith(CORPUS) and _folder(file) in empty]
+    gone += _corpora_without_shards(stored, gone)
     if not dry_run:
         for file in gone:
             files.remove(file.name)
     return sorted(gone)
+
+
+def _corpora_without_shards(stored: Sequence[FileInfo], gone: Sequence[FileInfo]) -> list[FileInfo]:
+    left = {_folder(file) for file in stored if is_shard(file.name) and file not in gone}
+    empty = {_folder(file) for file in gone} - left
+    return [file for file in stored if file.name.endswith(CORPUS) and _folder(file) in empty]
 
 
 def evict(files: Files, max_bytes: int, *, keep: Collection[str] = ()) -> tuple[list[str], int]:
