@@ -158,8 +158,10 @@ def tokenize(
 
 def _on(device: torch.device, batch: TokenBatch) -> TokenBatch:
     values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    return replace(batch, **{name: tensor.to(device) for name, tensor in tensors.items()})
+    moved: dict[str, Any] = {
+        name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)
+    }
+    return replace(batch, **moved)
 
 
 def _usable(encoder: Encoder, prompts: Sequence[Prompt]) -> list[Encoded]:
