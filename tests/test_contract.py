@@ -41,9 +41,7 @@ def task(name: str) -> Task:
 
 @cache
 def needs_twins(name: str) -> bool:
-    """Tell whether an analysis compares prompts with corrupted twins, which two-hop prompts do not
-    have.
-    """
+    """Tell whether an analysis needs corrupted twins, which two-hop prompts do not have."""
     hops, prompts = loaded("zoo/hops-4l", dtype="auto"), read("two-hop", n=1).prompts
     try:
         make_analysis(name, {}).check(hops, hops.tokenize(prompts))

@@ -1,6 +1,4 @@
-"""Wherever a store is, it behaves alike: a local folder, memory, a file system whose writes are not
-atomic, S3.
-"""
+"""Stores behave alike: a local folder, memory, a file system without atomic writes, S3."""
 
 import os
 import subprocess
