@@ -1,33 +1,30 @@
 """A causal language model: what it is, what it reads, what it computes, how it is recorded."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interp.activations import Activations, ForwardPass
+from interp.activations import ForwardPass
 from interp.backward import Rules
-from interp.errors import ModelError, SiteError
-from interp.interventions import NO_INTERVENTION, Plan, among, at_layer
+from interp.errors import ModelError
+from interp.interventions import NO_INTERVENTION, Plan
+from interp.models import passes
 from interp.models.bridge.forked import refuse_fork
-from interp.models.bridge.inner import unreadable, unwritable
 from interp.models.bridge.proving import proven_bridge, refuse_other_logits, refuse_spread
 from interp.models.bridge.rules import rule_hooks
 from interp.models.decoding import Chooser, padding_token, refuse_decoding
-from interp.models.edits import Edits, Leaf
-from interp.models.forward import NO_RULES, bridge_forward, is_inner, stock_hooks
-from interp.models.generate import Generation, Generator, Phase
-from interp.models.gradients import graph, ordinary
+from interp.models.generate import Generation, Phase
 from interp.models.modules import Modules, prove
 from interp.models.reader import Reader
 from interp.models.runner import ModelRunner
-from interp.models.running import Running, has_forward_hooks, replaced_forwards
+from interp.models.running import Running, replaced_forwards
+from interp.models.shelf import context_of
 from interp.models.weights import Weights
 from interp.replay import Block, Recording, Work
 from interp.replay.rows import tokens_at_once
@@ -62,6 +59,7 @@ def _runs(method: Callable[Concatenate["Model", P], R]) -> Callable[Concatenate[
     return run
 
 
+@dataclass(eq=False, repr=False)
 class Model:
     """A Hugging Face causal LM, unchanged, and TransformerLens's names for its places.
 
@@ -71,34 +69,31 @@ class Model:
     URL; `load_another` loads models by name, as this one was loaded.
     """
 
-    def __init__(
-        self,
-        name: str,
-        module: PreTrainedModel,
-        tokenizer: Any = None,
-        store_folder: Path | str | None = None,
-        load_another: "Callable[[str], Model] | None" = None,
-    ) -> None:
-        self.name, self.module, self.tokenizer = name, module, tokenizer
-        self.store_folder, self.load_another = store_folder, load_another
+    name: str
+    module: PreTrainedModel
+    tokenizer: Any = None
+    store_folder: Path | str | None = None
+    load_another: "Callable[[str], Model] | None" = None
+
+    def __post_init__(self) -> None:
         self.work = Work()
-        self.weights = Weights(module)
+        self.weights = Weights(self.module)
         self._store: ActivationStore | None = None
         self._bridge: tuple[str, Any] | None = None  # with the weights that it was built over
         self._while_running: dict[str, Any] = {}  # forgotten when nothing runs any more
-        self.running = Running(module, between=self._while_running.clear)
+        self.running = Running(self.module, between=self._while_running.clear)
         with self.running:
             try:
-                self.modules = Modules(module)
+                self.modules = Modules(self.module)
                 two = Recording(ModelRunner(self), self.modules.two_tokens(), is_stored=False)
                 prove(self.modules, two)
                 self.n_kv_heads = int(two.kv(0)[0].shape[1])
             except _NOT_TAKEN_APART as error:
-                family, why = type(module).__name__, f"{type(error).__name__}: {error}"
+                family, why = type(self.module).__name__, f"{type(error).__name__}: {error}"
                 raise ModelError(
                     f"{family} cannot be taken apart into blocks of attention and MLP ({why})"
                 ) from error
-        self._reader = Reader(name, tokenizer, self._limits())
+        self._reader = Reader(self.name, self.tokenizer, self._limits())
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {type(self.module).__name__}, n_layers={self.n_layers})"
@@ -148,9 +143,7 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of configuration and weights as they are now: equal for equal models,
-        wherever they came from.
-        """
+        """Return a hash of configuration and weights as they are now, equal for equal models."""
         if self.running.is_outermost:
             return self.weights.fingerprint()
         if "fingerprint" not in self._while_running:
@@ -175,8 +168,9 @@ class Model:
 
     @_runs
     def another(self, name: str) -> "Model":
-        """Return another model, loaded as this one was; it is loaded anew unless something runs
-        that has loaded it.
+        """Return another model, loaded as this one was.
+
+        It is loaded anew unless something runs that has loaded it.
         """
         if self.load_another is None:
             raise ModelError(
@@ -190,7 +184,8 @@ class Model:
 
     def keys(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Return the keys in a store of prompts with these token ids."""
-        return [prompt_key(self._context, row) for row in rows]
+        context = context_of(self)
+        return [prompt_key(context, row) for row in rows]
 
     @property
     def bridge(self) -> Any:
@@ -289,70 +284,20 @@ class Model:
         that do not exist, cannot be read or cannot be written, and for rules that this model cannot
         honour.
         """
-        planned, wanted = at_layer(plan, n_layers=self.n_layers), set(capture)
-        for site in {*planned, *wanted}:
-            self._refuse_site(site, is_edited=site in planned)
-        own = batch.mask if batch.is_padded else None
-        edits: Edits = {
-            site: [among(each, own) for each in interventions]
-            for site, interventions in planned.items()
-        }
-        if backward is not None:
-            start = Site("resid_pre", 0)
-            edits[start] = [*edits.get(start, []), Leaf()]
-        rules = (
-            rule_hooks(self.bridge, backward) if backward is not None and backward.rules else None
-        )
-        captured: dict[Site, Tensor] = {}
-        with graph(backward is not None):
-            mask = ordinary(batch.mask) if batch.is_padded else None
-            if rules is not None or any(map(is_inner, [*edits, *wanted])):
-                rules = rules or NO_RULES
-                self.refuse_hooks(batch.tokens, mask)
-                logits = bridge_forward(
-                    self.bridge, batch.tokens, mask, edits, wanted, into=captured, rules=rules
-                )
-            else:
-                with stock_hooks(self.blocks, edits, wanted, into=captured):
-                    logits = self.module(
-                        input_ids=batch.tokens, attention_mask=mask, use_cache=False
-                    ).logits
-            return ForwardPass(logits.float(), Activations(captured))
+        return passes.forward(self, batch, capture=capture, plan=plan, backward=backward)
 
     @_runs
     def refuse(self, site: Site, *, is_edited: bool = False) -> None:
-        """Raise SiteError, saying why, for a place that does not exist here or cannot be read
-        (`is_edited`: written).
+        """Raise SiteError, saying why, for a place that is not here or cannot be read.
+
+        `is_edited`: or cannot be written.
         """
-        self._refuse_site(site, is_edited=is_edited)
+        passes.refuse_site(self, site, is_edited=is_edited)
 
     @_runs
     def refuse_rules(self, rules: Rules) -> None:
-        """Raise SiteError, naming the module, for backward rules that this model cannot honour;
-        runs no prompt.
-        """
+        """Raise SiteError, naming the module, for backward rules that cannot be honoured here."""
         rule_hooks(self.bridge, rules)
-
-    def _refuse_site(self, site: Site, *, is_edited: bool) -> None:
-        """Raise SiteError, saying why, for a place that does not exist here, or cannot be read or
-        written.
-        """
-        if not isinstance(site, Site):
-            raise SiteError(f"{site!r} given; a place such as Site('resid_pre', 0) is needed")
-        if not 0 <= site.layer < self.n_layers:
-            raise SiteError(f"{site} asked for; the model's last layer is {self.n_layers - 1}")
-        if site.kind == "resid_mid" and self.blocks[site.layer].is_parallel:
-            raise SiteError(
-                f"{site} does not exist: attention and MLP of this family read the same residual"
-            )
-        if site.kind == "router" and self.blocks[site.layer].experts is None:
-            raise SiteError(f"{site} does not exist: the MLP of this layer has no experts")
-        if not is_inner(site):
-            return
-        if why := unreadable(self.bridge, site):
-            raise SiteError(f"{site} cannot be read: {why}")
-        if is_edited and (why := unwritable(self.bridge, site)):
-            raise SiteError(f"{site} cannot be written: {why}")
 
     @_runs
     @torch.no_grad()
@@ -369,16 +314,13 @@ class Model:
     def refuse_hooks(
         self, tokens: Tensor, mask: Tensor | None = None, *, of_blocks: bool = False
     ) -> None:
-        """Raise ModelError where the owner's hooks change a pass over tokens [batch pos]; none is
-        run without hooks.
+        """Raise ModelError where the owner's hooks change a pass over tokens [batch pos].
 
         For what does not run the stock modules: a store, or the bridge, a copy that does not have
-        them. `of_blocks`: what a hook on the whole module's output does is no matter.
+        them. `of_blocks`: what a hook on the whole module's output does is no matter. Runs nothing
+        where there are no hooks.
         """
-        modules = [*self.module.modules()]
-        inside = has_forward_hooks(modules[1:]) or bool(self.module._forward_pre_hooks)
-        if inside if of_blocks else has_forward_hooks(modules):
-            self.module(input_ids=tokens, attention_mask=mask, use_cache=False)
+        passes.refuse_hooks(self.module, tokens, mask, of_blocks=of_blocks)
 
     @_runs
     @torch.no_grad()
@@ -393,8 +335,7 @@ class Model:
         temperature: float = 0.0,
         seed: int | Sequence[int] = 0,
     ) -> Generation:
-        """Return continuations of up to `max_new_tokens` tokens, greedy, or sampled at a
-        temperature above 0.
+        """Return continuations, greedy, or sampled at a temperature above 0.
 
         Without a plan and greedily equal to `generate(do_sample=False)` of each prompt: what the
         checkpoint's `generation_config` asks for (penalties, suppressed tokens, several EOS, …) is
@@ -407,25 +348,15 @@ class Model:
         ModelError for decoding that is not known here, SiteError for positions in the padding and
         for places that cannot be read or written.
         """
-        planned, wanted = at_layer(plan, n_layers=self.n_layers), set(capture)
-        for site in sorted({*planned, *wanted}):
-            self._refuse_site(site, is_edited=site in planned)
+        planned, wanted = passes.asked_of(self, plan, capture)
         self.refuse_responses(batch, max_new_tokens)
         choose = self.chooser(
             batch, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
         )
-        bridge = self.bridge if any(map(is_inner, [*planned, *wanted])) else None
-        module = self.module if bridge is None else bridge.original_model
-        generator = Generator(module, self.blocks, bridge, batch, planned, wanted, phase)
-        if bridge is not None:
-            self.refuse_hooks(batch.tokens, batch.mask)
+        generator = passes.generator(self, batch, planned, wanted, phase)
         pad = padding_token(self.module, self.tokenizer)
         generation = generator.run(max_new_tokens=max_new_tokens, choose=choose, pad=pad)
-        return (
-            generation
-            if self.tokenizer is None
-            else replace(generation, texts=self._texts(generation))
-        )
+        return self._reader.with_texts(generation)
 
     def chooser(
         self,
@@ -435,28 +366,16 @@ class Model:
         temperature: float = 0.0,
         seed: int | Sequence[int] = 0,
     ) -> Chooser:
-        """Return what chooses each next token of these prompts; raise ModelError for decoding that
-        is not known here.
-        """
+        """Return what chooses each next token; raise ModelError for decoding not known here."""
         rows = [row[own].tolist() for row, own in zip(batch.tokens, batch.mask, strict=True)]
         return Chooser(
             self.module, rows, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
         )
 
     def refuse_responses(self, batch: TokenBatch, max_new_tokens: int) -> None:
-        """Raise TaskError for fewer than 1 new token and for texts too long to be read, ModelError
-        as `chooser` does.
-        """
+        """Raise TaskError for no new token or texts too long, ModelError as `chooser` does."""
         refuse_decoding(self.module)
         self._reader.refuse_responses(batch, max_new_tokens)
-
-    def _texts(self, generation: Generation) -> tuple[str, ...]:
-        new, mask = (
-            generation.tokens[:, generation.response],
-            generation.mask[:, generation.response],
-        )
-        rows = [row[alive].tolist() for row, alive in zip(new, mask, strict=True)]
-        return tuple(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
 
     @_runs
     def unembed(self, resid: Tensor) -> Tensor:
@@ -476,14 +395,3 @@ class Model:
     def refuse_edges(self) -> None:
         """Raise SiteError where what single heads and MLPs read cannot be told apart."""
         refuse_fork(self.bridge)
-
-    @property
-    def _context(self) -> list[str]:
-        """Return all that a prompt's activations depend on beside its tokens, as it is now."""
-        minor = [
-            ".".join(version.split(".")[:2])
-            for version in (torch.__version__, transformers.__version__)
-        ]
-        kernel = str(getattr(self.module.config, "_attn_implementation", None))
-        precision = torch.get_float32_matmul_precision()
-        return [self.fingerprint, str(self.dtype), kernel, self.device.type, precision, *minor]

@@ -1,12 +1,13 @@
 """Prompts as a model reads them: their tokens, its limits, and the texts it answers with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from interp.errors import ModelError, TaskError
+from interp.models.generate import Generation
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch, as_prompts, tokenize
 from interp.tasks.encoding import Encoder, Limits
@@ -94,6 +95,20 @@ class Reader:
                 f"{n_pos} tokens with the response (max_new_tokens={max_new_tokens}); the model"
                 f" reads {longest}"
             )
+
+    def with_texts(self, generation: Generation) -> Generation:
+        """Return a generation with its responses as texts, where there is a tokenizer."""
+        if self.tokenizer is None:
+            return generation
+        response = generation.response
+        rows = [
+            row[alive].tolist()
+            for row, alive in zip(
+                generation.tokens[:, response], generation.mask[:, response], strict=True
+            )
+        ]
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return replace(generation, texts=tuple(texts))
 
     def _require_tokenizer(self, prompts: Sequence[Prompt]) -> None:
         if self.tokenizer is None and any(prompt.tokens is None for prompt in prompts):

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+import transformers
 from torch import Tensor
 
 from interp.sites import Site
 from interp.store import ActivationStore, stored_name
+
+if TYPE_CHECKING:
+    from interp.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -38,3 +43,14 @@ class Shelf:
         tensors = {stored_name(site): tensor[rows].flatten(0, 1) for site, tensor in clean.items()}
         tensors["tokens"] = self.tokens[rows].flatten().to(torch.int32)
         self.store.write({self.keys[row]: n_pos for row in rows}, tensors)
+
+
+def context_of(model: "Model") -> list[str]:
+    """Return all that a prompt's activations depend on beside its tokens, as it is now."""
+    minor = [
+        ".".join(version.split(".")[:2])
+        for version in (torch.__version__, transformers.__version__)
+    ]
+    kernel = str(getattr(model.module.config, "_attn_implementation", None))
+    precision = torch.get_float32_matmul_precision()
+    return [model.fingerprint, str(model.dtype), kernel, model.device.type, precision, *minor]
