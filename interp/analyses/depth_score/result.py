@@ -111,8 +111,8 @@ class DepthScoreResult(Result):
         effects = self.effects(level, effect, statistic)
         is_mean = statistic == "mean"
         score = self.score(level, effect) if is_mean else Estimate(float(depth_score(effects)))
-        keys = {"level": level, "effect": effect, "statistic": statistic}
-        n = {"n_prompts": self._n(level) if is_mean else self._n_smallest}
+        keys: dict[str, object] = {"level": level, "effect": effect, "statistic": statistic}
+        n: dict[str, object] = {"n_prompts": self._n(level) if is_mean else self._n_smallest}
         for base in (0, 1):
             numbers: dict[str, object] = {"value": score.value + base, "low": score.low + base}
             numbers["high"] = score.high + base
