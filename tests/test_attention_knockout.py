@@ -110,7 +110,7 @@ def test_a_hidden_key_is_not_read_and_the_others_are(model: Model) -> None:
 
 def test_attention_that_ignores_its_mask_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama", seed=3)
-    block = model._blocks[2].module
+    block = model.blocks[2].module
     forward = block.forward
     monkeypatch.setattr(
         block,
@@ -118,7 +118,9 @@ def test_attention_that_ignores_its_mask_is_refused(monkeypatch: pytest.MonkeyPa
         lambda *args, **kwargs: forward(*args, **{**kwargs, "attention_mask": None}),
     )
     monkeypatch.setitem(
-        vars(model), "_blocks", (*model._blocks[:2], replace(model._blocks[2]), model._blocks[3])
+        vars(model.modules),
+        "blocks",
+        (*model.blocks[:2], replace(model.blocks[2]), model.blocks[3]),
     )
     with pytest.raises(SiteError, match="the attention of layer 2 reads what its mask hides"):
         require_hiding(model, spans())

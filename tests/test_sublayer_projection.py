@@ -35,7 +35,7 @@ def test_written_ranks_are_those_of_what_hooks_catch(model: Model) -> None:
     batch = asked()
     caught: dict[tuple[str, int], torch.Tensor] = {}
     handles = []
-    for i, block in enumerate(model._blocks):
+    for i, block in enumerate(model.blocks):
         for part, module in zip(
             PARTS, (block.attn_write, block.mlp_write, block.module), strict=True
         ):
