@@ -127,6 +127,17 @@ def known_hops(model: Model, task: Task, *, max_new_tokens: int | None = None) -
     return {"asked": _keys(sorted(answered)), "unknown": _keys(sorted(unknown))}
 
 
+def hops_known(shard: TokenBatch, prepared: Tensors) -> Int[Tensor, " batch"]:
+    """Return 1 where the model knows both single hops, 0 where not, -1 where none was asked.
+
+    `prepared` holds `known_hops`, or nothing of it where no hop was to be asked.
+    """
+    if "asked" not in prepared:
+        return torch.full((len(shard.prompts),), -1, dtype=torch.int8)
+    asked, unknown = (torch.isin(keys_of(shard), prepared[name]) for name in ("asked", "unknown"))
+    return torch.where(asked, (~unknown).to(torch.int8), -1).to(torch.int8)
+
+
 def _keys(prompt_ids: Iterable[str]) -> Int[Tensor, " prompt"]:
     return torch.tensor([key_of(prompt_id) for prompt_id in prompt_ids], dtype=torch.int64)
 
