@@ -142,8 +142,8 @@ def clicks(browser: Any, root: Path, run: str, *, n_layers: int, n: int = 9) -> 
 def listing(root: Path) -> float:
     """Return the seconds of reading the headers of all runs, nothing cached."""
     program = (
-        "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); from interp_viewer.reading"
-        " import headers; began = time.perf_counter(); n = len(headers(pathlib.Path(sys.argv[2])));"
+        "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); from interp_viewer.listing"
+        " import summaries; began = time.perf_counter(); summaries(pathlib.Path(sys.argv[2]));"
         " print(time.perf_counter() - began)"
     )
     import subprocess
