@@ -193,9 +193,8 @@ class DepthMap(Analysis):
         n_sources, n_targets = n_taps(model, self.what), n_taps(maps.target, self.what)
         of_target = 0.0 if maps.target is model else maps.target.n_layers / model.n_layers
         if self.is_pooled:
-            return Cost(
-                of_target, n_prompts * (n_sources * model.d_model + n_targets * maps.target.d_model)
-            )
+            each = n_sources * model.d_model + n_targets * maps.target.d_model
+            return Cost(of_target, n_prompts * each)
         numbers = n_prompts * ((3 * n_sources + 2) * n_targets + 2)
         passes = len(maps.groups()) * (1 + of_target) - 1
         return Cost(passes, numbers, 2 * maps.held())  # float64 counts twice
