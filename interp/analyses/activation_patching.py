@@ -78,7 +78,8 @@ class ActivationPatching(Analysis):
         """Return at most the blocks behind every node; those equal in both runs are not run."""
         forwards = 2 + forwards_of(model, self.nodes, n_pos=shard.tokens.shape[1])
         n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
-        return Cost(forwards, n_nodes, 4096 * (12 * model.d_model + model.d_vocab), is_bound=True)
+        held = model.tokens_at_once() * (12 * model.d_model + model.d_vocab)
+        return Cost(forwards, n_nodes, held, is_bound=True)
 
 
 @dataclass(frozen=True, repr=False)

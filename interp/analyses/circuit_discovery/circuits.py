@@ -162,7 +162,7 @@ class Circuit:
         return graph
 
     def to_networkx(self) -> Any:
-        """Return a networkx.MultiDiGraph of nodes; edges are keyed by receiver and have a `score`."""
+        """Return a networkx.MultiDiGraph of nodes; the key of an edge is its receiver."""
         graph = nx.MultiDiGraph()
         for sender, receiver, score in self.edges:
             for node in self.wiring.node_of(receiver):
