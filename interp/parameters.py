@@ -103,7 +103,9 @@ def parse(hint: Any, text: str, where: str) -> Any:
 
 def _in_range(ranges: tuple[Any, ...], value: Any, where: str) -> Any:
     for each in ranges:
-        if isinstance(each, AtLeast | Between) and (wrong := each.refusal(value)):
+        if value is None or not isinstance(each, AtLeast | Between):
+            continue
+        if wrong := each.refusal(value):
             raise AnalysisError(f"{where}={value}; {wrong}")
     return value
 

@@ -243,7 +243,7 @@ def test_permuted_sites_know_no_diagonal() -> None:
 
 def residuals(model: Model, batch) -> list[Tensor]:
     """Return every residual [batch pos d_model] by hand-written hooks on the stock model."""
-    blocks = model.module.get_submodule(model._paths.blocks)
+    blocks = [block.module for block in model.blocks]
     seen: list[Tensor] = []
     see = lambda _m, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"])  # noqa: E731
     handles = [block.register_forward_pre_hook(see, with_kwargs=True) for block in blocks]

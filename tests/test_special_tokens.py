@@ -351,8 +351,7 @@ def test_a_chat_is_the_templates_tokens(name: str, single: str) -> None:
         ),
         (
             "{% for m in messages %}{{ 'User:' if m.role == 'user' else 'Bot: <think>' }}"
-            " {{ m.content }} {% endfor %}"
-            + ASKED,
+            " {{ m.content }} {% endfor %}" + ASKED,
             "does not put what the assistant says, 'Yes'.*there is '<think> Yes '",
         ),
         (

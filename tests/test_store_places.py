@@ -20,7 +20,6 @@ from interp.errors import StoreError
 from interp.models import Model, load_model
 from interp.store import (
     ActivationStore,
-    Files,
     Settings,
     configure,
     info,
@@ -30,6 +29,7 @@ from interp.store import (
     to_numpy,
     verify,
 )
+from interp.store.files import Files
 from tests.families import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -13,14 +13,14 @@ import plotly.graph_objects as go
 
 from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError
-from interp.metrics import Metric
+from interp.metrics import WORDS, Metric
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.exact_patching import NODE_KINDS, all_effects, clean_runs, forwards_of
 from interp.sweeps.node_scores import NodeScores, join_scores, n_units
-from interp.sweeps.twins import WORDS, Direction, check_twins, twins_of
+from interp.sweeps.twins import DIRECTIONS, Direction, check_twins, twins_of
 from interp.tasks.batch import TokenBatch
 
 
@@ -99,7 +99,7 @@ class ActivationPatchingResult(Result):
 
     def plot(self) -> go.Figure:
         """Draw the effects by layer and position; those of heads and neurons are added up."""
-        verb = WORDS[self.analysis.direction]
+        verb = DIRECTIONS[self.analysis.direction]
         title = f"What each node carries, patched alone ({verb}; {self.analysis.metric})"
         return self.scores.plot(self._names, title=title, colour="effect")
 
@@ -109,10 +109,10 @@ class ActivationPatchingResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the shares of the difference that the largest nodes carry alone."""
-        metric = self.analysis.metric
+        difference = WORDS[self.analysis.metric]
         return tuple(
             Finding(
-                f"Patched alone, {node} carries {share:.0%} of the change in {metric}.",
+                f"Patched alone, {node} carries {share:.0%} of the change in {difference}.",
                 share,
                 f"share of the difference that the largest {what} carries",
             )

@@ -26,7 +26,8 @@ from interp.runs.parts import pack, read_part, write_part
 from interp.runs.study import Study
 from interp.shapes import Tensors
 from interp.tasks import Prompt, Task
-from interp.tasks.batch import TokenBatch, put_in_front
+from interp.tasks.batch import TokenBatch
+from interp.tasks.encoding import put_in_front
 from interp.tasks.fitting import Fitted
 
 

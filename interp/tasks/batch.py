@@ -9,11 +9,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import TaskError
-from interp.tasks.encoding import NO_LIMITS, UNKNOWN, Encoded, Encoder, Limits, named, put_in_front
+from interp.tasks.encoding import NO_LIMITS, UNKNOWN, Encoded, Encoder, Limits, named
 from interp.tasks.given import is_ids, list_of, plain, read_ids, told
 from interp.tasks.prompts import Prompt
-
-__all__ = ["TokenBatch", "as_prompts", "put_in_front", "tokenize"]
 
 
 @dataclass(frozen=True)

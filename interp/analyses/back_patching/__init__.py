@@ -23,6 +23,7 @@ from interp.analyses.back_patching.tries import (
     CONTROLS,
     Tries,
     all_tries,
+    donors,
     kinds_of,
     n_pairs,
     other_positions,
@@ -38,10 +39,8 @@ from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval
 from interp.stats.rates import Rate, any_try, chosen_try
 from interp.sweeps.answers import require_answers
-from interp.sweeps.patching import (
-    donors,
+from interp.sweeps.patches import (
     ends_of_patched,
-    known_hops,
     logits_at_the_end,
     of_token,
     outputs_at,
@@ -50,7 +49,8 @@ from interp.sweeps.patching import (
     span_of,
 )
 from interp.sweeps.tags import keys_of, read_tags, tags_of
-from interp.sweeps.texts import all_say, patched_texts, sampled_texts
+from interp.sweeps.texts import hold_answers, patched_texts, sampled_texts
+from interp.sweeps.two_hop import known_hops
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -177,10 +177,10 @@ class BackPatching(Analysis):
         sampled = sampled_texts(
             model, shard, n=n_pairs(layers), max_new_tokens=self.max_new_tokens, seed=self.seed
         )
-        drawn = all_say(sampled, shard.prompts)
+        drawn = hold_answers(sampled, shard.prompts)
         tensors: Tensors = {
             "key": keys_of(shard),
-            "is_right": all_say([clean], shard.prompts)[0],
+            "is_right": hold_answers([clean], shard.prompts)[0],
             "sampled.one": drawn.float().mean(0),
             "sampled.any": drawn.any(0).float(),
             "is_unchanged": torch.ones(n, dtype=torch.bool),
@@ -198,7 +198,7 @@ class BackPatching(Analysis):
                     positions=tries.positions,
                     max_new_tokens=self.max_new_tokens,
                 )
-                right[:, tries.sources[target], target] = all_say(texts, shard.prompts).T.to(
+                right[:, tries.sources[target], target] = hold_answers(texts, shard.prompts).T.to(
                     torch.int8
                 )
                 if tries.kind == "own" and target in tries.sources[target]:
