@@ -48,9 +48,8 @@ class Selection:
     @classmethod
     def read(cls, params: Mapping[str, str]) -> "Selection":
         """Return what an address selects; what cannot be read is left out and named in `bad`."""
-        values: dict[str, Any] = {
-            name: params[name][:_LONGEST] for name in _TEXTS if name in params
-        }
+        texts = [name for name in _TEXTS if name in params]
+        values: dict[str, Any] = {name: params[name][:_LONGEST] for name in texts}
         bad = []
         for name in (*_NUMBERS, "k", "thr"):
             if name in params:
@@ -62,9 +61,8 @@ class Selection:
                     )
         for name in ("thr", "head", "src", "tgt"):
             if name in values and not 0 <= values[name] < 1e6:
-                bad.append(
-                    f"{name}={values.pop(name)} in the address is not from 0 on, and ignored"
-                )
+                value = values.pop(name)
+                bad.append(f"{name}={value} in the address is not from 0 on, and ignored")
         return cls(**values, bad=tuple(bad))
 
     def params(self) -> dict[str, str]:
