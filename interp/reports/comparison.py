@@ -12,7 +12,7 @@ Comparison = dict[str, Any]
 
 def compare(sections: list[dict[str, Any]], models: dict[str, Any]) -> list[Comparison]:
     """Return one comparison for every analysis that has numbers of more than one model or task."""
-    found = []
+    comparisons = []
     names = dict.fromkeys((section["analysis"], section["label"]) for section in sections)
     for analysis, label in names:
         same = [s for s in sections if (s["analysis"], s["label"]) == (analysis, label)]
@@ -37,10 +37,10 @@ def compare(sections: list[dict[str, Any]], models: dict[str, Any]) -> list[Comp
             for s in same
         ]
         name = "-".join(filter(None, ("compare", analysis, label)))
-        found.append(
+        comparisons.append(
             {"id": name, "analysis": analysis, "label": label, "measures": measures, "rows": rows}
         )
-    return found
+    return comparisons
 
 
 def _value(section: dict[str, Any], measure: str) -> dict[str, Any] | None:

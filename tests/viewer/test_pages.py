@@ -171,7 +171,8 @@ def test_damaged_files_are_named_on_every_page(root: Path, seen: Draw, page: str
             content = bytearray(path.read_bytes())
             content[-3] ^= 1
             path.write_bytes(content)
-    at = seen(root, page, run=HAS.get(page, "hops"), layer=1, token=2, src=1, tgt=2)
+    name = HAS.get(page, "hops")
+    at = seen(root, page, run=name, layer=1, token=2, src=1, tgt=2, cmp=f"{name}:1")
     assert not at.exception
     assert ("is damaged" in texts(at)) == (page != "overview")  # it reads the record alone
     assert "Traceback" not in texts(at)

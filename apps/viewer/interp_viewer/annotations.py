@@ -32,9 +32,9 @@ def read(here: Selected) -> Notes:
     if not path.is_file():
         return Notes()
     try:
-        found = read_json(require_small(path)).get(_key(here), {})
-        pinned, hidden = (tuple(map(str, found.get(name, ()))) for name in ("pinned", "hidden"))
-        return Notes(pinned, hidden, {str(k): str(v) for k, v in found.get("labels", {}).items()})
+        kept = read_json(require_small(path)).get(_key(here), {})
+        pinned, hidden = (tuple(map(str, kept.get(name, ()))) for name in ("pinned", "hidden"))
+        return Notes(pinned, hidden, {str(k): str(v) for k, v in kept.get("labels", {}).items()})
     except (RunError, AttributeError, TypeError) as error:
         st.warning(f"Notes are not shown: {error}")
         return Notes()

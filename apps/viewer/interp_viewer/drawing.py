@@ -6,7 +6,8 @@ from typing import Any
 from interp_viewer.wiring import Edge, Wires
 
 POSITIVE, NEGATIVE = "#3182bd", "#d6453d"  # on white and on black
-_SHOWN = {"embed": "diamond", "logits": "diamond", "a": "circle", "m": "rect"}
+_SELECTED, _PINNED, _PLAIN = "#E69F00", "#009E73", "#8a8678"
+_SHAPES = {"embed": "diamond", "logits": "diamond", "a": "circle", "m": "rect"}
 
 
 def places(wires: Wires) -> dict[str, tuple[float, float]]:
@@ -35,58 +36,43 @@ def drawing(
     at, largest = places(wires), max((abs(e.score) for e in edges), default=1.0) or 1.0
     used = list(dict.fromkeys(name for e in edges for name in (e.sender, e.node)))
     step_x, step_y = 560 / (wires.n_heads + 2), 520 / (wires.n_layers + 1)
-    nodes = [
-        {
-            "name": name,
-            "x": at[name][0] * step_x,
-            "y": -at[name][1] * step_y,
-            "symbol": _SHOWN.get(name, _SHOWN.get(name[0], "circle")),
-            "symbolSize": 26 if name == node else 16,
-            "label": {
-                "show": True,
-                "position": "right",
-                "formatter": labels.get(name, name),
-                "fontSize": 12,
-            },
-            "itemStyle": {
-                "color": "#E69F00" if name == node else "#009E73" if name in pinned else "#8a8678"
-            },
-        }
-        for name in used
-    ]
-    links = [
-        {
-            "source": e.sender,
-            "target": e.node,
-            "value": f"{e.name} {e.score:+.4f}",
-            "lineStyle": {
-                "color": POSITIVE if e.score >= 0 else NEGATIVE,
-                "width": 1 + 7 * abs(e.score) / largest,
-                "opacity": 1.0
-                if e.name == edge or node in (e.sender, e.node) or not (node or edge)
-                else 0.2,
-                "curveness": 0.12 if e.receiver[0] != "k" else -0.12,
-                "type": "solid" if e.score >= 0 else "dashed",
-            },
-        }
-        for e in edges
-    ]
-    series = {
-        "type": "graph",
-        "layout": "none",
-        "roam": True,
-        "data": nodes,
-        "links": links,
-        "selectedMode": "single",
-        "edgeSymbol": ["none", "arrow"],
-        "edgeSymbolSize": 6,
-        "top": 30,
-        "bottom": 30,
-        "left": 40,
-        "right": 80,
-        "preserveAspect": True,
-    }
+    nodes = []
+    for name in used:
+        place = {"x": at[name][0] * step_x, "y": -at[name][1] * step_y}
+        colour = _SELECTED if name == node else _PINNED if name in pinned else _PLAIN
+        size = 26 if name == node else 16
+        nodes.append(place | _node(name, labels.get(name, name), colour, size=size))
+    links = []
+    for e in edges:
+        is_lit = not (node or edge) or e.name == edge or node in (e.sender, e.node)
+        links.append(_link(e, width=1 + 7 * abs(e.score) / largest, is_lit=is_lit))
+    margins = {"top": 30, "bottom": 30, "left": 40, "right": 80, "preserveAspect": True}
+    arrows = {"edgeSymbol": ["none", "arrow"], "edgeSymbolSize": 6}
+    how = {"type": "graph", "layout": "none", "roam": True, "selectedMode": "single"}
+    series = {**how, "data": nodes, "links": links, **arrows, **margins}
     return {"tooltip": {"trigger": "item"}, "animation": False, "series": [series]}
+
+
+def _node(name: str, label: str, colour: str, *, size: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "symbol": _SHAPES.get(name, _SHAPES.get(name[0], "circle")),
+        "symbolSize": size,
+        "label": {"show": True, "position": "right", "formatter": label, "fontSize": 12},
+        "itemStyle": {"color": colour},
+    }
+
+
+def _link(edge: Edge, *, width: float, is_lit: bool) -> dict[str, Any]:
+    style = {
+        "color": POSITIVE if edge.score >= 0 else NEGATIVE,
+        "width": width,
+        "opacity": 1.0 if is_lit else 0.2,
+        "curveness": 0.12 if edge.receiver[0] != "k" else -0.12,
+        "type": "solid" if edge.score >= 0 else "dashed",
+    }
+    value = f"{edge.name} {edge.score:+.4f}"
+    return {"source": edge.sender, "target": edge.node, "value": value, "lineStyle": style}
 
 
 def svg(spec: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Every page in the order of the menu, found in `interp_viewer.pages`."""
+"""Every page in the order of the menu: the files of `interp_viewer.pages`."""
 
 import pkgutil
 from collections.abc import Callable

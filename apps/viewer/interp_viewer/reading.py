@@ -125,12 +125,12 @@ class OpenedRun:
 
 def open_run(root: Path, name: str) -> OpenedRun:
     """Return the run of a name below `root`; raise RunError if it is missing or unreadable."""
-    found = {header.id: header for header in summaries(root)}
-    if name not in found:
-        raise RunError(unknown("run", name, found))
-    if found[name].error:
-        raise RunError(found[name].error)
-    folder = found[name].path
+    known = {summary.id: summary for summary in summaries(root)}
+    if name not in known:
+        raise RunError(unknown("run", name, known))
+    if known[name].error:
+        raise RunError(known[name].error)
+    folder = known[name].path
     stat = (folder / "run.json").stat()
     return OpenedRun(name, root, folder, _read_run(folder, stat.st_mtime_ns, stat.st_size))
 
@@ -174,9 +174,9 @@ def _read_prompts(path: Path, written: int, size: int) -> list[dict[str, Any]]: 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
 def _read_list(path: Path, key: str, of: type, written: int, size: int) -> list[Any]:  # noqa: ARG001
-    found = read_json(path).get(key)
-    if not isinstance(found, list) or not all(isinstance(one, of) for one in found):
+    values = read_json(path).get(key)
+    if not isinstance(values, list) or not all(isinstance(one, of) for one in values):
         raise RunError(
             f"{path} is damaged: it has no list “{key}”; the same `interp run` makes it again"
         )
-    return found
+    return values

@@ -48,20 +48,22 @@ class Selection:
     @classmethod
     def read(cls, params: Mapping[str, str]) -> "Selection":
         """Return what an address selects; what cannot be read is left out and named in `bad`."""
-        found: dict[str, Any] = {name: params[name][:_LONGEST] for name in _TEXTS if name in params}
+        texts = [name for name in _TEXTS if name in params]
+        values: dict[str, Any] = {name: params[name][:_LONGEST] for name in texts}
         bad = []
         for name in (*_NUMBERS, "k", "thr"):
             if name in params:
                 try:
-                    found[name] = float(params[name]) if name == "thr" else int(params[name])
+                    values[name] = float(params[name]) if name == "thr" else int(params[name])
                 except ValueError:
                     bad.append(
                         f"{name}={params[name][:40]} in the address is no number, and ignored"
                     )
         for name in ("thr", "head", "src", "tgt"):
-            if name in found and not 0 <= found[name] < 1e6:
-                bad.append(f"{name}={found.pop(name)} in the address is not from 0 on, and ignored")
-        return cls(**found, bad=tuple(bad))
+            if name in values and not 0 <= values[name] < 1e6:
+                value = values.pop(name)
+                bad.append(f"{name}={value} in the address is not from 0 on, and ignored")
+        return cls(**values, bad=tuple(bad))
 
     def params(self) -> dict[str, str]:
         """Return the address's parameters; what is not selected is left out."""

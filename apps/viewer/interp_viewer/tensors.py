@@ -42,7 +42,7 @@ class Measured:
         """Map each tensor's name to its number type and its shape in the first file."""
         with _opened(self.files[0]) as file:
             slices = {name: file.get_slice(name) for name in sorted(file.keys())}
-            return {name: (found.get_dtype(), found.get_shape()) for name, found in slices.items()}
+            return {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
 
     @property
     def n_prompts(self) -> int:
@@ -73,21 +73,21 @@ class Measured:
     def at(self, name: str, *index: int) -> NDArray[Any]:
         """Return every prompt's value at an index [prompt]; NaN where a prompt has none."""
         self._require(name)
-        found = []
+        parts = []
         for path in self.files:
             self._check(path)
             with _opened(path) as file:
                 part = file.get_slice(name)
                 shape = part.get_shape()
                 if all(i < size for i, size in zip(index, shape[1:], strict=True)):
-                    found.append(
+                    parts.append(
                         np.asarray(part[(slice(None), *(slice(i, i + 1) for i in index))]).reshape(
                             shape[0]
                         )
                     )
                 else:
-                    found.append(np.full(shape[0], np.nan, np.float32))
-        values = np.concatenate(found)
+                    parts.append(np.full(shape[0], np.nan, np.float32))
+        values = np.concatenate(parts)
         if self.prompts is None:
             return values
         of_task = np.full(max(self.prompts) + 1, np.nan, np.float32)

@@ -97,12 +97,12 @@ def page(here: Selected) -> None:
         option(
             here, "Prompts", ["all", *(group for group in groups if group != "all")], field="over"
         )
-    found = grid(here, of)
-    pane(here, found, key="backpatch")
+    picture = grid(here, of)
+    pane(here, picture, key="backpatch")
     group = here.selection.over if here.selection.over in groups else "all"
     _rates(frame[frame["group"] == group])
     kind = next(kind for kind, shown in KINDS.items() if of.startswith(f"{shown}:"))
-    _examples(here, kind, selected_cell(here, found))
+    _examples(here, kind, selected_cell(here, picture))
     stored(here, cell)
 
 

@@ -116,8 +116,8 @@ def _draw(here: Selected, edges: list[Edge], spec: dict[str, Any]) -> None:
             if group["data_indices"]
         }
         names = {"node": used, "edge": [edge.name for edge in edges]}
-        found = {kind: names[kind][i] for kind, i in held.items() if i < len(names.get(kind, ()))}
-        new = {kind: name for kind, name in found.items() if name != getattr(selection, kind)}
+        clicked = {kind: names[kind][i] for kind, i in held.items() if i < len(names.get(kind, ()))}
+        new = {kind: name for kind, name in clicked.items() if name != getattr(selection, kind)}
         if "edge" in new:
             here.select(edge=new["edge"], node="", layer=_layer(edges[held["edge"]].node))
         elif "node" in new:
@@ -272,17 +272,17 @@ def _edge_table(
 
 def choices(here: Selected) -> list[str]:
     """Return "METHOD NODE" of every score there is, units (heads, neurons) added up."""
-    found = []
+    scores = []
     for analysis in ("relevance_patching", "activation_patching"):
         if here.labels(analysis):
             names = here.measured(here.cell(analysis)).names
             skip = ("last", "n_pos", "base", "source")
-            found += [
+            scores += [
                 name if analysis == "relevance_patching" else f"exact {name}"
                 for name in names
                 if name not in skip
             ]
-    return found or _none(here)
+    return scores or _none(here)
 
 
 def _none(here: Selected) -> list[str]:

@@ -54,12 +54,12 @@ def grid(here: Selected, of: str) -> Grid:
 def page(here: Selected) -> None:
     """Draw the grid, the best source of every target, and the statistics of the whole."""
     of = option(here, "Measure", choices(here))
-    found = grid(here, of)
-    pane(here, found, key="depthmap")
+    picture = grid(here, of)
+    pane(here, picture, key="depthmap")
     frame = here.run.frame(here.cell("depth_map"))
     best = frame[frame["is_best"].fillna(False).astype(bool)].sort_values("target")
     if len(best):
-        n_sources, n_targets = found.values.shape
+        n_sources, n_targets = picture.values.shape
         target = best["target"].astype(int).to_numpy()
         figure = go.Figure(
             layout={

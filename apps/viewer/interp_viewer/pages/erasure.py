@@ -23,15 +23,15 @@ GRADIENTS = "integrated gradients: attribution"
 
 def choices(here: Selected) -> list[str]:
     """Return what was measured."""
-    found = []
+    measured = []
     if here.labels("residual_erasure"):
         names = here.measured(here.cell("residual_erasure")).names
-        found += [shown for name, shown in SHOWN.items() if name in names]
+        measured += [shown for name, shown in SHOWN.items() if name in names]
     if here.labels("integrated_gradients"):
-        found.append(GRADIENTS)
-    if not found:
+        measured.append(GRADIENTS)
+    if not measured:
         here.cell("residual_erasure", "integrated_gradients")
-    return found
+    return measured
 
 
 def grid(here: Selected, of: str) -> Grid:

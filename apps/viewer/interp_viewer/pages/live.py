@@ -62,12 +62,12 @@ def _examples() -> list[str]:
     """Return a prompt of every built-in task that a shipped model was trained on."""
     from interp.files.paths import shipped_tasks
 
-    found = []
+    examples = []
     for name, path in shipped_tasks().items():
         with path.open(encoding="utf-8") as file:
             row = json.loads(file.readline())
-        found.append(f"{name}: {row.get('text', '')} → {row.get('answer', '')}")
-    return found
+        examples.append(f"{name}: {row.get('text', '')} → {row.get('answer', '')}")
+    return examples
 
 
 def _compute(model: str, text: str, answer: str, corrupted: str, wrong: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 import streamlit as st
 
 from interp.runs.folder import Cell
+from interp.runs.questions import Declared, declared_in_files
 from interp.runs.viewing import ANY
 from interp_viewer import menu
 from interp_viewer.claims import draw_findings
@@ -25,9 +26,11 @@ def page(here: Selected) -> None:
                 expanded=False,
             )
     st.subheader("Findings")
-    for cell, info in here.cells.items():
-        if info["status"] == "ok":
-            _finding(here, cell, info)
+    known = declared_in_files()
+    ranks = {cell: known.get(cell.analysis, Declared).rank for cell in here.cells}
+    for cell in sorted(ranks, key=ranks.__getitem__):
+        if here.info(cell)["status"] == "ok":
+            _findings(here, cell, here.info(cell))
     others = [(cell, info) for cell, info in here.cells.items() if info["status"] != "ok"]
     if others:
         st.subheader("Not there")
@@ -40,7 +43,7 @@ def page(here: Selected) -> None:
     _provenance(here)
 
 
-def _finding(here: Selected, cell: Cell, info: dict) -> None:
+def _findings(here: Selected, cell: Cell, info: dict) -> None:
     name = PurePosixPath(cell.path).name
     with st.container(border=True):
         text, link = st.columns([0.85, 0.15], vertical_alignment="center")

@@ -24,17 +24,17 @@ def page() -> None:
         st.error(plain(f"no folder {root}"))
         _how(root)
         return
-    found = summaries(root)
-    if not found:
+    known = summaries(root)
+    if not known:
         st.info(plain(f"There is no run in {root} yet."))
         _how(root)
         return
     words = (
         st.text_input("Find", placeholder="part of a name, model, task or analysis").lower().split()
     )
-    shown = [header for header in found if all(word in _searched(header) for word in words)]
+    shown = [summary for summary in known if all(word in _searched(summary) for word in words)]
     st.caption(
-        f"{len(shown)} of {len(found)} runs in {plain(root)}. Tick one to open it, two to compare"
+        f"{len(shown)} of {len(known)} runs in {plain(root)}. Tick one to open it, two to compare"
         " them."
     )
     picked = st.dataframe(
@@ -46,22 +46,22 @@ def page() -> None:
         height=min(600, 35 * (len(shown) + 1) + 3),
     )
     chosen = [shown[i] for i in picked.selection["rows"] if i < len(shown)]
-    names = [header.id for header in shown if not header.error]
+    names = [summary.id for summary in shown if not summary.error]
     name = st.selectbox("Open", names, index=None, placeholder="or choose one here")
     if name is not None:
-        chosen = [header for header in shown if header.id == name]
+        chosen = [summary for summary in shown if summary.id == name]
     _links(chosen)
-    for header in shown:
-        if header.error:
-            st.error(f"{plain(header.id)}: {plain(header.error)}")
+    for summary in shown:
+        if summary.error:
+            st.error(f"{plain(summary.id)}: {plain(summary.error)}")
 
 
 def _links(chosen: list[RunSummary]) -> None:
-    readable = [header for header in chosen if not header.error]
-    for header in readable[:2]:
-        params = Selection(run=header.id).params()
+    readable = [summary for summary in chosen if not summary.error]
+    for summary in readable[:2]:
+        params = Selection(run=summary.id).params()
         st.page_link(
-            menu.entries()["overview"].page, label=f"Open {plain(header.id)}", query_params=params
+            menu.entries()["overview"].page, label=f"Open {plain(summary.id)}", query_params=params
         )
     if len(readable) >= 2:
         params = Selection(run=readable[0].id, cmp=readable[1].id).params()
@@ -74,27 +74,27 @@ def _how(root: object) -> None:
     st.code(COMMAND.format(shlex.quote(f"{root}/first")), language="bash")
 
 
-def _searched(header: RunSummary) -> str:
+def _searched(summary: RunSummary) -> str:
     return " ".join(
-        (header.id, *header.models, *header.tasks, *header.analyses, header.status)
+        (summary.id, *summary.models, *summary.tasks, *summary.analyses, summary.status)
     ).lower()
 
 
 def _table(shown: list[RunSummary]) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "run": header.id,
-            "status": header.status,
-            "models": ", ".join(header.models),
-            "tasks": ", ".join(header.tasks),
-            "analyses": len(header.analyses),
-            "prompts": header.n_prompts,
-            "started": header.started,
+            "run": summary.id,
+            "status": summary.status,
+            "models": ", ".join(summary.models),
+            "tasks": ", ".join(summary.tasks),
+            "analyses": len(summary.analyses),
+            "prompts": summary.n_prompts,
+            "started": summary.started,
             "last written": (
-                datetime.fromtimestamp(header.written, UTC).isoformat(timespec="seconds")
-                if header.written
+                datetime.fromtimestamp(summary.written, UTC).isoformat(timespec="seconds")
+                if summary.written
                 else ""
             ),
         }
-        for header in shown
+        for summary in shown
     )

@@ -34,8 +34,8 @@ def scores(
         [np.zeros_like(spread[:1]) if first_range is None else first_range[None], spread[:-1]]
     )
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.where(before > 0, changes / before, np.where(changes >= 0, _ALWAYS, -_ALWAYS))
-    return np.clip(found, -_ALWAYS, _ALWAYS).astype(np.float32)
+        ratios = np.where(before > 0, changes / before, np.where(changes >= 0, _ALWAYS, -_ALWAYS))
+    return np.clip(ratios, -_ALWAYS, _ALWAYS).astype(np.float32)
 
 
 def grid(here: Selected, of: str) -> Grid:
@@ -44,10 +44,10 @@ def grid(here: Selected, of: str) -> Grid:
     measured, phase = here.measured(cell), of if of in PHASES else "prompt"
     norms = measured.of_prompt(PHASES[phase], here.ex)
     first = f"{phase}.first_range"
-    found = scores(norms, measured.of_prompt(first, here.ex) if first in measured.names else None)
+    ratios = scores(norms, measured.of_prompt(first, here.ex) if first in measured.names else None)
     there = measured.of_prompt(f"{phase}.class", here.ex) != _NO_TOKEN
     massive = np.flatnonzero(measured.of_prompt(f"{phase}.massive", here.ex) & there)
-    values = np.where(there[None], found, np.nan).astype(np.float32)
+    values = np.where(there[None], ratios, np.nan).astype(np.float32)
     alpha = (
         here.selection.thr
         if here.selection.thr is not None
