@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from interp.errors import InterpError
 from interp.models import Model
-from interp.parameters import fit, hints_of
+from interp.parameters import coerce, hints_of
 from interp.replay import Recording
 from interp.result import Compared, Finding, Result, joined
 from interp.shapes import Tensors
@@ -94,7 +94,7 @@ class Analysis(ABC):
         """
         hints = hints_of(type(self))
         for field in fields(self):
-            value = fit(
+            value = coerce(
                 hints[field.name], getattr(self, field.name), f"{name_of(type(self))}.{field.name}"
             )
             object.__setattr__(self, field.name, value)

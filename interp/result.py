@@ -4,8 +4,10 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,8 +63,27 @@ class Finding:
         }
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a result was read from: a run's folder, and the names of its cell."""
+
+    folder: Path
+    model: str
+    task: str
+    analysis: str
+    label: str = ""
+
+
 class Result(ABC):
-    """What an analysis returns."""
+    """What an analysis returns; `origin` is the run folder that it was read from, if any."""
+
+    origin: Origin | None = None
+
+    def read_from(self, origin: Origin) -> "Result":
+        """Return the same result as one that was read from a run folder."""
+        result = copy(self)
+        vars(result)["origin"] = origin  # results are frozen
+        return result
 
     @abstractmethod
     def to_frame(self) -> pd.DataFrame:

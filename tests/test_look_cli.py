@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from interp import __version__
 from interp.cli import app, main
-from interp.cli.look import complete_runs
+from interp.cli.options import complete_runs
 from interp.files.whole import read_json, write_json
 from interp.runs import Study, execute
 from interp.runs.folder import Cell

@@ -22,7 +22,7 @@ from interp.analyses.logit_lens import LogitLens
 from interp.analyses.oracle_exit import OracleExit
 from interp.analysis import Analysis
 from interp.errors import AnalysisError, RunError
-from interp.parameters import fit, hints_of, parse
+from interp.parameters import coerce, hints_of, parse
 from interp.reports.gather import _command
 from interp.runs import Study
 from interp.runs.registry import find_analyses
@@ -61,7 +61,7 @@ def values_of(hint: Any) -> list[Any]:
 def asked_by(*words: str, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Return the study that a command line asks for."""
     asked: list[Study] = []
-    monkeypatch.setattr(interp.runs, "estimate", lambda study: asked.append(study) or [])
+    monkeypatch.setattr(interp.runs, "estimate_costs", lambda study: asked.append(study) or [])
     done = CliRunner().invoke(cli.app, ["run", "--dry-run", "--model", "m", "--task", "t", *words])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -204,4 +204,4 @@ def test_tables_and_unions_are_read_too() -> None:
     assert parse(int | str, "12", "x") == 12
     assert parse(int | str, "a,b", "x") == "a,b"
     with pytest.raises(AnalysisError, match="x is 'a'; a table is needed"):
-        fit(Mapping[str, int], "a", "x")
+        coerce(Mapping[str, int], "a", "x")

@@ -21,7 +21,7 @@ from urllib.request import urlopen
 from interp.errors import RunError
 
 if TYPE_CHECKING:
-    from interp.analysis import Result
+    from interp.result import Result
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 PORT = 8501
@@ -195,19 +195,19 @@ def view(
 
 
 def _place_of(what: "Result | str | Path") -> tuple[str | Path, str]:
+    """Return the folder to view and the page to open."""
     if isinstance(what, str | Path):
         return what, ""
-    place = getattr(what, "_place", None)
-    if place is None:
+    origin = what.origin
+    if origin is None:
         raise RunError(
             "this result is not from a run folder; `interp run` makes one, `interp.open_run`"
             " reads it"
         )
-    folder, cell = place
-    return folder, address(
-        Path(folder).resolve().name,
-        model=cell.model,
-        task=cell.task,
-        analysis=cell.analysis,
-        label=cell.label,
+    return origin.folder, address(
+        origin.folder.resolve().name,
+        model=origin.model,
+        task=origin.task,
+        analysis=origin.analysis,
+        label=origin.label,
     )
