@@ -16,7 +16,7 @@ from interp.errors import AnalysisError, unknown
 class AtLeast:
     """The smallest value of a parameter: `Annotated[int, AtLeast(1)]`."""
 
-    least: float
+    least: int | float
 
     def refusal(self, value: Any) -> str:
         """Return what is wrong with a value; nothing if nothing is."""
@@ -27,8 +27,8 @@ class AtLeast:
 class Between:
     """The smallest and the largest value of a parameter: `Annotated[float, Between(0, 1)]`."""
 
-    least: float
-    most: float
+    least: int | float
+    most: int | float
 
     def refusal(self, value: Any) -> str:
         """Return what is wrong with a value; nothing if nothing is."""
@@ -105,7 +105,9 @@ def parse(hint: Any, text: str, where: str) -> Any:
 
 def _in_range(ranges: tuple[Any, ...], value: Any, where: str) -> Any:
     for each in ranges:
-        if isinstance(each, AtLeast | Between) and (wrong := each.refusal(value)):
+        if value is None or not isinstance(each, AtLeast | Between):
+            continue
+        if wrong := each.refusal(value):
             raise AnalysisError(f"{where}={value}; {wrong}")
     return value
 

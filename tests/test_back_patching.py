@@ -17,8 +17,10 @@ from interp.interventions import Patch
 from interp.models import Model
 from interp.sites import Site
 from interp.stats.rates import chosen_try
-from interp.sweeps.patching import ends_of_patched, known_hops, outputs_at, read_tags, tags_of
-from interp.sweeps.texts import patched_texts, says
+from interp.sweeps.patches import ends_of_patched, outputs_at
+from interp.sweeps.tags import read_tags, tags_of
+from interp.sweeps.texts import holds_answer, patched_texts
+from interp.sweeps.two_hop import known_hops
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 from tests.test_replay import naive
@@ -227,8 +229,8 @@ def test_patched_texts_go_on_from_the_patched_prompt() -> None:
 
 def test_an_alias_counts_and_a_letter_does_not() -> None:
     prompt = Prompt("1", "The author of", answer="Jane Austen", aliases=("Austen", "J"))
-    assert says(" is miss austen.", prompt)
-    assert not says(" is J. Doe", prompt)
+    assert holds_answer(" is miss austen.", prompt)
+    assert not holds_answer(" is J. Doe", prompt)
 
 
 def test_the_chosen_try_is_scored_on_the_other_half() -> None:
@@ -292,7 +294,8 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(TaskError, match="found 0 times; once is needed"):
         BackPatching().run(model, task.of([replace(task.prompts[0], subject="nobody")]))
     with pytest.raises(
-        AnalysisError, match="1 prompt given; the control 'example' needs at least 2"
+        AnalysisError,
+        match="1 prompt given; the control takes another prompt's entities: at least 2",
     ):
         BackPatching().run(model, task.take(1))
     with pytest.raises(AnalysisError, match="max_new_tokens=0; at least 1"):

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import interp
-from interp.analyses.depth_map import DepthMap, _roles
+from interp.analyses.depth_map import DepthMap, _roles, site_maps
 from interp.analyses.depth_map.layer_alignment import (
     alignment_statistics,
     monotone_alignment,
@@ -41,7 +41,6 @@ from interp.models import Model
 from interp.replay import first
 from interp.runs import Study, execute, open_run
 from interp.runs.registry import make_analysis
-from interp.sweeps import site_maps
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 
@@ -244,7 +243,7 @@ def test_permuted_sites_know_no_diagonal() -> None:
 
 def residuals(model: Model, batch) -> list[Tensor]:
     """Return every residual [batch pos d_model] by hand-written hooks on the stock model."""
-    blocks = model.module.get_submodule(model._paths.blocks)
+    blocks = [block.module for block in model.blocks]
     seen: list[Tensor] = []
     see = lambda _m, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"])  # noqa: E731
     handles = [block.register_forward_pre_hook(see, with_kwargs=True) for block in blocks]

@@ -20,7 +20,6 @@ from interp.errors import StoreError
 from interp.models import Model, load_model
 from interp.store import (
     ActivationStore,
-    Files,
     Settings,
     configure,
     info,
@@ -30,6 +29,7 @@ from interp.store import (
     to_numpy,
     verify,
 )
+from interp.store.files import Files
 from tests.families import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -48,8 +48,11 @@ def s3() -> Iterator[str]:
     host, port = server.get_host_and_port()
     before = dict(fsspec.config.conf)
     fsspec.config.conf["s3"] = {
-        "endpoint_url": f"http://{host}:{port}", "key": "x", "secret": "y", "client_kwargs": {"region_name": "eu-west-1"}
-    }  # fmt: skip
+        "endpoint_url": f"http://{host}:{port}",
+        "key": "x",
+        "secret": "y",
+        "client_kwargs": {"region_name": "eu-west-1"},
+    }
     fsspec.filesystem("s3").mkdir("bucket")
     yield "s3://bucket"
     fsspec.config.conf.clear()

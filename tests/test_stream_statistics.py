@@ -1,6 +1,4 @@
-"""Variance, massive activations and the laws of growth: by hand, and against the stock model's own
-residuals.
-"""
+"""Variance, massive activations and laws of growth: by hand, and from the stock model's stream."""
 
 import dataclasses
 from pathlib import Path
@@ -10,14 +8,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from interp.analyses.stream_statistics import (
-    POSITIONS,
-    STATISTICS,
-    StreamStatistics,
-    growth_fits,
-    statistics_of,
-    where_largest,
-)
+from interp.analyses.stream_statistics import StreamStatistics, statistics_of, where_largest
+from interp.analyses.stream_statistics.result import POSITIONS, STATISTICS, growth_fits
 from interp.errors import AnalysisError
 from interp.models import Model
 from tests.families import tiny, tokens
@@ -110,10 +102,10 @@ def test_the_variance_weights_tokens_and_the_maximum_prompts() -> None:
 
 
 def test_bad_input_is_one_line() -> None:
-    with pytest.raises(AnalysisError, match=r"massive_ratio=-1\.0; 0 or more is needed"):
+    with pytest.raises(AnalysisError, match=r"massive_ratio=-1\.0; at least 0 is needed"):
         StreamStatistics(massive_ratio=-1.0)
     with pytest.raises(
-        AnalysisError, match="fit_from=3; the model has sites 0 to 4, and a fit needs 3"
+        AnalysisError, match="fit_from=3; the model has taps 0 to 4, and a fit needs 3"
     ):
         StreamStatistics(fit_from=3).check(tiny("llama"), tokens())
     with pytest.raises(AnalysisError, match="prompt '0' has 1 token; at least 2 are needed"):

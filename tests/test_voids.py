@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.void_detection import VoidDetection
+from interp.analyses.void_skip import masks as void_masks
 from interp.analyses.void_skip.masks import (
     bypass,
     drawn,
@@ -24,7 +25,6 @@ from interp.analyses.void_skip.masks import (
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model, load_model
 from interp.replay import first
-from interp.sweeps import skips
 from interp.sweeps.voids import (
     active_layers,
     changes_of,
@@ -46,7 +46,7 @@ ALPHAS = (0.0, 0.4, 0.8)
 
 def stacked(model: Model, batch) -> torch.Tensor:
     """Return the norms [batch tap pos] that plain hooks see in one stock forward."""
-    blocks = model.module.get_submodule(model._paths.blocks)
+    blocks = [block.module for block in model.blocks]
     seen: list[torch.Tensor] = []
     handles = [
         blocks[0].register_forward_pre_hook(
@@ -328,7 +328,7 @@ def test_the_first_token_may_be_left_alone() -> None:
 def test_few_variants_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = tiny("llama"), tokens()
     whole = masked_stream(model.record(batch), ALPHAS)
-    monkeypatch.setattr(skips, "_CHUNK_TOKENS", 1)
+    monkeypatch.setattr(void_masks, "_CHUNK_TOKENS", 1)
     assert torch.equal(masked_stream(model.record(batch), ALPHAS), whole)
 
 
@@ -390,7 +390,7 @@ def test_surprise_is_the_cross_entropy_of_the_stock_model(monkeypatch: pytest.Mo
         logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), reduction="none"
     )
     assert_close(nats, expected.view(3, -1).mean(1), rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr(skips, "LOGITS_HELD", 3 * 97 * 2)
+    monkeypatch.setattr(void_masks, "LOGITS_HELD", 3 * 97 * 2)
     assert_close(nats_per_token(recording, stream, batch.tokens)[0], nats, rtol=1e-5, atol=1e-5)
 
 

@@ -148,12 +148,14 @@ def configure(
     Example: interp store configure runs/store --quota 20GB --dtype float16
     """
     from interp import store
+    from interp.store.files import Files
+    from interp.store.shard import DamagedError
 
     if quota is None and dtype is None:
         raise StoreError("nothing to configure; --quota or --dtype is needed")
     try:
-        before = store.read_settings(store.Files(place))
-    except store.DamagedError:
+        before = store.read_settings(Files(place))
+    except DamagedError:
         before = store.Settings()
     limit = before.quota if quota is None else _limit(quota)
     kept = before.dtype if dtype is None else None if dtype == "none" else dtype

@@ -1,6 +1,6 @@
 """What the store holds of one batch of prompts, seen as the clean activations of a recording."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,19 +12,24 @@ from interp.store import ActivationStore, stored_name
 
 @dataclass(frozen=True)
 class Shelf:
-    """Reads and writes the clean activations of prompts `tokens` [batch pos] with these keys,
-    computed as `dtype`.
+    """Reads and writes clean activations of `tokens` [batch pos] with these keys, as `dtype`.
+
+    `check` raises where the model would now compute others; it is called before any is read.
     """
 
     store: ActivationStore
     keys: Sequence[str]
     tokens: Tensor
     dtype: torch.dtype
+    check: Callable[[], None]
 
     def read(self, site: Site) -> Tensor | None:
         """Return a clean activation [batch pos d_model] if all prompts have it stored."""
-        found = self.store.read(self.keys, stored_name(site))
-        return None if found is None else torch.stack(found).to(self.tokens.device, self.dtype)
+        rows = self.store.read(self.keys, stored_name(site))
+        if rows is None:
+            return None
+        self.check()
+        return torch.stack(rows).to(self.tokens.device, self.dtype)
 
     def keep(self, clean: Mapping[Site, Tensor]) -> None:
         """Write a whole clean pass; a prompt that is there twice is written once."""

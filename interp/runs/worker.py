@@ -24,7 +24,8 @@ from interp.runs.plan import CellPlan, Failure, Job, Outcome, PlannedCell, RunPl
 from interp.runs.study import Study
 from interp.shapes import Tensors
 from interp.tasks import Task
-from interp.tasks.batch import TokenBatch, put_in_front
+from interp.tasks.batch import TokenBatch
+from interp.tasks.encoding import put_in_front
 from interp.tasks.fitting import Fitted
 
 Key = tuple[str, str]  # names of a model and a task

@@ -12,7 +12,8 @@ import torch
 from interp.errors import InterpError, ModelError, UnknownModelError
 from interp.models import Model, load_model
 from interp.runs.registry import find_analyses, make_analysis
-from interp.tasks.batch import TokenBatch, put_in_front
+from interp.tasks.batch import TokenBatch
+from interp.tasks.encoding import put_in_front
 from interp.testing import examine
 from interp.testing.fed import fed
 from interp.testing.probe import Probe

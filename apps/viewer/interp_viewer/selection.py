@@ -1,5 +1,6 @@
-"""What is selected, which is the page's address and nowhere else: every page reads it, every click
-writes it once.
+"""What is selected: the page's address, and nowhere else.
+
+Every page reads it, every click writes it once.
 """
 
 from collections.abc import Mapping
@@ -16,8 +17,9 @@ _LONGEST = 300
 
 @dataclass(frozen=True)
 class Selection:
-    """A run, a model and a task in it; prompt `ex` (from 0), layer, token (from 0), head, source
-    and target; a node or edge.
+    """A run, a model and a task, a prompt, and what is selected of it.
+
+    Prompt `ex`, `layer`, `token`, `head`, source `src` and target `tgt` count from 0.
 
     `label` names a set of parameters; `of` is what the page shows of an analysis, `over` "all"
     where that is a mean over prompts; `cmp` the run or prompt that it is compared with, `thr` and
@@ -45,9 +47,7 @@ class Selection:
 
     @classmethod
     def read(cls, params: Mapping[str, str]) -> "Selection":
-        """Return what an address selects; what is no number where one is needed is left out and
-        said.
-        """
+        """Return what an address selects; what cannot be read is left out and named in `bad`."""
         found: dict[str, Any] = {name: params[name][:_LONGEST] for name in _TEXTS if name in params}
         bad = []
         for name in (*_NUMBERS, "k", "thr"):
@@ -73,9 +73,7 @@ class Selection:
         }
 
     def moved(self, **changes: Any) -> "Selection":
-        """Return a selection with changes; what belongs to another run, model or prompt is dropped
-        with it.
-        """
+        """Return a selection with changes, without what belongs to another run, model or prompt."""
         belongs = {
             "run": {"model": "", "task": "", "ex": None, "cmp": "", "node": "", "edge": ""},
             "model": {"ex": None, "node": "", "edge": ""},
@@ -88,9 +86,7 @@ class Selection:
         return replace(self, bad=(), **(dropped | changes))
 
     def within(self, limits: Mapping[str, int]) -> "Selection":
-        """Return a selection without numbers that there are not: `limits` says how many of each
-        there are.
-        """
+        """Return a selection without numbers beyond `limits`, which says how many of each exist."""
         bad, dropped = list(self.bad), {}
         for name, limit in limits.items():
             value = getattr(self, name)

@@ -8,7 +8,7 @@ where.
 they replace.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
-from interp.sweeps.patching import Positions, key_of, of_another, outputs_at
+from interp.sweeps.patches import Spans, outputs_at
+from interp.sweeps.tags import key_of
+from interp.sweeps.two_hop import other_prompts, other_prompts_entities
+from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
 CONTROLS = ("identity", "forward", "example", "random", "position", "rescaled")
@@ -31,7 +35,7 @@ class Tries:
     kind: str
     sources: Mapping[int, list[int]]
     values: Mapping[int, Float[Tensor, "source batch span d_model"]]
-    positions: Positions
+    positions: Spans
 
 
 def n_pairs(n_layers: int) -> int:
@@ -57,7 +61,7 @@ def sources_of(kind: str, target: int, *, n_layers: int, controls: Sequence[str]
     ]
 
 
-def other_positions(shard: TokenBatch, positions: Positions, *, seed: int) -> Positions:
+def other_positions(shard: TokenBatch, positions: Spans, *, seed: int) -> Spans:
     """Return a random span of each prompt that ends elsewhere, and does not hold position 0 unless
     it must.
     """
@@ -70,13 +74,27 @@ def other_positions(shard: TokenBatch, positions: Positions, *, seed: int) -> Po
     return ends_at[:, None] - torch.arange(span - 1, -1, -1, device=positions.device)
 
 
+def donors(
+    model: Model, task: Task, *, n: int, positions: Callable[[TokenBatch], Spans]
+) -> Tensors:
+    """Return the vectors [prompt layer span d_model] of a task's first prompts, keys and entities.
+
+    Raises AnalysisError if there is but one prompt.
+    """
+    shards = [model.tokenize(prompts) for prompts in model.shards(task.of(task.prompts[:n]))]
+    with torch.no_grad():
+        vectors = [outputs_at(model.record(shard), positions(shard)) for shard in shards]
+    whole = torch.cat(vectors, dim=1).transpose(0, 1)
+    return {"other_vectors": whole} | other_prompts_entities(model, task, n=n)
+
+
 def all_tries(
     recording: Recording,
     shard: TokenBatch,
     prepared: Tensors,
     *,
     controls: Sequence[str],
-    positions: Positions,
+    positions: Spans,
     seed: int,
 ) -> Iterator[Tries]:
     """Yield every kind of patch with its values; `prepared` holds the donors of "example"."""
@@ -91,7 +109,7 @@ def all_tries(
         where = other_positions(shard, positions, seed=seed) if kind == "position" else positions
         vectors = own
         if kind == "example":
-            vectors = of_another(shard, prepared)
+            vectors = prepared["other_vectors"][other_prompts(shard, prepared)].transpose(0, 1)
         if kind == "position":
             vectors = outputs_at(recording, where)
         values = {}

@@ -1,0 +1,186 @@
+"""The statistics of the stream as curves over depth, and the laws by which its variance grows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.figures.plots import COLOURS, lines_over_depth
+from interp.result import Compared, Finding, Result
+from interp.stats.bootstrap import resampled_means
+from interp.stats.estimate import Estimate, estimate_of, estimates
+
+if TYPE_CHECKING:
+    from interp.analyses.stream_statistics import StreamStatistics
+
+STATISTICS = ("variance", "mean |h|", "max |h|", "max / median |h|", "massive activations")
+POSITIONS = ("all positions", "without the first")
+_LAWS = {"linear": "a line", "exponential": "an exponential"}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A growth law: variance = intercept + slope·tap, or its logarithm; `r2` on its own scale.
+
+    `error` is the root mean square error of the variance itself, as a share of its mean, so that
+    two laws can be compared.
+    """
+
+    intercept: float
+    slope: float
+    r2: float
+    error: float
+
+
+def growth_fits(variance: np.ndarray, *, fit_from: int = 0) -> dict[str, Fit]:
+    """Return both laws fitted by least squares to the variance [tap] from tap `fit_from` on."""
+    taps = np.arange(fit_from, len(variance))
+    truth = variance[fit_from:].astype(np.float64)
+    fits = {}
+    for name, scale, back in (("linear", np.array, np.array), ("exponential", np.log, np.exp)):
+        target = scale(truth)
+        slope, intercept = np.polyfit(taps, target, 1)
+        fitted = intercept + slope * taps
+        spread = ((target - target.mean()) ** 2).sum()
+        r2 = 1 - ((target - fitted) ** 2).sum() / spread if spread > 0 else 1.0
+        error = np.sqrt(((back(fitted) - truth) ** 2).mean()) / truth.mean()
+        fits[name] = Fit(float(intercept), float(slope), float(r2), float(error))
+    return fits
+
+
+@dataclass(frozen=True, repr=False)
+class StreamStatisticsResult(Result):
+    """Statistics [prompt tap positions statistic], where |h| is largest [prompt tap positions 2]
+    and the number of tokens [prompt].
+    """
+
+    analysis: "StreamStatistics"
+    statistics: np.ndarray
+    where: np.ndarray
+    n_pos: np.ndarray
+
+    def curve(self, statistic: str, positions: str = POSITIONS[0]) -> np.ndarray:
+        """Return the mean [tap] of one of `STATISTICS`, over all positions or without the first."""
+        return self._estimates(statistic, positions)["mean"]
+
+    def fits(self, positions: str = POSITIONS[0]) -> dict[str, Fit]:
+        """Return the linear and the exponential growth of the variance."""
+        return growth_fits(self.curve("variance", positions), fit_from=self.analysis.fit_from)
+
+    def _estimates(self, statistic: str, positions: str) -> dict[str, np.ndarray]:
+        values, weights = (
+            self._per_prompt(statistic, positions),
+            self._weights(statistic, positions),
+        )
+        return estimates(values, weights=weights, seed=self.analysis.seed)
+
+    def _per_prompt(self, statistic: str, positions: str) -> np.ndarray:
+        """Return a statistic [prompt tap]."""
+        at = POSITIONS.index(positions), STATISTICS.index(statistic)
+        return np.asarray(self.statistics[:, :, *at])
+
+    def _weights(self, statistic: str, positions: str) -> np.ndarray:
+        """Weight prompts by their tokens where a statistic is a mean over tokens."""
+        if statistic not in ("variance", "mean |h|"):
+            return np.ones(len(self.n_pos))
+        return (self.n_pos - POSITIONS.index(positions)).astype(np.float64)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return columns measure, positions, layer, mean, low, high, max, prompt, position,
+        dimension.
+
+        `layer` is the layer that reads the stream, `n_layers` behind the last; low and high are a
+        95 % bootstrap over prompts; max is the largest of any prompt, that of `prompt`, and "max
+        |h|" also has its place. Fits of the variance, such as "linear fit: slope", have no layer.
+        """
+        frame = pd.concat([*self._tap_rows(), *self._fit_rows()], ignore_index=True)
+        return frame.astype(dict.fromkeys(("layer", "prompt", "position", "dimension"), "Int64"))
+
+    def _tap_rows(self) -> Iterator[pd.DataFrame]:
+        for statistic, (i, positions) in product(STATISTICS, enumerate(POSITIONS)):
+            values = self._per_prompt(statistic, positions)
+            means = self._estimates(statistic, positions)
+            taps, prompt = np.arange(values.shape[1]), values.argmax(0)
+            at = self.where[prompt, taps, i].T if statistic == "max |h|" else (pd.NA, pd.NA)
+            keys = {"measure": statistic, "positions": positions, "layer": taps}
+            numbers = {name: means[name] for name in ("mean", "low", "high")}
+            place = {"prompt": prompt, "position": at[0], "dimension": at[1]}
+            yield pd.DataFrame(keys | numbers | {"max": values.max(0)} | place)
+
+    def _fit_rows(self) -> Iterator[pd.DataFrame]:
+        for positions in POSITIONS:
+            for law, fit in self.fits(positions).items():
+                numbers = (fit.intercept, fit.slope, fit.r2, fit.error)
+                measures = [f"{law} fit: {of}" for of in ("intercept", "slope", "R²", "error")]
+                keys = {"measure": measures, "positions": positions}
+                yield pd.DataFrame(keys | {"mean": list(numbers)})
+
+    def plot(self) -> go.Figure:
+        """Draw every statistic over depth with and without position 0; both laws as dashes."""
+        frame = pd.concat(self._tap_rows(), ignore_index=True)
+        title = (
+            "How the residual stream grows (dashed: linear and exponential fit of all positions'"
+            " variance)"
+        )
+        figure = lines_over_depth(
+            frame, y="mean", groups="positions", panels="measure", title=title
+        )
+        taps = np.arange(self.analysis.fit_from, self.statistics.shape[1])
+        for i, (law, fit) in enumerate(self.fits().items()):
+            fitted = fit.intercept + fit.slope * taps
+            y = (np.exp(fitted) if law == "exponential" else fitted).astype(np.float32)
+            look = {"line": {"dash": "dash", "color": COLOURS[2 + i]}, "name": f"{law} fit"}
+            figure.add_scatter(x=taps, y=y, mode="lines", **look, row=1, col=1)
+        return figure
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return by how much the variance grows, by which law, and the largest activation."""
+        return self._growth(), self._law(), self._largest()
+
+    def _growth(self) -> Finding:
+        curve = self.curve("variance", POSITIONS[1])
+        ends = self._per_prompt("variance", POSITIONS[1])[:, [0, -1]]
+        weights = self._weights("variance", POSITIONS[1])
+        resampled = resampled_means(ends, weights=weights, seed=self.analysis.seed)
+        growth = estimate_of(
+            curve[-1] / curve[0], resampled[:, 1] / resampled[:, 0], n=len(self.n_pos)
+        )
+        spec = ",.0f" if growth.value >= 100 else ".1f"
+        return Finding(
+            f"Behind the last layer the stream's variance is {growth:{spec}} times that of the"
+            " embedding, position 0 left out.",
+            growth,
+            "growth of the stream's variance from the embedding to the last layer, without"
+            " position 0",
+        )
+
+    def _law(self) -> Finding:
+        fits = self.fits()
+        law, other = sorted(fits, key=lambda name: fits[name].error)
+        n = len(self.n_pos)
+        error = Estimate(fits[law].error, n=n)
+        return Finding(
+            f"The variance follows {_LAWS[law]} more closely than {_LAWS[other]}: the root mean"
+            f" square error is {error:.0%} of its mean.",
+            error,
+            "error of the better of two laws of growth, as a share of the mean variance",
+            rival=Compared(_LAWS[other], Estimate(fits[other].error, n=n)),
+        )
+
+    def _largest(self) -> Finding:
+        top = self._per_prompt("max |h|", POSITIONS[0])
+        prompt, tap = np.unravel_index(top.argmax(), top.shape)
+        position, dimension = self.where[prompt, tap, 0]
+        largest = Estimate(float(top[prompt, tap]), n=len(top))
+        n_massive = self._per_prompt("massive activations", POSITIONS[0]).max()
+        massive = f"up to {n_massive:,.0f} of a prompt are" if n_massive else "none is"
+        return Finding(
+            f"The largest activation is {largest:.3g}, at position {position}, dimension"
+            f" {dimension}; {massive} massive.",
+            largest,
+            "largest activation of any prompt at any tap",
+        )
