@@ -109,7 +109,7 @@ class Result(ABC):
         return f"{type(self).__name__}: {self.summary()}"
 
     def _repr_html_(self) -> str:
-        """Return what notebooks show: findings, a small still picture, the first rows; no scripts."""
+        """Return what notebooks show: findings, a still picture, the first rows; no scripts."""
         frame, name = self.to_frame(), type(self).__name__
         picture = svg_of(json.loads(str(self.plot().to_json())))
         table = frame.head(_ROWS_SHOWN).map(_short).to_html(index=False, border=0)
@@ -138,7 +138,7 @@ def joined(parts: Sequence[Tensors]) -> dict[str, np.ndarray]:
 
 
 def faults_of(findings: Sequence[Finding]) -> list[str]:
-    """Return what is wrong with findings by the rules of `Result.findings`; nothing if all is right."""
+    """Return what is wrong with findings, by the rules of `Result.findings`."""
     faults = [] if 1 <= len(findings) <= MOST_FINDINGS else [f"{len(findings)} findings; 1 to 3"]
     for finding in findings:
         claim = finding.claim

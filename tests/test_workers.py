@@ -28,7 +28,9 @@ from interp.runs.executors import run_jobs
 from interp.runs.folder import Cell
 from interp.runs.parts import read_part
 from interp.runs.plan import Failure, Job, PlannedCell, Spent
+from interp.runs.registry import find_analyses
 from interp.runs.worker import Worker
+from interp.tasks import Task, load_task
 
 ANALYSES: dict[str, dict[str, Any]] = {"layer_skip": {}, "back_patching": {"n_donors": 4}}
 STUDY = Study(("zoo/hops-4l",), ("two-hop",), ANALYSES, n=24)
@@ -107,6 +109,29 @@ def test_one_analysis_can_be_there_with_several_parameters(tmp_path: Path) -> No
         Study(("zoo/hops-4l",), ("two-hop",), {"layer_skp@mlp": {}}).check()
     with pytest.raises(RunError, match="a model is named twice"):
         Study(("zoo/hops-4l", "zoo/hops-4l"), ("two-hop",), {"layer_skip": {}}).check()
+
+
+def test_names_are_looked_up_before_the_run_and_not_by_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up, loaded = [], []
+
+    def find() -> dict[str, Any]:
+        looked_up.append(1)
+        return find_analyses()
+
+    def load(name: str, **how: Any) -> Task:
+        loaded.append(name)
+        return load_task(name, **how)
+
+    monkeypatch.setattr("interp.runs.registry.find_analyses", find)
+    monkeypatch.setattr("interp.runs.study.load_task", load)
+    tasks = ("two-hop", "two-hop-facts")
+    study = Study(("zoo/hops-4l",), tasks, {"residual_contribution": {}}, n=24, only_fitting=True)
+    execute(study, tmp_path / "run")
+    assert len(tensors(tmp_path / "run")) > 2
+    assert len(looked_up) == 1 + len(tasks)  # of the check, and of the cells of every task
+    assert sorted(loaded) == sorted([*tasks, *tasks])  # by the check, and by the worker
 
 
 # Damage

@@ -1,11 +1,17 @@
 """`interp doctor` checks a checkpoint."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from interp.cli.options import AsJson
 from interp.cli.terminal import err, out, say, say_json
+
+if TYPE_CHECKING:
+    from interp.testing.doctor import Diagnosis
+
+_MARKS = {"ok": "✓", "note": "·", "failed": "✗"}
 
 
 def doctor(
@@ -20,10 +26,11 @@ def doctor(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code of the checkpoint.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Check a checkpoint: is it whole, and is every place in it what its name says? Exits 1 if not,
-    2 if there is none.
+    """Check a checkpoint: is it whole, and is every place in it what its name says?
+
+    Exit status 1 if not, 2 if there is none.
 
     Example: interp doctor --model path/to/checkpoint
     """
@@ -35,33 +42,28 @@ def doctor(
     transformers.utils.logging.set_verbosity_error()
     with err.status("loading", spinner="dots") as status:
         how: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision}
-        found = diagnose(model, progress=status.update, trust_remote_code=trust_remote_code, **how)
+        how["trust_remote_code"] = trust_remote_code
+        diagnosis = diagnose(model, progress=status.update, **how)
     if as_json:
-        say_json(found.to_dict())
+        say_json(diagnosis.to_dict())
     else:
-        _print_diagnosis(found.to_dict())
-    if not found.is_healthy:
+        _print_diagnosis(diagnosis)
+    if not diagnosis.is_healthy:
         raise typer.Exit(1)
 
 
-def _print_diagnosis(found: dict[str, Any]) -> None:
-    marks = {"ok": "✓", "note": "·", "failed": "✗"}
-    for sign in found["signs"]:
-        say(f"{marks[sign['verdict']]} {sign['check']}: {sign['what']}")
-    if found["memory"]:
-        table = Table(
-            "analysis",
-            "memory MB",
-            "forwards",
-            title="For 32 prompts of 64 tokens, with each analysis's defaults",
-        )
-        for row in found["memory"]:
-            costs = (
-                (str(row["memory_mb"]), f"{'≤ ' if row['is_bound'] else ''}{row['forwards']}")
-                if "forwards" in row
-                else ("–", row["why_not"])
-            )
-            table.add_row(row["analysis"], *costs)
+def _print_diagnosis(diagnosis: "Diagnosis") -> None:
+    for sign in diagnosis.signs:
+        say(f"{_MARKS[sign.verdict]} {sign.check}: {sign.what}")
+    if diagnosis.memory:
+        title = "For 32 prompts of 64 tokens, with each analysis's defaults"
+        table = Table("analysis", "memory MB", "forwards", title=title)
+        for row in diagnosis.memory:
+            if "forwards" in row:
+                forwards = f"{'≤ ' if row['is_bound'] else ''}{row['forwards']}"
+                table.add_row(row["analysis"], str(row["memory_mb"]), forwards)
+            else:
+                table.add_row(row["analysis"], "–", row["why_not"])
         out.print(table)
-    said = "healthy" if found["healthy"] else "not to be trusted"
-    say(f"{found['model']} is {said}")
+    verdict = "healthy" if diagnosis.is_healthy else "not to be trusted"
+    say(f"{diagnosis.model} is {verdict}")

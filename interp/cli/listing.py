@@ -30,7 +30,7 @@ def list_(
 
 
 def _models() -> dict[str, str]:
-    from interp.files.fetched import told
+    from interp.files.fetched import described
     from interp.files.paths import shipped_models
 
     rows = {}
@@ -41,7 +41,7 @@ def _models() -> dict[str, str]:
         rows[name] = (
             f"{recipe['family']}, {recipe['n_layers']} layers, d={recipe['d_model']}; {scores}"
         )
-    return rows | told()
+    return rows | described()
 
 
 def _tasks() -> dict[str, str]:

@@ -35,16 +35,7 @@ def show(
     """
     from interp.runs.tables import read_frame
 
-    cells = cells_of(read_run(run))
-    for what, asked in (("model", model), ("task", task)):
-        names = {getattr(cell, what) for cell in cells}
-        if asked is not None and asked not in names:
-            raise RunError(f"{unknown(what, asked, names)} in {run}")
-    cells = {
-        cell: record
-        for cell, record in cells.items()
-        if model in (None, cell.model) and task in (None, cell.task)
-    }
+    cells = _cells_of(run, model=model, task=task)
     if analysis is None:
         _print_cells(cells, as_json=as_json)
         return
@@ -53,17 +44,27 @@ def show(
         raise RunError(f"{unknown('analysis', analysis, {c.name for c in cells})} in {run}")
     tables = {cell: read_frame(run, cell) for cell in chosen if cells[cell]["status"] == "ok"}
     if as_json:
-        say_json(
-            [
-                {"cell": cell.path, **record, "rows": _rows_of(tables.get(cell), rows)}
-                for cell, record in chosen.items()
-            ]
-        )
+        rows_of = {cell: _rows_of(tables.get(cell), rows) for cell in chosen}
+        say_json([{"cell": c.path, **record, "rows": rows_of[c]} for c, record in chosen.items()])
         return
     for cell, record in chosen.items():
         say(f"{cell.path}: {record.get('summary') or record.get('error')}")
         if cell in tables:
             _print_frame(tables[cell], rows)
+
+
+def _cells_of(run: Path, *, model: str | None, task: str | None) -> dict[Cell, dict[str, Any]]:
+    """Return the cells of a run, or those of one model or task alone, and what is recorded."""
+    cells = cells_of(read_run(run))
+    for what, asked in (("model", model), ("task", task)):
+        names = {getattr(cell, what) for cell in cells}
+        if asked is not None and asked not in names:
+            raise RunError(f"{unknown(what, asked, names)} in {run}")
+    return {
+        cell: record
+        for cell, record in cells.items()
+        if model in (None, cell.model) and task in (None, cell.task)
+    }
 
 
 def _print_cells(cells: dict[Cell, dict[str, Any]], *, as_json: bool) -> None:

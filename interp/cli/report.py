@@ -1,4 +1,4 @@
-"""`interp report` writes a report of a run; `interp schema` prints the JSON Schema of report.json."""
+"""`interp report` writes a report of a run; `interp schema` prints report.json's schema."""
 
 import json
 from typing import Annotated

@@ -74,8 +74,9 @@ def run(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Run analyses into a run folder; call again to resume. Ctrl-C ends it after the shards under
-    way, twice at once.
+    """Run analyses into a run folder; call again to resume.
+
+    Ctrl-C ends it after the shards under way, twice at once.
 
     Examples: interp run --model zoo/hops-4l --task two-hop --out runs/first · interp run study.toml
     --workers 2 · interp run --model ./my-model --task my.jsonl --analysis layer_skip --set

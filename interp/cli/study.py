@@ -111,7 +111,7 @@ def validate(
     study: Annotated[Path, typer.Argument(help="A study file (TOML).")],
     as_json: AsJson = False,
 ) -> None:
-    """Check a study file without running anything; exit status 2, with a suggestion, if it is wrong.
+    """Check a study file without running it; exit status 2, with a suggestion, if it is wrong.
 
     Example: interp validate studies/demo.toml
     """

@@ -98,7 +98,7 @@ def make_executors(
 
 
 def visible_gpus() -> list[str]:
-    """Return the names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
+    """Return the GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
     n_gpus, allowed = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     names = allowed.split(",") if allowed else map(str, range(n_gpus))
     return [name.strip() for name in names][:n_gpus]

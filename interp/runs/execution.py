@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,8 @@ def execute(
         worker = Worker(study, out.absolute(), store)
         executors = make_executors(worker, workers=workers, ray_address=ray, gpus=gpus)
         run = _Run(study, record, executors, stopping, progress)
-        changed: list[Changed] = []
         try:
-            for model in study.models:
-                for task in study.tasks:
-                    try:
-                        _TaskOnModel(run, model, task).run()
-                    except Changed as error:
-                        changed.append(error)
+            changed = [error for error in map(run.of, product(study.models, study.tasks)) if error]
         finally:
             for executor in executors:
                 executor.close()
@@ -79,6 +74,15 @@ class _Run:
     executors: Sequence[Executor]
     stopping: Stopping
     progress: Progress
+
+    def of(self, names: tuple[str, str]) -> Changed | None:
+        """Run a task on a model; return the error if what is finished is of something else."""
+        model, task = names
+        try:
+            _TaskOnModel(self, model, task).run()
+        except Changed as error:
+            return error
+        return None
 
 
 @dataclass

@@ -129,7 +129,7 @@ def _deaths() -> tuple[type[BaseException], ...]:
     return (BrokenProcessPool, ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
 
 
-Busy = dict[Future[Outcome], tuple[Executor, Job, float]]  # who does which job, and since when
+Busy = dict[Future[Outcome], tuple[Executor, Job, float]]  # who does which job, since when
 
 
 def run_jobs(
@@ -144,8 +144,7 @@ def run_jobs(
     A job whose worker dies is done again, a slow one by a second worker too. Cells that have
     `failed` by the time that a job is handed out are left out of it.
     """
-    queue, free = deque(jobs), list(executors)
-    busy: Busy = {}
+    queue, free, busy = deque(jobs), list(executors), Busy()
     deaths: Counter[Job] = Counter()
     finished: set[Job] = set()
     seconds: list[float] = []
@@ -170,10 +169,9 @@ def run_jobs(
             if job not in finished:
                 finished.add(job)
                 yield job, outcome
-        if free and not queue and len(seconds) >= 3 and not is_stopping():
-            slow = _slowest(busy, finished, limit=_SLOW * median(seconds))
-            if slow is not None:
-                _hand_out(free.pop(), slow, busy)
+        can_repeat = bool(free) and not queue and len(seconds) >= 3 and not is_stopping()
+        if can_repeat and (slow := _slowest(busy, finished, limit=_SLOW * median(seconds))):
+            _hand_out(free.pop(), slow, busy)
 
 
 def _without(failed: Container[Cell], job: Job) -> Job:

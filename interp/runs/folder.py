@@ -1,9 +1,9 @@
 """A run folder on disk: what is where, and how it is read; no torch here.
 
-RUN/run.json                            configuration, provenance, status of every cell
-RUN/MODEL/TASK/                         prompts.jsonl, tokens.json
-RUN/MODEL/TASK/ANALYSIS[@LABEL]/        parts/00007.safetensors, frame.parquet, figure.json, result.json
-                                        (and prompts.jsonl, where some of the task's were left out)
+RUN/run.json                       configuration, provenance, status of every cell
+RUN/MODEL/TASK/                    prompts.jsonl, tokens.json
+RUN/MODEL/TASK/ANALYSIS[@LABEL]/   parts/00007.safetensors, frame.parquet, figure.json, result.json
+                                   (and prompts.jsonl, where some of the task's were left out)
 """
 
 import re
@@ -124,7 +124,7 @@ def read_file(path: Path) -> bytes:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return run.json; raise RunError if there is none, or its schema is newer than this library's."""
+    """Return run.json; raise RunError if there is none, or one of a newer version."""
     path = folder / "run.json"
     if not path.is_file():
         raise RunError(f"no run in {folder}; a folder with run.json is needed")

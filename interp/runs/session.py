@@ -53,7 +53,7 @@ def logged(out: Path) -> Iterator[None]:
 
 
 class _RunLog(logging.FileHandler):
-    """A log that fails in silence: where it cannot be written, results cannot either, and say so."""
+    """A log that fails in silence: where it cannot be written, results cannot, and say so."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):  # of opening the file

@@ -50,7 +50,7 @@ class RunDifference:
 
 
 def differences(a: Path, b: Path, *, tolerance: float) -> RunDifference:
-    """Return what differs between two runs; numbers that differ by at most `tolerance` are equal."""
+    """Return what differs between two runs; numbers within `tolerance` are equal."""
     left, right = read_run(a), read_run(b)
     done = [
         {path: cell for path, cell in run["cells"].items() if cell["status"] == "ok"}

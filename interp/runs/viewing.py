@@ -170,8 +170,7 @@ def _wait(viewer: Viewer, health: str, *, seconds: float = 60.0) -> None:
 def view(
     what: "Result | str | Path", *, port: int | None = None, open_browser: bool = True
 ) -> Viewer:
-    """Open the viewer in a browser: on a run folder, a folder of runs, or a result that `open_run`
-    returned.
+    """Open the viewer on a run folder, a folder of runs, or a result that `open_run` returned.
 
     Returns at once; the viewer runs until its `close` is called or Python ends. Raises RunError for
     a result that is not from a run folder.
