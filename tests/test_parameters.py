@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -47,6 +47,11 @@ def values_of(hint: Any) -> list[Any]:
     origin, inside = get_origin(hint), get_args(hint)
     if hint is str:
         return [*HOSTILE, "", "none"]
+    if origin is Annotated:
+        values, ranges = values_of(inside[0]), inside[1:]
+        values += [type(value)(each.least) for value in values[-1:] for each in ranges]
+        refused = [any(each.refusal(v) for each in ranges if v is not None) for v in values]
+        return [value for value, is_refused in zip(values, refused, strict=True) if not is_refused]
     if origin is Literal:
         return list(inside)
     if origin is tuple:

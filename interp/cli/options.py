@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from interp.cli.terminal import note
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -27,6 +29,14 @@ class Commands(TyperGroup):
         shared.as_json, shared.debug = "--json" in args, "--debug" in args
         words = [word for word in args if word != "--debug"]
         return super().parse_args(ctx, ["--debug", *words] if shared.debug else words)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that is asked for; an interruption is exit status 130."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            note("interp: interrupted; the same command resumes")
+            raise typer.Exit(130) from None
 
 
 def complete_runs(incomplete: str) -> list[str]:

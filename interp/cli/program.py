@@ -48,12 +48,11 @@ class _UsageError(Protocol):
 
 
 def main() -> None:
-    """Run a command; an error is one line on stderr and exit status 2, an interruption 130."""
+    """Run a command; an error is one line on stderr and exit status 2."""
     shared = Shared()
     try:
         sys.exit(app(standalone_mode=False, obj=shared))
-    except (KeyboardInterrupt, typer.Abort):
-        note("interp: interrupted; the same command resumes")
+    except KeyboardInterrupt:  # while commands are made; `Commands` sees to all others
         sys.exit(130)
     except Exception as error:
         if shared.debug or not isinstance(error, InterpError | OSError | _UsageError):
