@@ -114,7 +114,7 @@ class DepthScoreResult(Result):
         keys = {"level": level, "effect": effect, "statistic": statistic}
         n = {"n_prompts": self._n(level) if is_mean else self._n_smallest}
         for base in (0, 1):
-            numbers = {"value": score.value + base, "low": score.low + base}
+            numbers: dict[str, object] = {"value": score.value + base, "low": score.low + base}
             numbers["high"] = score.high + base
             yield keys | {"measure": f"score, layers from {base}"} | numbers | n
         for layer, value in enumerate(effects):
