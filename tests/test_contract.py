@@ -1,4 +1,4 @@
-"""What every analysis keeps, whichever there are: `check_analysis`, and the numbers of shipped models."""
+"""What every analysis keeps: `check_analysis`, and its numbers of the shipped models."""
 
 import json
 from functools import cache

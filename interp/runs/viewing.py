@@ -22,7 +22,7 @@ from interp.errors import RunError
 from interp.runs.questions import declared_in_files
 
 if TYPE_CHECKING:
-    from interp.analysis import Result
+    from interp.result import Result
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 PORT = 8501
@@ -170,8 +170,7 @@ def _wait(viewer: Viewer, health: str, *, seconds: float = 60.0) -> None:
 def view(
     what: "Result | str | Path", *, port: int | None = None, open_browser: bool = True
 ) -> Viewer:
-    """Open the viewer in a browser: on a run folder, a folder of runs, or a result that `open_run`
-    returned.
+    """Open the viewer on a run folder, a folder of runs, or a result that `open_run` returned.
 
     Returns at once; the viewer runs until its `close` is called or Python ends. Raises RunError for
     a result that is not from a run folder.
@@ -187,13 +186,19 @@ def view(
 
 
 def _place_of(what: "Result | str | Path") -> tuple[str | Path, str]:
+    """Return the folder to view and the page to open."""
     if isinstance(what, str | Path):
         return what, ""
-    place = getattr(what, "_place", None)
-    if place is None:
+    origin = what.origin
+    if origin is None:
         raise RunError(
             "this result is not from a run folder; `interp run` makes one, `interp.open_run`"
             " reads it"
         )
-    folder, cell = place
-    return folder, address(Path(folder).resolve().name, **cell.names)
+    return origin.folder, address(
+        origin.folder.resolve().name,
+        model=origin.model,
+        task=origin.task,
+        analysis=origin.analysis,
+        label=origin.label,
+    )
