@@ -32,8 +32,8 @@ from interp.sweeps.voids import (
     active_layers,
     changes_of,
     is_massive,
-    keys_of,
     norms_of,
+    prompt_hashes,
     punctuation_of,
     range_over_batch,
     require_alphas,
@@ -125,7 +125,7 @@ class VoidDetection(Analysis):
         response = respond(model, shard, max_new_tokens=self.max_new_tokens, **rule)
         missing = self.max_new_tokens - 1 - response.is_read.shape[1]
         return {
-            "key": keys_of(shard.prompts),
+            "key": prompt_hashes(shard.prompts),
             "response.norms": pad(response.norms, (0, missing)).cpu(),
             "response.massive": pad(response.massive, (0, missing)).cpu(),
             "response.is_read": pad(response.is_read, (0, missing)).cpu(),

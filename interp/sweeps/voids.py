@@ -38,7 +38,7 @@ def require_alphas(alphas: Sequence[float]) -> None:
 
 
 def norms_of(recording: Recording) -> Norms:
-    """Return the norm of every token's stream in front of each layer and behind the last, in fp32."""
+    """Return the norm of every token's stream at every tap, in fp32."""
     taps = range(recording.n_layers + 1)
     return torch.stack([vector_norm(recording.resid(tap).float(), dim=-1) for tap in taps], dim=1)
 
@@ -160,17 +160,17 @@ def _is_punctuation(text: str) -> bool:
     return text != "" and all(unicodedata.category(character)[0] in "PS" for character in text)
 
 
-def key_of(name: str, *, seed: int = 0) -> int:
-    """Return a number that stands for a prompt's id in tensors, and seeds what is drawn for it."""
-    return int.from_bytes(blake2b(f"{seed}:{name}".encode(), digest_size=7).digest(), "little")
+def prompt_hash(prompt_id: str, *, seed: int = 0) -> int:
+    """Return a number made of an id and a seed: names a prompt in tensors, and seeds its draws."""
+    return int.from_bytes(blake2b(f"{seed}:{prompt_id}".encode(), digest_size=7).digest(), "little")
 
 
-def keys_of(prompts: Sequence[Prompt]) -> Int[Tensor, " batch"]:
-    """Return every prompt's number."""
-    return torch.tensor([key_of(prompt.id) for prompt in prompts])
+def prompt_hashes(prompts: Sequence[Prompt]) -> Int[Tensor, " batch"]:
+    """Return the hash of every prompt's id."""
+    return torch.tensor([prompt_hash(prompt.id) for prompt in prompts])
 
 
-def rows_of(keys: Int[Tensor, " prompt"], prompts: Sequence[Prompt]) -> list[int]:
-    """Return where the prompts stand among `keys`."""
-    where = {key: row for row, key in enumerate(keys.tolist())}
-    return [where[key] for key in keys_of(prompts).tolist()]
+def rows_of(hashes: Int[Tensor, " prompt"], prompts: Sequence[Prompt]) -> list[int]:
+    """Return the rows of some prompts among the `hashes` of all."""
+    row_of = {number: row for row, number in enumerate(hashes.tolist())}
+    return [row_of[number] for number in prompt_hashes(prompts).tolist()]
