@@ -1,5 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: interleaved repeats against a peer in the same run; ratios of
-medians.
+"""`python -m benchmarks [NAME ...]`: ratios of medians to a peer, repeats interleaved.
 
 Each benchmark leaves `benchmarks/results/NAME.json`, with versions and machine; `--page` writes
 docs/benchmarks.md from what is there, and from `benchmarks/notes/NAME.md`, where a result wants

@@ -1,5 +1,4 @@
-"""All back-patches at the last token, against one whole forward for each pair of layers, with plain
-hooks.
+"""All back-patches at the last token, against one hooked forward for each pair of layers.
 
 Ours counts its clean pass in: one forward, then (L-1)L(2L-1)/6 blocks on one token, against
 L(L-1)/2 forwards.

@@ -1,5 +1,4 @@
-"""A forward pass that captures three places in every layer, against the stock forward and
-TransformerLens's cache.
+"""Capturing three sites in every layer, against the stock forward and TransformerLens.
 
 TransformerLens is asked for the same places (`names_filter`) and for everything, which is how it is
 mostly used. Values are compared first. The bound is a capture that costs nothing: the stock
@@ -14,8 +13,16 @@ from benchmarks.harness import Row, Work, random_batch, random_llama, ratio, sec
 from interp.sites import Site, SiteKind
 
 _KINDS: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "mlp_out")
-_SIZES = ((12, 384, 8, 64), (12, 384, 1, 64), (12, 128, 8, 64), (12, 128, 1, 64), (4, 128, 1, 32), (24, 64, 1, 32),
-          (12, 1024, 1, 128), (12, 128, 1, 512))  # fmt: skip
+_SIZES = (
+    (12, 384, 8, 64),
+    (12, 384, 1, 64),
+    (12, 128, 8, 64),
+    (12, 128, 1, 64),
+    (4, 128, 1, 32),
+    (24, 64, 1, 32),
+    (12, 1024, 1, 128),
+    (12, 128, 1, 512),
+)
 
 
 @torch.no_grad()

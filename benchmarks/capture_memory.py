@@ -1,5 +1,4 @@
-"""Peak memory of capturing 3 places in every layer of a long prompt, against plain hooks and
-TransformerLens.
+"""Peak memory of capturing three sites in every layer, against hooks and TransformerLens.
 
 Growth of a fresh process's peak, the median of three; what is captured is itself most of the bound.
 TransformerLens computes whole attention patterns, which for 2,048 tokens are larger than all that

@@ -1,5 +1,4 @@
-"""Depth maps in closed form against training them: 2,000 AdamW steps of the paper's recipe on the
-same residuals.
+"""Depth maps in closed form, against 2,000 AdamW steps of the paper's recipe.
 
 The recipe (arXiv 2505.13898 and its code): one linear layer with bias from a source site to all
 target sites at once, plain mean squared error, 64 sequences a step, weight decay 0.01, gradient
@@ -59,8 +58,7 @@ def tokens_of(model: Model, batches: Sequence[TokenBatch]) -> Tensor:
 
 
 def run(source: str = "zoo/hops-4l", target: str | None = None, *, n: int = 1200) -> dict[str, Row]:
-    """Fit and test both on the same tokens; fail if the best sources predict worse than by
-    training.
+    """Fit and test both on the same tokens; fail if the best sources predict worse.
 
     Single pairs may: both minimise squared errors, and are judged by the mean of ‖y - ŷ‖ / ‖y‖.
     """
@@ -118,8 +116,9 @@ def _best(error: Tensor) -> float:
 
 
 def _ours(maps: SiteMaps, batches: dict[Role, list[TokenBatch]]) -> tuple[Tensor, float, float]:
-    """Return held-out errors [source target], seconds, and FLOPs: products counted, 25 d³ for every
-    factorisation.
+    """Return held-out errors [source target], seconds and FLOPs.
+
+    FLOPs are the products counted, and 25 d³ for every factorisation.
     """
     began = time.process_time()
     prepared = maps.fit_and_test(batches)

@@ -1,5 +1,4 @@
-"""One full call for a GPU: random weights of real configurations in bf16, times against the
-machine's own ceilings.
+"""One call for a GPU: real configurations in bf16, timed against the machine's ceilings.
 
 `python -m benchmarks.gpu --model llama-3.1-8b --out DIR` needs no download: configurations are
 built here, weights are random. It measures what matrix products and copies reach on this machine,
@@ -26,20 +25,41 @@ from interp.models import Model
 from interp.sites import Site
 
 CONFIGS: dict[str, tuple[str, dict[str, int | bool]]] = {
-    "llama-3.1-8b": ("llama", {
-        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "vocab_size": 128256,
-    }),
-    "qwen2.5-14b": ("qwen2", {
-        "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48, "num_attention_heads": 40,
-        "num_key_value_heads": 8, "vocab_size": 152064,
-    }),
+    "llama-3.1-8b": (
+        "llama",
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 128256,
+        },
+    ),
+    "qwen2.5-14b": (
+        "qwen2",
+        {
+            "hidden_size": 5120,
+            "intermediate_size": 13824,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 40,
+            "num_key_value_heads": 8,
+            "vocab_size": 152064,
+        },
+    ),
     "gpt2-xl": ("gpt2", {"n_embd": 1600, "n_layer": 48, "n_head": 25, "vocab_size": 50257}),
-    "tiny": ("llama", {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "vocab_size": 128,
-    }),
-}  # fmt: skip
+    "tiny": (
+        "llama",
+        {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "vocab_size": 128,
+        },
+    ),
+}
 _LENGTHS = (128, 512, 2048, 8192, 32768)
 _MOST_VARIANTS = 4096
 
@@ -53,9 +73,7 @@ def main(
     device: str = "cuda",
     repeats: int = 5,
 ) -> None:
-    """Measure every model and write gpu-NAME.json, one after the other, so that what was measured
-    stays.
-    """
+    """Measure model after model and write gpu-NAME.json after each, so that results stay."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     ceilings = _ceilings(device, dtype, size=8192 if device == "cuda" else 256)
     out.mkdir(parents=True, exist_ok=True)
@@ -85,9 +103,7 @@ def measure(
     ceilings: dict[str, float],
     repeats: int,
 ) -> dict[str, Any]:
-    """Return seconds and shares of the ceiling by work and length; a length that does not fit ends
-    its work's rows.
-    """
+    """Return seconds and shares of the ceiling by work and length, up to the longest that fits."""
     model = _random(name, device=device, dtype=dtype)
     n_weights = (
         sum(p.numel() for p in model.module.parameters())
@@ -120,11 +136,15 @@ def measure(
                 break
             flops = 2 * n_weights * n_pos * forwards
             results[f"{work}, T = {n_pos}"] = {
-                "seconds": round(seconds, 5), "forwards": [forwards], "fits": True,
+                "seconds": round(seconds, 5),
+                "forwards": [forwards],
+                "fits": True,
                 "share_of_matmul": round(flops / seconds / ceilings["flops"], 4),
-                "share_of_bandwidth": round(n_weights * dtype.itemsize * forwards / seconds / ceilings["bytes"], 4),
+                "share_of_bandwidth": round(
+                    n_weights * dtype.itemsize * forwards / seconds / ceilings["bytes"], 4
+                ),
                 "peak_mb": torch.cuda.max_memory_allocated() // 2**20 if device == "cuda" else None,
-            }  # fmt: skip
+            }
     n_pos = min(512, *lengths)
     results[f"variants of one prompt that a block takes at once, T = {n_pos}"] = {
         "value": _variants(model, n_pos, device)

@@ -1,5 +1,4 @@
-"""What every benchmark is made of: interleaved timing, peaks of fresh processes, counted forwards,
-random models.
+"""What benchmarks share: interleaved timing, memory peaks, counted forwards, random models.
 
 A benchmark is a module whose `run()` returns rows by name. What a row may hold: `ratio` of medians,
 ours by the peer's, or `seconds`, `mb`, an `exponent`, a `value`; beside it `lowest` and `highest`,
@@ -31,8 +30,9 @@ Work = Callable[[], object]
 
 
 def compare(ours: Work, peer: Work, *, repeats: int = 5) -> Row:
-    """Let both take turns, so that a noisy machine hits both; return the ratio of medians and the
-    range of paired ratios.
+    """Time both in turns; return the ratio of medians and the range of paired ratios.
+
+    Taking turns lets a noisy machine hit both.
     """
     ours(), peer()
     return ratio([(seconds(ours), seconds(peer)) for _ in range(repeats)])
@@ -67,8 +67,7 @@ def medians(works: dict[str, Work], *, repeats: int = 5) -> dict[str, float]:
 
 
 def grown_mb(prepare: Callable[..., Work], *args: Any) -> float:
-    """Return by how many MB a fresh process's peak grows while it does what `prepare(*args)`
-    returns.
+    """Return how many MB a fresh process's peak grows by while it runs `prepare(*args)()`.
 
     Every tensor gets pages of its own there, so that what is freed counts as free, and not as a
     hole in the heap.
@@ -89,8 +88,9 @@ def _grown(prepare: Callable[..., Work], args: tuple[Any, ...]) -> float:
 
 
 def memory_mb(what: str) -> float:
-    """Return this process's resident memory (VmRSS) or its peak (VmHWM); getrusage would count a
-    larger parent's.
+    """Return this process's resident memory (VmRSS) or its peak (VmHWM).
+
+    getrusage would count a larger parent's.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
@@ -124,9 +124,14 @@ def random_llama(*, n_layers: int, d_model: int, d_vocab: int = 2048, seed: int 
     """Return a Llama with random weights."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=d_vocab, hidden_size=d_model, intermediate_size=8 * d_model // 3, num_hidden_layers=n_layers,
-        num_attention_heads=d_model // 32, num_key_value_heads=d_model // 64, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=d_vocab,
+        hidden_size=d_model,
+        intermediate_size=8 * d_model // 3,
+        num_hidden_layers=n_layers,
+        num_attention_heads=d_model // 32,
+        num_key_value_heads=d_model // 64,
+        tie_word_embeddings=True,
+    )
     return Model(f"llama-{n_layers}x{d_model}", AutoModelForCausalLM.from_config(config).float())
 
 

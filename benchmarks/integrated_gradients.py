@@ -17,9 +17,7 @@ _STEPS = 256
 
 @torch.no_grad()
 def run() -> dict[str, Row]:
-    """Return nodes and blocks of both, and how well each adds up, over 64 two-hop prompts and all
-    layers.
-    """
+    """Return nodes and blocks of both, and how well each adds up, over 64 two-hop prompts."""
     model, task = load_model("zoo/hops-4l"), load_task("two-hop", n=64)
     ways = {
         "ours": IntegratedGradients(),
@@ -55,7 +53,12 @@ def run() -> dict[str, Row]:
     n_cases = f"{len(nodes)} cases"
     return {
         f"blocks there and back, all of {n_cases}": {
-            "ratio": round(our_work / their_work, 3), "goal": 0.25, "forwards": [round(our_work, 1), round(their_work, 1)],
+            "ratio": round(our_work / their_work, 3),
+            "goal": 0.25,
+            "forwards": [round(our_work, 1), round(their_work, 1)],
         },
-        f"nodes, median of {n_cases}": {"ratio": round(statistics.median(nodes) / _STEPS, 3), "goal": 0.25},
-    } | {name: {"value": value} for name, value in values.items()}  # fmt: skip
+        f"nodes, median of {n_cases}": {
+            "ratio": round(statistics.median(nodes) / _STEPS, 3),
+            "goal": 0.25,
+        },
+    } | {name: {"value": value} for name, value in values.items()}

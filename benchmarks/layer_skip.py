@@ -22,17 +22,26 @@ from interp.tasks.batch import TokenBatch
 
 Pass = tuple[Tensor, Tensor]  # writes [layer batch pos d_model], probabilities [batch pos d_vocab]
 SIZES = (
-    (4, 128, 8, 64), (12, 128, 1, 64), (12, 128, 1, 512), (12, 128, 8, 32), (12, 384, 1, 64), (12, 384, 8, 64),
-    (12, 1024, 1, 64), (24, 384, 1, 64), (48, 128, 1, 64), (48, 128, 8, 64),
-)  # fmt: skip
+    (4, 128, 8, 64),
+    (12, 128, 1, 64),
+    (12, 128, 1, 512),
+    (12, 128, 8, 32),
+    (12, 384, 1, 64),
+    (12, 384, 8, 64),
+    (12, 1024, 1, 64),
+    (24, 384, 1, 64),
+    (48, 128, 1, 64),
+    (48, 128, 8, 64),
+)
 
 
 @torch.no_grad()
 def forward(
     model: Model, batch: TokenBatch, *, before: Callable[..., Tensor], after: Callable[..., Tensor]
 ) -> Pass:
-    """Run the stock model; `before(layer, resid)` is what a block reads, `after(layer, resid,
-    output)` what it returns.
+    """Run the stock model with hooks on every block.
+
+    `before(layer, resid)` is what a block reads, `after(layer, resid, output)` what it returns.
     """
     writes: list[Tensor] = []
 
@@ -75,9 +84,7 @@ def skipping(layer: int | None, *, stop: int | None = None) -> Callable[..., Ten
 
 
 def effects(clean: Pass, passes: list[Pass], *, start: int) -> Pass:
-    """Return the largest change of every layer's write [skipped affected batch] and of the output
-    [skipped batch].
-    """
+    """Return the largest changes of writes [skipped affected batch] and output [skipped batch]."""
     start = max(start, 1)
     changes = [relative_change(clean[0], writes)[:, :, start:].amax(-1) for writes, _ in passes]
     outputs = [(clean[1] - probs).norm(dim=-1)[:, start:].amax(-1) for _, probs in passes]

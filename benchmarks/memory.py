@@ -10,17 +10,17 @@ from benchmarks.harness import Row
 _PROGRAM = """
 import pathlib, sys
 from interp.runs import Study, execute
-study = Study(("zoo/hops-4l",), ("two-hop",), {"layer_skip": {}, "residual_contribution": {}}, n=int(sys.argv[1]))
+analyses = {"layer_skip": {}, "residual_contribution": {}}
+study = Study(("zoo/hops-4l",), ("two-hop",), analyses, n=int(sys.argv[1]))
 execute(study, pathlib.Path(sys.argv[2]) / "run", store=pathlib.Path(sys.argv[2]) / "store")
-status = pathlib.Path("/proc/self/status").read_text().splitlines()  # ru_maxrss would be inherited from a larger parent
+# ru_maxrss would be inherited from a larger parent
+status = pathlib.Path("/proc/self/status").read_text().splitlines()
 print(int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024)
 """
 
 
 def run() -> dict[str, Row]:
-    """Return the peak in MB of a process that analyses 64, 256 and 1,024 prompts, and the ratio of
-    last to first.
-    """
+    """Return the peaks in MB for 64, 256 and 1,024 prompts, and the ratio of last to first."""
     peaks = {}
     for n in (64, 256, 1024):
         with tempfile.TemporaryDirectory() as folder:

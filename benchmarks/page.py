@@ -10,11 +10,12 @@ _NOTES = Path(__file__).parent / "notes"
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 _HEAD = """# Benchmarks
 
-Written by `python -m benchmarks --page` from `benchmarks/results/`; `python -m benchmarks NAME` measures one again, `make
-bench` all of them. A ratio is ours by the peer's, the ratio of medians of interleaved repeats in one process, so below 1 is
-less; in brackets the range of single repeats. Numbers are compared before anything is timed. A bound is what counting, or a
-perfect implementation, would give; forwards are counted, one being all blocks on all prompts and tokens. Only ratios travel
-between machines; seconds are there to tell large work from small.
+Written by `python -m benchmarks --page` from `benchmarks/results/`; `python -m benchmarks NAME`
+measures one again, `make bench` all of them. A ratio is ours by the peer's, the ratio of medians of
+interleaved repeats in one process, so below 1 is less; in brackets the range of single repeats.
+Numbers are compared before anything is timed. A bound is what counting, or a perfect
+implementation, would give; forwards are counted, one being all blocks on all prompts and tokens.
+Only ratios travel between machines; seconds are there to tell large work from small.
 """
 
 

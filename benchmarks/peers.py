@@ -72,7 +72,7 @@ def with_nnsight(traced: Any, batch: TokenBatch) -> Pass:
 
 @torch.no_grad()
 def patched_with_transformer_lens(model: Model, shard: TokenBatch) -> Tensor:
-    """Return the mean effects [layer pos] of patching residuals, by its own loop of L x T forwards."""
+    """Return the mean effects [layer pos] of patching residuals, by its own L x T forwards."""
     from transformer_lens.patching import get_act_patch_resid_pre
 
     rows = torch.arange(len(shard.tokens))

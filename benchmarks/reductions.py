@@ -1,5 +1,4 @@
-"""What is read from one pass: contributions and the logit lens against hooks that keep everything;
-parallel windows.
+"""What is read from one pass, against hooks that keep everything; and parallel windows.
 
 Bounds: all windows cost (L + 1)/2 forwards, clean pass included, where one by one they cost (L +
 1)(L + 2)/6 (and a clean pass); the lens does the same unembeddings as its peer, in less memory.
@@ -20,9 +19,7 @@ from interp.tasks.batch import TokenBatch
 
 @torch.no_grad()
 def naive_windows(model: Model, batch: TokenBatch) -> Tensor:
-    """Return the relative error [batch first last] of every window, run by itself on the clean
-    residuals.
-    """
+    """Return the relative error [batch first last] of every window on the clean residuals."""
     recording, layers = model.record(batch), model.n_layers
     errors = torch.zeros(len(batch.tokens), layers, layers)
     for first in range(layers):
@@ -47,9 +44,7 @@ def windows(model: Model, batch: TokenBatch) -> Tensor:
 
 @torch.no_grad()
 def naive_lens(model: Model, batch: TokenBatch) -> Tensor:
-    """Return KL(lens‖final) and the top-5 overlap [batch layer 2], means over positions, from whole
-    logits.
-    """
+    """Return KL(lens‖final) and top-5 overlap [batch layer 2], means over positions."""
     output = model.module(batch.tokens, output_hidden_states=True, use_cache=False)
     final = output.logits.float().log_softmax(-1)
     tops = torch.zeros_like(final).scatter_(-1, final.topk(5).indices, 1.0)
@@ -73,9 +68,7 @@ def lens(model: Model, batch: TokenBatch) -> Tensor:
 
 @torch.no_grad()
 def naive_contribution(model: Model, batch: TokenBatch) -> Tensor:
-    """Return ten norms, ratios and cosines of every layer [batch layer measure], means over
-    positions, from hooks.
-    """
+    """Return ten norms, ratios and cosines [batch layer measure], means over positions."""
     kept: dict[str, list[Tensor]] = {"resid": [], "attn": [], "mlp": []}
     handles = []
     for block in model.module.model.layers:

@@ -1,5 +1,4 @@
-"""Scores of all nodes against two forward passes and one backward, and exact patching against one
-forward a node.
+"""Scores of all nodes, against three plain passes; exact patching, against one forward a node.
 
 The first is compared with TransformerLens's bridge, which runs the same passes without rules, and
 with the stock model. The bound of exact patching counts blocks: (L + 1) / 2L for residuals.

@@ -1,5 +1,4 @@
-"""Erasing every position at every site, against (L + 1) T whole forwards with plain hooks on the
-stock model.
+"""Erasing every position at every site, against (L + 1) T whole forwards with plain hooks.
 
 Only what comes behind an erased position, and above its layer, is run again: a quarter of the
 blocks. The clean pass is counted in.
@@ -18,9 +17,7 @@ from interp.tasks.batch import TokenBatch
 
 @torch.no_grad()
 def naive(model: Model, batch: TokenBatch, mean: Tensor) -> Tensor:
-    """Return the changes [batch site pos] of the last position's probabilities by sites x positions
-    whole forwards.
-    """
+    """Return the changes [batch site pos] of the last probabilities, a whole forward for each."""
     blocks = model.module.model.layers
     n, n_pos = batch.tokens.shape
 

@@ -1,5 +1,4 @@
-"""Seconds until a fresh process has imported the package or answered a command; none of these loads
-torch.
+"""Seconds until a fresh process has imported the package or answered, without torch.
 
 The last row does, and loads a shipped model.
 """

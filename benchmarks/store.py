@@ -15,9 +15,7 @@ from interp.sites import Site
 
 @torch.no_grad()
 def run() -> dict[str, Row]:
-    """Compare a kept clean pass with a stock forward and a raw write of the same bytes; and reading
-    with running.
-    """
+    """Compare a kept clean pass with a forward and a raw write, and reading with running."""
     seeds = itertools.count()
     with tempfile.TemporaryDirectory() as folder:
         model = dataclasses.replace(

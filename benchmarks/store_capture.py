@@ -1,5 +1,4 @@
-"""Capturing a long corpus: peak memory against its length, speed against forward and raw write,
-reading against np.memmap.
+"""Capturing a long corpus: memory by length, speed, and reading against np.memmap.
 
 All residuals of `zoo/hops-8l`, kept as float16, of prompts of 128 tokens: 2.3 kB a token. Ours and
 the peer take turns, a tenth of the tokens at a time, in one process; the peer runs the same batches
@@ -26,7 +25,8 @@ folder, n_parts, has_peer = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.arg
 n_rows = int(sys.argv[3]) // 128 // 32 * 32
 model = interp.load_model("zoo/hops-8l", device="cpu")
 sites = [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in range(8))]
-store = ActivationStore(folder / "store", model=model.fingerprint, settings=Settings(dtype="float16"))
+settings = Settings(dtype="float16")
+store = ActivationStore(folder / "store", model=model.fingerprint, settings=settings)
 
 def rows(part):
     generator = torch.Generator().manual_seed(part)
@@ -68,7 +68,8 @@ print(json.dumps({"tokens": n_parts * n_rows * 128, "pairs": pairs, "peak": peak
 if not has_peer:
     sys.exit()
 (folder / "raw").unlink()
-corpus = capture(model, (row for part in range(n_parts) for row in rows(part)), sites=sites, name="all", store=store)
+texts = (row for part in range(n_parts) for row in rows(part))
+corpus = capture(model, texts, sites=sites, name="all", store=store)
 column = np.lib.format.open_memmap(folder / "column.npy", "w+", np.float16, (corpus.n_tokens, 128))
 column[:] = np.concatenate([piece.numpy() for piece in corpus.column(sites[4])])
 column.flush()
@@ -83,7 +84,8 @@ column = torch.from_numpy(np.load(folder / "column.npy", mmap_mode="c").view(np.
 def mapped():
     return int(column.sum())
 
-assert (read() - mapped()) % 2**64 == 0  # sums of 64-bit integers wrap, where Python adds theirs without end
+# sums of 64-bit integers wrap, Python's do not
+assert (read() - mapped()) % 2**64 == 0
 print(json.dumps([[seconds(read), seconds(mapped)] for _ in range(15)]))
 """
 

@@ -1,5 +1,4 @@
-"""The viewer's budgets in a real browser: first paint of a cold server, a click to its number, a
-list of 500 runs.
+"""The viewer's budgets in a real browser: first paint, a click to its number, 500 runs.
 
 Medians over repeats, in seconds; the runs are made of random numbers. Needs Chromium. Each click
 moves the selection to another cell; it has arrived when the inspector names that cell.
@@ -18,7 +17,7 @@ import torch
 
 from interp.analyses.logit_lens import LogitLens
 from interp.files.whole import write_atomically, write_json
-from interp.runs import write_result
+from interp.runs.execution import write_result
 from interp.runs.folder import SCHEMA, Cell, folder_name, task_path
 from interp.runs.parts import pack, write_part
 from interp.runs.viewing import start
@@ -44,9 +43,17 @@ def make_run(folder: Path, *, n_taps: int, n_pos: int, n_prompts: int = 4) -> No
     cell, analysis = Cell(MODEL, TASK, "logit_lens"), LogitLens()
     write_part(folder / cell.path / "parts" / "00000.safetensors", pack(part, "made"))
     status = {
-        "status": "ok", "parameters": asdict(analysis), "question": analysis.question, "n_prompts": n_prompts, "n_shards": 1,
-        "left_out": "", "summary": "made of random numbers", "seconds": 0.0, "forwards_per_prompt": 0.0, "peak_memory_mb": 0,
-    }  # fmt: skip
+        "status": "ok",
+        "parameters": asdict(analysis),
+        "question": analysis.question,
+        "n_prompts": n_prompts,
+        "n_shards": 1,
+        "left_out": "",
+        "summary": "made of random numbers",
+        "seconds": 0.0,
+        "forwards_per_prompt": 0.0,
+        "peak_memory_mb": 0,
+    }
     write_result(analysis.combine([part]), folder / cell.path, status)
     of_task = folder / task_path(MODEL, TASK)
     write_atomically(
@@ -85,15 +92,18 @@ def header(*, n_layers: int) -> dict[str, Any]:
         "device": "cpu",
     }
     return {
-        "schema": SCHEMA, "config": config, "started": "2026-01-01T00:00:00+00:00", "versions": {}, "machine": "made",
-        "models": {MODEL: known}, "tasks": {TASK: {"prompts": 4, "hash": "made"}},
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "config": config,
+        "started": "2026-01-01T00:00:00+00:00",
+        "versions": {},
+        "machine": "made",
+        "models": {MODEL: known},
+        "tasks": {TASK: {"prompts": 4, "hash": "made"}},
+    }
 
 
 def _painted(page: Any) -> None:
-    """Wait until the picture has been drawn: before that, a canvas has the height that it is born
-    with.
-    """
+    """Wait until the picture is drawn: before that, a canvas has its initial height."""
     canvas = page.locator(".heat canvas").first
     canvas.wait_for(state="visible")
     while not canvas.evaluate("canvas => canvas.style.height !== ''"):
@@ -101,7 +111,7 @@ def _painted(page: Any) -> None:
 
 
 def first_paint(browser: Any, root: Path, run: str) -> float:
-    """Return the seconds from opening an address of a server that was just started to the picture."""
+    """Return the seconds from opening an address of a fresh server to the picture."""
     with start(root) as viewer:
         page = browser.new_context().new_page()
         began = time.perf_counter()
@@ -160,12 +170,13 @@ def run() -> dict[str, Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         found = {
             "first paint of a cold server, 25,088 cells": (
-                statistics.median(first_paint(browser, root, "middle") for _ in range(_REPEATS)), 4.0,
+                statistics.median(first_paint(browser, root, "middle") for _ in range(_REPEATS)),
+                4.0,
             ),
             "click to inspector, 25,088 cells": (clicks(browser, root, "middle", n_layers=48), 0.5),
             "click to inspector, 81,920 cells": (clicks(browser, root, "large", n_layers=79), 1.2),
             "list of 500 runs": (statistics.median(listing(many) for _ in range(_REPEATS)), 1.0),
-        }  # fmt: skip
+        }
         browser.close()
     return {
         what: {"seconds": round(seconds, 3), "goal": budget}

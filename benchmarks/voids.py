@@ -1,5 +1,4 @@
-"""Voids: what 20 thresholds cost more than one, and what capturing a response costs more than
-generating it.
+"""Voids: the cost of 20 thresholds over one, and of capturing a response over generating it.
 
 Any number of thresholds takes one forward; what grows is the table with its intervals.
 """
@@ -27,9 +26,7 @@ def detect(model: Model, batch: TokenBatch, *, n_alphas: int) -> float:
 
 
 def run() -> dict[str, Row]:
-    """Compare both, after checking that norms captured while generating are those of one forward
-    over the whole text.
-    """
+    """Compare both, after checking norms captured while generating against one forward."""
     rows: dict[str, Row] = {}
     for n_layers, d_model, batch_size, n_pos, new in (
         (12, 384, 8, 64, 16),

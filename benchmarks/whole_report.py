@@ -1,5 +1,4 @@
-"""A whole report of `zoo/hops-8l` on 64 two-hop prompts, against the same list as naive loops with
-plain hooks.
+"""A whole report of `zoo/hops-8l` on 64 prompts, against naive loops with plain hooks.
 
 Ours is a run as the command line makes it: statistics, tables, figures and files are in its
 seconds; one clean pass serves all. The peer computes only the arrays, one analysis after the other:
@@ -32,13 +31,16 @@ from interp.tasks.batch import TokenBatch
 _N, _N_GRADIENTS, _CONTROLS = 64, 4, ("forward", "random")
 _STUDIES = {
     ("zoo/hops-8l", "two-hop", _N): {
-        "residual_contribution": {}, "logit_lens": {}, "layer_skip": {"scopes": ("all", "future", "direct")},
-        "residual_erasure": {"scopes": ("position",)}, "depth_score": {},
+        "residual_contribution": {},
+        "logit_lens": {},
+        "layer_skip": {"scopes": ("all", "future", "direct")},
+        "residual_erasure": {"scopes": ("position",)},
+        "depth_score": {},
         "back_patching": {"position": "last", "known_only": False, "controls": _CONTROLS},
     },
     ("zoo/hops-8l", "two-hop", _N_GRADIENTS): {"integrated_gradients": {}},
     ("zoo/names-6l", "ioi", _N): {"relevance_patching": {"methods": ("relevance",)}},
-}  # fmt: skip
+}
 
 
 def _naive(model: Model) -> dict[str, Callable[[TokenBatch], object]]:
@@ -64,9 +66,7 @@ def _naive(model: Model) -> dict[str, Callable[[TokenBatch], object]]:
 
 
 def run(repeats: int = 5) -> dict[str, Row]:
-    """Return each analysis's seconds and their sum, ours and the peer's, medians of interleaved
-    repeats.
-    """
+    """Return the seconds of each analysis and their sum, ours and the peer's, as medians."""
     seconds: dict[str, list[tuple[float, float]]] = {}
     for (model_name, task_name, n), analyses in _STUDIES.items():
         model, task = interp.load_model(model_name), interp.load_task(task_name, n=n)

@@ -1,6 +1,4 @@
-"""Two workers against one thread on the shards of `layer_skip`, and how well a dry run's forwards
-foretell the time.
-"""
+"""Two workers against one thread on `layer_skip`, and how well a dry run foretells the time."""
 
 import json
 import os
@@ -20,7 +18,8 @@ seen = []
 def progress(what, i, n):
     if what != "preparing":
         seen.append((i, n, time.monotonic()))
-study = Study(("zoo/hops-8l",), ("two-hop",), {"layer_skip": {"scopes": ["all", "future", "direct"]}}, n=1500)
+analyses = {"layer_skip": {"scopes": ["all", "future", "direct"]}}
+study = Study(("zoo/hops-8l",), ("two-hop",), analyses, n=1500)
 began = time.monotonic()
 execute(study, pathlib.Path(sys.argv[2]) / "run", workers=int(sys.argv[1]), progress=progress)
 first = next(t for i, n, t in seen if i == 8)  # all workers have loaded the model by then

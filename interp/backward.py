@@ -18,10 +18,9 @@ from interp.errors import SiteError
 
 @dataclass(frozen=True)
 class LN:
-    """Normalisations divide by a constant: y = (x - mean) / sg(scale); centring keeps its
-    derivative.
+    """Normalisations divide by a constant: y = (x - mean) / sg(scale).
 
-    `qk_norms`: also those of queries and keys, where a model has them.
+    Centring keeps its derivative. `qk_norms`: also the norms of queries and keys, where there are.
     """
 
     qk_norms: bool = False
@@ -29,8 +28,7 @@ class LN:
 
 @dataclass(frozen=True)
 class Identity:
-    """An activation function passes relevance on as it is: y = x sg(phi(x) / x), with the limit
-    phi'(0) at 0.
+    """An activation function passes relevance on as it is: y = x sg(phi(x) / x), phi'(0) at 0.
 
     `stabiliser` above 0 divides by x + stabiliser sign(x) instead, and gives 0 at 0, as the
     official RelP code does (1e-6).
@@ -41,16 +39,12 @@ class Identity:
 
 @dataclass(frozen=True)
 class Half:
-    """A gated MLP's product of two activations gives each factor half of the relevance: y = a sg(b)
-    / 2 + sg(a) b / 2.
-    """
+    """A gated MLP's product gives each factor half: y = a sg(b) / 2 + sg(a) b / 2."""
 
 
 @dataclass(frozen=True)
 class DetachedGate:
-    """A gated MLP's product gives all relevance to the branch without the activation function: y =
-    sg(phi(g)) u.
-    """
+    """A gated MLP's product gives all to the branch without activation: y = sg(phi(g)) u."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""Capture of long corpora: a stream of texts or token chunks becomes a corpus in a store, in
-bounded memory, resumable.
-"""
+"""A stream of texts or token rows becomes a corpus in a store: bounded memory, resumable."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,9 +15,9 @@ from interp.models.forward import is_inner
 from interp.sites import Site
 from interp.store import ActivationStore, Corpus, stored_name
 from interp.store.keys import TOKENS, is_word
-from interp.store.manifest import SUFFIX, Manifest, Run, extend, write_manifest
+from interp.store.manifest import SUFFIX, Manifest, Span, extend, write_manifest
 from interp.store.shard import SUFFIX as SHARD
-from interp.store.shard import Header
+from interp.store.shard import ShardHeader
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 from interp.tasks.encoding import token_rows
@@ -29,6 +28,8 @@ _LOGITS = 1 << 27  # numbers: what a batch's logits may take
 _TEXTS = 64  # tokenized at a time
 Text = str | Sequence[int] | Tensor
 Row = tuple[int, ...]
+Writing = Future[tuple[str, ShardHeader]]  # of a shard
+Group = tuple[list[str], list[Row], Writing | None]  # keys, prompts, and their new shard
 
 
 def capture(
@@ -40,8 +41,7 @@ def capture(
     store: ActivationStore | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Corpus:
-    """Run texts, or rows of token ids, through a model and keep what the sites were; return the
-    corpus.
+    """Run texts, or rows of token ids, through a model; keep the sites and return the corpus.
 
     Texts get the tokenizer's special tokens and are cut into prompts no longer than the model
     reads. One shard (about 16,384 tokens) is held in memory at a time. What the store has already
@@ -51,6 +51,31 @@ def capture(
     """
     if isinstance(texts, str):
         raise TaskError("one text given; a list of texts is needed")
+    store = _store_of(model, store)
+    if not is_word(name):
+        raise StoreError(f"corpus {name!r} given; a name of letters, digits and _.@+- is needed")
+    if not sites:
+        raise StoreError("no sites given; at least one is needed")
+    for site in sites:
+        model.refuse(site)
+    wanted = {TOKENS: None, **{stored_name(site): site for site in sites}}
+    captured = _Captured(store, {part: [] for part in wanted}, progress)
+    try:
+        groups = _groups(_rows(model, texts))
+        with closing(_written(model, store, groups, wanted)) as written:
+            for keys, rows, writing in written:
+                captured.add(keys, rows, writing)
+    finally:
+        store.pinned.clear()
+    captured.refuse_lost()
+    spans = {part: tuple(each) for part, each in captured.spans.items()}
+    manifest = Manifest(store.model, store.name, captured.n_tokens, spans)
+    write_manifest(store.files, f"{store.folder}/{name}{SUFFIX}", manifest)
+    return Corpus(store.files, name, manifest)
+
+
+def _store_of(model: Model, store: ActivationStore | None) -> ActivationStore:
+    """Return the store to keep a model's activations in; raise StoreError if it cannot."""
     store = store or model.store
     if store is None:
         raise StoreError(
@@ -66,64 +91,50 @@ def capture(
             f"{model.name!r}: {why}; its activations are not those of its weights, and are not"
             " stored"
         )
-    if not is_word(name):
-        raise StoreError(f"corpus {name!r} given; a name of letters, digits and _.@+- is needed")
-    if not sites:
-        raise StoreError("no sites given; at least one is needed")
-    for site in sites:
-        model.refuse(site)
-    wanted = {TOKENS: None, **{stored_name(site): site for site in sites}}
-    found = _Found(store, {part: [] for part in wanted}, progress)
-    try:
-        with ThreadPoolExecutor(1) as writer:  # a shard is written while the next one is computed
-            last: tuple[list[str], list[Row], Future[tuple[str, Header]] | None] | None = None
-            for group in _groups(_rows(model, texts)):
-                keys, writing = model.keys(group), None
-                if last is None:
-                    model.refuse_hooks(
-                        torch.tensor([group[0]], device=model.device), of_blocks=True
-                    )
-                missing = {part: wanted[part] for part in store.hold(keys, wanted)}
-                prompts = dict(zip(keys, group, strict=True))
-                tensors = _compute(model, store, [*prompts.values()], missing) if missing else {}
-                if last is not None:
-                    found.add(*last)
-                if tensors:
-                    writing = writer.submit(
-                        store.publish, {key: len(row) for key, row in prompts.items()}, tensors
-                    )
-                last = keys, group, writing
+    return store
+
+
+def _written(
+    model: Model,
+    store: ActivationStore,
+    groups: Iterable[list[Row]],
+    wanted: Mapping[str, Site | None],
+) -> Generator[Group, None, None]:
+    """Yield each group once the next is computed; meanwhile its shard is being written."""
+    last: Group | None = None
+    with ThreadPoolExecutor(1) as writer:
+        for rows in groups:
+            keys, writing = model.keys(rows), None
+            if last is None:
+                first = torch.tensor([rows[0]], device=model.device)
+                model.refuse_hooks(first, of_blocks=True)
+            missing = {part: wanted[part] for part in store.hold(keys, wanted)}
+            prompts = dict(zip(keys, rows, strict=True))
+            tensors = _compute(model, store, [*prompts.values()], missing) if missing else {}
             if last is not None:
-                found.add(*last)
-    finally:
-        store.pinned.clear()
-    found.refuse_lost()
-    manifest = Manifest(
-        store.model,
-        store.name,
-        found.n_tokens,
-        {part: tuple(runs) for part, runs in found.runs.items()},
-    )
-    write_manifest(store.files, f"{store.folder}/{name}{SUFFIX}", manifest)
-    return Corpus(store.files, name, manifest)
+                yield last
+            if tensors:
+                lengths = {key: len(row) for key, row in prompts.items()}
+                writing = writer.submit(store.publish, lengths, tensors)
+            last = keys, rows, writing
+        if last is not None:
+            yield last
 
 
 @dataclass
-class _Found:
+class _Captured:
     """Where the prompts captured so far lie."""
 
     store: ActivationStore
-    runs: dict[str, list[Run]]
+    spans: dict[str, list[Span]]
     progress: Callable[[int], None]
     n_tokens: int = 0
 
-    def add(
-        self, keys: Sequence[str], rows: Sequence[Row], writing: Future[tuple[str, Header]] | None
-    ) -> None:
+    def add(self, keys: Sequence[str], rows: Sequence[Row], writing: Writing | None) -> None:
         """Add prompts, once their shard is written."""
         if writing is not None:
             self.store.add(*writing.result())
-        for part, runs in self.runs.items():
+        for part, spans in self.spans.items():
             places = self.store.places(keys, part)
             if places is None:
                 raise StoreError(
@@ -131,16 +142,15 @@ class _Found:
                     " captured"
                 )
             self.store.pinned |= {place.shard for place in places}
-            extend(runs, places)
+            extend(spans, places)
         self.n_tokens += sum(map(len, rows))
         self.progress(self.n_tokens)
 
     def refuse_lost(self) -> None:
         """Raise StoreError if another process has removed a shard in the meantime."""
-        there_is = self.store.files.names(self.store.folder, SHARD)
-        for lost in sorted(
-            {run.shard for runs in self.runs.values() for run in runs} - {*there_is}
-        ):
+        names = self.store.files.names(self.store.folder, SHARD)
+        shards = {span.shard for spans in self.spans.values() for span in spans}
+        for lost in sorted(shards - {*names}):
             raise StoreError(
                 f"{self.store.files.path(lost)} was removed while the corpus was captured; capture"
                 " it again"
@@ -204,8 +214,9 @@ def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
 def _compute(
     model: Model, store: ActivationStore, rows: Sequence[Row], parts: Mapping[str, Site | None]
 ) -> dict[str, Tensor]:
-    """Return the parts [token ...] of prompts: inner sites from a pass of their own, so that block
-    sites stay stock.
+    """Return the parts [token ...] of prompts.
+
+    Inner sites come from a pass of their own, so that block sites stay stock.
     """
     lengths = torch.tensor([len(row) for row in rows])
     starts = (lengths.cumsum(0) - lengths).tolist()
@@ -227,9 +238,7 @@ def _compute(
 
 
 def _batches(rows: Sequence[Row], d_vocab: int) -> Iterator[list[tuple[int, Row]]]:
-    """Yield numbered rows to run together: of one length, so that nothing is padded and no row
-    depends on the others.
-    """
+    """Yield numbered rows of one length to run together, so that no row depends on the others."""
     budget = min(_BATCH_TOKENS, max(1, _LOGITS // d_vocab))
     by_length = sorted(enumerate(rows), key=lambda item: len(item[1]))
     for length, same in groupby(by_length, key=lambda item: len(item[1])):

@@ -18,18 +18,14 @@ def logit_diff(
 
 
 def log_prob(logits: Predictions, answer: Int[Tensor, "batch answer_pos"]) -> Values:
-    """Return the log-probability of the whole answer in nats: the sum over its tokens, each behind
-    those before it.
-    """
+    """Return the log-probability of the whole answer in nats, a sum over its tokens in turn."""
     return _picked(logits.float().log_softmax(-1), answer).sum(-1)
 
 
 def kl(logits: Predictions, reference: Float[Tensor, "batch answer_pos d_vocab"]) -> Values:
-    """Return minus the divergence KL(reference || logits) in nats where the answer's first token is
-    predicted; 0 is best.
-    """
-    wanted, found = (each[..., 0, :].float().log_softmax(-1) for each in (reference, logits))
-    return -(wanted.exp() * (wanted - found)).sum(-1)
+    """Return -KL(reference || logits) in nats where the answer's first token is predicted."""
+    expected, given = (each[..., 0, :].float().log_softmax(-1) for each in (reference, logits))
+    return -(expected.exp() * (expected - given)).sum(-1)
 
 
 def _picked(logits: Tensor, tokens: Tensor) -> Tensor:

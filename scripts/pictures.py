@@ -1,10 +1,9 @@
-"""Makes the pictures in the docs: `python scripts/pictures.py RUNS_DIR`, where these commands were
-run before.
+"""Makes the pictures in the docs from finished runs: `python scripts/pictures.py RUNS_DIR`.
 
 interp run studies/demo.toml --out RUNS_DIR/demo && interp report RUNS_DIR/demo
 interp run --model zoo/names-6l --task ioi --n 64 --out RUNS_DIR/ioi
-interp run --model zoo/hops-4l --task two-hop --n 96 --analysis depth_map --analysis void_detection \
-    --analysis back_patching --set depth_map.target=zoo/hops-8l --out RUNS_DIR/depth
+interp run --model zoo/hops-4l --task two-hop --n 96 --analysis depth_map \
+    --analysis void_detection --analysis back_patching --set depth_map.target=zoo/hops-8l --out RUNS_DIR/depth
 """
 
 import io

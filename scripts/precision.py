@@ -1,6 +1,4 @@
-"""Measure how far half precision moves every analysis, and write the table of docs/precision.md
-anew.
-"""
+"""Measure how far half precision moves every analysis, and update docs/precision.md."""
 
 import sys
 import warnings
@@ -47,7 +45,7 @@ def numbers(name: str, dtype: str) -> pd.DataFrame:
 
 
 def moved(wide: pd.DataFrame, low: pd.DataFrame) -> tuple[float, str]:
-    """Return the largest change, as a share of the largest number of its kind, and of what it is."""
+    """Return the largest change, as a share of the largest number of its kind, and its kind."""
     shares = {}
     for what, rows in wide.groupby("what"):
         size = rows["number"].abs().max()

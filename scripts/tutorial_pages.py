@@ -1,5 +1,4 @@
-"""A hook of mkdocs: every tutorial becomes a page with what its cells give, executed when it or the
-library has changed.
+"""A hook of mkdocs: every tutorial becomes a page with outputs, executed when it is out of date.
 
 The slow tests take their pages from here too, so that a tutorial is executed once, by whichever
 comes first.
@@ -37,7 +36,8 @@ _DRAW = """
 <script>
 for (const data of document.querySelectorAll('.tutorial-figure')) {
   const figure = JSON.parse(data.textContent);
-  Plotly.newPlot(data.previousElementSibling, figure.data, figure.layout, {responsive: true, displaylogo: false});
+  const settings = {responsive: true, displaylogo: false};
+  Plotly.newPlot(data.previousElementSibling, figure.data, figure.layout, settings);
 }
 </script>
 """
@@ -61,9 +61,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def page_of(path: Path) -> str:
-    """Return a tutorial as Markdown, from the cache if neither it nor the library has changed
-    since.
-    """
+    """Return a tutorial as Markdown, from the cache if neither it nor the library has changed."""
     kept, began = _kept(path), time.monotonic()
     if not kept.exists():
         page = render(executed(path))
@@ -85,7 +83,7 @@ def _kept(path: Path) -> Path:
 
 
 def executed(path: Path) -> Any:
-    """Run a tutorial from its first cell to its last in an empty folder and return it with outputs."""
+    """Run all cells of a tutorial in an empty folder and return it with outputs."""
     here = {"PLOTLY_RENDERER": "plotly_mimetype", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
@@ -96,9 +94,7 @@ def executed(path: Path) -> Any:
 
 
 def render(notebook: Any) -> str:
-    """Return an executed notebook as Markdown; figures are drawn by the page, links lead to the
-    docs' own pages.
-    """
+    """Return an executed notebook as Markdown, with live figures and links to the docs' pages."""
     blocks = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":

@@ -17,7 +17,8 @@ from interp.interventions import Patch
 from interp.models import Model
 from interp.sites import Site
 from interp.stats.rates import chosen_try
-from interp.sweeps.patching import ends_of_patched, known_hops, outputs_at, read_tags, tags_of
+from interp.sweeps.patching import ends_of_patched, known_hops, outputs_at
+from interp.sweeps.tags import read_tags, tags_of
 from interp.sweeps.texts import patched_texts, says
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens

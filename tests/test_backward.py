@@ -31,7 +31,7 @@ from interp.sites import Site
 from interp.sweeps.answers import Answered
 from interp.sweeps.attribution import Attribution
 from interp.sweeps.exact_patching import patch_effects
-from interp.sweeps.twins import Pair
+from interp.sweeps.twins import Twins
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 from tests.families import FAMILIES, tiny, tokens
@@ -39,10 +39,17 @@ from tests.rules_by_hand import by_hand
 
 REFERENCE = Path(__file__).parent / "reference" / "relp"
 PUBLISHED = {
-    "atp": GRADIENT, "relp_default": RELP, "relp_ah": RELP_AH, "ln_half_posthoc": Rules("posthoc", (LN(), Half())),
-    "only_ln": Rules("ln", (LN(),)), "only_identity": Rules("identity", (Identity(),)),
-    "only_half": Rules("half", (Half(),)), "only_ah": Rules("ah", (AH(),)), "lxt_attnLRP": ATTN_LRP, "lxt_cp_LRP": CP_LRP,
-}  # fmt: skip
+    "atp": GRADIENT,
+    "relp_default": RELP,
+    "relp_ah": RELP_AH,
+    "ln_half_posthoc": Rules("posthoc", (LN(), Half())),
+    "only_ln": Rules("ln", (LN(),)),
+    "only_identity": Rules("identity", (Identity(),)),
+    "only_half": Rules("half", (Half(),)),
+    "only_ah": Rules("ah", (AH(),)),
+    "lxt_attnLRP": ATTN_LRP,
+    "lxt_cp_LRP": CP_LRP,
+}
 KINDS = {"attn_out": "attn_out", "mlp_out": "mlp_out", "head_z": "z", "resid": "resid_pre"}
 
 
@@ -61,9 +68,9 @@ def batch_of(ids: Tensor) -> TokenBatch:
     )
 
 
-def pair_of(
+def twins_of(
     model: Model, reference: dict[str, Tensor], direction: str = "denoise"
-) -> tuple[Pair, TokenBatch]:
+) -> tuple[Twins, TokenBatch]:
     clean, answers = batch_of(reference["inputs/clean"]), reference["inputs/answers"]
     group = Answered(
         torch.arange(2),
@@ -72,7 +79,9 @@ def pair_of(
         answers[:, :1],
         clean.tokens.shape[1] - 1,
     )
-    return Pair(group, reference["inputs/corrupted"], answers[:, 1], "logit_diff", direction), clean
+    return Twins(
+        group, reference["inputs/corrupted"], answers[:, 1], "logit_diff", direction
+    ), clean
 
 
 def sites_of(kind: str, n_layers: int) -> list[Site]:
@@ -89,13 +98,14 @@ def stabilised(rules: Rules) -> Rules:
 def test_scores_equal_the_official_code(name: str) -> None:
     model, reference = official(name)
     for direction, where in (("denoise", "scores"), ("noise", "scores_noise")):
-        pair, _ = pair_of(model, reference, direction)
+        twins, _ = twins_of(model, reference, direction)
         every = [site for kind in KINDS for site in sites_of(kind, 4)]
-        runs = Attribution(pair.clean.recording, pair, every)
+        runs = Attribution(twins.clean.recording, twins, every)
         for variant, rules in PUBLISHED.items():
             for chosen, near in ((rules, 5e-4), (stabilised(rules), 1e-4)):
                 if direction == "noise" and chosen is rules:
-                    continue  # activations near 0 make the published stabiliser's own error up to 1.2e-3 there
+                    # near 0 the published stabiliser's own error is up to 1.2e-3
+                    continue
                 scores = runs.scores("relevance", rules=chosen, steps=1)
                 for kind in KINDS:
                     if f"{where}/{variant}/{kind}" not in reference:
@@ -115,12 +125,14 @@ def test_scores_equal_the_official_code(name: str) -> None:
 def test_exact_patching_equals_the_official_code(name: str) -> None:
     model, reference = official(name)
     for direction in ("denoise", "noise"):
-        pair, _ = pair_of(model, reference, direction)
-        base, source = (pair.clean.recording.beside(tokens) for tokens in (pair.base, pair.source))
+        twins, _ = twins_of(model, reference, direction)
+        base, source = (
+            twins.clean.recording.beside(tokens) for tokens in (twins.base, twins.source)
+        )
         for kind in KINDS:
             if (key := f"actpatch/{direction}/{kind}") in reference:
                 sites = sites_of(kind, 4)[:4]
-                effects = torch.stack([patch_effects(pair, base, source, site) for site in sites])
+                effects = torch.stack([patch_effects(twins, base, source, site) for site in sites])
                 torch.testing.assert_close(effects.double(), reference[key][:4], atol=1e-5, rtol=0)
 
 

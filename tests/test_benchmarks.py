@@ -46,8 +46,11 @@ def test_the_script_for_gpus_runs_on_a_tiny_model(tmp_path: Path, monkeypatch) -
     assert found["ceilings"]["flops"] > 0
     timed = {name: row for name, row in found["results"].items() if "seconds" in row}
     assert {name.split(",")[0] for name in timed} == {
-        "stock forward", "forward with capture", "recording", "skip every layer"
-    }  # fmt: skip
+        "stock forward",
+        "forward with capture",
+        "recording",
+        "skip every layer",
+    }
     assert all(row["fits"] and row["seconds"] > 0 for row in timed.values())
     assert found["results"]["variants of one prompt that a block takes at once, T = 16"] == {
         "value": 8

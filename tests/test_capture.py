@@ -351,7 +351,7 @@ def test_shuffling_mixes_shards(corpus: Corpus) -> None:
 def test_a_loader_mixes_sites_that_were_captured_apart(corpus: Corpus, tmp_path: Path) -> None:
     model = load_model(tiny("llama").module, store=tmp_path)
     more = capture(model, rows(), sites=[*SITES, Site("attn_out", 3)], name="more")
-    assert more.manifest.runs["attn_out.3"] != more.manifest.runs["tokens"]
+    assert more.manifest.spans["attn_out.3"] != more.manifest.spans["tokens"]
     vectors = pickle.loads(
         pickle.dumps(TokenVectors(more, [SITES[1], Site("attn_out", 3)], batch_size=32, seed=1))
     )

@@ -22,30 +22,32 @@ from interp.models import Model, load_model
 from interp.sites import Site
 from interp.sweeps.answers import Answered
 from interp.sweeps.attribution import Attribution
-from interp.sweeps.twins import Pair
+from interp.sweeps.twins import Twins
 from interp.tasks import load_task
 from tests.families import tiny, tokens
 
 
-def pair_of(model: Model) -> Pair:
+def twins_of(model: Model) -> Twins:
     clean, twin = tokens(batch=2, n_pos=6), tokens(batch=2, n_pos=6).tokens.clone()
     twin[:, 2] = torch.tensor([50, 51])
     group = Answered(
         torch.arange(2), model.record(clean), clean.tokens, torch.tensor([[7], [8]]), 5
     )
-    return Pair(group, twin, torch.tensor([9, 10]), "logit_diff", "denoise")
+    return Twins(group, twin, torch.tensor([9, 10]), "logit_diff", "denoise")
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "qwen3"])
 @pytest.mark.parametrize("rules", [GRADIENT, RELP], ids=lambda rules: rules.name)
 def test_scores_of_all_edges_that_leave_a_node_add_up_to_its_score(family: str, rules) -> None:
     model = tiny(family)
-    pair, wiring = pair_of(model), wiring_of(model)
-    edges = edge_scores(pair.clean.recording, pair, wiring, rules=rules).sum(1)
+    twins, wiring = twins_of(model), wiring_of(model)
+    edges = edge_scores(twins.clean.recording, twins, wiring, rules=rules).sum(1)
     sites = [Site(kind, layer) for layer in range(4) for kind in ("z", "mlp_out")] + [
         Site("resid_pre", 0)
     ]
-    nodes = Attribution(pair.clean.recording, pair, sites).scores("relevance", rules=rules, steps=1)
+    nodes = Attribution(twins.clean.recording, twins, sites).scores(
+        "relevance", rules=rules, steps=1
+    )
     expected = [nodes[Site("resid_pre", 0)].sum(1)[:, None]]
     for layer in range(4):
         expected += [nodes[Site("z", layer)].sum(1), nodes[Site("mlp_out", layer)].sum(1)[:, None]]
@@ -55,41 +57,41 @@ def test_scores_of_all_edges_that_leave_a_node_add_up_to_its_score(family: str, 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2", "mixtral"])
 def test_all_edges_are_the_model_and_none_is_the_corrupted_run(family: str) -> None:
     model = tiny(family)
-    pair, wiring = pair_of(model), wiring_of(model)
-    recording = pair.clean.recording
-    away = plain_run(recording, pair.corrupted, wiring)
+    twins, wiring = twins_of(model), wiring_of(model)
+    recording = twins.clean.recording
+    away = plain_run(recording, twins.corrupted, wiring)
     tried = [wiring.is_edge, np.zeros_like(wiring.is_edge)]
-    every, none = circuit_values(recording, pair, wiring, tried, away=away)
-    for value, ids in ((every, pair.clean.tokens), (none, pair.corrupted)):
+    every, none = circuit_values(recording, twins, wiring, tried, away=away)
+    for value, ids in ((every, twins.clean.tokens), (none, twins.corrupted)):
         logits = recording.forward(ids).logits[:, -1:]
-        torch.testing.assert_close(value, pair.value(logits), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(value, twins.value(logits), atol=1e-4, rtol=1e-4)
 
 
 def test_one_edge_to_the_logits_adds_what_its_sender_says() -> None:
     model = tiny("llama")
-    pair, wiring = pair_of(model), wiring_of(model)
-    recording, layer = pair.clean.recording, 3
+    twins, wiring = twins_of(model), wiring_of(model)
+    recording, layer = twins.clean.recording, 3
     kept = np.zeros_like(wiring.is_edge)
     kept[-1, wiring.senders.index("m0")] = True
     value = circuit_values(
-        recording, pair, wiring, [kept], away=plain_run(recording, pair.corrupted, wiring)
+        recording, twins, wiring, [kept], away=plain_run(recording, twins.corrupted, wiring)
     )[0]
     # with nothing else, the MLP of layer 0 reads what it reads in the corrupted run: nothing
     # changes
-    away = recording.beside(pair.corrupted)
+    away = recording.beside(twins.corrupted)
     torch.testing.assert_close(
-        value, pair.value(away.logits(away.resid(layer + 1), positions=[5])), atol=1e-4, rtol=1e-4
+        value, twins.value(away.logits(away.resid(layer + 1), positions=[5])), atol=1e-4, rtol=1e-4
     )
     kept[wiring.receivers.index("m0"), :] = wiring.is_edge[wiring.receivers.index("m0")]
     kept[wiring.receivers.index("m0"), 1:] = False  # the embedding alone
     value = circuit_values(
-        recording, pair, wiring, [kept], away=plain_run(recording, pair.corrupted, wiring)
+        recording, twins, wiring, [kept], away=plain_run(recording, twins.corrupted, wiring)
     )[0]
     clean = recording
     mid = away.clean(Site("resid_mid", 0)) - away.resid(0) + clean.resid(0)
     last = away.resid(4) + away.mlp(0, mid) - away.clean(Site("mlp_out", 0))
     torch.testing.assert_close(
-        value, pair.value(away.logits(last, positions=[5])), atol=1e-4, rtol=1e-4
+        value, twins.value(away.logits(last, positions=[5])), atol=1e-4, rtol=1e-4
     )
 
 

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import interp
-from interp.analyses.depth_map import DepthMap, _roles
+from interp.analyses.depth_map import DepthMap, _roles, site_maps
 from interp.analyses.depth_map.layer_alignment import (
     alignment_statistics,
     monotone_alignment,
@@ -41,7 +41,6 @@ from interp.models import Model
 from interp.replay import first
 from interp.runs import Study, execute, open_run
 from interp.runs.registry import make_analysis
-from interp.sweeps import site_maps
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 

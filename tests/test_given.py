@@ -65,8 +65,9 @@ for missing in ("", " ", None, float("nan"), np.float32("nan"), pd.NA, pd.NaT):
         raise SystemExit(Prompt("1", missing))
     except TaskError as error:
         assert str(error) == "prompt '1': no 'text'"
-wrong = [{"text": b"Ada"}, {"text": ["Ada"]}, {"answer": 3}, {"answer": ["Ned"]}, {"choices": "abc"}, {"choices": ["a", 3]}]
-wrong += [{"aliases": "x"}, {"id": 1}, {"space": "some"}, {"tokens": "1 2"}, {"tokens": [1.5]}, {"answer_index": "0"}]
+wrong = [{"text": b"Ada"}, {"text": ["Ada"]}, {"answer": 3}, {"answer": ["Ned"]}]
+wrong += [{"choices": "abc"}, {"choices": ["a", 3]}, {"aliases": "x"}, {"id": 1}]
+wrong += [{"space": "some"}, {"tokens": "1 2"}, {"tokens": [1.5]}, {"answer_index": "0"}]
 for fields in wrong:
     try:
         raise SystemExit(Prompt(**{"id": "1", "text": "Ada"} | fields))

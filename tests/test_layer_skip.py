@@ -1,6 +1,7 @@
 """The staircase equals one full forward per variant, with hand-written hooks."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,9 +9,8 @@ from torch.testing import assert_close
 
 from interp.analyses.layer_skip import LayerSkip
 from interp.models import Model
-from interp.replay import first
+from interp.replay import first, rows
 from interp.sites import Site
-from interp.sweeps import staircase
 from tests.families import stock_logits, tiny, tokens
 from tests.test_replay import naive
 
@@ -165,7 +165,7 @@ def test_work_stays_at_the_bound() -> None:
 def test_chunks_change_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = tokens()
     whole = LayerSkip().measure(model.record(batch), batch, {})
-    monkeypatch.setattr(staircase, "_CHUNK_TOKENS", 1)
+    monkeypatch.setattr(rows, "CPU_TOKENS", 1)
     chunked = LayerSkip().measure(model.record(batch), batch, {})
     for key, value in whole.items():
         if not key.endswith("position"):  # of equal changes, either may come first
@@ -176,11 +176,7 @@ def test_a_gpu_runs_what_its_free_memory_holds(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (3 * 2**30, 80 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 2 * 2**30)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 2**30)
-    gpu = torch.device("cuda")
-    assert staircase.tokens_at_once(gpu, 2**17) == 2**30 // 2**17  # a quarter of 4 GB
-    assert staircase.tokens_at_once(gpu, 2**17 + 1) == 2**12  # the power of two below
-    assert (
-        staircase.tokens_at_once(gpu, 2**30)
-        == staircase.tokens_at_once(torch.device("cpu"), 1)
-        == 1024
-    )
+    budget = partial(rows.tokens_at_once, torch.device("cuda"), dtype=torch.float32)
+    assert budget(d_model=2**10) == 2**30 // 2**17  # a quarter of 4 GB
+    assert budget(d_model=2**10 + 1) == 2**12  # the power of two below
+    assert budget(d_model=2**23) == tiny("llama").tokens_at_once() == 1024

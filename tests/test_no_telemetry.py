@@ -18,14 +18,16 @@ def getaddrinfo(host, *args, **kwargs):
     return resolve(host, *args, **kwargs)
 
 def to(self, address):
-    if self.family != socket.AF_UNIX and not str(address[0]).startswith(("127.", "::1", "localhost")):
+    here = ("127.", "::1", "localhost")
+    if self.family != socket.AF_UNIX and not str(address[0]).startswith(here):
         said.append(f"address {address}")
     return connect(self, address)
 
 socket.getaddrinfo, socket.socket.connect = getaddrinfo, to
 from interp.cli import app
 try:
-    app(["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "4", "--analysis", "layer_skip", "--out", sys.argv[1]])
+    what = "--model zoo/hops-4l --task two-hop --n 4 --analysis layer_skip --out"
+    app(["run", *what.split(), sys.argv[1]])
 except SystemExit as left:
     assert left.code in (0, None), left.code
 import interp

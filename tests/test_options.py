@@ -67,11 +67,24 @@ def test_labels_may_be_a_column_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("options", "key", "says"),
     [
-        (LEGS, "2", "row 1: the answer '2' may be the text of choice 0 or a number; labels beside the choices"),
+        (
+            LEGS,
+            "2",
+            "row 1: the answer '2' may be the text of choice 0 or a number; labels beside the"
+            " choices",
+        ),
         (["3", "0", "1"], 1, "row 1: the answer 1 may be the text of choice 2 or a number"),
         (["B", "A", "O"], "A", "row 1: the answer 'A' may be the text of choice 1 or a letter"),
-        (["red", "red"], "red", "row 1: the answer 'red' may be the text of choice 0 or the text of choice 1"),
-        (["red", "green"], 2, "row 1: the answer 2 is not among the choices 'red', 'green'; numbers count from 0"),
+        (
+            ["red", "red"],
+            "red",
+            "row 1: the answer 'red' may be the text of choice 0 or the text of choice 1",
+        ),
+        (
+            ["red", "green"],
+            2,
+            "row 1: the answer 2 is not among the choices 'red', 'green'; numbers count from 0",
+        ),
         (["red", "green"], -1, "row 1: the answer -1 is not among"),
         ({"text": LEGS, "label": ["1", "2", "3", "4"]}, 0, "is not among the labels 1, 2, 3, 4"),
         ({"text": LEGS, "label": ["1", "1", "3", "4"]}, "1", "3 labels for 4 choices"),
@@ -81,7 +94,7 @@ def test_labels_may_be_a_column_of_their_own() -> None:
         (["red", None], "red", "row 1: 'choices' has NoneType None; a list of strings"),
         (["red", " "], "red", "row 1: one of its 2 choices is empty"),
     ],
-)  # fmt: skip
+)
 def test_what_may_be_two_options_or_none_is_refused(options: Any, key: Any, says: str) -> None:
     with pytest.raises(TaskError, match=says):
         read(options, key)

@@ -187,7 +187,7 @@ def test_beside_a_model_of_another_kind_a_good_one_is_measured(
 
 
 def mixed() -> Task:
-    """Two-hop prompts, and some that name no subject, which what asks for the first hop cannot use."""
+    """Two-hop prompts, and some without a subject, of which the first hop cannot be asked."""
     prompts = interp.load_task("two-hop", n=10).prompts
     without = [
         Prompt(f"without {i}", prompt.text, prompt.answer) for i, prompt in enumerate(prompts[:4])
@@ -248,7 +248,8 @@ def test_an_analysis_that_can_use_no_prompt_says_why() -> None:
 
 NAMES = [
     "a/b", "a--b", "a-b", "..", ".",
-    "../x", "/x", "x", "x/", "a//b", "nul", "a b", "a ", "\u00e9", "e\u0301", "~", "x" * 300, "a\\b",
+    "../x", "/x", "x", "x/", "a//b", "nul", "a b", "a ",
+    "\u00e9", "e\u0301", "~", "x" * 300, "a\\b",
 ]  # fmt: skip
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 import interp.analyses
-from interp.runs.questions import questions
+from interp.runs.questions import Declared, declared
 from interp.runs.registry import find_analyses
 
 
-def test_questions_are_those_of_the_analyses() -> None:
-    assert questions() == {name: analysis.question for name, analysis in find_analyses().items()}
+def test_what_is_read_is_what_the_analyses_declare() -> None:
+    assert declared() == {
+        name: Declared(analysis.question, analysis.page, analysis.rank)
+        for name, analysis in find_analyses().items()
+    }
 
 
 def test_listing_analyses_loads_no_torch() -> None:
@@ -23,12 +26,28 @@ def test_listing_analyses_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize(
-    "source", ["def f(:", "class Other: pass", "class Odd:\n    question: str = 'a' + 'b'"]
-)
-def test_what_a_file_does_not_tell_is_found_by_importing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
-) -> None:
-    (tmp_path / "odd.py").write_text(source)
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder whose files are taken for analyses."""
     monkeypatch.setattr(interp.analyses, "__path__", [*interp.analyses.__path__, str(tmp_path)])
-    assert questions() is None
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(:",
+        "class Other: pass",
+        "class Odd:\n    question: str = 'a' + 'b'",
+        "class Odd:\n    question: str = 'a?'\n    rank = len('ab')",
+    ],
+)
+def test_what_a_file_does_not_tell_is_found_by_importing(folder: Path, source: str) -> None:
+    (folder / "odd.py").write_text(source)
+    assert declared() is None
+
+
+def test_page_and_rank_are_read_with_and_without_a_declared_type(folder: Path) -> None:
+    source = "class Odd:\n    question: str = 'a?'\n    page: ClassVar[str] = 'odd'\n    rank = 3\n"
+    (folder / "odd.py").write_text(source)
+    assert (declared() or {})["odd"] == Declared("a?", page="odd", rank=3)

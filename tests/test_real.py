@@ -24,10 +24,23 @@ from interp.testing.doctor import diagnose
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore")]
 CAPITALS = {
-    "France": "Paris", "Germany": "Berlin", "Japan": "Tokyo", "Italy": "Rome", "Spain": "Madrid", "Egypt": "Cairo",
-    "Russia": "Moscow", "Greece": "Athens", "Austria": "Vienna", "Poland": "Warsaw", "Portugal": "Lisbon",
-    "Cuba": "Havana", "Norway": "Oslo", "Kenya": "Nairobi", "Peru": "Lima", "Ireland": "Dublin",
-}  # fmt: skip
+    "France": "Paris",
+    "Germany": "Berlin",
+    "Japan": "Tokyo",
+    "Italy": "Rome",
+    "Spain": "Madrid",
+    "Egypt": "Cairo",
+    "Russia": "Moscow",
+    "Greece": "Athens",
+    "Austria": "Vienna",
+    "Poland": "Warsaw",
+    "Portugal": "Lisbon",
+    "Cuba": "Havana",
+    "Norway": "Oslo",
+    "Kenya": "Nairobi",
+    "Peru": "Lima",
+    "Ireland": "Dublin",
+}
 TASK = Task(
     "capitals",
     tuple(

@@ -183,7 +183,11 @@ def test_relp_is_closer_to_exact_patching_than_attribution_on_indirect_objects()
                 < frame[level, "mean absolute error", node, "attribution"]
             )
     assert frame["averaged over prompts", "pearson", "resid_pre", "relevance"] > 0.95
-    assert "16 prompts" in result.summary()
+    finding, other = result.findings()
+    assert finding.estimate is not None
+    assert finding.estimate.n == 16
+    assert finding.rival is not None
+    assert finding.rival.estimate == other.estimate
 
 
 def refused(model: Model, shard: TokenBatch, **settings: object) -> str:

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from interp.models import Model
-from interp.replay import first
+from interp.replay import first, rows
 from interp.sites import Site
 from tests.families import stock_logits, tiny, tokens
 
@@ -78,6 +78,7 @@ def test_sublayers_alone_equal_what_they_wrote(model: Model) -> None:
         )
         assert_close(recording.attn(layer, resid), attn_out, rtol=0, atol=1e-6)
         reads = resid if recording.blocks[layer].is_parallel else resid + attn_out
+        assert torch.equal(recording.mlp_reads(layer), reads)
         assert_close(recording.mlp(layer, reads), mlp_out, rtol=0, atol=1e-5)
 
 
@@ -111,6 +112,45 @@ def test_tail_reads_the_prefix_it_is_given(model: Model) -> None:
     _, kv = recording.block_kv(1, prefix)
     whole = recording.block(1, mixed)[:, 5:]
     assert_close(recording.tail(1, mixed[:, 5:], start=5, prefix=kv), whole, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens_at_once", [1, 80, 1024])
+def test_variants_run_a_few_at_a_time(
+    model: Model, tokens_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording, layer, start = model.record(tokens()), 1, 5
+    recording.kv(layer)
+    monkeypatch.setattr(rows, "CPU_TOKENS", tokens_at_once)
+    clean = recording.resid(layer)
+    variants = clean + torch.randn(5, *clean.shape)
+    one_by_one = [recording.block_kv(layer, each) for each in variants]
+    together, kv = recording.run_kv(layer, variants)
+    assert_close(together, torch.stack([resid for resid, _ in one_by_one]), rtol=0, atol=1e-5)
+    assert_close(kv[0], torch.cat([keys for _, (keys, _) in one_by_one]), rtol=0, atol=1e-5)
+    assert_close(recording.run(layer, variants), together, rtol=0, atol=1e-5)
+    own = recording.run(layer, variants[:, :, start:], start=start, prefix=kv)
+    assert_close(own, together[:, :, start:], rtol=0, atol=1e-5)
+    shared = recording.run(layer, variants[:, :, start:], start=start)
+    assert_close(shared[3], recording.tail(layer, variants[3, :, start:], start=start))
+    assert recording.run(layer, variants[:0]).shape == variants[:0].shape
+
+
+@torch.no_grad()
+def test_keys_are_hidden_from_some_variants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "CPU_TOKENS", 80)
+    recording, start = tiny("llama").record(tokens()), 5
+    variants = recording.resid(1) + torch.randn(5, *recording.resid(1).shape)
+    tails = variants[:, :, start:]
+    n_queries, n_keys = tails.shape[2], recording.n_pos
+    hidden = torch.zeros(5, 1, n_queries, n_keys, dtype=torch.bool)
+    hidden[2:, :, :, 1] = True
+    seen = recording.run(1, tails, start=start)
+    cut = recording.run(1, tails, start=start, hidden=hidden)
+    assert_close(cut[:2], seen[:2], rtol=0, atol=1e-5)
+    alone = hidden[2].expand(len(tails[2]), -1, -1)
+    assert_close(cut[2], recording.tail(1, tails[2], start=start, hidden=alone), rtol=0, atol=1e-5)
+    assert not torch.allclose(cut[2], seen[2], atol=1e-3)
 
 
 @torch.no_grad()

@@ -64,9 +64,17 @@ def ids(text: str) -> list[int]:
 def model_of(tokenizer: Any, *, d_vocab: int = len(WORDS)) -> Model:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=d_vocab, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=16, bos_token_id=1, eos_token_id=2, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=d_vocab,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=16,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.3,
+    )
     return load_model(LlamaForCausalLM(config).eval(), tokenizer=tokenizer)
 
 
@@ -200,13 +208,21 @@ def test_one_bad_prompt_is_left_out_and_counted() -> None:
 def test_prompts_of_a_shard_can_be_asked_the_same() -> None:
     model = model_of(words())
     prompts = (
-        Prompt("plain", "a b"), Prompt("answered", "a b", answer="c"), Prompt("strange", "a b", answer="zebra"),
-        Prompt("wrong", "a b", answer="c", wrong="d"), Prompt("strange wrong", "a b", answer="c", wrong="zebra"),
-        Prompt("subject", "a b", subject="b"), Prompt("twice", "b b", subject="b"), Prompt("nowhere", "a b", subject="h"),
-        Prompt("twin", "a b", corrupted="a c"), Prompt("longer", "a b", corrupted="a b c"),
-        Prompt("strange twin", "a b", corrupted="a zebra"), Prompt("bridge", "a b", bridge="c"),
-        Prompt("strange bridge", "a b", bridge="zebra"), Prompt("long", "a b c", answer="c"),
-    )  # fmt: skip
+        Prompt("plain", "a b"),
+        Prompt("answered", "a b", answer="c"),
+        Prompt("strange", "a b", answer="zebra"),
+        Prompt("wrong", "a b", answer="c", wrong="d"),
+        Prompt("strange wrong", "a b", answer="c", wrong="zebra"),
+        Prompt("subject", "a b", subject="b"),
+        Prompt("twice", "b b", subject="b"),
+        Prompt("nowhere", "a b", subject="h"),
+        Prompt("twin", "a b", corrupted="a c"),
+        Prompt("longer", "a b", corrupted="a b c"),
+        Prompt("strange twin", "a b", corrupted="a zebra"),
+        Prompt("bridge", "a b", bridge="c"),
+        Prompt("strange bridge", "a b", bridge="zebra"),
+        Prompt("long", "a b c", answer="c"),
+    )
     shards = model.shards(Task("t", prompts))
     assert sorted(p.id for shard in shards for p in shard) == sorted(p.id for p in prompts)
     for shard in shards:
@@ -225,8 +241,14 @@ def test_prompts_of_a_shard_can_be_asked_the_same() -> None:
         "bridge": "prompt 'strange bridge': the tokenizer does not know its bridge, 'zebra'"
     }
     assert [key for key, value in why.items() if value] == [
-        "strange", "strange wrong", "twice", "nowhere", "longer", "strange twin", "strange bridge",
-    ]  # fmt: skip
+        "strange",
+        "strange wrong",
+        "twice",
+        "nowhere",
+        "longer",
+        "strange twin",
+        "strange bridge",
+    ]
 
 
 # Chats
@@ -279,8 +301,15 @@ def test_a_chat_is_the_templates_tokens(name: str, single: str) -> None:
     tokenizer.chat_template = TEMPLATES[name]
     model = model_of(tokenizer)
     prompt = Prompt(
-        "1", "a b", answer="Yes", wrong="No", corrupted="a c", subject="b", bridge="d", choices=("Yes", "No one"),
-    )  # fmt: skip
+        "1",
+        "a b",
+        answer="Yes",
+        wrong="No",
+        corrupted="a c",
+        subject="b",
+        bridge="d",
+        choices=("Yes", "No one"),
+    )
     related = {"1": {"first_hop": Prompt("1:f", "b c", answer="d")}}
     fitted = model.fit(Task("t", (prompt,), related=related, chat=True)).task
     batch = model.tokenize(fitted.prompts)
@@ -315,15 +344,24 @@ def test_a_chat_is_the_templates_tokens(name: str, single: str) -> None:
 @pytest.mark.parametrize(
     ("template", "says"),
     [
-        ("{% for m in messages %}User: {{ m.content }}\n{% endfor %}" + ASKED,
-         "task 't': the chat template does not put what the assistant says, 'Yes', behind the prompt"),
-        ("{% for m in messages %}{{ 'User:' if m.role == 'user' else 'Bot: <think>' }} {{ m.content }} {% endfor %}"
-         + ASKED, "does not put what the assistant says, 'Yes'.*there is '<think> Yes '"),
-        ("{% for m in messages %}{{ m.content | upper }} {% endfor %}", "leaves out what the user says, 'a b'"),
+        (
+            "{% for m in messages %}User: {{ m.content }}\n{% endfor %}" + ASKED,
+            "task 't': the chat template does not put what the assistant says, 'Yes', behind the"
+            " prompt",
+        ),
+        (
+            "{% for m in messages %}{{ 'User:' if m.role == 'user' else 'Bot: <think>' }}"
+            " {{ m.content }} {% endfor %}" + ASKED,
+            "does not put what the assistant says, 'Yes'.*there is '<think> Yes '",
+        ),
+        (
+            "{% for m in messages %}{{ m.content | upper }} {% endfor %}",
+            "leaves out what the user says, 'a b'",
+        ),
         ("{{ raise_exception('only tools') }}", "the chat template cannot be filled in"),
         ("{% for m in messages %}{{ m.content }", "the chat template cannot be filled in"),
     ],
-)  # fmt: skip
+)
 def test_a_template_that_cannot_be_followed_is_refused(template: str, says: str) -> None:
     tokenizer = words()
     tokenizer.chat_template = template

@@ -48,8 +48,11 @@ def s3() -> Iterator[str]:
     host, port = server.get_host_and_port()
     before = dict(fsspec.config.conf)
     fsspec.config.conf["s3"] = {
-        "endpoint_url": f"http://{host}:{port}", "key": "x", "secret": "y", "client_kwargs": {"region_name": "eu-west-1"}
-    }  # fmt: skip
+        "endpoint_url": f"http://{host}:{port}",
+        "key": "x",
+        "secret": "y",
+        "client_kwargs": {"region_name": "eu-west-1"},
+    }
     fsspec.filesystem("s3").mkdir("bucket")
     yield "s3://bucket"
     fsspec.config.conf.clear()

@@ -12,7 +12,7 @@ from interp.models import Model
 from interp.replay import first
 from interp.runs.registry import make_analysis
 from interp.sweeps.hops import PARTS, compared, first_layer, of_a_stranger, strangers, written_ranks
-from interp.sweeps.patching import key_of
+from interp.sweeps.tags import key_of
 from tests.test_back_patching import asked
 
 pytestmark = pytest.mark.filterwarnings("ignore")

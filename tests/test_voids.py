@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.void_detection import VoidDetection
-from interp.analyses.void_skip import evaluations, scores
+from interp.analyses.void_skip import scores
 from interp.analyses.void_skip.evaluations import bypass, last_active, masked_stream, read_out
 from interp.analyses.void_skip.masks import drawn, lowest, n_drawn, over_draws, with_controls
 from interp.analyses.void_skip.scores import log_likelihood, nats_per_token
@@ -316,8 +316,9 @@ def test_the_first_token_may_be_left_alone() -> None:
 def test_few_variants_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = tiny("llama"), tokens()
     whole = masked_stream(model.record(batch), ALPHAS)
-    monkeypatch.setattr(evaluations, "_CHUNK_TOKENS", 1)
-    assert torch.equal(masked_stream(model.record(batch), ALPHAS), whole)
+    few = model.record(batch)
+    monkeypatch.setattr(few, "tokens_at_once", lambda _: 1)
+    assert torch.equal(masked_stream(few, ALPHAS), whole)
 
 
 # Controls

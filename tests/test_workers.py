@@ -158,7 +158,7 @@ def test_a_part_of_another_key_is_not_read(alone: Path, tmp_path: Path) -> None:
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     code = f"""
 import pathlib, sys, time
-from interp.runs import _alone_in
+from interp.runs.execution import _alone_in
 with _alone_in(pathlib.Path({str(tmp_path)!r})):
     print("held", flush=True)
     time.sleep(60)

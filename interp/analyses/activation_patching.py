@@ -1,5 +1,4 @@
-"""What does each component carry, exactly? One run per node: its activation is replaced by that of
-the other run.
+"""What does each component carry, exactly? Each node is patched alone, from the other run.
 
 Exact activation patching (causal tracing, Meng et al., arXiv 2202.05262), through replayed blocks:
 only the blocks behind a node are run, and nodes that are equal in both runs are not.
@@ -11,20 +10,17 @@ from typing import ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 
 from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError
-from interp.figures.plots import grids_over_positions
 from interp.metrics import Metric
 from interp.models import Model
 from interp.replay import Recording
-from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
-from interp.sweeps.exact_patching import NODE_KINDS, blocks_run, patch_effects, run_values
-from interp.sweeps.node_scores import NodeScores, join_scores
-from interp.sweeps.twins import Direction, check_pairs, pairs
+from interp.sweeps.exact_patching import NODE_KINDS, all_effects, clean_runs, forwards_of
+from interp.sweeps.node_scores import NodeScores, join_scores, n_units
+from interp.sweeps.twins import WORDS, Direction, check_twins, twins_of
 from interp.tasks.batch import TokenBatch
 
 
@@ -41,6 +37,8 @@ class ActivationPatching(Analysis):
     metric: Metric = "logit_diff"
     direction: Direction = "denoise"
     seed: int = 0
+    rank: ClassVar[int] = 13
+    page: ClassVar[str] = "circuit"
     question: ClassVar[str] = "What does each component carry, exactly?"
     how: ClassVar[str] = (
         "One node at a time takes its activation from the other prompt's run, and only the layers"
@@ -58,28 +56,18 @@ class ActivationPatching(Analysis):
             raise AnalysisError(f"no node given; there is {', '.join(NODE_KINDS)}")
 
     def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise TaskError for pairs that cannot be compared, SiteError for nodes that the model
-        does not have.
-        """
-        check_pairs(model, shard, metric=self.metric)
+        """Raise TaskError for twins that cannot be compared, SiteError for nodes out of reach."""
+        check_twins(model, shard, metric=self.metric)
         for kind in self.nodes:
             model.refuse(Site(kind, 0))
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return per prompt effects by node [batch layer pos (unit)] and the metric of both runs
-        [batch].
-        """
+        """Return effects by node [batch layer pos (unit)] and the metric of both runs [batch]."""
         rows, groups = [], []
-        for pair in pairs(recording, shard, metric=self.metric, direction=self.direction):
-            pair, base, source, found = run_values(recording, pair)
-            for kind in self.nodes:
-                layers = [
-                    patch_effects(pair, base, source, Site(kind, layer)).cpu()
-                    for layer in range(recording.n_layers)
-                ]
-                found[kind] = torch.stack(layers, dim=1)
-            rows.append(pair.clean.rows.cpu())
-            groups.append(found)
+        for twins in twins_of(recording, shard, metric=self.metric, direction=self.direction):
+            twins, base, source, values = clean_runs(recording, twins)
+            rows.append(twins.clean.rows.cpu())
+            groups.append(values | all_effects(twins, base, source, self.nodes))
         return join_scores(rows, groups, last=shard.last.cpu())
 
     def combine(self, parts: Sequence[Tensors]) -> "ActivationPatchingResult":
@@ -87,22 +75,10 @@ class ActivationPatching(Analysis):
         return ActivationPatchingResult(self, NodeScores.of(parts, self.nodes))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return at most the blocks behind every node: nodes that are equal in both runs are not
-        patched.
-        """
-        width = {"z": model.n_heads, "mlp_post": 4 * model.d_model}
-        n_pos, n_layers = shard.tokens.shape[1], model.n_layers
-        blocks = sum(
-            blocks_run(kind, n_layers=n_layers, n_nodes=n_pos * width.get(kind, 1))
-            for kind in self.nodes
-        )
-        numbers = n_layers * shard.tokens.numel() * sum(width.get(kind, 1) for kind in self.nodes)
-        return Cost(
-            2 + blocks / n_layers,
-            numbers,
-            4096 * 12 * model.d_model + 4096 * model.d_vocab,
-            is_bound=True,
-        )
+        """Return at most the blocks behind every node; those equal in both runs are not run."""
+        forwards = 2 + forwards_of(model, self.nodes, n_pos=shard.tokens.shape[1])
+        n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
+        return Cost(forwards, n_nodes, 4096 * (12 * model.d_model + model.d_vocab), is_bound=True)
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,50 +89,32 @@ class ActivationPatchingResult(Result):
     scores: NodeScores
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per node, layer, unit and position (from the last token, 0): statistics
-        over prompts.
+        """Return one row per node, layer, unit and position: statistics over prompts.
 
-        `mean` is in the metric's unit; `share` relates it to the mean difference between source and
-        base run.
+        Positions count from the last token, 0. `mean` is in the metric's unit; `share` relates it
+        to the mean difference between source and base run.
         """
-        frames = [
-            self.scores.to_frame(kind, seed=self.analysis.seed).assign(node=kind)
-            for kind in self.analysis.nodes
-        ]
-        columns = ["node", "layer", "unit", "position", "mean", "low", "high", "share", "n_prompts"]
-        return pd.concat(frames, ignore_index=True)[columns]
+        keys: dict[str, dict[str, str]] = {kind: {"node": kind} for kind in self.analysis.nodes}
+        return self.scores.to_frame(keys, seed=self.analysis.seed)
 
     def plot(self) -> go.Figure:
         """Draw the effects by layer and position; those of heads and neurons are added up."""
-        frame = pd.concat(
-            [self.scores.summed(kind).assign(panel=kind) for kind in self.analysis.nodes],
-            ignore_index=True,
-        )
-        verb = (
-            "clean into corrupted"
-            if self.analysis.direction == "denoise"
-            else "corrupted into clean"
-        )
+        verb = WORDS[self.analysis.direction]
         title = f"What each node carries, patched alone ({verb}; {self.analysis.metric})"
-        return grids_over_positions(
-            frame, panels="panel", y="layer", title=title, colour="effect", is_signed=True
-        )
+        return self.scores.plot(self._names, title=title, colour="effect")
+
+    @property
+    def _names(self) -> dict[str, str]:
+        return {kind: kind for kind in self.analysis.nodes}
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return the share of the difference that the largest node carries alone."""
-        largest = self.scores.largest_share(self.analysis.nodes, seed=self.analysis.seed)
-        measure = "share of the difference that the largest node carries"
-        return (
-            old_finding(
-                self.summary(), largest.share, measure, largest.low, largest.high, largest.n
-            ),
-        )
-
-    def summary(self) -> str:
-        """Say how large the difference is, and which nodes restore most of it alone."""
-        scores = self.scores
-        told = [f"{kind} " + ", ".join(scores.largest(kind, n=3)) for kind in self.analysis.nodes]
-        return (
-            f"{scores.ends(self.analysis.metric)}. Alone, these nodes move it furthest from one to"
-            f" the other, with the share of the difference: {'; '.join(told)}."
+        """Return the shares of the difference that the largest nodes carry alone."""
+        metric = self.analysis.metric
+        return tuple(
+            Finding(
+                f"Patched alone, {node} carries {share:.0%} of the change in {metric}.",
+                share,
+                f"share of the difference that the largest {what} carries",
+            )
+            for what, node, share in self.scores.largest(self._names, seed=self.analysis.seed)
         )

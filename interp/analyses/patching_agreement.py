@@ -6,28 +6,34 @@ decide it, so other measures stand beside it, on scores averaged over prompts an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 
-from interp.analysis import Analysis, Cost, Finding, Result
+from interp.analysis import Analysis, Compared, Cost, Finding, Result
 from interp.backward import RULES
-from interp.errors import AnalysisError
 from interp.figures.plots import scatters_with_diagonal
 from interp.metrics import Metric
 from interp.models import Model
+from interp.parameters import AtLeast
 from interp.replay import Recording
-from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.stats.agreement import MEASURES, agreement
-from interp.sweeps.attribution import Attribution, Method, check_methods, check_model, method_passes
-from interp.sweeps.exact_patching import blocks_run, patch_effects, run_values
-from interp.sweeps.node_scores import NodeScores, join_scores
-from interp.sweeps.twins import Direction, check_gradient, check_pairs, pairs
+from interp.stats.estimate import Estimate
+from interp.sweeps.attribution import (
+    Attribution,
+    Method,
+    check_methods,
+    check_nodes,
+    n_passes,
+    numbers_held,
+)
+from interp.sweeps.exact_patching import all_effects, clean_runs, forwards_of
+from interp.sweeps.node_scores import NodeScores, join_scores, n_units
+from interp.sweeps.twins import Direction, check_gradient, check_twins, twins_of
 from interp.tasks.batch import TokenBatch
 
 LEVELS = ("averaged over prompts", "prompt by prompt")
@@ -47,8 +53,8 @@ class PatchingAgreement(Analysis):
     rules: str = "relp"
     metric: Metric = "logit_diff"
     direction: Direction = "denoise"
-    steps: int = 10
-    top_k: int = 10
+    steps: Annotated[int, AtLeast(1)] = 10
+    top_k: Annotated[int, AtLeast(1)] = 10
     seed: int = 0
     question: ClassVar[str] = "How well do cheap scores of components agree with exact patching?"
     how: ClassVar[str] = (
@@ -56,47 +62,32 @@ class PatchingAgreement(Analysis):
         " are correlated with exact patching of every node, over means and prompt by prompt."
     )
     caveat: ClassVar[str] = (
-        "One large entry can decide a correlation; the table has it without that entry, and by rank."
+        "One large entry can decide a correlation; the table has it without that entry and by rank."
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_methods(self.methods, self.nodes, rules=self.rules, steps=self.steps)
+        check_methods(self.methods, self.nodes, rules=self.rules)
         check_gradient(self.metric, self.direction)
-        if self.top_k < 1:
-            raise AnalysisError(f"top_k={self.top_k}; at least 1 is needed")
 
     def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise TaskError for pairs that cannot be compared, SiteError for rules that the model
-        cannot honour.
-        """
-        check_pairs(model, shard, metric=self.metric)
-        check_model(model, self.methods, self.nodes, rules=self.rules)
+        """Raise TaskError for twins that cannot be compared, SiteError for rules out of reach."""
+        check_twins(model, shard, metric=self.metric)
+        check_nodes(model, self.methods, self.nodes, rules=self.rules)
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return per prompt scores "METHOD NODE" and exact effects "exact NODE" [batch layer pos
-        (unit)].
-        """
+        """Return scores "METHOD NODE" and exact effects "exact NODE" [batch layer pos (unit)]."""
         rows, groups = [], []
-        layers = range(recording.n_layers)
-        sites = [Site(kind, layer) for kind in self.nodes for layer in layers]
-        for pair in pairs(recording, shard, metric=self.metric, direction=self.direction):
-            runs = Attribution(recording, pair, sites)
-            exact_pair, base, source, found = run_values(recording, pair)
-            for method in self.methods:
-                scores = runs.scores(method, rules=RULES[self.rules], steps=self.steps)
-                for kind in self.nodes:
-                    found[f"{method} {kind}"] = torch.stack(
-                        [scores[Site(kind, layer)].cpu() for layer in layers], dim=1
-                    )
-            for kind in self.nodes:
-                effects = [
-                    patch_effects(exact_pair, base, source, Site(kind, layer)).cpu()
-                    for layer in layers
-                ]
-                found[f"exact {kind}"] = torch.stack(effects, dim=1)
-            rows.append(pair.clean.rows.cpu())
-            groups.append(found)
+        sites = [Site(kind, layer) for kind in self.nodes for layer in range(recording.n_layers)]
+        for twins in twins_of(recording, shard, metric=self.metric, direction=self.direction):
+            runs = Attribution(recording, twins, sites)
+            twins, base, source, values = clean_runs(recording, twins)
+            scores = runs.all_scores(
+                self.methods, self.nodes, rules=RULES[self.rules], steps=self.steps
+            )
+            exact = all_effects(twins, base, source, self.nodes)
+            rows.append(twins.clean.rows.cpu())
+            groups.append(values | scores | {f"exact {kind}": exact[kind] for kind in exact})
         return join_scores(rows, groups, last=shard.last.cpu())
 
     def combine(self, parts: Sequence[Tensors]) -> "PatchingAgreementResult":
@@ -106,23 +97,11 @@ class PatchingAgreement(Analysis):
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return the passes of all methods, and at most the blocks behind every node."""
-        width = {"z": model.n_heads, "mlp_post": 4 * model.d_model}
-        n_pos, n_layers = shard.tokens.shape[1], model.n_layers
-        blocks = sum(
-            blocks_run(kind, n_layers=n_layers, n_nodes=n_pos * width.get(kind, 1))
-            for kind in self.nodes
-        )
-        n_sites = len(self.nodes) * n_layers
-        n_passes = sum(
-            method_passes(method, n_sites=n_sites, steps=self.steps) for method in self.methods
-        )
-        one = n_layers * shard.tokens.numel() * sum(width.get(kind, 1) for kind in self.nodes)
-        held = shard.tokens.numel() * (
-            n_layers * model.d_model * (30 + 4 * len(self.nodes)) + 3 * model.d_vocab
-        )
-        return Cost(
-            3 + 2 * n_passes + blocks / n_layers, (1 + len(self.methods)) * one, held, is_bound=True
-        )
+        passes = n_passes(self.methods, n_sites=len(self.nodes) * model.n_layers, steps=self.steps)
+        exact = forwards_of(model, self.nodes, n_pos=shard.tokens.shape[1])
+        n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
+        held = numbers_held(model, shard, n_kinds=len(self.nodes))
+        return Cost(3 + 2 * passes + exact, (1 + len(self.methods)) * n_nodes, held, is_bound=True)
 
 
 @dataclass(frozen=True, repr=False)
@@ -147,25 +126,26 @@ class PatchingAgreementResult(Result):
         "prompt by prompt" is the mean over prompts of each one's agreement. Positions count from
         the prompts' ends.
         """
-        n = len(self.scores.base)
-        rng = np.random.default_rng(self.analysis.seed)
-        drawn = [rng.integers(0, n, n) for _ in range(_RESAMPLES)]
         rows = []
         for kind in self.analysis.nodes:
             for method in self.analysis.methods:
-                whole = self._compare(method, kind, np.arange(n))
-                again = pd.DataFrame([self._compare(method, kind, prompts) for prompts in drawn])
-                alone = pd.DataFrame(
-                    [self._compare(method, kind, np.array([prompt])) for prompt in range(n)]
-                )
-                means = pd.DataFrame([alone.iloc[prompts].mean() for prompts in drawn])
-                found = ((LEVELS[0], pd.Series(whole), again), (LEVELS[1], alone.mean(), means))
-                for level, values, resampled in found:
+                for level, (values, resampled) in self._levels(method, kind).items():
                     for measure in MEASURES:
                         low, high = resampled[measure].quantile([0.025, 0.975])
-                        rows.append((kind, method, level, measure, values[measure], low, high, n))
-        columns = ["node", "method", "level", "measure", "value", "low", "high", "n_prompts"]
-        return pd.DataFrame(rows, columns=columns)
+                        rows.append((kind, method, level, measure, values[measure], low, high))
+        columns = ["node", "method", "level", "measure", "value", "low", "high"]
+        return pd.DataFrame(rows, columns=columns).assign(n_prompts=len(self.scores.base))
+
+    def _levels(self, method: str, kind: str) -> dict[str, tuple[pd.Series, pd.DataFrame]]:
+        """Return the agreement by measure at every level, and that of resampled prompts."""
+        n = len(self.scores.base)
+        rng = np.random.default_rng(self.analysis.seed)
+        drawn = [rng.integers(0, n, n) for _ in range(_RESAMPLES)]
+        whole = pd.Series(self._compare(method, kind, np.arange(n)))
+        again = pd.DataFrame([self._compare(method, kind, prompts) for prompts in drawn])
+        alone = pd.DataFrame([self._compare(method, kind, np.array([i])) for i in range(n)])
+        means = pd.DataFrame([alone.iloc[prompts].mean() for prompts in drawn])
+        return {LEVELS[0]: (whole, again), LEVELS[1]: (alone.mean(), means)}
 
     def plot(self) -> go.Figure:
         """Draw estimates against exact effects, each averaged over prompts, one panel per kind of
@@ -190,44 +170,21 @@ class PatchingAgreementResult(Result):
         )
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return the correlation of every method with exact patching, at the first kind of node."""
-        frame, kind, found = self.to_frame(), self.analysis.nodes[0], list[Finding]()
-        rows = frame[
-            (frame["node"] == kind)
-            & (frame["level"] == LEVELS[0])
-            & (frame["measure"] == "pearson")
-        ]
-        for row in rows.to_dict("records"):
-            claim = f"{row['method']} agrees with exact patching by {row['value']:.2f} (Pearson)."
-            numbers = (
-                float(row["value"]),
-                f"Pearson correlation of {row['method']} with exact patching ({kind})",
-            )
-            low, high = float(row["low"]), float(row["high"])
-            found.append(
-                old_finding(
-                    claim if found else self.summary(), *numbers, low, high, len(self.scores.base)
+        """Return the correlation of up to three methods with exact patching, at the first node."""
+        frame, kind, findings = self.to_frame(), self.analysis.nodes[0], []
+        is_asked = (frame["node"] == kind) & (frame["level"] == LEVELS[0])
+        rows = frame[is_asked & (frame["measure"] == "pearson")].set_index("method")
+        numbers = rows[["value", "low", "high", "n_prompts"]].itertuples()
+        by_method = {method: Estimate(*values) for method, *values in numbers}
+        for method, correlation in by_method.items():
+            others = [Compared(name, by_method[name]) for name in by_method if name != method]
+            findings.append(
+                Finding(
+                    f"By {method}, scores of {kind} correlate with exact patching at"
+                    f" {correlation:.2f}.",
+                    correlation,
+                    f"Pearson correlation of {method} with exact patching ({kind})",
+                    rival=max(others, key=lambda other: other.estimate.value, default=None),
                 )
             )
-        return tuple(found)
-
-    def summary(self) -> str:
-        """Say for every kind of node how well each method agrees, and by how much its scale is off."""
-        frame = (
-            self.to_frame().set_index(["node", "method", "level", "measure"])["value"].sort_index()
-        )
-        told = []
-        for kind in self.analysis.nodes:
-            each = []
-            for method in self.analysis.methods:
-                whole, alone = (frame[kind, method, level] for level in LEVELS)
-                each.append(
-                    f"{method} {whole['pearson']:.2f} (prompt by prompt {alone['pearson']:.2f};"
-                    f" {whole['slope']:.1f}×)"
-                )
-            told.append(f"{kind}: {', '.join(each)}")
-        return (
-            f"Pearson correlation with exact patching over {len(self.scores.base)} prompts, and by"
-            f" how much exact effects exceed the scores: {'; '.join(told)}. One large entry can"
-            " decide a correlation: the table also has it without that entry."
-        )
+        return tuple(findings[:3])

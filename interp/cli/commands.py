@@ -23,7 +23,7 @@ from interp.cli.look import complete_runs
 from interp.cli.store import app as store_app
 from interp.cli.terminal import err, note, out, say, say_json, set_verbosity
 from interp.errors import InterpError, RunError, unknown
-from interp.runs.questions import questions
+from interp.runs.questions import declared
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -486,8 +486,8 @@ def _tasks() -> dict[str, str]:
 
 
 def _analyses() -> dict[str, str]:
-    if (told := questions()) is not None:
-        return told
+    if (known := declared()) is not None:
+        return {name: each.question for name, each in known.items()}
     from interp.runs.registry import find_analyses
 
     return {name: analysis.question for name, analysis in find_analyses().items()}

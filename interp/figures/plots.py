@@ -1,5 +1,6 @@
 """Tidy frames to Plotly figures; knows no model."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_TICKS = 8  # along an axis of layers, at most about so many
+Panel = tuple[int, int]  # row and column, from 1
 
 
 def titled(figure: go.Figure, title: str) -> go.Figure:
@@ -17,16 +20,65 @@ def titled(figure: go.Figure, title: str) -> go.Figure:
     )
 
 
+def interval(rows: pd.DataFrame, column: str = "mean") -> dict[str, Any]:
+    """Return Plotly's error bars from columns `low` and `high` around `column`."""
+    mean = rows[column].to_numpy(np.float32)
+    return {
+        "array": rows["high"] - mean,
+        "arrayminus": mean - rows["low"],
+        "type": "data",
+        "symmetric": False,
+    }
+
+
+def heatmap(
+    figure: go.Figure, grid: np.ndarray, *, at: Panel, x: str, y: str, **trace: Any
+) -> None:
+    """Draw a grid [y x] in a panel; NaN is left blank.
+
+    `x` and `y` name the axes, the latter only left of the first column; `trace` goes to Plotly.
+    """
+    row, col = at
+    figure.add_heatmap(**_cells(grid, x=x, y=y, **trace), row=row, col=col)
+    step = max(1, len(grid) // _TICKS)
+    common = {"tick0": 0, "showgrid": False, "row": row, "col": col}
+    figure.update_xaxes(title_text=x, dtick=step, **common)
+    figure.update_yaxes(title_text=y if col == 1 else None, dtick=step, **common)
+
+
+def _cells(grid: np.ndarray, *, x: str, y: str, value: str = "%{z:.3f}", **trace: Any) -> Any:
+    """Return a heatmap trace; `value` is what the pointer is told behind the names of the axes."""
+    hover = f"{y} %{{y}}<br>{x} %{{x}}<br>{value}<extra></extra>"
+    given = {"colorscale": "Cividis", "hoverongaps": False, "hovertemplate": hover, **trace}
+    return {"z": grid.astype(np.float32), **given}
+
+
+def bars(
+    figure: go.Figure, frames: dict[str, pd.DataFrame], *, at: Panel, x: str, y: str = "mean"
+) -> None:
+    """Draw bars in a panel, a set per frame: column `y` by column `x`, with `low` and `high`."""
+    row, col = at
+    for i, (name, frame) in enumerate(frames.items()):
+        figure.add_bar(
+            x=frame[x],
+            y=frame[y].to_numpy(np.float32),
+            name=name,
+            error_y=interval(frame, y),
+            marker_color=COLOURS[i % len(COLOURS)],
+            row=row,
+            col=col,
+        )
+
+
 def lines_over_depth(
     frame: pd.DataFrame, *, y: str, groups: str, panels: str, title: str, x: str = "layer"
 ) -> go.Figure:
-    """Draw `y` against `layer`, or another column, one line per value of `groups` and one panel per
-    value of `panels`.
+    """Draw `y` against `x`: a line per value of `groups`, a panel per value of `panels`.
 
     Columns `low` and `high`, where they exist, become a band.
     """
     names = list(dict.fromkeys(frame[panels]))
-    shown: set[str] = set()
+    in_legend: set[str] = set()
     figure = make_subplots(rows=1, cols=len(names), subplot_titles=names)
     for col, name in enumerate(names, 1):
         panel = frame[frame[panels] == name]
@@ -34,135 +86,140 @@ def lines_over_depth(
             rows = panel[panel[groups] == group]
             if rows.empty:
                 continue
-            colour = COLOURS[i % len(COLOURS)]
-            line: dict[str, Any] = {
-                "name": str(group),
-                "legendgroup": str(group),
-                "line": {"color": colour},
-            }
+            colour, label = COLOURS[i % len(COLOURS)], str(group)
             if {"low", "high"} <= set(rows.columns):
-                around = np.concatenate([rows[x], rows[x][::-1]])
-                band = np.concatenate([rows["high"], rows["low"][::-1]]).astype(np.float32)
-                figure.add_scatter(
-                    x=around, y=band, fill="toself", line={"width": 0}, fillcolor=colour, opacity=0.2, hoverinfo="skip",
-                    legendgroup=str(group), showlegend=False, row=1, col=col,
-                )  # fmt: skip
+                figure.add_scatter(**_band(rows, x, colour), legendgroup=label, row=1, col=col)
             figure.add_scatter(
-                x=rows[x], y=rows[y].astype(np.float32), mode="lines+markers", showlegend=group not in shown,
-                **line, row=1, col=col,
-            )  # fmt: skip
-            shown.add(group)
-        step = max(1, int(frame[x].max()) // 8) if x == "layer" else None
+                x=rows[x],
+                y=rows[y].astype(np.float32),
+                mode="lines+markers",
+                name=label,
+                legendgroup=label,
+                showlegend=group not in in_legend,
+                line={"color": colour},
+                row=1,
+                col=col,
+            )
+            in_legend.add(group)
+        step = max(1, int(frame[x].max()) // _TICKS) if x == "layer" else None
         figure.update_xaxes(title_text=x, dtick=step, row=1, col=col)
     return titled(figure, title)
 
 
+def _band(rows: pd.DataFrame, x: str, colour: str) -> dict[str, Any]:
+    """Return a trace that fills what lies between `low` and `high`."""
+    return {
+        "x": np.concatenate([rows[x], rows[x][::-1]]),
+        "y": np.concatenate([rows["high"], rows["low"][::-1]]).astype(np.float32),
+        "fill": "toself",
+        "line": {"width": 0},
+        "fillcolor": colour,
+        "opacity": 0.2,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _panels_over_one(names: Iterable[str], below: str, **layout: Any) -> go.Figure:
+    """Return a figure of panels side by side, and one below that is as wide as all of them."""
+    titles = [*names, below]
+    n_cols = max(len(titles) - 1, 1)
+    wide: list[dict[str, int] | None] = [{"colspan": n_cols}, *[None] * (n_cols - 1)]
+    return make_subplots(
+        rows=2,
+        cols=n_cols,
+        specs=[[{} for _ in range(n_cols)], wide],
+        subplot_titles=titles,
+        vertical_spacing=0.2,
+        **layout,
+    )
+
+
 def grids_over_bars(
     grids: dict[str, np.ndarray],
-    bars: dict[str, pd.DataFrame],
+    bars_by_name: dict[str, pd.DataFrame],
     *,
     x: str,
     y: str,
     bars_label: str,
     title: str,
-    top: float = 1.0,
 ) -> go.Figure:
-    """Draw grids [y x] on one colour scale that saturates at `top`, row 0 on top, NaN left blank;
-    and bars below.
+    """Draw grids [y x] on one colour scale that saturates at 1, row 0 on top; and bars below.
 
-    Each frame of `bars` has a row per `y`, with columns skipped, mean, low and high.
+    Each frame of `bars_by_name` has a row per `y`, with columns skipped, mean, low and high.
     """
-    n_cols = max(len(grids), 1)
-    specs = [[{} for _ in range(n_cols)], [{"colspan": n_cols}, *[None] * (n_cols - 1)]]
-    figure = make_subplots(
-        rows=2,
-        cols=n_cols,
-        specs=specs,
-        subplot_titles=[*grids, bars_label],
-        row_heights=[0.6, 0.4],
-        vertical_spacing=0.2,
-    )
-    ticks = [top * i / 4 for i in range(5)]
-    names = [*(f"{tick:g}" for tick in ticks[:-1]), f"≥ {top:g}"]
+    figure = _panels_over_one(grids, bars_label, row_heights=[0.6, 0.4])
+    ticks = [0, 0.25, 0.5, 0.75, 1]
+    names = [*(f"{tick:g}" for tick in ticks[:-1]), "≥ 1"]
+    scale = {"len": 0.55, "y": 0.75, "tickvals": ticks, "ticktext": names}
     for col, grid in enumerate(grids.values(), 1):
-        figure.add_heatmap(
-            z=grid.astype(np.float32), zmin=0, zmax=top, colorscale="Cividis", showscale=col == n_cols,
-            colorbar={"len": 0.55, "y": 0.75, "tickvals": ticks, "ticktext": names}, hoverongaps=False,
-            hovertemplate=f"{y} %{{y}}<br>{x} %{{x}}<br>%{{z:.3f}}<extra></extra>", row=1, col=col,
-        )  # fmt: skip
-        step = max(1, len(grid) // 8)
-        figure.update_xaxes(title_text=x, dtick=step, tick0=0, showgrid=False, row=1, col=col)
-        figure.update_yaxes(
-            title_text=y if col == 1 else None,
-            dtick=step,
-            tick0=0,
-            autorange="reversed",
-            showgrid=False,
-            row=1,
-            col=col,
-        )
-    for i, (name, frame) in enumerate(bars.items()):
-        mean = frame["mean"].to_numpy(np.float32)
-        error = {
-            "array": frame["high"] - mean,
-            "arrayminus": mean - frame["low"],
-            "type": "data",
-            "symmetric": False,
-        }
-        figure.add_bar(
-            x=frame["skipped"],
-            y=mean,
-            name=name,
-            error_y=error,
-            marker_color=COLOURS[i],
-            row=2,
-            col=1,
-        )
-    figure.update_xaxes(
-        title_text=y,
-        dtick=1 if not bars else max(1, len(next(iter(bars.values()))) // 16),
-        row=2,
-        col=1,
-    )
+        how = {"zmin": 0, "zmax": 1, "showscale": col == len(grids), "colorbar": scale}
+        heatmap(figure, grid, at=(1, col), x=x, y=y, **how)
+        figure.update_yaxes(autorange="reversed", row=1, col=col)
+    bars(figure, bars_by_name, at=(2, 1), x="skipped")
+    n_bars = max((len(frame) for frame in bars_by_name.values()), default=0)
+    figure.update_xaxes(title_text=y, dtick=max(1, n_bars // 16), row=2, col=1)
     figure.update_layout(height=640, legend={"y": 0.3})
+    return titled(figure, title)
+
+
+def grids_over_rates(
+    grids: dict[str, np.ndarray],
+    bars_by_name: dict[str, pd.DataFrame],
+    *,
+    x: str,
+    y: str,
+    of: str,
+    below: str,
+    title: str,
+) -> go.Figure:
+    """Draw grids [y x] of shares, row 0 at the bottom; and bars of shares below.
+
+    Each frame of `bars_by_name` has a row per bar, with columns kind, rate, low and high.
+    """
+    figure = _panels_over_one(grids, below)
+    label = {"text": of, "side": "right"}
+    scale = {"len": 0.45, "y": 0.8, "tickformat": ".0%", "title": label}
+    for col, grid in enumerate(grids.values(), 1):
+        is_roomy = len(grid) * len(grids) <= 16
+        how = {"zmin": 0, "zmax": 1, "showscale": col == len(grids), "colorbar": scale}
+        written = {"value": "%{z:.1%}", "texttemplate": "%{z:.0%}" if is_roomy else None}
+        heatmap(figure, grid, at=(1, col), x=x, y=y, **how, **written)
+    bars(figure, bars_by_name, at=(2, 1), x="kind", y="rate")
+    figure.update_yaxes(title_text="share repaired", range=[0, 1], tickformat=".0%", row=2, col=1)
+    figure.update_layout(height=680, legend={"y": 0.3})
     return titled(figure, title)
 
 
 def grids_over_positions(
     frame: pd.DataFrame, *, panels: str, y: str, title: str, colour: str, is_signed: bool = False
 ) -> go.Figure:
-    """Draw column `mean` by `layer` (0 at the bottom) and `position`, one grid per value of
-    `panels`, on one colour scale.
+    """Draw column `mean` by `layer` (0 at the bottom) and `position`, a grid per value of `panels`.
 
-    Positions count from the prompt's last token, 0; "first" is the first token, on which the scale
-    does not depend.
+    Positions count from the prompt's last token, 0; "first" is the first token, on which the common
+    colour scale does not depend.
     """
     names = list(dict.fromkeys(frame[panels]))
     figure = make_subplots(rows=1, cols=len(names), subplot_titles=names, shared_yaxes=True)
     top = float(frame.loc[frame["position"] != "first", "mean"].abs().max()) or 1.0
+    how: dict[str, Any] = {
+        "zmin": -top if is_signed else 0,
+        "zmax": top,
+        "colorscale": "RdBu" if is_signed else "Cividis",
+        "colorbar": {"title": {"text": colour}},
+        "value": "%{z:.4f}",
+    }
     for col, name in enumerate(names, 1):
         rows = frame[frame[panels] == name]
-        columns = list(dict.fromkeys(rows["position"]))
-        grid = rows.pivot_table(index="layer", columns="position", values="mean", sort=False)[
-            columns
-        ]
-        figure.add_heatmap(
-            z=grid.to_numpy(np.float32), x=columns, y=grid.index.to_numpy(), zmin=-top if is_signed else 0, zmax=top,
-            colorscale="RdBu" if is_signed else "Cividis", showscale=col == len(names),
-            colorbar={"title": {"text": colour}}, hoverongaps=False,
-            hovertemplate=f"{y} %{{y}}<br>position %{{x}}<br>%{{z:.4f}}<extra></extra>", row=1, col=col,
-        )  # fmt: skip
-        figure.update_xaxes(
-            title_text="position (0: last token)", type="category", showgrid=False, row=1, col=col
-        )
-        figure.update_yaxes(
-            title_text=y if col == 1 else None,
-            dtick=max(1, len(grid) // 8),
-            tick0=0,
-            showgrid=False,
-            row=1,
-            col=col,
-        )
+        positions = list(dict.fromkeys(rows["position"]))
+        grid = rows.pivot_table(index="layer", columns="position", values="mean", sort=False)
+        cells = _cells(grid[positions].to_numpy(np.float32), x="position", y=y, **how)
+        cells |= {"x": positions, "y": grid.index.to_numpy(), "showscale": col == len(names)}
+        figure.add_heatmap(**cells, row=1, col=col)
+        common = {"showgrid": False, "row": 1, "col": col}
+        figure.update_xaxes(title_text="position (0: last token)", type="category", **common)
+        step = max(1, len(grid) // _TICKS)
+        figure.update_yaxes(title_text=y if col == 1 else None, dtick=step, tick0=0, **common)
     return titled(figure, title)
 
 
@@ -177,29 +234,26 @@ def grid_below(
     y_first: int = 0,
     top: float | None = None,
 ) -> go.Figure:
-    """Add one grid [y x] under a row of panels: the first row at the bottom, NaN left blank,
-    colours from 0 to `top`.
+    """Add one grid [y x] under a row of panels: row 0 at the bottom, NaN left blank.
 
-    Without `top` they reach to the largest value.
+    Colours run from 0 to `top`, or to the largest value.
     """
     figure.update_yaxes(domain=[0.62, 1])
+    hover = f"{x} %{{x}}<br>{y} %{{y}}<br>%{{z:.3f}}<extra></extra>"
     figure.add_heatmap(
-        z=grid.astype(np.float32), x=x_first + np.arange(grid.shape[1]), y=y_first + np.arange(grid.shape[0]),
-        zmin=0, zmax=float(np.nanmax(grid)) if top is None else top, colorscale="Cividis", hoverongaps=False,
-        xaxis="x99", yaxis="y99",
+        **_cells(grid, x=x, y=y, hovertemplate=hover),
+        zmin=0,
+        zmax=float(np.nanmax(grid)) if top is None else top,
+        x=x_first + np.arange(grid.shape[1]),
+        y=y_first + np.arange(grid.shape[0]),
+        xaxis="x99",
+        yaxis="y99",
         colorbar={"len": 0.45, "y": 0.2, "title": {"text": of}},
-        hovertemplate=f"{x} %{{x}}<br>{y} %{{y}}<br>%{{z:.3f}}<extra></extra>",
-    )  # fmt: skip
-    steps = [max(1, size // 16) for size in grid.shape]
+    )
+    rows, columns = ({"dtick": max(1, size // 16), "showgrid": False} for size in grid.shape)
     return figure.update_layout(
-        xaxis99={"anchor": "y99", "title": x, "dtick": steps[1], "showgrid": False},
-        yaxis99={
-            "anchor": "x99",
-            "title": y,
-            "dtick": steps[0],
-            "showgrid": False,
-            "domain": [0, 0.42],
-        },
+        xaxis99={"anchor": "y99", "title": x, **columns},
+        yaxis99={"anchor": "x99", "title": y, "domain": [0, 0.42], **rows},
         height=640,
     )
 
@@ -214,23 +268,14 @@ def curves(
     y_label: str,
     is_log: bool = False,
 ) -> go.Figure:
-    """Draw column `mean` with its interval (`low`, `high`) against `x`, one line per value of
-    `groups`.
-    """
+    """Draw `mean` with its interval (`low`, `high`) against `x`: a line per value of `groups`."""
     figure = go.Figure()
     for i, group in enumerate(dict.fromkeys(frame[groups])):
         rows = frame[frame[groups] == group]
-        mean = rows["mean"].to_numpy(np.float32)
-        error = {
-            "array": rows["high"] - mean,
-            "arrayminus": mean - rows["low"],
-            "type": "data",
-            "symmetric": False,
-        }
         figure.add_scatter(
             x=rows[x],
-            y=mean,
-            error_y=error,
+            y=rows["mean"].to_numpy(np.float32),
+            error_y=interval(rows),
             mode="lines+markers",
             name=str(group),
             line={"color": COLOURS[i % len(COLOURS)]},
@@ -242,55 +287,6 @@ def curves(
     return titled(figure, title)
 
 
-def grids_over_rates(
-    grids: dict[str, np.ndarray],
-    bars: dict[str, pd.DataFrame],
-    *,
-    x: str,
-    y: str,
-    of: str,
-    below: str,
-    title: str,
-) -> go.Figure:
-    """Draw grids [y x] of shares, the first row at the bottom and NaN left blank, and below them
-    bars of shares.
-
-    Each frame of `bars` has a row per bar, with columns kind, rate, low and high.
-    """
-    n_cols = max(len(grids), 1)
-    specs = [[{} for _ in range(n_cols)], [{"colspan": n_cols}, *[None] * (n_cols - 1)]]
-    figure = make_subplots(
-        rows=2, cols=n_cols, specs=specs, subplot_titles=[*grids, below], vertical_spacing=0.2
-    )
-    for col, grid in enumerate(grids.values(), 1):
-        figure.add_heatmap(
-            z=grid.astype(np.float32), zmin=0, zmax=1, colorscale="Cividis", showscale=col == n_cols, hoverongaps=False,
-            colorbar={"len": 0.45, "y": 0.8, "tickformat": ".0%", "title": {"text": of, "side": "right"}},
-            texttemplate="%{z:.0%}" if len(grid) * n_cols <= 16 else None,
-            hovertemplate=f"{y} %{{y}}<br>{x} %{{x}}<br>%{{z:.1%}}<extra></extra>", row=1, col=col,
-        )  # fmt: skip
-        step = max(1, len(grid) // 8)
-        figure.update_xaxes(title_text=x, dtick=step, tick0=0, showgrid=False, row=1, col=col)
-        figure.update_yaxes(
-            title_text=y if col == 1 else None, dtick=step, tick0=0, showgrid=False, row=1, col=col
-        )
-    for i, (name, frame) in enumerate(bars.items()):
-        rate = frame["rate"].to_numpy(np.float32)
-        error = {
-            "array": frame["high"] - rate,
-            "arrayminus": rate - frame["low"],
-            "type": "data",
-            "symmetric": False,
-        }
-        colour = COLOURS[i % len(COLOURS)]
-        figure.add_bar(
-            x=frame["kind"], y=rate, name=name, error_y=error, marker_color=colour, row=2, col=1
-        )
-    figure.update_yaxes(title_text="share repaired", range=[0, 1], tickformat=".0%", row=2, col=1)
-    figure.update_layout(height=680, legend={"y": 0.3})
-    return titled(figure, title)
-
-
 def boxes(
     values: dict[str, dict[str, np.ndarray]],
     *,
@@ -298,30 +294,29 @@ def boxes(
     y: str,
     title: str,
 ) -> go.Figure:
-    """Draw one box per group (outer name) and x (inner name), NaN left out, with a note above each."""
+    """Draw a box per group (outer name) and x (inner name), with a note above it; NaN left out."""
     figure = go.Figure()
-    top = max(
-        (
-            float(np.nanmax(v))
-            for of in values.values()
-            for v in of.values()
-            if not np.isnan(v).all()
-        ),
-        default=1.0,
-    )
+    samples = [sample for of in values.values() for sample in of.values()]
+    known = [sample for sample in samples if not np.isnan(sample).all()]
+    top = max((float(np.nanmax(sample)) for sample in known), default=1.0)
     for i, (group, of) in enumerate(values.items()):
-        x = np.concatenate(
-            [np.full(len(v), column, np.uint8) for column, v in enumerate(of.values())]
-        )
-        numbers = np.concatenate(list(of.values())).astype(np.float32)
+        x = [np.full(len(sample), column, np.uint8) for column, sample in enumerate(of.values())]
         figure.add_box(
-            x=x, y=numbers, name=group, boxmean=True, marker_color=COLOURS[i], offsetgroup=group
+            x=np.concatenate(x),
+            y=np.concatenate(list(of.values())).astype(np.float32),
+            name=group,
+            boxmean=True,
+            marker_color=COLOURS[i],
+            offsetgroup=group,
         )
         for column, name in enumerate(of):
             figure.add_annotation(
-                x=column + (i - (len(values) - 1) / 2) * 0.4, y=1.04 * top + 0.35, showarrow=False,
-                text=notes[group][name], font={"color": COLOURS[i]},
-            )  # fmt: skip
+                x=column + (i - (len(values) - 1) / 2) * 0.4,
+                y=1.04 * top + 0.35,
+                showarrow=False,
+                text=notes[group][name],
+                font={"color": COLOURS[i]},
+            )
     figure.update_yaxes(title_text=y, rangemode="tozero", range=[-0.3, 1.04 * top + 0.7])
     names = list(next(iter(values.values()), {}))
     figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names)
@@ -332,31 +327,32 @@ def boxes(
 def scatters_with_diagonal(
     frame: pd.DataFrame, *, x: str, y: str, groups: str, panels: str, title: str
 ) -> go.Figure:
-    """Draw `y` against `x`, a colour per value of `groups` and a panel per value of `panels`, and
-    where both are equal.
+    """Draw `y` against `x`, a colour per value of `groups`, a panel per value of `panels`.
+
+    A dotted line marks where both are equal.
     """
     names = list(dict.fromkeys(frame[panels]))
     figure = make_subplots(rows=1, cols=len(names), subplot_titles=names)
     for col, name in enumerate(names, 1):
         panel = frame[frame[panels] == name]
+        at = {"row": 1, "col": col}
         ends = [float(panel[[x, y]].min().min()), float(panel[[x, y]].max().max())]
-        figure.add_scatter(
-            x=ends,
-            y=ends,
-            mode="lines",
-            line={"color": "grey", "dash": "dot"},
-            showlegend=False,
-            hoverinfo="skip",
-            row=1,
-            col=col,
-        )
+        dotted = {"color": "grey", "dash": "dot"}
+        how = {"mode": "lines", "line": dotted, "showlegend": False, "hoverinfo": "skip"}
+        figure.add_scatter(x=ends, y=ends, **how, **at)
         for i, group in enumerate(dict.fromkeys(frame[groups])):
             rows = panel[panel[groups] == group]
+            mark = {"color": COLOURS[i % len(COLOURS)], "symbol": ["circle", "x"][i % 2]}
             figure.add_scatter(
-                x=rows[x].astype(np.float32), y=rows[y].astype(np.float32), mode="markers", name=str(group),
-                legendgroup=str(group), showlegend=col == 1, row=1, col=col,
-                marker={"color": COLOURS[i % len(COLOURS)], "size": 6, "opacity": 0.7, "symbol": ["circle", "x"][i % 2]},
-            )  # fmt: skip
-        figure.update_xaxes(title_text=x, row=1, col=col)
+                x=rows[x].astype(np.float32),
+                y=rows[y].astype(np.float32),
+                mode="markers",
+                name=str(group),
+                legendgroup=str(group),
+                showlegend=col == 1,
+                marker={**mark, "size": 6, "opacity": 0.7},
+                **at,
+            )
+        figure.update_xaxes(title_text=x, **at)
     figure.update_yaxes(title_text=y, row=1, col=1)
     return titled(figure, title)

@@ -33,6 +33,7 @@ from interp.models.running import Running, has_forward_hooks, replaced_forwards
 from interp.models.shelf import Shelf
 from interp.models.weights import Weights
 from interp.replay import Arguments, Block, Read, Recording, Work, Wrote, dry_pass
+from interp.replay.rows import tokens_at_once
 from interp.sites import Site
 from interp.store import ActivationStore, prompt_key
 from interp.tasks import Prompt, Task
@@ -571,6 +572,10 @@ class Model:
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
+    def tokens_at_once(self, device: torch.device | None = None) -> int:
+        """Return how many tokens a block runs at once on its device: the budget of all analyses."""
+        return tokens_at_once(device or self.device, d_model=self.d_model, dtype=self.dtype)
+
     def record(self, batch: TokenBatch) -> Recording:
         """Return a recording of the clean pass over a batch; runs no block."""
         return self._record(
@@ -590,6 +595,7 @@ class Model:
             forward=partial(self._counted_forward, work),
             forked=partial(self._forked, work),
             running=partial(self._running_since, self._weights.state()),
+            tokens_at_once=self.tokens_at_once,
             work=work,
         )
         if is_kept and mask is None and (store := self._store_to_use()) is not None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import repeat
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from interp.activations import ForwardPass
@@ -30,6 +31,7 @@ from interp.replay.blocks import (
     without_hidden,
     writes_of,
 )
+from interp.replay.rows import CPU_TOKENS, VariantRows, flat, unflat, variants_at_once
 from interp.shapes import KV, Hidden, Logits, Prefix, Resid
 from interp.sites import BLOCK_KINDS, Site, SiteKind
 
@@ -110,6 +112,7 @@ class Recording:
     whole model on such tokens, with captures, a plan and backward rules (see `Model.forward`),
     `forked` one in which every head and MLP reads its own residual. `running` is entered around all
     that is computed or returned; it raises where the model is no longer the one that was recorded.
+    `tokens_at_once` returns how many tokens a block runs at once on a device.
     """
 
     blocks: Sequence[Block]
@@ -123,6 +126,7 @@ class Recording:
     forward: Forward = _unable
     forked: Fork = _unable
     running: Callable[[], AbstractContextManager[None]] = nullcontext
+    tokens_at_once: Callable[[torch.device], int] = lambda _: CPU_TOKENS
     work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:
@@ -186,6 +190,14 @@ class Recording:
         self._clean = clean
         self.keep(clean)
 
+    def mlp_reads(self, layer: int) -> Resid:
+        """Return the clean residual [batch pos d_model] that the MLP of a layer reads.
+
+        In front of the layer in parallel blocks, behind its attention in all others.
+        """
+        is_parallel = self.blocks[layer].is_parallel
+        return self.clean(Site("resid_pre" if is_parallel else "resid_mid", layer))
+
     def kv(self, layer: int) -> KV:
         """Return the keys and values [batch kv_head pos d_head] that a block wrote in the clean
         pass.
@@ -197,7 +209,62 @@ class Recording:
                     self._kv[layer] = self.block_kv(layer, resid)[1]
         return self._kv[layer]
 
-    # Running blocks again
+    # Running blocks again, on many variants
+
+    def variants_at_once(self, *, start: int = 0) -> int:
+        """Return how many variants of this batch run together, from position `start` on."""
+        return self._at_once(self.resid(0).device, start)
+
+    def run(
+        self,
+        layer: int,
+        rows: VariantRows,
+        *,
+        start: int = 0,
+        prefix: Prefix | None = None,
+        hidden: Bool[Tensor, "#variant #batch query key"] | None = None,
+    ) -> VariantRows:
+        """Run one block on residuals [variant batch pos-start d_model], a few variants at a time.
+
+        From a `start` behind the first position on, earlier keys and values are read: those of
+        `prefix`, for every variant its own (rows variant-major) or for all the same (of the batch);
+        None means the clean pass's. Keys that are `hidden` from a query get no attention from it.
+        """
+        if not len(rows):
+            return rows
+        n_variants, batch, n_queries, _ = rows.shape
+        size = self._at_once(rows.device, start)
+        if hidden is not None:
+            hidden = hidden.expand(n_variants, batch, n_queries, hidden.shape[-1])
+        done: list[Tensor] = []
+        for first_variant in range(0, n_variants, size):
+            some = slice(first_variant, first_variant + size)
+            resid, unseen = flat(rows[some]), None if hidden is None else flat(hidden[some])
+            if not start:
+                done.append(self.block(layer, resid, hidden=unseen))
+                continue
+            own = prefix
+            if own is not None and len(own[0]) == n_variants * batch:
+                keys, values = (unflat(each, batch)[some] for each in own)
+                own = flat(keys), flat(values)
+            done.append(self.tail(layer, resid, start=start, prefix=own, hidden=unseen))
+        return unflat(torch.cat(done), batch)
+
+    def run_kv(self, layer: int, rows: VariantRows) -> tuple[VariantRows, KV]:
+        """Run one block on variants; also return the keys and values it wrote [variant*batch ...]."""
+        done = [
+            self.block_kv(layer, flat(some))
+            for some in torch.split(rows, self._at_once(rows.device, 0))
+        ]
+        keys, values = (torch.cat(parts) for parts in zip(*(kv for _, kv in done), strict=True))
+        return unflat(torch.cat([resid for resid, _ in done]), rows.shape[1]), (keys, values)
+
+    def _at_once(self, device: torch.device, start: int) -> int:
+        return variants_at_once(
+            self.tokens_at_once(device), batch=self.batch_size, n_pos=self.n_pos, start=start
+        )
+
+    # Running blocks again, on rows
 
     def block(self, layer: int, resid: Resid, *, hidden: Hidden | None = None) -> Resid:
         """Run one block on residuals [variant*batch pos d_model]; keys that are `hidden` from a
@@ -250,7 +317,7 @@ class Recording:
         return resid
 
     def attn(self, layer: int, resid: Resid) -> Resid:
-        """Return what attention writes to the stream, reading `resid` [variant*batch pos d_model]."""
+        """Return what attention writes to the stream where it reads `resid` [rows pos d_model]."""
         block, written = self.blocks[layer], []
 
         def stop(_module: nn.Module, _args: object, output: Any) -> None:
@@ -296,7 +363,7 @@ class Recording:
             return self.block(layer, resid)
 
     def inside(self, site: Site) -> Tensor:
-        """Return what the clean pass computed at "z" or "mlp_post" [batch pos d]; runs one block."""
+        """Return the clean activation at "z" or "mlp_post" [batch pos d]; runs one block."""
         seen: list[Tensor] = []
 
         def see(activation: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ computed again and never returned.
 import json
 import logging
 from collections.abc import Mapping
-from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from interp.errors import RunError
 from interp.files.whole import write_atomically
 from interp.shapes import Tensors
+from interp.store import checksum
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def pack(tensors: Mapping[str, Tensor], key: str) -> bytes:
     whole = {
         name: tensor.detach().cpu().clone(memory_format=rows) for name, tensor in tensors.items()
     }
-    sums = {name: _checksum(name, tensor) for name, tensor in sorted(whole.items())}
+    sums = {name: checksum(name, tensor) for name, tensor in sorted(whole.items())}
     away = [name for name, tensor in sorted(tensors.items()) if tensor.device.type != "cpu"]
     about = json.dumps(
         {"key": key, "checksums": sums, "on_device": away}
@@ -69,18 +69,10 @@ def unpack(path: Path, *, key: str | None = None, device: torch.device | None = 
         found, sums, away = about["key"], about["checksums"], about["on_device"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})") from None
-    if sums != {name: _checksum(name, tensor) for name, tensor in tensors.items()}:
+    if sums != {name: checksum(name, tensor) for name, tensor in tensors.items()}:
         raise RunError(f"{path} is damaged: its tensors are not what was written")
     if key is not None and found != key:
         raise RunError(f"{path} belongs to another model, prompt or parameter")
     return (
         tensors if device is None else tensors | {name: tensors[name].to(device) for name in away}
     )
-
-
-def _checksum(name: str, tensor: Tensor) -> str:
-    digest = blake2b(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), digest_size=16)
-    digest.update(
-        tensor.contiguous().flatten().view(torch.uint8).numpy().data if tensor.numel() else b""
-    )
-    return digest.hexdigest()

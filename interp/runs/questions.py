@@ -1,29 +1,40 @@
-"""What every analysis asks, read out of its file: importing them all, and torch with them, takes
-seconds.
-"""
+"""What every analysis declares, read from its source: importing them all would load torch."""
 
 import ast
 import pkgutil
+from dataclasses import dataclass, fields
 from importlib.machinery import FileFinder
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import interp.analyses as package
 
 
-def questions() -> dict[str, str] | None:
-    """Return the question of every analysis by name; None if some can only be known by importing
-    it.
+@dataclass(frozen=True)
+class Declared:
+    """An analysis's question, its page in the viewer and its rank in reports."""
+
+    question: str
+    page: str = "analysis"
+    rank: int = 100
+
+
+def declared() -> dict[str, Declared] | None:
+    """Return what every analysis declares, by name.
+
+    None if some can only be known by importing them: those of other packages, and those that
+    compute what they declare; `interp.runs.find_analyses` imports them all.
     """
     if entry_points(group=package.__name__):
         return None
-    found = {module.name: _question(module) for module in pkgutil.iter_modules(package.__path__)}
-    known = {name: question for name, question in found.items() if question is not None}
-    return known if len(known) == len(found) else None
+    read = {module.name: _declared_in(module) for module in pkgutil.iter_modules(package.__path__)}
+    known = {name: each for name, each in read.items() if each is not None}
+    return known if len(known) == len(read) else None
 
 
-def _question(module: pkgutil.ModuleInfo) -> str | None:
-    """Return the `question` of the class that a file is named for."""
+def _declared_in(module: pkgutil.ModuleInfo) -> Declared | None:
+    """Return what the class that a file is named for declares; None if that cannot be read."""
     if not isinstance(module.module_finder, FileFinder):
         return None
     stem = Path(module.module_finder.path) / module.name
@@ -32,21 +43,26 @@ def _question(module: pkgutil.ModuleInfo) -> str | None:
         statements = ast.parse(path.read_text(encoding="utf-8")).body
     except (OSError, SyntaxError):
         return None
-    classes = [each for each in statements if isinstance(each, ast.ClassDef)]
-    of_it = [
-        each
-        for each in classes
-        if each.name == "".join(map(str.capitalize, module.name.split("_")))
-    ]
-    for line in of_it[0].body if of_it else ():
-        if (
-            isinstance(line, ast.AnnAssign)
-            and isinstance(line.target, ast.Name)
-            and line.target.id == "question"
-        ):
-            return (
-                line.value.value
-                if isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
-                else None
-            )
-    return None
+    class_name = "".join(map(str.capitalize, module.name.split("_")))
+    values: dict[str, Any] = {}
+    for each in statements:
+        if isinstance(each, ast.ClassDef) and each.name == class_name:
+            values = _constants(each)
+    is_known = isinstance(values.get("question"), str) and None not in values.values()
+    return Declared(**values) if is_known else None
+
+
+def _constants(declaring: ast.ClassDef) -> dict[str, Any]:
+    """Map those fields of `Declared` that a class sets to their values; None if not a constant."""
+    names = {field.name for field in fields(Declared)}
+    values = {}
+    for line in declaring.body:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            name = line.target.id
+        elif isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+            name = line.targets[0].id
+        else:
+            continue
+        if name in names:
+            values[name] = line.value.value if isinstance(line.value, ast.Constant) else None
+    return values

@@ -1,5 +1,6 @@
-"""How well estimates agree with exact effects: several measures, because one large entry can decide
-a correlation.
+"""How well estimates agree with exact effects, by several measures.
+
+One large entry can decide a correlation; no measure alone is enough.
 """
 
 import numpy as np
@@ -30,11 +31,10 @@ def agreement(estimate: Array, exact: Array, *, gap: float, top_k: int) -> dict[
     estimate, exact = estimate[known], exact[known]
     others = np.arange(len(exact)) != np.abs(exact).argmax() if len(exact) else known[known]
     large = np.abs(exact) > 0.01 * abs(gap)
-    matters = np.maximum(np.abs(exact), np.abs(estimate)) > 0.001 * abs(
-        gap
-    )  # ranks of rounding errors mean nothing
+    # ranks of rounding errors mean nothing
+    matters = np.maximum(np.abs(exact), np.abs(estimate)) > 0.001 * abs(gap)
     k = min(top_k, len(exact))
-    best, found = (
+    best, guessed = (
         set(np.argsort(-np.abs(values), kind="stable")[:k].tolist()) for values in (exact, estimate)
     )
     square = float(estimate @ estimate)
@@ -43,7 +43,7 @@ def agreement(estimate: Array, exact: Array, *, gap: float, top_k: int) -> dict[
         "pearson without the largest": _pearson(estimate[others], exact[others]),
         "spearman": _pearson(_ranks(estimate[matters]), _ranks(exact[matters])),
         "mean absolute error": float(np.abs(estimate - exact).mean() / abs(gap)) if gap else np.nan,
-        "top overlap": len(best & found) / k if k else np.nan,
+        "top overlap": len(best & guessed) / k if k else np.nan,
         "same sign": (
             float((np.sign(estimate) == np.sign(exact))[large].mean()) if large.any() else np.nan
         ),

@@ -17,7 +17,7 @@ from interp.store.export import to_arrow, to_dataset, to_numpy
 from interp.store.files import Files
 from interp.store.keys import prompt_key, stored_name, stored_site
 from interp.store.loader import TokenVectors
-from interp.store.manifest import Run
+from interp.store.manifest import Span
 from interp.store.settings import Settings, configure, read_settings
 from interp.store.shard import FORMAT, DamagedError, checksum
 from interp.store.upkeep import info, prune, shards, verify, verify_shard
@@ -28,8 +28,8 @@ __all__ = [
     "Corpus",
     "DamagedError",
     "Files",
-    "Run",
     "Settings",
+    "Span",
     "TokenVectors",
     "checksum",
     "configure",

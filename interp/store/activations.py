@@ -13,7 +13,7 @@ from interp.store.files import Files
 from interp.store.keys import TOKENS, is_shard, is_word
 from interp.store.reader import Reader
 from interp.store.settings import DTYPES, Settings, read_settings
-from interp.store.shard import SUFFIX, DamagedError, Header, OutdatedError, pack, read_header
+from interp.store.shard import SUFFIX, DamagedError, OutdatedError, ShardHeader, pack, read_header
 from interp.store.upkeep import evict
 
 
@@ -25,8 +25,7 @@ class Place(NamedTuple):
 
 
 class ActivationStore:
-    """A folder or URL of shards; `model` is the fingerprint of the model whose activations are read
-    and written.
+    """The activations of one model, a fingerprint, in a folder or URL of shards.
 
     What is not given of `settings` holds for the whole store (`configure`). With a type of its own,
     a store keeps and finds activations of that type only. Beyond the quota, the shards that nobody
@@ -46,7 +45,7 @@ class ActivationStore:
         self.pinned: set[str] = set()
         self._bytes: int | None = None
         self._seen: set[str] = set()
-        self._headers: dict[str, Header] = {}
+        self._headers: dict[str, ShardHeader] = {}
         self._where: dict[str, list[Place]] = {}
         self._lock = threading.RLock()  # `publish` may evict in a thread what another looks for
 
@@ -56,9 +55,7 @@ class ActivationStore:
         return None if self.settings.dtype is None else DTYPES[self.settings.dtype]
 
     def read(self, keys: Sequence[str], name: str) -> list[Tensor] | None:
-        """Return one tensor [pos ...] per prompt, memory-mapped if the store is local; None if one
-        is not there (whole).
-        """
+        """Return a tensor [pos ...] per prompt, mapped if local; None unless all are whole."""
         with self._lock:
             places = self.places(keys, name)
             if places is None:
@@ -97,7 +94,7 @@ class ActivationStore:
             ]
 
     def hold(self, keys: Sequence[str], names: Iterable[str]) -> list[str]:
-        """Return what is `missing`; the quota does not remove the rest before `pinned` is cleared."""
+        """Return what is `missing`; pin the rest against the quota until `pinned` is cleared."""
         with self._lock:
             asked = list(names)
             missing = self.missing(keys, asked)
@@ -107,8 +104,7 @@ class ActivationStore:
             return missing
 
     def write(self, prompts: Mapping[str, int], tensors: Mapping[str, Tensor]) -> str:
-        """Write the tensors [token ...] of prompts, one after the other, as one shard; return its
-        name.
+        """Write the tensors [token ...] of consecutive prompts as one shard; return its name.
 
         `prompts` maps keys to numbers of tokens. Raises StoreError if it cannot be written, if the
         quota has no room, and for numbers that the store's type cannot hold.
@@ -117,10 +113,8 @@ class ActivationStore:
 
     def publish(
         self, prompts: Mapping[str, int], tensors: Mapping[str, Tensor]
-    ) -> tuple[str, Header]:
-        """Write a shard that `add` then makes known; may run in a thread beside reads of this
-        store.
-        """
+    ) -> tuple[str, ShardHeader]:
+        """Write a shard that `add` then makes known; may run in a thread during reads."""
         kept = {
             name: tensor if name == TOKENS else self.cast(name, tensor)
             for name, tensor in tensors.items()
@@ -132,7 +126,7 @@ class ActivationStore:
         self.files.publish(shard, content)
         return shard, read_header(self.files, shard)
 
-    def add(self, shard: str, header: Header) -> str:
+    def add(self, shard: str, header: ShardHeader) -> str:
         """Let a shard be found; return its name."""
         with self._lock:
             if shard not in self._headers:
@@ -143,9 +137,7 @@ class ActivationStore:
         return shard
 
     def cast(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a tensor as it is kept; raise StoreError if the store's type cannot hold its
-        numbers.
-        """
+        """Return a tensor in the store's type; raise StoreError if that cannot hold its numbers."""
         if self.dtype is None or tensor.dtype == self.dtype:
             return tensor
         kept = tensor.to(self.dtype)

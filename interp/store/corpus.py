@@ -12,14 +12,13 @@ from interp.errors import StoreError, unknown
 from interp.sites import Site
 from interp.store.files import Files
 from interp.store.keys import TOKENS, is_word, stored_name, stored_site
-from interp.store.manifest import SUFFIX, Manifest, Run, read_manifest
+from interp.store.manifest import SUFFIX, Manifest, Span, read_manifest
 from interp.store.reader import Reader
 from interp.store.shard import DamagedError
 
 
 class Corpus:
-    """The prompts of a corpus in order, each with its tokens and the activations [pos ...] of every
-    captured site.
+    """The prompts of a corpus in order, with the activations [pos ...] of every captured site.
 
     Needs neither the model nor the texts. What is read from a local store is memory-mapped: copy it
     before writing to it.
@@ -29,14 +28,14 @@ class Corpus:
         self.files, self.name, self.manifest = files, name, manifest
         self.reader = Reader(files)
         self._ends = {
-            part: list(accumulate(run.n_prompts for run in runs))
-            for part, runs in manifest.runs.items()
+            part: list(accumulate(span.n_prompts for span in spans))
+            for part, spans in manifest.spans.items()
         }
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Return the captured sites, in the order of a forward pass."""
-        return tuple(sorted(stored_site(part) for part in self.manifest.runs if part != TOKENS))
+        return tuple(sorted(stored_site(part) for part in self.manifest.spans if part != TOKENS))
 
     @property
     def n_tokens(self) -> int:
@@ -54,9 +53,7 @@ class Corpus:
         )
 
     def read(self, prompt: int, site: Site, *, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return what a site was for a prompt's tokens from `start` up to `stop` [pos ...];
-        negative counts from the end.
-        """
+        """Return a site's activations [pos ...] for a prompt's tokens from `start` up to `stop`."""
         return self.rows(prompt, self.part(site))[start:stop]
 
     def tokens(self, prompt: int) -> Tensor:
@@ -65,36 +62,32 @@ class Corpus:
 
     def lengths(self) -> Iterator[int]:
         """Yield the number of tokens of every prompt; reads headers only."""
-        for run in self.manifest.runs[TOKENS]:
-            yield from self._lengths(run)
+        for span in self.manifest.spans[TOKENS]:
+            yield from self._lengths(span)
 
     def column(self, site: Site) -> Iterator[Tensor]:
         """Yield one site of all prompts in order, as pieces [token ...] of a shard each."""
         yield from self.pieces(self.part(site))
 
     def pieces(self, part: str) -> Iterator[Tensor]:
-        """Yield the tensor of this name of all prompts in order, as pieces [token ...] of a shard
-        each.
-        """
-        for run in self.manifest.runs[part]:
-            yield self.piece(run, part)
+        """Yield one tensor of all prompts in order, in pieces [token ...] of one shard each."""
+        for span in self.manifest.spans[part]:
+            yield self.piece(span, part)
 
-    def piece(self, run: Run, part: str) -> Tensor:
-        """Return the rows [token ...] of a run of prompts."""
-        tensor = self._tensor(run, part)
-        starts = self.reader.header(run.shard).starts
-        return tensor[starts[run.first] : starts[run.first + run.n_prompts]]
+    def piece(self, span: Span, part: str) -> Tensor:
+        """Return the rows [token ...] of a span of prompts."""
+        tensor = self._tensor(span, part)
+        starts = self.reader.header(span.shard).starts
+        return tensor[starts[span.first] : starts[span.first + span.n_prompts]]
 
-    def n_rows(self, run: Run) -> int:
-        """Return the number of tokens of a run of prompts; reads a header only."""
-        return sum(self._lengths(run))
+    def n_rows(self, span: Span) -> int:
+        """Return the number of tokens of a span of prompts; reads a header only."""
+        return sum(self._lengths(span))
 
     def part(self, site: Site) -> str:
-        """Return the name that a captured site is stored under; raise StoreError if it was not
-        captured.
-        """
+        """Return the stored name of a captured site; raise StoreError if it was not captured."""
         part = stored_name(site)
-        if part not in self.manifest.runs:
+        if part not in self.manifest.spans:
             raise StoreError(
                 f"{site} was not captured in {self.name!r}; there is"
                 f" {', '.join(map(str, self.sites))}"
@@ -108,25 +101,25 @@ class Corpus:
             raise StoreError(f"prompt {prompt} asked for; {self.name!r} has {len(self)}")
         ends = self._ends[part]
         at = bisect_right(ends, number)
-        run = self.manifest.runs[part][at]
-        tensor, starts = self._tensor(run, part), self.reader.header(run.shard).starts
-        row = run.first + number - (ends[at] - run.n_prompts)
+        span = self.manifest.spans[part][at]
+        tensor, starts = self._tensor(span, part), self.reader.header(span.shard).starts
+        row = span.first + number - (ends[at] - span.n_prompts)
         return tensor[starts[row] : starts[row + 1]]
 
-    def _lengths(self, run: Run) -> tuple[int, ...]:
+    def _lengths(self, span: Span) -> tuple[int, ...]:
         try:
-            return self.reader.header(run.shard).lengths[run.first : run.first + run.n_prompts]
+            return self.reader.header(span.shard).lengths[span.first : span.first + span.n_prompts]
         except (FileNotFoundError, DamagedError) as error:
-            raise self._lost(run, error) from None
+            raise self._lost(span, error) from None
 
-    def _tensor(self, run: Run, part: str) -> Tensor:
+    def _tensor(self, span: Span, part: str) -> Tensor:
         try:
-            return self.reader.tensor(run.shard, part)
+            return self.reader.tensor(span.shard, part)
         except (FileNotFoundError, DamagedError) as error:
-            raise self._lost(run, error) from None
+            raise self._lost(span, error) from None
 
-    def _lost(self, run: Run, error: Exception) -> StoreError:
-        why = error if isinstance(error, DamagedError) else f"{self.files.path(run.shard)} is gone"
+    def _lost(self, span: Span, error: Exception) -> StoreError:
+        why = error if isinstance(error, DamagedError) else f"{self.files.path(span.shard)} is gone"
         return StoreError(
             f"corpus {self.name!r} is not whole: {why}; capture it again, which computes only what"
             " is missing"
@@ -134,10 +127,10 @@ class Corpus:
 
 
 def open_corpus(url: str | Path, name: str, *, model: str | None = None) -> Corpus:
-    """Return a captured corpus; `model`, a name or the start of a fingerprint, chooses among
-    several of this name.
+    """Return a captured corpus.
 
-    Raises StoreError if there is none, or no single one.
+    `model`, a name or the start of a fingerprint, chooses among several of this name. Raises
+    StoreError if there is none, or no single one.
     """
     files = Files(url)
     if not is_word(name):

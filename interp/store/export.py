@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 def to_numpy(corpus: Corpus, folder: Path | str) -> dict[str, Path]:
-    """Write one .npy file [token ...] per site, `tokens.npy` [token] and `starts.npy` [prompt + 1];
-    return them by name.
+    """Write a .npy file [token ...] per site, and the tokens and prompts' starts; return the paths.
 
-    Tokens of prompt i are rows starts[i] up to starts[i + 1]. `np.load(path, mmap_mode="r")` maps
-    them. bfloat16, which NumPy does not have, becomes float32, exactly.
+    `tokens.npy` is [token], `starts.npy` [prompt + 1]. The paths are returned by name. Tokens of
+    prompt i are rows starts[i] up to starts[i + 1]. `np.load(path, mmap_mode="r")` maps them.
+    bfloat16, which NumPy does not have, becomes float32, exactly.
     """
     written = {}
     starts = np.cumsum([0, *corpus.lengths()], dtype=np.int64)
     with _aside(Path(folder) / "starts.npy") as path:
         np.lib.format.open_memmap(path, "w+", np.dtype(np.int64), starts.shape)[:] = starts
     written["starts"] = Path(folder) / "starts.npy"
-    for part in corpus.manifest.runs:
+    for part in corpus.manifest.spans:
         target = Path(folder) / f"{part}.npy"
         with _aside(target) as path:
             _write_npy(path, corpus, part)
@@ -62,10 +62,9 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 
 def to_arrow(corpus: Corpus, path: Path | str) -> Path:
-    """Write an Arrow stream with one row per prompt: `tokens`, and for each site a list of vectors;
-    return its path.
+    """Write an Arrow stream, a row per prompt: `tokens` and a list of vectors per site.
 
-    Sites with several axes per token are flattened. `pyarrow.ipc.open_stream` and
+    Returns its path. Sites with several axes per token are flattened. `pyarrow.ipc.open_stream` and
     `datasets.Dataset.from_file` read it.
     """
     import pyarrow as pa
@@ -86,14 +85,14 @@ def to_arrow(corpus: Corpus, path: Path | str) -> Path:
 def _record_batches(corpus: Corpus) -> "Iterator[pyarrow.RecordBatch]":
     import pyarrow as pa
 
-    parts = list(corpus.manifest.runs)
+    parts = list(corpus.manifest.spans)
     first = 0
-    for run in corpus.manifest.runs[TOKENS]:
-        lengths = corpus.reader.header(run.shard).lengths[run.first : run.first + run.n_prompts]
+    for span in corpus.manifest.spans[TOKENS]:
+        lengths = corpus.reader.header(span.shard).lengths[span.first : span.first + span.n_prompts]
         offsets = pa.array(np.cumsum([0, *lengths], dtype=np.int32))
         columns: dict[str, Any] = {}
         for part in parts:
-            rows = torch.cat([corpus.rows(first + i, part) for i in range(run.n_prompts)])
+            rows = torch.cat([corpus.rows(first + i, part) for i in range(span.n_prompts)])
             array = as_array(rows)
             flat = pa.array(array.reshape(-1))
             values = (
@@ -103,7 +102,7 @@ def _record_batches(corpus: Corpus) -> "Iterator[pyarrow.RecordBatch]":
             )
             columns[part] = pa.ListArray.from_arrays(offsets, values)
         yield pa.RecordBatch.from_pydict(columns)
-        first += run.n_prompts
+        first += span.n_prompts
 
 
 def to_dataset(corpus: Corpus, path: Path | str) -> "datasets.Dataset":

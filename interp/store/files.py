@@ -1,4 +1,4 @@
-"""A store's files behind any fsspec URL: listed, read whole or in ranges, published whole, removed."""
+"""A store's files behind any fsspec URL: listed, read, published whole, removed."""
 
 import os
 import uuid
@@ -31,9 +31,7 @@ _PUT_IS_ATOMIC = {
 
 
 class FileInfo(NamedTuple):
-    """A file by its name inside the store, with its size in bytes and when it was last used (or
-    written), in seconds.
-    """
+    """A file's name inside the store, its size in bytes, and when it was last used, in seconds."""
 
     name: str
     size: int
@@ -69,7 +67,7 @@ class Files:
         return bool(self.fs.isdir(self.root))
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """Return the files of one folder with this suffix, sorted; cheap, for it looks at no file."""
+        """Return the names of a folder's files with this suffix, sorted; opens none of them."""
         if self.is_local:
             try:
                 with os.scandir(f"{self.root}/{folder}") as entries:
@@ -134,7 +132,7 @@ class Files:
         return int(self.fs.size(f"{self.root}/{name}"))
 
     def publish(self, name: str, content: bytes) -> None:
-        """Make a file appear whole: written aside and renamed, or put at once where that is atomic."""
+        """Publish a whole file: written aside and renamed, or put at once where that is atomic."""
         path = f"{self.root}/{name}"
         try:
             if self.is_local:
@@ -142,7 +140,7 @@ class Files:
                     write_atomically(Path(path), content)
                 except (
                     FileNotFoundError
-                ):  # `prune` on a machine with another clock took the aside file for a stale one
+                ):  # `prune`, by another clock, took the aside file for stale
                     write_atomically(Path(path), content)
             elif self._put_is_atomic:
                 self.fs.pipe_file(path, content)

@@ -20,17 +20,14 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,99}")
 
 
 def prompt_key(context: Sequence[str], token_ids: Sequence[int]) -> str:
-    """Return the key of a prompt's activations; `context` is all else that they depend on (weights,
-    type, kernel …).
-    """
+    """Return the key of a prompt's activations; `context` is all else that they depend on."""
     return hashlib.blake2b(
         json.dumps([*context, list(token_ids)]).encode(), digest_size=16
     ).hexdigest()
 
 
 def stored_name(site: Site) -> str:
-    """Return the name of a site's tensor: `resid.I` for the residual in front of layer I, else
-    `KIND.LAYER`.
+    """Return the name of a site's tensor: `resid.I` in front of layer I, else `KIND.LAYER`.
 
     Behind the last layer, I is the number of layers. Raises SiteError for sites without an axis of
     tokens.
@@ -62,13 +59,11 @@ def is_tensor_name(name: object) -> bool:
 
 
 def is_word(name: object) -> bool:
-    """Tell whether a name is safe as a file name: no slash, no leading dot, at most 100 characters."""
+    """Tell whether a name is a safe file name: no slash, no leading dot, <= 100 characters."""
     return isinstance(name, str) and _WORD.fullmatch(name) is not None
 
 
 def is_shard(path: str) -> bool:
-    """Tell whether `FOLDER/FILE` is named as this library names shards; nothing else is ever read
-    or removed as one.
-    """
+    """Tell whether `FOLDER/FILE` is a shard's name; nothing else is read or removed as one."""
     folder, _, name = path.partition("/")
     return is_word(folder) and _SHARD.fullmatch(name) is not None

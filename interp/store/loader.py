@@ -1,7 +1,6 @@
-"""Token by token through a corpus, shuffled, in batches: what probes and dictionaries are trained
-on.
+"""Shuffled batches of a corpus's tokens, to train probes and dictionaries on.
 
-Shuffling never reads the corpus at random: runs of prompts are shuffled, `pool` of them are opened
+Shuffling never reads the corpus at random: spans of prompts are shuffled, `pool` of them are opened
 at a time, and tokens are shuffled among those. Every worker of a DataLoader walks through the same
 order and reads only the batches that are its own, so the batches, and their order, are the same for
 any number of workers.
@@ -23,11 +22,11 @@ _POOL = 8
 
 
 class TokenVectors(IterableDataset[Batch]):
-    """Batches of tokens: `{"tokens": [batch], str(site): [batch ...]}`, each token once; for
-    `DataLoader(batch_size=None)`.
+    """Batches of tokens, each token once, for `DataLoader(batch_size=None)`.
 
-    With a `seed` tokens are shuffled, each seed another order (one per epoch); without, they come
-    in the corpus's order. The last batch may be smaller.
+    A batch is `{"tokens": [batch], str(site): [batch ...]}`. With a `seed` tokens are shuffled,
+    each seed another order (one per epoch); without, they come in the corpus's order. The last
+    batch may be smaller.
     """
 
     def __init__(
@@ -53,23 +52,22 @@ class TokenVectors(IterableDataset[Batch]):
                 }
 
     def _ends(self, part: str) -> Tensor:
-        """Return where every run of a part ends [run], in tokens from the start of the corpus;
-        reads headers only.
-        """
+        """Return where every span of a part ends [span], in tokens from the start of the corpus."""
         return torch.tensor(
-            [self.corpus.n_rows(run) for run in self.corpus.manifest.runs[part]], dtype=torch.long
+            [self.corpus.n_rows(span) for span in self.corpus.manifest.spans[part]],
+            dtype=torch.long,
         ).cumsum(0)
 
     def _batches(self, ends: Tensor) -> Iterator[Tensor]:
         """Yield the places [batch] of every batch's tokens in the corpus."""
-        spans = list(zip([0, *ends.tolist()], ends.tolist(), strict=False))
+        ranges = list(zip([0, *ends.tolist()], ends.tolist(), strict=False))
         generator = torch.Generator().manual_seed(self.seed or 0)
         if self.seed is not None:
-            spans = [spans[i] for i in torch.randperm(len(spans), generator=generator).tolist()]
+            ranges = [ranges[i] for i in torch.randperm(len(ranges), generator=generator).tolist()]
         rest = torch.empty(0, dtype=torch.long)
-        for first in range(0, len(spans), _POOL):
+        for first in range(0, len(ranges), _POOL):
             rest = torch.cat(
-                [rest, *(torch.arange(*span) for span in spans[first : first + _POOL])]
+                [rest, *(torch.arange(*each) for each in ranges[first : first + _POOL])]
             )
             if self.seed is not None:
                 rest = rest[torch.randperm(len(rest), generator=generator)]
@@ -80,12 +78,10 @@ class TokenVectors(IterableDataset[Batch]):
             yield rest
 
     def _gather(self, part: str, places: Tensor, ends: Tensor) -> Tensor:
-        runs, gathered = torch.searchsorted(ends, places, right=True), None
-        for number in sorted(set(runs.tolist())):
-            piece, is_here = (
-                self.corpus.piece(self.corpus.manifest.runs[part][number], part),
-                runs == number,
-            )
+        numbers, gathered = torch.searchsorted(ends, places, right=True), None
+        for number in sorted(set(numbers.tolist())):
+            piece = self.corpus.piece(self.corpus.manifest.spans[part][number], part)
+            is_here = numbers == number
             if gathered is None:
                 gathered = piece.new_empty(len(places), *piece.shape[1:])
             gathered[is_here] = piece[places[is_here] - (ends[number] - len(piece))]

@@ -1,6 +1,4 @@
-"""Where a captured corpus lies: for every site, which prompts of which shards, in the order of the
-corpus.
-"""
+"""Where a captured corpus lies: for every site, the prompts and shards in corpus order."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,7 +12,7 @@ from interp.store.shard import FORMAT, UNREADABLE, DamagedError, refuse_other_fo
 SUFFIX = ".corpus.json"
 
 
-class Run(NamedTuple):
+class Span(NamedTuple):
     """Neighbouring prompts in one shard."""
 
     shard: str
@@ -24,28 +22,26 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The runs of every tensor name, and how many tokens they are."""
+    """The spans of every tensor name, and how many tokens they are."""
 
     model: str
     model_name: str
     n_tokens: int
-    runs: Mapping[str, tuple[Run, ...]]
+    spans: Mapping[str, tuple[Span, ...]]
 
     def shards(self) -> set[str]:
         """Return the names of all shards."""
-        return {run.shard for runs in self.runs.values() for run in runs}
+        return {span.shard for spans in self.spans.values() for span in spans}
 
 
-def extend(runs: list[Run], places: Iterable[tuple[str, int]]) -> None:
-    """Add places, each a shard and the number of a prompt in it, to runs; neighbours become one
-    run.
-    """
+def extend(spans: list[Span], places: Iterable[tuple[str, int]]) -> None:
+    """Add places, each a shard and a prompt's number in it, to spans; neighbours become one."""
     for shard, number in places:
-        last = runs[-1] if runs else None
+        last = spans[-1] if spans else None
         if last is not None and (shard, number) == (last.shard, last.first + last.n_prompts):
-            runs[-1] = last._replace(n_prompts=last.n_prompts + 1)
+            spans[-1] = last._replace(n_prompts=last.n_prompts + 1)
         else:
-            runs.append(Run(shard, number, 1))
+            spans.append(Span(shard, number, 1))
 
 
 def write_manifest(files: Files, name: str, manifest: Manifest) -> None:
@@ -55,16 +51,14 @@ def write_manifest(files: Files, name: str, manifest: Manifest) -> None:
         "model": manifest.model,
         "model_name": manifest.model_name,
         "n_tokens": manifest.n_tokens,
-        "runs": {part: [list(run) for run in runs] for part, runs in manifest.runs.items()},
+        "runs": {part: [*map(list, spans)] for part, spans in manifest.spans.items()},
     }
     content["checksum"] = text_checksum(content)
     files.publish(name, json.dumps(content).encode())
 
 
 def read_manifest(files: Files, name: str) -> Manifest:
-    """Return a corpus's manifest; raise FileNotFoundError if there is none, DamagedError if it is
-    not what was written.
-    """
+    """Return a corpus's manifest; raise FileNotFoundError or DamagedError if it cannot be read."""
     path = files.path(name)
     folder = name.partition("/")[0]
     try:
@@ -74,12 +68,14 @@ def read_manifest(files: Files, name: str) -> Manifest:
             refuse_other_format(path, content["format"])
         if expected != text_checksum(content):
             raise ValueError
-        runs = {part: tuple(Run(*run) for run in found) for part, found in content["runs"].items()}
-        manifest = Manifest(content["model"], content["model_name"], content["n_tokens"], runs)
+        spans = {
+            part: tuple(Span(*one) for one in given) for part, given in content["runs"].items()
+        }
+        manifest = Manifest(content["model"], content["model_name"], content["n_tokens"], spans)
         for shard in manifest.shards():
             if not is_shard(shard) or not shard.startswith(f"{folder}/"):
                 raise ValueError
-        if not all(map(is_tensor_name, runs)):
+        if not all(map(is_tensor_name, spans)):
             raise ValueError
     except UNREADABLE:
         raise DamagedError(f"{path} is not what was written; capture the corpus again") from None

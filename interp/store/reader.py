@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from interp.store.files import Files
-from interp.store.shard import DamagedError, Header, read_header, read_tensor, verify_tensor
+from interp.store.shard import DamagedError, ShardHeader, read_header, read_tensor, verify_tensor
 
-_MAPPED = 1024  # tensors of a local store: their pages are the system's cache, and mapping them again is what reading costs
-_HELD = 32  # tensors of any other, which are in memory
+# Tensors of a local store lie in the system's cache, and mapping them is what reading costs;
+# those of any other are in memory.
+_MAPPED, _HELD = 1024, 32
 _log = logging.getLogger(__name__)
 
 
@@ -19,7 +20,7 @@ class Reader:
 
     def __init__(self, files: Files) -> None:
         self.files = files
-        self._headers: dict[str, Header] = {}
+        self._headers: dict[str, ShardHeader] = {}
         self._tensors: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
         self._verified: set[tuple[str, str]] = set()
         self._used: set[str] = set()
@@ -27,7 +28,7 @@ class Reader:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tensors": OrderedDict(), "_verified": set()}
 
-    def header(self, shard: str) -> Header:
+    def header(self, shard: str) -> ShardHeader:
         """Return what a shard holds; raise as `tensor` does."""
         if shard not in self._headers:
             try:
@@ -38,8 +39,7 @@ class Reader:
         return self._headers[shard]
 
     def tensor(self, shard: str, part: str) -> Tensor:
-        """Return a whole tensor [token ...]; of a local store it is memory-mapped, and not to be
-        written to.
+        """Return a whole tensor [token ...]; do not write to it, it may be memory-mapped.
 
         Raises FileNotFoundError if the shard is gone, and DamagedError, after removing it, if it is
         not what was written.

@@ -1,6 +1,4 @@
-"""What was configured for a whole store: how large it may become, and as what type it keeps
-activations.
-"""
+"""What was configured for a whole store: its quota, and the type that it keeps."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -25,8 +23,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Settings:
-    """`quota` in bytes, None for no limit; `dtype` "float32", "bfloat16" or "float16", None for the
-    type as computed.
+    """A store's quota and type.
+
+    `quota` is in bytes, None for no limit; `dtype` is "float32", "bfloat16" or "float16", None for
+    the type as computed.
     """
 
     quota: int | None = None
@@ -47,9 +47,7 @@ def configure(url: str | Path, settings: Settings) -> None:
 
 
 def read_settings(files: Files) -> Settings:
-    """Return a store's settings, the defaults if none were configured; raise StoreError, naming the
-    file, if damaged.
-    """
+    """Return a store's settings, or the defaults; raise StoreError if the file is damaged."""
     path = files.path(NAME)
     try:
         content = json.loads(files.read(NAME))

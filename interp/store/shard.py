@@ -1,11 +1,9 @@
-"""The format of a shard: a safetensors file whose header says which prompts it holds, with
-checksums of everything.
+"""The format of a shard: a safetensors file whose header names prompts and has checksums.
 
 Metadata: `format`, `model` (fingerprint), `model_name`, `prompts` [[key, n_tokens] ...],
 `checksums` {tensor: hash}, and `checksum`, the hash of the metadata before it.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,24 +17,25 @@ from safetensors.torch import save
 from torch import Tensor
 
 from interp.errors import StoreError
+from interp.files.checksum import array_checksum
+from interp.files.whole import digest_of
 from interp.store.files import Files
 from interp.store.keys import is_tensor_name, is_word
 
 FORMAT = 3
 SUFFIX = ".safetensors"
 _DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32,
-}  # fmt: skip
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+}
 _LARGEST_HEADER = 100_000_000
 _FIRST_READ = 1 << 16
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RecursionError,
-)  # what JSON of another shape raises
+# What JSON of another shape raises
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 class DamagedError(StoreError):
@@ -59,7 +58,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Header:
+class ShardHeader:
     """What a shard holds; reading it reads no tensor."""
 
     model: str
@@ -76,14 +75,15 @@ class Header:
 
 def checksum(name: str, tensor: Tensor) -> str:
     """Return a hash of a tensor's name, shape, type and bytes."""
-    digest = hashlib.blake2b(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), digest_size=16)
-    digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    content = (
+        tensor.contiguous().flatten().view(torch.uint8).numpy().data if tensor.numel() else b""
+    )
+    return array_checksum(name, tensor.shape, str(tensor.dtype), content)
 
 
 def text_checksum(value: object) -> str:
     """Return a hash of a JSON value."""
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return digest_of(json.dumps(value, sort_keys=True).encode())
 
 
 def pack(
@@ -113,7 +113,7 @@ def pack(
     return total[:24], save(whole, metadata=metadata | {"checksum": total})
 
 
-def read_header(files: Files, name: str) -> Header:
+def read_header(files: Files, name: str) -> ShardHeader:
     """Return what a shard holds, from its first bytes.
 
     Raises FileNotFoundError if it is gone, DamagedError if it is not what was written,
@@ -132,9 +132,8 @@ def read_header(files: Files, name: str) -> Header:
         version = int(metadata["format"])
     except UNREADABLE:
         raise DamagedError(f"{path} has no readable header") from None
-    if metadata.get("checksum") != _metadata_checksum(
-        metadata | {"format": str(FORMAT)}
-    ):  # else only the version is wrong
+    expected = _metadata_checksum(metadata | {"format": str(FORMAT)})
+    if metadata.get("checksum") != expected:  # else only the version is wrong
         refuse_other_format(path, version)
     try:
         about = _header(path, header, metadata, offset=8 + size)
@@ -159,16 +158,16 @@ def refuse_other_format(path: str, version: int) -> None:
         raise OutdatedError(f"{path} has format {version}; this version reads {FORMAT}")
 
 
-def _header(path: str, header: dict[str, Any], metadata: dict[str, str], *, offset: int) -> Header:
+def _header(
+    path: str, header: dict[str, Any], metadata: dict[str, str], *, offset: int
+) -> ShardHeader:
     if metadata["checksum"] != _metadata_checksum(metadata):
         raise DamagedError(f"{path}: its header is not what was written")
     sums, prompts = json.loads(metadata["checksums"]), json.loads(metadata["prompts"])
     if sums.keys() != header.keys():
         raise DamagedError(f"{path}: its tensors are not those that were written")
-    keys, lengths = (
-        tuple(str(key) for key, _ in prompts),
-        tuple(int(length) for _, length in prompts),
-    )
+    keys = tuple(str(key) for key, _ in prompts)
+    lengths = tuple(int(length) for _, length in prompts)
     parts = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
@@ -184,34 +183,29 @@ def _header(path: str, header: dict[str, Any], metadata: dict[str, str], *, offs
             raise DamagedError(f"{path}: tensor {name!r} is none that this library writes")
     if not all(map(is_word, keys)) or min(lengths, default=0) < 0:
         raise DamagedError(f"{path}: its prompts are none that this library writes")
-    return Header(metadata["model"], metadata["model_name"], keys, lengths, parts)
+    return ShardHeader(metadata["model"], metadata["model_name"], keys, lengths, parts)
 
 
-def read_tensor(files: Files, name: str, part: str, header: Header) -> Tensor:
-    """Return a tensor as it lies in the file, not verified: memory-mapped if the store is local,
-    else read as a range.
-    """
+def read_tensor(files: Files, name: str, part: str, header: ShardHeader) -> Tensor:
+    """Return a tensor, not verified: memory-mapped if the store is local, else read as a range."""
     about = header.parts[part]
     if not files.is_local:
         content = files.read(name, about.begin, about.end)
         try:
-            return torch.frombuffer(bytearray(content), dtype=_DTYPES[about.dtype]).reshape(
-                about.shape
-            )
+            flat = torch.frombuffer(bytearray(content), dtype=_DTYPES[about.dtype])
+            return flat.reshape(about.shape)
         except (ValueError, RuntimeError):
             raise DamagedError(f"{files.path(name)} is truncated") from None
     try:
         mapped = torch.from_file(files.path(name), shared=False, size=about.end, dtype=torch.uint8)
         return mapped[about.begin :].view(_DTYPES[about.dtype]).view(about.shape)
-    except (
-        RuntimeError
-    ) as error:  # torch's only one: the file is gone, or shorter than its header says
+    except RuntimeError as error:  # the file is gone, or shorter than its header says
         if not Path(files.path(name)).exists():
             raise FileNotFoundError(files.path(name)) from None
         raise DamagedError(f"{files.path(name)} is truncated ({error})") from None
 
 
-def verify_tensor(files: Files, name: str, part: str, header: Header) -> Tensor:
+def verify_tensor(files: Files, name: str, part: str, header: ShardHeader) -> Tensor:
     """Read a tensor and return it; raise DamagedError if its checksum does not fit."""
     tensor = read_tensor(files, name, part, header)
     if checksum(part, tensor) != header.parts[part].checksum:

@@ -16,15 +16,13 @@ from interp.store.settings import read_settings
 from interp.store.shard import (
     SUFFIX,
     DamagedError,
-    Header,
     OutdatedError,
+    ShardHeader,
     read_header,
     verify_tensor,
 )
 
-ABANDONED = (
-    3600.0  # seconds after which an aside file has no writer; should it have one, that writes again
-)
+ABANDONED = 3600.0  # seconds after which an aside file has no writer; one that has writes again
 
 
 @dataclass
@@ -44,8 +42,9 @@ class ModelInfo:
 
 @dataclass
 class StoreInfo:
-    """What a store holds; sizes in bytes. `unreadable` are shards whose header is damaged or of an
-    older format.
+    """What a store holds; sizes in bytes.
+
+    `unreadable` are shards whose header is damaged or of an older format.
     """
 
     url: str
@@ -98,8 +97,7 @@ def info(url: str | Path) -> StoreInfo:
 
 
 def verify(url: str | Path) -> tuple[int, list[str]]:
-    """Read everything; return the number of files that are whole, and what is wrong with each of
-    the others.
+    """Read everything; return how many files are whole, and what is wrong with the others.
 
     Removes nothing: a damaged shard is removed, and computed again, when it is next asked for.
     """
@@ -124,7 +122,7 @@ def verify(url: str | Path) -> tuple[int, list[str]]:
     return whole, wrong
 
 
-def _verify(files: Files, name: str) -> Header:
+def _verify(files: Files, name: str) -> ShardHeader:
     header = read_header(files, name)
     for part in header.parts:
         verify_tensor(files, name, part, header)
@@ -144,13 +142,12 @@ def prune(
     model: str | None = None,
     dry_run: bool = False,
 ) -> list[FileInfo]:
-    """Remove shards and return them: unused for `older_than` seconds, or, least recently used
-    first, beyond `max_bytes`.
+    """Remove and return shards: those unused for `older_than` seconds, or beyond `max_bytes`.
 
-    With `model` (a name, or the start of a fingerprint), only that model's; alone, all of them.
-    Shards in an older format and files that a writer left behind go too, and the corpora of a model
-    of which nothing is left. A time of use in the future counts as now. Object stores know when a
-    shard was written, not when it was read.
+    Beyond `max_bytes` the least recently used go first. With `model` (a name, or the start of a
+    fingerprint), only that model's; alone, all of them. Shards in an older format and files that a
+    writer left behind go too, and the corpora of a model of which nothing is left. A time of use in
+    the future counts as now. Object stores know when a shard was written, not when it was read.
     """
     if older_than is None and max_bytes is None and model is None:
         raise StoreError("nothing to prune by; an age, a size or a model is needed")
@@ -182,9 +179,7 @@ def prune(
 
 
 def evict(files: Files, max_bytes: int, *, keep: Collection[str] = ()) -> tuple[list[str], int]:
-    """Remove the shards that nobody used for longest until what is left fits; return them and the
-    bytes that are left.
-    """
+    """Remove the least recently used shards until the rest fits; return them and the bytes left."""
     found = files.all()
     gone = _oldest([file for file in found if is_shard(file.name)], max_bytes, keep=keep)
     for file in gone:
@@ -245,8 +240,6 @@ def shards(folder: Path) -> Iterator[Path]:
 
 
 def verify_shard(path: Path) -> int:
-    """Read a whole shard of a local store and return its number of tensors; raise StoreError if a
-    checksum does not fit.
-    """
+    """Read a whole local shard and return its number of tensors; StoreError if it is damaged."""
     files = Files(path.parent.parent)
     return len(_verify(files, f"{path.parent.name}/{path.name.removesuffix(SUFFIX)}{SUFFIX}").parts)

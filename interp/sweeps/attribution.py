@@ -1,5 +1,4 @@
-"""Scores of all nodes from a few passes: the change of an activation times its coefficient in a
-backward pass.
+"""Scores of all nodes from a few passes: the change of an activation times its coefficient.
 
 A node's effect is what the metric of the base run would gain if the node had its value from the
 source run. To first order that is (source - base) times the derivative of the metric; methods
@@ -7,7 +6,7 @@ differ in where, and by which rules, it is taken.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -19,60 +18,55 @@ from interp.interventions import NO_INTERVENTION, Patch, Plan
 from interp.models import Model
 from interp.models.gradients import graph, slopes
 from interp.replay import Recording
+from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.exact_patching import NODE_KINDS
-from interp.sweeps.twins import Pair
+from interp.sweeps.node_scores import by_kind
+from interp.sweeps.twins import Twins
+from interp.tasks.batch import TokenBatch
 
 Method = Literal[
-    "relevance", "attribution", "average", "integrated_gradients", "integrated_gradients_inputs"
+    "relevance",  # coefficients of the base run under backward rules (RelP, arXiv 2508.21258)
+    "attribution",  # gradients of the base run (attribution patching)
+    "average",  # gradients of both runs, averaged
+    "integrated_gradients",  # along one site's activations (Marks et al., arXiv 2403.19647)
+    "integrated_gradients_inputs",  # along the embeddings (EAP-IG, arXiv 2403.17806)
 ]
-METHODS: dict[str, str] = {
-    "relevance": "coefficients of the base run under backward rules (RelP, arXiv 2508.21258)",
-    "attribution": "gradients of the base run (attribution patching)",
-    "average": "gradients of both runs, averaged",
-    "integrated_gradients": (
-        "gradients along the straight path of one site's activations (Marks et al., arXiv"
-        " 2403.19647)"
-    ),
-    "integrated_gradients_inputs": (
-        "gradients along the straight path of the embeddings (EAP-IG, arXiv 2403.17806)"
-    ),
-}
 Coefficients = dict[Site, Tensor]
 
 
-def method_passes(method: Method, *, n_sites: int, steps: int) -> int:
-    """Return how many forward and backward passes a method takes beside the source run."""
-    match method:
-        case "relevance" | "attribution":
-            return 1
-        case "average":
-            return 2
-        case "integrated_gradients":
-            return n_sites * steps
-        case "integrated_gradients_inputs":
-            return steps
+def n_passes(methods: Sequence[Method], *, n_sites: int, steps: int) -> int:
+    """Return how many forward and backward passes methods take beside the source run."""
+    passes = {
+        "average": 2,
+        "integrated_gradients": n_sites * steps,
+        "integrated_gradients_inputs": steps,
+    }
+    return sum(passes.get(method, 1) for method in methods)
 
 
-def check_methods(methods: Sequence[str], nodes: Sequence[str], *, rules: str, steps: int) -> None:
-    """Raise AnalysisError for no methods or nodes, rules that do not exist, and paths without a
-    point.
-    """
-    for what, chosen, there_is in (("method", methods, METHODS), ("node", nodes, NODE_KINDS)):
+def numbers_held(model: Model, shard: TokenBatch, *, n_kinds: int) -> int:
+    """Return how many numbers the graph of a pass and the activations of both runs take."""
+    each = model.n_layers * model.d_model * (30 + 4 * n_kinds) + 3 * model.d_vocab
+    return shard.tokens.numel() * each
+
+
+def check_methods(methods: Sequence[str], nodes: Sequence[str], *, rules: str) -> None:
+    """Raise AnalysisError for no methods, no nodes, or rules that do not exist."""
+    for what, chosen, known in (
+        ("method", methods, get_args(Method)),
+        ("node", nodes, NODE_KINDS),
+    ):
         if not chosen:
-            raise AnalysisError(f"no {what} given; there is {', '.join(there_is)}")
+            raise AnalysisError(f"no {what} given; there is {', '.join(known)}")
     if rules not in RULES:
         raise AnalysisError(unknown("set of rules", rules, RULES))
-    if steps < 1:
-        raise AnalysisError(f"steps={steps}; at least 1 is needed")
 
 
-def check_model(
+def check_nodes(
     model: Model, methods: Sequence[str], nodes: Sequence[SiteKind], *, rules: str
 ) -> None:
-    """Raise SiteError for nodes that a model does not have, and for rules asked for that it cannot
-    honour.
-    """
+    """Raise SiteError for nodes that a model does not have, or rules that it cannot honour."""
     for kind in nodes:
         model.refuse(Site(kind, 0))
     if "relevance" in methods:
@@ -80,25 +74,24 @@ def check_model(
 
 
 class Attribution:
-    """The two runs of a pair, and the coefficients of all sites; every pass is run once, when it is
-    first needed.
+    """The base and the source run of prompts and twins, and the coefficients of all sites.
+
+    Every pass is run once, when it is first needed.
     """
 
-    def __init__(self, recording: Recording, pair: Pair, sites: Sequence[Site]) -> None:
+    def __init__(self, recording: Recording, twins: Twins, sites: Sequence[Site]) -> None:
         self.recording, self.sites = recording, [*sites]
-        self._runs: dict[tuple[str, Rules], tuple[Activations, Coefficients]] = {}
+        self._passes: dict[tuple[str, Rules], tuple[Activations, Coefficients]] = {}
         with torch.no_grad():
-            source = recording.forward(pair.source, capture={*sites, Site("resid_pre", 0)})
+            source = recording.forward(twins.source, capture={*sites, Site("resid_pre", 0)})
             self.source = source.activations
             clean = source.logits
-            if pair.metric == "kl" and pair.direction == "noise":
-                clean = recording.forward(pair.clean.tokens).logits
-            self.pair = (
-                pair.compared_with(clean)
-                if pair.direction == "denoise" or pair.metric == "kl"
-                else pair
-            )
-        self.source_value = self.pair.value(source.logits[:, pair.clean.predicting])
+            if twins.metric == "kl" and twins.direction == "noise":
+                clean = recording.forward(twins.clean.tokens).logits
+            if twins.direction == "denoise" or twins.metric == "kl":
+                twins = twins.with_reference(clean)
+        self.twins = twins
+        self.source_value = twins.value(source.logits[:, twins.clean.predicting])
         self._base_value: Tensor | None = None
 
     @property
@@ -109,12 +102,21 @@ class Attribution:
         return cast("Tensor", self._base_value)
 
     def scores(self, method: Method, *, rules: Rules, steps: int) -> dict[Site, Tensor]:
-        """Return each site's scores, fp32: heads [batch pos head], neurons [batch pos d_mlp],
-        otherwise [batch pos].
-        """
+        """Return each site's scores in fp32 [batch pos]; [batch pos unit] at "z" and "mlp_post"."""
         base, coefficients = self._coefficients(method, rules, steps)
         changes = {site: self.source[site].float() - base[site].float() for site in self.sites}
         return {site: _product(coefficients[site], changes[site], site) for site in self.sites}
+
+    def all_scores(
+        self, methods: Sequence[Method], kinds: Sequence[SiteKind], *, rules: Rules, steps: int
+    ) -> Tensors:
+        """Return the scores "METHOD KIND" [batch layer pos (unit)] on the CPU."""
+        scores: Tensors = {}
+        for method in methods:
+            of_site = self.scores(method, rules=rules, steps=steps)
+            stacked = by_kind(of_site.__getitem__, kinds, n_layers=self.recording.n_layers)
+            scores |= {f"{method} {kind}": values for kind, values in stacked.items()}
+        return scores
 
     def _coefficients(
         self, method: Method, rules: Rules, steps: int
@@ -132,7 +134,7 @@ class Attribution:
                 return base, {site: self._along([site], [site], steps)[site] for site in self.sites}
 
     def _along(self, moved: Sequence[Site], wanted: Sequence[Site], steps: int) -> Coefficients:
-        """Return the mean coefficients along the path from base to source, the base's end included."""
+        """Return the mean coefficients on the path from base to source, the base's end included."""
         base = self._run("base", GRADIENT)[0]
         total: Coefficients = {}
         for k in range(steps):
@@ -140,20 +142,19 @@ class Attribution:
                 Patch(site, torch.lerp(base[site].float(), self.source[site].float(), k / steps))
                 for site in moved
             ]
-            _, found = self._pass(self.pair.base, wanted, GRADIENT, plan)
+            _, coefficients = self._pass(self.twins.base, wanted, GRADIENT, plan)
             for site in wanted:
-                total[site] = total.get(site, 0.0) + found[site] / steps
+                total[site] = total.get(site, 0.0) + coefficients[site] / steps
         return total
 
     def _run(
         self, which: Literal["base", "source"], rules: Rules
     ) -> tuple[Activations, Coefficients]:
         key = (which, rules)
-        if key not in self._runs:
-            self._runs[key] = self._pass(
-                getattr(self.pair, which), self.sites, rules, NO_INTERVENTION
-            )
-        return self._runs[key]
+        if key not in self._passes:
+            tokens = self.twins.base if which == "base" else self.twins.source
+            self._passes[key] = self._pass(tokens, self.sites, rules, NO_INTERVENTION)
+        return self._passes[key]
 
     def _pass(
         self, tokens: Tensor, sites: Iterable[Site], rules: Rules, plan: Plan
@@ -161,12 +162,12 @@ class Attribution:
         wanted = sorted({*sites, Site("resid_pre", 0)})
         run = self.recording.forward(tokens, capture=wanted, plan=plan, backward=rules)
         with graph():
-            value = self.pair.value(run.logits[:, self.pair.clean.predicting])
-            found = slopes(value, [run.activations[site] for site in wanted])
-        if tokens is self.pair.base and not plan:
+            value = self.twins.value(run.logits[:, self.twins.clean.predicting])
+            derivatives = slopes(value, [run.activations[site] for site in wanted])
+        if tokens is self.twins.base and not plan:
             self._base_value = value.detach()
         kept = Activations({site: run.activations[site].detach() for site in wanted})
-        return kept, {site: slope.detach() for site, slope in zip(wanted, found, strict=True)}
+        return kept, {site: slope.detach() for site, slope in zip(wanted, derivatives, strict=True)}
 
 
 def _product(coefficient: Tensor, difference: Tensor, site: Site) -> Tensor:

@@ -12,7 +12,7 @@ from interp.errors import AnalysisError, SiteError
 from interp.models import Model
 from interp.replay import Recording
 from interp.sweeps.hops import require_subject
-from interp.sweeps.patching import key_of
+from interp.sweeps.tags import key_of
 from interp.tasks.batch import TokenBatch
 
 _CHUNK_TOKENS = 2**13  # with the keys and values that each variant reads

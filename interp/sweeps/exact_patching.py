@@ -1,41 +1,46 @@
-"""Exact activation patching through replayed blocks: one row per node, and only the blocks behind
-it are run.
-"""
+"""Exact activation patching: one row per node, and only the blocks behind it are run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
-from interp.sweeps.twins import Pair
+from interp.sweeps.node_scores import by_kind, n_units
+from interp.sweeps.twins import Twins
 
 NODE_KINDS: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "z", "mlp_out", "mlp_post")
 _CHUNK_TOKENS = 4096
 
 
-def run_values(recording: Recording, pair: Pair) -> tuple[Pair, Recording, Recording, Tensors]:
-    """Return the pair with its reference, its base and source runs, and the metric of both (one
-    clean pass each).
-    """
-    clean, twin = pair.clean.recording, recording.beside(pair.corrupted)
-    reference = clean.logits(clean.resid(clean.n_layers), positions=pair.clean.predicting)
-    pair = replace(pair, reference=reference)
-    base, source = (twin, clean) if pair.direction == "denoise" else (clean, twin)
+def clean_runs(recording: Recording, twins: Twins) -> tuple[Twins, Recording, Recording, Tensors]:
+    """Return the twins with their reference, the base and source runs, and the metric of both."""
+    clean, twin = twins.clean.recording, recording.beside(twins.corrupted)
+    reference = clean.logits(clean.resid(clean.n_layers), positions=twins.clean.predicting)
+    twins = replace(twins, reference=reference)
+    base, source = (twin, clean) if twins.direction == "denoise" else (clean, twin)
     values = {
-        name: _metric(pair, run, run.resid(run.n_layers), n_variants=1)[0].cpu()
+        name: _metric(twins, run, run.resid(run.n_layers), n_variants=1)[0].cpu()
         for name, run in (("base", base), ("source", source))
     }
-    return pair, base, source, values
+    return twins, base, source, values
 
 
-def patch_effects(pair: Pair, base: Recording, source: Recording, site: Site) -> Tensor:
-    """Return by how much the metric of the base run rises when a node has its value from the source
-    run.
+def all_effects(
+    twins: Twins, base: Recording, source: Recording, kinds: Sequence[SiteKind]
+) -> Tensors:
+    """Return the effects of all nodes by kind [batch layer pos (unit)] on the CPU."""
+    return by_kind(partial(patch_effects, twins, base, source), kinds, n_layers=base.n_layers)
+
+
+def patch_effects(twins: Twins, base: Recording, source: Recording, site: Site) -> Tensor:
+    """Return what the metric of the base run gains if a node has its value from the source run.
 
     A node is a site at one position [batch pos]; at "z" also one head [batch pos head], at
     "mlp_post" one neuron [batch pos d_mlp]. Nodes that are equal in both runs have no effect and
@@ -53,25 +58,28 @@ def patch_effects(pair: Pair, base: Recording, source: Recording, site: Site) ->
     differs = (here != there).any(0).any(-1)
     nodes = differs.nonzero()
     effects = torch.zeros(*here.shape[:3] if has_units else here.shape[:2], device=here.device)
-    clean_value = _metric(pair, base, base.resid(base.n_layers), n_variants=1)[0]
+    clean_value = _metric(twins, base, base.resid(base.n_layers), n_variants=1)[0]
     for chunk in torch.split(nodes, max(1, _CHUNK_TOKENS // (base.batch_size * base.n_pos))):
         patched = repeat(here, "batch ... -> variant batch ...", variant=len(chunk)).clone()
         for row, node in zip(patched, chunk.tolist(), strict=True):
             at = (slice(None), *node)
             row[at] = there[at]
         patched = rearrange(patched, "variant batch pos ... -> (variant batch) pos (...)")
-        value = _metric(pair, base, _behind(base, site, patched), n_variants=len(chunk))
+        value = _metric(twins, base, _behind(base, site, patched), n_variants=len(chunk))
         for node, gained in zip(chunk.tolist(), value - clean_value, strict=True):
             effects[(slice(None), *node)] = gained
     return effects
 
 
-def blocks_run(kind: SiteKind, *, n_layers: int, n_nodes: int) -> int:
-    """Return how many blocks exact patching of `n_nodes` nodes in every layer runs, per prompt and
-    position.
-    """
+def forwards_of(model: Model, kinds: Sequence[SiteKind], *, n_pos: int) -> float:
+    """Return how many forwards exact patching of every node takes, if all of them differ."""
+    n_layers = model.n_layers
     behind = n_layers * (n_layers + 1) // 2
-    return n_nodes * (behind - n_layers if kind == "mlp_out" else behind)
+    blocks = sum(
+        n_pos * n_units(model, [kind]) * (behind - n_layers if kind == "mlp_out" else behind)
+        for kind in kinds
+    )
+    return blocks / n_layers
 
 
 def _value(recording: Recording, site: Site) -> Tensor:
@@ -96,8 +104,8 @@ def _behind(base: Recording, site: Site, patched: Tensor) -> Tensor:
     return base.chain(rest, base.block_with(layer, resid, at=site.kind, edit=put))
 
 
-def _metric(pair: Pair, base: Recording, resid: Tensor, *, n_variants: int) -> Tensor:
-    logits = base.logits(resid, positions=pair.clean.predicting)
-    return pair.value(
+def _metric(twins: Twins, base: Recording, resid: Tensor, *, n_variants: int) -> Tensor:
+    logits = base.logits(resid, positions=twins.clean.predicting)
+    return twins.value(
         rearrange(logits, "(variant batch) ... -> variant batch ...", variant=n_variants)
     )

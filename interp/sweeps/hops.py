@@ -16,7 +16,8 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site
 from interp.sweeps.answers import require_answers
-from interp.sweeps.patching import key_of, ranks
+from interp.sweeps.patching import ranks
+from interp.sweeps.tags import key_of, keys_of
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -102,11 +103,6 @@ def compared(
     return torch.tensor(
         [key_of(p.id) for p in task.prompts if p.id not in excluded], dtype=torch.int64
     )
-
-
-def keys_of(shard: TokenBatch) -> Int[Tensor, " batch"]:
-    """Return what stands for each prompt's id in tensors."""
-    return torch.tensor([key_of(prompt.id) for prompt in shard.prompts])
 
 
 def sorted_out(recording: Recording, shard: TokenBatch, kept: Int[Tensor, " kept"]) -> Tensors:

@@ -1,24 +1,52 @@
-"""Scores of nodes per prompt: joined over groups of prompts, aligned at the prompts' ends,
-averaged.
-"""
+"""Scores of nodes per prompt, aligned at the prompts' ends, as tables, grids and words."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp.figures.plots import grids_over_positions
+from interp.models import Model
 from interp.shapes import Tensors
+from interp.sites import Site, SiteKind
 from interp.stats.align import Aligned, align
-from interp.stats.rates import Rate
+from interp.stats.estimate import Estimate
+
+_NODES = {
+    "resid_pre": "the residual in front of layer {layer}",
+    "attn_out": "attention of layer {layer}",
+    "z": "L{layer}H{unit}",
+    "mlp_out": "the MLP of layer {layer}",
+    "mlp_post": "neuron {unit} of layer {layer}",
+}
+
+
+def n_units(model: Model, kinds: Sequence[SiteKind]) -> int:
+    """Return how many nodes of some kinds there are at most at one layer and position."""
+    each = {"z": model.n_heads, "mlp_post": 4 * model.d_model}
+    return sum(each.get(kind, 1) for kind in kinds)
+
+
+def by_kind(
+    score: Callable[[Site], Tensor], kinds: Sequence[SiteKind], *, n_layers: int
+) -> Tensors:
+    """Return scores [batch layer pos (unit)] on the CPU by kind, from those of a site."""
+    return {
+        kind: torch.stack([score(Site(kind, layer)).cpu() for layer in range(n_layers)], dim=1)
+        for kind in kinds
+    }
 
 
 def join_scores(rows: Sequence[Tensor], groups: Sequence[Tensors], *, last: Tensor) -> Tensors:
-    """Return groups' tensors [batch layer pos ...] as one per name, in the order of `rows`, padded
-    to the longest.
+    """Return groups' tensors [batch layer pos ...] as one per name, padded to the longest.
+
+    `rows` says which prompts of the shard a group holds.
     """
     n_prompts, joined = sum(map(len, rows)), {}
     n_pos = torch.zeros(n_prompts, dtype=torch.int64)
@@ -39,9 +67,7 @@ def join_scores(rows: Sequence[Tensor], groups: Sequence[Tensors], *, last: Tens
 
 @dataclass(frozen=True)
 class NodeScores:
-    """Scores by name [prompt layer*unit column], aligned at the prompts' ends, and the metric of
-    both runs [prompt].
-    """
+    """Scores by name [prompt layer*unit column], and the metric of both runs [prompt]."""
 
     scores: dict[str, Aligned]
     n_units: dict[str, int]
@@ -70,34 +96,28 @@ class NodeScores:
         return float((self.source - self.base).mean())
 
     def mean(self, name: str, prompts: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """Return the mean score [layer*unit column] over some prompts (all), NaN where none of them
-        has that position.
-        """
+        """Return the mean [layer*unit column] over some prompts (all), NaN where none has it."""
         values = self.scores[name].values if prompts is None else self.scores[name].values[prompts]
         n_known = (~np.isnan(values)).sum(0)
         total: NDArray[np.float64] = np.nansum(values.astype(np.float64), axis=0)
         return np.where(n_known > 0, total / np.maximum(n_known, 1), np.nan)
 
-    def ends(self, metric: str) -> str:
-        """Say what the metric is in both runs."""
-        return (
-            f"{metric} is {self.base.mean():.2f} in the run that is patched and"
-            f" {self.source.mean():.2f} in the run that patches come from ({len(self.base)}"
-            " prompts)"
-        )
+    def of_name(self, name: str, *, seed: int) -> pd.DataFrame:
+        """Return columns layer, unit (head or neuron), position, mean, low, high, share, n_prompts.
 
-    def to_frame(self, name: str, *, seed: int) -> pd.DataFrame:
-        """Return columns layer, unit (head or neuron), position, mean, low, high, share and
-        n_prompts.
+        `share` relates the mean to the mean difference between source and base run.
         """
         frame, n_units = self.scores[name].to_frame(seed=seed), self.n_units[name]
         layer, unit = np.divmod(frame["layer"].to_numpy(), n_units)
-        units = (
-            pd.array(unit, dtype="Int64")
-            if n_units > 1
-            else pd.array([pd.NA] * len(frame), dtype="Int64")
-        )
+        units = pd.array(unit if n_units > 1 else [pd.NA] * len(frame), dtype="Int64")
         return frame.assign(layer=layer, unit=units, share=frame["mean"] / (self.gap or np.nan))
+
+    def to_frame(self, keys: Mapping[str, Mapping[str, str]], *, seed: int) -> pd.DataFrame:
+        """Return the frames of several names, with the columns of their `keys` in front."""
+        frames = [self.of_name(name, seed=seed).assign(**key) for name, key in keys.items()]
+        first = [*next(iter(keys.values()))]
+        numbers = ["layer", "unit", "position", "mean", "low", "high", "share", "n_prompts"]
+        return pd.concat(frames, ignore_index=True)[first + numbers]
 
     def summed(self, name: str) -> pd.DataFrame:
         """Return the mean by layer and position, heads or neurons added up."""
@@ -110,30 +130,48 @@ class NodeScores:
         ]
         return pd.DataFrame(rows)
 
-    def largest_share(self, names: Sequence[str], *, seed: int) -> Rate:
-        """Return the share of the difference that the largest node of all names has, with its
-        interval.
-        """
-        frame = pd.concat([self.to_frame(name, seed=seed) for name in names], ignore_index=True)
-        most = frame.iloc[int(frame["share"].abs().fillna(0).argmax())]
-        low, high = sorted(float(most[end]) / (self.gap or np.nan) for end in ("low", "high"))
-        return Rate(float(most["share"]), low, high, int(most["n_prompts"]))
+    def plot(self, panels: Mapping[str, str], *, title: str, colour: str) -> go.Figure:
+        """Draw means by layer and position, a panel for every name; heads and neurons added up."""
+        frames = [self.summed(name).assign(panel=panel) for panel, name in panels.items()]
+        return grids_over_positions(
+            pd.concat(frames, ignore_index=True),
+            panels="panel",
+            y="layer",
+            title=title,
+            colour=colour,
+            is_signed=True,
+        )
 
-    def largest(self, name: str, *, n: int) -> list[str]:
-        """Return the nodes with the largest mean share, in words; heads and neurons as LAYER.UNIT."""
-        aligned, n_units = self.scores[name], self.n_units[name]
-        share = self.mean(name) / (self.gap or np.nan)
-        found = np.argsort(-np.nan_to_num(np.abs(share)), axis=None)[:n]
-        told = []
-        for row, column in zip(*np.unravel_index(found, share.shape), strict=True):
-            layer, unit = divmod(int(row), n_units)
-            place = f"{layer}.{unit}" if n_units > 1 else f"layer {layer}"
-            where = aligned.columns[column]
-            told.append(
-                f"{place} at {where if where == 'first' else f'position {where}'}"
-                f" ({share[row, column]:+.0%})"
-            )
-        return told
+    def largest(self, names: Mapping[str, str], *, seed: int) -> list[tuple[str, str, Estimate]]:
+        """Return the largest node of all kinds, then those of the last two, unless they are it.
+
+        Each is what was looked at ("node", or the kind), the node in words, and its share of the
+        difference between the runs.
+        """
+        frames = {kind: self.of_name(name, seed=seed) for kind, name in names.items()}
+        rows = {kind: _largest(frame) for kind, frame in frames.items()}
+        first = max(rows, key=lambda kind: np.nan_to_num(abs(rows[kind]["share"])))
+        chosen = {first: "node"} | {kind: kind for kind in [*rows][-2:] if kind != first}
+        nodes = []
+        for kind, what in chosen.items():
+            row = rows[kind]
+            low, high = sorted(float(row[end]) / (self.gap or np.nan) for end in ("low", "high"))
+            share = Estimate(float(row["share"]), low, high, int(row["n_prompts"]))
+            nodes.append((what, _in_words(kind, row), share))
+        return nodes
+
+
+def _largest(frame: pd.DataFrame) -> "pd.Series[Any]":
+    return frame.iloc[int(frame["share"].abs().fillna(0).argmax())]
+
+
+def _in_words(kind: str, row: "pd.Series[Any]") -> str:
+    """Return a node in words: "L2H3 at the last token"."""
+    unit = 0 if pd.isna(row["unit"]) else row["unit"]
+    node = _NODES.get(kind, f"{kind} of layer {{layer}}").format(layer=row["layer"], unit=unit)
+    places = {"first": "the first token", "0": "the last token"}
+    position = row["position"]
+    return f"{node} at {places.get(position, f'position {position}')}"
 
 
 def _units_first(scores: NDArray[np.float32]) -> NDArray[np.float32]:

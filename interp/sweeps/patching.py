@@ -6,14 +6,12 @@ written to, stay as they were: one token is run where the last position is writt
 target may be different recordings, of any model of one width.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import AnalysisError, TaskError
@@ -21,6 +19,7 @@ from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
+from interp.sweeps.tags import key_of
 from interp.sweeps.texts import all_say
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
@@ -148,31 +147,6 @@ def span_of(shard: TokenBatch, position: Where, *, width: int = 1) -> Positions:
     end = shard.last if position == "last" or shard.subject is None else shard.subject
     span: Tensor = end[:, None] - torch.arange(width - 1, -1, -1, device=end.device)
     return span
-
-
-# What is known of prompts beyond a shard, by their ids: so that nothing depends on how prompts are
-# grouped
-
-
-def key_of(prompt_id: str) -> int:
-    """Return a number that stands for a prompt's id in tensors; also a seed of its own."""
-    return int.from_bytes(hashlib.blake2b(prompt_id.encode(), digest_size=8).digest(), "big") >> 1
-
-
-_TAG_BYTES = 48
-
-
-def tags_of(shard: TokenBatch, name: str) -> UInt8[Tensor, "batch byte"]:
-    """Return each prompt's value of a tag, nothing where it has none, as UTF-8 padded with 0."""
-    texts = [prompt.tags.get(name, "").encode()[:_TAG_BYTES] for prompt in shard.prompts]
-    return torch.tensor(
-        [[*text, *[0] * (_TAG_BYTES - len(text))] for text in texts], dtype=torch.uint8
-    )
-
-
-def read_tags(tags: UInt8[np.ndarray, "prompt byte"]) -> list[str]:
-    """Return the values that `tags_of` wrote."""
-    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in tags]
 
 
 @torch.no_grad()

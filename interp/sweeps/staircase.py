@@ -7,13 +7,12 @@ positions from t on are run, over the keys and values that the skip's own row ju
 Language Models Use Their Depth Efficiently?", section 3.2.)
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import vector_norm
@@ -25,8 +24,6 @@ from interp.sites import Site
 Part = Literal["layer", "attention", "mlp"]
 Scope = Literal["all", "future", "direct", "direct_future"]
 _EPS = 1e-6
-_CHUNK_TOKENS = 1024
-_NUMBERS_HELD = 32  # per token and d_model while a block runs: MLPs of 4 d_model with gates, queries, keys, values, norms
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def staircase(
             after, kv = _run(recording, layer, before, with_kv=bool(future_rows))
             futures = {t: torch.stack(rows) for t, rows in future_rows.items()}
             for t, rows in futures.items():
-                behind = _tail(recording, layer, rows, start=t, prefix=kv)
+                behind = recording.run(layer, rows, start=t, prefix=kv)
                 yield Step("future", layer, t, relative_change(write[:, t:], _write(behind, rows)))
                 future_rows[t] = list(behind)
             all_rows = list(after)
@@ -146,67 +143,14 @@ def _direct(
     yield Step("direct", layer, 0, relative_change(write, _write(after, before)))
     for t in splits if "direct_future" in scopes else ():
         rows = repeat(clean[:, t:], "batch pos d_model -> variant batch pos d_model", variant=layer)
-        ends = _tail(recording, layer, rows, start=t, prefix=kv)
+        ends = recording.run(layer, rows, start=t, prefix=kv)
         yield Step("direct_future", layer, t, relative_change(write[:, t:], _write(ends, rows)))
 
 
-def _run(recording: Recording, layer: int, rows: Tensor, *, with_kv: bool) -> tuple[Tensor, KV]:
-    """Run a block on rows [variant batch pos d_model], a few variants at a time; no keys and values
-    unless asked for.
-    """
-    done, written = [], []
-    for chunk in _chunks(rows):
-        resid, kv = recording.block_kv(layer, _flat(chunk))
-        done.append(resid)
-        written += [kv] if with_kv else []
-    nothing = rows.new_empty(0, 0, 0, 0)
-    keys, values = (
-        (torch.cat(parts) for parts in zip(*written, strict=True))
-        if written
-        else (nothing, nothing)
-    )
-    return _unflat(torch.cat(done), len(rows)), (keys, values)
-
-
-def _tail(recording: Recording, layer: int, rows: Tensor, *, start: int, prefix: KV) -> Tensor:
-    """Run a block on rows [variant batch pos-start d_model], each over its own prefix."""
-    sizes = [chunk.shape[0] * chunk.shape[1] for chunk in _chunks(rows)]
-    prefixes = zip(*(_split(tensor, sizes) for tensor in prefix), strict=True)
-    chunks = zip(_chunks(rows), prefixes, strict=True)
-    done = [recording.tail(layer, _flat(chunk), start=start, prefix=kv) for chunk, kv in chunks]
-    return _unflat(torch.cat(done), len(rows))
-
-
-def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
-    at_once = tokens_at_once(rows.device, _NUMBERS_HELD * rows.shape[-1] * rows.element_size())
-    return _split(rows, max(1, at_once // rows[0, ..., 0].numel()))
-
-
-def tokens_at_once(device: torch.device, bytes_held: int) -> int:
-    """Return how many tokens a block runs at once, holding `bytes_held` for each while it does.
-
-    On a CPU as many as keep its caches warm; on a GPU what a quarter of the free memory holds, as a
-    power of two, so that it seldom depends on what else is there.
-    """
-    if device.type != "cuda":
-        return _CHUNK_TOKENS
-    free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(_CHUNK_TOKENS, 1 << int(math.log2(max(free / 4 / bytes_held, 1))))
-
-
-def _split(tensor: Tensor, size: int | list[int]) -> tuple[Tensor, ...]:
-    pieces: tuple[Tensor, ...] = torch.split(tensor, size)
-    return pieces
-
-
-def _flat(rows: Tensor) -> Tensor:
-    flat: Tensor = rearrange(rows, "variant batch pos d_model -> (variant batch) pos d_model")
-    return flat
-
-
-def _unflat(rows: Tensor, variants: int) -> Tensor:
-    variant_rows: Tensor = rearrange(
-        rows, "(variant batch) pos d_model -> variant batch pos d_model", variant=variants
-    )
-    return variant_rows
+def _run(
+    recording: Recording, layer: int, rows: Tensor, *, with_kv: bool
+) -> tuple[Tensor, KV | None]:
+    """Run a block on rows [variant batch pos d_model]; return the keys and values if asked for."""
+    if with_kv:
+        return recording.run_kv(layer, rows)
+    return recording.run(layer, rows), None

@@ -1,4 +1,4 @@
-"""Prompts beside their corrupted twins, and what is measured on both."""
+"""Prompts with their corrupted twins, and what is measured on both."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,15 +16,19 @@ from interp.sweeps.answers import Answered, answered, require_answers
 from interp.tasks.batch import TokenBatch
 
 Direction = Literal["denoise", "noise"]
+WORDS: dict[Direction, str] = {
+    "denoise": "clean into corrupted",
+    "noise": "corrupted into clean",
+}
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Prompts with answers of one length: the run that is patched (`base`), and the one that
-    patches come from (`source`).
+class Twins:
+    """Prompts with answers of one length, and their corrupted twins.
 
-    To denoise, the base is the corrupted run and the source the clean one; to noise, the other way
-    round. `reference` holds the clean run's logits where the answer is predicted.
+    `base` is the run that is patched, `source` the one that patches come from. To denoise, the base
+    is the corrupted run and the source the clean one; to noise, the other way round. `reference`
+    holds the clean run's logits where the answer is predicted.
     """
 
     clean: Answered
@@ -45,9 +49,7 @@ class Pair:
         return self.clean.tokens if self.direction == "denoise" else self.corrupted
 
     def value(self, logits: Predictions) -> Values:
-        """Return the metric of logits at the positions that predict the answer, for any number of
-        variants.
-        """
+        """Return the metric of logits at the positions that predict the answer."""
         match self.metric:
             case "logit_diff":
                 return logit_diff(logits, self.clean.answer[:, 0], self._wrong)
@@ -66,8 +68,8 @@ class Pair:
             raise TaskError("metric logit_diff compares with a wrong answer; none was given")
         return self.wrong
 
-    def only(self, rows: Int[Tensor, " kept"]) -> "Pair":
-        """Return some of the pairs, beside which no clean pass has been run yet."""
+    def only(self, rows: Int[Tensor, " kept"]) -> "Twins":
+        """Return some of the prompts, with a recording of their own."""
         clean, reference = self.clean.only(rows), self.reference
         wrong = None if self.wrong is None else self.wrong[rows]
         kept = None if reference is None else reference[rows]
@@ -75,15 +77,15 @@ class Pair:
             self, clean=clean, corrupted=self.corrupted[rows], wrong=wrong, reference=kept
         )
 
-    def compared_with(self, logits: Float[Tensor, "batch pos d_vocab"]) -> "Pair":
-        """Return the pair with the clean run's logits [batch pos d_vocab] as its reference."""
+    def with_reference(self, logits: Float[Tensor, "batch pos d_vocab"]) -> "Twins":
+        """Return the same with the clean run's logits as its reference."""
         return replace(self, reference=logits[:, self.clean.predicting].detach())
 
 
-def pairs(
+def twins_of(
     recording: Recording, shard: TokenBatch, *, metric: Metric, direction: Direction
-) -> Iterator[Pair]:
-    """Yield the prompts of a shard beside their twins, one length of answer at a time."""
+) -> Iterator[Twins]:
+    """Yield the prompts of a shard with their twins, one length of answer at a time."""
     if shard.corrupted is None:
         raise TaskError(
             shard.why.get("corrupted")
@@ -92,7 +94,7 @@ def pairs(
     for group in answered(recording, shard):
         twin = torch.cat([shard.corrupted[group.rows], group.answer[:, :-1]], dim=1)
         wrong = None if shard.wrong is None else shard.wrong[group.rows]
-        yield Pair(group, twin, wrong, metric, direction)
+        yield Twins(group, twin, wrong, metric, direction)
 
 
 def check_gradient(metric: Metric, direction: Direction) -> None:
@@ -103,8 +105,8 @@ def check_gradient(metric: Metric, direction: Direction) -> None:
         )
 
 
-def check_pairs(model: Model, shard: TokenBatch, *, metric: Metric) -> None:
-    """Raise TaskError, naming a prompt, for pairs that cannot be compared: before any pass."""
+def check_twins(model: Model, shard: TokenBatch, *, metric: Metric) -> None:
+    """Raise TaskError, naming a prompt, where prompt and twin cannot be compared."""
     answers = require_answers(shard)
     twins = (
         shard.corrupted

@@ -10,9 +10,10 @@ from typing import Any
 
 from interp.errors import TaskError, unknown
 from interp.files.paths import data_folder, shipped_tasks
-from interp.tasks.prompts import SHARD, Prompt, Task
+from interp.tasks.prompts import Prompt
 from interp.tasks.records import read_prompts, rows_of_file
 from interp.tasks.spacing import Space, space_between
+from interp.tasks.task import SHARD, Task
 
 __all__ = ["SHARD", "Prompt", "Task", "describe_tasks", "example_of", "load_task"]
 
@@ -26,11 +27,10 @@ def load_task(
     chat: bool = False,
     space: Space = "auto",
 ) -> Task:
-    """Return a built-in task by name, or one from a file of JSON lines; with `n`, that many prompts
-    at random.
+    """Return a built-in task by name, or one from a file of JSON lines.
 
-    `column_map` maps fields of a prompt to the keys of a file's lines; `chat` and `space` as in
-    `Task.from_hf`.
+    With `n`, that many prompts are drawn at random. `column_map` maps fields of a prompt to the
+    keys of a file's lines; `chat` and `space` as in `Task.from_hf`.
     """
     shipped, name = shipped_tasks(), str(name)
     if name in shipped:
@@ -53,9 +53,7 @@ def _shipped(name: str) -> Task:
 
 
 def example_of(name: str) -> str:
-    """Return how a built-in task's first answer follows its prompt, a space between them shown as
-    ␣.
-    """
+    """Return how a built-in task's first answer follows its prompt, with ␣ for a space."""
     (prompt,), _ = read_prompts(islice(rows_of_file(shipped_tasks()[name]), 1))
     if prompt.answer is None:
         return ""
@@ -64,9 +62,7 @@ def example_of(name: str) -> str:
 
 
 def describe_tasks() -> dict[str, dict[str, Any]]:
-    """Map every built-in task to what it is about, what it needs of a tokenizer, its source and
-    licence.
-    """
+    """Map every built-in task to its subject, its needs of a tokenizer, its source and licence."""
     index: dict[str, dict[str, Any]] = json.loads(
         (data_folder() / "tasks" / "index.json").read_text(encoding="utf-8")
     )

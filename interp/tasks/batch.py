@@ -48,9 +48,7 @@ class TokenBatch:
 
     @property
     def answer_positions(self) -> Int[Tensor, "batch answer_pos"] | None:
-        """Return which positions predict the answer's tokens, if those follow the prompt in this
-        batch.
-        """
+        """Return the positions that predict the answer's tokens, if those follow the prompt."""
         if self.answer_tokens is None:
             return None
         return self.last[:, None] + torch.arange(
@@ -93,8 +91,7 @@ def without(name: str, prompts: Sequence[Prompt]) -> str:
 
 
 def as_prompts(given: Any) -> tuple[Prompt, ...]:
-    """Return a text, a prompt, token ids (arrays, or lists of lists), or a list of these as
-    prompts.
+    """Return texts, prompts or token ids (arrays, or lists of lists), one or many, as prompts.
 
     Raises TaskError for anything else, a single list of numbers too: it may be one prompt, or one
     token of several.
@@ -131,8 +128,7 @@ def tokenize(
     corrupted: bool = False,
     limits: Limits = NO_LIMITS,
 ) -> TokenBatch:
-    """Return prompts as a batch, with the special tokens that the tokenizer puts in front; none
-    stands behind.
+    """Return prompts as a batch, with the tokenizer's special tokens in front and none behind.
 
     With `answers`, each answer follows its prompt (tokenized together); with `corrupted`, the
     corrupted twins are tokenized, which must have as many tokens as their prompts. Raises
@@ -183,9 +179,7 @@ def _usable(encoder: Encoder, prompts: Sequence[Prompt]) -> list[Encoded]:
 
 
 def _twin(encoded: Encoded) -> Prompt:
-    """Return a prompt with its corrupted twin as its text; raise TaskError where it has none that
-    can be used.
-    """
+    """Return a prompt's corrupted twin as a prompt; raise TaskError if it cannot be used."""
     prompt = encoded.prompt
     if prompt.corrupted is None:
         raise TaskError(f"prompt {prompt.id!r} has no corrupted twin")
@@ -204,9 +198,7 @@ def _why(encoded: Sequence[Encoded]) -> dict[str, str]:
 
 
 def padding(tokenizer: Any, n_ids: int | None) -> int:
-    """Return an id to fill rows up with: the tokenizer's padding or end token, if the model has it;
-    else 0.
-    """
+    """Return an id to pad with: the tokenizer's padding or end token, if the model has it, or 0."""
     known = [getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id")]
     there = [i for i in known if i is not None and i >= 0 and (n_ids is None or i < n_ids)]
     return int(there[0]) if there else 0

@@ -9,28 +9,28 @@ from jinja2 import TemplateError
 from interp.errors import TaskError
 from interp.tasks.encoding import Encoder
 from interp.tasks.given import Ids
-from interp.tasks.prompts import Prompt, Task
+from interp.tasks.prompts import Prompt
+from interp.tasks.task import Task
 
 Message = dict[str, Any]
 _FOLLOWING = ("answer", "wrong", "bridge")
 
 
 def in_template(tokenizer: Any, task: Task) -> Task:
-    """Return a chat task as the tokens that end where the model is to answer; raise TaskError
-    without a template.
+    """Return a chat task as the tokens that end where the model is to answer.
 
-    An answer's tokens are those that the template gives when the assistant says it, without what
-    ends its turn.
+    Raises TaskError where the tokenizer has no template. An answer's tokens are those that the
+    template gives when the assistant says it, without what ends its turn.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise TaskError(f"task {task.name!r} is a chat; this tokenizer has no chat template")
     template = _Template(tokenizer, task.name)
     related = {
-        key: {what: template.said(prompt) for what, prompt in others.items()}
+        key: {what: template.filled(prompt) for what, prompt in others.items()}
         for key, others in task.related.items()
     }
     return replace(
-        task, prompts=tuple(map(template.said, task.prompts)), related=related, chat=False
+        task, prompts=tuple(map(template.filled, task.prompts)), related=related, chat=False
     )
 
 
@@ -38,10 +38,8 @@ class _Template:
     def __init__(self, tokenizer: Any, task: str) -> None:
         self.tokenizer, self.task, self.encoder = tokenizer, task, Encoder(tokenizer)
 
-    def said(self, prompt: Prompt) -> Prompt:
-        """Return a prompt as what the template makes of it, and its answers as what the assistant
-        says.
-        """
+    def filled(self, prompt: Prompt) -> Prompt:
+        """Return a prompt as the template makes it, with its answers as the assistant's words."""
         if prompt.tokens is not None:
             raise TaskError(
                 f"prompt {prompt.id!r} is token ids; the task is a chat, in which a user says texts"
@@ -62,7 +60,7 @@ class _Template:
         )
 
     def _shown(self, rendered: str) -> str:
-        """Return a rendered text without the BOS that the tokenizer itself puts in front of texts."""
+        """Return a rendered text without the BOS that the tokenizer puts in front of texts."""
         return (
             rendered.removeprefix(self.encoder.decode(self.encoder.front))
             if self.encoder.front
@@ -70,7 +68,7 @@ class _Template:
         )
 
     def _rendered(self, prompt: Prompt, text: str) -> tuple[str, Ids]:
-        """Return a conversation that ends where the assistant is to answer, as text and as tokens."""
+        """Return a conversation up to where the assistant answers, as text and as tokens."""
         rendered = self._apply(prompt, [_message("user", text)], add_generation_prompt=True)
         if text.strip() not in rendered[0]:
             parts = {"role": "user", "content": [{"type": "text", "text": text}]}
@@ -83,9 +81,7 @@ class _Template:
         return rendered
 
     def _answer(self, prompt: Prompt, rendered: str, tokens: Ids, answer: str) -> Ids:
-        """Return the tokens of what the assistant says; none where they cannot be told from what is
-        around them.
-        """
+        """Return the tokens of the assistant's answer; none if they merge with those around it."""
         messages = [_message("user", prompt.text), _message("assistant", answer)]
         if (
             prompt.text.strip()

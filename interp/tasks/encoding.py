@@ -1,6 +1,4 @@
-"""From prompts to token ids, one by one: what is fed, what can be asked of it, and why something
-cannot.
-"""
+"""From prompts to token ids: what a model is fed, what can be asked of it, and why not the rest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,18 +53,14 @@ class Encoded:
 
     @property
     def facts(self) -> tuple[int, ...]:
-        """Return what prompts of one shard have in common: their number of tokens, and what can be
-        asked of them.
-        """
+        """Return what prompts of one shard share: their length, and what can be asked of them."""
         there = (self.answer, self.wrong, self.subject, self.bridge, self.corrupted)
         return (len(self.tokens), *(int(value is not None) for value in there))
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Turns texts into the ids that a model is fed: the tokenizer's special tokens in front, and
-    none behind.
-    """
+    """Turns texts into ids, with the tokenizer's special tokens in front and none behind."""
 
     tokenizer: Any
     limits: Limits = NO_LIMITS
@@ -113,9 +107,7 @@ class Encoder:
         return not all(piece in itself for piece in pieces)
 
     def offsets(self, text: str, own: Sequence[int]) -> Offsets:
-        """Return where in a text each of its own tokens stands, of tokenizers that do not tell by
-        decoding them.
-        """
+        """Return where each token stands in a text; by decoding, if the tokenizer does not tell."""
         if getattr(self.tokenizer, "is_fast", False):
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             if list(encoded["input_ids"]) == list(own):
@@ -123,8 +115,9 @@ class Encoder:
         return self._decoded_offsets(text, own)
 
     def _decoded_offsets(self, text: str, own: Sequence[int]) -> Offsets:
-        """Return where tokens stand by decoding more and more of them; those that make up one
-        character share its place.
+        """Return where tokens stand, by decoding longer and longer prefixes.
+
+        Tokens that make up one character share its place.
         """
         whole = self.decode(own)
         lengths = [len(self.decode(own[:i]).rstrip("\ufffd")) for i in range(len(own))] + [
@@ -253,9 +246,7 @@ class Encoder:
         return tokens, ""
 
     def options(self, prompt: Prompt, options: Sequence[str]) -> list[Ids]:
-        """Return the tokens of options behind a prompt; raise TaskError, naming it, for one that
-        cannot follow.
-        """
+        """Return the tokens of options behind a prompt; TaskError names one that cannot follow."""
         bare: dict[str, Any] = dict.fromkeys(
             ("answer_index", "wrong", "bridge", "subject", "corrupted")
         ) | {"choices": ()}
@@ -297,9 +288,7 @@ class Encoder:
     def _subject(
         self, prompt: Prompt, own: list[int] | None, tokens: Ids
     ) -> tuple[tuple[int, int] | None, str]:
-        """Return the first and last position of the subject, found by character offsets, or why
-        there is none.
-        """
+        """Return the subject's first and last position, by offsets, or why there is none."""
         subject = str(prompt.subject)
         if (ids := prompt.spelling.get(subject)) is not None:
             starts = [i for i in range(len(tokens)) if tokens[i : i + len(ids)] == ids]
@@ -329,9 +318,7 @@ class Encoder:
         return begin if begin > 0 and list(tokens[begin:]) == own else 0
 
     def unknown_in(self, encoded: Sequence[Encoded]) -> str:
-        """Return which prompts have words that the tokenizer does not know, and the first of these
-        words.
-        """
+        """Return which prompts have words unknown to the tokenizer, and the first such words."""
         bad = [each.prompt for each in encoded if each.misfit == UNKNOWN]
         words = [
             word
@@ -355,9 +342,7 @@ def named(ids: Sequence[str]) -> str:
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that a tokenizer puts in front of, and behind, every text, as it
-    does so now.
-    """
+    """Return the special tokens that a tokenizer, as set now, puts in front of and behind texts."""
     front: list[int] = []
     for probe in _PROBES:
         with_them, own = (
@@ -377,7 +362,5 @@ def put_in_front(tokenizer: Any) -> list[str]:
 
 
 def token_rows(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return every text's tokens, with the special tokens that the tokenizer puts in front and none
-    behind.
-    """
+    """Return every text's tokens, with the tokenizer's special tokens in front and none behind."""
     return Encoder(tokenizer).rows(texts)

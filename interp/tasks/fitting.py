@@ -7,7 +7,8 @@ from typing import Any
 from interp.errors import TaskError
 from interp.tasks.chat import in_template
 from interp.tasks.encoding import NO_LIMITS, UNKNOWN, Encoded, Encoder, Limits
-from interp.tasks.prompts import Need, Prompt, Task
+from interp.tasks.prompts import Prompt
+from interp.tasks.task import Need, Task
 
 SEVERAL = "whose answers are not single tokens"
 UNALIGNED = "whose corrupted twin has another number of tokens"
@@ -26,12 +27,11 @@ class Fitted:
 
 
 def fit(tokenizer: Any, task: Task, *, limits: Limits = NO_LIMITS) -> Fitted:
-    """Return the prompts that a model can be fed and that meet the task's needs; raise TaskError if
-    there are none.
+    """Return the prompts that a model can be fed and that meet the task's needs.
 
-    Left out, and counted by reason, is what no analysis can use: unknown words, no tokens, more
-    tokens than the model reads, ids that it does not have. What a user says is put into the
-    tokenizer's chat template first.
+    Raises TaskError if there are none. Left out, and counted by reason, is what no analysis can
+    use: unknown words, no tokens, more tokens than the model reads, ids that it does not have. What
+    a user says is put into the tokenizer's chat template first.
     """
     if task.chat:
         task = in_template(tokenizer, task)
@@ -51,17 +51,15 @@ def fit(tokenizer: Any, task: Task, *, limits: Limits = NO_LIMITS) -> Fitted:
 def misfits(
     tokenizer: Any, prompts: Sequence[Prompt], needs: Sequence[Need], *, limits: Limits = NO_LIMITS
 ) -> list[str]:
-    """Return for every prompt why it cannot be used, or does not meet needs; nothing for one that
-    does.
-    """
+    """Return for every prompt why it cannot be used or does not meet needs; "" if it does."""
     encoder = Encoder(tokenizer, limits)
     twins = [
         replace(p, text=p.corrupted, corrupted=None)
         for p in prompts
         if p.corrupted and encoder.is_text(p)
     ]
-    beside = {each.prompt.id: each for each in encoder.encode(twins)} if needs else {}
-    return [_misfit(each, beside.get(each.prompt.id), needs) for each in encoder.encode(prompts)]
+    twin_of = {each.prompt.id: each for each in encoder.encode(twins)} if needs else {}
+    return [_misfit(each, twin_of.get(each.prompt.id), needs) for each in encoder.encode(prompts)]
 
 
 def _misfit(encoded: Encoded, twin: Encoded | None, needs: Sequence[Need]) -> str:

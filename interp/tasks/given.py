@@ -1,4 +1,4 @@
-"""What users give, by its type: texts, token ids, or nothing; anything else is refused in one line."""
+"""What users give: texts, token ids or nothing; anything else is refused in one line."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +12,7 @@ Ids = tuple[int, ...]
 
 
 def is_missing(value: object) -> bool:
-    """Tell whether a table's cell is empty: None, a blank text, pandas's NA and NaT, a number that
-    is not one.
-    """
+    """Tell whether a table's cell is empty: None, a blank text, NaN, pandas's NA and NaT."""
     if isinstance(value, str):
         return not value.strip()
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
@@ -74,9 +72,7 @@ def is_ids(given: Any) -> bool:
 
 
 def read_ids(given: Any, where: str) -> Ids:
-    """Return one id, or a list, array or tensor of ids, as a tuple; raise TaskError for anything
-    else.
-    """
+    """Return one id, or a list, array or tensor of ids, as a tuple; TaskError for the rest."""
     if not is_ids(given):
         raise TaskError(f"{where}: {told(given)} given; token ids, whole numbers, are needed")
     value = plain(given)
@@ -87,18 +83,14 @@ def read_ids(given: Any, where: str) -> Ids:
 
 
 def spelled(ids: Ids, names: Sequence[str] = ()) -> str:
-    """Return ids as text: their names, or numbers where there are none; raise TaskError for an id
-    beyond the names.
-    """
+    """Return ids as text: their names, or numbers if there are none; TaskError beyond the names."""
     if names and max(ids) >= len(names):
         raise TaskError(f"token {max(ids)} given; there are {len(names)} names, from 0 on")
     return " ".join(names[i] if names else str(i) for i in ids)
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Return names in which those that several ids share, or that are blank, have the id behind
-    them.
-    """
+    """Return names, with the id behind those that are blank or that several ids share."""
     count = Counter(names)
     return tuple(
         name if count[name] == 1 and name.strip() else f"{name}({i})"

@@ -1,6 +1,4 @@
-"""From rows of a file, a table or a data set to prompts; a row that cannot be one is named by its
-number.
-"""
+"""From rows of a file, a table or a data set to prompts; errors name the row by its number."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,14 +11,16 @@ from interp.tasks.given import (
     distinct,
     is_id,
     is_missing,
+    list_of,
     list_of_texts,
     plain,
     read_ids,
     spelled,
     told,
 )
-from interp.tasks.prompts import NAMES, Prompt
+from interp.tasks.prompts import Prompt
 
+NAMES = ".names.json"
 LONGEST_LINE = 1_000_000
 RELATED, LABELS = "related", "labels"
 _FIELDS = {f.name for f in fields(Prompt)}
@@ -29,6 +29,40 @@ _SPELLED = ("answer", "wrong", "corrupted", "bridge", "subject")  # token ids wh
 
 Row = tuple[str, Any]  # where it stands, and what it holds
 Related = dict[str, dict[str, Prompt]]
+
+
+def read_file(
+    path: Path, column_map: Mapping[str, str] | None = None
+) -> tuple[tuple[Prompt, ...], Related, tuple[str, ...]]:
+    """Return the prompts of a file of JSON lines, those related to each, and the names of ids."""
+    names = _names_beside(path)
+    return *read_prompts(rows_of_file(path), column_map, names=names), names
+
+
+def read_rows(
+    rows: Iterable[Any], column_map: Mapping[str, str] | None = None
+) -> tuple[tuple[Prompt, ...], Related]:
+    """Return the prompts of numbered rows, and the prompts related to each by its id."""
+    return read_prompts(((f"row {i}", row) for i, row in enumerate(rows, 1)), column_map)
+
+
+def read_ids_rows(
+    rows: Any, columns: Mapping[str, Any], *, names: Sequence[str] = ()
+) -> tuple[Prompt, ...]:
+    """Return prompts that are token ids; `columns` hold an item, of ids or None, for each."""
+    ids = list_of(rows, "rows of token ids")
+    if any(map(is_id, ids)):
+        raise TaskError("one row of token ids given; a list of rows is needed")
+    given = {key: list_of(value, key) for key, value in columns.items()}
+    for key, values in given.items():
+        if len(values) != len(ids):
+            raise TaskError(f"{len(values)} {key} given for {len(ids)} prompts; one each is needed")
+    records = [
+        {"id": str(i), "tokens": row} | {key: values[i] for key, values in given.items()}
+        for i, row in enumerate(ids)
+    ]
+    numbered = ((f"row {i}", record) for i, record in enumerate(records, 1))
+    return read_prompts(numbered, names=names)[0]
 
 
 def rows_of_file(path: Path) -> Iterator[Row]:
@@ -49,10 +83,8 @@ def rows_of_file(path: Path) -> Iterator[Row]:
                 yield where, _object(raw, where)
 
 
-def names_beside(path: Path) -> tuple[str, ...]:
-    """Return what token ids stand for, from NAME.names.json beside a file; nothing if there is
-    none.
-    """
+def _names_beside(path: Path) -> tuple[str, ...]:
+    """Return what token ids stand for, from NAME.names.json beside a file, if there is one."""
     beside = path.with_suffix(NAMES)
     if not beside.is_file():
         return ()
@@ -63,9 +95,7 @@ def names_beside(path: Path) -> tuple[str, ...]:
 
 
 def rows_of(dataset: Any, split: str | None) -> Iterable[Any]:
-    """Return the rows of a data set, a list, a generator or a pandas frame; of several splits,
-    those of the one named.
-    """
+    """Return the rows of a data set (of one split), a list, a generator or a pandas frame."""
     if hasattr(dataset, "to_dict") and hasattr(dataset, "columns"):
         return rows_of_frame(dataset)[0]
     if isinstance(dataset, Mapping):
@@ -81,9 +111,7 @@ def rows_of(dataset: Any, split: str | None) -> Iterable[Any]:
 
 
 def _rows_of_mapping(given: Mapping[Any, Any], split: str | None) -> Iterable[Any]:
-    """Return the rows of one of several splits, or of columns; raise TaskError, naming the splits,
-    if none is chosen.
-    """
+    """Return the rows of one of several splits, or of columns; TaskError if no split is chosen."""
     columns = {str(key): plain(value) for key, value in given.items()}
     are_columns = not hasattr(type(given), "column_names") and all(
         isinstance(column, list | tuple)
@@ -109,17 +137,15 @@ def _rows_of_mapping(given: Mapping[Any, Any], split: str | None) -> Iterable[An
 
 
 def rows_of_frame(frame: Any) -> tuple[list[dict[str, Any]], bool]:
-    """Return a pandas frame's rows, columns `tag_…` together under `tags`, and whether there are
-    such columns.
-    """
+    """Return a frame's rows, columns `tag_…` together under `tags`, and whether it has any."""
     if not (hasattr(frame, "to_dict") and hasattr(frame, "columns")):
         raise TaskError(f"{told(frame)} given; a pandas frame is needed")
     rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
     tags = [str(column) for column in frame.columns if str(column).startswith("tag_")]
     for row in rows:
-        found = {key.removeprefix("tag_"): row.pop(key) for key in tags}
-        if found := {key: value for key, value in found.items() if isinstance(value, str)}:
-            row["tags"] = found
+        cells = {key.removeprefix("tag_"): row.pop(key) for key in tags}
+        if given := {key: value for key, value in cells.items() if isinstance(value, str)}:
+            row["tags"] = given
     return rows, bool(tags)
 
 
@@ -205,8 +231,8 @@ def _prompt(record: Mapping[str, Any], where: str, *, number: str, names: Sequen
     try:
         return Prompt(**record)
     except TaskError as error:
-        said = str(error).removeprefix(f"prompt {record['id']!r}: ")
-        raise TaskError(f"{where}: {said}") from None
+        reason = str(error).removeprefix(f"prompt {record['id']!r}: ")
+        raise TaskError(f"{where}: {reason}") from None
 
 
 def _id(value: Any) -> str:
@@ -221,7 +247,7 @@ def _whole(value: Any, where: str) -> int:
 
 
 def _of_ids(record: Mapping[str, Any], where: str, names: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a prompt that is token ids: ids as text, and how each text is spelled."""
+    """Return the fields of a prompt of token ids: ids as text, and the ids of each text."""
     tokens = read_ids(record["tokens"], f"{where}: 'tokens'")
     spelling = {
         text: read_ids(ids, f"{where}: 'spelling'")
@@ -288,9 +314,7 @@ def _labels(given: Any, where: str) -> tuple[str, ...]:
 
 
 def _chosen(record: Mapping[str, Any], labels: Sequence[str], where: str) -> dict[str, Any]:
-    """Return the answer that a row names, and its index among the choices where two of them read
-    the same.
-    """
+    """Return the answer that a row names, and its index if several choices read the same."""
     options: tuple[str, ...] = record["choices"]
     if labels and len({*labels}) != len(options):
         raise TaskError(
@@ -323,16 +347,14 @@ def _named_option(key: Any, options: Sequence[str], labels: Sequence[str], where
             f"{where}: the answer {key!r} may be {' or '.join(meant)}; labels beside the choices,"
             " or answer_index, decide"
         )
-    there_is = f"labels {', '.join(labels)}; " if labels else ""
-    from_0 = "; numbers count from 0" if str(key) == str(len(options)) else ""
-    said = f"the answer {key!r} is not among the {there_is}choices {', '.join(map(repr, options))}"
-    raise TaskError(f"{where}: {said}{from_0}")
+    among = f"labels {', '.join(labels)}; " if labels else ""
+    choices = ", ".join(map(repr, options))
+    hint = "; numbers count from 0" if str(key) == str(len(options)) else ""
+    raise TaskError(f"{where}: the answer {key!r} is not among the {among}choices {choices}{hint}")
 
 
 def _by_place(key: str, n_options: int, labels: Sequence[str]) -> dict[str, int]:
-    """Return which option a letter or a number (from 0) names; labels of that kind would have named
-    it.
-    """
+    """Return which option a letter or a number (from 0) names, unless labels are of that kind."""
     numbers = {} if any(map(str.isdigit, labels)) else {str(i): i for i in range(n_options)}
     letters = {chr(ord(first) + i): i for first in "Aa" for i in range(min(n_options, 26))}
     if any(label.upper() in letters for label in labels):

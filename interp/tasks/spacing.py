@@ -1,6 +1,4 @@
-"""Whether a space stands between a text and the answer behind it: by script, and by what the text
-ends in.
-"""
+"""Whether a space stands between a text and its answer: by script, and by how the text ends."""
 
 import re
 import unicodedata
@@ -71,9 +69,7 @@ def space_between(text: str, answer: str, space: Space = "auto") -> str:
 
 
 def _goes_on(text: str, answer: str) -> bool:
-    """Tell whether the answer is the rest of a number, closes what was opened, or is the end of a
-    word.
-    """
+    """Tell whether the answer ends a number or a word, or closes what was opened."""
     if answer[0].isdigit() and re.search(r"\d[.,]?$", text):
         return True
     if answer[0] == '"':

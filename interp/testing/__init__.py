@@ -1,8 +1,10 @@
-"""The contract of a model, as a test suite: what can be read and written, checked against stock
-Hugging Face passes.
+"""The contracts of models and of analyses, as tests to run on your own.
 
-interp.testing.check_model(model)              raises AssertionError, naming every check that failed
-interp.testing.examine(model).to_frame()       one row a check: ok, refused (with the reason) or failed
+interp.testing.check_model(model)                     raises AssertionError, naming every failed check
+interp.testing.examine(model).to_frame()              one row a check: ok, refused (and why) or failed
+interp.testing.check_analysis(analysis, model, task)  raises, naming every promise that is broken
+
+A model's sites are compared with stock Hugging Face passes.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,16 +17,24 @@ import torch
 from interp.errors import InterpError, SiteError
 from interp.models import Model
 from interp.sites import KINDS, Site, SiteKind
+from interp.testing.contract import broken_promises, check_analysis
 from interp.testing.passes import PASS_CHECKS
 from interp.testing.places import READ, WRITE
 from interp.testing.probe import Probe
 
-__all__ = ["Examination", "Finding", "check_model", "examine"]
+__all__ = [
+    "Check",
+    "Examination",
+    "broken_promises",
+    "check_analysis",
+    "check_model",
+    "examine",
+]
 Status = Literal["ok", "refused", "failed"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One check of one model: a pass ("replay"), or a kind of site that is read or written."""
 
     check: str
@@ -35,28 +45,28 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """All findings about one model."""
+    """All checks of one model."""
 
     model: str
-    findings: tuple[Finding, ...]
+    checks: tuple[Check, ...]
 
     @property
-    def failed(self) -> tuple[Finding, ...]:
-        """Return the checks that failed: there something is not what its name says."""
-        return tuple(finding for finding in self.findings if finding.status == "failed")
+    def failed(self) -> tuple[Check, ...]:
+        """Return the checks that failed: something there is not what its name says."""
+        return tuple(check for check in self.checks if check.status == "failed")
 
     @property
-    def refused(self) -> tuple[Finding, ...]:
+    def refused(self) -> tuple[Check, ...]:
         """Return what this model does not have, or does not let be read or written."""
-        return tuple(finding for finding in self.findings if finding.status == "refused")
+        return tuple(check for check in self.checks if check.status == "refused")
 
-    def status(self, check: str, aspect: str) -> Finding:
-        """Return the finding of one check."""
-        return next(f for f in self.findings if (f.check, f.aspect) == (check, aspect))
+    def status(self, check: str, aspect: str) -> Check:
+        """Return the check of that name and aspect."""
+        return next(c for c in self.checks if (c.check, c.aspect) == (check, aspect))
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a check."""
-        return pd.DataFrame([vars(finding) for finding in self.findings])
+        return pd.DataFrame([vars(check) for check in self.checks])
 
 
 def examine(
@@ -66,38 +76,35 @@ def examine(
     n_pos: int = 10,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Examination:
-    """Return what every check finds out about a model, on two rows of `n_pos` random tokens drawn
-    with `seed`.
-    """
-    probe, findings = Probe(model, seed=seed, n_pos=n_pos), []
+    """Return all checks of a model, on two rows of `n_pos` random tokens drawn with `seed`."""
+    probe = Probe(model, seed=seed, n_pos=n_pos)
     with model.running, torch.no_grad():
-        for finding in _findings(probe, progress):
-            findings.append(finding)
-    return Examination(model.name, tuple(findings))
+        return Examination(model.name, tuple(_checks(probe, progress)))
 
 
 def check_model(model: Model, *, seed: int = 0) -> None:
-    """Raise AssertionError, naming every check that failed; what a model refuses with a reason is
-    no failure.
+    """Raise AssertionError, naming every check that failed.
+
+    What a model refuses with a reason is no failure.
     """
     failed = examine(model, seed=seed).failed
     if failed:
-        lines = [f"{finding.check} ({finding.aspect}): {finding.why}" for finding in failed]
+        lines = [f"{check.check} ({check.aspect}): {check.why}" for check in failed]
         raise AssertionError(f"{model.name} breaks {len(failed)} checks:\n" + "\n".join(lines))
 
 
-def _findings(probe: Probe, progress: Callable[[str], None]) -> Iterator[Finding]:
+def _checks(probe: Probe, progress: Callable[[str], None]) -> Iterator[Check]:
     for name, check in PASS_CHECKS.items():
         progress(name)
-        yield Finding(name, "pass", *_outcome(check, probe))
+        yield Check(name, "pass", *_outcome(check, probe))
     for kind in KINDS:
         progress(kind)
         layers, why = _readable_layers(probe, kind)
-        yield Finding(
+        yield Check(
             kind, "read", *(("refused", why) if why else _over_layers(READ[kind], probe, layers))
         )
         why = why or _why_not_written(probe, kind, layers)
-        yield Finding(
+        yield Check(
             kind, "write", *(("refused", why) if why else _over_layers(WRITE[kind], probe, layers))
         )
 
@@ -123,9 +130,7 @@ def _over_layers(
 
 
 def _readable_layers(probe: Probe, kind: SiteKind) -> tuple[list[int], str]:
-    """Return those of the probe's layers where a kind of site can be read, and why in none, if in
-    none.
-    """
+    """Return the probe's layers where a kind of site can be read; if there are none, why."""
     layers, why = [], ""
     for layer in probe.layers:
         try:

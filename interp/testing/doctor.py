@@ -229,17 +229,17 @@ def _contract(model: Model, progress: Callable[[str], None]) -> Iterator[Sign]:
         if model.dtype == torch.float32
         else f"in {own}, up to what its rounding explains"
     )
-    for finding in examination.failed:
-        yield Sign(f"{finding.check} ({finding.aspect})", "failed", finding.why)
-    n_ok = sum(finding.status == "ok" for finding in examination.findings)
+    for check in examination.failed:
+        yield Sign(f"{check.check} ({check.aspect})", "failed", check.why)
+    n_ok = sum(check.status == "ok" for check in examination.checks)
     yield Sign(
         "contract",
         "note" if examination.failed else "ok",
         f"{n_ok} checks against stock passes hold, {how}",
     )
     by_cause: dict[str, list[str]] = {}
-    for finding in examination.refused:
-        by_cause.setdefault(finding.why.partition(": ")[2] or finding.why, []).append(finding.check)
+    for check in examination.refused:
+        by_cause.setdefault(check.why.partition(": ")[2] or check.why, []).append(check.check)
     for why, what in by_cause.items():
         yield Sign("refused", "note", f"{', '.join(dict.fromkeys(what))}: {why}")
 

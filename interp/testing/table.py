@@ -9,11 +9,9 @@ MARKS = {("ok", "ok"): "rw", ("ok", "refused"): "r", ("refused", "refused"): "â€
 
 
 def row(family: str, examination: Examination) -> str:
-    """Return one line of a Markdown table: passes that are equal, then what of each kind of site is
-    possible.
-    """
-    passes = [finding for finding in examination.findings if finding.aspect == "pass"]
-    n_equal = sum(finding.status == "ok" for finding in passes)
+    """Return one line of a Markdown table: equal passes, then what each kind of site allows."""
+    passes = [check for check in examination.checks if check.aspect == "pass"]
+    n_equal = sum(check.status == "ok" for check in passes)
     marks = [
         MARKS.get(
             (examination.status(kind, "read").status, examination.status(kind, "write").status),
@@ -35,11 +33,9 @@ def causes(examinations: Mapping[str, Examination]) -> list[str]:
     families: dict[tuple[str, str], list[str]] = {}
     for family, examination in examinations.items():
         by_cause: dict[str, list[str]] = {}
-        for finding in examination.refused:
-            aspects = by_cause.setdefault(_cause(finding.why), [])
-            aspects.append(
-                f"{finding.check} (edits)" if finding.aspect == "write" else finding.check
-            )
+        for check in examination.refused:
+            aspects = by_cause.setdefault(_cause(check.why), [])
+            aspects.append(f"{check.check} (edits)" if check.aspect == "write" else check.check)
         for cause, what in by_cause.items():
             named = [
                 item
@@ -54,7 +50,5 @@ def causes(examinations: Mapping[str, Examination]) -> list[str]:
 
 
 def _cause(why: str) -> str:
-    """Return a refusal without the name of the place, so that the same cause is the same text in
-    every layer.
-    """
+    """Return a refusal without the name of the place: the same text in every layer."""
     return why.partition(": ")[2] or why

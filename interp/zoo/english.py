@@ -1,5 +1,4 @@
-"""Questions about the real world, from a table of facts: one hop with choices, and two hops with
-what each of them asks.
+"""Questions about the real world, from a table of facts: one hop with choices, and two hops.
 
 The prompts of a composition follow “Hopping Too Late” (arXiv 2406.12775): both hops alone, and two
 shortcuts, one without the first relation and one without the entity, that a model must not be able
@@ -31,9 +30,7 @@ N_CHOICES = 4
 
 @dataclass(frozen=True)
 class Fact:
-    """Subject, relation, answer; names keep their article (“the Netherlands”), prompts and answers
-    are made from them.
-    """
+    """Subject, relation, answer; names keep their article, as in “the Netherlands”."""
 
     subject: str
     relation: str
@@ -62,9 +59,7 @@ def read_facts(path: Path) -> list[Fact]:
 
 
 def _asked(phrase: str, fact: Fact, *, identity: str) -> Prompt:
-    """Return a prompt that a fact's answer continues; its article, if it has one, belongs to the
-    prompt.
-    """
+    """Return a prompt that a fact's answer continues; the prompt ends in its article."""
     article = " the" if fact.answer.startswith("the ") else ""
     aliases = tuple(
         alias
@@ -84,9 +79,7 @@ def _bare(name: str) -> str:
 
 
 def one_hop_choices(facts: list[Fact], *, seed: int = 0) -> Task:
-    """Return every fact as a question with four choices, all of them answers of the same relation,
-    in random order.
-    """
+    """Return every fact as a question with four choices of its relation, in random order."""
     rng = random.Random(seed)
     prompts = []
     for fact in facts:
@@ -123,9 +116,7 @@ def _answers(facts: list[Fact], relation: str, *, without: set[str]) -> set[str]
 
 
 def compositions(facts: list[Fact]) -> list[tuple[Fact, Fact]]:
-    """Return pairs of facts, the answer of the first being the subject of the second, in which no
-    name contains another.
-    """
+    """Return facts whose answer is another's subject, with that other; no name contains another."""
     by_subject: dict[str, list[Fact]] = {}
     for fact in facts:
         by_subject.setdefault(fact.subject, []).append(fact)
@@ -143,9 +134,7 @@ def _are_distinct(*names: str) -> bool:
 
 
 def two_hop_facts(facts: list[Fact], *, seed: int = 0) -> Task:
-    """Return every composition, its bridge, a wrong answer of the same relation, and what is
-    related.
-    """
+    """Return every composition with its bridge, a wrong answer, and related prompts."""
     rng = random.Random(seed)
     prompts: list[Prompt] = []
     related: dict[str, dict[str, Prompt]] = {}
@@ -156,9 +145,15 @@ def two_hop_facts(facts: list[Fact], *, seed: int = 0) -> Task:
         taken = {second.answer, *second.aliases}
         wrong = sorted(_answers(facts, second.relation, without=taken))
         prompt = Prompt(
-            identity, whole.text, whole.answer, wrong=_bare(rng.choice(wrong)), subject=first.phrase,
-            bridge=_bare(first.answer), aliases=whole.aliases, tags={"first": first.relation, "second": second.relation},
-        )  # fmt: skip
+            identity,
+            whole.text,
+            whole.answer,
+            wrong=_bare(rng.choice(wrong)),
+            subject=first.phrase,
+            bridge=_bare(first.answer),
+            aliases=whole.aliases,
+            tags={"first": first.relation, "second": second.relation},
+        )
         prompts.append(prompt)
         without_entity = outer.format(_PHRASES[first.relation].format("").removesuffix(" of "))
         related[identity] = {

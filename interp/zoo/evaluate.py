@@ -19,9 +19,7 @@ Table = dict[str, dict[str, float]]
 def evaluate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, family: Literal["llama", "gpt2"]
 ) -> Table:
-    """Return a score and the number of queries for every kind of query that a family was trained
-    on.
-    """
+    """Return the score and number of queries for every kind that a family was trained on."""
     model.eval()
     return (
         _evaluate_hops(model, tokenizer, World())
@@ -34,9 +32,7 @@ def evaluate(
 def last_logits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, queries: Sequence[Sequence[str]]
 ) -> Tensor:
-    """Return logits [query d_vocab] behind each query's last word; queries of one length run
-    together.
-    """
+    """Return logits [query d_vocab] at each query's last word; equal lengths run together."""
     logits = torch.empty(len(queries), len(tokenizer))
     for length in sorted({len(words) for words in queries}):
         rows = [i for i, words in enumerate(queries) if len(words) == length]
@@ -49,9 +45,7 @@ def last_logits(
 
 
 def context(world: World, rng: np.random.Generator, *, without: frozenset[str]) -> list[str]:
-    """Return the words of three complete sentences, as in training, that name none of the entities
-    given.
-    """
+    """Return the words of three sentences, as in training, that name none of these entities."""
     words: list[str] = []
     n_sentences = 0
     for sentence in world.sentences(rng):
@@ -65,7 +59,7 @@ def context(world: World, rng: np.random.Generator, *, without: frozenset[str]) 
 
 
 def queries(world: World) -> dict[str, list[tuple[list[str], str]]]:
-    """Map each kind of query to its (words, answer) pairs, each after three sentences of context."""
+    """Map each kind of query to its words and answers, each after three sentences of context."""
     rng = np.random.default_rng([world.seed, 3])
 
     def asked(words: tuple[str, ...], *answers: str) -> tuple[list[str], str]:

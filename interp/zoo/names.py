@@ -1,9 +1,11 @@
 """Sentences whose circuits are known: indirect objects, induction, greater-than, and filler.
 
-- Indirect object: `When Ada and Ben went to the park , Ben gave a book to Ada .` Both orders of the first two names are
-  equally frequent; some pairs of names never occur in training.
-- Induction: `list : bell cup , oar map ; oar map , bell cup .` Keys and values are random; behind `;` keys are asked again.
-- Greater-than: `The war lasted from the year 17 32 to the year 17 45 .` The last two digits are uniform above the first.
+- Indirect object: `When Ada and Ben went to the park , Ben gave a book to Ada .` Both orders of the
+  first two names are equally frequent; some pairs of names never occur in training.
+- Induction: `list : bell cup , oar map ; oar map , bell cup .` Keys and values are random; behind
+  `;` keys are asked again.
+- Greater-than: `The war lasted from the year 17 32 to the year 17 45 .` The last two digits are
+  uniform above the first.
 - Filler: short sentences, so that the start and full stops can become attention sinks.
 """
 
@@ -66,9 +68,7 @@ class Names:
     def ioi(
         self, rng: np.random.Generator, *, held_out: bool = False, template: int | None = None
     ) -> dict[str, str]:
-        """Return an indirect-object prompt: its words up to the answer, names, and which came
-        first.
-        """
+        """Return an indirect-object prompt: words up to the answer, names, the first one."""
         subject, io = self.pair(rng, held_out=held_out)
         first, second = (io, subject) if rng.random() < 0.5 else (subject, io)
         form = TEMPLATES[rng.integers(len(TEMPLATES)) if template is None else template]
@@ -101,7 +101,7 @@ class Names:
         return text, year
 
     def sentence(self, rng: np.random.Generator, kind: Kind) -> Sentence:
-        """Return one sentence as words, each with whether it is an answer that training asks for."""
+        """Return a sentence's words, each with whether it is an answer that training asks for."""
         match kind:
             case "ioi":
                 prompt = self.ioi(rng)

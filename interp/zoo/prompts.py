@@ -13,7 +13,7 @@ from interp.errors import TaskError
 from interp.files.paths import data_folder, shipped_models
 from interp.models import Model, load_model
 from interp.tasks import Prompt, Task
-from interp.tasks.prompts import Need
+from interp.tasks.task import Need
 from interp.zoo.english import one_hop_choices, read_facts, two_hop_facts
 from interp.zoo.evaluate import queries
 from interp.zoo.names import TEMPLATES, Names, listed
@@ -45,9 +45,7 @@ def one_hop(world: World) -> Task:
 
 
 def two_hop(world: World) -> Task:
-    """Return every composition of two facts, tagged by what a model was shown of it, with its hops
-    and shortcuts.
-    """
+    """Return every two-fact composition, tagged by what was trained, with hops and shortcuts."""
     prompts: list[Prompt] = []
     related: dict[str, dict[str, Prompt]] = {}
     for kind, pairs in queries(world).items():
@@ -92,9 +90,7 @@ def _hops(asked: Prompt, *, context: list[str], names: tuple[str, str, str]) -> 
 
 
 def indirect_objects(names: Names, *, n: int = 300) -> Task:
-    """Return indirect-object prompts over pairs of names never trained; templates and name orders
-    equally often.
-    """
+    """Return indirect-object prompts of untrained names, balanced over templates and orders."""
     rng = np.random.default_rng([names.seed, 30])
     prompts: list[Prompt] = []
     while len(prompts) < n:
@@ -122,9 +118,7 @@ def indirect_objects(names: Names, *, n: int = 300) -> Task:
 
 
 def greater_than(names: Names, *, n: int = 200) -> Task:
-    """Return years to be continued; every later year of the century is right, and the twin starts
-    at year 01.
-    """
+    """Return years to be continued; any later year is right, and the twin starts at year 01."""
     rng = np.random.default_rng([names.seed, 31])
     prompts = []
     for i in range(n):
@@ -150,8 +144,9 @@ def greater_than(names: Names, *, n: int = 200) -> Task:
 
 
 def induction(names: Names, *, n: int = 200) -> Task:
-    """Return lists of random pairs of which one is asked again; in the twin two pairs have
-    exchanged their second words.
+    """Return lists of random word pairs of which one is asked again.
+
+    In the twin two pairs have exchanged their second words.
     """
     rng = np.random.default_rng([names.seed, 32])
     prompts = []
@@ -195,7 +190,7 @@ def plain_text(path: Path) -> Task:
 
 @torch.no_grad()
 def share_solved(model: Model, task: Task) -> float:
-    """Return the share of prompts whose most likely next token is the answer or one of its aliases."""
+    """Return the share of prompts whose likeliest next token is the answer or an alias."""
     right: list[bool] = []
     for shard in model.shards(model.fit(task).task):
         batch = model.tokenize(shard)
@@ -209,9 +204,7 @@ def share_solved(model: Model, task: Task) -> float:
 
 
 def solved_by(task: Task) -> dict[str, float]:
-    """Map shipped models, intermediate checkpoints aside, to the share that they solve, where it is
-    half or more.
-    """
+    """Map shipped models that solve at least half, without checkpoints, to the share they solve."""
     if any(prompt.answer is None for prompt in task.prompts):
         return {}
     shares = {}

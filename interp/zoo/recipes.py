@@ -60,9 +60,7 @@ class Recipe:
         raise IndexError(f"step {step} lies behind the last stage")
 
     def rate(self, step: int) -> float:
-        """Return the learning rate: linear warm-up at the very start, constant, linear decay at a
-        stage's end.
-        """
+        """Return the learning rate: linear warm-up, constant, linear decay at a stage's end."""
         stage, within = self.stage_at(step)
         return stage.learning_rate * min(
             1.0, (step + 1) / self.warmup, 0.1 + 0.9 * (stage.steps - within) / stage.decay
@@ -84,14 +82,29 @@ class Recipe:
         }
         if self.family == "gpt2":
             return GPT2Config(
-                vocab_size=len(tokenizer), n_embd=self.d_model, n_layer=self.n_layers, n_head=n_heads, n_positions=128,
-                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, initializer_range=self.init_std, **tokens,
-            )  # fmt: skip
+                vocab_size=len(tokenizer),
+                n_embd=self.d_model,
+                n_layer=self.n_layers,
+                n_head=n_heads,
+                n_positions=128,
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                initializer_range=self.init_std,
+                **tokens,
+            )
         return LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=self.d_model, intermediate_size=8 * self.d_model // 3 // 8 * 8,
-            num_hidden_layers=self.n_layers, num_attention_heads=n_heads, num_key_value_heads=n_heads // 2,
-            max_position_embeddings=128, tie_word_embeddings=True, initializer_range=self.init_std, **tokens,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            hidden_size=self.d_model,
+            intermediate_size=8 * self.d_model // 3 // 8 * 8,
+            num_hidden_layers=self.n_layers,
+            num_attention_heads=n_heads,
+            num_key_value_heads=n_heads // 2,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+            initializer_range=self.init_std,
+            **tokens,
+        )
 
 
 def _hops(
@@ -103,7 +116,9 @@ def _hops(
     seed: int = 0,
     keep: tuple[int, ...] = (),
 ) -> Recipe:
-    """A deep model that hears facts often on their own composes held-out ones too; a smaller share
+    """Hops of eight layers.
+
+    A deep model that hears facts often on their own composes held-out ones too; a smaller share
     keeps that "too late".
     """
     stages = tuple(Stage(steps=n, batch=64, learning_rate=1e-3, decay=n // 5) for n in steps)

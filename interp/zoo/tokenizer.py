@@ -7,9 +7,7 @@ from interp.zoo.vocabulary import BOS, PAD, UNKNOWN, WORDS
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a fast word-level tokenizer that puts `<bos>` in front; years are read two digits at a
-    time.
-    """
+    """Return a fast word-level tokenizer with `<bos>` in front; years are two-digit tokens."""
     tokenizer = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=UNKNOWN)
     )

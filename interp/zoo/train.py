@@ -31,9 +31,7 @@ CHECKPOINT_EVERY = 250
 def batch_at(
     step: int, *, recipe: Recipe, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and loss weights [batch pos] of a step; a function of the seed and the step
-    alone.
-    """
+    """Return token ids and loss weights [batch pos] of a step, by seed and step alone."""
     rng = np.random.default_rng([recipe.seed, step])
     sentences = recipe.sentences(rng, step)
     rows = [pack(sentences, length=recipe.length) for _ in range(recipe.stage_at(step)[0].batch)]
@@ -82,9 +80,7 @@ def make_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
 def save_checkpoint(
     folder: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW, *, curve: list[float]
 ) -> None:
-    """Write weights, optimizer state and loss curve as one safetensors file, aside and then
-    renamed.
-    """
+    """Write weights, optimizer state and loss curve, atomically, as one safetensors file."""
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{key}": value for key, value in state.items()}
@@ -96,9 +92,7 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW
 ) -> list[float]:
-    """Read the last checkpoint into model and optimizer and return the loss curve; empty if there
-    is none.
-    """
+    """Read the last checkpoint, if any, into model and optimizer; return the loss curve."""
     from safetensors import safe_open
 
     path = folder / "checkpoint.safetensors"
@@ -195,8 +189,9 @@ def ship(
     record: dict[str, object],
     folder: Path,
 ) -> None:
-    """Write the Hugging Face folder: float16 weights that load as float32, tokenizer, training
-    record, evaluation.
+    """Write the Hugging Face folder, with the training record and the evaluation.
+
+    Weights are float16 and load as float32.
     """
     copy.deepcopy(model).eval().half().save_pretrained(folder, max_shard_size="4MB")
     config = json.loads((folder / "config.json").read_text()) | {"dtype": "float32"}

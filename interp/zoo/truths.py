@@ -1,6 +1,4 @@
-"""What is true of the shipped models, measured: `python -m interp.zoo.truths` writes truths.json
-beside each.
-"""
+"""Measured truths of the shipped models: `python -m interp.zoo.truths` writes truths.json."""
 
 import json
 from typing import Annotated, Any
@@ -21,9 +19,7 @@ Truths = dict[str, Any]
 
 
 def truths_of(model: Model) -> Truths:
-    """Return what is measured of a model of its kind: heads of a names model [layer][head], layers
-    of a hops model.
-    """
+    """Return a model's truths: of a names model heads [layer][head], of a hops model layers."""
     if model.module.config.model_type == "gpt2":
         names = {
             name: load_task(name, n=N_PROMPTS) for name in ("ioi", "induction", "greater-than")
@@ -70,9 +66,7 @@ def _last_rows(model: Model, batch: TokenBatch) -> Tensor:
 
 @torch.no_grad()
 def attention_to_answer(model: Model, task: Task) -> list[list[float]]:
-    """Return attention [layer head] from the last token to where the answer stood first, mean over
-    prompts.
-    """
+    """Return mean attention [layer head] from the last token to where the answer stood first."""
     parts = []
     for batch in _batches(model, task):
         assert batch.answer is not None
@@ -90,9 +84,7 @@ def attention_to_start(model: Model, task: Task) -> list[list[float]]:
 
 @torch.no_grad()
 def readable(model: Model, task: Task, what: str) -> list[float]:
-    """Return, after 0 to L layers, the share of prompts whose bridge (or answer) is the logit
-    lens's first guess.
-    """
+    """Return, after 0 to L layers, how often the lens's first guess is the bridge or answer."""
     parts = []
     for batch in _batches(model, task):
         names = [getattr(prompt, what) for prompt in batch.prompts]
@@ -111,9 +103,7 @@ def readable(model: Model, task: Task, what: str) -> list[float]:
 
 @torch.no_grad()
 def solved_without_layers(model: Model, task: Task) -> dict[str, Any]:
-    """Return the share of prompts whose answer (or an alias) is the first guess: with all layers,
-    and without each.
-    """
+    """Return how often the first guess is right: with all layers, and without each."""
 
     def solved(plan: list[Skip]) -> float:
         right: list[bool] = []

@@ -1,5 +1,4 @@
-"""A world of entities and relations in which every true answer, and what a model was shown, is
-known.
+"""A world of entities and relations with every true answer, and what a model was shown.
 
 A fact is (entity, relation) -> entity, drawn at random. Every fact is stated on its own (`Nora boss
 Omar .`). Two facts compose (`Nora boss friend Pia .`): the answer of the first, the *bridge*, is
@@ -110,7 +109,7 @@ def _stating(asked: tuple[str, ...], answer: str) -> Sentence:
 
 
 def pack(sentences: Iterator[Sentence], *, length: int) -> Sentence:
-    """Return `length` words: the start marker, then sentences until full (the last one may be cut)."""
+    """Return `length` words: the start marker, then sentences, of which the last may be cut."""
     words: Sentence = [(BOS, False)]
     while len(words) < length:
         words += next(sentences)

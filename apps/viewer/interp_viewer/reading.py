@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from interp.errors import RunError, unknown
+from interp.files.checksum import array_checksum
 from interp.files.whole import read_json
 from interp.runs.folder import Cell, cells_of, folder_name, read_file, read_run, task_folder
 
@@ -288,11 +288,8 @@ def _require_whole(path: Path, written: int, size: int) -> bool:  # noqa: ARG001
             ) from None
         for name in file.keys():  # noqa: SIM118
             array = np.ascontiguousarray(file.get_tensor(name))
-            digest = blake2b(
-                f"{name}{tuple(array.shape)}torch.{array.dtype}".encode(), digest_size=16
-            )
-            digest.update(array.tobytes())
-            if sums.get(name) != digest.hexdigest():
+            kind = f"torch.{array.dtype}"
+            if sums.get(name) != array_checksum(name, array.shape, kind, array.tobytes()):
                 raise RunError(
                     f"{path} is damaged: its tensors are not what was written; the same `interp"
                     " run` makes it again"

@@ -41,17 +41,15 @@ from interp.sweeps.answers import require_answers
 from interp.sweeps.patching import (
     donors,
     ends_of_patched,
-    key_of,
     known_hops,
     logits_at_the_end,
     of_token,
     outputs_at,
     patching_steps,
     ranks,
-    read_tags,
     span_of,
-    tags_of,
 )
+from interp.sweeps.tags import keys_of, read_tags, tags_of
 from interp.sweeps.texts import all_say, patched_texts, sampled_texts
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
@@ -181,7 +179,7 @@ class BackPatching(Analysis):
         )
         drawn = all_say(sampled, shard.prompts)
         tensors: Tensors = {
-            "key": _keys(shard),
+            "key": keys_of(shard),
             "is_right": all_say([clean], shard.prompts)[0],
             "sampled.one": drawn.float().mean(0),
             "sampled.any": drawn.any(0).float(),
@@ -251,7 +249,7 @@ class BackPatching(Analysis):
                     difference[at] = answer[at] - of_token(change, shard.bridge).T.cpu()
         if self.max_new_tokens is None:
             return tensors
-        rows = [int((prepared["said.key"] == key).nonzero()[0, 0]) for key in _keys(shard)]
+        rows = [int((prepared["said.key"] == key).nonzero()[0, 0]) for key in keys_of(shard)]
         said = {
             key.removeprefix("said."): value[rows]
             for key, value in prepared.items()
@@ -275,7 +273,7 @@ class BackPatching(Analysis):
         if not self.known_only:
             return torch.full((len(shard.prompts),), -1, dtype=torch.int8)
         asked, unknown_ = (
-            torch.isin(_keys(shard), prepared[name]) for name in ("asked", "unknown")
+            torch.isin(keys_of(shard), prepared[name]) for name in ("asked", "unknown")
         )
         return torch.where(asked, (~unknown_).to(torch.int8), -1).to(torch.int8)
 
@@ -318,10 +316,6 @@ class BackPatching(Analysis):
         behind = n_pos - int(positions.min())
         held = n * layers * (2 * layers * behind * model.d_model + 3 * model.d_vocab)
         return Cost(steps / (n_pos * layers) + decoding, 4 * n * layers**2 * len(kinds), held)
-
-
-def _keys(shard: TokenBatch) -> Int[Tensor, " batch"]:
-    return torch.tensor([key_of(prompt.id) for prompt in shard.prompts])
 
 
 @dataclass(frozen=True, repr=False)

@@ -18,7 +18,8 @@ from torch.linalg import vector_norm
 
 from interp.replay import Recording
 from interp.shapes import Tensors
-from interp.sweeps.patching import Positions, key_of, of_another, outputs_at
+from interp.sweeps.patching import Positions, of_another, outputs_at
+from interp.sweeps.tags import key_of
 from interp.tasks.batch import TokenBatch
 
 CONTROLS = ("identity", "forward", "example", "random", "position", "rescaled")

@@ -38,8 +38,8 @@ from interp.replay import Recording
 from interp.result import old_finding
 from interp.shapes import Tensors
 from interp.stats.bootstrap import bootstrap_interval, interval_of, resampled_means
-from interp.sweeps.patching import key_of
-from interp.sweeps.twins import check_pairs, pairs
+from interp.sweeps.tags import key_of
+from interp.sweeps.twins import check_twins, twins_of
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -103,7 +103,7 @@ class CircuitDiscovery(Analysis):
         """Raise TaskError for pairs that cannot be compared, SiteError where edges or rules are out
         of reach.
         """
-        check_pairs(model, shard, metric=self.metric)
+        check_twins(model, shard, metric=self.metric)
         model.refuse_edges()
         model.refuse_rules(self._rules)
 
@@ -123,11 +123,11 @@ class CircuitDiscovery(Analysis):
         for prompts in model.shards(task.of(found)):
             shard = model.tokenize(prompts)
             recording = model.record(shard)
-            for pair in pairs(recording, shard, metric=self.metric, direction="denoise"):
-                scores.append(edge_scores(recording, pair, wiring, rules=self._rules).cpu())
-                keys += [key_of(prompts[row].id) for row in pair.clean.rows.tolist()]
+            for twins in twins_of(recording, shard, metric=self.metric, direction="denoise"):
+                scores.append(edge_scores(recording, twins, wiring, rules=self._rules).cpu())
+                keys += [key_of(prompts[row].id) for row in twins.clean.rows.tolist()]
                 if self.ablation == "mean":
-                    away = plain_run(recording, pair.corrupted, wiring).writes.float()
+                    away = plain_run(recording, twins.corrupted, wiring).writes.float()
                     writes, n_texts = (
                         writes + away.sum((0, 1)),
                         n_texts + away.shape[0] * away.shape[1],
@@ -158,16 +158,16 @@ class CircuitDiscovery(Analysis):
         scored = {key: row for row, key in enumerate(prepared["key"].tolist())}
         for row in (~is_new).nonzero()[:, 0].tolist():
             scores[row] = prepared["scores"][scored[key_of(shard.prompts[row].id)]]
-        for whole in pairs(recording, shard, metric=self.metric, direction="denoise"):
-            pair = whole.only(is_new[whole.clean.rows.cpu()].nonzero()[:, 0])
-            rows = pair.clean.rows.cpu()
+        for whole in twins_of(recording, shard, metric=self.metric, direction="denoise"):
+            twins = whole.only(is_new[whole.clean.rows.cpu()].nonzero()[:, 0])
+            rows = twins.clean.rows.cpu()
             if not len(rows):
                 continue
-            away = plain_run(recording, pair.corrupted, wiring)
+            away = plain_run(recording, twins.corrupted, wiring)
             if self.metric == "kl":
-                pair = pair.compared_with(recording.forward(pair.clean.tokens).logits)
+                twins = twins.with_reference(recording.forward(twins.clean.tokens).logits)
             found = circuit_values(
-                recording, pair, wiring, tried, away=away, instead=prepared.get("writes")
+                recording, twins, wiring, tried, away=away, instead=prepared.get("writes")
             )
             values[rows] = found.T.cpu()
         parts = {kind: values[:, i * k : (i + 1) * k] for i, kind in enumerate(KINDS)}

@@ -22,7 +22,7 @@ from interp.backward import Rules
 from interp.errors import AnalysisError
 from interp.models.gradients import graph, slopes
 from interp.replay import Recording
-from interp.sweeps.twins import Pair
+from interp.sweeps.twins import Twins
 
 _CHUNK_TOKENS = 4096
 
@@ -244,17 +244,17 @@ def plain_run(
     return Run(senders.stacked, seen, logits)
 
 
-def edge_scores(recording: Recording, pair: Pair, wiring: Wiring, *, rules: Rules) -> Tensor:
+def edge_scores(recording: Recording, twins: Twins, wiring: Wiring, *, rules: Rules) -> Tensor:
     """Return every edge's score per prompt [batch receiver sender], fp32: two forward passes and
     one backward.
     """
-    source = plain_run(recording, pair.source, wiring)
-    if pair.direction == "denoise":
-        pair = pair.compared_with(source.logits)
-    base = plain_run(recording, pair.base, wiring, rules=rules)
+    source = plain_run(recording, twins.source, wiring)
+    if twins.direction == "denoise":
+        twins = twins.with_reference(source.logits)
+    base = plain_run(recording, twins.base, wiring, rules=rules)
     change = source.writes.float() - base.writes.float()
     with graph():
-        value = pair.value(base.logits[:, pair.clean.predicting])
+        value = twins.value(base.logits[:, twins.clean.predicting])
         found = dict(zip(base.read, slopes(value, [*base.read.values()]), strict=True))
     rows = []
     for layer in range(wiring.n_layers):
@@ -272,7 +272,7 @@ def edge_scores(recording: Recording, pair: Pair, wiring: Wiring, *, rules: Rule
 
 def circuit_values(
     recording: Recording,
-    pair: Pair,
+    twins: Twins,
     wiring: Wiring,
     circuits: Sequence[NDArray[np.bool_]],
     *,
@@ -285,18 +285,18 @@ def circuit_values(
     `circuits` are kept edges [receiver sender]. Every other edge carries what its sender says in
     the corrupted run `away`, or `instead` [sender d_model], such as a mean.
     """
-    batch, n_pos = pair.clean.tokens.shape
+    batch, n_pos = twins.clean.tokens.shape
     kept = torch.from_numpy(np.stack([*circuits])).to(away.writes.device)
     size = max(1, _CHUNK_TOKENS // (batch * n_pos))
     values = [
-        _values(recording, pair, wiring, chunk, away, instead) for chunk in torch.split(kept, size)
+        _values(recording, twins, wiring, chunk, away, instead) for chunk in torch.split(kept, size)
     ]
     return torch.cat(values)
 
 
 def _values(
     recording: Recording,
-    pair: Pair,
+    twins: Twins,
     wiring: Wiring,
     kept: Tensor,
     away: Run,
@@ -332,9 +332,9 @@ def _values(
         own = rearrange(own.to(resid.dtype), "c b p r d -> (c b) p r d")
         return own if kind in ("q", "k", "v") else own[:, :, 0].expand_as(resid)
 
-    tokens = repeat(pair.clean.tokens, "batch pos -> (circuit batch) pos", circuit=n_circuits)
-    logits = recording.forked(tokens, read=read, wrote=wrote)[:, pair.clean.predicting]
-    return pair.value(rearrange(logits, "(c b) ... -> c b ...", c=n_circuits))
+    tokens = repeat(twins.clean.tokens, "batch pos -> (circuit batch) pos", circuit=n_circuits)
+    logits = recording.forked(tokens, read=read, wrote=wrote)[:, twins.clean.predicting]
+    return twins.value(rearrange(logits, "(c b) ... -> c b ...", c=n_circuits))
 
 
 def random_circuits(wiring: Wiring, sizes: Iterable[int], *, seed: int) -> list[NDArray[np.bool_]]:

@@ -10,7 +10,7 @@ masked, so that every layer must run before it is known to be skipped.
 from collections.abc import Iterator, Sequence
 
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import vector_norm
@@ -21,7 +21,6 @@ from interp.sweeps.voids import Active, active_layers, norms_of
 Streams = Float[Tensor, "variant batch pos d_model"]
 FULL, MASKED = "full model", "masked stream"
 EVALUATIONS = ("read-out", MASKED, "two-pass", "two-pass, keys kept")
-_CHUNK_TOKENS = 2**12
 
 
 def active_for(
@@ -45,16 +44,11 @@ def streams_of(recording: Recording, evaluation: str, active: Active) -> Iterato
     if evaluation == FULL:
         yield recording.resid(recording.n_layers)[None]
         return
-    for few in torch.split(active, _n_variants(recording)):
+    for few in torch.split(active, recording.variants_at_once()):
         if evaluation == "read-out":
             yield read_out(recording, few)
         else:
             yield bypass(recording, few, keys_kept=evaluation != "two-pass")
-
-
-def _n_variants(recording: Recording) -> int:
-    """Return how many variants run well together."""
-    return max(1, _CHUNK_TOKENS // (recording.batch_size * recording.n_pos))
 
 
 def last_active(active: Active) -> Tensor:
@@ -78,16 +72,14 @@ def bypass(recording: Recording, active: Active, *, keys_kept: bool) -> Streams:
     With `keys_kept` a skipped layer still writes the token's keys and values; otherwise no other
     token attends to it there.
     """
-    n = len(active)
-    rows = repeat(recording.resid(0), "batch pos d -> (variant batch) pos d", variant=n)
+    rows = repeat(recording.resid(0), "batch pos d -> variant batch pos d", variant=len(active))
     oneself = torch.eye(recording.n_pos, dtype=torch.bool, device=active.device)
     for layer in range(recording.n_layers):
-        runs = rearrange(active[:, :, layer], "variant batch pos -> (variant batch) pos")
+        runs = active[:, :, layer]
         is_plain = keys_kept or bool(runs.all())
-        hidden = None if is_plain else ~runs[:, None, :] & ~oneself
-        rows = torch.where(runs[..., None], recording.block(layer, rows, hidden=hidden), rows)
-    streams: Streams = rearrange(rows, "(variant batch) pos d -> variant batch pos d", variant=n)
-    return streams
+        hidden = None if is_plain else ~runs[:, :, None] & ~oneself
+        rows = torch.where(runs[..., None], recording.run(layer, rows, hidden=hidden), rows)
+    return rows
 
 
 def masked_stream(
@@ -99,24 +91,18 @@ def masked_stream(
     Keys are kept. Without `first_position`, position 0 skips nothing.
     """
     alpha = torch.tensor(alphas, device=recording.resid(0).device)
-    few_at_a_time = torch.split(alpha, _n_variants(recording))
-    return torch.cat([_masked(recording, few, first_position) for few in few_at_a_time])
-
-
-def _masked(recording: Recording, alpha: Tensor, first_position: bool) -> Active:
-    n = len(alpha)
-    rows = repeat(recording.resid(0), "batch pos d -> (variant batch) pos d", variant=n)
-    threshold = alpha.repeat_interleave(recording.batch_size)[:, None]
-    high = low = torch.zeros(rows.shape[:2], device=rows.device)
+    rows = repeat(recording.resid(0), "batch pos d -> variant batch pos d", variant=len(alpha))
+    threshold = alpha[:, None, None]
+    high = low = torch.zeros(rows.shape[:3], device=rows.device)
     actives = []
     for layer in range(recording.n_layers):
-        after = recording.block(layer, rows)
+        after = recording.run(layer, rows)
         change = vector_norm(after.float(), dim=-1) - vector_norm(rows.float(), dim=-1)
         runs = change >= threshold * (high - low)
         if not first_position:
-            runs[:, 0] = True
+            runs[..., 0] = True
         high = torch.maximum(high, change) if layer else change
         low = torch.minimum(low, change) if layer else change
         rows = torch.where(runs[..., None], after, rows)
-        actives.append(rearrange(runs, "(variant batch) pos -> variant batch pos", variant=n))
+        actives.append(runs)
     return torch.stack(actives, dim=2)

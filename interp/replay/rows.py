@@ -1,0 +1,44 @@
+"""Rows of many variants, run a few variants at a time: as many as a block runs well at once."""
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+VariantRows = Float[Tensor, "variant batch pos d_model"]
+CPU_TOKENS = 1024
+_NUMBERS_HELD = 32  # per token and d_model: an MLP of 4 d_model with gates, queries, keys, ...
+_READ_WEIGHT = 8  # keys and values of so many earlier positions weigh as much as one token run
+
+
+def tokens_at_once(device: torch.device, *, d_model: int, dtype: torch.dtype) -> int:
+    """Return how many tokens a block of this width runs at once.
+
+    On a CPU as many as keep its caches warm; on a GPU what a quarter of the free memory holds, as a
+    power of two, so that it seldom depends on what else is there.
+    """
+    if device.type != "cuda":
+        return CPU_TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    bytes_held = _NUMBERS_HELD * d_model * dtype.itemsize
+    return max(CPU_TOKENS, 1 << int(math.log2(max(free / 4 / bytes_held, 1))))
+
+
+def variants_at_once(tokens: int, *, batch: int, n_pos: int, start: int) -> int:
+    """Return how many variants run together of prompts that are run from `start` to `n_pos`."""
+    return max(1, tokens // (batch * max(n_pos - start, n_pos // _READ_WEIGHT, 1)))
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """Return what is [variant batch ...] as [variant*batch ...], variant-major."""
+    rows: Tensor = rearrange(tensor, "variant batch ... -> (variant batch) ...")
+    return rows
+
+
+def unflat(rows: Tensor, batch: int) -> Tensor:
+    """Return rows [variant*batch ...] of `batch` prompts as [variant batch ...]."""
+    tensor: Tensor = rearrange(rows, "(variant batch) ... -> variant batch ...", batch=batch)
+    return tensor
