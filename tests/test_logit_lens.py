@@ -12,7 +12,8 @@ from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
 import interp
-from interp.analyses.logit_lens import LogitLens, effective_depths
+from interp.analyses.logit_lens import LogitLens
+from interp.analyses.logit_lens.measures import effective_depths
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import first

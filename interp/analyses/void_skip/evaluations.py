@@ -72,7 +72,8 @@ def bypass(recording: Recording, active: Active, *, keys_kept: bool) -> Streams:
     With `keys_kept` a skipped layer still writes the token's keys and values; otherwise no other
     token attends to it there.
     """
-    rows = repeat(recording.resid(0), "batch pos d -> variant batch pos d", variant=len(active))
+    n = len(active)
+    rows: Streams = repeat(recording.resid(0), "batch pos d -> variant batch pos d", variant=n)
     oneself = torch.eye(recording.n_pos, dtype=torch.bool, device=active.device)
     for layer in range(recording.n_layers):
         runs = active[:, :, layer]
