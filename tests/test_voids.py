@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.void_detection import VoidDetection
+from interp.analyses.void_detection.responses import punctuation_of, respond
 from interp.analyses.void_skip import scores
 from interp.analyses.void_skip.evaluations import bypass, last_active, masked_stream, read_out
 from interp.analyses.void_skip.masks import drawn, lowest, n_drawn, over_draws, with_controls
@@ -19,9 +20,7 @@ from interp.sweeps.voids import (
     is_massive,
     norms_of,
     prompt_hash,
-    punctuation_of,
     range_over_batch,
-    respond,
 )
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
@@ -406,7 +405,7 @@ def test_likelihood_of_several_tokens_is_read_behind_each_other() -> None:
     ({"alpha": -1.0}, "alpha=-1.0; 0 or more is needed"),
     ({"alphas": (0.2, float("nan"))}, "alphas is nan; a number is needed"),
     ({"max_new_tokens": 1}, "max_new_tokens=1; 2 or more are needed"),
-    ({"massive_ratio": -1.0}, "massive_ratio=-1.0; 0 or more is needed"),
+    ({"massive_ratio": -1.0}, "massive_ratio=-1.0; at least 0 is needed"),
 ])  # fmt: skip
 def test_bad_parameters_are_one_line(parameters: dict, message: str) -> None:
     with pytest.raises(AnalysisError, match=message):

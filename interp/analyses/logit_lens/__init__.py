@@ -89,7 +89,7 @@ class LogitLens(Analysis):
         }
 
     def combine(self, parts: Sequence[Tensors]) -> LogitLensResult:
-        """Return readings of all prompts, aligned at the last position; NaN in front of short ones."""
+        """Return readings of all prompts, the last position aligned; NaN in front of short ones."""
         longest = max(part["readings"].shape[2] for part in parts)
         read = [part["readings"] for part in parts]
         aligned = [pad(r, (0, 0, longest - r.shape[2], 0), value=torch.nan) for r in read]

@@ -87,7 +87,7 @@ class LogitLensResult(Result):
 
     @property
     def curves(self) -> dict[str, np.ndarray]:
-        """Return every measure's mean over prompts [tap]; the cosine's has no tap behind the last."""
+        """Return every measure's mean over prompts [tap]; the cosine has none behind the last."""
         return {name: columns["mean"] for name, columns in self._estimates.items()}
 
     @property
@@ -116,7 +116,7 @@ class LogitLensResult(Result):
         return {name: interval_of(self._share(d[name]) for d in drawn) for name in _DEPTHS}
 
     def _share(self, layer: int | None) -> float:
-        """Return a layer's share of the depth, as published; infinite where it was never reached."""
+        """Return a layer's share of the depth, as published; infinite if never reached."""
         return np.inf if layer is None else (layer + 1) / self.n_layers
 
     def to_frame(self) -> pd.DataFrame:
