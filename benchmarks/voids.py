@@ -9,8 +9,9 @@ import torch
 
 from benchmarks.harness import Row, compare, random_batch, random_llama, size_of
 from interp.analyses.void_detection import VoidDetection
+from interp.analyses.void_detection.responses import respond
 from interp.models import Model
-from interp.sweeps.voids import norms_of, respond
+from interp.sweeps.voids import norms_of
 from interp.tasks.batch import TokenBatch
 
 

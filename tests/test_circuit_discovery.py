@@ -73,7 +73,7 @@ def test_one_edge_to_the_logits_adds_what_its_sender_says() -> None:
     )[0]
     # with nothing else, the MLP of layer 0 reads what it reads in the corrupted run: nothing
     # changes
-    away = recording.beside(twins.corrupted)
+    away = recording.of(twins.corrupted)
     torch.testing.assert_close(
         value, twins.value(away.logits(away.resid(layer + 1), positions=[5])), atol=1e-4, rtol=1e-4
     )

@@ -12,13 +12,14 @@ from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
 import interp
-from interp.analyses.logit_lens import LogitLens, effective_depths
+from interp.analyses.logit_lens import LogitLens
+from interp.analyses.logit_lens.measures import effective_depths
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import first
 from interp.stats.bootstrap import bootstrap_interval, interval_of, resampled_means
 from interp.sweeps import lens
-from interp.sweeps.lens import READINGS, Prediction, compared
+from interp.sweeps.lens import READINGS, Prediction, compare
 from tests.families import tiny, tokens
 from tests.test_replay import naive
 
@@ -138,14 +139,14 @@ def test_no_more_logits_are_held_than_allowed(monkeypatch: pytest.MonkeyPatch) -
 def test_a_comparison_done_by_hand() -> None:
     q, p = torch.tensor([[0.5, 0.25, 0.125, 0.125]]), torch.tensor([[0.25, 0.5, 0.125, 0.125]])
     kl = 0.5 * np.log(2) - 0.25 * np.log(2)
-    row = compared(
+    row = compare(
         Prediction.of(q.log(), top_k=1), Prediction.of(p.log(), top_k=1), answer=torch.tensor([1])
     )
     assert_close(row, torch.tensor([[kl, kl, 0.0, 0.25, 1.0]], dtype=torch.float32))
     lens, final = (
         Prediction.of(torch.tensor([row]).log(), top_k=2) for row in ([0.5, 0.5], [0.75, 0.25])
     )
-    row = compared(lens, final, answer=None)
+    row = compare(lens, final, answer=None)
     kls = [0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(2), 0.75 * np.log(1.5) + 0.25 * np.log(0.5)]
     assert_close(row, torch.tensor([[*kls, 1.0, -1.0, -1.0]], dtype=torch.float32))
 

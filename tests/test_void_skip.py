@@ -1,6 +1,4 @@
-"""What skipping is scored by: answers, options, texts, generated answers; paired tests; exits with
-and without hindsight.
-"""
+"""Scores of skipping (answers, options, texts), paired tests, exits with and without hindsight."""
 
 import dataclasses
 from itertools import pairwise
@@ -12,16 +10,28 @@ from scipy import stats
 
 import interp
 from interp.analyses.back_patching import BackPatching
-from interp.analyses.oracle_exit import OracleExit, first_agreeing, first_stable
+from interp.analyses.oracle_exit import OracleExit
+from interp.analyses.oracle_exit.result import first_agreeing, first_stable
 from interp.analyses.void_detection import VoidDetection
-from interp.analyses.void_skip import EVALUATIONS, VoidSkip, VoidSkipResult
-from interp.analyses.void_skip.masks import KINDS
-from interp.analyses.void_skip.verdicts import ALIAS, EXACT, NO_ANSWER, WRONG, known_names, verdict
+from interp.analyses.void_skip import VoidSkip
+from interp.analyses.void_skip.evaluations import EVALUATIONS
+from interp.analyses.void_skip.masks import KINDS, Skipping
+from interp.analyses.void_skip.result import VoidSkipResult
+from interp.analyses.void_skip.texts import (
+    ALIAS,
+    EXACT,
+    NO_ANSWER,
+    WRONG,
+    greedy_texts,
+    known_names,
+    verdict,
+)
 from interp.analysis import Analysis
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model, load_model
 from interp.replay import first
-from interp.stats.paired import Difference, paired_p
+from interp.runs.registry import make_analysis
+from interp.stats.paired import PairedDifference, paired_p
 from interp.sweeps.choices import score_choices, shuffled
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
@@ -124,10 +134,8 @@ def test_options_are_skipped_as_if_they_were_the_text() -> None:
                 [dataclasses.replace(task.prompts[1], answer=option)], answers=True
             )
             recording = model.record(text)
-            masks = analysis._masks(recording, text.prompts, prepared, evaluation)[:1]
-            logits = recording.logits(next(analysis._streams(recording, evaluation, masks))[0])[
-                0
-            ].log_softmax(-1)
+            streams = analysis.skipping(prepared).streams(recording, text.prompts, evaluation)
+            logits = recording.logits(next(streams)[0])[0].log_softmax(-1)
             n, ids = shard.tokens.shape[1], text.tokens[0]
             scores.append(sum(logits[k - 1, ids[k]].item() for k in range(n, len(ids))))
         assert part["choice accuracy"][0, i, 0, 0] == (order[int(np.argmax(scores))] == "Pia")
@@ -145,8 +153,8 @@ def test_options_are_shuffled_by_seed_and_id_alone() -> None:
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    (" Paris, of course", EXACT), ("paris", ALIAS), ("The City of Light.", ALIAS), ("Parisian", NO_ANSWER),
-    ("Rome", WRONG), ("I think it is Paris", NO_ANSWER), ("", NO_ANSWER),
+    (" Paris, of course", EXACT), ("paris", ALIAS), ("The City of Light.", ALIAS),
+    ("Parisian", NO_ANSWER), ("Rome", WRONG), ("I think it is Paris", NO_ANSWER), ("", NO_ANSWER),
 ])  # fmt: skip
 def test_verdicts_by_hand(text: str, expected: int) -> None:
     prompt = Prompt("a", "x", answer="Paris", aliases=("the City of Light",))
@@ -167,10 +175,9 @@ def test_known_names_are_the_choices_or_all_answers() -> None:
 @torch.no_grad()
 def test_texts_of_a_way_that_skips_nothing_are_the_models_own() -> None:
     model, task = load_model("zoo/names-6l"), interp.load_task("ioi", n=3)
-    analysis = VoidSkip(alpha=0.0, alphas=(), n_random=1, max_new_tokens=3)
-    nothing = {"influence": torch.zeros(6), "rates": torch.zeros(2, 1, 6)}
+    nothing = Skipping((0.0,), 1, True, 0, rates=torch.zeros(2, 1, 6), influence=torch.zeros(6))
     for shard in map(model.tokenize, model.shards(task)):
-        texts = analysis._texts(model, shard, nothing, "two-pass", 0)
+        texts = greedy_texts(model, shard, nothing, "two-pass", 0, 3)
         assert (
             tuple(texts[KINDS.index("random tokens")])
             == model.generate(shard, max_new_tokens=3).texts
@@ -180,12 +187,11 @@ def test_texts_of_a_way_that_skips_nothing_are_the_models_own() -> None:
 @torch.no_grad()
 def test_texts_are_decoded_as_the_checkpoint_asks() -> None:
     model, task = load_model("zoo/names-6l"), interp.load_task("ioi", n=2)
-    analysis = VoidSkip(alpha=0.0, alphas=(), n_random=1, max_new_tokens=3)
-    nothing = {"influence": torch.zeros(6), "rates": torch.zeros(2, 1, 6)}
+    nothing = Skipping((0.0,), 1, True, 0, rates=torch.zeros(2, 1, 6), influence=torch.zeros(6))
     shard = model.tokenize(model.shards(task)[0])
     plain = model.generate(shard, max_new_tokens=3).texts
     model.module.generation_config.no_repeat_ngram_size = 1
-    texts = analysis._texts(model, shard, nothing, "two-pass", 0)
+    texts = greedy_texts(model, shard, nothing, "two-pass", 0, 3)
     assert (
         tuple(texts[KINDS.index("random tokens")])
         == model.generate(shard, max_new_tokens=3).texts
@@ -213,8 +219,8 @@ def test_texts_longer_than_the_model_reads_are_refused_before_any_work(analysis:
 @torch.no_grad()
 def test_reading_out_while_generating_is_what_hooks_on_a_cached_generation_do() -> None:
     model, task = load_model("zoo/names-6l"), interp.load_task("ioi", n=2)
-    analysis = VoidSkip(alpha=0.8, alphas=(), n_random=1, max_new_tokens=3)
-    prepared = analysis.prepare(model, task)
+    analysis = VoidSkip(alpha=0.8, alphas=(), n_random=1)
+    skipping = analysis.skipping(analysis.prepare(model, task))
     seen: list[torch.Tensor] = []
     blocks = [block.module for block in model.blocks]
     handles = [blocks[0].register_forward_pre_hook(lambda _m, args: seen.append(args[0]))]
@@ -239,7 +245,7 @@ def test_reading_out_while_generating_is_what_hooks_on_a_cached_generation_do() 
     for handle in handles:
         handle.remove()
     for shard in map(model.tokenize, model.shards(task)):
-        texts = analysis._texts(model, shard, prepared, "read-out", 0)[0]
+        texts = greedy_texts(model, shard, skipping, "read-out", 0, 3)[0]
         assert texts == [by_hand[tuple(row)] for row in shard.tokens.tolist()]
 
 
@@ -249,7 +255,9 @@ def test_failures_of_format_are_counted_apart() -> None:
     frame = result.to_frame().query("evaluation == 'full model'").set_index("score")["mean"]
     assert frame["generated: exact"] == 1
     assert frame["generated: no answer"] == 0
-    assert "a failure of format, not a wrong answer" in result.summary()
+    finding = result.findings()[-1]
+    assert "no known answer, a failure of format" in finding.claim
+    assert (finding.rival.name, finding.rival.estimate.value) == ("the full model", 0.0)
     texts = Task(
         "mine",
         tuple(
@@ -269,9 +277,9 @@ def test_a_paired_test_is_mcnemars_or_wilcoxons() -> None:
     assert paired_p(np.array([1.0] * 6 + [-1.0] + [0.0] * 20)) == pytest.approx(2 * (1 + 7) / 2**7)
     values = np.array([0.5, 1.0, -0.25, 2.0, 3.0, 0.75])
     assert paired_p(values) == pytest.approx(stats.wilcoxon(values).pvalue)
-    found = Difference.of(np.array([1.0, 0.0, 1.0, 1.0]))
-    assert (found.mean, found.n) == (0.75, 4)
-    assert found.low <= 0.75 <= found.high
+    gain = PairedDifference.of(np.array([1.0, 0.0, 1.0, 1.0])).estimate
+    assert (gain.value, gain.n) == (0.75, 4)
+    assert gain.low <= 0.75 <= gain.high
 
 
 def made(*, voids: float, control: float, score: str = "accuracy", n: int = 40) -> VoidSkipResult:
@@ -293,24 +301,31 @@ def made(*, voids: float, control: float, score: str = "accuracy", n: int = 40) 
     return VoidSkipResult(analysis, arrays, np.ones(n))
 
 
-def test_a_summary_says_whether_voids_beat_the_best_control() -> None:
-    assert (
-        "voids beat the best control, random layers (20%): +60 points"
-        in made(voids=0.8, control=0.2).summary()
-    )
-    assert (
-        "voids lose to the best control, random layers (80%): -60 points"
-        in made(voids=0.2, control=0.8).summary()
-    )
-    assert "voids do not clearly differ" in made(voids=0.5, control=0.5).summary()
+@pytest.mark.parametrize(("voids", "control", "verdict"), [
+    (0.8, 0.2, "clearly better than"), (0.2, 0.8, "clearly worse than"),
+    (0.5, 0.5, "not clearly different from"),
+])  # fmt: skip
+def test_a_finding_tells_whether_voids_beat_the_best_control(
+    voids: float, control: float, verdict: str
+) -> None:
+    result = made(voids=voids, control=control)
+    for finding in result.findings():
+        assert f": {verdict} the best control." in finding.claim
+        assert finding.estimate.value == pytest.approx(voids)
+        assert finding.control.name == "random layers"
+        assert finding.control.estimate.value == pytest.approx(control)
+        assert finding.rival.estimate.value == 1.0
+    gain = result.gain("accuracy", "two-pass", over="random layers").estimate
+    assert gain.value == pytest.approx(voids - control)
 
 
 def test_less_surprise_is_better() -> None:
     result = made(voids=0.2, control=0.8, score="nats per token")
-    assert result.gain("nats per token", "two-pass", over="random layers").mean == pytest.approx(
-        0.6
-    )
-    assert "voids beat the best control, random layers (2.23): +0.60 nats" in result.summary()
+    gain = result.gain("nats per token", "two-pass", over="random layers")
+    assert gain.estimate.value == pytest.approx(0.6)
+    assert "surprise is 0.20" in result.summary()
+    assert "clearly better than the best control" in result.summary()
+    assert result.findings()[0].control.estimate.value == pytest.approx(0.8)
     assert "perplexity" in result.plot().layout.yaxis.title.text
 
 
@@ -353,17 +368,17 @@ def test_the_oracle_always_agrees_and_choices_are_the_lens(model: Model) -> None
 
 @pytest.mark.parametrize(("parameters", "message"), [
     ({"alpha": -0.1}, "alpha=-0.1; 0 or more is needed"),
-    ({"scores": ("answers",)}, "unknown score 'answers'; did you mean 'answer'"),
+    ({"scores": ("answers",)}, "unknown value 'answers'; did you mean 'answer'"),
     ({"n_random": 0}, "n_random=0; at least 1 is needed"),
     ({"max_new_tokens": -1}, "max_new_tokens=-1; at least 0 is needed"),
 ])  # fmt: skip
 def test_bad_parameters_are_one_line(parameters: dict, message: str) -> None:
     with pytest.raises(AnalysisError, match=message):
-        VoidSkip(**parameters)
+        make_analysis("void_skip", parameters)
 
 
 def test_bad_rules_are_one_line() -> None:
-    with pytest.raises(AnalysisError, match="stable_for=1; at least 2"):
+    with pytest.raises(AnalysisError, match="stable_for=1; at least 2 is needed"):
         OracleExit(stable_for=(1,))
     with pytest.raises(AnalysisError, match="stable_for=9; the model has 5 places"):
         OracleExit(stable_for=(9,)).check(tiny("llama"), tokens())

@@ -1,6 +1,4 @@
-"""Voids by hand, from hooks, in both phases; ways of skipping against naive forwards; controls that
-skip as much.
-"""
+"""Voids by hand and from hooks, skipping against naive forwards, controls that skip as much."""
 
 import pytest
 import torch
@@ -8,20 +6,11 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.void_detection import VoidDetection
-from interp.analyses.void_skip import masks as void_masks
-from interp.analyses.void_skip.masks import (
-    bypass,
-    drawn,
-    last_active,
-    log_likelihood,
-    lowest,
-    masked_stream,
-    n_drawn,
-    nats_per_token,
-    over_draws,
-    read_out,
-    with_controls,
-)
+from interp.analyses.void_detection.responses import punctuation_of, respond
+from interp.analyses.void_skip import scores
+from interp.analyses.void_skip.evaluations import bypass, last_active, masked_stream, read_out
+from interp.analyses.void_skip.masks import drawn, lowest, n_drawn, over_draws, with_controls
+from interp.analyses.void_skip.scores import log_likelihood, nats_per_token
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model, load_model
 from interp.replay import first
@@ -29,11 +18,9 @@ from interp.sweeps.voids import (
     active_layers,
     changes_of,
     is_massive,
-    key_of,
     norms_of,
-    punctuation_of,
+    prompt_hash,
     range_over_batch,
-    respond,
 )
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
@@ -328,8 +315,9 @@ def test_the_first_token_may_be_left_alone() -> None:
 def test_few_variants_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = tiny("llama"), tokens()
     whole = masked_stream(model.record(batch), ALPHAS)
-    monkeypatch.setattr(void_masks, "_CHUNK_TOKENS", 1)
-    assert torch.equal(masked_stream(model.record(batch), ALPHAS), whole)
+    few = model.record(batch)
+    monkeypatch.setattr(few, "tokens_at_once", lambda _: 1)
+    assert torch.equal(masked_stream(few, ALPHAS), whole)
 
 
 # Controls
@@ -363,7 +351,7 @@ def test_what_is_drawn_depends_on_the_prompt_alone_and_goes_on_with_a_longer_tex
     assert torch.equal(two[:, 1:], drawn(prompts[1:], n=2, n_layers=3, n_pos=5, seed=1))
     assert torch.equal(two, drawn(prompts, n=2, n_layers=3, n_pos=9, seed=1)[..., :5])
     assert not torch.equal(two, drawn(prompts, n=2, n_layers=3, n_pos=5, seed=2))
-    assert key_of("a") != key_of("a", seed=1)
+    assert prompt_hash("a") != prompt_hash("a", seed=1)
 
 
 def test_ties_are_broken_by_layer() -> None:
@@ -390,7 +378,7 @@ def test_surprise_is_the_cross_entropy_of_the_stock_model(monkeypatch: pytest.Mo
         logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), reduction="none"
     )
     assert_close(nats, expected.view(3, -1).mean(1), rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr(void_masks, "LOGITS_HELD", 3 * 97 * 2)
+    monkeypatch.setattr(scores, "LOGITS_HELD", 3 * 97 * 2)
     assert_close(nats_per_token(recording, stream, batch.tokens)[0], nats, rtol=1e-5, atol=1e-5)
 
 
@@ -417,7 +405,7 @@ def test_likelihood_of_several_tokens_is_read_behind_each_other() -> None:
     ({"alpha": -1.0}, "alpha=-1.0; 0 or more is needed"),
     ({"alphas": (0.2, float("nan"))}, "alphas is nan; a number is needed"),
     ({"max_new_tokens": 1}, "max_new_tokens=1; 2 or more are needed"),
-    ({"massive_ratio": -1.0}, "massive_ratio=-1.0; 0 or more is needed"),
+    ({"massive_ratio": -1.0}, "massive_ratio=-1.0; at least 0 is needed"),
 ])  # fmt: skip
 def test_bad_parameters_are_one_line(parameters: dict, message: str) -> None:
     with pytest.raises(AnalysisError, match=message):

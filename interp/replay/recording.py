@@ -90,8 +90,6 @@ class Recording:
         """Return a recording of other tokens [batch pos], without padding; its work counts here."""
         return Recording(self.runner, tokens, work=self.work, is_stored=is_stored)
 
-    beside = of  # its name until all callers say `of`
-
     @property
     def n_layers(self) -> int:
         """Return the number of decoder blocks."""

@@ -5,20 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.stats.bootstrap import bootstrap_interval
+from interp.stats.estimate import Estimate, estimate
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A mean difference over `n` prompts, with its 95 % bootstrap interval and the p-value of
-    `paired_p`.
-    """
+class PairedDifference:
+    """The mean of paired differences as an Estimate, and the p-value of `paired_p`."""
 
-    mean: float
-    low: float
-    high: float
+    estimate: Estimate
     p: float
-    n: int
 
     @classmethod
     def of(
@@ -27,26 +22,25 @@ class Difference:
         *,
         weights: NDArray[np.float64] | None = None,
         seed: int = 0,
-    ) -> "Difference":
+    ) -> "PairedDifference":
         """Return the (weighted) mean of paired differences [prompt]."""
-        (low,), (high,) = bootstrap_interval(differences[:, None], weights=weights, seed=seed)
-        mean = float(np.average(differences, weights=weights))
-        return cls(mean, float(low), float(high), paired_p(differences), len(differences))
+        return cls(estimate(differences, weights=weights, seed=seed), paired_p(differences))
 
 
 def paired_p(differences: NDArray[np.float64]) -> float:
-    """Return a two-sided p-value of paired differences [prompt]; 1 if there is none.
+    """Return a two-sided p-value of paired differences [prompt]; 1 where none differs.
 
-    Where all that differ do so by the same amount (right against wrong) it is McNemar's exact test,
-    else Wilcoxon's signed ranks, in which only the order of the differences counts. Differences are
-    rounded to 0.0001, so that arithmetic in another order is no difference.
+    If all that differ do so by the same amount (right against wrong) this is McNemar's exact test,
+    otherwise Wilcoxon's signed-rank test, which uses only the order of the differences. Differences
+    are rounded to 0.0001, so that sums computed in another order do not count as different.
     """
     from scipy import stats  # half a second, and only results need it
 
     rounded = differences.round(4)
-    found = rounded[rounded != 0]
-    if not len(found):
+    nonzero = rounded[rounded != 0]
+    if not len(nonzero):
         return 1.0
-    if np.ptp(np.abs(found)) == 0:
-        return float(stats.binomtest(int((found > 0).sum()), len(found)).pvalue)
-    return float(stats.wilcoxon(found, method="auto" if len(found) < 20 else "asymptotic").pvalue)
+    if np.ptp(np.abs(nonzero)) == 0:
+        return float(stats.binomtest(int((nonzero > 0).sum()), len(nonzero)).pvalue)
+    method = "auto" if len(nonzero) < 20 else "asymptotic"
+    return float(stats.wilcoxon(nonzero, method=method).pvalue)

@@ -35,7 +35,7 @@ class Answered:
         """Return some of the prompts, with a recording of their own."""
         tokens = self.tokens[rows]
         return Answered(
-            self.rows[rows], self.recording.beside(tokens), tokens, self.answer[rows], self.start
+            self.rows[rows], self.recording.of(tokens), tokens, self.answer[rows], self.start
         )
 
 
@@ -73,9 +73,7 @@ def answered(recording: Recording, shard: TokenBatch, *, whole: bool = False) ->
         answer = require_answers(shard)[rows, :n]
         tokens = torch.cat([shard.tokens[rows], answer if whole else answer[:, :-1]], dim=1)
         is_own = tokens.shape == shard.tokens.shape
-        yield Answered(
-            rows, recording if is_own else recording.beside(tokens), tokens, answer, start
-        )
+        yield Answered(rows, recording if is_own else recording.of(tokens), tokens, answer, start)
 
 
 def answered_sizes(shard: TokenBatch, *, whole: bool = False) -> list[Size]:

@@ -20,7 +20,7 @@ NODE_KINDS: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "z", "mlp_out", "ml
 
 def clean_runs(recording: Recording, twins: Twins) -> tuple[Twins, Recording, Recording, Tensors]:
     """Return the twins with their reference, the base and source runs, and the metric of both."""
-    clean, twin = twins.clean.recording, recording.beside(twins.corrupted)
+    clean, twin = twins.clean.recording, recording.of(twins.corrupted)
     reference = clean.logits(clean.resid(clean.n_layers), positions=twins.clean.predicting)
     twins = replace(twins, reference=reference)
     base, source = (twin, clean) if twins.direction == "denoise" else (clean, twin)

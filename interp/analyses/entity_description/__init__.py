@@ -111,7 +111,7 @@ class EntityDescription(Analysis):
         """
         own = (require_bridge(shard), require_answers(shard)[:, 0])
         tokens = [*own, *another_prompts_entities(shard, prepared)]
-        target, place = recording.beside(prepared["target"]), int(prepared["place"])
+        target, place = recording.of(prepared["target"]), int(prepared["place"])
         tensors = right_and_compared(recording, shard, prepared["kept"])
         tensors["anyway"] = unpatched_guesses(target, tokens).cpu()
         for position in ("subject", "last"):

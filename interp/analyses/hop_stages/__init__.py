@@ -115,7 +115,7 @@ class HopStages(Analysis):
         """Return the first layers of `MEASURES` and of their controls [batch measure]; -1: none."""
         own = (require_bridge(shard), require_answers(shard)[:, 0])
         other = another_prompts_entities(shard, prepared)
-        target, place = recording.beside(prepared["target"]), int(prepared["place"])
+        target, place = recording.of(prepared["target"]), int(prepared["place"])
         described = self._described(recording, target, shard, [*own, *other], place=place)
         guess = last_logits(recording).argmax(-1)
         first, last = (span_of(shard, where)[:, 0] for where in ("subject", "last"))

@@ -146,7 +146,7 @@ class IntegratedGradients(Analysis):
         path = source.float() - baseline
 
         def some(which: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-            rows, work = recording.beside(group.tokens[which]), recording.work
+            rows, work = recording.of(group.tokens[which]), recording.work
             before = work.block_tokens
             with graph():
                 varied = (

@@ -1,139 +1,112 @@
-"""Running a model without some layers at some tokens: three evaluations that must not be mistaken
-for one another.
-
-*Read-out*: every layer runs at every token, and the prediction is read from the stream behind the
-token's last active layer (what the code of "Void in Language Models", arXiv 2505.14467, does).
-*Bypass*: a token's stream passes the layers that it skips unchanged; they write no keys and values
-for it, or do. *Masked stream*: a bypass whose voids are judged on the very stream that is being
-masked, so that every layer must run before it is known to be skipped.
-"""
+"""Which layers are skipped for which token: the voids, and controls that skip as much."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.linalg import vector_norm
 
+from interp.analyses.void_skip.evaluations import FULL, MASKED, Streams, active_for, streams_of
+from interp.models import Model
 from interp.replay import Recording
-from interp.sweeps.lens import LOGITS_HELD
-from interp.sweeps.voids import Active, key_of
-from interp.tasks import Prompt
+from interp.shapes import Tensors
+from interp.sweeps.cosines import influence
+from interp.sweeps.voids import Active, prompt_hash
+from interp.tasks import Prompt, Task
 
-Streams = Float[Tensor, "variant batch pos d_model"]
-_CHUNK_TOKENS = 2**12
+KINDS = ("voids", "random layers", "random tokens", "least influence")
 
 
-def last_active(active: Active) -> Tensor:
-    """Return [variant batch pos] how many layers there are up to the last that is not skipped: 0 if
-    all are.
+@dataclass(frozen=True)
+class Skipping:
+    """What is skipped: voids at every alpha, each with its controls (see `with_controls`).
+
+    `rates` [base alpha layer] are how often layers are void, by the clean pass and by the masked
+    stream; `influence` [layer] is block influence.
     """
-    n_layers = active.shape[2]
-    number = torch.arange(1, n_layers + 1, device=active.device)[:, None]
-    return (active * number).amax(2)
+
+    alphas: tuple[float, ...]
+    n_random: int
+    first_position: bool
+    seed: int
+    rates: Float[Tensor, "base alpha layer"]
+    influence: Float[Tensor, " layer"]
+
+    def masks(self, recording: Recording, prompts: Sequence[Prompt], evaluation: str) -> Active:
+        """Return what is active [variant batch layer pos] for every alpha, kind and draw."""
+        n_layers, n_pos = recording.n_layers, recording.n_pos
+        if evaluation == FULL:
+            return torch.ones(1, len(prompts), n_layers, n_pos, dtype=torch.bool)
+        active = active_for(recording, evaluation, self.alphas, first_position=self.first_position)
+        n = 2 * self.n_random
+        uniform = drawn(prompts, n=n, n_layers=n_layers, n_pos=n_pos, seed=self.seed)
+        if not self.first_position:
+            uniform[..., 0] = 2.0  # above any rate
+        rates = self.rates[int(evaluation == MASKED)].to(active.device)
+        least = self.influence.to(active.device)
+        return with_controls(active, uniform.to(active.device), rates=rates, influence=least)
+
+    def streams(
+        self, recording: Recording, prompts: Sequence[Prompt], evaluation: str
+    ) -> Iterator[Streams]:
+        """Yield the streams that are left for the unembedding to read, a few variants at a time."""
+        return streams_of(recording, evaluation, self.masks(recording, prompts, evaluation))
 
 
-def read_out(recording: Recording, active: Active) -> Streams:
-    """Return the stream behind each token's last active layer; runs no block."""
-    taps = torch.stack([recording.resid(tap) for tap in range(recording.n_layers + 1)])
-    rows = torch.arange(recording.batch_size, device=active.device)[:, None]
-    chosen: Streams = taps[
-        last_active(active), rows, torch.arange(recording.n_pos, device=active.device)
-    ]
-    return chosen
+def calibrate(
+    model: Model, task: Task, *, alphas: Sequence[float], first_position: bool
+) -> Tensors:
+    """Return "rates" [base alpha layer] and "influence" [layer], means over a task's tokens.
 
-
-def bypass(recording: Recording, active: Active, *, keys_kept: bool) -> Streams:
-    """Return the last residuals where each token passes its inactive layers unchanged.
-
-    With `keys_kept` a skipped layer still writes the token's keys and values, else no other token
-    attends to it there.
+    "key_share" [layer] is the share of each layer's weights that make keys and values.
     """
-    n_pos = recording.n_pos
-    rows = repeat(recording.resid(0), "batch pos d -> (variant batch) pos d", variant=len(active))
-    oneself = torch.eye(n_pos, dtype=torch.bool, device=active.device)
-    for layer in range(recording.n_layers):
-        runs = rearrange(active[:, :, layer], "variant batch pos -> (variant batch) pos")
-        is_plain = keys_kept or bool(runs.all())
-        hidden = None if is_plain else ~runs[:, None, :] & ~oneself
-        rows = torch.where(runs[..., None], recording.block(layer, rows, hidden=hidden), rows)
-    streams: Streams = rearrange(
-        rows, "(variant batch) pos d -> variant batch pos d", variant=len(active)
-    )
-    return streams
+    turned, void, n_tokens = torch.zeros(model.n_layers), torch.zeros(()), 0
+    for shard in map(model.tokenize, model.shards(task)):
+        recording = model.record(shard)
+        layers = range(recording.n_layers)
+        ends = [(recording.resid(layer), recording.resid(layer + 1)) for layer in layers]
+        turned = turned + torch.stack([influence(*both)[..., 0].sum() for both in ends]).cpu()
+        bases = [
+            active_for(recording, evaluation, alphas, first_position=first_position)
+            for evaluation in ("two-pass", MASKED)
+        ]
+        void = void + (~torch.stack(bases)).sum((2, 4)).cpu()
+        n_tokens += shard.tokens.numel() - (0 if first_position else len(shard.prompts))
+    shares = [_share_of_keys(recording, layer) for layer in layers]
+    return {
+        "influence": turned / n_tokens,
+        "rates": void / n_tokens,
+        "key_share": torch.tensor(shares),
+    }
 
 
-def masked_stream(
-    recording: Recording, alphas: Sequence[float], *, first_position: bool = True
-) -> Active:
-    """Return what is active where every layer's change is measured on the stream that earlier voids
-    have left.
-
-    The range of earlier changes is that of all that the layers would have written, skipped or not.
-    Keys are kept. Without `first_position`, position 0 skips nothing.
-    """
-    alpha = torch.tensor(alphas, device=recording.resid(0).device)
-    found = [
-        _masked(recording, part, first_position=first_position)
-        for part in torch.split(alpha, _n_variants(recording))
-    ]
-    return torch.cat(found)
-
-
-def _masked(recording: Recording, alpha: Tensor, *, first_position: bool) -> Active:
-    n = len(alpha)
-    rows = repeat(recording.resid(0), "batch pos d -> (variant batch) pos d", variant=n)
-    threshold = alpha.repeat_interleave(recording.batch_size)[:, None]
-    high = low = spread = torch.zeros(rows.shape[:2], device=rows.device)
-    actives = []
-    for layer in range(recording.n_layers):
-        after = recording.block(layer, rows)
-        change = vector_norm(after.float(), dim=-1) - vector_norm(rows.float(), dim=-1)
-        runs = change >= threshold * spread
-        if not first_position:
-            runs[:, 0] = True
-        high, low = (
-            (change, change)
-            if layer == 0
-            else (torch.maximum(high, change), torch.minimum(low, change))
-        )
-        spread = high - low
-        rows = torch.where(runs[..., None], after, rows)
-        actives.append(rearrange(runs, "(variant batch) pos -> variant batch pos", variant=n))
-    return torch.stack(actives, dim=2)
-
-
-def chunks_of(recording: Recording, active: Active) -> Iterator[Active]:
-    """Yield a few variants at a time, as many as run well together."""
-    yield from torch.split(active, _n_variants(recording))
-
-
-def _n_variants(recording: Recording) -> int:
-    return max(1, _CHUNK_TOKENS // (recording.batch_size * recording.n_pos))
-
-
-# What is skipped instead, as often
+def _share_of_keys(recording: Recording, layer: int) -> float:
+    """Return the share of a layer's weights, matrices only, that make keys and values."""
+    keys, _ = recording.kv(layer)
+    n_weights = 2 * keys.shape[1] * keys.shape[3] * recording.resid(0).shape[-1]
+    weights = recording.blocks[layer].module.parameters()
+    return n_weights / sum(weight.numel() for weight in weights if weight.ndim > 1)
 
 
 def drawn(
     prompts: Sequence[Prompt], *, n: int, n_layers: int, n_pos: int, seed: int
 ) -> Float[Tensor, "draw batch layer pos"]:
-    """Return uniform numbers that depend on a prompt's id, the position and the seed alone: longer
-    texts begin alike.
+    """Return uniform numbers that depend on a prompt's id, the position and the seed alone.
+
+    So those of a longer text begin alike.
     """
     rows = [
-        np.random.default_rng(key_of(prompt.id, seed=seed)).random((n_pos, n, n_layers))
+        np.random.default_rng(prompt_hash(prompt.id, seed=seed)).random((n_pos, n, n_layers))
         for prompt in prompts
     ]
     return torch.from_numpy(np.stack(rows)).float().permute(2, 0, 3, 1)
 
 
 def lowest(scores: Float[Tensor, "#variant #batch layer #pos"], active: Active) -> Active:
-    """Return masks that skip for every token as many layers as `active` does: those with the lowest
-    scores.
-    """
+    """Return masks that skip as many layers of every token: those with the lowest scores."""
     n_skipped = (~active).sum(2, keepdim=True)
     rank = scores.expand(active.shape).argsort(dim=2, stable=True).argsort(dim=2, stable=True)
     return rank >= n_skipped
@@ -147,14 +120,15 @@ def at_rates(
     return is_active
 
 
-KINDS = ("voids", "random layers", "random tokens", "least influence")
-
-
 def n_drawn(n_random: int) -> int:
-    """Return how many masks `with_controls` makes of one: itself, two kinds of random ones, and one
-    by block influence.
-    """
+    """Return how many masks `with_controls` makes of one."""
     return 2 * n_random + 2
+
+
+def drawn_first(alpha: int, n_random: int) -> list[int]:
+    """Return the variants of an alpha's voids and of the first draw of each control."""
+    kinds = (0, 1, 1 + n_random, 1 + 2 * n_random)
+    return [alpha * n_drawn(n_random) + kind for kind in kinds]
 
 
 def with_controls(
@@ -164,8 +138,7 @@ def with_controls(
     rates: Float[Tensor, "alpha layer"],
     influence: Float[Tensor, " layer"],
 ) -> Active:
-    """Return for each alpha's mask the mask itself and its controls, alpha-major, in the order of
-    `KINDS`.
+    """Return each alpha's mask and its controls, alpha-major, in the order of `KINDS`.
 
     "random layers" skips as many layers of every token, drawn at random; "random tokens" skips
     every layer as often (`rates`), at tokens drawn at random; "least influence" skips as many
@@ -175,13 +148,8 @@ def with_controls(
     by_count, by_rate = uniform.chunk(2)
     masks = []
     for own, rate in zip(active, rates, strict=True):
-        at_random = [lowest(scores[None], own[None]) for scores in by_count]
-        masks += [
-            own[None],
-            *at_random,
-            at_rates(by_rate, rate),
-            lowest(influence[None, None, :, None], own[None]),
-        ]
+        masks += [own[None], *[lowest(scores[None], own[None]) for scores in by_count]]
+        masks += [at_rates(by_rate, rate), lowest(influence[None, None, :, None], own[None])]
     return torch.cat(masks)
 
 
@@ -194,46 +162,3 @@ def over_draws(
     )
     kinds = torch.split(by_alpha, [1, n_random, n_random, 1], dim=-1)
     return torch.stack([kind.mean(-1) for kind in kinds], dim=-1)
-
-
-def share_of_keys(recording: Recording, layer: int) -> float:
-    """Return the share of a layer's weights, matrices only, that make keys and values."""
-    keys, _ = recording.kv(layer)
-    made = 2 * keys.shape[1] * keys.shape[3] * recording.resid(0).shape[-1]
-    return made / sum(w.numel() for w in recording.blocks[layer].module.parameters() if w.ndim > 1)
-
-
-# What is read off the streams that are left
-
-
-def nats_per_token(
-    recording: Recording, resid: Streams, tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "variant batch"]:
-    """Return the mean surprise at every token but the first, in nats; the vocabulary's logits for a
-    few tokens at a time.
-    """
-    n_pos = tokens.shape[1]
-    size = max(
-        1, LOGITS_HELD // (recording.logits(resid[0], positions=[0]).shape[-1] * len(tokens))
-    )
-    surprise = torch.zeros(resid.shape[:2], device=resid.device)
-    for variant, stream in enumerate(resid):
-        for begin in range(0, n_pos - 1, size):
-            at = slice(begin, min(begin + size, n_pos - 1))
-            log_p = recording.logits(stream, positions=at).log_softmax(-1)
-            surprise[variant] -= log_p.gather(-1, tokens[:, 1:][:, at, None])[..., 0].sum(-1)
-    return surprise / (n_pos - 1)
-
-
-def log_likelihood(
-    recording: Recording,
-    resid: Streams,
-    answer: Int[Tensor, "batch answer_pos"],
-) -> Float[Tensor, "variant batch"]:
-    """Return the log-probability, in nats, of answers that the last positions predict."""
-    n = answer.shape[1]
-    log_p = torch.stack([recording.logits(stream[:, -n:]).log_softmax(-1) for stream in resid])
-    of_tokens: Tensor = log_p.gather(-1, answer[None, ..., None].expand(len(resid), -1, -1, 1))[
-        ..., 0
-    ]
-    return of_tokens.sum(-1)

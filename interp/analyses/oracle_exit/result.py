@@ -1,0 +1,178 @@
+"""Where prompts exit, and what is read there."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.figures.plots import lines_over_depth
+from interp.result import Compared, Finding, Result
+from interp.stats.estimate import Estimate, estimate
+from interp.stats.paired import PairedDifference
+
+if TYPE_CHECKING:
+    from interp.analyses.oracle_exit import OracleExit
+
+ORACLE, SETTLED = "oracle", "oracle, settled"
+_AGREES, _RIGHT = "agrees with the full model", "accuracy"
+
+
+def first_agreeing(choice: np.ndarray, *, is_settled: bool = False) -> np.ndarray:
+    """Return the first tap [prompt] whose `choice` [prompt tap] is the last tap's.
+
+    With `is_settled`, the first from which on all choices are.
+    """
+    agrees = choice == choice[:, -1:]
+    if is_settled:
+        agrees = np.logical_and.accumulate(agrees[:, ::-1], axis=1)[:, ::-1]
+    return np.asarray(agrees.argmax(1))
+
+
+def first_stable(choice: np.ndarray, k: int) -> np.ndarray:
+    """Return the first tap [prompt] at which the last `k` choices [prompt tap] are equal.
+
+    The last tap where none is.
+    """
+    n_taps = choice.shape[1]
+    windows = np.lib.stride_tricks.sliding_window_view(choice, k, axis=1)
+    is_stable = (windows == windows[..., -1:]).all(-1)
+    return np.asarray(np.where(is_stable.any(1), is_stable.argmax(1) + k - 1, n_taps - 1))
+
+
+@dataclass(frozen=True, repr=False)
+class OracleExitResult(Result):
+    """The lens's choices [prompt tap] at the last position, and answers [prompt], -1 for none."""
+
+    analysis: "OracleExit"
+    choice: np.ndarray
+    answer: np.ndarray
+
+    @property
+    def n_layers(self) -> int:
+        """Return the number of layers; there is one tap more."""
+        return int(self.choice.shape[1]) - 1
+
+    @property
+    def rules(self) -> dict[str, np.ndarray]:
+        """Map every way to exit to the tap [prompt] at which it reads; `n_layers`: behind all."""
+        return {
+            ORACLE: first_agreeing(self.choice),
+            SETTLED: first_agreeing(self.choice, is_settled=True),
+            **{f"same choice {k} times": first_stable(self.choice, k) for k in self._repeats},
+        }
+
+    @property
+    def _repeats(self) -> tuple[int, ...]:
+        return self.analysis.stable_for
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Return the scores of exits: agreement and, if every prompt has an answer, accuracy."""
+        return (_AGREES, _RIGHT) if (self.answer >= 0).all() else (_AGREES,)
+
+    def score(self, exits: np.ndarray, score: str) -> np.ndarray:
+        """Return [prompt] whether what is read at these taps [prompt] is right, or the model's."""
+        read = self.choice[np.arange(len(exits)), exits]
+        truth = self.answer if score == _RIGHT else self.choice[:, -1]
+        return np.asarray(read == truth, dtype=np.float64)
+
+    def fixed(self, exits: np.ndarray) -> np.ndarray:
+        """Return exits everywhere in front of one layer: the mean depth, rounded up."""
+        return np.full_like(exits, int(np.ceil(exits.mean())))
+
+    def _everyone_at(self, tap: int) -> np.ndarray:
+        return np.full(len(self.choice), tap)
+
+    def _estimate(self, values: np.ndarray) -> Estimate:
+        return estimate(values, seed=self.analysis.seed)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return columns statistic, rule, score, layer, mean, low, high, depth, difference, p,
+        n_prompts.
+
+        "rule": the score of an exit rule with its 95 % bootstrap interval over prompts, the mean
+        share of layers it runs (depth), its difference to the full model and p (McNemar's exact
+        test); "control": of a fixed exit at the rule's mean depth. "exit": the share of prompts
+        that have left in front of a layer. "lens": the score of everyone reading there.
+        """
+        frame = pd.DataFrame([*self._rule_rows(), *self._layer_rows()])
+        return frame.astype({"layer": "Int64"})
+
+    def _rule_rows(self) -> Iterator[dict[str, object]]:
+        full = self._everyone_at(self.n_layers)
+        for rule, exits in self.rules.items():
+            ways = (("rule", exits), ("control", self.fixed(exits)))
+            for (statistic, taps), score in product(ways, self.scores):
+                values = self.score(taps, score)
+                lost = PairedDifference.of(
+                    values - self.score(full, score), seed=self.analysis.seed
+                )
+                keys = {"statistic": statistic, "rule": rule, "score": score, "layer": pd.NA}
+                yield self._row(
+                    keys, values, float(taps.mean()), difference=lost.estimate.value, p=lost.p
+                )
+
+    def _layer_rows(self) -> Iterator[dict[str, object]]:
+        for (rule, exits), tap in product(self.rules.items(), range(self.n_layers + 1)):
+            keys = {"statistic": "exit", "rule": rule, "score": "share that has left", "layer": tap}
+            yield self._row(keys, (exits <= tap) * 1.0, float(tap))
+        for score, tap in product(self.scores, range(self.n_layers + 1)):
+            keys = {"statistic": "lens", "rule": "everyone", "score": score, "layer": tap}
+            yield self._row(keys, self.score(self._everyone_at(tap), score), float(tap))
+
+    def _row(
+        self,
+        keys: dict[str, object],
+        values: np.ndarray,
+        depth: float,
+        *,
+        difference: float = np.nan,
+        p: float = np.nan,
+    ) -> dict[str, object]:
+        columns = self._estimate(values).columns()
+        n_prompts = columns.pop("n_prompts")
+        tests = {"depth": depth / self.n_layers, "difference": difference, "p": p}
+        return keys | columns | tests | {"n_prompts": n_prompts}
+
+    def plot(self) -> go.Figure:
+        """Draw who has left in front of which layer, and what the lens says there."""
+        frame = pd.DataFrame(self._layer_rows())
+        is_exit = frame["statistic"] == "exit"
+        frame["panel"] = np.where(
+            is_exit, "share of prompts that have left", "if everyone read here"
+        )
+        frame["line"] = np.where(is_exit, frame["rule"], frame["score"])
+        title = "How early the prediction could be read out, in front of each layer"
+        figure = lines_over_depth(frame, y="mean", groups="line", panels="panel", title=title)
+        return figure.update_yaxes(range=[-0.03, 1.03])
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the depth at which the final choice is first there, and two rules' scores."""
+        depth = self._estimate(self.rules[ORACLE] / self.n_layers)
+        oracle = Finding(
+            f"With hindsight, the final choice is there after {depth:.0%} of the layers.",
+            depth,
+            "share of layers until the final choice is there, with hindsight",
+        )
+        return oracle, *(self._rule_finding(k) for k in self._repeats[:2])
+
+    def _rule_finding(self, k: int) -> Finding:
+        exits, score = self.rules[f"same choice {k} times"], self.scores[-1]
+        own, fixed, full = (
+            self._estimate(self.score(taps, score))
+            for taps in (exits, self.fixed(exits), self._everyone_at(self.n_layers))
+        )
+        right = "is right" if score == _RIGHT else "agrees with the full model"
+        depth = 100 * exits.mean() / self.n_layers
+        return Finding(
+            f"Leaving after {k} equal choices, at {depth:.0f} % of the depth, {right} for {own:.0%}"
+            " of prompts.",
+            own,
+            f"{score} when leaving after {k} equal choices",
+            control=Compared("everyone leaving at the same mean depth", fixed),
+            rival=Compared("the full model", full),
+        )

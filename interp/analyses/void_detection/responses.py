@@ -1,0 +1,81 @@
+"""The norms of responses, captured while they are generated; which tokens are punctuation."""
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from interp.errors import AnalysisError
+from interp.models import Model
+from interp.sites import Site
+from interp.sweeps.voids import is_massive
+from interp.tasks.batch import TokenBatch
+
+
+@dataclass(frozen=True)
+class Response:
+    """Norms of the tokens that follow each prompt, captured while generating them.
+
+    `is_read` are those that a pass has read, at the positions `span` of the text (`tokens`, prompt
+    and response): neither the last, nor what ended it.
+    """
+
+    norms: Float[Tensor, "batch tap new"]
+    massive: Bool[Tensor, "batch new"]
+    is_read: Bool[Tensor, "batch new"]
+    tokens: Int[Tensor, "batch text"]
+    span: slice
+
+
+@torch.no_grad()
+def respond(
+    model: Model,
+    batch: TokenBatch,
+    *,
+    max_new_tokens: int,
+    above: float = 100.0,
+    ratio: float = 1000.0,
+) -> Response:
+    """Generate greedily and return the norms of what was read; raise AnalysisError for too few."""
+    require_readable(max_new_tokens)
+    sites = [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in range(model.n_layers))]
+    generation = model.generate(batch, max_new_tokens=max_new_tokens, capture=sites)
+    span = slice(generation.response.start, generation.response.stop - 1)
+    streams = [generation.activations[site][:, span] for site in sites]
+    return Response(
+        torch.stack([vector_norm(stream.float(), dim=-1) for stream in streams], dim=1),
+        torch.stack([is_massive(stream, above=above, ratio=ratio) for stream in streams]).any(0),
+        generation.mask[:, generation.response][:, 1:],
+        generation.tokens,
+        span,
+    )
+
+
+def require_readable(max_new_tokens: int) -> None:
+    """Raise AnalysisError for responses too short for a pass to read one of their tokens."""
+    if max_new_tokens < 2:
+        raise AnalysisError(
+            f"max_new_tokens={max_new_tokens}; 2 or more are needed, since no pass reads the last"
+            " (0: no responses)"
+        )
+
+
+def punctuation_of(tokenizer: Any, tokens: Iterable[int]) -> Int[Tensor, " token"]:
+    """Return which tokens are punctuation and symbols alone; none without a tokenizer."""
+    if tokenizer is None:
+        return torch.zeros(0, dtype=torch.long)
+    marks = [
+        token for token in sorted(set(tokens)) if _is_punctuation(tokenizer.decode([token]).strip())
+    ]
+    return torch.tensor(
+        [token for token in marks if token not in tokenizer.all_special_ids], dtype=torch.long
+    )
+
+
+def _is_punctuation(text: str) -> bool:
+    return text != "" and all(unicodedata.category(character)[0] in "PS" for character in text)

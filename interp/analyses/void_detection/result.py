@@ -1,0 +1,191 @@
+"""Usage: the share of layers that are not void, by phase, kind of token, layer and position."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from interp.figures.plots import grid_below, lines_over_depth
+from interp.result import Finding, Result
+from interp.shapes import Tensors
+from interp.stats.estimate import estimate, estimates
+from interp.sweeps.voids import active_layers
+
+if TYPE_CHECKING:
+    from interp.analyses.void_detection import VoidDetection
+
+PHASES = ("prompt", "response")
+FIRST, PUNCTUATION, OTHER, NO_TOKEN = range(4)
+_CLASSES = {"first": FIRST, "punctuation": PUNCTUATION, "other": OTHER}
+_MARKED = ("massive", "without massive")
+
+
+@dataclass(frozen=True, repr=False)
+class VoidDetectionResult(Result):
+    """Norms of every shard, from which usage follows at any alpha."""
+
+    analysis: "VoidDetection"
+    parts: tuple[Tensors, ...]
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Return the phases measured."""
+        return tuple(phase for phase in PHASES if f"{phase}.norms" in self.parts[0])
+
+    @property
+    def n_prompts(self) -> int:
+        """Return the number of prompts."""
+        return sum(len(part["prompt.norms"]) for part in self.parts)
+
+    def active(self, part: Tensors, phase: str, alphas: Sequence[float]) -> Tensor:
+        """Return what is active [alpha batch layer pos] in one shard."""
+        return active_layers(
+            part[f"{phase}.norms"], alphas, first_range=part.get(f"{phase}.first_range")
+        )
+
+    def usage(self, *, alpha: float | None = None, phase: str = "prompt") -> list[Tensor]:
+        """Return the share of layers that each token uses, a tensor [batch pos] per shard.
+
+        NaN where there is no token.
+        """
+        alphas, shares = [self.analysis.alpha if alpha is None else alpha], []
+        for part in self.parts:
+            share = self.active(part, phase, alphas)[0].float().mean(1)
+            shares.append(share.masked_fill(part[f"{phase}.class"] == NO_TOKEN, torch.nan))
+        return shares
+
+    @cached_property
+    def _by_prompt(self) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+        """Map phase and set of tokens to usage [prompt alpha layer+1] and tokens [prompt].
+
+        The mean over layers stands behind the last layer.
+        """
+        sums: dict[tuple[str, str], list[Tensor]] = {}
+        counts: dict[tuple[str, str], list[Tensor]] = {}
+        for part in self.parts:
+            for phase in self.phases:
+                active = self.active(part, phase, self.analysis.all_alphas).double()
+                for name, chosen in _sets(part, phase).items():
+                    total = torch.einsum("abtp,bp->bat", active, chosen.double())
+                    sums.setdefault((phase, name), []).append(total)
+                    counts.setdefault((phase, name), []).append(chosen.sum(1))
+        by_prompt = {}
+        for key, parts in sums.items():
+            total, count = torch.cat(parts), torch.cat(counts[key])
+            has_tokens = count > 0
+            if bool(has_tokens.any()):
+                usage = total[has_tokens] / count[has_tokens, None, None]
+                usage = torch.cat([usage, usage.mean(-1, keepdim=True)], dim=-1)
+                by_prompt[key] = usage.numpy(), count[has_tokens].double().numpy()
+        return by_prompt
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return columns alpha, phase, tokens, layer, position, usage, low, high, n_tokens.
+
+        low and high are a 95 % bootstrap over prompts (n_prompts). Without a layer, a row is the
+        mean over layers; usage is a mean over tokens. Rows with a position are of `alpha` alone: 0
+        is the prompt's last token, 1 the first of the response.
+        """
+        frame = pd.concat([*self._set_rows(), *self._position_rows()], ignore_index=True)
+        return frame.astype({"layer": "Int64", "position": "Int64"})
+
+    def _set_rows(self) -> Iterator[pd.DataFrame]:
+        for (phase, tokens), (usage, weights) in self._by_prompt.items():
+            columns = estimates(usage, weights=weights, seed=self.analysis.seed)
+            layers = [*range(usage.shape[2] - 1), pd.NA]
+            for i, alpha in enumerate(self.analysis.all_alphas):
+                keys = {"alpha": alpha, "phase": phase, "tokens": tokens, "layer": layers}
+                numbers = {"usage": columns["mean"][i]}
+                numbers |= {name: columns[name][i] for name in ("low", "high")}
+                counts = {"n_tokens": int(weights.sum()), "n_prompts": len(usage)}
+                yield pd.DataFrame(keys | {"position": pd.NA} | numbers | counts)
+
+    def _position_rows(self) -> Iterator[pd.DataFrame]:
+        for phase in self.phases:
+            total, count = self._by_position(phase)
+            n_layers, n_pos = total.shape
+            layer, pos = (axis.ravel() for axis in np.mgrid[:n_layers, :n_pos])
+            keys = {"alpha": self.analysis.alpha, "phase": phase, "tokens": "all", "layer": layer}
+            keys |= {"position": pos + (1 - n_pos if phase == "prompt" else 1)}
+            usage = total.ravel() / np.maximum(count, 1)[pos]
+            numbers = {"usage": usage, "low": np.nan, "high": np.nan}
+            counts = {"n_tokens": count[pos], "n_prompts": count[pos]}
+            yield pd.DataFrame(keys | numbers | counts)[count[pos] > 0]
+
+    def _by_position(self, phase: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return how often layers are active [layer position], and the tokens [position].
+
+        Prompts end together.
+        """
+        width = max(part[f"{phase}.class"].shape[1] for part in self.parts)
+        total, count = torch.zeros(()), torch.zeros((), dtype=torch.long)
+        for part in self.parts:
+            exists = part[f"{phase}.class"] != NO_TOKEN
+            active = self.active(part, phase, [self.analysis.alpha])[0] & exists[:, None]
+            side = (
+                (width - exists.shape[1], 0) if phase == "prompt" else (0, width - exists.shape[1])
+            )
+            total, count = total + pad(active.sum(0), side), count + pad(exists.sum(0), side)
+        return np.asarray(total, dtype=np.float64), np.asarray(count)
+
+    def mean(self, phase: str, tokens: str = "all") -> np.ndarray:
+        """Return usage [alpha layer+1] of a set of tokens, the mean over layers last."""
+        usage, weights = self._by_prompt[phase, tokens]
+        return np.asarray(np.average(usage, axis=0, weights=weights))
+
+    def plot(self) -> go.Figure:
+        """Draw the share of tokens that use each layer, by kind and phase; below, by position."""
+        frame = pd.concat(self._set_rows(), ignore_index=True)
+        at_alpha = (frame["alpha"] == self.analysis.alpha) & frame["layer"].notna()
+        shown = frame[at_alpha & ~frame["tokens"].str.startswith("without")].copy()
+        shown["panel"] = shown["phase"].map(
+            {"prompt": "reading the prompt", "response": "writing the response"}
+        )
+        title = (
+            f"Share of tokens for which a layer is not void (α = {self.analysis.alpha:g}); below,"
+            " by position"
+        )
+        figure = lines_over_depth(shown, y="usage", groups="tokens", panels="panel", title=title)
+        figure.update_yaxes(range=[-0.03, 1.03])
+        grids = []
+        for phase in self.phases:
+            total, count = self._by_position(phase)
+            grids.append(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+        first = 1 - grids[0].shape[1]
+        x, y = "position (0: the prompt's last token; from 1 on: the response)", "layer"
+        of, grid = "share of tokens", np.concatenate(grids, axis=1)
+        return grid_below(figure, grid, x=x, y=y, of=of, x_first=first, top=1.0)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the share of layers that tokens use, by phase."""
+        return tuple(map(self._phase_finding, self.phases))
+
+    def _phase_finding(self, phase: str) -> Finding:
+        usage, weights = self._by_prompt[phase, "all"]
+        at = self.analysis.all_alphas.index(self.analysis.alpha)
+        share = estimate(usage[:, at, -1], weights=weights, seed=self.analysis.seed)
+        by_layer = self.mean(phase)[at, :-1]
+        return Finding(
+            f"In the {phase}, a token uses {share:.0%} of the layers; layer {by_layer.argmin()} is"
+            " void most often.",
+            share,
+            f"share of layers that a token of the {phase} uses",
+        )
+
+
+def _sets(part: Tensors, phase: str) -> dict[str, Tensor]:
+    """Return which tokens [batch pos] belong to which set; classes are of prompts only."""
+    kinds, massive = part[f"{phase}.class"], part[f"{phase}.massive"]
+    is_token = kinds != NO_TOKEN
+    sets = {"all": is_token}
+    if phase == "prompt":
+        sets |= {name: kinds == kind for name, kind in _CLASSES.items()}
+        sets["without first"] = is_token & (kinds != FIRST)
+    return sets | dict(zip(_MARKED, (is_token & massive, is_token & ~massive), strict=True))
