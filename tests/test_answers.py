@@ -1,6 +1,4 @@
-"""Prompts with their answers: which recording serves them, and at which positions they are
-predicted.
-"""
+"""Prompts with their answers: which recording serves them, and what predicts them."""
 
 import pytest
 import torch

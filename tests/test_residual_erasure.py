@@ -10,6 +10,7 @@ import interp
 from interp.analyses.residual_erasure import ResidualErasure
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model
+from interp.runs.registry import make_analysis
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 from tests.test_integrated_gradients import answering
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def naive(
     model: Model, ids: torch.Tensor, mean: torch.Tensor | None, *, site: int, erased: slice
 ) -> torch.Tensor:
-    """Return the probabilities [pos d_vocab] of a whole forward, some positions erased at a site."""
+    """Return the probabilities [pos d_vocab] of a forward, positions erased at a site."""
 
     def erase(resid: torch.Tensor) -> torch.Tensor:
         changed = resid.clone()
@@ -133,9 +134,9 @@ def test_bad_input_is_one_line() -> None:
         ResidualErasure().run(model, Task.from_texts(["Ada mother mother"]))
     with pytest.raises(AnalysisError, match="prompt 'a' has 2 tokens; at least 3 are needed"):
         ResidualErasure().run(model, Task("short", (Prompt("a", "Ada", answer="Emil"),)))
-    with pytest.raises(AnalysisError, match="unknown scope 'suffix'; there is position, prefix"):
-        ResidualErasure(scopes=("suffix",))
-    with pytest.raises(AnalysisError, match="n_mean=0"):
+    with pytest.raises(AnalysisError, match="scopes: unknown value 'suffix'; there is position"):
+        make_analysis("residual_erasure", {"scopes": ("suffix",)})
+    with pytest.raises(AnalysisError, match=r"residual_erasure\.n_mean=0; at least 1 is needed"):
         ResidualErasure(n_mean=0)
 
 
