@@ -6,8 +6,7 @@ layer hands on, S, from a baseline B without information, S's mean over the prom
 
     A[l, t] = sum_d (S - B)[t, d] * integral over a in [0, 1] of dF/dS (B + a (S - B)) [t, d]
 
-The attributions of all positions add up to F(S) - F(B), which is known; nodes are added until they
-do.
+The attributions of all positions add up to the known F(S) - F(B); nodes are added until they do.
 """
 
 from collections.abc import Sequence
@@ -91,10 +90,7 @@ class IntegratedGradients(Analysis):
             )
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return per prompt attributions [batch layer pos], and of each sum [batch layer] the rest.
-
-        That is what it should be, how far it misses, its nodes, and whether more were wanted.
-        """
+        """Return attributions [batch layer pos], and how each sum came about [batch layer]."""
         n, layers = len(shard.prompts), recording.n_layers
         sizes = answered_sizes(shard, whole=self.whole_answer)
         parts: Tensors = {
@@ -164,8 +160,8 @@ class IntegratedGradients(Analysis):
         """Return what the path ends at [batch pos d_model]."""
         if self.part == "layer":
             return recording.resid(layer + 1)
-        kind = "attn_out" if self.part == "attention" else "mlp_out"
-        return recording.clean(Site(kind, layer))
+        is_attention = self.part == "attention"
+        return recording.clean(Site("attn_out" if is_attention else "mlp_out", layer))
 
     def _behind(
         self, clean: Recording, rows: Recording, which: Tensor, layer: int, varied: Tensor
