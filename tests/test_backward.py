@@ -1,6 +1,4 @@
-"""Backward rules: equal to the official code and to a second implementation, and invisible in the
-forward pass.
-"""
+"""Backward rules equal the official code and a second one; the forward pass does not see them."""
 
 from pathlib import Path
 

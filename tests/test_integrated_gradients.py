@@ -51,7 +51,7 @@ def naive_slopes(
     """Return F, and the gradient at one node times the path [pos], of one prompt by a whole forward
     of the stock model.
     """
-    block = model._blocks[layer]
+    block = model.blocks[layer]
     module = {"layer": block.module, "attention": block.attn_write, "mlp": block.mlp_write}[part]
     seen: dict[str, torch.Tensor] = {}
 

@@ -34,13 +34,13 @@ def naive(
 
     layer = min(site, model.n_layers - 1)
     if site < model.n_layers:
-        handle = model._blocks[layer].module.register_forward_pre_hook(before, with_kwargs=True)
+        handle = model.blocks[layer].module.register_forward_pre_hook(before, with_kwargs=True)
     else:
 
         def behind(_module, _args, output):
             return (erase(output[0]), *output[1:]) if isinstance(output, tuple) else erase(output)
 
-        handle = model._blocks[layer].module.register_forward_hook(behind)
+        handle = model.blocks[layer].module.register_forward_hook(behind)
     logits = model.module(input_ids=ids[None], use_cache=False).logits[0].float()
     handle.remove()
     return logits.softmax(-1)

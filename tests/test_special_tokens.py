@@ -1,6 +1,4 @@
-"""Special tokens stand in front of prompts as the tokenizer puts them, and never behind; chats are
-the template's tokens.
-"""
+"""Special tokens stand in front of prompts, never behind; chats are the template's tokens."""
 
 from typing import Any
 
@@ -351,8 +349,7 @@ def test_a_chat_is_the_templates_tokens(name: str, single: str) -> None:
         ),
         (
             "{% for m in messages %}{{ 'User:' if m.role == 'user' else 'Bot: <think>' }}"
-            " {{ m.content }} {% endfor %}"
-            + ASKED,
+            " {{ m.content }} {% endfor %}" + ASKED,
             "does not put what the assistant says, 'Yes'.*there is '<think> Yes '",
         ),
         (

@@ -18,9 +18,7 @@ from interp.tasks.batch import TokenBatch
 
 @dataclass(frozen=True)
 class Answered:
-    """The prompts `rows` of a shard, whose answers have one length; position `start` predicts their
-    first token.
-    """
+    """Prompts `rows` of a shard with answers of one length; `start` predicts the first token."""
 
     rows: Int[Tensor, " batch"]
     recording: Recording
@@ -43,9 +41,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Size:
-    """Prompts whose answers have one length: how many, how many positions each, and those of a pass
-    of their own, if any.
-    """
+    """How many prompts have answers of one length, their positions, and those of a new pass."""
 
     n_prompts: int
     n_pos: int
@@ -53,9 +49,7 @@ class Size:
 
 
 def require_answers(shard: TokenBatch) -> Int[Tensor, "batch answer_pos"]:
-    """Return the answers, padded with -1; raise TaskError, naming the first prompts, if one is
-    missing.
-    """
+    """Return the answers, padded with -1; raise TaskError, naming prompts, if one is missing."""
     if shard.answer_tokens is None:
         raise TaskError(shard.missing("answer"))
     return shard.answer_tokens
@@ -97,6 +91,6 @@ def answered_sizes(shard: TokenBatch, *, whole: bool = False) -> list[Size]:
 def probability(
     logits: Float[Tensor, "batch answer_pos d_vocab"], answer: Int[Tensor, "batch answer_pos"]
 ) -> Float[Tensor, " batch"]:
-    """Return the sum over the answer's tokens of their probabilities, each behind those before it."""
+    """Return the sum of the probabilities of the answer's tokens, each behind those before it."""
     probabilities: Tensor = logits.float().softmax(-1).gather(-1, answer[..., None])[..., 0].sum(-1)
     return probabilities

@@ -8,14 +8,14 @@ import streamlit as st
 
 from interp.figures.plots import lines_over_depth
 from interp.runs.folder import Cell
-from interp_viewer.screen import Here
+from interp_viewer.selected import Selected
 from interp_viewer.text import plain
 
 _CONFIG = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 
 
 def lines(
-    here: Here,
+    here: Selected,
     frame: pd.DataFrame,
     *,
     y: str,
@@ -42,16 +42,14 @@ def lines(
 
 
 def draw(figure: go.Figure, *, key: str, alt: str) -> None:
-    """Draw a Plotly figure, its title above it: there it can take as many lines as the window is
-    narrow.
-    """
+    """Draw a Plotly figure below its title, which may take several lines in a narrow window."""
     if title := figure.layout.title.text:
         st.markdown(f"**{plain(title)}**")
         figure.update_layout(title_text="", margin_t=40)
     st.plotly_chart(figure, key=key, config=_CONFIG, alt=alt)
 
 
-def stored(here: Here, cell: Cell) -> None:
+def stored(here: Selected, cell: Cell) -> None:
     """Draw the figure that an analysis left in its folder."""
     figure = go.Figure(json.loads(here.run.figure(cell)), skip_invalid=True)
     draw(

@@ -254,7 +254,7 @@ class VoidSkip(Analysis):
         mask, last = torch.ones_like(tokens, dtype=torch.bool), shard.last.repeat(len(kinds))
         choose = model.chooser(TokenBatch(prompts, tokens, mask, last), max_new_tokens=n_new)
         for n_said in range(n_new):
-            now = _unstored(recording.beside(tokens))
+            now = recording.of(tokens, is_stored=False)
             masks = self._masks(now, prompts, prepared, evaluation)[drawn_as]
             own = rearrange(
                 masks, "drawn (kind batch) layer pos -> drawn kind batch layer pos", kind=len(kinds)
@@ -484,12 +484,6 @@ def _by_way(value: Tensor, *, n_random: int) -> Tensor:
     if value.ndim == 1:
         return value
     return torch.stack([over_draws(of, n_random=n_random) for of in value.unbind(1)], dim=1)
-
-
-def _unstored(recording: Recording) -> Recording:
-    """Let a recording of a generated text neither read a store nor fill it."""
-    recording.read, recording.keep = (lambda _: None), (lambda _: None)
-    return recording
 
 
 @dataclass(frozen=True, repr=False)
