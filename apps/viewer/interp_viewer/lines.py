@@ -15,25 +15,14 @@ _CONFIG = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 
 
 def lines(
-    here: Selected,
-    frame: pd.DataFrame,
-    *,
-    y: str,
-    groups: str,
-    panels: str,
-    title: str,
-    key: str,
-    marked: str = "layer",
+    here: Selected, frame: pd.DataFrame, *, title: str, key: str, marked: str = "layer"
 ) -> None:
-    """Draw `y` over layers, one line per value of `groups`, one panel per value of `panels`."""
-    figure = lines_over_depth(
-        frame.reset_index(drop=True), y=y, groups=groups, panels=panels, title=title
-    )
-    figure.update_layout(
-        height=320,
-        margin={"t": 60, "b": 40, "l": 40, "r": 20},
-        showlegend=frame[groups].nunique() > 1,
-    )
+    """Draw column `mean` over layers: a line per value of `line`, a panel per value of `panel`."""
+    rows = frame.reset_index(drop=True)
+    figure = lines_over_depth(rows, y="mean", groups="line", panels="panel", title=title)
+    has_legend = frame["line"].nunique() > 1
+    margin = {"t": 60, "b": 40, "l": 40, "r": 20}
+    figure.update_layout(height=320, margin=margin, showlegend=has_legend)
     figure.update_annotations(font_size=12)
     at = getattr(here.selection, marked)
     if at is not None:

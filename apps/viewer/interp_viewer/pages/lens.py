@@ -109,12 +109,10 @@ def page(here: Selected) -> None:
     frame = here.run.frame(cell)
     curve = frame[(frame["measure"] == _measure(here, of)) & frame["position"].isna()]
     if len(curve):
+        layers = curve["layer"].astype(int)
         lines(
             here,
-            curve.assign(layer=curve["layer"].astype(int), of="mean over prompts"),
-            y="mean",
-            groups="of",
-            panels="measure",
+            curve.assign(layer=layers, line="mean over prompts", panel=curve["measure"]),
             title="Mean over prompts and tokens (of the answer: at the last token)",
             key="lens-lines",
         )

@@ -51,12 +51,10 @@ def page(here: Selected) -> None:
     of = option(here, "Measure", names)
     measure = of.split(": ")[0]
     frame = here.run.frame(cell)
+    rows = frame[frame["measure"] == measure]
     lines(
         here,
-        frame[frame["measure"] == measure],
-        y="mean",
-        groups="component",
-        panels="measure",
+        rows.assign(line=rows["component"], panel=measure),
         title=f"{measure}, mean over {here.info(cell)['n_prompts']} prompts (band: 95 % interval)",
         key="residual-lines",
     )

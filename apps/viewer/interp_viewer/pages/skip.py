@@ -129,13 +129,10 @@ def page(here: Selected) -> None:
     )
     frame = here.run.frame(cell)
     rows = frame[(frame["scope"] == choice.scope) & frame["effect"].isin(list(_EFFECTS))]
-    shown = rows.assign(layer=rows["skipped"].astype(int), effect=rows["effect"].map(_EFFECTS))
+    layers, panels = rows["skipped"].astype(int), rows["effect"].map(_EFFECTS)
     lines(
         here,
-        shown.assign(of="mean over prompts"),
-        y="mean",
-        groups="of",
-        panels="effect",
+        rows.assign(layer=layers, line="mean over prompts", panel=panels),
         title=f"What skipping a layer does to the output ({SHOWN[choice.scope]})",
         key="skip-lines",
         marked="src",
