@@ -22,31 +22,33 @@ _NO_BENCHMARKS = ("gpu", "harness", "page")
 
 def main(names: list[str]) -> None:
     """Run the benchmarks named, or all, or write the page."""
-    there_is = [
+    known = [
         m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_")
     ]
-    there_is = [name for name in there_is if name not in _NO_BENCHMARKS]
+    known = [name for name in known if name not in _NO_BENCHMARKS]
     if names == ["--page"]:
         write_page()
         return
     for name in names:
-        if name not in there_is:
-            sys.exit(f"unknown benchmark {name!r}; there is {', '.join(there_is)}")
+        if name not in known:
+            sys.exit(f"unknown benchmark {name!r}; there is {', '.join(known)}")
     torch.set_num_threads(1)
     RESULTS.mkdir(exist_ok=True)
-    for name in names or there_is:
+    for name in names or known:
         module = importlib.import_module(f"benchmarks.{name}")
         load = os.getloadavg()[0]
-        found = {
+        measured = {
             "about": module.__doc__,
             **machine(),
             "load_before": round(load, 2),
             "results": module.run(),
         }
         (RESULTS / f"{name}.json").write_text(
-            json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(measured, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        sys.stdout.write(json.dumps({name: found["results"]}, indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(
+            json.dumps({name: measured["results"]}, indent=1, ensure_ascii=False) + "\n"
+        )
         sys.stdout.flush()
 
 

@@ -7,7 +7,7 @@ L(L-1)/2 forwards.
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, compare, random_batch, random_llama, told
+from benchmarks.harness import Row, compare, random_batch, random_llama, size_of
 from interp.analyses.back_patching import BackPatching
 from interp.models import Model
 from interp.tasks.batch import TokenBatch
@@ -76,5 +76,5 @@ def run() -> dict[str, Row]:
             "bound": round(forwards / n_naive, 3),
             "goal": round(1 / 18, 4),
         }
-        rows[told(model, batch)] = row | counted
+        rows[size_of(model, batch)] = row | counted
     return rows

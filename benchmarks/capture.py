@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Row, Work, random_batch, random_llama, ratio, seconds, told
+from benchmarks.harness import Row, Work, random_batch, random_llama, ratio, seconds, size_of
 from interp.sites import Site, SiteKind
 
 _KINDS: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "mlp_out")
@@ -54,7 +54,7 @@ def run() -> dict[str, Row]:
         for name in list(works)[1:]:
             row = ratio([(turn["ours"], turn[name]) for turn in turns])
             free = ratio([(turn["the stock forward"], turn[name]) for turn in turns])["ratio"]
-            rows[f"{told(model, batch)}, against {name}"] = (
+            rows[f"{size_of(model, batch)}, against {name}"] = (
                 row | {"bound": free} | _goal(name, d_model)
             )
     return rows

@@ -7,7 +7,6 @@ norm clipped at 0.25, 200 steps of warm-up, then a cosine to a tenth. Scaled: 2,
 every pair of sites is judged at the better one. Both sides read residuals that are known already.
 """
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,7 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.harness import Row
 from interp import load_model, load_task
 from interp.analyses.depth_map import DepthMap
-from interp.analyses.depth_map.site_maps import Role, SiteMaps, sites
+from interp.analyses.depth_map.split import Role, batches_by_role
+from interp.analyses.depth_map.tap_maps import TapMaps
+from interp.analyses.depth_map.taps import taps
 from interp.files.paths import shipped_models
 from interp.models import Model
 from interp.tasks.batch import TokenBatch
@@ -51,9 +52,9 @@ def trained(x: Tensor, y: Tensor, *, batch: int, rate: float, seed: int = 0) -> 
 
 
 def tokens_of(model: Model, batches: Sequence[TokenBatch]) -> Tensor:
-    """Return every residual [site token d_model] without position 0."""
+    """Return every residual [tap token d_model] without position 0."""
     return torch.cat(
-        [sites(model.record(batch), "residual")[:, :, 1:].flatten(1, 2) for batch in batches], dim=1
+        [taps(model.record(batch), "residual")[:, :, 1:].flatten(1, 2) for batch in batches], dim=1
     )
 
 
@@ -66,11 +67,11 @@ def run(source: str = "zoo/hops-4l", target: str | None = None, *, n: int = 1200
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         ours, theirs = (load_model(name, store=Path(folder)) for name in (source, target))
         analysis = DepthMap(target=target)
-        batches = analysis.batches(ours, ours.shards(load_task("two-hop", n=n)))
+        batches = batches_by_role(ours, ours.shards(load_task("two-hop", n=n)), seed=0)
         analysis.check(ours, batches["test"][0])
-        maps = SiteMaps(ours, ours if source == target else theirs)
+        maps = TapMaps(ours, ours if source == target else theirs)
         for _ in range(2):  # fill the store, and verify it
-            dataclasses.replace(maps).fit_and_test(batches)
+            maps.fit_and_test(batches)
         error, our_seconds, our_flops = _ours(maps, batches)
         learnt = [*batches["fit"], *batches["validation"]]
         x, y = tokens_of(ours, learnt), tokens_of(theirs, learnt)
@@ -115,7 +116,7 @@ def _best(error: Tensor) -> float:
     return round(float(error[1:, 1:].amin(0).mean()), 4)
 
 
-def _ours(maps: SiteMaps, batches: dict[Role, list[TokenBatch]]) -> tuple[Tensor, float, float]:
+def _ours(maps: TapMaps, batches: dict[Role, list[TokenBatch]]) -> tuple[Tensor, float, float]:
     """Return held-out errors [source target], seconds and FLOPs.
 
     FLOPs are the products counted, and 25 d³ for every factorisation.
@@ -124,7 +125,7 @@ def _ours(maps: SiteMaps, batches: dict[Role, list[TokenBatch]]) -> tuple[Tensor
     prepared = maps.fit_and_test(batches)
     seconds = time.process_time() - began
     with FlopCounterMode(display=False) as counter:
-        dataclasses.replace(maps).fit_and_test(batches)
+        maps.fit_and_test(batches)
     n_factorised = 2 * (maps.source.n_layers + 1)
     n_tokens = sum(batch.tokens[:, 1:].numel() for batch in batches["test"])
     error = sum(value[0, :-1] for key, value in prepared.items() if key != "ridge") / n_tokens

@@ -79,17 +79,19 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     for name in model or [name for name in CONFIGS if name != "tiny"]:
         lengths = _LENGTHS if name != "tiny" else (16, 32)
-        found = {
+        measured = {
             "about": __doc__,
             **machine(),
             "device": _device_name(device),
             "ceilings": ceilings,
         }
-        found["results"] = measure(
+        measured["results"] = measure(
             name, device=device, dtype=dtype, lengths=lengths, ceilings=ceilings, repeats=repeats
         )
-        (out / f"gpu-{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        typer.echo(json.dumps(found["results"], indent=1))
+        (out / f"gpu-{name}.json").write_text(
+            json.dumps(measured, indent=1) + "\n", encoding="utf-8"
+        )
+        typer.echo(json.dumps(measured["results"], indent=1))
         _forget(device)
 
 

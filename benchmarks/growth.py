@@ -52,7 +52,7 @@ def run() -> dict[str, Row]:
 
 def _fitted(sizes: tuple[int, ...], values: list[float], unit: str) -> Row:
     slope = float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0])
-    told = ", ".join(
+    listed = ", ".join(
         f"{size}: {value:.3g} {unit}" for size, value in zip(sizes, values, strict=True)
     )
-    return {"exponent": round(slope, 2), "values": told}
+    return {"exponent": round(slope, 2), "values": listed}

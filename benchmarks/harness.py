@@ -147,7 +147,7 @@ def random_batch(model: Model, *, batch: int, n_pos: int, seed: int = 0) -> Toke
     return TokenBatch(prompts, ids, mask, last, answer=answer[:, 0], answer_tokens=answer)
 
 
-def told(model: Model, batch: TokenBatch) -> str:
+def size_of(model: Model, batch: TokenBatch) -> str:
     """Return the size of a piece of work in words."""
     n, n_pos = batch.tokens.shape
     return f"L = {model.n_layers}, d = {model.d_model}, batch {n}, T = {n_pos}"

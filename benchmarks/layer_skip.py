@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, compare, random_batch, random_llama, told
+from benchmarks.harness import Row, compare, random_batch, random_llama, size_of
 from interp.analyses.layer_skip import LayerSkip
 from interp.models import Model
 from interp.sweeps.staircase import relative_change
@@ -102,7 +102,7 @@ def naive_all(model: Model, batch: TokenBatch) -> Pass:
 
 def naive_everything(model: Model, batch: TokenBatch, splits: list[int]) -> dict[str, Tensor]:
     """Skip every layer in all scopes, as published, by (2 + 2 splits) L + 1 forwards."""
-    layers, found = range(model.n_layers), {}
+    layers, largest = range(model.n_layers), {}
     resid: list[Tensor] = []
 
     def see(_layer: int, read: Tensor) -> Tensor:
@@ -132,8 +132,8 @@ def naive_everything(model: Model, batch: TokenBatch, splits: list[int]) -> dict
             (f"{skip}.output_max", outputs),
             (f"{alone}.max", direct),
         ):
-            found[key] = torch.maximum(found[key], value) if key in found else value
-    return found
+            largest[key] = torch.maximum(largest[key], value) if key in largest else value
+    return largest
 
 
 @torch.no_grad()
@@ -177,7 +177,7 @@ def run() -> dict[str, Row]:
         )
         counted = {"forwards": [blocks_run(model, batch, "all"), n_layers + 1]}
         goal = {"goal": round(1.15 * bound, 3)} if n_layers in (12, 48) else {}
-        rows[f"all positions, {told(model, batch)}"] = (
+        rows[f"all positions, {size_of(model, batch)}"] = (
             row | counted | {"bound": round(bound, 3)} | goal
         )
         if n_layers == 12 and n_pos <= 64 and (d_model, batch_size) in ((128, 8), (384, 1)):
@@ -192,5 +192,5 @@ def run() -> dict[str, Row]:
                 "bound": 0.3,
                 "goal": 0.35,
             }
-            rows[f"everything, {told(model, batch)}"] = row | counted
+            rows[f"everything, {size_of(model, batch)}"] = row | counted
     return rows

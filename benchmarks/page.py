@@ -26,51 +26,51 @@ def write_page() -> None:
 
 def page() -> str:
     """Return the page."""
-    found = {
+    results = {
         path.stem: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(RESULTS.glob("*.json"))
     }
     return "\n".join(
-        [_HEAD, _goals(found), *(_section(name, each) for name, each in found.items())]
+        [_HEAD, _goals(results), *(_section(name, each) for name, each in results.items())]
     )
 
 
-def _goals(found: dict[str, Any]) -> str:
+def _goals(results: dict[str, Any]) -> str:
     rows = [
         (name, key, row)
-        for name, each in found.items()
+        for name, each in results.items()
         for key, row in each["results"].items()
         if row.get("goal")
     ]
     missed = [(name, key, row) for name, key, row in rows if _value(row) > row["goal"]]
-    told = [
+    lines = [
         f"| [{_title(name)}](#{name.replace('_', '-')}) | {key} | {_measured(row)} "
         f"| {_number(row.get('bound'))} | {_number(row['goal'])} |"
         for name, key, row in missed
     ]
     table = (
-        ["| benchmark | work | measured | bound | goal |", "|---|---|---|---|---|", *told, ""]
+        ["| benchmark | work | measured | bound | goal |", "|---|---|---|---|---|", *lines, ""]
         if missed
         else []
     )
-    said = f"{len(rows) - len(missed)} of {len(rows)} goals are met."
+    sentence = f"{len(rows) - len(missed)} of {len(rows)} goals are met."
     more = " These are not; why, and what was tried, stands in their sections." if missed else ""
-    return "\n".join(["## Goals", "", said + more, "", *table])
+    return "\n".join(["## Goals", "", sentence + more, "", *table])
 
 
-def _section(name: str, found: dict[str, Any]) -> str:
-    versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
+def _section(name: str, results: dict[str, Any]) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in results["versions"].items())
     note = _NOTES / f"{name}.md"
     return "\n".join(
         [
             f"## {_title(name)}",
             "",
-            found["about"].strip(),
+            results["about"].strip(),
             "",
-            *_table(found["results"]),
+            *_table(results["results"]),
             "",
             *([note.read_text(encoding="utf-8")] if note.exists() else []),
-            f"*{found['date']}, {found['machine']}, {versions}.*",
+            f"*{results['date']}, {results['machine']}, {versions}.*",
             "",
         ]
     )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, compare, random_batch, random_llama, told
+from benchmarks.harness import Row, compare, random_batch, random_llama, size_of
 from benchmarks.layer_skip import Pass, blocks_run, check, effects, ours
 from benchmarks.relevance_patching import exact, paired
 from interp.models import Model
@@ -110,7 +110,7 @@ def run() -> dict[str, Row]:
         for name, peer in peers.items():
             changes, outputs = peer()
             check(arrays, {"all.max": changes, "all.output_max": outputs})
-            key = f"skip every layer, against {name}, {told(model, batch)}"
+            key = f"skip every layer, against {name}, {size_of(model, batch)}"
             rows[key] = compare(lambda m=model, b=batch: ours(m, b, "all"), peer) | counted
     model = random_llama(n_layers=12, d_model=128)
     shard = paired(model, batch=4, n_pos=24)
@@ -120,7 +120,7 @@ def run() -> dict[str, Row]:
         rtol=1e-3,
         atol=1e-4,
     )
-    rows[f"patch every residual, against `transformer_lens.patching`, {told(model, shard)}"] = (
+    rows[f"patch every residual, against `transformer_lens.patching`, {size_of(model, shard)}"] = (
         compare(lambda: exact(model, shard), lambda: patched_with_transformer_lens(model, shard))
         | {"bound": 13 / 24, "goal": 0.55}
     )

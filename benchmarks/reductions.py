@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, Work, compare, grown_mb, random_batch, random_llama, told
+from benchmarks.harness import Row, Work, compare, grown_mb, random_batch, random_llama, size_of
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.parallel_window import ParallelWindow
 from interp.analyses.residual_contribution import ResidualContribution
@@ -86,11 +86,11 @@ def naive_contribution(model: Model, batch: TokenBatch) -> Tensor:
         handle.remove()
     resid, attn, mlp = (torch.stack(each, dim=1).float() for each in kept.values())
     writes = ((attn, resid), (mlp, resid + attn), (attn + mlp, resid))
-    found = [each.norm(dim=-1) for each in (resid, attn, mlp)]
-    found += [write.norm(dim=-1) / stream.norm(dim=-1) for write, stream in writes]
-    found += [torch.cosine_similarity(write, stream, dim=-1) for write, stream in writes]
-    found.append(torch.cosine_similarity(resid, resid + attn + mlp, dim=-1))
-    return torch.stack([each.mean(2) for each in found], dim=-1)
+    numbers = [each.norm(dim=-1) for each in (resid, attn, mlp)]
+    numbers += [write.norm(dim=-1) / stream.norm(dim=-1) for write, stream in writes]
+    numbers += [torch.cosine_similarity(write, stream, dim=-1) for write, stream in writes]
+    numbers.append(torch.cosine_similarity(resid, resid + attn + mlp, dim=-1))
+    return torch.stack([each.mean(2) for each in numbers], dim=-1)
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def run() -> dict[str, Row]:
             "forwards": [round(n, 1) for n in counts],
             "bound": round(counts[0] / counts[1], 3),
         }
-        rows[f"all parallel windows / one by one, {told(model, batch)}"] = row | counted
+        rows[f"all parallel windows / one by one, {size_of(model, batch)}"] = row | counted
     for d_vocab, n_pos in ((2048, 64), (32768, 256)):
         model = random_llama(n_layers=12, d_model=384, d_vocab=d_vocab)
         batch = replace(
@@ -129,7 +129,7 @@ def run() -> dict[str, Row]:
         torch.testing.assert_close(
             lens(model, batch), naive_lens(model, batch), rtol=1e-4, atol=1e-4
         )
-        rows[f"logit lens / whole logits, V = {d_vocab}, {told(model, batch)}"] = compare(
+        rows[f"logit lens / whole logits, V = {d_vocab}, {size_of(model, batch)}"] = compare(
             lambda m=model, b=batch: lens(m, b), lambda m=model, b=batch: naive_lens(m, b)
         ) | {"bound": 1.0}
         if d_vocab == 2048:
@@ -137,7 +137,7 @@ def run() -> dict[str, Row]:
                 contribution(model, batch), naive_contribution(model, batch), rtol=1e-4, atol=1e-4
             )
             rows[
-                f"contribution of sublayers / hooks that keep everything, {told(model, batch)}"
+                f"contribution of sublayers / hooks that keep everything, {size_of(model, batch)}"
             ] = compare(
                 lambda m=model, b=batch: contribution(m, b),
                 lambda m=model, b=batch: naive_contribution(m, b),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, compare, random_batch, random_llama, told
+from benchmarks.harness import Row, compare, random_batch, random_llama, size_of
 from interp.analyses.activation_patching import ActivationPatching
 from interp.analyses.relevance_patching import RelevancePatching
 from interp.interventions import Patch
@@ -117,14 +117,14 @@ def run() -> dict[str, Row]:
                 lambda m=module, s=shard, b=is_bridge: three_passes(m, s, is_bridge=b),
             )
             goal = {"bound": 1.0} | ({"goal": 1.3} if is_bridge else {})
-            rows[f"all nodes against {name}, {told(model, shard)}"] = row | goal
+            rows[f"all nodes against {name}, {size_of(model, shard)}"] = row | goal
     model = random_llama(n_layers=12, d_model=128)
     for batch, n_pos in ((4, 24), (1, 64)):
         shard = paired(model, batch=batch, n_pos=n_pos)
         torch.testing.assert_close(
             exact(model, shard), naive_patching(model, shard), rtol=1e-3, atol=1e-4
         )
-        rows[f"exact patching of residuals, {told(model, shard)}"] = compare(
+        rows[f"exact patching of residuals, {size_of(model, shard)}"] = compare(
             lambda s=shard: exact(model, s), lambda s=shard: naive_patching(model, s), repeats=5
         ) | {"bound": round(13 / 24, 3), "goal": 0.55}
     return rows

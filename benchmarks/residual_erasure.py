@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, compare, random_batch, random_llama, told
+from benchmarks.harness import Row, compare, random_batch, random_llama, size_of
 from interp.analyses.residual_erasure import ResidualErasure
 from interp.models import Model
 from interp.tasks.batch import TokenBatch
@@ -80,5 +80,5 @@ def run() -> dict[str, Row]:
             "bound": round(forwards / n_naive, 3),
             "goal": 0.35,
         }
-        rows[told(model, batch)] = row | counted
+        rows[size_of(model, batch)] = row | counted
     return rows

@@ -142,8 +142,8 @@ def clicks(browser: Any, root: Path, run: str, *, n_layers: int, n: int = 9) -> 
 def listing(root: Path) -> float:
     """Return the seconds of reading the headers of all runs, nothing cached."""
     program = (
-        "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); from interp_viewer.reading"
-        " import headers; began = time.perf_counter(); n = len(headers(pathlib.Path(sys.argv[2])));"
+        "import sys, time, pathlib; sys.path.insert(0, sys.argv[1]); from interp_viewer.listing"
+        " import summaries; began = time.perf_counter(); summaries(pathlib.Path(sys.argv[2]));"
         " print(time.perf_counter() - began)"
     )
     import subprocess
@@ -168,7 +168,7 @@ def run() -> dict[str, Any]:
         for i in range(1, 500):
             shutil.copytree(many / "run000", many / f"run{i:03d}")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        found = {
+        measured = {
             "first paint of a cold server, 25,088 cells": (
                 statistics.median(first_paint(browser, root, "middle") for _ in range(_REPEATS)),
                 4.0,
@@ -180,5 +180,5 @@ def run() -> dict[str, Any]:
         browser.close()
     return {
         what: {"seconds": round(seconds, 3), "goal": budget}
-        for what, (seconds, budget) in found.items()
+        for what, (seconds, budget) in measured.items()
     }

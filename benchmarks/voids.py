@@ -7,7 +7,7 @@ import dataclasses
 
 import torch
 
-from benchmarks.harness import Row, compare, random_batch, random_llama, told
+from benchmarks.harness import Row, compare, random_batch, random_llama, size_of
 from interp.analyses.void_detection import VoidDetection
 from interp.analyses.void_detection.responses import respond
 from interp.models import Model
@@ -36,7 +36,7 @@ def run() -> dict[str, Row]:
     ):
         model = random_llama(n_layers=n_layers, d_model=d_model)
         batch = random_batch(model, batch=batch_size, n_pos=n_pos)
-        size = told(model, batch)
+        size = size_of(model, batch)
         one, twenty = detect(model, batch, n_alphas=1), detect(model, batch, n_alphas=20)
         times = compare(
             lambda m=model, b=batch: detect(m, b, n_alphas=20),

@@ -30,7 +30,8 @@ class Activations(Mapping[Site, Tensor]):
         return len(self._captured)
 
     def __repr__(self) -> str:
-        return f"Activations({', '.join(f'{site} {list(t.shape)}' for site, t in self._captured.items())})"
+        sites = ", ".join(f"{site} {list(t.shape)}" for site, t in self._captured.items())
+        return f"Activations({sites})"
 
 
 @dataclass(frozen=True)

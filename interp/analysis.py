@@ -1,5 +1,4 @@
-"""What an analysis is: a question with parameters, measured shard by shard and combined into a
-result.
+"""What an analysis is: a question with parameters, measured by shard and combined into a result.
 
 A new analysis is one file in `interp/analyses/`: a frozen dataclass that extends `Analysis`, and a
 `Result`.
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from interp.errors import InterpError
 from interp.models import Model
-from interp.parameters import fit, hints_of
+from interp.parameters import coerce, hints_of
 from interp.replay import Recording
 from interp.result import Compared, Finding, Result, joined
 from interp.shapes import Tensors
@@ -84,17 +83,15 @@ class Analysis(ABC):
     page: ClassVar[str] = "analysis"
 
     def __init_subclass__(cls) -> None:
-        """Let `measure` run as a whole: the model is looked at once, not in front of every block."""
+        """Let `measure` run as a whole: the model is looked at once, not before every block."""
         if "measure" in vars(cls):
             cls.measure = _as_a_whole(cls.measure)  # type: ignore[assignment,method-assign]
 
     def __post_init__(self) -> None:
-        """Take every parameter as its declared type (a list as a tuple, 1 as 1.0); raise
-        AnalysisError if it is none.
-        """
+        """Take every parameter as its declared type; raise AnalysisError if it cannot be."""
         hints = hints_of(type(self))
         for field in fields(self):
-            value = fit(
+            value = coerce(
                 hints[field.name], getattr(self, field.name), f"{name_of(type(self))}.{field.name}"
             )
             object.__setattr__(self, field.name, value)
@@ -119,17 +116,13 @@ class Analysis(ABC):
         """Raise before any work if this shard cannot be measured."""
 
     def others(self, model: Model) -> Mapping[str, str]:
-        """Return the fingerprints of other models that the answer depends on, by what they are
-        here; none for most.
-        """
+        """Return fingerprints of other models that the answer depends on, by their role."""
         return {}
 
     @torch.inference_mode(mode=False)  # its tensors could not be in a graph
     @torch.no_grad()
     def run(self, model: Model, task: Task) -> Result:
-        """Measure every shard and combine; warn of prompts that the tokenizer or this analysis
-        cannot use.
-        """
+        """Measure every shard and combine; warn of prompts that cannot be used and are left out."""
         with model.running:
             fitted = model.fit(task)
             batches = [model.tokenize(shard) for shard in model.shards(fitted.task)]
@@ -146,9 +139,7 @@ class Analysis(ABC):
 
 @dataclass(frozen=True)
 class Usable:
-    """The numbers of the shards that an analysis can measure, and why it cannot measure each of the
-    others.
-    """
+    """The numbers of the shards that an analysis can measure, and why it cannot measure others."""
 
     shards: tuple[int, ...]
     why_not: Mapping[int, InterpError]
@@ -172,9 +163,7 @@ class Usable:
 
 
 def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch]) -> Usable:
-    """Return which shards an analysis can measure; raise what it says of the first if it can
-    measure none.
-    """
+    """Return which shards an analysis can measure; raise its error of the first if it can none."""
     why_not: dict[int, InterpError] = {}
     for i, batch in enumerate(batches):
         try:

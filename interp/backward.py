@@ -13,7 +13,7 @@ A forward pass with rules keeps its graph, from the first residual on; parameter
 from dataclasses import dataclass
 from typing import TypeVar
 
-from interp.errors import SiteError
+from interp.errors import AnalysisError, SiteError, unknown
 
 
 @dataclass(frozen=True)
@@ -93,3 +93,10 @@ RELP_AH = Rules("relp_ah", (LN(), Identity(), Half(), AH()))
 ATTN_LRP = Rules("attn_lrp", (LN(qk_norms=True), Identity(), Half(), ScaledAttention()))
 CP_LRP = Rules("cp_lrp", (LN(qk_norms=True), Identity(), DetachedGate(), AH()))
 RULES = {rules.name: rules for rules in (GRADIENT, RELP, RELP_AH, ATTN_LRP, CP_LRP)}
+
+
+def rules_named(name: str) -> Rules:
+    """Return a set of rules; raise AnalysisError if none has this name."""
+    if name not in RULES:
+        raise AnalysisError(unknown("set of rules", name, RULES))
+    return RULES[name]

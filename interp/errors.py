@@ -47,9 +47,9 @@ class StoreError(InterpError):
     """An activation store is not usable."""
 
 
-def unknown(what: str, given: str, there_is: Iterable[str]) -> str:
+def unknown(what: str, given: str, known: Iterable[str]) -> str:
     """Return the message for a name that does not exist, with the nearest that does."""
-    names = sorted(there_is)
+    names = sorted(known)
     nearest = get_close_matches(given, names, n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     return f"unknown {what} {given!r}; {hint}there is {', '.join(names) or 'none'}"

@@ -6,6 +6,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Metric = Literal["logit_diff", "log_prob", "kl"]
+WORDS: dict[Metric, str] = {
+    "logit_diff": "the logit difference",
+    "log_prob": "the answer's log-probability",
+    "kl": "the agreement with the clean prediction",
+}
 Predictions = Float[Tensor, "*variant batch answer_pos d_vocab"]
 Values = Float[Tensor, "*variant batch"]
 

@@ -43,24 +43,26 @@ def hints_of(declared: type) -> dict[str, Any]:
     return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
 
-def fit(hint: Any, value: Any, where: str) -> Any:
+def coerce(hint: Any, value: Any, where: str) -> Any:
     """Return a value as the type that is declared; raise AnalysisError if it cannot be one."""
     origin, inside = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
     if origin is Annotated:
-        return _in_range(inside[1:], fit(inside[0], value, where), where)
+        return _in_range(inside[1:], coerce(inside[0], value, where), where)
     if origin is Mapping:
         if not isinstance(value, Mapping):
             raise AnalysisError(f"{where} is {value!r}; a table is needed")
-        return {key: fit(inside[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {key: coerce(inside[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is Literal:
         return _chosen(inside, value, where)
     if origin is tuple and inside[-1:] == (...,):
         values = value if isinstance(value, list | tuple) else [value]
-        return tuple(fit(inside[0], item, where) for item in values)
+        return tuple(coerce(inside[0], item, where) for item in values)
     if origin in (Union, UnionType):
-        return None if value is None and NoneType in inside else _first(inside, value, where, fit)
+        return (
+            None if value is None and NoneType in inside else _first(inside, value, where, coerce)
+        )
     if isinstance(value, bool) and hint is not bool:
         raise AnalysisError(f"{where} is {value!r}; {_name(hint)} is needed")
     if hint is int and isinstance(value, Integral):
@@ -98,18 +100,20 @@ def parse(hint: Any, text: str, where: str) -> Any:
         return text.lower() == "true"
     if hint in (int, float):
         return _read_number(hint, text, where)
-    return fit(hint, text if hint is Any else _json(text), where)
+    return coerce(hint, text if hint is Any else _json(text), where)
 
 
 def _in_range(ranges: tuple[Any, ...], value: Any, where: str) -> Any:
     for each in ranges:
-        if isinstance(each, AtLeast | Between) and (wrong := each.refusal(value)):
+        if value is None or not isinstance(each, AtLeast | Between):
+            continue
+        if wrong := each.refusal(value):
             raise AnalysisError(f"{where}={value}; {wrong}")
     return value
 
 
 def _item(hint: Any, item: Any, where: str) -> Any:
-    return parse(hint, item, where) if isinstance(item, str) else fit(hint, item, where)
+    return parse(hint, item, where) if isinstance(item, str) else coerce(hint, item, where)
 
 
 def _items(text: str, where: str) -> list[Any]:
@@ -144,11 +148,11 @@ def _number(value: float, where: str) -> float:
     return value
 
 
-def _chosen(there_is: tuple[Any, ...], value: Any, where: str) -> Any:
-    for option in there_is:
+def _chosen(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    for option in options:
         if type(option) is type(value) and option == value:
             return option
-    raise AnalysisError(f"{where}: " + unknown("value", str(value), map(str, there_is)))
+    raise AnalysisError(f"{where}: " + unknown("value", str(value), map(str, options)))
 
 
 def _first(

@@ -4,8 +4,10 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,8 +63,27 @@ class Finding:
         }
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a result was read from: a run's folder, and the names of its cell."""
+
+    folder: Path
+    model: str
+    task: str
+    analysis: str
+    label: str = ""
+
+
 class Result(ABC):
-    """What an analysis returns."""
+    """What an analysis returns; `origin` is the run folder that it was read from, if any."""
+
+    origin: Origin | None = None
+
+    def read_from(self, origin: Origin) -> "Result":
+        """Return the same result as one that was read from a run folder."""
+        result = copy(self)
+        vars(result)["origin"] = origin  # results are frozen
+        return result
 
     @abstractmethod
     def to_frame(self) -> pd.DataFrame:
@@ -88,7 +109,7 @@ class Result(ABC):
         return f"{type(self).__name__}: {self.summary()}"
 
     def _repr_html_(self) -> str:
-        """Return what notebooks show: findings, a small still picture, the first rows; no scripts."""
+        """Return what notebooks show: findings, a still picture, the first rows; no scripts."""
         frame, name = self.to_frame(), type(self).__name__
         picture = svg_of(json.loads(str(self.plot().to_json())))
         table = frame.head(_ROWS_SHOWN).map(_short).to_html(index=False, border=0)
@@ -117,7 +138,7 @@ def joined(parts: Sequence[Tensors]) -> dict[str, np.ndarray]:
 
 
 def faults_of(findings: Sequence[Finding]) -> list[str]:
-    """Return what is wrong with findings by the rules of `Result.findings`; nothing if all is right."""
+    """Return what is wrong with findings, by the rules of `Result.findings`."""
     faults = [] if 1 <= len(findings) <= MOST_FINDINGS else [f"{len(findings)} findings; 1 to 3"]
     for finding in findings:
         claim = finding.claim

@@ -3,7 +3,8 @@
 interp run studies/demo.toml --out RUNS_DIR/demo && interp report RUNS_DIR/demo
 interp run --model zoo/names-6l --task ioi --n 64 --out RUNS_DIR/ioi
 interp run --model zoo/hops-4l --task two-hop --n 96 --analysis depth_map \
-    --analysis void_detection --analysis back_patching --set depth_map.target=zoo/hops-8l --out RUNS_DIR/depth
+    --analysis void_detection --analysis back_patching --set depth_map.target=zoo/hops-8l \
+    --out RUNS_DIR/depth
 """
 
 import io

@@ -40,8 +40,8 @@ def numbers(name: str, dtype: str) -> pd.DataFrame:
     keys["again"] = (
         keys.groupby([*keys], dropna=False).cumcount() if len(keys.columns) else range(len(keys))
     )
-    found = pd.DataFrame({"what": what, "number": frame[column].astype(float).fillna(0)})
-    return found.set_index(pd.MultiIndex.from_frame(keys))
+    values = pd.DataFrame({"what": what, "number": frame[column].astype(float).fillna(0)})
+    return values.set_index(pd.MultiIndex.from_frame(keys))
 
 
 def moved(wide: pd.DataFrame, low: pd.DataFrame) -> tuple[float, str]:

@@ -1,7 +1,10 @@
-"""Tiny random models of several families, saved nowhere; one torch thread; no network."""
+"""What tests share: tiny random models, one torch thread, no network, one browser."""
 
 import os
 import pkgutil
+import shutil
+from collections.abc import Iterator
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -37,10 +40,23 @@ def model(family: str):
 
 
 @pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Return one Chromium for all tests; a test opens a context of its own in it."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session")
 def smollm2() -> str:
-    """Return the name of the real model, fetched unless it is there; skip where no index can be
-    asked for it.
-    """
+    """Return the real model's name, fetched if need be; skip where it cannot be downloaded."""
     name = "smollm2-135m"
     try:
         fetch(name)

@@ -14,9 +14,13 @@ from interp.tasks.batch import TokenBatch
 
 Config = dict[str, Any]
 _PLAIN: Config = {
-    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
     "max_position_embeddings": 64,
-}  # fmt: skip
+}
 _LLAMA = {**_PLAIN, "num_key_value_heads": 2, "head_dim": 8}
 _GPT2: Config = {"vocab_size": 97, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}
 _EXPERTS: Config = {
@@ -26,10 +30,21 @@ _EXPERTS: Config = {
     "moe_intermediate_size": 24,
 }
 _LATENT: Config = {
-    **_PLAIN, "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
-    "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
-    "first_k_dense_replace": 1, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
-}  # fmt: skip
+    **_PLAIN,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "first_k_dense_replace": 1,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
 _WINDOW = {**_LLAMA, "sliding_window": 8}
 _SCALED: Config = {
     "embedding_multiplier": 2.0,
@@ -46,24 +61,49 @@ _BASE: dict[str, Config] = {
 }
 FAMILIES = tuple(_BASE)  # those that every test of a model runs on
 
-ALL: dict[str, tuple[str, Config]] = {family: (family, config) for family, config in _BASE.items()} | {
+ALL: dict[str, tuple[str, Config]] = {
+    family: (family, config) for family, config in _BASE.items()
+} | {
     "llama tied": ("llama", {**_LLAMA, "tie_word_embeddings": True}),
     "gpt_neox sequential": ("gpt_neox", {**_PLAIN, "use_parallel_residual": False}),
     "gptj": ("gptj", {**_GPT2, "rotary_dim": 4}),
-    "gpt_neo": ("gpt_neo", {
-        "vocab_size": 97, "hidden_size": 32, "num_layers": 4, "num_heads": 4, "max_position_embeddings": 64,
-        "attention_types": [[["global", "local"], 2]], "window_size": 8, "intermediate_size": 48,
-    }),
+    "gpt_neo": (
+        "gpt_neo",
+        {
+            "vocab_size": 97,
+            "hidden_size": 32,
+            "num_layers": 4,
+            "num_heads": 4,
+            "max_position_embeddings": 64,
+            "attention_types": [[["global", "local"], 2]],
+            "window_size": 8,
+            "intermediate_size": 48,
+        },
+    ),
     "gpt_bigcode": ("gpt_bigcode", _GPT2),
     "codegen": ("codegen", {**_GPT2, "rotary_dim": 4}),
     "opt": ("opt", {**_PLAIN, "ffn_dim": 48, "word_embed_proj_dim": 32}),
-    "xglm": ("xglm", {
-        "vocab_size": 97, "d_model": 32, "ffn_dim": 48, "num_layers": 4, "attention_heads": 4, "max_position_embeddings": 64,
-    }),
+    "xglm": (
+        "xglm",
+        {
+            "vocab_size": 97,
+            "d_model": 32,
+            "ffn_dim": 48,
+            "num_layers": 4,
+            "attention_heads": 4,
+            "max_position_embeddings": 64,
+        },
+    ),
     "bloom": ("bloom", {"vocab_size": 97, "hidden_size": 32, "n_layer": 4, "n_head": 4}),
-    "mpt": ("mpt", {"vocab_size": 97, "d_model": 32, "n_layers": 4, "n_heads": 4, "max_seq_len": 64}),
+    "mpt": (
+        "mpt",
+        {"vocab_size": 97, "d_model": 32, "n_layers": 4, "n_heads": 4, "max_seq_len": 64},
+    ),
     "falcon": ("falcon", {**_PLAIN, "multi_query": True, "parallel_attn": True, "alibi": False}),
-    "falcon new": ("falcon", {**_PLAIN, "num_kv_heads": 2, "new_decoder_architecture": True, "alibi": False}),
+    "falcon new": (
+        "falcon",
+        {**_PLAIN, "num_kv_heads": 2, "new_decoder_architecture": True, "alibi": False},
+    ),
     "phi": ("phi", _PLAIN),
     "phi3": ("phi3", _LLAMA),
     "mistral": ("mistral", _WINDOW),
@@ -95,7 +135,7 @@ ALL: dict[str, tuple[str, Config]] = {family: (family, config) for family, confi
     "seed_oss": ("seed_oss", _LLAMA),
     "ernie4_5": ("ernie4_5", _LLAMA),
     "hunyuan": ("hunyuan_v1_dense", _LLAMA),
-}  # fmt: skip
+}
 
 
 @cache

@@ -1,14 +1,10 @@
-"""Prompts with their answers: which recording serves them, and at which positions they are
-predicted.
-"""
+"""Prompts with their answers: which recording serves them, and what predicts them."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from interp.errors import SiteError
 from interp.models import Model
-from interp.replay import Recording
 from interp.sweeps.answers import answered, answered_sizes, probability
 from tests.families import tiny, tokens
 from tests.test_integrated_gradients import answering
@@ -17,23 +13,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @torch.no_grad()
-def test_other_tokens_beside_a_recording_are_their_own_pass_whose_work_counts_there(
+def test_a_recording_of_other_tokens_is_a_pass_whose_work_counts_there(
     model: Model,
 ) -> None:
     batch, others = tokens(), tokens(batch=2, n_pos=9, seed=1)
     recording = model.record(batch)
-    beside = recording.beside(others.tokens)
-    assert_close(
-        beside.logits(beside.resid(model.n_layers)), model.logits(others), rtol=0, atol=1e-5
-    )
+    other = recording.of(others.tokens)
+    assert_close(other.logits(other.resid(model.n_layers)), model.logits(others), rtol=0, atol=1e-5)
     assert recording.work.block_tokens == others.tokens.numel() * model.n_layers
-
-
-def test_a_recording_without_a_model_says_so() -> None:
-    with pytest.raises(SiteError, match="this recording knows no model"):
-        Recording((), 1, 1, lambda _: (torch.zeros(1, 1, 1), []), lambda x: x).beside(
-            torch.zeros(1, 1)
-        )
 
 
 @torch.no_grad()

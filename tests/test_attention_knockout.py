@@ -9,15 +9,16 @@ import torch
 from torch.testing import assert_close
 
 import interp
-from interp.analyses.attention_knockout import CHANGED, AttentionKnockout
+from interp.analyses.attention_knockout import AttentionKnockout
+from interp.analyses.attention_knockout.result import CHANGED
 from interp.errors import AnalysisError, SiteError
 from interp.models import Model
 from interp.runs.registry import make_analysis
 from interp.sweeps.cuts import (
     Cut,
+    cut_elsewhere,
     cut_of,
     cut_steps,
-    elsewhere,
     ends_of_cuts,
     half_width_of,
     require_hiding,
@@ -79,7 +80,7 @@ def test_an_empty_cut_and_a_key_behind_its_query_change_nothing(model: Model) ->
     queries = (pos == 11).expand(3, 12)
     for keys in (torch.zeros(3, 12, dtype=torch.bool), (pos == 11).expand(3, 12)):
         cut = Cut(queries, keys)
-        assert not bool(cut.pairs.any())
+        assert not bool(cut.hidden.any())
         assert_close(
             ends_of_cuts(recording, cut)[1],
             recording.resid(model.n_layers)[:, -1],
@@ -109,7 +110,7 @@ def test_a_hidden_key_is_not_read_and_the_others_are(model: Model) -> None:
 
 def test_attention_that_ignores_its_mask_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama", seed=3)
-    block = model._blocks[2].module
+    block = model.blocks[2].module
     forward = block.forward
     monkeypatch.setattr(
         block,
@@ -117,7 +118,9 @@ def test_attention_that_ignores_its_mask_is_refused(monkeypatch: pytest.MonkeyPa
         lambda *args, **kwargs: forward(*args, **{**kwargs, "attention_mask": None}),
     )
     monkeypatch.setitem(
-        vars(model), "_blocks", (*model._blocks[:2], replace(model._blocks[2]), model._blocks[3])
+        vars(model.modules),
+        "blocks",
+        (*model.blocks[:2], replace(model.blocks[2]), model.blocks[3]),
     )
     with pytest.raises(SiteError, match="the attention of layer 2 reads what its mask hides"):
         require_hiding(model, spans())
@@ -149,7 +152,7 @@ def test_cuts_run_only_what_comes_behind() -> None:
 def test_the_control_hides_as_many_earlier_positions_elsewhere() -> None:
     batch = spans()
     cut = cut_of(batch, key="phrase")
-    other = elsewhere(batch, cut)
+    other = cut_elsewhere(batch, cut)
     assert other.keys.sum(1).tolist() == cut.keys.sum(1).tolist() == [2, 3, 1]
     assert not bool((other.keys & cut.keys).any() or other.keys[:, [0, 11]].any())
 

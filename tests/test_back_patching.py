@@ -11,15 +11,17 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.back_patching import CONTROLS, BackPatching
+from interp.analyses.back_patching.failures import chosen_try
 from interp.analyses.back_patching.tries import other_positions
 from interp.errors import AnalysisError, SiteError, TaskError
 from interp.interventions import Patch
 from interp.models import Model
+from interp.runs.registry import make_analysis
 from interp.sites import Site
-from interp.stats.rates import chosen_try
-from interp.sweeps.patching import ends_of_patched, known_hops, outputs_at
+from interp.sweeps.patches import ends_of_patched, outputs_at
 from interp.sweeps.tags import read_tags, tags_of
-from interp.sweeps.texts import patched_texts, says
+from interp.sweeps.texts import holds_answer, patched_texts
+from interp.sweeps.two_hop import known_hops
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 from tests.test_replay import naive
@@ -165,11 +167,11 @@ def test_a_first_fact_held_out_is_repaired_at_the_bridge_and_a_second_is_not(
     groups = result.groups()
     first, second = groups["first-held-out"], groups["second-held-out"]
     assert first.best_pair() == (model.n_layers - 1, 0)
-    assert first.rate("back", "fixed").share > 0.6
+    assert first.rate("back", "fixed").value > 0.6
     for statistic in ("oracle", "fixed"):
         assert first.rate("back", statistic, over=first.best_control(statistic)).low > 0.35
         assert second.rate("back", statistic, over=second.best_control(statistic)).low <= 0
-    assert second.rate("back", "fixed").share < 0.1
+    assert second.rate("back", "fixed").value < 0.1
     assert result.identity_change() < 1e-4
     readable = [group.readable(group.is_failure)[:, 0].mean() for group in (first, second)]
     assert readable[0] < readable[1] - 0.3
@@ -182,13 +184,13 @@ def test_a_first_fact_held_out_is_repaired_at_the_bridge_and_a_second_is_not(
     pairs = frame[frame.statistic == "pair"].groupby(["group", "kind"]).size()
     assert set(pairs) == {result.n_tries}
     assert "first-held-out: at the first hop's last token" in result.summary()
-    assert "second-held-out" in result.summary()
+    assert any("second-held-out" in finding.claim for finding in result.findings())
 
 
 def test_at_the_last_token_nothing_is_repaired() -> None:
     model, task = zoo("hops-4l"), two_hop().tagged(set="first-held-out").take(96)
     result = BackPatching(position="last").run(model, task)
-    assert result.rate("back", "fixed").share < 0.1
+    assert result.rate("back", "fixed").value < 0.1
     assert result.rate("back", "fixed", over=result.best_control("fixed")).high < 0
     assert result.rate("back", "oracle", over=result.best_control("oracle")).low < 0
 
@@ -203,7 +205,6 @@ def test_texts_of_one_token_say_what_ranks_say() -> None:
     assert by_text.arrays["sampled.one"].mean() == pytest.approx(
         by_rank.arrays["sampled.one"].mean(), abs=0.2
     )
-    assert "too few for rates" in by_text.summary() or "the text of 0 prompts" in by_text.summary()
 
 
 @torch.no_grad()
@@ -228,8 +229,8 @@ def test_patched_texts_go_on_from_the_patched_prompt() -> None:
 
 def test_an_alias_counts_and_a_letter_does_not() -> None:
     prompt = Prompt("1", "The author of", answer="Jane Austen", aliases=("Austen", "J"))
-    assert says(" is miss austen.", prompt)
-    assert not says(" is J. Doe", prompt)
+    assert holds_answer(" is miss austen.", prompt)
+    assert not holds_answer(" is J. Doe", prompt)
 
 
 def test_the_chosen_try_is_scored_on_the_other_half() -> None:
@@ -282,8 +283,8 @@ def test_tags_come_back_from_tensors() -> None:
 
 def test_bad_input_is_named() -> None:
     model, task = zoo("hops-4l"), two_hop().take(4)
-    with pytest.raises(AnalysisError, match="unknown control 'rescale'; did you mean 'rescaled'"):
-        BackPatching(controls=("rescale",))
+    with pytest.raises(AnalysisError, match="unknown value 'rescale'; did you mean 'rescaled'"):
+        make_analysis("back_patching", {"controls": ["rescale"]})
     with pytest.raises(AnalysisError, match="span=0; at least 1"):
         BackPatching(span=0)
     with pytest.raises(AnalysisError, match="a span of 40 tokens begins before its first token"):
@@ -293,7 +294,8 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(TaskError, match="found 0 times; once is needed"):
         BackPatching().run(model, task.of([replace(task.prompts[0], subject="nobody")]))
     with pytest.raises(
-        AnalysisError, match="1 prompt given; the control 'example' needs at least 2"
+        AnalysisError,
+        match="1 prompt given; the control takes another prompt's entities: at least 2",
     ):
         BackPatching().run(model, task.take(1))
     with pytest.raises(AnalysisError, match="max_new_tokens=0; at least 1"):

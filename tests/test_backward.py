@@ -1,6 +1,4 @@
-"""Backward rules: equal to the official code and to a second implementation, and invisible in the
-forward pass.
-"""
+"""Backward rules equal the official code and a second one; the forward pass does not see them."""
 
 from pathlib import Path
 
@@ -126,9 +124,7 @@ def test_exact_patching_equals_the_official_code(name: str) -> None:
     model, reference = official(name)
     for direction in ("denoise", "noise"):
         twins, _ = twins_of(model, reference, direction)
-        base, source = (
-            twins.clean.recording.beside(tokens) for tokens in (twins.base, twins.source)
-        )
+        base, source = (twins.clean.recording.of(tokens) for tokens in (twins.base, twins.source))
         for kind in KINDS:
             if (key := f"actpatch/{direction}/{kind}") in reference:
                 sites = sites_of(kind, 4)[:4]

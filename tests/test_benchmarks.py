@@ -1,6 +1,4 @@
-"""Benchmarks: the page says what the results say, and the script for GPUs runs, on a tiny model
-without one.
-"""
+"""The benchmarks' page says what the results say; the script for GPUs runs without one."""
 
 import json
 import subprocess

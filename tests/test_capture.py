@@ -1,6 +1,4 @@
-"""A captured corpus is what forward passes give, in bounded memory, by prompt, span, site and
-layer, in any order.
-"""
+"""A captured corpus is what forward passes give, in bounded memory, in any order."""
 
 import pickle
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`check_analysis` passes an analysis that keeps the contract, and names each promise that one breaks."""
+"""`check_analysis` passes an analysis that keeps the contract, and names broken promises."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

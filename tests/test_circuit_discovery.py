@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp.analyses.circuit_discovery import CircuitDiscovery, is_for_discovery, wiring_of
-from interp.analyses.circuit_discovery.circuits import (
-    Circuit,
-    Wiring,
-    circuit_values,
-    edge_scores,
-    plain_run,
-)
+from interp.analyses.circuit_discovery import CircuitDiscovery, is_for_discovery
+from interp.analyses.circuit_discovery.circuits import Circuit, Wiring
+from interp.analyses.circuit_discovery.edges import circuit_values, edge_scores, plain_pass
 from interp.backward import GRADIENT, RELP
 from interp.errors import AnalysisError, SiteError, TaskError
 from interp.models import Model, load_model
@@ -40,7 +35,7 @@ def twins_of(model: Model) -> Twins:
 @pytest.mark.parametrize("rules", [GRADIENT, RELP], ids=lambda rules: rules.name)
 def test_scores_of_all_edges_that_leave_a_node_add_up_to_its_score(family: str, rules) -> None:
     model = tiny(family)
-    twins, wiring = twins_of(model), wiring_of(model)
+    twins, wiring = twins_of(model), Wiring.of(model)
     edges = edge_scores(twins.clean.recording, twins, wiring, rules=rules).sum(1)
     sites = [Site(kind, layer) for layer in range(4) for kind in ("z", "mlp_out")] + [
         Site("resid_pre", 0)
@@ -57,9 +52,9 @@ def test_scores_of_all_edges_that_leave_a_node_add_up_to_its_score(family: str, 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2", "mixtral"])
 def test_all_edges_are_the_model_and_none_is_the_corrupted_run(family: str) -> None:
     model = tiny(family)
-    twins, wiring = twins_of(model), wiring_of(model)
+    twins, wiring = twins_of(model), Wiring.of(model)
     recording = twins.clean.recording
-    away = plain_run(recording, twins.corrupted, wiring)
+    away = plain_pass(recording, twins.corrupted, wiring)
     tried = [wiring.is_edge, np.zeros_like(wiring.is_edge)]
     every, none = circuit_values(recording, twins, wiring, tried, away=away)
     for value, ids in ((every, twins.clean.tokens), (none, twins.corrupted)):
@@ -69,23 +64,23 @@ def test_all_edges_are_the_model_and_none_is_the_corrupted_run(family: str) -> N
 
 def test_one_edge_to_the_logits_adds_what_its_sender_says() -> None:
     model = tiny("llama")
-    twins, wiring = twins_of(model), wiring_of(model)
+    twins, wiring = twins_of(model), Wiring.of(model)
     recording, layer = twins.clean.recording, 3
     kept = np.zeros_like(wiring.is_edge)
     kept[-1, wiring.senders.index("m0")] = True
     value = circuit_values(
-        recording, twins, wiring, [kept], away=plain_run(recording, twins.corrupted, wiring)
+        recording, twins, wiring, [kept], away=plain_pass(recording, twins.corrupted, wiring)
     )[0]
     # with nothing else, the MLP of layer 0 reads what it reads in the corrupted run: nothing
     # changes
-    away = recording.beside(twins.corrupted)
+    away = recording.of(twins.corrupted)
     torch.testing.assert_close(
         value, twins.value(away.logits(away.resid(layer + 1), positions=[5])), atol=1e-4, rtol=1e-4
     )
     kept[wiring.receivers.index("m0"), :] = wiring.is_edge[wiring.receivers.index("m0")]
     kept[wiring.receivers.index("m0"), 1:] = False  # the embedding alone
     value = circuit_values(
-        recording, twins, wiring, [kept], away=plain_run(recording, twins.corrupted, wiring)
+        recording, twins, wiring, [kept], away=plain_pass(recording, twins.corrupted, wiring)
     )[0]
     clean = recording
     mid = away.clean(Site("resid_mid", 0)) - away.resid(0) + clean.resid(0)

@@ -1,4 +1,4 @@
-"""What every analysis keeps, whichever there are: `check_analysis`, and the numbers of shipped models."""
+"""What every analysis keeps: `check_analysis`, and its numbers of the shipped models."""
 
 import json
 from functools import cache
@@ -41,9 +41,7 @@ def task(name: str) -> Task:
 
 @cache
 def needs_twins(name: str) -> bool:
-    """Tell whether an analysis compares prompts with corrupted twins, which two-hop prompts do not
-    have.
-    """
+    """Tell whether an analysis needs corrupted twins, which two-hop prompts do not have."""
     hops, prompts = loaded("zoo/hops-4l", dtype="auto"), read("two-hop", n=1).prompts
     try:
         make_analysis(name, {}).check(hops, hops.tokenize(prompts))

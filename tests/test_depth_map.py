@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import interp
-from interp.analyses.depth_map import DepthMap, _roles, site_maps
+from interp.analyses.depth_map import DepthMap, tap_maps
 from interp.analyses.depth_map.layer_alignment import (
     alignment_statistics,
     monotone_alignment,
@@ -30,11 +30,13 @@ from interp.analyses.depth_map.linear_maps import (
     Grams,
     Moments,
     choose_ridge,
-    example_similarity,
     orthogonal_map,
     ridge_map,
 )
-from interp.analyses.depth_map.site_maps import SiteMaps, pooled
+from interp.analyses.depth_map.similarity import example_similarity
+from interp.analyses.depth_map.split import roles_of
+from interp.analyses.depth_map.tap_maps import TapMaps
+from interp.analyses.depth_map.taps import n_taps, pooled
 from interp.errors import AnalysisError
 from interp.files.paths import shipped_models
 from interp.models import Model
@@ -231,7 +233,7 @@ def test_statistics_by_hand() -> None:
     assert share_at_least(np.array([0.1, 0.2, 0.3]), 0.3) == 0.5
 
 
-def test_permuted_sites_know_no_diagonal() -> None:
+def test_permuted_taps_know_no_diagonal() -> None:
     errors = np.abs(np.arange(8)[:, None] - np.arange(8)) / 8
     null = alignment_statistics(permuted(errors, n=500))
     assert abs(null["diagonal"].mean()) < 0.05
@@ -243,7 +245,7 @@ def test_permuted_sites_know_no_diagonal() -> None:
 
 def residuals(model: Model, batch) -> list[Tensor]:
     """Return every residual [batch pos d_model] by hand-written hooks on the stock model."""
-    blocks = model.module.get_submodule(model._paths.blocks)
+    blocks = [block.module for block in model.blocks]
     seen: list[Tensor] = []
     see = lambda _m, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"])  # noqa: E731
     handles = [block.register_forward_pre_hook(see, with_kwargs=True) for block in blocks]
@@ -283,7 +285,7 @@ def narrow() -> Model:
 
 @torch.no_grad()
 def test_a_model_with_itself_is_predicted(model: Model) -> None:
-    prepared = SiteMaps(model, model).fit_and_test(batches())
+    prepared = TapMaps(model, model).fit_and_test(batches())
     missed = sum(value[0] for key, value in prepared.items() if key != "ridge") / 60
     diagonal = torch.arange(1, model.n_layers + 1)  # embeddings of unseen tokens cannot be known
     assert missed[diagonal, diagonal].max() <= 1e-4
@@ -294,7 +296,7 @@ def test_a_model_with_itself_is_predicted(model: Model) -> None:
 @pytest.mark.parametrize("is_relative", [False, True])
 def test_maps_between_models_equal_least_squares(family: str, is_relative: bool) -> None:
     source, target, parts = narrow(), tiny(family), batches()
-    prepared = SiteMaps(source, target, is_relative=is_relative).fit_and_test(parts)
+    prepared = TapMaps(source, target, is_relative=is_relative).fit_and_test(parts)
 
     def flat(model: Model, *roles: str) -> Tensor:
         sites = [
@@ -320,14 +322,14 @@ def test_maps_between_models_equal_least_squares(family: str, is_relative: bool)
 @pytest.mark.parametrize(
     "kind", [{}, {"is_relative": True}, {"is_orthogonal": True}, {"what": "contribution"}]
 )
-def test_one_target_site_at_a_time_gives_the_same(
+def test_one_target_tap_at_a_time_gives_the_same(
     kind: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = narrow(), tiny("gpt2")
-    whole = SiteMaps(source, target, **kind).fit_and_test(batches())
-    monkeypatch.setattr(site_maps, "_AT_ONCE", 1)
-    maps = SiteMaps(source, target, **kind)
-    assert len(maps.groups()) == site_maps.n_sites(target, maps.what)
+    whole = TapMaps(source, target, **kind).fit_and_test(batches())
+    monkeypatch.setattr(tap_maps, "_AT_ONCE", 1)
+    maps = TapMaps(source, target, **kind)
+    assert len(maps.groups()) == n_taps(target, maps.what)
     for key, value in maps.fit_and_test(batches()).items():
         assert_close(value, whole[key])
 
@@ -346,10 +348,11 @@ def test_what_weighs_tokens_by_their_norm_minimises_the_square_of_what_is_judged
     )
     squared = {}
     for is_relative in (False, True):
-        maps = SiteMaps(source, target, is_relative=is_relative)
-        solved, _ = maps._solve(
-            *(maps._moments(parts[role], slice(0, 5)) for role in ("fit", "validation"))
+        maps = TapMaps(source, target, is_relative=is_relative)
+        fit, held = (
+            maps.moments(parts[role], slice(0, 5), is_first=True) for role in ("fit", "validation")
         )
+        solved, _ = maps.solve(fit, held, maps.shared_grams(fit, held))
         ratio = [(y[t] - solved[t][1](x[1])).norm(dim=-1) / y[t].norm(dim=-1) for t in range(5)]
         squared[is_relative] = torch.stack(ratio).square().mean(1)
     assert bool((squared[True] <= squared[False] + 1e-9).all())
@@ -360,11 +363,11 @@ def test_what_weighs_tokens_by_their_norm_minimises_the_square_of_what_is_judged
 
 def test_prompts_are_dealt_out_once_and_for_all() -> None:
     prompts = [Prompt(str(i), "x") for i in range(80)]
-    roles = _roles(prompts, seed=3)
+    roles = roles_of(prompts, seed=3)
     counts = pd.Series(roles).value_counts()
     assert counts.to_dict() == {"fit": 50, "test": 20, "validation": 10}
-    assert roles == _roles(prompts, seed=3) != _roles(prompts, seed=4)
-    assert set(_roles(prompts[:4], seed=0).values()) == {"fit", "validation", "test"}
+    assert roles == roles_of(prompts, seed=3) != roles_of(prompts, seed=4)
+    assert set(roles_of(prompts[:4], seed=0).values()) == {"fit", "validation", "test"}
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,9 @@ def test_levels_are_kept_apart_and_scores_named_in_both_conventions() -> None:
     assert frame["2", "output", "mean", "score, layers from 0"].item() == 0.5
     assert frame["2", "output", "mean", "score, layers from 1"].item() == 1.5
     assert frame["10", "output", "mean", "score, layers from 1"].item() == 3.0
-    assert "2: 0.50" in result.summary()
+    assert (
+        result.summary() == "By the effect on the output, '10' scores 1.50 layers deeper than '2'."
+    )
 
 
 def test_the_distance_of_levels_has_an_interval() -> None:
@@ -140,7 +142,7 @@ def test_the_distance_of_levels_has_an_interval() -> None:
         for key, value in (("layer", torch.ones(12, 2, 2)), ("output", effects))
         for s in ("max", "mean")
     }
-    (finding,) = (
+    finding, _ = (
         DepthScore(tag="hops")
         .combine([both | {"level": torch.tensor([[50]] * 6 + [[51]] * 6)}])
         .findings()
@@ -169,5 +171,5 @@ def test_bad_input_is_one_line() -> None:
     short = Task("t", (Prompt("a", "Ada", answer="Emil", tags={"hops": "1"}),))
     with pytest.raises(AnalysisError, match="prompt 'a' has 2 tokens; at least 3 are needed"):
         DepthScore(tag="hops").run(model, short)
-    with pytest.raises(AnalysisError, match="n_splits=0"):
+    with pytest.raises(AnalysisError, match=r"depth_score\.n_splits=0; at least 1 is needed"):
         DepthScore(n_splits=0)

@@ -1,5 +1,4 @@
-"""Every block of code in the README and the docs runs, block after block of one page, in a folder
-of its own.
+"""Every block of code in the README and the docs runs, page by page, in a folder of its own.
 
 `python`, `sh` and `toml` blocks are run and read. `bash` blocks need what is not here (a cluster, a
 GPU, a model of one's own, a browser): of them, and of those in the tutorials' text, every option is
@@ -57,9 +56,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def made_small(text: str) -> str:
-    """Return commands or a study with few prompts and short texts: they show as well that all of it
-    works.
-    """
+    """Return commands or a study with few prompts and short texts, which work just as well."""
     text = re.sub(r"max_new_tokens=\d+", "max_new_tokens=4", text)
     return re.sub(r"(--n |^n = )\d+", r"\g<1>12", text, flags=re.MULTILINE)
 

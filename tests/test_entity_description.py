@@ -13,8 +13,8 @@ from interp.analyses.entity_description import EntityDescription, described_text
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model
 from interp.runs.registry import make_analysis
-from interp.sweeps.descriptions import said, said_ranks, says_it_anyway
-from interp.sweeps.patching import outputs_at
+from interp.sweeps.descriptions import described_logits, described_ranks, unpatched_guesses
+from interp.sweeps.patches import outputs_at
 from tests.families import tokens
 from tests.test_back_patching import asked, put
 from tests.test_replay import naive
@@ -34,10 +34,12 @@ def test_descriptions_equal_a_full_forward_per_pair(model: Model, position: int)
     vectors = outputs_at(model.record(batch), batch.subject[:, None])[:, :, 0]
     target, names = model.record(into), [batch.bridge, batch.answer]
     layers = range(model.n_layers)
-    at_ranks, shares = said_ranks(target, vectors, names, layers=layers, position=position)
+    at_ranks, shares = described_ranks(target, vectors, names, layers=layers, position=position)
     three = replace(batch, tokens=into.tokens.expand(3, -1))
     for layer in layers:
-        for source, ours in enumerate(said(target, vectors, layer=layer, position=position)):
+        for source, ours in enumerate(
+            described_logits(target, vectors, layer=layer, position=position)
+        ):
             wanted = naive(
                 model, three, {layer: put(vectors[source][:, None], torch.full((3, 1), position))}
             )[:, -1]
@@ -57,9 +59,9 @@ def test_a_prompts_own_output_put_into_itself_says_what_it_says(model: Model) ->
     own = outputs_at(recording, torch.tensor([[6]]))[:, :, 0]
     clean = model.logits(into)[:, -1]
     for layer in range(model.n_layers):
-        logits = list(said(recording, own, layer=layer, position=6))[layer]
+        logits = list(described_logits(recording, own, layer=layer, position=6))[layer]
         assert_close(logits, clean, rtol=0, atol=1e-5)
-    assert says_it_anyway(recording, [clean.argmax(-1), clean.argmin(-1)]).tolist() == [
+    assert unpatched_guesses(recording, [clean.argmax(-1), clean.argmin(-1)]).tolist() == [
         [True, False]
     ]
 
@@ -73,7 +75,7 @@ def test_texts_say_what_the_ranks_say() -> None:
             text
             for shard in shards
             for text in described_texts(
-                model, shard, source=source, target=target, position=position, max_new_tokens=1
+                model, shard, layers=(source, target), position=position, max_new_tokens=1
             )
         ]
         bridges = [prompt.bridge for shard in shards for prompt in shard]
@@ -98,13 +100,13 @@ def test_a_prompt_does_not_count_where_the_target_prompt_says_its_bridge_anyway(
 
 def test_bad_input_is_named() -> None:
     model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=4)
-    with pytest.raises(AnalysisError, match="unknown position 'first'"):
-        EntityDescription(positions=("first",))
+    with pytest.raises(AnalysisError, match="unknown value 'first'; there is"):
+        make_analysis("entity_description", {"positions": ["first"]})
     with pytest.raises(AnalysisError, match="unknown value 'rich'; there is cheap, full"):
         make_analysis("entity_description", {"variant": "rich"})
     with pytest.raises(AnalysisError, match="n_samples=0; at least 1"):
         EntityDescription(n_samples=0)
-    with pytest.raises(AnalysisError, match="a prompt given without a placeholder"):
+    with pytest.raises(AnalysisError, match="prompt and placeholder are needed together"):
         EntityDescription(prompt="Ada friend")
     with pytest.raises(
         TaskError, match="prompt 'target prompt': subject 'Ada' found 2 times; once is needed"
@@ -113,4 +115,4 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(TaskError, match="does not know every word of 1 prompts"):
         EntityDescription(prompt="a heliotrope", placeholder="a").run(model, task)
     with pytest.raises(AnalysisError, match="source=4; the model's last layer is 3"):
-        described_texts(model, task.prompts, source=4, target=0, position="last")
+        described_texts(model, task.prompts, layers=(4, 0), position="last")

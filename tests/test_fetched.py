@@ -260,8 +260,9 @@ def command(small: Path, first: str) -> str:
     """Return code that does what `interp get` does, with the small model, after a first line."""
     return (
         "import resource, sys, time\nfrom dataclasses import replace\nfrom interp import cli\n"
-        f"from interp.files import fetched\nfetched.FETCHED[{NAME!r}] = replace(fetched.FETCHED[{NAME!r}],"
-        f" gguf_sha256={sha256(small)!r}, room=1)\n{first}\nsys.argv = ['interp', 'get', {NAME!r},"
+        f"from interp.files import fetched\nknown, name = fetched.FETCHED, {NAME!r}\n"
+        f"known[name] = replace(known[name], gguf_sha256={sha256(small)!r}, room=1)\n"
+        f"{first}\nsys.argv = ['interp', 'get', name,"
         f" '--from', {str(small)!r}]\ncli.main()\n"
     )
 

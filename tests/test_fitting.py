@@ -1,6 +1,4 @@
-"""Built-in prompts line up token by token under tokenizers of every usual kind; what does not fit
-is counted.
-"""
+"""Built-in prompts line up token by token under usual tokenizers; what does not is counted."""
 
 import re
 import warnings
@@ -42,9 +40,7 @@ def tokenizers() -> dict[str, Any]:
 
 
 def fits(name: str, kind: str) -> bool:
-    """Tell what is to be expected: the zoo's tokenizer knows few words, and one digit a token
-    leaves years in pieces.
-    """
+    """Return what fits: the zoo's tokenizer knows few words, and digits leave years in pieces."""
     return {
         "word level": name not in OTHER_WORDS,
         "byte level": True,

@@ -39,7 +39,7 @@ def hooked(model: Model, batch, module: torch.nn.Module, edit) -> torch.Tensor:
 
 
 def sites_of(model: Model) -> list[Site]:
-    is_parallel = model._blocks[LAYER].is_parallel
+    is_parallel = model.blocks[LAYER].is_parallel
     return [Site(kind, LAYER) for kind in BLOCK_KINDS if not (kind == "resid_mid" and is_parallel)]
 
 
@@ -65,7 +65,7 @@ def test_a_skip_equals_the_hook(model: Model, part: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["resid_post", "attn_out", "mlp_out"])
 def test_edits_equal_the_hook(model: Model, kind: str) -> None:
-    batch, block = tokens(), model._blocks[LAYER]
+    batch, block = tokens(), model.blocks[LAYER]
     module = {"resid_post": block.module, "attn_out": block.attn_write, "mlp_out": block.mlp_write}[
         kind
     ]
@@ -99,7 +99,7 @@ def test_edits_equal_the_hook(model: Model, kind: str) -> None:
 @torch.no_grad()
 def test_editing_the_middle_reaches_both_the_mlp_and_the_stream(model: Model) -> None:
     site = Site("resid_mid", LAYER)
-    if model._blocks[LAYER].is_parallel:
+    if model.blocks[LAYER].is_parallel:
         with pytest.raises(SiteError, match="does not exist"):
             model.forward(tokens(), capture=[site])
         return
@@ -132,7 +132,7 @@ def test_the_bridge_agrees_with_the_stock_modules(model: Model) -> None:
 @torch.no_grad()
 def test_a_silenced_head_equals_a_hook_on_the_output_projection(model: Model) -> None:
     batch, head = tokens(), 2
-    attn = model._blocks[LAYER].attn
+    attn = model.blocks[LAYER].attn
     names = ("o_proj", "c_proj", "dense")
     projection = next(getattr(attn, name) for name in names if hasattr(attn, name))
 

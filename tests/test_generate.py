@@ -82,7 +82,7 @@ def by_hand(
     layer: int = 1,
 ):
     """Decode greedily with a hand-written hook on a block's output, one prompt without padding."""
-    block = model._blocks[layer].module
+    block = model.blocks[layer].module
     tokens, cache, new = batch.tokens, None, []
     while len(new) < n_new:
         on = in_prefill if not new else in_decode

@@ -9,12 +9,13 @@ import torch
 import interp
 from interp.analyses.attention_knockout import AttentionKnockout
 from interp.analyses.entity_description import EntityDescription
-from interp.analyses.hop_stages import MEASURES, STAGES, HopStages
+from interp.analyses.hop_stages import HopStages
+from interp.analyses.hop_stages.result import MEASURES, STAGES
 from interp.analyses.sublayer_projection import TOKENS, SublayerProjection
 from interp.errors import AnalysisError, TaskError
 from interp.runs.registry import make_analysis
 from interp.stats.bootstrap import interval_of_difference
-from interp.sweeps.hops import first_layer
+from interp.sweeps.two_hop import first_layer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

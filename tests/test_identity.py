@@ -1,6 +1,4 @@
-"""Change anything that a number depends on, and the number is never returned again for what it is
-no longer of.
-"""
+"""Change anything that a number depends on, and the old number is never returned again."""
 
 import dataclasses
 import json

@@ -21,9 +21,9 @@ def skipping(model: Model, batch, skipped: int, part: str, before: int) -> list[
     """Run the stock model with a part of one layer skipped at positions 1 .. before - 1; return
     resid_pre of every layer.
     """
-    blocks = model.module.get_submodule(model._paths.blocks)
+    blocks = [block.module for block in model.blocks]
     seen: list[torch.Tensor] = []
-    block = model._blocks[skipped]
+    block = model.blocks[skipped]
     module = {"layer": block.module, "attention": block.attn_write, "mlp": block.mlp_write}[part]
 
     def see(_module, args, kwargs):

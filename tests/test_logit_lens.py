@@ -32,7 +32,7 @@ def hooked(model: Model, batch) -> tuple[list[torch.Tensor], dict[str, list[torc
     """
     stream: list[torch.Tensor] = []
     writes: dict[str, list[torch.Tensor]] = {"attn": [], "mlp": []}
-    blocks = model.module.get_submodule(model._paths.blocks)
+    blocks = [block.module for block in model.blocks]
     handles = [
         block.register_forward_pre_hook(
             lambda _m, a, k: stream.append(a[0] if a else k["hidden_states"]), with_kwargs=True
@@ -40,7 +40,7 @@ def hooked(model: Model, batch) -> tuple[list[torch.Tensor], dict[str, list[torc
         for block in blocks
     ]
     handles.append(blocks[-1].register_forward_hook(lambda _m, _a, out: stream.append(first(out))))
-    for block in model._blocks:
+    for block in model.blocks:
         handles.append(
             block.attn_write.register_forward_hook(
                 lambda _m, _a, out: writes["attn"].append(first(out))
@@ -88,7 +88,7 @@ def test_it_equals_the_stock_models_head_on_every_residual(model: Model) -> None
         assert_close(part["readings"][:, layer], torch.tensor(expected), rtol=1e-5, atol=1e-5)
     for layer in range(model.n_layers):
         pre, attn, mlp = stream[layer], writes["attn"][layer], writes["mlp"][layer]
-        mid = pre if model._blocks[layer].is_parallel else pre + attn
+        mid = pre if model.blocks[layer].is_parallel else pre + attn
         cosines = [
             cosine_similarity(w, s, dim=-1).mean(1)
             for w, s in ((attn, pre), (mlp, mid), (attn + mlp, pre))
@@ -130,7 +130,7 @@ def test_no_more_logits_are_held_than_allowed(monkeypatch: pytest.MonkeyPatch) -
         sizes.append(logits.numel())
         return logits
 
-    recording.unembed = unembed
+    monkeypatch.setattr(recording.runner, "unembed", unembed)
     chunked = LogitLens().measure(recording, batch, {})
     assert max(sizes) == 5 * model.d_vocab
     assert_close(chunked["readings"], whole["readings"], rtol=1e-5, atol=1e-6)

@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 
 from interp import __version__
 from interp.cli import app, main
-from interp.cli.look import complete_runs
+from interp.cli.options import complete_runs
+from interp.errors import RunError
 from interp.files.whole import read_json, write_json
 from interp.runs import Study, execute
 from interp.runs.folder import Cell
@@ -166,6 +167,36 @@ def test_errors_are_json_where_json_is_asked_for(
     assert done.value.code == 2
     assert json.loads(captured.out)["error"]["kind"] == "RunError"
     assert str(tmp_path) in json.loads(captured.out)["error"]["message"]
+
+
+@pytest.mark.parametrize("words", [("show", "nowhere", "--debug"), ("--debug", "show", "nowhere")])
+def test_debug_shows_the_error_itself(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["interp", *words])
+    with pytest.raises(RunError, match="no run in nowhere"):
+        main()
+
+
+def test_a_wrong_word_is_explained_with_the_command_that_has_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status(monkeypatch, "list", "models", "--colour") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "--colour" in captured.err
+    assert "interp list --help" in captured.err or "interp list -h" in captured.err
+
+
+def test_an_interruption_exits_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interp.cli.look.read_run", interrupted)
+    assert exit_status(monkeypatch, "show", "anything") == 130
+    assert "interrupted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

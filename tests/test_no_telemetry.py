@@ -1,6 +1,4 @@
-"""An ordinary run talks to nobody: no socket is opened to another machine, by us or by what we
-depend on.
-"""
+"""An ordinary run talks to nobody: no socket is opened to another machine."""
 
 import os
 import subprocess

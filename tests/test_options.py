@@ -1,6 +1,4 @@
-"""An answer is one option: by label first, never by guessing; what could mean two options is
-refused with its row.
-"""
+"""An answer is one option, by label first; what could mean two is refused with its row."""
 
 from pathlib import Path
 from typing import Any

@@ -19,10 +19,10 @@ from interp.analyses.block_influence import BlockInfluence, BlockInfluenceResult
 from interp.errors import InterpError, ModelError, RunError
 from interp.files.paths import shipped_models
 from interp.models import Model
-from interp.runs import Study, estimate, execute
+from interp.runs import Study, estimate_costs, execute
 from interp.runs.executors import run_jobs
 from interp.runs.folder import Cell, folder_name
-from interp.runs.worker import Failure, Job, Spent
+from interp.runs.plan import Failure, Job, PlannedCell, Spent
 
 HOPS = "zoo/hops-4l"
 
@@ -88,7 +88,7 @@ def test_a_result_that_cannot_be_drawn_fails_alone(tmp_path: Path, monkeypatch: 
 
 
 class Doing:
-    """A seat that does jobs at once, by a function."""
+    """An executor that does jobs at once, by a function."""
 
     def __init__(self, do: Callable[[Job], Any]) -> None:
         self.do = do
@@ -104,13 +104,13 @@ class Doing:
 
 
 def test_a_cell_that_has_failed_is_left_out_of_further_jobs() -> None:
-    good, bad = Cell("m", "t", "good"), Cell("m", "t", "bad")
+    good, bad = (PlannedCell(Cell("m", "t", name), BlockInfluence()) for name in ("good", "bad"))
     failed: dict[Cell, Failure] = {}
-    seen: list[tuple[Cell, ...]] = []
+    seen: list[tuple[PlannedCell, ...]] = []
 
     def do(job: Job) -> dict[Cell, Any]:
         seen.append(job.cells)
-        return {cell: Failure("no", "") if cell == bad else Spent() for cell in job.cells}
+        return {each.cell: Failure("no", "") if each == bad else Spent() for each in job.cells}
 
     jobs = [Job("m", "t", (good, bad), 0), Job("m", "t", (good, bad), 1), Job("m", "t", (bad,), 2)]
     for _, outcome in run_jobs([Doing(do)], jobs, is_stopping=lambda: False, failed=failed):
@@ -228,14 +228,14 @@ def test_what_it_would_cost_leaves_out_the_same(tmp_path: Path, monkeypatch: Any
     asked = {"tasks": ("mixed.jsonl", "texts.jsonl"), "only_fitting": True}
     costs = {
         (e.cell.task, e.cell.analysis): e
-        for e in estimate(study("attention_knockout", "block_influence", **asked))
+        for e in estimate_costs(study("attention_knockout", "block_influence", **asked))
     }
     assert costs["mixed.jsonl", "attention_knockout"].n_prompts == 10
     assert "4 prompts" in costs["mixed.jsonl", "attention_knockout"].left_out
     assert costs["texts.jsonl", "attention_knockout"].why_not
     assert costs["texts.jsonl", "block_influence"].n_prompts == 1
     with pytest.raises(InterpError):
-        estimate(study("attention_knockout", tasks=("texts.jsonl",)))
+        estimate_costs(study("attention_knockout", tasks=("texts.jsonl",)))
 
 
 def test_an_analysis_that_can_use_no_prompt_says_why() -> None:

@@ -137,7 +137,7 @@ def test_tokens_are_weighted() -> None:
     np.testing.assert_allclose(result.grid(), [[3, 3], [np.nan, 3]])
     frame = result.to_frame()
     assert frame[frame["measure"] == "same first token"]["mean"].tolist() == [3.0]
-    assert "0-1: KL(final‖parallel) 3.00 nats" in result.summary()
+    assert "Layers 0-1 side by side change the output by 3.00" in result.findings()[1].claim
 
 
 @pytest.mark.parametrize("window", ["3", "3-2", "a-b", "-1-2", ""])

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from interp.analyses.logit_lens import LogitLens
 from interp.analyses.oracle_exit import OracleExit
 from interp.analysis import Analysis
 from interp.errors import AnalysisError, RunError
-from interp.parameters import fit, hints_of, parse
+from interp.parameters import coerce, hints_of, parse
 from interp.reports.gather import _command
 from interp.runs import Study
 from interp.runs.registry import find_analyses
@@ -47,6 +47,11 @@ def values_of(hint: Any) -> list[Any]:
     origin, inside = get_origin(hint), get_args(hint)
     if hint is str:
         return [*HOSTILE, "", "none"]
+    if origin is Annotated:
+        values, ranges = values_of(inside[0]), inside[1:]
+        values += [type(value)(each.least) for value in values[-1:] for each in ranges]
+        refused = [any(each.refusal(v) for each in ranges if v is not None) for v in values]
+        return [value for value, is_refused in zip(values, refused, strict=True) if not is_refused]
     if origin is Literal:
         return list(inside)
     if origin is tuple:
@@ -61,7 +66,7 @@ def values_of(hint: Any) -> list[Any]:
 def asked_by(*words: str, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Return the study that a command line asks for."""
     asked: list[Study] = []
-    monkeypatch.setattr(interp.runs, "estimate", lambda study: asked.append(study) or [])
+    monkeypatch.setattr(interp.runs, "estimate_costs", lambda study: asked.append(study) or [])
     done = CliRunner().invoke(cli.app, ["run", "--dry-run", "--model", "m", "--task", "t", *words])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -204,4 +209,4 @@ def test_tables_and_unions_are_read_too() -> None:
     assert parse(int | str, "12", "x") == 12
     assert parse(int | str, "a,b", "x") == "a,b"
     with pytest.raises(AnalysisError, match="x is 'a'; a table is needed"):
-        fit(Mapping[str, int], "a", "x")
+        coerce(Mapping[str, int], "a", "x")

@@ -156,9 +156,7 @@ def test_the_lens_equals_the_stock_models_hidden_states(smollm2: str) -> None:
 def without(
     plain: PreTrainedModel, tokens: torch.Tensor, skipped: int | None
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Return the stream at every layer and behind the last, and probabilities; `skipped` is left
-    out from position 1 on.
-    """
+    """Return the stream at every tap, and probabilities, with `skipped` left out."""
     stream: list[torch.Tensor] = []
     layers = plain.model.layers
     handles = [

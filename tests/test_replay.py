@@ -25,7 +25,7 @@ def naive(model: Model, batch, edits: dict[int, object]) -> torch.Tensor:
 
         return hook
 
-    blocks = model.module.get_submodule(model._paths.blocks)
+    blocks = [block.module for block in model.blocks]
     handles = [
         blocks[i].register_forward_hook(hook_of(edit), with_kwargs=True)
         for i, edit in edits.items()

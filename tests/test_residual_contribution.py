@@ -6,10 +6,11 @@ import torch
 from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
-from interp.analyses.residual_contribution import MEASURES, ResidualContribution, written
+from interp.analyses.residual_contribution import MEASURES, ResidualContribution, measures_of
 from interp.errors import TaskError
 from interp.models import Model
-from tests.families import tokens
+from interp.sweeps.cosines import writes_of
+from tests.families import tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -32,12 +33,21 @@ def test_a_case_done_by_hand() -> None:
     second = [2, 1, 3, 0.5, 3, 10**0.5 / 2, -1, 0, -2 / (2 * 10**0.5)]
     in_and_out = [(27 + 48) / (5 * 250**0.5), 2 / (2 * 10**0.5)]
     expected = torch.tensor([[[*first, in_and_out[0]], [*second, in_and_out[1]]]])
-    assert_close(
-        written(stream, attn=attn, mlp=mlp, is_parallel=False), expected, rtol=1e-5, atol=1e-6
-    )
-    assert_close(
-        written(stream, attn=attn, mlp=mlp, is_parallel=True)[0, :, 4], torch.tensor([2.0, 1.5])
-    )
+    writes = [(attn, stream), (mlp, stream + attn), (attn + mlp, stream)]
+    assert_close(measures_of(writes), expected, rtol=1e-5, atol=1e-6)
+    writes[1] = (mlp, stream)  # as in a parallel block
+    assert_close(measures_of(writes)[0, :, 4], torch.tensor([2.0, 1.5]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_a_parallel_blocks_mlp_writes_to_what_it_reads(family: str) -> None:
+    batch, model = tokens(), tiny(family)
+    recording = model.record(batch)
+    attn, mlp, layer = writes_of(recording, 1)
+    reads = recording.resid(1) + (0 if recording.blocks[1].is_parallel else attn[0])
+    assert_close(mlp[1], reads)
+    assert_close(layer[1] + layer[0], recording.resid(2), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import interp
 from interp.analyses.residual_erasure import ResidualErasure
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model
+from interp.runs.registry import make_analysis
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 from tests.test_integrated_gradients import answering
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def naive(
     model: Model, ids: torch.Tensor, mean: torch.Tensor | None, *, site: int, erased: slice
 ) -> torch.Tensor:
-    """Return the probabilities [pos d_vocab] of a whole forward, some positions erased at a site."""
+    """Return the probabilities [pos d_vocab] of a forward, positions erased at a site."""
 
     def erase(resid: torch.Tensor) -> torch.Tensor:
         changed = resid.clone()
@@ -33,13 +34,13 @@ def naive(
 
     layer = min(site, model.n_layers - 1)
     if site < model.n_layers:
-        handle = model._blocks[layer].module.register_forward_pre_hook(before, with_kwargs=True)
+        handle = model.blocks[layer].module.register_forward_pre_hook(before, with_kwargs=True)
     else:
 
         def behind(_module, _args, output):
             return (erase(output[0]), *output[1:]) if isinstance(output, tuple) else erase(output)
 
-        handle = model._blocks[layer].module.register_forward_hook(behind)
+        handle = model.blocks[layer].module.register_forward_hook(behind)
     logits = model.module(input_ids=ids[None], use_cache=False).logits[0].float()
     handle.remove()
     return logits.softmax(-1)
@@ -133,9 +134,9 @@ def test_bad_input_is_one_line() -> None:
         ResidualErasure().run(model, Task.from_texts(["Ada mother mother"]))
     with pytest.raises(AnalysisError, match="prompt 'a' has 2 tokens; at least 3 are needed"):
         ResidualErasure().run(model, Task("short", (Prompt("a", "Ada", answer="Emil"),)))
-    with pytest.raises(AnalysisError, match="unknown scope 'suffix'; there is position, prefix"):
-        ResidualErasure(scopes=("suffix",))
-    with pytest.raises(AnalysisError, match="n_mean=0"):
+    with pytest.raises(AnalysisError, match="scopes: unknown value 'suffix'; there is position"):
+        make_analysis("residual_erasure", {"scopes": ("suffix",)})
+    with pytest.raises(AnalysisError, match=r"residual_erasure\.n_mean=0; at least 1 is needed"):
         ResidualErasure(n_mean=0)
 
 

@@ -32,9 +32,7 @@ def mine(seed: int = 0, *, dropout: float = 0.3) -> PreTrainedModel:
 
 
 def in_training() -> PreTrainedModel:
-    """A module in the middle of training: some layers frozen, one in eval mode, hooked, with
-    gradients.
-    """
+    """A module in training: some layers frozen, one in eval mode, hooked, with gradients."""
     module = mine().train()
     module.transformer.h[0].requires_grad_(False)
     module.transformer.h[1].eval()

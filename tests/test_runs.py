@@ -13,6 +13,7 @@ import interp
 from interp import cli
 from interp.analyses.layer_skip import LayerSkip
 from interp.analyses.residual_erasure import ResidualErasure
+from interp.result import Origin
 from interp.runs.parts import pack, unpack, write_part
 from interp.runs.registry import find_analyses
 
@@ -48,6 +49,8 @@ def test_a_run_holds_every_analysis_and_opens_again(finished: Path) -> None:
     again = interp.open_run(finished)["zoo/hops-4l", "two-hop", "layer_skip"]
     direct = LayerSkip().run(interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=8))
     np.testing.assert_array_equal(again.grid("all"), direct.grid("all"))
+    assert again.origin == Origin(finished, "zoo/hops-4l", "two-hop", "layer_skip")
+    assert direct.origin is None
 
 
 def test_an_interrupted_run_resumes_to_the_same_numbers(finished: Path, tmp_path: Path) -> None:

@@ -1,6 +1,4 @@
-"""Special tokens stand in front of prompts as the tokenizer puts them, and never behind; chats are
-the template's tokens.
-"""
+"""Special tokens stand in front of prompts, never behind; chats are the template's tokens."""
 
 from typing import Any
 

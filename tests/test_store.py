@@ -16,7 +16,6 @@ from interp.errors import StoreError
 from interp.models import Model
 from interp.sites import Site
 from interp.store import (
-    FORMAT,
     ActivationStore,
     Settings,
     configure,
@@ -26,6 +25,7 @@ from interp.store import (
     shards,
     verify_shard,
 )
+from interp.store.shard import FORMAT
 from tests.families import tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -1,6 +1,4 @@
-"""What happens to stores: full disks, killed writers, flipped bits. Nothing finished is lost,
-nothing wrong is returned.
-"""
+"""Full disks, killed writers, flipped bits: nothing finished is lost, nothing wrong returned."""
 
 import inspect
 import logging
@@ -266,9 +264,7 @@ def test_no_flipped_bit_of_a_json_file_is_believed(tmp_path: Path, kind: str) ->
 
 
 def test_a_clock_that_jumped_removes_no_work_in_progress(tmp_path: Path) -> None:
-    """To `prune` on a machine whose clock is far ahead every aside file is stale; its writer writes
-    again.
-    """
+    """A `prune` with a clock far ahead takes aside files for stale; their writers write again."""
     program = (
         """
 import os, pathlib, sys

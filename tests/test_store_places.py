@@ -1,6 +1,4 @@
-"""Wherever a store is, it behaves alike: a local folder, memory, a file system whose writes are not
-atomic, S3.
-"""
+"""Stores behave alike: a local folder, memory, a file system without atomic writes, S3."""
 
 import os
 import subprocess
@@ -20,7 +18,6 @@ from interp.errors import StoreError
 from interp.models import Model, load_model
 from interp.store import (
     ActivationStore,
-    Files,
     Settings,
     configure,
     info,
@@ -30,6 +27,7 @@ from interp.store import (
     to_numpy,
     verify,
 )
+from interp.store.files import Files
 from tests.families import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -12,8 +12,8 @@ import torch
 
 import interp
 from interp.errors import StoreError
-from interp.store import FORMAT, ActivationStore, info, open_corpus, shards, verify
-from interp.store.shard import text_checksum
+from interp.store import ActivationStore, info, open_corpus, shards, verify
+from interp.store.shard import FORMAT, text_checksum
 
 ROOT = Path(interp.__file__).parent
 

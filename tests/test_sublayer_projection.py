@@ -11,8 +11,15 @@ from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import first
 from interp.runs.registry import make_analysis
-from interp.sweeps.hops import PARTS, compared, first_layer, of_a_stranger, strangers, written_ranks
 from interp.sweeps.tags import key_of
+from interp.sweeps.two_hop import (
+    PARTS,
+    another_prompts_entities,
+    comparable_prompts,
+    first_layer,
+    other_prompts_entities,
+    written_ranks,
+)
 from tests.test_back_patching import asked
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -28,7 +35,7 @@ def test_written_ranks_are_those_of_what_hooks_catch(model: Model) -> None:
     batch = asked()
     caught: dict[tuple[str, int], torch.Tensor] = {}
     handles = []
-    for i, block in enumerate(model._blocks):
+    for i, block in enumerate(model.blocks):
         for part, module in zip(
             PARTS, (block.attn_write, block.mlp_write, block.module), strict=True
         ):
@@ -57,25 +64,27 @@ def test_the_first_layer_is_the_first_at_which_it_is_true() -> None:
 
 def test_strangers_share_no_entity_and_do_not_depend_on_the_shard() -> None:
     model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=12)
-    prepared = strangers(model, task)
+    prepared = other_prompts_entities(model, task)
     (shard,) = [model.tokenize(prompts) for prompts in [max(model.shards(task), key=len)]]
-    bridge, answer = of_a_stranger(shard, prepared)
+    bridge, answer = another_prompts_entities(shard, prepared)
     for i, prompt in enumerate(shard.prompts):
         own = {int(shard.bridge[i]), int(shard.answer[i])}
         assert own.isdisjoint({int(bridge[i]), int(answer[i])})
-        alone = of_a_stranger(model.tokenize([prompt]), prepared)
+        alone = another_prompts_entities(model.tokenize([prompt]), prepared)
         assert [int(x) for x in alone] == [int(bridge[i]), int(answer[i])]
 
 
 def test_compared_are_prompts_with_known_hops_whose_shortcuts_do_not_work() -> None:
     model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=60)
     every = {key_of(prompt.id) for prompt in task.prompts}
-    known = set(compared(model, task, known_only=True, no_shortcuts=False).tolist())
-    strict = set(compared(model, task, known_only=True, no_shortcuts=True).tolist())
-    assert set(compared(model, task, known_only=False, no_shortcuts=False).tolist()) == every
+    known = set(comparable_prompts(model, task, known_only=True, no_shortcuts=False).tolist())
+    strict = set(comparable_prompts(model, task, known_only=True, no_shortcuts=True).tolist())
+    assert (
+        set(comparable_prompts(model, task, known_only=False, no_shortcuts=False).tolist()) == every
+    )
     assert strict < known <= every
     untrained = interp.load_model("zoo/hops-8l@step-0000")
-    assert len(compared(untrained, task, known_only=True, no_shortcuts=False)) < 5
+    assert len(comparable_prompts(untrained, task, known_only=True, no_shortcuts=False)) < 5
 
 
 def test_the_mlp_writes_the_prediction_and_no_sublayer_the_bridge_at_the_last_token() -> None:

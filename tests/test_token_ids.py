@@ -1,6 +1,4 @@
-"""Prompts of token ids, for models whose words are not text: fed as they are, asked everything that
-needs no text.
-"""
+"""Prompts of token ids, for models without text: fed as they are, asked all that needs no text."""
 
 import json
 from pathlib import Path

@@ -19,9 +19,7 @@ def cells(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore")
 def test_it_runs(path: Path) -> None:
-    """It has a page: executed now, unless `make docs` has executed the same tutorial with the same
-    library.
-    """
+    """It has a page, executed now unless `make docs` has executed it with the same library."""
     from scripts.tutorial_pages import page_of
 
     assert page_of(path).count("```python") == sum(

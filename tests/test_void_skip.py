@@ -222,7 +222,7 @@ def test_reading_out_while_generating_is_what_hooks_on_a_cached_generation_do() 
     analysis = VoidSkip(alpha=0.8, alphas=(), n_random=1)
     skipping = analysis.skipping(analysis.prepare(model, task))
     seen: list[torch.Tensor] = []
-    blocks = [block.module for block in model._blocks]
+    blocks = [block.module for block in model.blocks]
     handles = [blocks[0].register_forward_pre_hook(lambda _m, args: seen.append(args[0]))]
     handles += [
         block.register_forward_hook(lambda _m, _a, out: seen.append(first(out))) for block in blocks

@@ -33,7 +33,7 @@ ALPHAS = (0.0, 0.4, 0.8)
 
 def stacked(model: Model, batch) -> torch.Tensor:
     """Return the norms [batch tap pos] that plain hooks see in one stock forward."""
-    blocks = model.module.get_submodule(model._paths.blocks)
+    blocks = [block.module for block in model.blocks]
     seen: list[torch.Tensor] = []
     handles = [
         blocks[0].register_forward_pre_hook(

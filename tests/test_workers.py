@@ -20,13 +20,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import interp
+from interp.analyses.layer_skip import LayerSkip
 from interp.errors import AnalysisError, RunError
 from interp.runs import Study, execute
 from interp.runs.cluster import visible_gpus
 from interp.runs.executors import run_jobs
 from interp.runs.folder import Cell
 from interp.runs.parts import read_part
-from interp.runs.worker import Failure, Job, Spent, Worker
+from interp.runs.plan import Failure, Job, PlannedCell, Spent
+from interp.runs.registry import find_analyses
+from interp.runs.worker import Worker
+from interp.tasks import Task, load_task
 
 ANALYSES: dict[str, dict[str, Any]] = {"layer_skip": {}, "back_patching": {"n_donors": 4}}
 STUDY = Study(("zoo/hops-4l",), ("two-hop",), ANALYSES, n=24)
@@ -107,6 +111,29 @@ def test_one_analysis_can_be_there_with_several_parameters(tmp_path: Path) -> No
         Study(("zoo/hops-4l", "zoo/hops-4l"), ("two-hop",), {"layer_skip": {}}).check()
 
 
+def test_names_are_looked_up_before_the_run_and_not_by_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up, loaded = [], []
+
+    def find() -> dict[str, Any]:
+        looked_up.append(1)
+        return find_analyses()
+
+    def load(name: str, **how: Any) -> Task:
+        loaded.append(name)
+        return load_task(name, **how)
+
+    monkeypatch.setattr("interp.runs.registry.find_analyses", find)
+    monkeypatch.setattr("interp.runs.study.load_task", load)
+    tasks = ("two-hop", "two-hop-facts")
+    study = Study(("zoo/hops-4l",), tasks, {"residual_contribution": {}}, n=24, only_fitting=True)
+    execute(study, tmp_path / "run")
+    assert len(tensors(tmp_path / "run")) > 2
+    assert len(looked_up) == 1 + len(tasks)  # of the check, and of the cells of every task
+    assert sorted(loaded) == sorted([*tasks, *tasks])  # by the check, and by the worker
+
+
 # Damage
 
 
@@ -158,8 +185,8 @@ def test_a_part_of_another_key_is_not_read(alone: Path, tmp_path: Path) -> None:
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     code = f"""
 import pathlib, sys, time
-from interp.runs.execution import _alone_in
-with _alone_in(pathlib.Path({str(tmp_path)!r})):
+from interp.runs.session import alone_in
+with alone_in(pathlib.Path({str(tmp_path)!r})):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -179,9 +206,7 @@ with _alone_in(pathlib.Path({str(tmp_path)!r})):
 
 
 class Fake:
-    """A seat whose worker behaves as told: dies so many times, or takes so many seconds, over some
-    shards.
-    """
+    """An executor whose worker dies so many times, or takes so many seconds, over some shards."""
 
     def __init__(
         self, *, deaths: dict[int, int] | None = None, seconds: dict[int, float] | None = None
@@ -199,7 +224,7 @@ class Fake:
                 future.set_exception(BrokenProcessPool("died"))
                 return
             self.did.append(shard)
-            future.set_result(dict.fromkeys(job.cells, Spent(1.0)))
+            future.set_result({planned.cell: Spent(1.0) for planned in job.cells})
 
         threading.Thread(target=work, daemon=True).start()
         return future
@@ -210,20 +235,20 @@ class Fake:
     def close(self) -> None: ...
 
 
-JOBS = [Job("m", "t", (CELL,), i) for i in range(8)]
+JOBS = [Job("m", "t", (PlannedCell(CELL, LayerSkip()),), i) for i in range(8)]
 
 
 def test_a_job_whose_worker_dies_is_done_again_and_given_up_after_three() -> None:
-    seat = Fake(deaths={2: 2, 5: 9})
+    executor = Fake(deaths={2: 2, 5: 9})
     found = {
         job.shard: outcome[CELL]
-        for job, outcome in run_jobs([seat], JOBS, is_stopping=lambda: False)
+        for job, outcome in run_jobs([executor], JOBS, is_stopping=lambda: False)
     }
     assert sorted(found) == list(range(8))
     assert isinstance(found[2], Spent)
     assert isinstance(found[5], Failure)
     assert "a worker died 3 times over it" in found[5].error
-    assert seat.replaced == 5
+    assert executor.replaced == 5
 
 
 def test_a_job_that_takes_too_long_is_done_by_another_worker_too() -> None:
@@ -255,8 +280,8 @@ def test_workers_share_the_gpus_that_this_process_may_use(
 
 
 def test_after_a_stop_nothing_new_is_begun() -> None:
-    seat, found = Fake(), []
-    for job, _ in run_jobs([seat], JOBS, is_stopping=lambda: len(found) >= 3):
+    executor, found = Fake(), []
+    for job, _ in run_jobs([executor], JOBS, is_stopping=lambda: len(found) >= 3):
         found.append(job.shard)
     assert found == [0, 1, 2]
 

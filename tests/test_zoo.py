@@ -72,9 +72,7 @@ def test_what_is_written_down_as_true_is_measured() -> None:
 
 
 def test_the_late_bridge() -> None:
-    """A bridge whose fact was held out of compositions becomes readable later than others: hopping
-    too late.
-    """
+    """A bridge whose fact was held out of compositions becomes readable later than others."""
     written = json.loads((shipped_models()["zoo/hops-4l"] / "truths.json").read_text())
     after = written["bridge readable at the first relation"]
     assert after["unseen"][1] > after["first-held-out"][1] + 0.2

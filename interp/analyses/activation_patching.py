@@ -13,14 +13,14 @@ import plotly.graph_objects as go
 
 from interp.analysis import Analysis, Cost, Finding, Result
 from interp.errors import AnalysisError
-from interp.metrics import Metric
+from interp.metrics import WORDS, Metric
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.exact_patching import NODE_KINDS, all_effects, clean_runs, forwards_of
 from interp.sweeps.node_scores import NodeScores, join_scores, n_units
-from interp.sweeps.twins import WORDS, Direction, check_twins, twins_of
+from interp.sweeps.twins import DIRECTIONS, Direction, check_twins, twins_of
 from interp.tasks.batch import TokenBatch
 
 
@@ -78,7 +78,8 @@ class ActivationPatching(Analysis):
         """Return at most the blocks behind every node; those equal in both runs are not run."""
         forwards = 2 + forwards_of(model, self.nodes, n_pos=shard.tokens.shape[1])
         n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
-        return Cost(forwards, n_nodes, 4096 * (12 * model.d_model + model.d_vocab), is_bound=True)
+        held = model.tokens_at_once() * (12 * model.d_model + model.d_vocab)
+        return Cost(forwards, n_nodes, held, is_bound=True)
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,7 +100,7 @@ class ActivationPatchingResult(Result):
 
     def plot(self) -> go.Figure:
         """Draw the effects by layer and position; those of heads and neurons are added up."""
-        verb = WORDS[self.analysis.direction]
+        verb = DIRECTIONS[self.analysis.direction]
         title = f"What each node carries, patched alone ({verb}; {self.analysis.metric})"
         return self.scores.plot(self._names, title=title, colour="effect")
 
@@ -109,10 +110,10 @@ class ActivationPatchingResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the shares of the difference that the largest nodes carry alone."""
-        metric = self.analysis.metric
+        difference = WORDS[self.analysis.metric]
         return tuple(
             Finding(
-                f"Patched alone, {node} carries {share:.0%} of the change in {metric}.",
+                f"Patched alone, {node} carries {share:.0%} of the change in {difference}.",
                 share,
                 f"share of the difference that the largest {what} carries",
             )

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.analysis import Analysis, Compared, Cost, Finding, Result
-from interp.backward import RULES
+from interp.backward import rules_named
 from interp.figures.plots import scatters_with_diagonal
 from interp.metrics import Metric
 from interp.models import Model
@@ -83,7 +83,7 @@ class PatchingAgreement(Analysis):
             runs = Attribution(recording, twins, sites)
             twins, base, source, values = clean_runs(recording, twins)
             scores = runs.all_scores(
-                self.methods, self.nodes, rules=RULES[self.rules], steps=self.steps
+                self.methods, self.nodes, rules=rules_named(self.rules), steps=self.steps
             )
             exact = all_effects(twins, base, source, self.nodes)
             rows.append(twins.clean.rows.cpu())

@@ -14,8 +14,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.analysis import Analysis, Cost, Finding, Result
-from interp.backward import RULES
-from interp.metrics import Metric
+from interp.backward import rules_named
+from interp.metrics import WORDS, Metric
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
@@ -30,7 +30,7 @@ from interp.sweeps.attribution import (
     numbers_held,
 )
 from interp.sweeps.node_scores import NodeScores, join_scores, n_units
-from interp.sweeps.twins import WORDS, Direction, check_gradient, check_twins, twins_of
+from interp.sweeps.twins import DIRECTIONS, Direction, check_gradient, check_twins, twins_of
 from interp.tasks.batch import TokenBatch
 
 
@@ -84,7 +84,7 @@ class RelevancePatching(Analysis):
         for twins in twins_of(recording, shard, metric=self.metric, direction=self.direction):
             runs = Attribution(recording, twins, sites)
             scores = runs.all_scores(
-                self.methods, self.nodes, rules=RULES[self.rules], steps=self.steps
+                self.methods, self.nodes, rules=rules_named(self.rules), steps=self.steps
             )
             rows.append(twins.clean.rows.cpu())
             groups.append(scores | {"base": runs.base.cpu(), "source": runs.source_value.cpu()})
@@ -125,7 +125,7 @@ class RelevancePatchingResult(Result):
 
     def plot(self) -> go.Figure:
         """Draw the first method's scores by layer and position; heads and neurons are added up."""
-        method, verb = self.analysis.methods[0], WORDS[self.analysis.direction]
+        method, verb = self.analysis.methods[0], DIRECTIONS[self.analysis.direction]
         title = f"What each node carries by {method} ({verb}; {self.analysis.metric})"
         return self.scores.plot(self._names, title=title, colour="score")
 
@@ -135,10 +135,10 @@ class RelevancePatchingResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the shares of the difference that the largest nodes get by the first method."""
-        method, metric = self.analysis.methods[0], self.analysis.metric
+        method, difference = self.analysis.methods[0], WORDS[self.analysis.metric]
         return tuple(
             Finding(
-                f"By {method}, {node} carries {share:.0%} of the change in {metric}.",
+                f"By {method}, {node} carries {share:.0%} of the change in {difference}.",
                 share,
                 f"share of the difference that the largest {what} carries",
             )

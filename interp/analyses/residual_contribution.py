@@ -18,59 +18,38 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
-from interp.analysis import Analysis, Cost, Finding, Result
+from interp.analysis import Analysis, Cost, Finding, Result, joined
 from interp.errors import TaskError
 from interp.figures.plots import lines_over_depth
+from interp.figures.words import layers_named
 from interp.models import Model
 from interp.replay import Recording
-from interp.result import old_finding
 from interp.shapes import Tensors
-from interp.sites import Site
-from interp.stats.bootstrap import interval_of, resampled_means
+from interp.stats.bootstrap import resampled_means
+from interp.stats.estimate import Estimate, estimate_of
+from interp.sweeps.cosines import Write, cosines_of, writes_of
 from interp.tasks.batch import TokenBatch
 
 _EPS = 1e-6
+_RATIO, _COSINE = "norm relative to the stream", "cosine with the stream"
 MEASURES = (
-    ("norm", "stream"), ("norm", "attention"), ("norm", "MLP"),
-    ("norm relative to the stream", "attention"), ("norm relative to the stream", "MLP"),
-    ("norm relative to the stream", "layer"),
-    ("cosine with the stream", "attention"), ("cosine with the stream", "MLP"), ("cosine with the stream", "layer"),
-    ("cosine with the stream", "layer's output"),
-)  # fmt: skip
-
-
-def written(
-    resid_pre: Float[Tensor, "*tokens d_model"],
-    *,
-    attn: Float[Tensor, "*tokens d_model"],
-    mlp: Float[Tensor, "*tokens d_model"],
-    is_parallel: bool,
-) -> Float[Tensor, "*tokens measure"]:
-    """Return `MEASURES` of one layer, in fp32; in a parallel block the MLP reads and is added to
-    `resid_pre`.
-    """
-    pre, attn, mlp = resid_pre.float(), attn.float(), mlp.float()
-    pairs = ((attn, pre), (mlp, pre if is_parallel else pre + attn), (attn + mlp, pre))
-    norms = [vector_norm(t, dim=-1) for t in (pre, attn, mlp)]
-    ratios = [
-        vector_norm(write, dim=-1) / vector_norm(stream, dim=-1).clamp_min(_EPS)
-        for write, stream in pairs
-    ]
-    cosines = [cosine_similarity(write, stream, dim=-1, eps=_EPS) for write, stream in pairs]
-    return torch.stack(
-        [*norms, *ratios, *cosines, cosine_similarity(pre, pre + attn + mlp, dim=-1, eps=_EPS)],
-        dim=-1,
-    )
+    *(("norm", part) for part in ("stream", "attention", "MLP")),
+    *((_RATIO, part) for part in ("attention", "MLP", "layer")),
+    *((_COSINE, part) for part in ("attention", "MLP", "layer", "layer's output")),
+)
 
 
 @dataclass(frozen=True)
 class ResidualContribution(Analysis):
-    """Measure what each sublayer writes; `first_position` False leaves position 0 (often a sink)
-    out.
+    """Measure what each sublayer writes.
+
+    `first_position` False leaves position 0, which is often a sink, out.
     """
 
     first_position: bool = True
     seed: int = 0
+    rank: ClassVar[int] = 4
+    page: ClassVar[str] = "residual"
     question: ClassVar[str] = (
         "How much does each sublayer write, and does it write, erase or strengthen?"
     )
@@ -84,21 +63,14 @@ class ResidualContribution(Analysis):
     )
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return per prompt the mean and maximum over positions [batch layer measure], with and
-        without position 0.
+        """Return per prompt the mean and maximum over positions [batch layer measure].
+
+        With and without position 0.
 
         "by_position" [batch layer pos measure] is what they are of, for those who look at single
         prompts.
         """
-        layers = [
-            written(
-                recording.resid(layer),
-                attn=recording.clean(Site("attn_out", layer)),
-                mlp=recording.clean(Site("mlp_out", layer)),
-                is_parallel=recording.blocks[layer].is_parallel,
-            )
-            for layer in range(recording.n_layers)
-        ]
+        layers = [measures_of(writes_of(recording, layer)) for layer in range(recording.n_layers)]
         measures = torch.stack(layers, dim=1)
         rest = measures[:, :, 1:] if measures.shape[2] > 1 else torch.full_like(measures, torch.nan)
         return {
@@ -113,28 +85,21 @@ class ResidualContribution(Analysis):
     def combine(self, parts: Sequence[Tensors]) -> "ResidualContributionResult":
         """Return token-weighted means with a bootstrap interval over prompts, and maxima."""
         suffix = "" if self.first_position else "_without_first"
-        n_tokens = torch.cat([part["n_pos"] for part in parts]).double().numpy() - (
-            0 if self.first_position else 1
-        )
-        mean, maximum = (
-            torch.cat([part[f"{name}{suffix}"] for part in parts]).double().numpy()
-            for name in ("mean", "max")
-        )
-        if not (is_there := n_tokens > 0).any():
+        keys = ("mean" + suffix, "max" + suffix, "n_pos")
+        of_all = joined([{key: part[key].double() for key in keys} for part in parts])
+        mean, maximum, n_tokens = (of_all[key] for key in keys)
+        n_tokens = n_tokens - (0 if self.first_position else 1)
+        if not (has_tokens := n_tokens > 0).any():
             raise TaskError(
                 "every prompt is one token; with first_position=false there is none left"
             )
-        n_tokens, mean, maximum = n_tokens[is_there], mean[is_there], maximum[is_there].max(0)
-        means = resampled_means(mean, weights=n_tokens, seed=self.seed)
-        low, high = np.quantile(means, [0.025, 0.975], axis=0)
-        return ResidualContributionResult(
-            np.average(mean, axis=0, weights=n_tokens),
-            low,
-            high,
-            maximum,
-            interval_of(second_half(means)),
-            len(mean),
-        )
+        n_tokens, mean = n_tokens[has_tokens], mean[has_tokens]
+        resampled = resampled_means(mean, weights=n_tokens, seed=self.seed)
+        low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+        average = np.average(mean, axis=0, weights=n_tokens)
+        ratio = estimate_of(float(second_half(average)), second_half(resampled), n=len(mean))
+        maxima = maximum[has_tokens].max(0)
+        return ResidualContributionResult(average, low, high, maxima, ratio)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Nothing beyond the clean pass."""
@@ -143,11 +108,22 @@ class ResidualContribution(Analysis):
         )
 
 
+def measures_of(writes: Sequence[Write]) -> Float[Tensor, "*tokens measure"]:
+    """Return `MEASURES` of one layer from what attention, the MLP and the layer write, in fp32."""
+    (attn, stream), (mlp, _), _ = writes
+    norms = [vector_norm(t, dim=-1) for t in (stream, attn, mlp)]
+    ratios = [
+        vector_norm(write, dim=-1) / vector_norm(before, dim=-1).clamp_min(_EPS)
+        for write, before in writes
+    ]
+    in_and_out = cosine_similarity(stream, stream + attn + mlp, dim=-1, eps=_EPS)
+    lengths = torch.stack([*norms, *ratios], dim=-1)
+    return torch.cat([lengths, cosines_of(writes), in_and_out[..., None]], dim=-1)
+
+
 def second_half(mean: np.ndarray) -> np.ndarray:
-    """Return what the second half of the layers writes, relative to the first half, from means [...
-    layer measure].
-    """
-    ratio = mean[..., MEASURES.index(("norm relative to the stream", "layer"))]
+    """Return the second half's mean write relative to the first's, from [... layer measure]."""
+    ratio = mean[..., MEASURES.index((_RATIO, "layer"))]
     half = (ratio.shape[-1] + 1) // 2
     if half == ratio.shape[-1]:
         return np.full(ratio.shape[:-1], np.nan)
@@ -156,29 +132,28 @@ def second_half(mean: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, repr=False)
 class ResidualContributionResult(Result):
-    """Arrays [layer measure] over all prompts, and the 95 % interval of what the second half of the
-    layers writes.
+    """Arrays [layer measure] over all prompts; `second_half` is what the second half of the layers
+    writes, relative to the first.
     """
 
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
     maximum: np.ndarray
-    second_half_interval: tuple[float, float]
-    n_prompts: int
+    second_half: Estimate
 
     def to_frame(self) -> pd.DataFrame:
-        """Return columns measure, component, layer, mean, low, high (95 % bootstrap over prompts),
-        max over all tokens.
+        """Return columns measure, component, layer, mean, low, high and max.
+
+        Intervals are 95 % bootstraps over prompts, maxima are over all tokens.
         """
+        arrays = {"mean": self.mean, "low": self.low, "high": self.high, "max": self.maximum}
         return pd.DataFrame(
-            {
-                "measure": measure, "component": component, "layer": layer, "mean": self.mean[layer, i],
-                "low": self.low[layer, i], "high": self.high[layer, i], "max": self.maximum[layer, i],
-            }
+            {"measure": measure, "component": component, "layer": layer}
+            | {column: values[layer, i] for column, values in arrays.items()}
             for i, (measure, component) in enumerate(MEASURES)
             for layer in range(len(self.mean))
-        )  # fmt: skip
+        )
 
     def plot(self) -> go.Figure:
         """Draw norms, ratios and cosines over depth."""
@@ -191,32 +166,33 @@ class ResidualContributionResult(Result):
         )
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return what the second half of the layers writes, compared with the first."""
-        measure = "writes of the second half of the layers, relative to those of the first half"
-        value = float(second_half(self.mean))
+        """Return what the second half of the layers writes, and where layers erase."""
+        ratio, cosine = (self.mean[:, MEASURES.index((of, "layer"))] for of in (_RATIO, _COSINE))
+        erasing = np.flatnonzero(cosine < 0).tolist()
+        who = layers_named(erasing, of=len(cosine))
+        verb = "writes" if len(erasing) < 2 else "write"
+        largest = int(ratio.argmax())
+        most = self._estimate(largest, _RATIO)
         return (
-            old_finding(self.summary(), value, measure, *self.second_half_interval, self.n_prompts),
+            self._halves(),
+            Finding(
+                f"Layer {largest} writes most: {most:.2f} times the stream's length.",
+                most,
+                "write of the layer that writes most, relative to the stream",
+            ),
+            Finding(f"{who.capitalize()} {verb} against the stream (negative cosine)."),
         )
 
-    def summary(self) -> str:
-        """Say which layer writes most, relative to the stream, and where writes erase."""
-        ratio = self.mean[:, MEASURES.index(("norm relative to the stream", "layer"))]
-        cosine = self.mean[:, MEASURES.index(("cosine with the stream", "layer"))]
-        half = (len(ratio) + 1) // 2
-        erasing = [str(layer) for layer in np.flatnonzero(cosine < 0)]
-        told = (
-            f"Layers {', '.join(erasing)} write"
-            if len(erasing) > 1
-            else f"Layer {''.join(erasing)} writes"
-        )
-        return (
-            f"Layer {ratio.argmax()} writes most, {ratio.max():.2f} of the stream's norm; the mean"
-            f" is {ratio[:half].mean():.2f} in the first half and {ratio[half:].mean():.2f} in the"
-            " second. "
-            + (
-                f"{told} against the stream (negative cosine)"
-                if erasing
-                else "No layer writes against the stream"
-            )
-            + f" ({self.n_prompts} prompts)."
+    def _estimate(self, layer: int, measure: str) -> Estimate:
+        at = layer, MEASURES.index((measure, "layer"))
+        return Estimate(self.mean[at], self.low[at], self.high[at], self.second_half.n)
+
+    def _halves(self) -> Finding:
+        if np.isnan(self.second_half.value):
+            return Finding("The model has one layer, so there are no halves to compare.")
+        return Finding(
+            "Relative to the stream, the second half of the layers writes"
+            f" {self.second_half:.2f} times as much as the first.",
+            self.second_half,
+            "writes of the second half of the layers, relative to those of the first half",
         )

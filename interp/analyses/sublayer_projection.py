@@ -13,41 +13,42 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 
-from interp.analysis import Analysis, Cost, Finding, Result
+from interp.analysis import Analysis, Compared, Cost, Finding, Result, joined
 from interp.figures.plots import lines_over_depth
 from interp.models import Model
 from interp.replay import Recording
-from interp.result import old_finding
 from interp.shapes import Tensors
-from interp.stats.bootstrap import bootstrap_interval
+from interp.stats.estimate import estimate, estimates
 from interp.sweeps.answers import require_answers
-from interp.sweeps.hops import (
+from interp.sweeps.patches import span_of
+from interp.sweeps.two_hop import (
     PARTS,
     RIGHT,
-    compared,
-    counted,
-    groups,
-    of_a_stranger,
-    predictions,
+    another_prompts_entities,
+    answer_groups,
+    comparable_prompts,
+    last_logits,
+    nothing_compared,
+    other_prompts_entities,
     require_bridge,
     require_hops,
-    sorted_out,
-    strangers,
+    right_and_compared,
     written_ranks,
 )
-from interp.sweeps.patching import span_of
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
 TOKENS = ("bridge", "answer", "prediction", "another's bridge", "another's answer")
+_WHERE = {
+    "last": "the prompt's last token",
+    "subject": "the last token of the first-hop phrase",
+}
 
 
 @dataclass(frozen=True)
 class SublayerProjection(Analysis):
-    """Unembed every write at the prompt's last token, or at the last of the first-hop phrase
-    ("subject").
+    """Unembed every write at the prompt's last token, or the first-hop phrase's last ("subject").
 
     Compared are prompts both of whose single hops the model answers (`known_only`) and, with
     `no_shortcuts`, whose shortcuts it does not. The control is the bridge and the answer of another
@@ -76,27 +77,22 @@ class SublayerProjection(Analysis):
 
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return which prompts are compared, and bridges and answers of others."""
-        kept = compared(model, task, known_only=self.known_only, no_shortcuts=self.no_shortcuts)
-        return {"kept": kept} | strangers(model, task)
+        kept = comparable_prompts(
+            model, task, known_only=self.known_only, no_shortcuts=self.no_shortcuts
+        )
+        return {"kept": kept} | other_prompts_entities(model, task)
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return ranks [batch part layer token], and which prompts are right and compared."""
-        own = (
-            require_bridge(shard),
-            require_answers(shard)[:, 0],
-            predictions(recording).argmax(-1),
-        )
-        positions = span_of(shard, self.position)[:, 0]
-        found = written_ranks(recording, positions, [*own, *of_a_stranger(shard, prepared)])
-        return sorted_out(recording, shard, prepared["kept"]) | {
-            "rank": found.cpu().to(torch.int32)
-        }
+        prediction = last_logits(recording).argmax(-1)
+        own = (require_bridge(shard), require_answers(shard)[:, 0], prediction)
+        tokens = [*own, *another_prompts_entities(shard, prepared)]
+        rank = written_ranks(recording, span_of(shard, self.position)[:, 0], tokens)
+        return right_and_compared(recording, shard, prepared["kept"]) | {"rank": rank.cpu().int()}
 
     def combine(self, parts: Sequence[Tensors]) -> "SublayerProjectionResult":
         """Return ranks of all prompts."""
-        return SublayerProjectionResult(
-            self, {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]}
-        )
+        return SublayerProjectionResult(self, joined(parts))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Nothing beyond the clean pass but three unembeddings of one token per layer."""
@@ -106,9 +102,7 @@ class SublayerProjection(Analysis):
 
 @dataclass(frozen=True, repr=False)
 class SublayerProjectionResult(Result):
-    """Per prompt: `arrays["rank"]` [prompt part layer token] of `PARTS` and `TOKENS`, `is_right`
-    and `is_compared`.
-    """
+    """Per prompt: `arrays["rank"]` [prompt part layer token] of `PARTS` and `TOKENS`."""
 
     analysis: SublayerProjection
     arrays: dict[str, np.ndarray]
@@ -121,58 +115,40 @@ class SublayerProjectionResult(Result):
         there are layers. `median_rank` is the median number of tokens above it.
         """
         rows = [
-            self._rows(group, chosen, part, token)
-            for group, chosen in groups(self.arrays).items()
-            for part in range(len(PARTS))
-            for token in range(len(TOKENS))
+            self._rows(group, part, token)
+            for group in answer_groups(self.arrays)
+            for part in PARTS
+            for token in TOKENS
         ]
-        empty = pd.DataFrame([{"n_prompts": 0}])
-        whole, real = (
-            {"layer": "Int64", "n_prompts": "Int64"},
-            dict.fromkeys(("rate", "low", "high", "median_rank"), "float64"),
-        )
-        frame = pd.concat(rows, ignore_index=True) if rows else empty
+        whole = dict.fromkeys(("layer", "n_prompts"), "Int64")
+        real = dict.fromkeys(("rate", "low", "high", "median_rank"), "float64")
+        frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame([{"n_prompts": 0}])
         return frame.reindex(columns=["group", "part", "token", *whole, *real]).astype(whole | real)
 
-    def _rows(self, group: str, chosen: np.ndarray, part: int, token: int) -> pd.DataFrame:
-        found = self.arrays["rank"][chosen, part, :, token]
-        hits = np.concatenate([found == 0, (found == 0).any(1, keepdims=True)], axis=1).astype(
-            np.float64
-        )
-        low, high = bootstrap_interval(hits, seed=self.analysis.seed)
-        medians = [*np.median(found, axis=0), np.median(found.min(1))]
-        keys = {
-            "group": group,
-            "part": PARTS[part],
-            "token": TOKENS[token],
-            "layer": [*range(found.shape[1]), None],
-        }
-        return pd.DataFrame(
-            keys
-            | {
-                "rate": hits.mean(0),
-                "low": low,
-                "high": high,
-                "median_rank": medians,
-                "n_prompts": len(hits),
-            }
-        )
+    def _ranks(self, group: str, part: str, token: str) -> np.ndarray:
+        """Return the token's ranks [prompt layer] in what a part writes."""
+        rank = self.arrays["rank"][answer_groups(self.arrays)[group]]
+        of_token: np.ndarray = rank[:, PARTS.index(part), :, TOKENS.index(token)]
+        return of_token
+
+    def _rows(self, group: str, part: str, token: str) -> pd.DataFrame:
+        ranks = self._ranks(group, part, token)
+        ranks = np.concatenate([ranks, ranks.min(1, keepdims=True)], axis=1)
+        keys = {"group": group, "part": part, "token": token}
+        layers = {"layer": [*range(ranks.shape[1] - 1), None]}
+        rates = estimates(ranks == 0, seed=self.analysis.seed)
+        columns = keys | layers | rates | {"median_rank": np.median(ranks, axis=0)}
+        return pd.DataFrame(columns).rename(columns={"mean": "rate"})
 
     def plot(self) -> go.Figure:
         """Draw the share of prompts in which each sublayer projects each token, layer by layer."""
         frame = self.to_frame().astype({"group": str, "part": str}).dropna(subset=["layer", "rate"])
-        is_same = (frame["group"] == RIGHT) & (
-            frame["token"] == "prediction"
-        )  # there it is the answer
-        frame = frame[(frame["part"] != "stream") & ~is_same]
+        is_answer = (frame["group"] == RIGHT) & (frame["token"] == "prediction")
+        frame = frame[(frame["part"] != "stream") & ~is_answer]
         frame["panel"] = frame["part"] + ", " + frame["group"]
-        where = {
-            "last": "at the prompt's last token",
-            "subject": "at the last token of the first-hop phrase",
-        }
         title = (
-            "Share of prompts in which a write alone projects an entity,"
-            f" {where[self.analysis.position]}"
+            "Share of prompts in which a write alone projects an entity, at"
+            f" {_WHERE[self.analysis.position]}"
         )
         if frame.empty:
             return go.Figure().update_layout(title=f"{title}: no prompts are compared")
@@ -181,56 +157,22 @@ class SublayerProjectionResult(Result):
         return figure.update_yaxes(title_text="share of prompts", col=1)
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return how often attention writes the bridge in any layer, right and wrong answers apart."""
-        frame, found = self.to_frame(), list[Finding]()
-        for group in groups(self.arrays):
-            rows = frame[
-                (frame["group"] == group)
-                & (frame["part"] == "attention")
-                & (frame["token"] == "bridge")
-            ]
-            row = rows[rows["layer"].isna()].iloc[0]
-            claim = f"With {group}, attention writes the bridge in {row['rate']:.0%} of prompts."
-            measure = f"share of prompts with {group} in which attention writes the bridge"
-            low, high, n = float(row["low"]), float(row["high"]), int(row["n_prompts"])
-            found.append(
-                old_finding(
-                    claim if found else self.summary(), float(row["rate"]), measure, low, high, n
-                )
-            )
-        return tuple(found) or (old_finding(self.summary()),)
+        """Return how often attention writes the bridge in any layer, by group."""
+        if not answer_groups(self.arrays):
+            return (Finding(nothing_compared(self.arrays)),)
+        return tuple(self._bridge_written(group) for group in answer_groups(self.arrays))
 
-    def summary(self) -> str:
-        """Say in which layer most prompts' attention and MLP project the bridge, the answer and the
-        prediction.
-        """
-        if not groups(self.arrays):
-            return f"{counted(self.arrays)}."
-        frame = self.to_frame()
-        found = [self._found(frame, group) for group in groups(self.arrays)]
-        return f"{' '.join(found)} ({counted(self.arrays)}.)"
-
-    def _found(self, frame: pd.DataFrame, group: str) -> str:
-        said = []
-        last = ("attention", "answer") if group == RIGHT else ("MLP", "prediction")
-        for part, token in (("attention", "bridge"), ("MLP", "answer"), last):
-            rows = frame[
-                (frame["group"] == group) & (frame["part"] == part) & (frame["token"] == token)
-            ]
-            layers = rows.dropna(subset="layer")
-            best, ever = (
-                layers.iloc[int(layers["rate"].argmax())],
-                rows[rows["layer"].isna()].iloc[0],
-            )
-            said.append(
-                f"{part} writes the {token} most often in layer {best['layer']}"
-                f" ({best['rate']:.0%}; in any layer {ever['rate']:.0%} [{ever['low']:.0%} to"
-                f" {ever['high']:.0%}])"
-            )
-        control = frame[
-            (frame["group"] == group)
-            & frame["token"].str.startswith("another's")
-            & frame["layer"].isna()
-        ]
-        by_chance = f"another prompt's entity in any layer {control['rate'].max():.0%} at most"
-        return f"{group.capitalize()}: {'; '.join(said)}; {by_chance}."
+    def _bridge_written(self, group: str) -> Finding:
+        is_first, by_chance = (
+            self._ranks(group, "attention", token) == 0 for token in ("bridge", "another's bridge")
+        )
+        share, control = (
+            estimate(rows.any(1), seed=self.analysis.seed) for rows in (is_first, by_chance)
+        )
+        most = f", most often in layer {is_first.mean(0).argmax()}" if share.value else ""
+        return Finding(
+            f"With {group}, attention writes the bridge in {share:.0%} of prompts{most}.",
+            share,
+            f"share of prompts with {group} in which attention writes the bridge in any layer",
+            control=Compared("another prompt's bridge", control),
+        )

@@ -1,7 +1,9 @@
-"""The command line: `interp run`, `report`, `view`, `store`, …; a command is a function, grouped by
-what it is about.
+"""The command line: `interp run`, `report`, `view`, …; a command's module has its name.
+
+`listing` holds `list`, `look` holds `show` and `diff`, `study` holds `validate`, `report` also
+`schema`.
 """
 
-from interp.cli.commands import app, main
+from interp.cli.program import app, main
 
 __all__ = ["app", "main"]

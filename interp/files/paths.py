@@ -5,9 +5,7 @@ from pathlib import Path
 
 
 def data_folder() -> Path:
-    """Return the folder with `zoo/` and `tasks/`: inside the installed package, or beside it in a
-    clone.
-    """
+    """Return the folder with `zoo/` and `tasks/`: in the package, or beside it in a clone."""
     package = Path(__file__).parents[1]
     installed = package / "_data"
     return installed if installed.is_dir() else package.parent / "data"
@@ -25,7 +23,5 @@ def shipped_tasks() -> dict[str, Path]:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what is fetched once for all projects: `interp` in XDG_CACHE_HOME, or
-    else in ~/.cache.
-    """
+    """Return the folder for what is fetched: `interp` in XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interp"

@@ -11,8 +11,9 @@ from interp.errors import RunError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file aside, flush it, and rename it: what has a name is whole. An OSError names the
-    file.
+    """Write a file aside, flush it, and rename it: what has a name is whole.
+
+    An OSError names the file.
     """
     data = content.encode() if isinstance(content, str) else content
     try:
@@ -39,9 +40,7 @@ def digest_of(content: bytes) -> str:
 
 
 def write_json(path: Path, value: dict[str, Any], *, indent: int | None = 1) -> None:
-    """Write a JSON object atomically, with a hash of what it says; raise RunError, naming the file,
-    if it cannot.
-    """
+    """Write a JSON object atomically, with a hash of what it says; raise RunError if it cannot."""
     whole = value | {"digest": _digest(value)}
     try:
         write_atomically(path, json.dumps(whole, indent=indent, ensure_ascii=False) + "\n")

@@ -52,7 +52,8 @@ def stock_hooks(
         edited.setdefault(site.layer, set()).add(site.kind)
     with ExitStack() as stack:
         for layer, at in places.items():
-            for handle in _hook_layer(blocks[layer], at, resid, edited=edited.get(layer, set())):
+            hooks = _LayerHooks(blocks[layer], at, resid, edited.get(layer, set()))
+            for handle in hooks.register():
                 stack.callback(handle.remove)
         yield
 
@@ -73,60 +74,71 @@ def _place(
     return at
 
 
-def _hook_layer(
-    block: Block, at: dict[str, Place], resid: dict[str, Tensor], *, edited: set[str]
-) -> Iterator[Any]:
-    """Yield the hooks of one block: its input, what its sublayers write, its output; `resid` holds
-    what the block reads.
-    """
-    name = block.parameters[0]
+@dataclass(frozen=True)
+class _LayerHooks:
+    """The hooks of one block: its input, what its sublayers write, its output.
 
-    def on_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    `resid` holds what the block reads; `edited` are the kinds of sites that a plan changes.
+    """
+
+    block: Block
+    at: dict[str, Place]
+    resid: dict[str, Tensor]
+    edited: set[str]
+
+    def register(self) -> Iterator[Any]:
+        """Yield handles of the hooks that are needed."""
+        block, at = self.block, self.at
+        if self.edited or set(at) != {"resid_post"}:
+            yield block.module.register_forward_pre_hook(self.on_input, with_kwargs=True)
+        if "router" in at and block.experts is not None:
+            yield hook_experts(block.experts, at["router"], rows=lambda: len(self.resid["pre"]))
+        if "attn_out" in at or "resid_mid" in at:
+            yield block.attn_write.register_forward_hook(self.on_attn)
+        if "mlp_out" in at:
+            yield block.mlp_write.register_forward_hook(self.on_mlp)
+        if "resid_post" in at:
+            yield block.module.register_forward_hook(self.on_output)
+
+    def on_input(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Read and edit what the block reads."""
+        name, resid = self.block.parameters[0], self.resid
         read = kwargs[name] if name in kwargs else args[0]
-        resid["pre"] = at["resid_pre"](read) if "resid_pre" in at else read
+        resid["pre"] = self.at["resid_pre"](read) if "resid_pre" in self.at else read
         if resid["pre"] is read:
             return None
-        return (
-            ((), kwargs | {name: resid["pre"]})
-            if name in kwargs
-            else ((resid["pre"], *args[1:]), kwargs)
-        )
+        if name in kwargs:
+            return (), kwargs | {name: resid["pre"]}
+        return (resid["pre"], *args[1:]), kwargs
 
-    def on_attn(_module: Any, _args: Any, output: Any) -> Any:
-        added = block.added(output, resid["pre"])
+    def on_attn(self, _module: Any, _args: Any, output: Any) -> Any:
+        """Read and edit what attention writes, and the stream behind it."""
+        at, pre = self.at, self.resid["pre"]
+        added = self.block.added(output, pre)
         write = at["attn_out"](added) if "attn_out" in at else added
         if "resid_mid" in at:
-            stream = at["resid_mid"](resid["pre"] + write)
-            if "resid_mid" in edited:
-                write = stream - resid["pre"]
+            stream = at["resid_mid"](pre + write)
+            if "resid_mid" in self.edited:
+                write = stream - pre
             elif torch.is_grad_enabled():
-                write = _through(stream, resid["pre"], write)
-        return (
-            block.adding(write, output) if write is not added or torch.is_grad_enabled() else None
-        )
+                write = _through(stream, pre, write)
+        return self._instead(write, added, output)
 
-    def on_mlp(_module: Any, _args: Any, output: Any) -> Any:
-        added = block.added(output, resid["pre"])
-        write = at["mlp_out"](added)
-        return (
-            block.adding(write, output) if write is not added or torch.is_grad_enabled() else None
-        )
+    def on_mlp(self, _module: Any, _args: Any, output: Any) -> Any:
+        """Read and edit what the MLP writes."""
+        added = self.block.added(output, self.resid["pre"])
+        return self._instead(self.at["mlp_out"](added), added, output)
 
-    def on_output(_module: Any, _args: Any, output: Any) -> Any:
+    def on_output(self, _module: Any, _args: Any, output: Any) -> Any:
+        """Read and edit what the block returns."""
         there = first(output)
-        after = at["resid_post"](there)
+        after = self.at["resid_post"](there)
         return None if after is there else with_first(output, after)
 
-    if edited or set(at) != {"resid_post"}:
-        yield block.module.register_forward_pre_hook(on_input, with_kwargs=True)
-    if "router" in at and block.experts is not None:
-        yield hook_experts(block.experts, at["router"], rows=lambda: len(resid["pre"]))
-    if "attn_out" in at or "resid_mid" in at:
-        yield block.attn_write.register_forward_hook(on_attn)
-    if "mlp_out" in at:
-        yield block.mlp_write.register_forward_hook(on_mlp)
-    if "resid_post" in at:
-        yield block.module.register_forward_hook(on_output)
+    def _instead(self, write: Tensor, added: Tensor, output: Any) -> Any:
+        if write is added and not torch.is_grad_enabled():
+            return None
+        return self.block.adding(write, output)
 
 
 def _through(stream: Tensor, resid_pre: Tensor, write: Tensor) -> Tensor:
@@ -164,40 +176,18 @@ def bridge_hooks(
     rules: RuleHooks = NO_RULES,
 ) -> Iterator[None]:
     """Edit and capture any sites of the bridge inside the `with` block."""
-    resid: dict[int, Tensor] = {}
-
-    def remember(activation: Tensor, hook: Any, *, layer: int) -> None:  # noqa: ARG001
-        resid[layer] = activation
-
-    def at(activation: Tensor, hook: Any, *, site: Site) -> Tensor:  # noqa: ARG001
-        for intervention in edits.get(site, ()):
-            activation = intervention.edit(activation, resid.get(site.layer))
-        if site in capture:
-            into[site] = kept(activation)
-        return activation
-
-    def at_mid(write: Tensor, hook: Any, *, site: Site) -> Tensor:
-        stream = at(resid[site.layer] + write, hook, site=site)
-        if site in edits:
-            return stream - resid[site.layer]
-        return _through(stream, resid[site.layer], write) if torch.is_grad_enabled() else write
-
+    places = _BridgePlaces(edits, capture, into)
     hooks: list[Hook] = [*rules.changing]
     with ExitStack() as stack:
         for site in sorted({*edits, *capture}):
-            hooks.append((str(Site("resid_pre", site.layer)), _bound(remember, layer=site.layer)))
+            remember = partial(places.remember, layer=site.layer)
+            hooks.append((str(Site("resid_pre", site.layer)), remember))
             if site.kind == "resid_mid":  # edits of hook_resid_mid reach the MLP only
-                hooks.append((str(Site("attn_out", site.layer)), _bound(at_mid, site=site)))
+                hooks.append((str(Site("attn_out", site.layer)), partial(places.at_mid, site=site)))
             elif site.kind == "router":
-                experts = find_experts(bridge.blocks[site.layer].mlp)
-                if experts is None:
-                    raise SiteError(f"{site} does not exist: its MLP has no experts")
-                rows = partial(_n_rows, resid, site.layer)
-                stack.callback(
-                    hook_experts(experts, partial(at, hook=None, site=site), rows=rows).remove
-                )
+                stack.callback(places.hook_router(bridge, site).remove)
             else:
-                hooks.append((str(site), _bound(at, site=site)))
+                hooks.append((str(site), partial(places.at, site=site)))
         try:
             with bridge.hooks(fwd_hooks=[*hooks, *rules.watching]):
                 yield
@@ -210,12 +200,42 @@ def bridge_hooks(
         raise SiteError(f"{silent[0]} never fires in {type(bridge.original_model).__name__}")
 
 
-def _n_rows(resid: dict[int, Tensor], layer: int) -> int:
-    return len(resid[layer])
+@dataclass(frozen=True)
+class _BridgePlaces:
+    """What happens at the hook points of a bridge: activations are edited, and kept in `into`."""
 
+    edits: Edits
+    capture: set[Site]
+    into: dict[Site, Tensor]
+    resid: dict[int, Tensor] = field(default_factory=dict)
 
-def _bound(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
-    return lambda activation, hook: function(activation, hook, **fixed)
+    def remember(self, activation: Tensor, hook: Any, *, layer: int) -> None:
+        """Hold the residual that a layer reads."""
+        self.resid[layer] = activation
+
+    def at(self, activation: Tensor, hook: Any, *, site: Site) -> Tensor:
+        """Return what goes on from a site."""
+        for intervention in self.edits.get(site, ()):
+            activation = intervention.edit(activation, self.resid.get(site.layer))
+        if site in self.capture:
+            self.into[site] = kept(activation)
+        return activation
+
+    def at_mid(self, write: Tensor, hook: Any, *, site: Site) -> Tensor:
+        """Return what attention must write for the stream behind it to be as edited."""
+        pre = self.resid[site.layer]
+        stream = self.at(pre + write, hook, site=site)
+        if site in self.edits:
+            return stream - pre
+        return _through(stream, pre, write) if torch.is_grad_enabled() else write
+
+    def hook_router(self, bridge: Any, site: Site) -> Any:
+        """Return the handle of a hook on a router's choice."""
+        experts = find_experts(bridge.blocks[site.layer].mlp)
+        if experts is None:
+            raise SiteError(f"{site} does not exist: its MLP has no experts")
+        at = partial(self.at, hook=None, site=site)
+        return hook_experts(experts, at, rows=lambda: len(self.resid[site.layer]))
 
 
 def is_inner(site: Site) -> bool:

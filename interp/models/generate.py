@@ -100,7 +100,7 @@ class Generator:
                 self._refuse_positions(site, intervention)
 
     def _refuse_positions(self, site: Site, intervention: Intervention) -> None:
-        """Raise SiteError for positions in the padding, and for positions asked for while decoding."""
+        """Raise SiteError for positions in the padding, and for any while decoding."""
         positions = intervention.positions
         if positions is None:
             return
@@ -210,7 +210,7 @@ class Generator:
         }
 
     def _turn_at(self, site: Site) -> Callable[[Tensor, bool], Tensor]:
-        """Return what turns an activation of a site between the batch's layout and the padded one."""
+        """Return what turns an activation between the batch's layout and the padded one."""
         if site.kind in _KEYS_TOO:
             return lambda t, to_left: self._turn(self._turn(t, to_left, axis=2), to_left, axis=3)
         return self._turn

@@ -1,4 +1,4 @@
-"""Graphs and derivatives: kept whatever mode the caller is in, and read in fp32 without underflow."""
+"""Graphs and derivatives: kept in any mode of the caller, read in fp32 without underflow."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,30 +1,40 @@
 """What the store holds of one batch of prompts, seen as the clean activations of a recording."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+import transformers
 from torch import Tensor
 
 from interp.sites import Site
 from interp.store import ActivationStore, stored_name
 
+if TYPE_CHECKING:
+    from interp.models.model import Model
+
 
 @dataclass(frozen=True)
 class Shelf:
-    """Reads and writes the clean activations of prompts `tokens` [batch pos] with these keys,
-    computed as `dtype`.
+    """Reads and writes clean activations of `tokens` [batch pos] with these keys, as `dtype`.
+
+    `check` raises where the model would now compute others; it is called before any is read.
     """
 
     store: ActivationStore
     keys: Sequence[str]
     tokens: Tensor
     dtype: torch.dtype
+    check: Callable[[], None]
 
     def read(self, site: Site) -> Tensor | None:
         """Return a clean activation [batch pos d_model] if all prompts have it stored."""
-        found = self.store.read(self.keys, stored_name(site))
-        return None if found is None else torch.stack(found).to(self.tokens.device, self.dtype)
+        rows = self.store.read(self.keys, stored_name(site))
+        if rows is None:
+            return None
+        self.check()
+        return torch.stack(rows).to(self.tokens.device, self.dtype)
 
     def keep(self, clean: Mapping[Site, Tensor]) -> None:
         """Write a whole clean pass; a prompt that is there twice is written once."""
@@ -33,3 +43,14 @@ class Shelf:
         tensors = {stored_name(site): tensor[rows].flatten(0, 1) for site, tensor in clean.items()}
         tensors["tokens"] = self.tokens[rows].flatten().to(torch.int32)
         self.store.write({self.keys[row]: n_pos for row in rows}, tensors)
+
+
+def context_of(model: "Model") -> list[str]:
+    """Return all that a prompt's activations depend on beside its tokens, as it is now."""
+    minor = [
+        ".".join(version.split(".")[:2])
+        for version in (torch.__version__, transformers.__version__)
+    ]
+    kernel = str(getattr(model.module.config, "_attn_implementation", None))
+    precision = torch.get_float32_matmul_precision()
+    return [model.fingerprint, str(model.dtype), kernel, model.device.type, precision, *minor]

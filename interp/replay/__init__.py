@@ -9,16 +9,16 @@ from interp.replay.blocks import (
     replaced_forward,
     with_first,
 )
-from interp.replay.recording import Fork, Forward, Read, Recording, Work, Wrote
+from interp.replay.recording import Recording, Work
+from interp.replay.runner import Read, Runner, Wrote
 
 __all__ = [
     "Arguments",
     "Block",
-    "Fork",
-    "Forward",
     "KVTap",
     "Read",
     "Recording",
+    "Runner",
     "Work",
     "Wrote",
     "dry_pass",

@@ -6,9 +6,9 @@ any residual, for any number of variants at once.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import repeat
@@ -21,7 +21,6 @@ from interp.errors import SiteError
 from interp.interventions import NO_INTERVENTION, Plan
 from interp.replay.blocks import (
     Arguments,
-    Block,
     KVTap,
     Stop,
     first,
@@ -31,7 +30,8 @@ from interp.replay.blocks import (
     without_hidden,
     writes_of,
 )
-from interp.replay.rows import CPU_TOKENS, VariantRows, flat, unflat, variants_at_once
+from interp.replay.rows import VariantRows, flat, unflat, variants_at_once
+from interp.replay.runner import Read, Runner, Wrote
 from interp.shapes import KV, Hidden, Logits, Prefix, Resid
 from interp.sites import BLOCK_KINDS, Site, SiteKind
 
@@ -57,82 +57,38 @@ class Work:
 Clean = dict[Site, Tensor]
 
 
-def _alone(_: Tensor) -> "Recording":
-    raise SiteError("other tokens asked for; this recording knows no model")
-
-
-@runtime_checkable
-class Forward(Protocol):
-    """A pass through the whole model."""
-
-    def __call__(
-        self,
-        tokens: Tensor,
-        *,
-        capture: Iterable[Site] = (),
-        plan: Plan = NO_INTERVENTION,
-        backward: Rules | None = None,
-    ) -> ForwardPass:
-        """Return logits and captured activations of tokens [batch pos] without padding."""
-
-
-Read = Callable[
-    [str, int, Tensor], Tensor
-]  # "q", "k", "v", "mlp" or "logits", layer, the residual: what is read instead
-Wrote = Callable[[str, int, Tensor], None]  # "embed", "heads" or "mlp", layer, what is written
-
-
-@runtime_checkable
-class Fork(Protocol):
-    """A pass in which every head and MLP may read its own residual."""
-
-    def __call__(
-        self, tokens: Tensor, *, read: Read, wrote: Wrote, backward: Rules | None = None
-    ) -> Tensor:
-        """Return logits of tokens [batch pos] without padding.
-
-        `read` gets the residual [rows pos d_model] and returns what is read instead, for "q", "k",
-        "v" per head [rows pos head d_model]; `wrote` is told the embedding and what an MLP adds
-        [rows pos d_model], and what heads add [rows pos head d_model].
-        """
-
-
-def _unable(tokens: Tensor, **_: object) -> Any:
-    raise SiteError(f"a pass over {len(tokens)} prompts asked for; this recording knows no model")
-
-
-@dataclass
 class Recording:
     """One clean pass over one batch of prompts, whose blocks can be run again on any residual.
 
-    `dry(start)` returns the arguments of the blocks for the positions from `start` on; `read`
-    returns a clean activation that is known already, or None; `keep` is called with what a clean
-    pass computed; `unembed` maps residuals to logits; `beside` returns a recording of other tokens
-    [batch pos], without padding, by the same model, whose work counts here; `forward` runs the
-    whole model on such tokens, with captures, a plan and backward rules (see `Model.forward`),
-    `forked` one in which every head and MLP reads its own residual. `running` is entered around all
-    that is computed or returned; it raises where the model is no longer the one that was recorded.
-    `tokens_at_once` returns how many tokens a block runs at once on a device.
+    `runner` is the model, `tokens` [batch pos] the prompts, padded where `mask` is given. What the
+    clean pass computes is read from the model's store, and kept there, unless `is_stored` is False.
     """
 
-    blocks: Sequence[Block]
-    batch_size: int
-    n_pos: int
-    dry: Callable[[int], tuple[Tensor, list[Arguments]]]
-    unembed: Callable[[Tensor], Tensor]
-    read: Callable[[Site], Tensor | None] = lambda _: None
-    keep: Callable[[Clean], None] = lambda _: None
-    beside: Callable[[Tensor], "Recording"] = _alone
-    forward: Forward = _unable
-    forked: Fork = _unable
-    running: Callable[[], AbstractContextManager[None]] = nullcontext
-    tokens_at_once: Callable[[torch.device], int] = lambda _: CPU_TOKENS
-    work: Work = field(default_factory=Work)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        *,
+        work: Work | None = None,
+        is_stored: bool = True,
+    ) -> None:
+        self.runner, self.tokens, self.mask = runner, tokens, mask
+        self.work = Work() if work is None else work
+        self.batch_size, self.n_pos = tokens.shape
+        self.blocks = runner.blocks
+        self._shelf = runner.shelf(tokens) if is_stored and mask is None else None
         self._clean: Clean = {}
         self._kv: dict[int, KV] = {}
         self._arguments: dict[int, list[Arguments]] = {}
+
+    def running(self) -> AbstractContextManager[None]:
+        """Return a context in which blocks run; it raises where the model is not as recorded."""
+        return self.runner.running()
+
+    def of(self, tokens: Tensor, *, is_stored: bool = True) -> "Recording":
+        """Return a recording of other tokens [batch pos], without padding; its work counts here."""
+        return Recording(self.runner, tokens, work=self.work, is_stored=is_stored)
 
     @property
     def n_layers(self) -> int:
@@ -167,7 +123,7 @@ class Recording:
             )
         with self.running():
             if site not in self._clean:
-                known = self.read(site)
+                known = None if self._shelf is None else self._shelf.read(site)
                 if known is None:
                     self._run_clean()
                 else:
@@ -188,7 +144,8 @@ class Recording:
             self._kv[layer] = kv
         clean[Site("resid_post", self.n_layers - 1)] = resid
         self._clean = clean
-        self.keep(clean)
+        if self._shelf is not None:
+            self._shelf.keep(clean)
 
     def mlp_reads(self, layer: int) -> Resid:
         """Return the clean residual [batch pos d_model] that the MLP of a layer reads.
@@ -251,7 +208,7 @@ class Recording:
         return unflat(torch.cat(done), batch)
 
     def run_kv(self, layer: int, rows: VariantRows) -> tuple[VariantRows, KV]:
-        """Run one block on variants; also return the keys and values it wrote [variant*batch ...]."""
+        """Run one block on variants; also return the keys and values it wrote [rows ...]."""
         done = [
             self.block_kv(layer, flat(some))
             for some in torch.split(rows, self._at_once(rows.device, 0))
@@ -261,7 +218,7 @@ class Recording:
 
     def _at_once(self, device: torch.device, start: int) -> int:
         return variants_at_once(
-            self.tokens_at_once(device), batch=self.batch_size, n_pos=self.n_pos, start=start
+            self.runner.tokens_at_once(device), batch=self.batch_size, n_pos=self.n_pos, start=start
         )
 
     # Running blocks again, on rows
@@ -378,10 +335,37 @@ class Recording:
         named).
         """
         chosen = resid if positions is None else resid[:, positions]
-        return self.unembed(chosen).float()
+        return self.runner.unembed(chosen).float()
+
+    # The whole model
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        capture: Iterable[Site] = (),
+        plan: Plan = NO_INTERVENTION,
+        backward: Rules | None = None,
+    ) -> ForwardPass:
+        """Return logits and captures of tokens [batch pos] without padding: `Model.forward`."""
+        self._count_passes(tokens, backward)
+        return self.runner.forward(tokens, capture=capture, plan=plan, backward=backward)
+
+    def forked(
+        self, tokens: Tensor, *, read: Read, wrote: Wrote, backward: Rules | None = None
+    ) -> Tensor:
+        """Return logits of tokens [batch pos] of a pass that `Runner.forked` describes."""
+        self._count_passes(tokens, backward)
+        return self.runner.forked(tokens, read=read, wrote=wrote, backward=backward)
+
+    def _count_passes(self, tokens: Tensor, backward: Rules | None) -> None:
+        there_and_back = (
+            1.0 if backward is None else 2.0
+        )  # the way back costs what the way there does
+        self.work.add(there_and_back * tokens.numel() * self.n_layers)
 
     def _dry(self, start: int) -> tuple[Tensor, list[Arguments]]:
-        resid, arguments = self.dry(start)
+        resid, arguments = self.runner.dry(self.tokens, self.mask, start=start)
         self._arguments[start] = arguments
         return resid, arguments
 

@@ -1,6 +1,4 @@
-"""A run folder as one self-contained page that opens offline, as JSON, and as Markdown; all from
-one object.
-"""
+"""A run folder as one page that opens offline, as JSON and as Markdown, all from one object."""
 
 import json
 from pathlib import Path
@@ -13,6 +11,7 @@ from interp.files.whole import write_atomically
 from interp.reports.comparison import draw
 from interp.reports.flat import flatten
 from interp.reports.gather import gather
+from interp.runs.evidence import evidence
 from interp.runs.folder import read_file
 from interp.runs.viewing import PORT
 
@@ -22,16 +21,15 @@ _HERE = Path(__file__).parent
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of report.json."""
-    found: dict[str, Any] = json.loads((_HERE / "report.schema.json").read_text(encoding="utf-8"))
-    return found
+    text = (_HERE / "report.schema.json").read_text(encoding="utf-8")
+    published: dict[str, Any] = json.loads(text)
+    return published
 
 
 def write_report(folder: Path, kind: str = "html") -> Path:
-    """Write report.json, and report.html or report.md from it, and return the path of what was
-    asked for.
+    """Write report.json and, from it, what is asked for; return its path.
 
-    Raises RunError if there is no run; files that are damaged or missing are warnings in the
-    report.
+    Raises RunError if there is no run; damaged or missing files are warnings in the report.
     """
     if kind not in FORMATS:
         raise RunError(unknown("format", kind, FORMATS))
@@ -63,6 +61,7 @@ def _environment(*, is_page: bool) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["shown"] = shown
+    environment.filters["evidence"] = evidence
     environment.filters["setting"] = lambda value: (
         value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     )
@@ -73,9 +72,7 @@ def _environment(*, is_page: bool) -> Environment:
 
 
 def _figures(folder: Path, report: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], Any]:
-    """Return what the page draws, by the section that it belongs to, and the template that figures
-    share.
-    """
+    """Return the figures of the page by section, and the template that they share."""
     drawn = {comparison["id"]: draw(comparison) for comparison in report["comparisons"]}
     drawn |= {
         s["id"]: json.loads(read_file(folder / s["figure"]["file"]))
@@ -83,14 +80,8 @@ def _figures(folder: Path, report: dict[str, Any]) -> tuple[dict[str, dict[str, 
         if s["figure"]
     }
     is_flat = {name: flatten(figure) for name, figure in drawn.items()}
-    shared = next(
-        (
-            figure["layout"]["template"]
-            for figure in drawn.values()
-            if "template" in figure["layout"]
-        ),
-        None,
-    )
+    templates = [figure["layout"].get("template") for figure in drawn.values()]
+    shared = next((template for template in templates if template is not None), None)
     for figure in drawn.values():
         if shared is not None and figure["layout"].get("template") == shared:
             figure["layout"]["template"] = "shared"
@@ -105,9 +96,7 @@ def _figures(folder: Path, report: dict[str, Any]) -> tuple[dict[str, dict[str, 
 
 
 def shown(value: object) -> str:
-    """Return a table's value as text: three significant digits, a real minus, a dash for what is
-    missing.
-    """
+    """Return a table's value as text: three digits, a real minus, a dash for what is missing."""
     if value is None or value != value:
         return "–"
     if isinstance(value, float):

@@ -12,7 +12,7 @@ Comparison = dict[str, Any]
 
 def compare(sections: list[dict[str, Any]], models: dict[str, Any]) -> list[Comparison]:
     """Return one comparison for every analysis that has numbers of more than one model or task."""
-    found = []
+    comparisons = []
     names = dict.fromkeys((section["analysis"], section["label"]) for section in sections)
     for analysis, label in names:
         same = [s for s in sections if (s["analysis"], s["label"]) == (analysis, label)]
@@ -27,17 +27,20 @@ def compare(sections: list[dict[str, Any]], models: dict[str, Any]) -> list[Comp
             continue
         rows = [
             {
-                "section": s["id"], "model": s["model"], "task": s["task"],
-                "layers": models.get(s["model"], {}).get("layers"), "n_prompts": s["n_prompts"],
+                "section": s["id"],
+                "model": s["model"],
+                "task": s["task"],
+                "layers": models.get(s["model"], {}).get("layers"),
+                "n_prompts": s["n_prompts"],
                 "values": [_value(s, measure) for measure in measures],
             }
             for s in same
-        ]  # fmt: skip
+        ]
         name = "-".join(filter(None, ("compare", analysis, label)))
-        found.append(
+        comparisons.append(
             {"id": name, "analysis": analysis, "label": label, "measures": measures, "rows": rows}
         )
-    return found
+    return comparisons
 
 
 def _value(section: dict[str, Any], measure: str) -> dict[str, Any] | None:
@@ -48,9 +51,7 @@ def _value(section: dict[str, Any], measure: str) -> dict[str, Any] | None:
 
 
 def draw(comparison: Comparison) -> dict[str, Any]:
-    """Return a figure of a comparison: a panel per measure, a dot with its interval per model and
-    task.
-    """
+    """Return a figure of a comparison: a panel per measure, a dot per model and task."""
     rows, measures = comparison["rows"], comparison["measures"]
     names = [_name(row, rows) for row in rows]
     figure = make_subplots(
@@ -70,11 +71,16 @@ def draw(comparison: Comparison) -> dict[str, Any]:
             for end in ("high", "low")
         )
         figure.add_scatter(
-            x=[v["value"] for _, v in there], y=[name for name, _ in there], mode="markers", showlegend=False,
-            marker={"color": COLOURS[0], "size": 9}, row=i, col=1,
+            x=[v["value"] for _, v in there],
+            y=[name for name, _ in there],
+            mode="markers",
+            showlegend=False,
+            marker={"color": COLOURS[0], "size": 9},
             error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below},
             hovertemplate="%{y}: %{x:.3g}<extra></extra>",
-        )  # fmt: skip
+            row=i,
+            col=1,
+        )
         figure.update_xaxes(rangemode="tozero", row=i, col=1)
         figure.update_yaxes(
             categoryorder="array", categoryarray=names[::-1], automargin=True, row=i, col=1

@@ -1,12 +1,10 @@
-"""Heatmaps with very many cells as pictures: as exact to the eye, a fraction of the bytes, and
-quick to open.
-"""
+"""Heatmaps with very many cells as pictures: as exact to the eye, in a fraction of the bytes."""
 
 from typing import Any
 
 import numpy as np
 
-from interp.figures.pictures import numbers_of, png_of, with_colours
+from interp.figures.raster import numbers_of, png_of, with_colours
 
 MOST_CELLS = 100_000
 _KEPT = 50  # rows and columns of the coarse grid beneath, which has the axes and the colour bar
@@ -15,9 +13,7 @@ Figure = dict[str, Any]
 
 
 def flatten(figure: Figure, *, most_cells: int = MOST_CELLS) -> bool:
-    """Turn a figure's heatmaps into pictures in place if they have more than so many cells
-    together; tell whether.
-    """
+    """Turn a figure's heatmaps into pictures in place if they have too many cells; tell whether."""
     heatmaps = [trace for trace in figure["data"] if trace.get("type") == "heatmap"]
     if sum(numbers_of(trace["z"]).size for trace in heatmaps) <= most_cells:
         return False
@@ -31,13 +27,20 @@ def flatten(figure: Figure, *, most_cells: int = MOST_CELLS) -> bool:
         is_down = axes[1].get("autorange") == "reversed"
         top = first - height / 2 if is_down else first + (len(grid) - 0.5) * height
         picture = png_of(trace, grid if is_down else grid[::-1])
-        figure["layout"].setdefault("images", []).append(
-            {
-                "source": picture, "xref": trace.get("xaxis", "x"),
-                "yref": trace.get("yaxis", "y"), "x": left - width / 2, "y": top, "sizex": width * grid.shape[1],
-                "sizey": height * len(grid), "sizing": "stretch", "xanchor": "left", "yanchor": "top", "layer": "above",
-            }
-        )  # fmt: skip
+        image = {
+            "source": picture,
+            "xref": trace.get("xaxis", "x"),
+            "yref": trace.get("yaxis", "y"),
+            "x": left - width / 2,
+            "y": top,
+            "sizex": width * grid.shape[1],
+            "sizey": height * len(grid),
+            "sizing": "stretch",
+            "xanchor": "left",
+            "yanchor": "top",
+            "layer": "above",
+        }
+        figure["layout"].setdefault("images", []).append(image)
         _thin_out(trace, grid, (left, width), (first, height))
     return True
 

@@ -1,6 +1,4 @@
-"""Everything that a report says, as one JSON object; the page and the Markdown are made from it
-alone.
-"""
+"""Everything that a report says, as one JSON object, from which the page and Markdown are made."""
 
 import json
 import re
@@ -16,7 +14,9 @@ from interp import __version__
 from interp.errors import RunError
 from interp.files.whole import read_json
 from interp.reports.comparison import compare
+from interp.runs.evidence import findings_of
 from interp.runs.folder import Cell, read_file, read_run
+from interp.runs.questions import Declared, declared_in_files
 from interp.runs.tables import read_frame
 from interp.runs.viewing import address
 
@@ -33,16 +33,12 @@ _RECORDED = (
     "seconds",
     "peak_memory_mb",
 )
-# whose findings come first: effects of different kinds cannot be compared, so the order is fixed
-PRIORITY = (
-    "layer_skip", "logit_lens", "depth_score", "residual_contribution", "back_patching", "circuit_discovery", "void_skip",
-    "relevance_patching", "depth_map", "residual_erasure", "integrated_gradients", "void_detection", "activation_patching",
-)  # fmt: skip
 
 
 def gather(folder: Path) -> dict[str, Any]:
-    """Return report.json of a run folder; what is damaged in it is a warning. Raises RunError if
-    there is no run.
+    """Return report.json of a run folder; what is damaged in it is a warning.
+
+    Raises RunError if there is no run.
     """
     run = read_run(folder)
     sections, warnings, ids = [], [], _ids(run["cells"])
@@ -97,7 +93,7 @@ def _made_from(run: dict[str, Any]) -> list[str]:
 
 def _resumed_with(run: dict[str, Any]) -> list[str]:
     """Return what had changed each time the run went on with something else than before."""
-    told, before = [], run
+    warnings, before = [], run
     for now in run.get("resumed", []):
         old, new = ({"machine": one["machine"]} | one["versions"] for one in (before, now))
         changed = [
@@ -105,18 +101,16 @@ def _resumed_with(run: dict[str, Any]) -> list[str]:
             for key in old | new
             if old.get(key) != new.get(key)
         ]
-        told.append(
+        warnings.append(
             f"resumed at {now['at']} with another {', '.join(changed)}; what was finished before"
             " was kept"
         )
         before = now
-    return told
+    return warnings
 
 
 def _ids(paths: Iterable[str]) -> dict[str, str]:
-    """Map cells to names by which their sections are linked: no two are the same, and none has a
-    space.
-    """
+    """Map cells to names by which sections are linked, all different and without spaces."""
     ids: dict[str, str] = {}
     for path in paths:
         plain = re.sub(r"[^\w-]+", "-", path)
@@ -131,14 +125,17 @@ def _section(
     cell, wrong = Cell.of(path, info), []
     section: dict[str, Any] = {
         "id": id,
-        "model": cell.model, "task": cell.task, "analysis": cell.analysis, "label": cell.label,
-        "question": info["question"], "how": info.get("how", ""), "caveat": info.get("caveat", ""),
+        **cell.names,
+        "question": info["question"],
+        "how": info.get("how", ""),
+        "caveat": info.get("caveat", ""),
         "summary": info["summary"],
-        "findings": info.get("findings") or [{"claim": info["summary"]}],
+        "findings": findings_of(info),
         **{key: info.get(key) for key in _RECORDED},
-        "viewer": address(folder.resolve().name, model=cell.model, task=cell.task, analysis=cell.analysis, label=cell.label),
-        "figure": None, "table": None,
-    }  # fmt: skip
+        "viewer": address(folder.resolve().name, **cell.names),
+        "figure": None,
+        "table": None,
+    }
     try:
         hashes = read_json(folder / path / "result.json").get("files", {})
         read_file(folder / path / "figure.json")
@@ -159,26 +156,32 @@ def _table(frame: pd.DataFrame, file: str, most_rows: int) -> dict[str, Any]:
 
 
 def _findings(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first findings: each section's first one, in the fixed order; every analysis comes
-    once, then again.
+    """Return each section's first finding, by the analysis's rank.
+
+    Every analysis comes once before any comes again. Ranks are fixed, because effects of different
+    kinds cannot be compared.
     """
-    order, seen = {name: i for i, name in enumerate(PRIORITY)}, Counter[str]()
+    ranks = {name: analysis.rank for name, analysis in declared_in_files().items()}
+    seen = Counter[str]()
     ranked = []
     for section in sections:
         name = section["analysis"]
-        ranked.append((seen[name], order.get(name, len(order)), section))
+        ranked.append((seen[name], ranks.get(name, Declared.rank), section))
         seen[name] += 1
+    first = [section for _, _, section in sorted(ranked, key=lambda one: one[:2])][:MOST_FINDINGS]
     return [
         {
             "id": section["id"],
-            "of": (
-                f"{section['analysis'].replace('_', ' ')} ({section['model']}, {section['task']})"
-            ),
+            "of": f"{_in_words(section['analysis'])} ({section['model']}, {section['task']})",
             **section["findings"][0],
             "caveat": section["caveat"],
         }
-        for _, _, section in sorted(ranked, key=lambda one: one[:2])
-    ][:MOST_FINDINGS]
+        for section in first
+    ]
+
+
+def _in_words(analysis: str) -> str:
+    return analysis.replace("_", " ")
 
 
 def _provenance(run: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""Runs: models × tasks × analyses, planned, executed into a folder that can be resumed, and opened
-again.
+"""Runs: models × tasks × analyses, executed into a folder that can be resumed and opened again.
 
 What is named here is imported when it is asked for: a run folder is read without torch.
 """
@@ -8,30 +7,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp.runs.execution import Run, execute, open_run
+    from interp.runs.costs import CellCost, estimate_costs
+    from interp.runs.execution import execute
+    from interp.runs.opened import RunFolder, open_run
+    from interp.runs.record import Changed, write_result
     from interp.runs.registry import find_analyses, make_analysis
-    from interp.runs.study import Estimate, Study, estimate
+    from interp.runs.study import Study
 
+_MODULES = {
+    "CellCost": "costs",
+    "Changed": "record",
+    "RunFolder": "opened",
+    "Study": "study",
+    "estimate_costs": "costs",
+    "execute": "execution",
+    "find_analyses": "registry",
+    "make_analysis": "registry",
+    "open_run": "opened",
+    "write_result": "record",
+}
 __all__ = [
-    "Estimate",
-    "Run",
+    "CellCost",
+    "Changed",
+    "RunFolder",
     "Study",
-    "estimate",
+    "estimate_costs",
     "execute",
     "find_analyses",
     "make_analysis",
     "open_run",
+    "write_result",
 ]
-_MODULES = {
-    "Run": "execution",
-    "execute": "execution",
-    "open_run": "execution",
-    "find_analyses": "registry",
-    "make_analysis": "registry",
-    "Estimate": "study",
-    "Study": "study",
-    "estimate": "study",
-}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from interp.errors import RunError
-from interp.runs.executors import Here, OwnProcess, Seat
+from interp.runs.executors import Executor, LocalExecutor, ProcessExecutor
 from interp.runs.worker import Worker
 
 
 def connect(address: str) -> None:
-    """Join a Ray cluster ("auto", HOST:PORT, ray://…), or start one here ("local"); nothing is
-    reported to anyone.
+    """Join a Ray cluster ("auto", HOST:PORT, ray://…), or start one here ("local").
+
+    Nothing is reported to anyone.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -44,13 +45,10 @@ def _resources() -> dict[str, float]:
     return resources
 
 
-class OnRay:
-    """A worker that is an actor; `gpus` of a node are its own (default: 1 where the cluster has
-    any).
-    """
+class RayExecutor:
+    """A worker that is an actor with `gpus` GPUs of its own (default: 1 if the cluster has any)."""
 
     def __init__(self, worker: Worker, *, gpus: float | None) -> None:
-
         self._worker = worker
         self._gpus = gpus if gpus is not None else float(bool(_resources().get("GPU")))
         self.replace()
@@ -83,28 +81,24 @@ class _Actor:
         return getattr(self._worker, call)(*args)
 
 
-def take_seats(
+def make_executors(
     worker: Worker, *, workers: int = 1, ray_address: str | None = None, gpus: float | None = None
-) -> list[Seat]:
-    """Return seats with workers: in this process, in processes of their own, or on a Ray cluster."""
+) -> list[Executor]:
+    """Return workers in this process, in processes of their own, or on a Ray cluster."""
     if workers < 1:
         raise RunError(f"{workers} workers asked for; at least 1 is needed")
     if ray_address is not None:
         connect(ray_address)
-        return [OnRay(worker, gpus=gpus) for _ in range(workers)]
+        return [RayExecutor(worker, gpus=gpus) for _ in range(workers)]
     if workers == 1:
-        return [Here(worker)]
+        return [LocalExecutor(worker)]
     threads, gpus_here = max(1, (os.cpu_count() or 1) // workers), visible_gpus()
     gpu = [gpus_here[i % len(gpus_here)] if gpus_here else None for i in range(workers)]
-    return [OwnProcess(worker, threads=threads, gpu=gpu[i]) for i in range(workers)]
+    return [ProcessExecutor(worker, threads=threads, gpu=gpu[i]) for i in range(workers)]
 
 
 def visible_gpus() -> list[str]:
-    """Return the names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
+    """Return the GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
     n_gpus, allowed = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = (
-        [name.strip() for name in allowed.split(",")]
-        if allowed
-        else [str(i) for i in range(n_gpus)]
-    )
-    return names[:n_gpus]
+    names = allowed.split(",") if allowed else map(str, range(n_gpus))
+    return [name.strip() for name in names][:n_gpus]

@@ -1,6 +1,4 @@
-"""Places where workers sit (this process, or processes of their own), and how jobs are handed out
-to them.
-"""
+"""Where workers run (this process, or processes of their own), and how they are given jobs."""
 
 import multiprocessing
 import os
@@ -22,29 +20,28 @@ import transformers
 
 from interp.errors import RunError
 from interp.runs.folder import Cell
-from interp.runs.worker import Failure, Job, Outcome, Worker
+from interp.runs.plan import Job, Outcome, failed_alike
+from interp.runs.worker import Worker
 
 _ATTEMPTS = 3  # times that a worker may die over one job
 _SLOW = 4.0  # times the median that a job may take before an idle worker does it too
 
 
 @runtime_checkable
-class Seat(Protocol):
-    """A place where one worker sits."""
+class Executor(Protocol):
+    """What one worker runs in."""
 
     def submit(self, call: str, *args: Any) -> "Future[Any]":
-        """Let the worker do something; the future fails with one of `DEATHS` if the worker dies
-        over it.
-        """
+        """Let the worker do something; the future fails as `_deaths` says if the worker dies."""
 
     def replace(self) -> None:
         """Put a new worker into the place of one that died."""
 
     def close(self) -> None:
-        """Send the worker away, whatever it does."""
+        """End the worker, whatever it does."""
 
 
-class Here:
+class LocalExecutor:
     """A worker in this process."""
 
     def __init__(self, worker: Worker) -> None:
@@ -68,9 +65,7 @@ _WORKER: list[Worker] = []  # of a process of its own
 
 def _begin(worker: Worker, threads: int, gpu: str | None) -> None:
     transformers.utils.logging.disable_progress_bar()
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the process that hands out the work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
@@ -88,10 +83,8 @@ def _do(call: str, *args: Any) -> Any:
     return getattr(_WORKER[0], call)(*args)
 
 
-class OwnProcess:
-    """A worker in a process of its own, with its share of the processor and, where there are any, a
-    GPU by its name.
-    """
+class ProcessExecutor:
+    """A worker in a process of its own, with its threads and, where there are any, its GPU."""
 
     def __init__(self, worker: Worker, *, threads: int, gpu: str | None) -> None:
         self._given = (worker, threads, gpu)
@@ -118,9 +111,7 @@ class OwnProcess:
 
 
 def _context() -> BaseContext:
-    """Return how processes start: from one that has imported what all need, where there is such a
-    thing.
-    """
+    """Return how processes start: where possible, from one that has imported what all need."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -138,30 +129,28 @@ def _deaths() -> tuple[type[BaseException], ...]:
     return (BrokenProcessPool, ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
 
 
-Busy = dict[Future[Outcome], tuple[Seat, Job, float]]  # who does which job, and since when
+Busy = dict[Future[Outcome], tuple[Executor, Job, float]]  # who does which job, since when
 
 
 def run_jobs(
-    seats: Sequence[Seat],
+    executors: Sequence[Executor],
     jobs: Iterable[Job],
     *,
     is_stopping: Callable[[], bool],
     failed: Container[Cell] = (),
 ) -> Iterator[tuple[Job, Outcome]]:
-    """Let workers do jobs and yield outcomes as they come; a job whose worker dies is done again, a
-    slow one twice.
+    """Let workers do jobs and yield outcomes as they come.
 
-    Cells that have `failed` by the time that a job is handed out are left out of it.
+    A job whose worker dies is done again, a slow one by a second worker too. Cells that have
+    `failed` by the time that a job is handed out are left out of it.
     """
-    queue, free = deque(jobs), list(seats)
-    busy: Busy = {}
+    queue, free, busy = deque(jobs), list(executors), Busy()
     deaths: Counter[Job] = Counter()
     finished: set[Job] = set()
     seconds: list[float] = []
     while queue or busy:
         while free and queue and not is_stopping():
-            job = queue.popleft()
-            job = replace(job, cells=tuple(cell for cell in job.cells if cell not in failed))
+            job = _without(failed, queue.popleft())
             if job.cells:
                 _hand_out(free.pop(), job, busy)
             else:
@@ -170,34 +159,47 @@ def run_jobs(
             return  # what still runs has been done by another worker
         done, _ = wait(busy, timeout=1.0, return_when=FIRST_COMPLETED)
         for future in done:
-            seat, job, began = busy.pop(future)
-            free.append(seat)
-            try:
-                outcome = future.result()
-            except _deaths() as error:
-                seat.replace()
-                deaths[job] += 1
-                if deaths[job] < _ATTEMPTS:
-                    queue.append(job)
-                    continue
-                said = RunError(
-                    f"a worker died {_ATTEMPTS} times over it ({error}); too little memory?"
-                )
-                outcome = dict.fromkeys(job.cells, Failure.of(said))
-            except Exception as error:
-                outcome = dict.fromkeys(job.cells, Failure.of(error))
+            executor, job, began = busy.pop(future)
+            free.append(executor)
+            outcome = _outcome_of(future, executor, job, deaths)
+            if outcome is None:
+                queue.append(job)
+                continue
             seconds.append(time.monotonic() - began)
             if job not in finished:
                 finished.add(job)
                 yield job, outcome
-        if free and not queue and len(seconds) >= 3 and not is_stopping():
-            slow = _slowest(busy, finished, limit=_SLOW * median(seconds))
-            if slow is not None:
-                _hand_out(free.pop(), slow, busy)
+        can_repeat = bool(free) and not queue and len(seconds) >= 3 and not is_stopping()
+        if can_repeat and (slow := _slowest(busy, finished, limit=_SLOW * median(seconds))):
+            _hand_out(free.pop(), slow, busy)
 
 
-def _hand_out(seat: Seat, job: Job, busy: Busy) -> None:
-    busy[seat.submit("do", job)] = (seat, job, time.monotonic())
+def _without(failed: Container[Cell], job: Job) -> Job:
+    return replace(job, cells=tuple(each for each in job.cells if each.cell not in failed))
+
+
+def _outcome_of(
+    future: "Future[Outcome]", executor: Executor, job: Job, deaths: Counter[Job]
+) -> Outcome | None:
+    """Return what became of a job; None if its worker died and it is to be done again."""
+    try:
+        return future.result()
+    except _deaths() as error:
+        executor.replace()
+        deaths[job] += 1
+        if deaths[job] < _ATTEMPTS:
+            return None
+        return failed_alike(job, _given_up("it", error))
+    except Exception as error:
+        return failed_alike(job, error)
+
+
+def _given_up(what: str, error: BaseException) -> RunError:
+    return RunError(f"a worker died {_ATTEMPTS} times over {what} ({error}); too little memory?")
+
+
+def _hand_out(executor: Executor, job: Job, busy: Busy) -> None:
+    busy[executor.submit("do", job)] = (executor, job, time.monotonic())
 
 
 def _slowest(busy: Busy, finished: set[Job], *, limit: float) -> Job | None:
@@ -213,15 +215,13 @@ def _slowest(busy: Busy, finished: set[Job], *, limit: float) -> Job | None:
     return longest[1] if longest[0] > limit else None
 
 
-def ask(seat: Seat, call: str, *args: Any) -> Any:
-    """Return what a worker answers; a worker that dies is replaced and asked again."""
+def call(executor: Executor, method: str, *args: Any) -> Any:
+    """Return what a worker's method returns; a worker that dies is replaced and called again."""
     for attempt in range(_ATTEMPTS):
         try:
-            return seat.submit(call, *args).result()
-        except _deaths():
+            return executor.submit(method, *args).result()
+        except _deaths() as error:
             if attempt == _ATTEMPTS - 1:
-                raise RunError(
-                    f"a worker died {_ATTEMPTS} times over {call} {args}; too little memory?"
-                ) from None
-            seat.replace()
+                raise _given_up(method, error) from None
+            executor.replace()
     raise AssertionError("not reached")

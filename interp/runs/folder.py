@@ -1,9 +1,9 @@
-"""A run folder on disk: names, what is where; no torch here.
+"""A run folder on disk: what is where, and how it is read; no torch here.
 
-RUN/run.json                            configuration, provenance, status of every cell
-RUN/MODEL/TASK/                         prompts.jsonl, tokens.json
-RUN/MODEL/TASK/ANALYSIS[@LABEL]/        parts/00007.safetensors, frame.parquet, figure.json, result.json
-                                        (and prompts.jsonl, where some of the task's were left out)
+RUN/run.json                       configuration, provenance, status of every cell
+RUN/MODEL/TASK/                    prompts.jsonl, tokens.json
+RUN/MODEL/TASK/ANALYSIS[@LABEL]/   parts/00007.safetensors, frame.parquet, figure.json, result.json
+                                   (and prompts.jsonl, where some of the task's were left out)
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import Any
 from interp.errors import RunError
 from interp.files.whole import digest_of, read_json
 
-SCHEMA = 2  # 1: of interp 0.1, whose results do not say which weights, tokens and related prompts they are of
+SCHEMA = 2  # 1: of interp 0.1, whose results do not say of which weights and tokens they are
 _SEGMENT = r"[\w@+=,-][\w@+=,. -]{0,99}(?<![. ])"  # of a name: safe as a file name on every system
 _PLAIN = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
 _DEVICES = re.compile(
@@ -25,10 +25,10 @@ _LONGEST = 120
 
 
 def folder_name(name: str) -> str:
-    """Return the folder of a model, task or label: its name with `--` for slashes, or, where that
-    could be another's or is no name of a folder, what can be read of it and a hash.
+    """Return the folder of a model, task or label; no two names have one, none leads out of a run.
 
-    No two names have one folder, and none leads out of the run.
+    It is the name with `--` for slashes, or, where that could be another's or is no folder's name,
+    what can be read of it and a hash.
     """
     plain = name.replace("/", "--")
     is_plain = (
@@ -59,6 +59,17 @@ class Cell:
         return cls(
             record["model"], record["task"], record["analysis"], record.get("label", ""), at=path
         )
+
+    @classmethod
+    def parse(cls, model: str, task: str, name: str) -> "Cell":
+        """Return the cell of "ANALYSIS" or "ANALYSIS@LABEL"."""
+        analysis, _, label = name.partition("@")
+        return cls(model, task, analysis, label)
+
+    @property
+    def name(self) -> str:
+        """Return "ANALYSIS", or "ANALYSIS@LABEL" where it has a label."""
+        return f"{self.analysis}@{self.label}" if self.label else self.analysis
 
     @property
     def path(self) -> str:
@@ -98,9 +109,7 @@ def is_whole(path: Path) -> bool:
 
 
 def read_file(path: Path) -> bytes:
-    """Return the content of a cell's file; raise RunError, naming it, if it is missing or not what
-    was written.
-    """
+    """Return the content of a cell's file; raise RunError if it is missing or damaged."""
     result = read_json(path.parent / "result.json")
     try:
         content = path.read_bytes()
@@ -115,7 +124,7 @@ def read_file(path: Path) -> bytes:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return run.json; raise RunError if there is none, or its schema is newer than this library's."""
+    """Return run.json; raise RunError if there is none, or one of a newer version."""
     path = folder / "run.json"
     if not path.is_file():
         raise RunError(f"no run in {folder}; a folder with run.json is needed")

@@ -24,8 +24,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class NumberIdentity:
-    """Hashes of a model as it is now, of the prompts and the tokens that it was really fed, and of
-    what is asked.
+    """Hashes of all that a number depends on: the model, what it was fed, and what was asked.
 
     `others` are other models that an analysis asks, `code` the file of an analysis that is not of
     this library, `related` the prompts that belong to prompts, `tokens` all token ids of prompts,
@@ -89,9 +88,7 @@ class NumberIdentity:
 
 @dataclass(frozen=True)
 class Fed:
-    """Hashes of a shard's prompts, of those related to them, and of the token ids that a model is
-    fed.
-    """
+    """Hashes of a shard's prompts, of those related to them, and of their token ids."""
 
     prompts: str
     related: str
@@ -108,9 +105,7 @@ class Fed:
 
 
 def hash_of_task(task: Task) -> str:
-    """Return a hash of a task's prompts, of those related to them, and of how they are put to a
-    model.
-    """
+    """Return a hash of a task's prompts, their related prompts, and how they are put to a model."""
     prompts = [[vars(prompt), _related(task, prompt)] for prompt in task.prompts]
     return _hash([_settings(task), prompts])
 
@@ -130,9 +125,7 @@ def hash_of_tokenizer(tokenizer: Any) -> str:
 
 
 def _code_of(analysis: type[Analysis]) -> str:
-    """Return a hash of the file of a user's analysis; nothing for those of this library, whose
-    version is recorded.
-    """
+    """Return a hash of a user's analysis's file; of this library's, the version is recorded."""
     if analysis.__module__.startswith("interp.analyses."):
         return ""
     try:
@@ -142,9 +135,7 @@ def _code_of(analysis: type[Analysis]) -> str:
 
 
 def _settings(task: Task) -> dict[str, Any]:
-    """Return what a task says of all its prompts, and what does not depend on which of them are
-    asked.
-    """
+    """Return what a task says of all its prompts, whichever of them are asked."""
     about = ("name", "about", "prompts", "related", "needs")
     return {
         field.name: getattr(task, field.name) for field in fields(task) if field.name not in about

@@ -43,8 +43,7 @@ def write_part(path: Path, content: bytes) -> None:
 
 
 def read_part(path: Path, key: str, *, device: torch.device | None = None) -> Tensors | None:
-    """Return the tensors of a file; None, and the file is removed, if it is damaged or has another
-    key.
+    """Return a file's tensors; None, and it is removed, if it is damaged or has another key.
 
     Those that were not on the CPU when they were packed are put on `device`, if one is given.
     """
@@ -59,9 +58,7 @@ def read_part(path: Path, key: str, *, device: torch.device | None = None) -> Te
 
 
 def unpack(path: Path, *, key: str | None = None, device: torch.device | None = None) -> Tensors:
-    """Return the tensors of a file; raise RunError, naming it, if it is damaged or (where one is
-    given) has another key.
-    """
+    """Return a file's tensors; raise RunError if it is damaged or has another key than is given."""
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["interp"])

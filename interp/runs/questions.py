@@ -3,6 +3,7 @@
 import ast
 import pkgutil
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib.machinery import FileFinder
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,11 +27,20 @@ def declared() -> dict[str, Declared] | None:
     None if some can only be known by importing them: those of other packages, and those that
     compute what they declare; `interp.runs.find_analyses` imports them all.
     """
-    if entry_points(group=package.__name__):
-        return None
-    read = {module.name: _declared_in(module) for module in pkgutil.iter_modules(package.__path__)}
-    known = {name: each for name, each in read.items() if each is not None}
-    return known if len(known) == len(read) else None
+    read = _read(tuple(package.__path__))
+    known = declared_in_files()
+    return known if len(known) == len(read) and not entry_points(group=package.__name__) else None
+
+
+def declared_in_files() -> dict[str, Declared]:
+    """Return what analyses in `interp.analyses` declare, by name, as far as it can be read."""
+    read = _read(tuple(package.__path__))
+    return {name: each for name, each in read.items() if each is not None}
+
+
+@cache
+def _read(paths: tuple[str, ...]) -> dict[str, Declared | None]:
+    return {module.name: _declared_in(module) for module in pkgutil.iter_modules(paths)}
 
 
 def _declared_in(module: pkgutil.ModuleInfo) -> Declared | None:

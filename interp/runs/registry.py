@@ -3,52 +3,53 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import interp.analyses as package
 from interp.analysis import Analysis, name_of
 from interp.errors import AnalysisError, unknown
-from interp.parameters import fit, hints_of, parse
+from interp.parameters import coerce, hints_of, parse
 
 GROUP = "interp.analyses"  # of entry points
 
 
 def find_analyses() -> dict[str, type[Analysis]]:
-    """Return every analysis by name: those in `interp.analyses`, and those that installed packages
-    bring.
+    """Return every analysis by name: those in `interp.analyses`, and those of installed packages.
 
     A package brings one by an entry point of the group "interp.analyses". Raises AnalysisError,
     naming it, for what cannot be imported and for a file that is not called as the analysis in it.
     """
-    found = {
-        module.name: _analysis_in(module.name) for module in pkgutil.iter_modules(package.__path__)
-    }
-    for point in entry_points(group=GROUP):
+    return dict(_find(tuple(package.__path__), tuple(entry_points(group=GROUP))))
+
+
+@cache
+def _find(folders: tuple[str, ...], points: tuple[EntryPoint, ...]) -> dict[str, type[Analysis]]:
+    analyses = {module.name: _analysis_in(module.name) for module in pkgutil.iter_modules(folders)}
+    for point in points:
         loaded = _imported(point.value, point.load)
         if not (isinstance(loaded, type) and issubclass(loaded, Analysis)):
             raise AnalysisError(f"entry point {point.name} = {point.value} is no Analysis")
-        found[name_of(loaded)] = loaded
-    return found
+        analyses[name_of(loaded)] = loaded
+    return analyses
 
 
 def _analysis_in(name: str) -> type[Analysis]:
     module = _imported(
         f"interp/analyses/{name}.py", lambda: importlib.import_module(f"interp.analyses.{name}")
     )
-    there_is = [
+    own = [
         value
         for value in vars(module).values()
         if isinstance(value, type)
         and issubclass(value, Analysis)
         and value.__module__ == module.__name__
     ]
-    for value in there_is:
+    for value in own:
         if name_of(value) == name:
             return value
-    names = ", ".join(
-        f"{value.__name__} (which belongs into {name_of(value)}.py)" for value in there_is
-    )
+    names = ", ".join(f"{value.__name__} (which belongs into {name_of(value)}.py)" for value in own)
     raise AnalysisError(
         f"interp/analyses/{name}.py has no analysis of that name; there is {names or 'none'}"
     )
@@ -64,8 +65,7 @@ def _imported(what: str, load: Callable[[], Any]) -> Any:
 
 
 def make_analysis(name: str, parameters: Mapping[str, Any], *, seed: int | None = None) -> Analysis:
-    """Return an analysis with parameters; raise AnalysisError for names and values that do not
-    exist.
+    """Return an analysis with parameters; raise AnalysisError for what does not exist.
 
     `seed` is for an analysis that has one, unless its parameters say otherwise.
     """
@@ -73,22 +73,21 @@ def make_analysis(name: str, parameters: Mapping[str, Any], *, seed: int | None 
     if seed is not None and "seed" in hints:
         parameters = {"seed": seed} | dict(parameters)
     return analysis(
-        **{key: fit(hints[key], value, f"{name}.{key}") for key, value in parameters.items()}
+        **{key: coerce(hints[key], value, f"{name}.{key}") for key, value in parameters.items()}
     )
 
 
 def parse_parameter(name: str, key: str, text: str) -> Any:
-    """Return the value that a text gives to an analysis's parameter; raise AnalysisError as
-    `make_analysis` does.
+    """Return the value that a text gives to an analysis's parameter.
+
+    Raises AnalysisError as `make_analysis` does.
     """
     _, hints = _declared(name, [key])
     return parse(hints[key], text, f"{name}.{key}")
 
 
 def _declared(name: str, parameters: Iterable[str]) -> tuple[type[Analysis], dict[str, Any]]:
-    """Return an analysis and the types of its parameters; raise AnalysisError if it or one of these
-    does not exist.
-    """
+    """Return an analysis and the types of its parameters; raise AnalysisError if there is none."""
     analyses = find_analyses()
     if name not in analyses:
         raise AnalysisError(unknown("analysis", name, analyses))

@@ -14,17 +14,13 @@ _SETTINGS = ("config", "versions", "models", "tasks", "machine")
 
 
 def read_frame(folder: Path, cell: Cell) -> pd.DataFrame:
-    """Return a cell's table; raise RunError, naming the file, if it is missing or not what was
-    written.
-    """
+    """Return a cell's table; raise RunError if its file is missing or damaged."""
     return pd.read_parquet(io.BytesIO(read_file(folder / cell.path / "frame.parquet")))
 
 
 @dataclass(frozen=True)
 class CellDifference:
-    """How the tables of one cell differ: in how many numbers, by how much at most, and in which
-    row.
-    """
+    """How the tables of one cell differ: in how many numbers, by how much at most, and where."""
 
     path: str
     n_rows: int
@@ -35,7 +31,7 @@ class CellDifference:
 
 
 @dataclass(frozen=True)
-class Difference:
+class RunDifference:
     """All that differs; `cells` holds those that both runs have and whose numbers differ."""
 
     settings: dict[str, tuple[Any, Any]]
@@ -53,26 +49,22 @@ class Difference:
         return asdict(self)
 
 
-def differences(a: Path, b: Path, *, tolerance: float) -> Difference:
-    """Return what differs between two runs; numbers that differ by at most `tolerance` are equal."""
+def differences(a: Path, b: Path, *, tolerance: float) -> RunDifference:
+    """Return what differs between two runs; numbers within `tolerance` are equal."""
     left, right = read_run(a), read_run(b)
     done = [
         {path: cell for path, cell in run["cells"].items() if cell["status"] == "ok"}
         for run in (left, right)
     ]
-    both = [path for path in done[0] if path in done[1]]
-    found = []
-    for path in both:
-        cell = Cell.of(path, done[0][path])
-        if (
-            difference := _compare(path, read_frame(a, cell), read_frame(b, cell), tolerance)
-        ) is not None:
-            found.append(difference)
-    return Difference(
+    cells = [Cell.of(path, record) for path, record in done[0].items() if path in done[1]]
+    compared = [
+        _compare(cell.path, read_frame(a, cell), read_frame(b, cell), tolerance) for cell in cells
+    ]
+    return RunDifference(
         dict(_settings(left, right)),
         tuple(path for path in done[0] if path not in done[1]),
         tuple(path for path in done[1] if path not in done[0]),
-        tuple(found),
+        tuple(difference for difference in compared if difference is not None),
     )
 
 
@@ -99,29 +91,27 @@ def _compare(
     path: str, a: pd.DataFrame, b: pd.DataFrame, tolerance: float
 ) -> CellDifference | None:
     """Return how two tables differ; None if they do not."""
-    if list(a.columns) != list(b.columns) or len(a) != len(b):
-        return CellDifference(
-            path,
-            len(a),
-            0,
-            None,
-            why=f"{a.shape[0]} × {a.shape[1]} against {b.shape[0]} × {b.shape[1]}",
-        )
     numbers = [name for name in a.columns if pd.api.types.is_float_dtype(a[name])]
     keys = [name for name in a.columns if name not in numbers]
-    for key in keys:
-        if not a[key].astype(str).equals(b[key].astype(str)):
-            return CellDifference(path, len(a), 0, None, why=f"column {key} differs")
-    values = [frame[numbers].to_numpy(np.float64, na_value=np.nan) for frame in (a, b)]
-    gap = np.where(np.isnan(values[0]) & np.isnan(values[1]), 0.0, np.abs(values[0] - values[1]))
+    if why := _unlike(a, b, keys):
+        return CellDifference(path, len(a), 0, None, why=why)
+    left, right = (frame[numbers].to_numpy(np.float64, na_value=np.nan) for frame in (a, b))
+    gap = np.where(np.isnan(left) & np.isnan(right), 0.0, np.abs(left - right))
     gap = np.where(np.isnan(gap), np.inf, gap)
     if not gap.size or gap.max() <= tolerance:
         return None
     row, column = np.unravel_index(int(gap.argmax()), gap.shape)
-    place = ", ".join(
-        f"{key} {a[key].iloc[row]}" for key in keys if str(a[key].iloc[row]) != "<NA>"
-    )
-    where = (
-        f"{numbers[column]} of {place}: {values[0][row, column]:.4g} | {values[1][row, column]:.4g}"
-    )
+    values = {key: str(a[key].iloc[row]) for key in keys}
+    place = ", ".join(f"{key} {value}" for key, value in values.items() if value != "<NA>")
+    where = f"{numbers[column]} of {place}: {left[row, column]:.4g} | {right[row, column]:.4g}"
     return CellDifference(path, len(a), int((gap > tolerance).sum()), float(gap.max()), where)
+
+
+def _unlike(a: pd.DataFrame, b: pd.DataFrame, keys: list[str]) -> str:
+    """Return why the numbers of two tables cannot be compared; nothing if they can."""
+    if list(a.columns) != list(b.columns) or len(a) != len(b):
+        return f"{a.shape[0]} × {a.shape[1]} against {b.shape[0]} × {b.shape[1]}"
+    for key in keys:
+        if not a[key].astype(str).equals(b[key].astype(str)):
+            return f"column {key} differs"
+    return ""

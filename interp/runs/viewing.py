@@ -1,5 +1,6 @@
-"""Starting the viewer, and the addresses of its pages; no torch, and Streamlit only in the process
-that it starts.
+"""Starting the viewer, and the addresses of its pages.
+
+No torch here, and Streamlit only in the process that is started.
 """
 
 import importlib.util
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import time
 import webbrowser
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,17 +19,14 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from interp.errors import RunError
+from interp.runs.questions import declared_in_files
 
 if TYPE_CHECKING:
-    from interp.analysis import Result
+    from interp.result import Result
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 PORT = 8501
-_PAGES = {
-    "residual_contribution": "residual", "layer_skip": "skip", "logit_lens": "lens", "void_detection": "voids",
-    "circuit_discovery": "circuit", "relevance_patching": "circuit", "activation_patching": "circuit",
-    "back_patching": "backpatch", "depth_map": "depthmap", "residual_erasure": "erasure", "integrated_gradients": "erasure",
-}  # fmt: skip
+ANY = "analysis"  # the page of analyses that have none of their own
 
 
 def app_path() -> Path:
@@ -42,19 +39,21 @@ def app_path() -> Path:
 def address(
     run: str, *, model: str, task: str, analysis: str, label: str = "", **selection: Any
 ) -> str:
-    """Return the part of an address behind the host that shows an analysis of a run, with a
-    selection such as layer=3.
+    """Return the part of an address behind the host that shows an analysis of a run.
+
+    `selection` is what the page selects, such as layer=3.
     """
-    page = _PAGES.get(analysis, "analysis")
-    name = f"{analysis}@{label}" if label else analysis
-    params: Mapping[str, Any] = {"run": run, "model": model, "task": task}
-    params = {
-        **params,
-        **({"label": label} if label else {}),
-        **({"of": name} if page == "analysis" else {}),
-        **selection,
-    }
-    return f"{page}?{urlencode(params)}"
+    page = page_of(analysis)
+    params: dict[str, Any] = {"run": run, "model": model, "task": task}
+    params |= {"label": label} if label else {}
+    params |= {"of": f"{analysis}@{label}" if label else analysis} if page == ANY else {}
+    return f"{page}?{urlencode({**params, **selection})}"
+
+
+def page_of(analysis: str) -> str:
+    """Return the page that shows an analysis; one that is not of this version has no page."""
+    known = declared_in_files().get(analysis)
+    return ANY if known is None else known.page
 
 
 @dataclass
@@ -90,17 +89,14 @@ def start(
 ) -> Viewer:
     """Start the viewer of a run, or of a folder of runs, and return when it answers.
 
-    Raises RunError for a folder that is not there, a port that is taken, and where Streamlit is
-    missing.
+    Raises RunError for a missing folder, for a port that is taken, and without Streamlit.
     """
     path = Path(folder)
     if not path.is_dir():
         raise RunError(f"no folder {path}; a run, or a folder of runs, is needed")
-    root, name = (
-        (path.resolve().parent, path.resolve().name)
-        if (path / "run.json").is_file()
-        else (path.resolve(), "")
-    )
+    root, name = path.resolve(), ""
+    if (root / "run.json").is_file():
+        root, name = root.parent, root.name
     if importlib.util.find_spec("streamlit") is None:
         raise RunError("the viewer needs streamlit: pip install streamlit")
     chosen = _free_port(host, port)
@@ -117,34 +113,30 @@ def start(
 
 def _start(root: Path, port: int, host: str) -> subprocess.Popen[bytes]:
     settings = {
-        "server.address": "127.0.0.1" if host in LOCAL else host, "server.port": port, "server.headless": "true",
-        "browser.gatherUsageStats": "false", "server.fileWatcherType": "none", "client.toolbarMode": "minimal",
-        "client.showErrorDetails": "none", "server.enableStaticServing": "false",
-    }  # fmt: skip
-    command = [
-        sys.executable,
-        "-m",
-        "streamlit",
-        "run",
-        str(app_path()),
-        *(f"--{k}={v}" for k, v in settings.items()),
-    ]
+        "server.address": "127.0.0.1" if host in LOCAL else host,
+        "server.port": port,
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "server.enableStaticServing": "false",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+        "client.showErrorDetails": "none",
+    }
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "streamlit", "run", str(app_path()), *flags]
     environment = {**os.environ, "INTERP_VIEWER_ROOT": str(root), "PYTHONPATH": _python_path()}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen(command, env=environment, stdout=nowhere, stderr=nowhere)
 
 
 def _python_path() -> str:
     """Return where the viewer's process finds this package, installed or not."""
-    here = str(Path(__file__).parents[2])
-    return os.pathsep.join(path for path in (here, os.environ.get("PYTHONPATH", "")) if path)
+    package = str(Path(__file__).parents[2])
+    return os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
 
 
 def _free_port(host: str, port: int | None) -> int:
-    """Return the port asked for, or the first free one from 8501 on; raise RunError where there is
-    none.
-    """
+    """Return the port asked for, or the first free one from 8501 on; raise RunError without one."""
     candidates = [port] if port is not None else range(PORT, PORT + 50)
     for candidate in candidates:
         with socket.socket() as tried:
@@ -178,11 +170,10 @@ def _wait(viewer: Viewer, health: str, *, seconds: float = 60.0) -> None:
 def view(
     what: "Result | str | Path", *, port: int | None = None, open_browser: bool = True
 ) -> Viewer:
-    """Open the viewer in a browser: on a run folder, a folder of runs, or a result that `open_run`
-    returned.
+    """Open the viewer on a run folder, a folder of runs, or a result that `open_run` returned.
 
-    Returns at once; the viewer runs until `close` is called on what is returned, or Python ends.
-    Raises RunError for a result that is not from a run folder.
+    Returns at once; the viewer runs until its `close` is called or Python ends. Raises RunError for
+    a result that is not from a run folder.
     """
     folder, page = _place_of(what)
     viewer = start(folder, port=port, page=page)
@@ -195,19 +186,19 @@ def view(
 
 
 def _place_of(what: "Result | str | Path") -> tuple[str | Path, str]:
+    """Return the folder to view and the page to open."""
     if isinstance(what, str | Path):
         return what, ""
-    place = getattr(what, "_place", None)
-    if place is None:
+    origin = what.origin
+    if origin is None:
         raise RunError(
             "this result is not from a run folder; `interp run` makes one, `interp.open_run`"
             " reads it"
         )
-    folder, cell = place
-    return folder, address(
-        Path(folder).resolve().name,
-        model=cell.model,
-        task=cell.task,
-        analysis=cell.analysis,
-        label=cell.label,
+    return origin.folder, address(
+        origin.folder.resolve().name,
+        model=origin.model,
+        task=origin.task,
+        analysis=origin.analysis,
+        label=origin.label,
     )

@@ -1,27 +1,10 @@
-"""Rates of success: by any of equally many tries, and by one try that was chosen on other prompts."""
+"""Rates of success with their intervals."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from interp.stats.bootstrap import bootstrap_interval
-
-
-def any_try(done: np.ndarray) -> np.ndarray:
-    """Return [prompt] whether any of the tries [prompt try] succeeds."""
-    return np.asarray(done.any(1), dtype=np.float64)
-
-
-def chosen_try(done: np.ndarray) -> np.ndarray:
-    """Return [prompt] whether the try that is best on the other half of the prompts succeeds; 0
-    without another half.
-    """
-    scores = np.zeros(len(done))
-    half = np.arange(len(done)) % 2 == 0
-    for scored, choosing in ((half, ~half), (~half, half)):
-        if choosing.any():
-            scores[scored] = done[scored][:, done[choosing].sum(0).argmax()]
-    return scores
 
 
 @dataclass(frozen=True)

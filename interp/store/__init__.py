@@ -14,22 +14,16 @@ content, so any number of processes may fill one store and none of them needs a 
 from interp.store.activations import ActivationStore
 from interp.store.corpus import Corpus, open_corpus
 from interp.store.export import to_arrow, to_dataset, to_numpy
-from interp.store.files import Files
-from interp.store.keys import prompt_key, stored_name, stored_site
+from interp.store.keys import prompt_key, stored_name
 from interp.store.loader import TokenVectors
-from interp.store.manifest import Span
 from interp.store.settings import Settings, configure, read_settings
-from interp.store.shard import FORMAT, DamagedError, checksum
+from interp.store.shard import checksum
 from interp.store.upkeep import info, prune, shards, verify, verify_shard
 
 __all__ = [
-    "FORMAT",
     "ActivationStore",
     "Corpus",
-    "DamagedError",
-    "Files",
     "Settings",
-    "Span",
     "TokenVectors",
     "checksum",
     "configure",
@@ -40,7 +34,6 @@ __all__ = [
     "read_settings",
     "shards",
     "stored_name",
-    "stored_site",
     "to_arrow",
     "to_dataset",
     "to_numpy",

@@ -61,13 +61,12 @@ class ActivationStore:
             if places is None:
                 return None
             try:
-                found = []
+                tensors = []
                 for shard, number in places:
                     starts = self._headers[shard].starts
-                    found.append(
-                        self.reader.tensor(shard, name)[starts[number] : starts[number + 1]]
-                    )
-                return found
+                    whole = self.reader.tensor(shard, name)
+                    tensors.append(whole[starts[number] : starts[number + 1]])
+                return tensors
             except (DamagedError, FileNotFoundError):
                 self._forget(shard)
                 return None
@@ -76,11 +75,11 @@ class ActivationStore:
         """Return where these prompts' tensors of one name lie; None if one is not there."""
         names = [self._own(key) for key in keys]
         with self._lock:
-            found = [self._place(key, name) for key in names]
-            if None in found:
+            places = [self._place(key, name) for key in names]
+            if None in places:
                 self._look_again()
-                found = [self._place(key, name) for key in names]
-        known = [place for place in found if place is not None]
+                places = [self._place(key, name) for key in names]
+        known = [place for place in places if place is not None]
         return known if len(known) == len(names) else None
 
     def missing(self, keys: Sequence[str], names: Iterable[str]) -> list[str]:
@@ -169,10 +168,10 @@ class ActivationStore:
 
     def _look_again(self) -> None:
         """Learn which shards have come, and which have gone, whoever wrote or removed them."""
-        there_is = {shard for shard in self.files.names(self.folder, SUFFIX) if is_shard(shard)}
-        for shard in self._seen - there_is:
+        on_disk = {shard for shard in self.files.names(self.folder, SUFFIX) if is_shard(shard)}
+        for shard in self._seen - on_disk:
             self._forget(shard)
-        for shard in sorted(there_is - self._seen):
+        for shard in sorted(on_disk - self._seen):
             try:
                 self.add(shard, self.reader.header(shard))
             except OutdatedError:

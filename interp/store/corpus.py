@@ -135,17 +135,17 @@ def open_corpus(url: str | Path, name: str, *, model: str | None = None) -> Corp
     files = Files(url)
     if not is_word(name):
         raise StoreError(f"corpus {name!r} given; a name of letters, digits and _.@+- is needed")
-    there_is = [file.name for file in files.all() if file.name.endswith(SUFFIX)]
-    found = [path for path in there_is if path.partition("/")[2] == f"{name}{SUFFIX}"]
-    if not found:
-        names = {path.partition("/")[2].removesuffix(SUFFIX) for path in there_is}
+    corpora = [file.name for file in files.all() if file.name.endswith(SUFFIX)]
+    paths = [path for path in corpora if path.partition("/")[2] == f"{name}{SUFFIX}"]
+    if not paths:
+        names = {path.partition("/")[2].removesuffix(SUFFIX) for path in corpora}
         raise StoreError(f"{files.url}: {unknown('corpus', name, names)}")
-    manifests = {path: read_manifest(files, path) for path in found}
+    manifests = {path: read_manifest(files, path) for path in paths}
     if model is not None:
         manifests = {
             p: m for p, m in manifests.items() if m.model_name == model or m.model.startswith(model)
         }
     if len(manifests) != 1:
-        models = ", ".join(sorted(read_manifest(files, path).model_name or path for path in found))
+        models = ", ".join(sorted(read_manifest(files, path).model_name or path for path in paths))
         raise StoreError(f"corpus {name!r} is there of {models}; name one as `model`")
     return Corpus(files, name, next(iter(manifests.values())))

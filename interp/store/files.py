@@ -70,20 +70,20 @@ class Files:
         """Return the names of a folder's files with this suffix, sorted; opens none of them."""
         if self.is_local:
             try:
-                with os.scandir(f"{self.root}/{folder}") as entries:
-                    found = [
+                with os.scandir(f"{self.root}/{folder}") as scanned:
+                    entries = [
                         (entry.name, entry.is_symlink())
-                        for entry in entries
+                        for entry in scanned
                         if entry.name.endswith(suffix)
                     ]
             except (FileNotFoundError, NotADirectoryError):
                 return []
             if Path(self.root, folder).is_symlink():
                 raise self._is_link(folder)
-            for name, is_link in found:
+            for name, is_link in entries:
                 if is_link:
                     raise self._is_link(f"{folder}/{name}")
-            names = [name for name, _ in found]
+            names = [name for name, _ in entries]
         else:
             self.fs.invalidate_cache()
             try:
@@ -104,9 +104,9 @@ class Files:
         self.fs.invalidate_cache()
         if not self.exists():
             raise StoreError(f"no store in {self.url}")
-        found = self.fs.find(self.root, maxdepth=2, withdirs=True, detail=True)
+        entries = self.fs.find(self.root, maxdepth=2, withdirs=True, detail=True)
         infos = []
-        for path, info in sorted(found.items()):
+        for path, info in sorted(entries.items()):
             name = path.removeprefix(self.root).strip("/")
             if name and info.get("islink"):
                 raise self._is_link(name)

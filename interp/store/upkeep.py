@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,9 +59,9 @@ class StoreInfo:
 def info(url: str | Path) -> StoreInfo:
     """Return what a store holds; reads the header of every shard and no tensor."""
     files = Files(url)
-    found = files.all()
+    stored = files.all()
     settings, models, unreadable = read_settings(files), dict[str, ModelInfo](), []
-    for file in found:
+    for file in stored:
         folder, _, name = file.name.partition("/")
         if is_shard(file.name):
             try:
@@ -84,12 +84,12 @@ def info(url: str | Path) -> StoreInfo:
             }
         elif name.endswith(CORPUS):
             models.setdefault(folder, ModelInfo(folder)).corpora.append(name.removesuffix(CORPUS))
-    aside = sum(file.size for file in found if _is_aside(file))
+    aside = sum(file.size for file in stored if _is_aside(file))
     return StoreInfo(
         files.url,
         settings.quota,
         settings.dtype,
-        _total(found),
+        _total(stored),
         [*models.values()],
         unreadable,
         aside,
@@ -103,15 +103,15 @@ def verify(url: str | Path) -> tuple[int, list[str]]:
     """
     files = Files(url)
     whole, wrong = 0, []
-    found = files.all()
-    for file in found:
+    stored = files.all()
+    for file in stored:
         try:
             if is_shard(file.name):
                 _verify(files, file.name)
             elif file.name == SETTINGS:
                 read_settings(files)
             elif file.name.endswith(CORPUS):
-                _verify_corpus(files, file.name, {other.name for other in found})
+                _verify_corpus(files, file.name, {other.name for other in stored})
             else:
                 continue
             whole += 1
@@ -129,8 +129,8 @@ def _verify(files: Files, name: str) -> ShardHeader:
     return header
 
 
-def _verify_corpus(files: Files, name: str, there_is: set[str]) -> None:
-    for shard in sorted(read_manifest(files, name).shards() - there_is):
+def _verify_corpus(files: Files, name: str, names: set[str]) -> None:
+    for shard in sorted(read_manifest(files, name).shards() - names):
         raise StoreError(f"{files.path(name)}: {shard} is gone; capture the corpus again")
 
 
@@ -152,10 +152,10 @@ def prune(
     if older_than is None and max_bytes is None and model is None:
         raise StoreError("nothing to prune by; an age, a size or a model is needed")
     files, now = Files(url), time.time()
-    found = files.all()
+    stored = files.all()
     shards = [
         file
-        for file in found
+        for file in stored
         if is_shard(file.name) and (model is None or _is_of(files, file.name, model))
     ]
     if model is not None and not shards:
@@ -168,23 +168,27 @@ def prune(
     if max_bytes is not None:
         gone += _oldest([file for file in shards if file not in gone], max_bytes)
     gone += [file for file in shards if file not in gone and _is_outdated(files, file.name)]
-    gone += [file for file in found if _is_aside(file) and now - file.used > ABANDONED]
-    left = {_folder(file) for file in found if is_shard(file.name) and file not in gone}
-    empty = {_folder(file) for file in gone} - left
-    gone += [file for file in found if file.name.endswith(CORPUS) and _folder(file) in empty]
+    gone += [file for file in stored if _is_aside(file) and now - file.used > ABANDONED]
+    gone += _corpora_without_shards(stored, gone)
     if not dry_run:
         for file in gone:
             files.remove(file.name)
     return sorted(gone)
 
 
+def _corpora_without_shards(stored: Sequence[FileInfo], gone: Sequence[FileInfo]) -> list[FileInfo]:
+    left = {_folder(file) for file in stored if is_shard(file.name) and file not in gone}
+    empty = {_folder(file) for file in gone} - left
+    return [file for file in stored if file.name.endswith(CORPUS) and _folder(file) in empty]
+
+
 def evict(files: Files, max_bytes: int, *, keep: Collection[str] = ()) -> tuple[list[str], int]:
     """Remove the least recently used shards until the rest fits; return them and the bytes left."""
-    found = files.all()
-    gone = _oldest([file for file in found if is_shard(file.name)], max_bytes, keep=keep)
+    stored = files.all()
+    gone = _oldest([file for file in stored if is_shard(file.name)], max_bytes, keep=keep)
     for file in gone:
         files.remove(file.name)
-    return [file.name for file in gone], _total(found) - sum(file.size for file in gone)
+    return [file.name for file in gone], _total(stored) - sum(file.size for file in gone)
 
 
 def _oldest(
@@ -201,8 +205,8 @@ def _oldest(
     return gone
 
 
-def _total(found: Collection[FileInfo]) -> int:
-    return sum(file.size for file in found if is_shard(file.name))
+def _total(stored: Collection[FileInfo]) -> int:
+    return sum(file.size for file in stored if is_shard(file.name))
 
 
 def _folder(file: FileInfo) -> str:

@@ -18,9 +18,7 @@ from interp.tasks.batch import TokenBatch
 
 @dataclass(frozen=True)
 class Answered:
-    """The prompts `rows` of a shard, whose answers have one length; position `start` predicts their
-    first token.
-    """
+    """Prompts `rows` of a shard with answers of one length; `start` predicts the first token."""
 
     rows: Int[Tensor, " batch"]
     recording: Recording
@@ -37,15 +35,13 @@ class Answered:
         """Return some of the prompts, with a recording of their own."""
         tokens = self.tokens[rows]
         return Answered(
-            self.rows[rows], self.recording.beside(tokens), tokens, self.answer[rows], self.start
+            self.rows[rows], self.recording.of(tokens), tokens, self.answer[rows], self.start
         )
 
 
 @dataclass(frozen=True)
 class Size:
-    """Prompts whose answers have one length: how many, how many positions each, and those of a pass
-    of their own, if any.
-    """
+    """How many prompts have answers of one length, their positions, and those of a new pass."""
 
     n_prompts: int
     n_pos: int
@@ -53,9 +49,7 @@ class Size:
 
 
 def require_answers(shard: TokenBatch) -> Int[Tensor, "batch answer_pos"]:
-    """Return the answers, padded with -1; raise TaskError, naming the first prompts, if one is
-    missing.
-    """
+    """Return the answers, padded with -1; raise TaskError, naming prompts, if one is missing."""
     if shard.answer_tokens is None:
         raise TaskError(shard.missing("answer"))
     return shard.answer_tokens
@@ -79,9 +73,7 @@ def answered(recording: Recording, shard: TokenBatch, *, whole: bool = False) ->
         answer = require_answers(shard)[rows, :n]
         tokens = torch.cat([shard.tokens[rows], answer if whole else answer[:, :-1]], dim=1)
         is_own = tokens.shape == shard.tokens.shape
-        yield Answered(
-            rows, recording if is_own else recording.beside(tokens), tokens, answer, start
-        )
+        yield Answered(rows, recording if is_own else recording.of(tokens), tokens, answer, start)
 
 
 def answered_sizes(shard: TokenBatch, *, whole: bool = False) -> list[Size]:
@@ -97,6 +89,6 @@ def answered_sizes(shard: TokenBatch, *, whole: bool = False) -> list[Size]:
 def probability(
     logits: Float[Tensor, "batch answer_pos d_vocab"], answer: Int[Tensor, "batch answer_pos"]
 ) -> Float[Tensor, " batch"]:
-    """Return the sum over the answer's tokens of their probabilities, each behind those before it."""
+    """Return the sum of the probabilities of the answer's tokens, each behind those before it."""
     probabilities: Tensor = logits.float().softmax(-1).gather(-1, answer[..., None])[..., 0].sum(-1)
     return probabilities

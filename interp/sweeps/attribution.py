@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from interp.activations import Activations
-from interp.backward import GRADIENT, RULES, Rules
-from interp.errors import AnalysisError, unknown
+from interp.backward import GRADIENT, Rules, rules_named
+from interp.errors import AnalysisError
 from interp.interventions import NO_INTERVENTION, Patch, Plan
 from interp.models import Model
 from interp.models.gradients import graph, slopes
@@ -59,8 +59,7 @@ def check_methods(methods: Sequence[str], nodes: Sequence[str], *, rules: str) -
     ):
         if not chosen:
             raise AnalysisError(f"no {what} given; there is {', '.join(known)}")
-    if rules not in RULES:
-        raise AnalysisError(unknown("set of rules", rules, RULES))
+    rules_named(rules)
 
 
 def check_nodes(
@@ -70,7 +69,7 @@ def check_nodes(
     for kind in nodes:
         model.refuse(Site(kind, 0))
     if "relevance" in methods:
-        model.refuse_rules(RULES[rules])
+        model.refuse_rules(rules_named(rules))
 
 
 class Attribution:

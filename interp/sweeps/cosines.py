@@ -1,6 +1,6 @@
-"""Cosines of what a layer writes with the stream it writes to, and of the stream in front of a
-layer and behind it.
-"""
+"""How a layer's writes lie to the stream, and the stream behind a layer to that in front of it."""
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -16,20 +16,32 @@ _EPS = 1e-6
 MEASURES = ("BI", "BI if writes were orthogonal", "relative magnitude")
 
 
-def write_cosines(recording: Recording, layer: int) -> Float[Tensor, "batch pos part"]:
-    """Return the cosines of attention's, the MLP's and the layer's write with the stream each is
-    added to, in fp32.
+Write = tuple[Float[Tensor, "*tokens d_model"], Float[Tensor, "*tokens d_model"]]
 
-    About 0: a new direction; negative: erasing; positive: strengthening. In parallel blocks all are
-    added to `resid_pre`.
+
+def writes_of(recording: Recording, layer: int) -> list[Write]:
+    """Return what attention, the MLP and the layer write [batch pos d_model], in fp32.
+
+    Each comes with the stream that it is added to; in parallel blocks that is always `resid_pre`.
     """
     pre = recording.resid(layer).float()
     attn, mlp = (recording.clean(Site(kind, layer)).float() for kind in ("attn_out", "mlp_out"))
     mid = pre if recording.blocks[layer].is_parallel else pre + attn
-    pairs = ((attn, pre), (mlp, mid), (attn + mlp, pre))
-    return torch.stack(
-        [cosine_similarity(write, stream, dim=-1, eps=_EPS) for write, stream in pairs], dim=-1
-    )
+    return [(attn, pre), (mlp, mid), (attn + mlp, pre)]
+
+
+def cosines_of(writes: Sequence[Write]) -> Float[Tensor, "*tokens part"]:
+    """Return the cosine of each write with the stream that it is added to.
+
+    About 0: a new direction; negative: erasing; positive: strengthening.
+    """
+    cosines = [cosine_similarity(write, stream, dim=-1, eps=_EPS) for write, stream in writes]
+    return torch.stack(cosines, dim=-1)
+
+
+def write_cosines(recording: Recording, layer: int) -> Float[Tensor, "batch pos part"]:
+    """Return the cosines of attention's, the MLP's and the layer's writes, in fp32."""
+    return cosines_of(writes_of(recording, layer))
 
 
 def influence(resid_pre: Resid, resid_post: Resid) -> Float[Tensor, "rows pos measure"]:

@@ -1,21 +1,19 @@
-"""Attention that is kept from some keys, in a window of layers around each layer."""
+"""Attention kept from some keys, in a window of layers around each layer."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.errors import AnalysisError, SiteError
 from interp.models import Model
 from interp.replay import Recording
-from interp.sweeps.hops import require_subject
 from interp.sweeps.tags import key_of
+from interp.sweeps.two_hop import require_subject
 from interp.tasks.batch import TokenBatch
-
-_CHUNK_TOKENS = 2**13  # with the keys and values that each variant reads
 
 Key = Literal["subject", "start", "phrase"]
 Query = Literal["last", "subject", "all"]
@@ -23,26 +21,24 @@ Query = Literal["last", "subject", "all"]
 
 @dataclass(frozen=True)
 class Cut:
-    """Queries that may not attend to some earlier keys of each prompt, in a window of layers around
-    each layer.
-    """
+    """Earlier keys of each prompt that some queries may not attend to, in windows of layers."""
 
     queries: Bool[Tensor, "batch pos"]
     keys: Bool[Tensor, "batch pos"]
     half_width: int = 0
 
     @property
-    def pairs(self) -> Bool[Tensor, "batch query key"]:
-        """Return what is hidden; a position always attends to itself."""
+    def hidden(self) -> Bool[Tensor, "batch query key"]:
+        """Return which keys are hidden from which queries; a position always attends to itself."""
         n_pos = self.queries.shape[1]
         earlier = torch.ones(n_pos, n_pos, dtype=torch.bool, device=self.queries.device).tril(-1)
-        pairs: Tensor = self.queries[:, :, None] & self.keys[:, None] & earlier
-        return pairs
+        hidden: Tensor = self.queries[:, :, None] & self.keys[:, None] & earlier
+        return hidden
 
     @property
     def start(self) -> int:
         """Return the first position at which anything changes."""
-        return max(1, int(self.pairs.any(2).any(0).int().argmax()))
+        return max(1, int(self.hidden.any(2).any(0).int().argmax()))
 
     def window(self, centre: int, n_layers: int) -> range:
         """Return the layers around a centre."""
@@ -50,17 +46,14 @@ class Cut:
 
 
 def half_width_of(n_layers: int, asked: int | None) -> int:
-    """Return what is asked for, or else as large a share of the layers as the published 3 are of
-    32.
-    """
+    """Return the half width that is asked for, or the published share of the layers, 3 in 32."""
     return round(3 * n_layers / 32) if asked is None else asked
 
 
 def cut_of(
     shard: TokenBatch, *, key: Key = "subject", query: Query = "last", half_width: int = 0
 ) -> Cut:
-    """Return a cut from the first-hop phrase: from its last token ("subject"), its first ("start"),
-    or all of it.
+    """Return a cut from the first-hop phrase's last token, its first ("start"), or all of it.
 
     Queries: the prompt's last token, the phrase's last, or all behind the keys. Raises
     AnalysisError, naming the prompt, where no query stands behind a key.
@@ -70,10 +63,10 @@ def cut_of(
     pos = torch.arange(shard.tokens.shape[1], device=end.device)
     first, last = (end if key == "subject" else start), (start if key == "start" else end)
     keys = (pos >= first[:, None]) & (pos <= last[:, None])
-    place = {"last": shard.last, "subject": end}
-    queries = pos > last[:, None] if query == "all" else pos == place[query][:, None]
+    at = {"last": shard.last, "subject": end}
+    queries = pos > last[:, None] if query == "all" else pos == at[query][:, None]
     cut = Cut(queries, keys, half_width)
-    empty = (~cut.pairs.any(2).any(1)).tolist()
+    empty = (~cut.hidden.any(2).any(1)).tolist()
     if any(empty):
         which = shard.prompts[empty.index(True)].id
         raise AnalysisError(
@@ -83,15 +76,15 @@ def cut_of(
     return cut
 
 
-def elsewhere(shard: TokenBatch, cut: Cut, *, seed: int = 0) -> Cut:
-    """Return a cut from as many other keys of each prompt, drawn from those before its queries,
-    position 0 last.
+def cut_elsewhere(shard: TokenBatch, cut: Cut, *, seed: int = 0) -> Cut:
+    """Return a cut from as many other keys of each prompt, drawn from those before its queries.
 
-    Raises AnalysisError, naming the prompt, where there are too few.
+    Position 0 is taken only where no other is left. Raises AnalysisError, naming the prompt, where
+    there are too few.
     """
     keys = torch.zeros_like(cut.keys)
     for row, prompt in enumerate(shard.prompts):
-        first_query = int(cut.pairs[row].any(1).int().argmax())
+        first_query = int(cut.hidden[row].any(1).int().argmax())
         n = int(cut.keys[row].sum())
         others = [pos for pos in range(1, first_query) if not cut.keys[row, pos]]
         generator = torch.Generator().manual_seed((key_of(prompt.id) + seed) % 2**63)
@@ -113,7 +106,7 @@ def require_hiding(model: Model, shard: TokenBatch) -> None:
     A block's output at the second must not depend on the first token's keys and values where they
     are hidden.
     """
-    recording = model.record(shard).beside(shard.tokens[:1, :2])
+    recording = model.record(shard).of(shard.tokens[:1, :2])
     generator = torch.Generator().manual_seed(0)
     resid = torch.randn(1, 2, model.d_model, generator=generator).to(
         shard.tokens.device, model.dtype
@@ -137,7 +130,7 @@ def ends_of_cuts(recording: Recording, cut: Cut) -> Float[Tensor, "centre batch 
     Layers before the window and positions before the first query are as in the clean pass, so they
     are not run.
     """
-    layers, start, pairs = recording.n_layers, cut.start, cut.pairs[:, cut.start :]
+    layers, start, hidden = recording.n_layers, cut.start, cut.hidden[:, cut.start :]
     centres: list[int] = []
     rows = recording.resid(0)[None, :, start:][:0]
     for layer in range(layers):
@@ -149,37 +142,11 @@ def ends_of_cuts(recording: Recording, cut: Cut) -> Float[Tensor, "centre batch 
             centre=len(joining),
         )
         is_cut = torch.tensor(
-            [layer in cut.window(centre, layers) for centre in centres], device=pairs.device
+            [layer in cut.window(centre, layers) for centre in centres], device=hidden.device
         )
-        rows = _cut_block(
-            recording, layer, torch.cat([rows, clean]), pairs, is_cut=is_cut, start=start
-        )
+        unseen = is_cut[:, None, None, None] & hidden
+        rows = recording.run(layer, torch.cat([rows, clean]), start=start, hidden=unseen)
     return rows[:, :, -1]
-
-
-def _cut_block(
-    recording: Recording,
-    layer: int,
-    rows: Tensor,
-    pairs: Tensor,
-    *,
-    is_cut: Bool[Tensor, " centre"],
-    start: int,
-) -> Tensor:
-    """Run a block on rows [centre batch pos-start d_model], a few centres at a time."""
-    size = max(1, _CHUNK_TOKENS // (rows.shape[2] * recording.n_pos))
-    done = []
-    for chunk, is_hidden in zip(torch.split(rows, size), torch.split(is_cut, size), strict=True):
-        hidden = rearrange(
-            is_hidden[:, None, None, None] & pairs,
-            "centre batch query key -> (centre batch) query key",
-        )
-        flat = rearrange(chunk, "centre batch pos d -> (centre batch) pos d")
-        flat = recording.tail(layer, flat, start=start, hidden=hidden)
-        done.append(
-            rearrange(flat, "(centre batch) pos d -> centre batch pos d", centre=len(chunk))
-        )
-    return torch.cat(done)
 
 
 def cut_steps(n_layers: int, *, half_width: int) -> int:

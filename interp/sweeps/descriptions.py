@@ -1,4 +1,4 @@
-"""What a vector says: put in the place of a word of another prompt, and read from what follows it."""
+"""Descriptions of vectors: put in the place of a word of another prompt, and read behind it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,11 +7,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import TaskError
+from interp.errors import AnalysisError, TaskError
 from interp.models import Model
 from interp.replay import Recording
-from interp.sweeps.hops import Tokens, predictions
-from interp.sweeps.patching import ends_of_patched, of_token, ranks
+from interp.sweeps.patches import ends_of_patched, of_token, ranks
+from interp.sweeps.two_hop import Tokens, last_logits
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
@@ -44,27 +44,30 @@ def target_prompt(model: Model, text: str, placeholder: str) -> TokenBatch:
     )
 
 
+def refuse_half_a_prompt(prompt: str, placeholder: str) -> None:
+    """Raise AnalysisError where a target prompt is given without its placeholder, or that alone."""
+    if bool(prompt) != bool(placeholder):
+        raise AnalysisError("prompt and placeholder are needed together, or neither")
+
+
 def target_layers(n_layers: int, *, is_full: bool) -> range:
     """Return all layers, or the first four."""
     return range(n_layers if is_full else min(4, n_layers))
 
 
-def place_of(target: TokenBatch) -> int:
-    """Return the position at which vectors are put into the target prompt; raise TaskError if it
-    cannot be told.
-    """
+def placeholder_position(target: TokenBatch) -> int:
+    """Return where vectors are put into the target prompt; raise TaskError if there is no place."""
     if target.subject is None:
         raise TaskError(target.missing("subject"))
     return int(target.subject[0])
 
 
-def said(
+def described_logits(
     target: Recording, vectors: Float[Tensor, "source batch d_model"], *, layer: int, position: int
 ) -> Iterator[Float[Tensor, "batch d_vocab"]]:
-    """Yield for every source the logits at the end of the target prompt, of one row, with its
-    vectors at `position`.
+    """Yield for every source the logits behind the target prompt with its vectors in it.
 
-    They are put in the place of the output of `layer`.
+    The target prompt has one row; vectors replace the output of `layer` at `position`.
     """
     value = rearrange(vectors, "source batch d_model -> (source batch) 1 1 d_model")
     at = torch.tensor([[position]], device=vectors.device)
@@ -76,7 +79,7 @@ def said(
         yield target.logits(resid)[:, 0]
 
 
-def said_ranks(
+def described_ranks(
     target: Recording,
     vectors: Float[Tensor, "source batch d_model"],
     tokens: Sequence[Tokens],
@@ -84,31 +87,27 @@ def said_ranks(
     layers: Sequence[int],
     position: int,
 ) -> tuple[Int[Tensor, "batch source target token"], Float[Tensor, "batch source target token"]]:
-    """Return the ranks and the probabilities of tokens behind the target prompt, by source and
-    target layer.
-    """
-    found, shares = [], []
+    """Return tokens' ranks and probabilities behind the target prompt, by pair of layers."""
+    by_layers, shares = [], []
     for layer in layers:
-        for logits in said(target, vectors, layer=layer, position=position):
-            found.append(torch.stack([ranks(logits, token) for token in tokens], dim=-1))
+        for logits in described_logits(target, vectors, layer=layer, position=position):
+            by_layers.append(torch.stack([ranks(logits, token) for token in tokens], dim=-1))
             shares.append(
                 torch.stack([of_token(logits.softmax(-1), token) for token in tokens], dim=-1)
             )
     pattern = "(target source) batch token -> batch source target token"
     at_ranks, probabilities = (
-        rearrange(torch.stack(x), pattern, target=len(layers)) for x in (found, shares)
+        rearrange(torch.stack(x), pattern, target=len(layers)) for x in (by_layers, shares)
     )
     return at_ranks, probabilities
 
 
-def says_it_anyway(target: Recording, tokens: Sequence[Tokens]) -> Bool[Tensor, "batch token"]:
-    """Return which tokens are what the target prompt is followed by when nothing is put into it."""
-    guess = predictions(target).argmax(-1)
+def unpatched_guesses(target: Recording, tokens: Sequence[Tokens]) -> Bool[Tensor, "batch token"]:
+    """Return which tokens follow the target prompt when nothing is put into it."""
+    guess = last_logits(target).argmax(-1)
     return torch.stack([torch.eq(token, guess) for token in tokens], dim=-1)
 
 
-def said_steps(n_layers: int, *, layers: Sequence[int]) -> int:
-    """Return how many blocks `said_ranks` runs for each prompt and position of the target prompt
-    from the patched on.
-    """
+def description_steps(n_layers: int, *, layers: Sequence[int]) -> int:
+    """Return how many blocks `described_ranks` runs per prompt and position behind the patch."""
     return sum(n_layers * (n_layers - 1 - layer) for layer in layers)

@@ -1,6 +1,6 @@
 """Exact activation patching: one row per node, and only the blocks behind it are run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,12 +16,11 @@ from interp.sweeps.node_scores import by_kind, n_units
 from interp.sweeps.twins import Twins
 
 NODE_KINDS: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "z", "mlp_out", "mlp_post")
-_CHUNK_TOKENS = 4096
 
 
 def clean_runs(recording: Recording, twins: Twins) -> tuple[Twins, Recording, Recording, Tensors]:
     """Return the twins with their reference, the base and source runs, and the metric of both."""
-    clean, twin = twins.clean.recording, recording.beside(twins.corrupted)
+    clean, twin = twins.clean.recording, recording.of(twins.corrupted)
     reference = clean.logits(clean.resid(clean.n_layers), positions=twins.clean.predicting)
     twins = replace(twins, reference=reference)
     base, source = (twin, clean) if twins.direction == "denoise" else (clean, twin)
@@ -59,7 +58,7 @@ def patch_effects(twins: Twins, base: Recording, source: Recording, site: Site) 
     nodes = differs.nonzero()
     effects = torch.zeros(*here.shape[:3] if has_units else here.shape[:2], device=here.device)
     clean_value = _metric(twins, base, base.resid(base.n_layers), n_variants=1)[0]
-    for chunk in torch.split(nodes, max(1, _CHUNK_TOKENS // (base.batch_size * base.n_pos))):
+    for chunk in torch.split(nodes, base.variants_at_once()):
         patched = repeat(here, "batch ... -> variant batch ...", variant=len(chunk)).clone()
         for row, node in zip(patched, chunk.tolist(), strict=True):
             at = (slice(None), *node)
@@ -88,20 +87,17 @@ def _value(recording: Recording, site: Site) -> Tensor:
 
 def _behind(base: Recording, site: Site, patched: Tensor) -> Tensor:
     """Return the last residual where a site holds something else [variant*batch pos d]."""
-    layer, n_variants = site.layer, len(patched) // base.batch_size
-    rest = range(layer + 1, base.n_layers)
+    layer, rest = site.layer, range(site.layer + 1, base.n_layers)
     if site.kind == "resid_pre":
         return base.chain(range(layer, base.n_layers), patched)
+    every = partial(repeat, pattern="batch ... -> (variant batch) ...")
+    n_variants = len(patched) // base.batch_size
     if site.kind == "mlp_out":
         without = base.resid(layer + 1).float() - base.clean(site).float()
-        resid = (
-            repeat(without, "batch ... -> (variant batch) ...", variant=n_variants)
-            + patched.float()
-        )
+        resid = every(without, variant=n_variants) + patched.float()
         return base.chain(rest, resid.to(patched.dtype))
-    resid = repeat(base.resid(layer), "batch ... -> (variant batch) ...", variant=n_variants)
-    put: Callable[[Tensor], Tensor] = lambda _: patched  # noqa: E731
-    return base.chain(rest, base.block_with(layer, resid, at=site.kind, edit=put))
+    resid = every(base.resid(layer), variant=n_variants)
+    return base.chain(rest, base.block_with(layer, resid, at=site.kind, edit=lambda _: patched))
 
 
 def _metric(twins: Twins, base: Recording, resid: Tensor, *, n_variants: int) -> Tensor:

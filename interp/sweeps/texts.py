@@ -1,12 +1,10 @@
-"""What a model says where residuals were written over while it read the prompt; tokens after that
-are ordinary.
-"""
+"""Texts behind a prompt in which residuals are written over; later tokens are ordinary."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.interventions import NO_INTERVENTION, Patch, Plan
@@ -15,7 +13,7 @@ from interp.sites import Site
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
-_CHUNK_TOKENS = 2**13  # read and said together
+_CHUNK_TOKENS = 2**13  # read and generated together
 
 Texts = list[tuple[str, ...]]
 
@@ -29,8 +27,7 @@ def patched_texts(
     positions: Int[Tensor, "batch span"],
     max_new_tokens: int,
 ) -> Texts:
-    """Return greedy continuations, lists of prompts by variant, each variant's values being
-    `layer`'s output at `positions`.
+    """Return the prompts' greedy continuations by variant of `layer`'s output at `positions`.
 
     The values may come from any run of a model of this width. Raises SiteError for positions in the
     padding.
@@ -42,41 +39,39 @@ def patched_texts(
             Patch(Site("resid_post", layer), rows[:, i : i + 1], positions=at.repeat(len(chunk)))
             for i, at in enumerate(positions.T)
         ]
-        texts += _said(model, shard, n=len(chunk), plan=plan, max_new_tokens=max_new_tokens)
+        texts += _of_copies(model, shard, n=len(chunk), plan=plan, max_new_tokens=max_new_tokens)
     return texts
 
 
 def sampled_texts(
     model: Model, shard: TokenBatch, *, n: int, max_new_tokens: int, seed: int = 0
 ) -> Texts:
-    """Return `n` continuations, a list of `n` lists of prompts, drawn at temperature 1; a prompt's
-    depend on it alone.
-    """
+    """Return the prompts' continuations, `n` times, at temperature 1; none depends on others."""
     texts: Texts = []
     for copies in torch.split(torch.arange(n), _n_copies(shard, max_new_tokens)):
         seeds = [(seed << 20) + copy for copy in copies.tolist() for _ in shard.prompts]
-        texts += _said(
+        texts += _of_copies(
             model, shard, n=len(copies), max_new_tokens=max_new_tokens, temperature=1.0, seed=seeds
         )
     return texts
 
 
-def says(text: str, prompt: Prompt) -> bool:
-    """Tell whether a text holds a prompt's answer or an alias of two letters or more, in any case
-    (as published).
+def holds_answer(text: str, prompt: Prompt) -> bool:
+    """Tell whether a text holds a prompt's answer, or an alias of two letters or more.
+
+    Upper and lower case are the same, as published.
     """
     names = [prompt.answer or "", *[alias for alias in prompt.aliases if len(alias) > 1]]
     return any(name.lower() in text.lower() for name in names if name)
 
 
-def all_say(texts: Texts, prompts: Sequence[Prompt]) -> Tensor:
-    """Return [variant batch] whether each text holds its prompt's answer."""
-    return torch.tensor(
-        [[says(text, prompt) for text, prompt in zip(row, prompts, strict=True)] for row in texts]
-    )
+def hold_answers(texts: Texts, prompts: Sequence[Prompt]) -> Bool[Tensor, "variant batch"]:
+    """Tell of each text whether it holds its prompt's answer."""
+    rows = [zip(row, prompts, strict=True) for row in texts]
+    return torch.tensor([[holds_answer(text, prompt) for text, prompt in row] for row in rows])
 
 
-def _said(
+def _of_copies(
     model: Model,
     shard: TokenBatch,
     *,

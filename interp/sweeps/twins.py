@@ -16,7 +16,7 @@ from interp.sweeps.answers import Answered, answered, require_answers
 from interp.tasks.batch import TokenBatch
 
 Direction = Literal["denoise", "noise"]
-WORDS: dict[Direction, str] = {
+DIRECTIONS: dict[Direction, str] = {
     "denoise": "clean into corrupted",
     "noise": "corrupted into clean",
 }

@@ -9,11 +9,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import TaskError
-from interp.tasks.encoding import NO_LIMITS, UNKNOWN, Encoded, Encoder, Limits, named, put_in_front
-from interp.tasks.given import is_ids, list_of, plain, read_ids, told
+from interp.tasks.encoding import NO_LIMITS, UNKNOWN, Encoded, Encoder, Limits, named
+from interp.tasks.given import described, is_ids, list_of, plain, read_ids
 from interp.tasks.prompts import Prompt
-
-__all__ = ["TokenBatch", "as_prompts", "put_in_front", "tokenize"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,11 @@ class TokenBatch:
 
     def missing(self, name: str) -> str:
         """Return which prompts lack a field, or why it cannot be used."""
-        return self.why.get(name) or without(name, self.prompts)
+        if name in self.why:
+            return self.why[name]
+        bad = [prompt.id for prompt in self.prompts if getattr(prompt, name) is None]
+        article = "an" if name == "answer" else "a"
+        return f"{article} {name} is needed for every prompt; {named(bad)} without one"
 
     def first_without(self, name: str) -> str:
         """Return which is the first prompt that lacks a field."""
@@ -79,15 +81,6 @@ class TokenBatch:
             self.prompts[0].id,
         )
         return f"prompt {first!r} has no {name}"
-
-
-def without(name: str, prompts: Sequence[Prompt]) -> str:
-    """Return which prompts have no field of a name."""
-    bad = [prompt.id for prompt in prompts if getattr(prompt, name) is None]
-    return (
-        f"{'an' if name == 'answer' else 'a'} {name} is needed for every prompt; {named(bad)}"
-        " without one"
-    )
 
 
 def as_prompts(given: Any) -> tuple[Prompt, ...]:
@@ -116,7 +109,9 @@ def _as_prompt(i: int, given: Any) -> Prompt:
         return Prompt(str(i), given)
     if isinstance(plain(given), list | tuple):
         return Prompt(str(i), "", tokens=read_ids(given, f"prompt {str(i)!r}"))
-    raise TaskError(f"prompt {str(i)!r} is {told(given)}; a text, a Prompt or token ids are needed")
+    raise TaskError(
+        f"prompt {str(i)!r} is {described(given)}; a text, a Prompt or token ids are needed"
+    )
 
 
 def tokenize(
@@ -139,9 +134,6 @@ def tokenize(
     encoded = _usable(encoder, prompts)
     if corrupted:
         encoded = _usable(encoder, [_twin(each) for each in encoded])
-    why = _why(encoded)
-    if answers and any(each.answer is None for each in encoded):
-        raise TaskError(why.get("answer") or without("answer", prompts))
     rows = [[*each.tokens, *(each.answer or ())] if answers else [*each.tokens] for each in encoded]
     pad = padding(tokenizer, limits.n_ids)
     tokens = _padded(rows, pad)
@@ -157,14 +149,19 @@ def tokenize(
         bridge=_each(each.bridge for each in encoded),
         answer_tokens=_all([each.answer for each in encoded], -1),
         corrupted=None if corrupted or answers else _all([each.corrupted for each in encoded], pad),
-        why=why,
+        why=_why(encoded),
     )
-    moved = {
-        f.name: getattr(batch, f.name)
-        for f in fields(batch)
-        if isinstance(getattr(batch, f.name), Tensor)
+    if answers and batch.answer is None:
+        raise TaskError(batch.missing("answer"))
+    return _on(device, batch)
+
+
+def _on(device: torch.device, batch: TokenBatch) -> TokenBatch:
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    moved: dict[str, Any] = {
+        name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)
     }
-    return replace(batch, **{name: tensor.to(device) for name, tensor in moved.items()})
+    return replace(batch, **moved)
 
 
 def _usable(encoder: Encoder, prompts: Sequence[Prompt]) -> list[Encoded]:
@@ -206,8 +203,8 @@ def padding(tokenizer: Any, n_ids: int | None) -> int:
 
 def _each(ids: Iterable[Sequence[int] | None]) -> Tensor | None:
     """Return the first id of every prompt, if all have one."""
-    found = list(ids)
-    return None if None in found else torch.tensor([each[0] for each in found if each])
+    given = list(ids)
+    return None if None in given else torch.tensor([each[0] for each in given if each])
 
 
 def _all(rows: Sequence[Sequence[int] | None], pad: int) -> Tensor | None:

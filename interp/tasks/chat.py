@@ -93,10 +93,10 @@ class _Template:
         whole, ids = self._apply(prompt, messages, add_generation_prompt=False)
         behind = whole.removeprefix(rendered)
         if not whole.startswith(rendered) or not behind.strip().startswith(answer.strip()):
-            there_is = behind[:40] if whole.startswith(rendered) else whole[-60:]
+            instead = behind[:40] if whole.startswith(rendered) else whole[-60:]
             raise TaskError(
                 f"task {self.task!r}: the chat template does not put what the assistant says,"
-                f" {answer!r:.40}, behind the prompt that it makes; there is {there_is!r}"
+                f" {answer!r:.40}, behind the prompt that it makes; there is {instead!r}"
             )
         if ids[: len(tokens)] != tokens:
             return ()

@@ -168,17 +168,17 @@ class Encoder:
         misfit, problem = self._misfit(prompt, own, tokens)
         if misfit:
             return Encoded(prompt, tokens, misfit=misfit, problem=problem)
-        found: dict[str, Any] = {}
+        tokens_of: dict[str, Any] = {}
         why: dict[str, str] = {}
         for name in _FOLLOWING:
             if (given := getattr(prompt, name)) is not None:
-                found[name], why[name] = self._follows(prompt, name, given, own, follow)
+                tokens_of[name], why[name] = self._follows(prompt, name, given, own, follow)
         if prompt.corrupted is not None:
-            found["corrupted"], why["corrupted"] = self._twin(prompt, tokens, follow)
+            tokens_of["corrupted"], why["corrupted"] = self._twin(prompt, tokens, follow)
         if prompt.subject is not None:
-            found["subject"], why["subject"] = self._subject(prompt, own, tokens)
-        said = {name: f"prompt {prompt.id!r}{text}" for name, text in why.items() if text}
-        return Encoded(prompt, tokens, **found, why=said)
+            tokens_of["subject"], why["subject"] = self._subject(prompt, own, tokens)
+        reasons = {name: f"prompt {prompt.id!r}{text}" for name, text in why.items() if text}
+        return Encoded(prompt, tokens, **tokens_of, why=reasons)
 
     def _misfit(self, prompt: Prompt, own: list[int] | None, tokens: Ids) -> tuple[str, str]:
         """Return why a prompt cannot be used, in short and in full; nothing if it can."""

@@ -20,7 +20,7 @@ def is_missing(value: object) -> bool:
     return isinstance(value, Real | Decimal) and bool(value != value)
 
 
-def told(value: object) -> str:
+def described(value: object) -> str:
     """Return in a few words what a value is."""
     shape = getattr(value, "shape", None)
     if isinstance(value, str):
@@ -41,18 +41,18 @@ def list_of(given: Any, what: str) -> list[Any]:
     """Return the items of a list; raise TaskError where one value was given."""
     given = plain(given)
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        raise TaskError(f"{what}: {told(given)} given; a list is needed")
+        raise TaskError(f"{what}: {described(given)} given; a list is needed")
     return list(given)
 
 
 def list_of_texts(given: Any, what: str) -> tuple[str, ...]:
     """Return a list of texts; raise TaskError for one text, and for items that are none."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(plain(given), Iterable):
-        raise TaskError(f"{what} is {told(given)}; a list of strings is needed")
+        raise TaskError(f"{what} is {described(given)}; a list of strings is needed")
     items = tuple(plain(given))
     for item in items:
         if not isinstance(item, str):
-            raise TaskError(f"{what} has {told(item)}; a list of strings is needed")
+            raise TaskError(f"{what} has {described(item)}; a list of strings is needed")
     return tuple(map(str, items))
 
 
@@ -74,7 +74,7 @@ def is_ids(given: Any) -> bool:
 def read_ids(given: Any, where: str) -> Ids:
     """Return one id, or a list, array or tensor of ids, as a tuple; TaskError for the rest."""
     if not is_ids(given):
-        raise TaskError(f"{where}: {told(given)} given; token ids, whole numbers, are needed")
+        raise TaskError(f"{where}: {described(given)} given; token ids, whole numbers, are needed")
     value = plain(given)
     ids = tuple(int(i) for i in ([value] if is_id(value) else value))
     if min(ids) < 0:

@@ -8,6 +8,7 @@ from typing import Any
 
 from interp.errors import TaskError, unknown
 from interp.tasks.given import (
+    described,
     distinct,
     is_id,
     is_missing,
@@ -16,7 +17,6 @@ from interp.tasks.given import (
     plain,
     read_ids,
     spelled,
-    told,
 )
 from interp.tasks.prompts import Prompt
 
@@ -85,13 +85,13 @@ def rows_of_file(path: Path) -> Iterator[Row]:
 
 def _names_beside(path: Path) -> tuple[str, ...]:
     """Return what token ids stand for, from NAME.names.json beside a file, if there is one."""
-    beside = path.with_suffix(NAMES)
-    if not beside.is_file():
+    file = path.with_suffix(NAMES)
+    if not file.is_file():
         return ()
     try:
-        return distinct(list_of_texts(json.loads(beside.read_text(encoding="utf-8")), str(beside)))
+        return distinct(list_of_texts(json.loads(file.read_text(encoding="utf-8")), str(file)))
     except ValueError as error:
-        raise TaskError(f"{beside}: not JSON ({error})") from None
+        raise TaskError(f"{file}: not JSON ({error})") from None
 
 
 def rows_of(dataset: Any, split: str | None) -> Iterable[Any]:
@@ -104,7 +104,7 @@ def rows_of(dataset: Any, split: str | None) -> Iterable[Any]:
         raise TaskError(f"split {split!r} asked for; there is one list of rows, without splits")
     if isinstance(dataset, str | bytes) or not isinstance(dataset, Iterable):
         raise TaskError(
-            f"{told(dataset)} given; rows of named columns are needed (datasets.load_dataset"
+            f"{described(dataset)} given; rows of named columns are needed (datasets.load_dataset"
             " returns them)"
         )
     return dataset
@@ -123,9 +123,9 @@ def _rows_of_mapping(given: Mapping[Any, Any], split: str | None) -> Iterable[An
     if are_columns and split is None and given:
         lengths = {key: len(column) for key, column in columns.items()}
         if len({*lengths.values()}) > 1:
-            told_lengths = ", ".join(f"{key} {n}" for key, n in lengths.items())
+            given_lengths = ", ".join(f"{key} {n}" for key, n in lengths.items())
             raise TaskError(
-                f"columns of several lengths given ({told_lengths}); as many rows of each are"
+                f"columns of several lengths given ({given_lengths}); as many rows of each are"
                 " needed"
             )
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -139,7 +139,7 @@ def _rows_of_mapping(given: Mapping[Any, Any], split: str | None) -> Iterable[An
 def rows_of_frame(frame: Any) -> tuple[list[dict[str, Any]], bool]:
     """Return a frame's rows, columns `tag_…` together under `tags`, and whether it has any."""
     if not (hasattr(frame, "to_dict") and hasattr(frame, "columns")):
-        raise TaskError(f"{told(frame)} given; a pandas frame is needed")
+        raise TaskError(f"{described(frame)} given; a pandas frame is needed")
     rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
     tags = [str(column) for column in frame.columns if str(column).startswith("tag_")]
     for row in rows:
@@ -178,7 +178,7 @@ def read_prompts(
     seen: dict[str, str] = {}
     for i, (where, record) in enumerate(rows, 1):
         if not isinstance(record, Mapping):
-            raise TaskError(f"{where}: {told(record)} given; a row of named columns is needed")
+            raise TaskError(f"{where}: {described(record)} given; a row of named columns is needed")
         named = dict(record) if column_map is None else _mapped(record, column_map, where)
         asked_too = named.pop(RELATED, {})
         prompt = _prompt(named, where, number=str(i), names=names)
@@ -309,7 +309,7 @@ def _choices(given: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _labels(given: Any, where: str) -> tuple[str, ...]:
     given = plain(given)
     if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
-        raise TaskError(f"{where}: labels are {told(given)}; a list is needed")
+        raise TaskError(f"{where}: labels are {described(given)}; a list is needed")
     return tuple(map(str, given))
 
 

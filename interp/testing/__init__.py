@@ -1,8 +1,8 @@
 """The contracts of models and of analyses, as tests to run on your own.
 
-interp.testing.check_model(model)                     raises AssertionError, naming every failed check
-interp.testing.examine(model).to_frame()              one row a check: ok, refused (and why) or failed
-interp.testing.check_analysis(analysis, model, task)  raises, naming every promise that is broken
+check_model(model)                     raises AssertionError, naming every check that failed
+examine(model).to_frame()              one row a check: ok, refused (with the reason) or failed
+check_analysis(analysis, model, task)  raises AssertionError, naming every broken promise
 
 A model's sites are compared with stock Hugging Face passes.
 """

@@ -246,7 +246,7 @@ def _half_precision(trial: Trial) -> None:
     _require_equal(first, second)
     together = trial.analysis.combine([first]).to_frame()
     apart = trial.frame_of(prompts[:1], prompts[1:])
-    floats = together.select_dtypes("float")
+    floats = together.select_dtypes(np.floating)
     _require(not bool(np.isinf(floats.to_numpy()).any()), "infinite numbers")
     is_same = bool(together.isna().equals(apart.isna()))
     _require(is_same, "numbers are missing for one batch size and not for another")

@@ -1,6 +1,4 @@
-"""Is a checkpoint whole, and does this library see it as it is? What `interp doctor` finds out, in
-the order it matters.
-"""
+"""What `interp doctor` looks at: is a checkpoint whole, and is it read as it is?"""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -12,7 +10,8 @@ import torch
 from interp.errors import InterpError, ModelError, UnknownModelError
 from interp.models import Model, load_model
 from interp.runs.registry import find_analyses, make_analysis
-from interp.tasks.batch import TokenBatch, put_in_front
+from interp.tasks.batch import TokenBatch
+from interp.tasks.encoding import put_in_front
 from interp.testing import examine
 from interp.testing.fed import fed
 from interp.testing.probe import Probe
@@ -28,7 +27,7 @@ _NOTABLE = 0.05  # a difference of probabilities between types
 
 @dataclass(frozen=True)
 class Sign:
-    """One thing looked at: a "note" is worth knowing, "failed" makes numbers wrong or impossible."""
+    """One thing looked at: a "note" is worth knowing, "failed" makes numbers wrong."""
 
     check: str
     verdict: Verdict
@@ -37,8 +36,9 @@ class Sign:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found out about a checkpoint; `memory` says per analysis what a shard of 32 prompts
-    of 64 tokens takes.
+    """The signs of a checkpoint's health.
+
+    `memory` says what each analysis takes for a shard of 32 prompts of 64 tokens.
     """
 
     model: str
@@ -58,8 +58,7 @@ class Diagnosis:
 def diagnose(
     name: str, *, progress: Callable[[str], None] = lambda _: None, **loading: Any
 ) -> Diagnosis:
-    """Return what is found out about a checkpoint, loaded as `load_model(name, **loading)`; a
-    broken one is a finding.
+    """Return the diagnosis of a checkpoint, loaded as `load_model(name, **loading)`.
 
     Raises UnknownModelError where there is nothing to look at.
     """
@@ -102,62 +101,48 @@ def _tokenizer(model: Model) -> Iterator[Sign]:
     if tokenizer is None:
         yield Sign("tokenizer", "note", "there is none: prompts are token ids")
         return
-    beyond = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if i >= n_rows}
+    beyond = _beyond(model)
     if 0 < len(tokenizer) - n_rows <= len(beyond):
-        yield Sign(
-            "tokenizer",
-            "note",
-            f"the model has no row for {', '.join(beyond.values())}; they are never fed",
-        )
-    elif len(tokenizer) > n_rows:
-        text = (
-            f"the tokenizer has {len(tokenizer)} tokens, the model {n_rows}: it belongs to another"
-            " model"
-        )
-        yield Sign("tokenizer", "failed", text)
+        text = f"the model has no row for {', '.join(beyond)}; they are never fed"
+        yield Sign("tokenizer", "note", text)
+    if why := _foreign(model):
+        yield Sign("tokenizer", "failed", why)
         return
-    if len(tokenizer) < 0.8 * n_rows:
-        text = (
-            f"the tokenizer has {len(tokenizer)} tokens, the model {n_rows}: it may belong to"
-            " another model"
-        )
-        yield Sign("tokenizer", "failed", text)
-        return
-    config = model.module.config.get_text_config()
-    for name in ("bos_token_id", "eos_token_id"):
-        theirs, ours = getattr(config, name, None), getattr(tokenizer, name)
-        expected = theirs if isinstance(theirs, list) else [theirs]
-        if theirs is not None and ours is not None and ours not in expected:
-            text = (
-                f"{name} is {ours} in the tokenizer and {theirs} in config.json: it may belong to"
-                " another model"
-            )
-            yield Sign("tokenizer", "failed", text)
-            return
     ids = list(range(len(tokenizer) // 2, len(tokenizer) // 2 + 20))
     text = tokenizer.decode(ids)
     again = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
     is_same = again.strip() == text.strip()
-    told = (
-        "its own tokens come back as they are"
-        if is_same
-        else "some of its own tokens do not come back as they are"
-    )
-    yield Sign(
-        "tokenizer",
-        "ok" if is_same else "note",
-        f"{len(tokenizer)} tokens for {n_rows} rows of W_U; {told}",
-    )
+    own = "its own tokens come back" if is_same else "some of its own tokens do not come back"
+    what = f"{len(tokenizer)} tokens for {n_rows} rows of W_U; {own} as they are"
+    yield Sign("tokenizer", "ok" if is_same else "note", what)
     adds = tokenizer.bos_token is not None and put_in_front(tokenizer)[:1] == [tokenizer.bos_token]
-    yield Sign(
-        "BOS",
-        "ok",
-        (
-            "a BOS token is put in front of every prompt"
-            if adds
-            else "no BOS token is put in front of prompts"
-        ),
-    )
+    article = "a" if adds else "no"
+    every = "every prompt" if adds else "prompts"
+    yield Sign("BOS", "ok", f"{article} BOS token is put in front of {every}")
+
+
+def _beyond(model: Model) -> list[str]:
+    """Return the tokens added to the tokenizer that the model has no row for."""
+    added = model.tokenizer.added_tokens_decoder
+    return [str(token) for i, token in added.items() if i >= model.d_vocab]
+
+
+def _foreign(model: Model) -> str:
+    """Return why the tokenizer seems to belong to another model; nothing if it does not."""
+    n_tokens, n_rows = len(model.tokenizer), model.d_vocab
+    sizes = f"the tokenizer has {n_tokens} tokens, the model {n_rows}"
+    if n_tokens - n_rows > len(_beyond(model)):
+        return f"{sizes}: it belongs to another model"
+    if n_tokens < 0.8 * n_rows:
+        return f"{sizes}: it may belong to another model"
+    config = model.module.config.get_text_config()
+    for name in ("bos_token_id", "eos_token_id"):
+        theirs, ours = getattr(config, name, None), getattr(model.tokenizer, name)
+        expected = theirs if isinstance(theirs, list) else [theirs]
+        if theirs is not None and ours is not None and ours not in expected:
+            ids = f"{name} is {ours} in the tokenizer and {theirs} in config.json"
+            return f"{ids}: it may belong to another model"
+    return ""
 
 
 def _prompts(model: Model) -> Iterator[Sign]:
@@ -195,9 +180,7 @@ def _device(model: Model) -> Iterator[Sign]:
 
 
 def _in_float32(model: Model) -> Model:
-    """Return the model with its weights in fp32, where rounding hides no difference; itself if that
-    is too large.
-    """
+    """Return the model in fp32, where rounding hides no difference; itself if that is too large."""
     n_weights = sum(parameter.numel() for parameter in model.module.parameters())
     is_spread = len({*getattr(model.module, "hf_device_map", {}).values()}) > 1
     if (
@@ -245,9 +228,7 @@ def _contract(model: Model, progress: Callable[[str], None]) -> Iterator[Sign]:
 
 
 def _memory(model: Model) -> Iterator[dict[str, Any]]:
-    """Yield what each analysis takes, with its defaults, for a shard of prompts with twins and
-    subjects.
-    """
+    """Yield what each analysis takes, with its defaults, for prompts with twins and subjects."""
     shard = _full_shard(model)
     weights, clean = (
         model.module.get_memory_footprint(),

@@ -12,9 +12,7 @@ _TEXT, _ANSWER, _SHOWN = "The capital of France is", "Paris", 10
 
 
 def fed(model: Model) -> Iterator[tuple[str, str]]:
-    """Yield what becomes of a text, of what a user says to a chat model, and of token ids: the
-    kind, and what was done.
-    """
+    """Yield each kind of prompt (a text, a chat, token ids) and what becomes of it."""
     if model.tokenizer is None:
         yield "text prompt", "there is no tokenizer: prompts are token ids"
     else:

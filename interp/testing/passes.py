@@ -1,6 +1,4 @@
-"""Checks of whole passes: logits, the sum of the stream, replay, skips, tails, padding, gradients,
-generation, precision.
-"""
+"""Checks of whole passes: logits, replay, skips, padding, gradients, generation, precision."""
 
 import copy
 from collections.abc import Callable
@@ -42,9 +40,7 @@ def sublayers_add_up(probe: Probe) -> None:
 
 
 def replay_is_the_forward_pass(probe: Probe) -> None:
-    """Every block, called again, returns what it returned in the stock pass, for several rows at
-    once.
-    """
+    """Every block, called again for several rows at once, returns what it did in the stock pass."""
     for layer in range(probe.model.n_layers):
         twice = torch.cat([probe.streams[layer]] * 2)
         again = probe.recording.block(layer, twice)
@@ -52,9 +48,7 @@ def replay_is_the_forward_pass(probe: Probe) -> None:
 
 
 def skips_are_skips(probe: Probe) -> None:
-    """Leaving out a layer of the chain, and a Skip in a pass, equal a hook that returns the stock
-    block's input.
-    """
+    """Leaving out a layer, and a Skip, equal a hook that returns the stock block's input."""
     for layer in probe.layers:
         held: list[Tensor] = []
         with (
@@ -74,9 +68,7 @@ def _last_of(held: list[Tensor], _: Tensor) -> Tensor:
 
 
 def tails_are_the_end_of_a_pass(probe: Probe) -> None:
-    """Changing a residual from a position on, and running only what follows, equals a stock pass
-    with that change.
-    """
+    """Changing a residual from a position on and running what follows equals a stock pass."""
     start, layer = probe.n_pos // 2, probe.layers[1 if len(probe.layers) > 2 else 0]
 
     def changed(resid: Tensor) -> Tensor:
@@ -95,9 +87,7 @@ def tails_are_the_end_of_a_pass(probe: Probe) -> None:
 
 
 def padding_does_not_matter(probe: Probe) -> None:
-    """Prompts of other lengths, padded on the right in passes and on the left in generation, are
-    those prompts alone.
-    """
+    """Padding changes nothing: on the right in passes, on the left in generation."""
     tokens, lengths = probe.batch.tokens[:2], [probe.n_pos, probe.n_pos // 2]
     mask = (
         torch.arange(probe.n_pos, device=tokens.device)
@@ -165,9 +155,7 @@ def generation_is_that_of_hugging_face(probe: Probe) -> None:
 
 
 def the_bridge_sees_the_same(probe: Probe) -> None:
-    """Passes through TransformerLens capture the same block sites, and the same edit there has the
-    same effect.
-    """
+    """Passes through TransformerLens capture the same sites; edits have the same effect."""
     layer = probe.layers[len(probe.layers) // 2]
     inner = _any_inner(probe, layer)
     kinds = [kind for kind in BLOCK_KINDS if not (kind == "resid_mid" and probe.model.is_parallel)]
@@ -188,9 +176,7 @@ def the_bridge_sees_the_same(probe: Probe) -> None:
 
 
 def bfloat16_replays_too(probe: Probe) -> None:
-    """In bfloat16 blocks still replay exactly, and residuals point where those of the model's own
-    type do.
-    """
+    """In bfloat16 blocks replay exactly, and residuals point where those of the own type do."""
     if sum(parameter.numel() for parameter in probe.stock.parameters()) > _SMALL:
         return
     low = Probe(
@@ -213,9 +199,7 @@ def bfloat16_replays_too(probe: Probe) -> None:
 
 
 def _any_inner(probe: Probe, layer: int) -> Site:
-    """Return an inner site that can be read, for a pass to run through TransformerLens; raise
-    SiteError if there is none.
-    """
+    """Return an inner site, for a pass through TransformerLens; raise SiteError without one."""
     refusals: list[SiteError] = []
     for kind in INNER_KINDS:
         try:

@@ -1,6 +1,4 @@
-"""Checks of every kind of site: that it is the tensor it claims to be, and that an edit there does
-what its name says.
-"""
+"""Checks of every kind of site: it is the tensor it claims to be, and edits do what they say."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -90,9 +88,7 @@ def read_what_is_read(kind: SiteKind) -> Check:
 
 
 def read_pattern(probe: Probe, layer: int) -> None:
-    """It is the pattern that Hugging Face's eager attention returns; no query attends to a later
-    key.
-    """
+    """It is the pattern of Hugging Face's eager attention; no query attends to a later key."""
     pattern = probe.site("pattern", layer)
     probe.compare(pattern, probe.patterns[layer], f"{Site('pattern', layer)}", near=10 * probe.near)
     if bool(pattern.triu(1).any()):
@@ -156,9 +152,7 @@ def _expert(experts: nn.Module, tokens: Tensor, i: int) -> Tensor:
 
 
 def write_stream(kind: SiteKind) -> Check:
-    """Return the check that adding a direction equals adding it to what the stock block reads or
-    returns.
-    """
+    """Return the check that adding a direction equals adding it to the stock block's tensor."""
 
     def check(probe: Probe, layer: int) -> None:
         side = "reads" if kind == "resid_pre" else "returns"
@@ -193,9 +187,7 @@ def write_middle(kind: SiteKind) -> Check:
 
 
 def write_heads(kind: SiteKind) -> Check:
-    """Return the check that silencing a head of z, v or the pattern equals silencing it in front of
-    the stock matrix.
-    """
+    """Return the check that silencing a head equals silencing it in front of the stock matrix."""
 
     def check(probe: Probe, layer: int) -> None:
         value, n_heads = probe.site(kind, layer).clone(), probe.model.n_heads
@@ -250,9 +242,7 @@ def write_scores(probe: Probe, layer: int) -> None:
 
 
 def write_projection(kind: SiteKind) -> Check:
-    """Return the check that silent queries and silent keys of one group of heads give one and the
-    same pattern.
-    """
+    """Return the check that silent queries and silent keys of a group of heads give one pattern."""
 
     def check(probe: Probe, layer: int) -> None:
         group = probe.model.n_heads // probe.model.n_kv_heads

@@ -1,6 +1,4 @@
-"""A model, a few tokens, and what stock Hugging Face passes over them compute: what every check
-compares with.
-"""
+"""What every check compares with: stock Hugging Face passes of a model over a few tokens."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -57,9 +55,7 @@ class Probe:
 
     @cached_property
     def batch(self) -> TokenBatch:
-        """Return random tokens, without those at the two ends of the vocabulary, where special ones
-        often are.
-        """
+        """Return random tokens, none from the vocabulary's ends, where special ones often are."""
         n_vocab, random = self.model.d_vocab, torch.Generator().manual_seed(self.seed)
         ids = torch.randint(
             n_vocab // 20, n_vocab - n_vocab // 20, (self.batch_size, self.n_pos), generator=random
@@ -73,9 +69,7 @@ class Probe:
 
     @cached_property
     def blocks(self) -> Sequence[nn.Module]:
-        """Return the decoder blocks, found without any adapter: the first list of as many modules
-        as there are layers.
-        """
+        """Return the decoder blocks without any adapter: the first list of n_layers modules."""
         lists = (module for module in self.stock.modules() if isinstance(module, nn.ModuleList))
         return next(list(blocks) for blocks in lists if len(blocks) == self.model.n_layers)
 
@@ -97,9 +91,7 @@ class Probe:
 
     @cached_property
     def streams(self) -> list[Tensor]:
-        """Return the residuals [batch pos d_model] of a stock pass: what each block receives, then
-        what the last returns.
-        """
+        """Return a stock pass's residuals [batch pos d_model]: every input, and the last output."""
         seen: list[Tensor] = []
         with ExitStack() as stack:
             for block in self.blocks:
@@ -117,9 +109,7 @@ class Probe:
         return (size * torch.randn(shape, generator=random)).to(self.model.device, self.model.dtype)
 
     def site(self, kind: Any, layer: int) -> Tensor:
-        """Return what one clean pass captures at a site; the same pass captures the site in all
-        layers looked at.
-        """
+        """Return what a clean pass captures at a site, which one pass does for all layers."""
         if Site(kind, layer) not in self._sites:
             others = [Site(kind, each) for each in self.layers if self._is_there(Site(kind, each))]
             sites = {Site(kind, layer), *others}
@@ -127,9 +117,7 @@ class Probe:
         return self._sites[Site(kind, layer)]
 
     def once(self, key: tuple[Any, ...], edited: Callable[[], Tensor]) -> Tensor:
-        """Return what an edited pass computes, which several checks compare with, run when it is
-        first asked for.
-        """
+        """Return what an edited pass computes; it runs when it is first asked for."""
         if key not in self._edited:
             self._edited[key] = edited()
         return self._edited[key]
@@ -156,9 +144,7 @@ class Probe:
 
     @cached_property
     def read(self) -> dict[nn.Module, Tensor]:
-        """Return what the stock modules that read heads, neurons and experts' tokens read in the
-        layers looked at.
-        """
+        """Return the inputs of the stock modules that read heads, neurons and experts' tokens."""
         held: dict[nn.Module, Tensor] = {}
         with ExitStack() as stack:
             for block in (self.model.blocks[layer] for layer in self.layers):
@@ -177,8 +163,7 @@ class Probe:
         near: float | None = None,
         of: Tensor | None = None,
     ) -> None:
-        """Raise AssertionError, saying by how much, if two tensors differ by more than rounding
-        errors.
+        """Raise AssertionError, saying by how much, if two tensors differ beyond rounding errors.
 
         `of` are the larger numbers whose difference is compared, if it is one.
         """
@@ -209,9 +194,7 @@ def batch_of(tokens: Tensor, mask: Tensor | None = None) -> TokenBatch:
 
 @contextmanager
 def reading(module: nn.Module, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Hand what a stock module reads to `hook` inside the `with` block; what it returns, if
-    anything, is read instead.
-    """
+    """Hand what a stock module reads to `hook`; what that returns, if anything, is read instead."""
 
     def before(
         _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -231,9 +214,7 @@ def reading(module: nn.Module, hook: Callable[[Tensor], Tensor | None]) -> Itera
 
 @contextmanager
 def returning(module: nn.Module, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Hand what a stock module returns to `hook` inside the `with` block; what it returns, if
-    anything, stands instead.
-    """
+    """Hand what a stock module returns to `hook`; what that returns, if anything, replaces it."""
 
     def after(_module: Any, _args: Any, output: Any) -> Any:
         new = hook(first(output))

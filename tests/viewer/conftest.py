@@ -68,6 +68,13 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "runs"
 
 
+def drawn(page: str) -> None:
+    """Draw a page, in the process of the test."""
+    from interp_viewer.menu import entries
+
+    entries()[page].draw()
+
+
 @pytest.fixture
 def root(made: Path, tmp_path: Path) -> Path:
     """Return a copy of the runs, to be changed."""
@@ -81,9 +88,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
 
     def draw(folder: Path, page: str, **params: object) -> AppTest:
         monkeypatch.setenv("INTERP_VIEWER_ROOT", str(folder))
-        at = AppTest.from_file(str(APP), default_timeout=60)
+        at = (
+            AppTest.from_file(str(APP), default_timeout=60)
+            if page == "runs"  # the one that the app opens
+            else AppTest.from_function(drawn, args=(page,), default_timeout=60)
+        )
         for name, value in params.items():
             at.query_params[name] = str(value)
-        return at.switch_page(f"views/{page}.py").run() if page != "runs" else at.run()
+        return at.run()
 
     return draw

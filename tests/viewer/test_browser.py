@@ -15,37 +15,24 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import pytest
-from interp_viewer.menu import ENTRIES
+from interp_viewer.menu import entries
 
 from interp.files.whole import read_json, write_json
 from interp.runs.viewing import Viewer, start
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+pytestmark = pytest.mark.browser
 HOSTILE = "<img src=x onerror=alert(1)>"
 ADDRESSES = {
-    "runs": "", "circuit": "circuit?run=ioi", "live": "live",
-    **{e.name: f"{e.name}?run=hops&layer=1&token=2" for e in ENTRIES if e.name not in ("runs", "circuit", "live")},
+    **{name: f"{name}?run=hops&layer=1&token=2" for name in entries()},
+    "runs": "",
+    "live": "live",
+    "circuit": "circuit?run=ioi",
     "compare": "compare?run=hops&cmp=hops:1&node=logit_lens&layer=1&token=2",
-}  # fmt: skip
+}
 # Streamlit asks for these below a page's own address first, and then where they are
 KNOWN = re.compile(r"/_stcore/(health|host-config)")
 # what axe finds in Streamlit's own parts, which we cannot change
 STREAMLITS = {"nested-interactive", "scrollable-region-focusable", "aria-allowed-attr"}
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,11 @@ from xml.etree.ElementTree import fromstring
 import numpy as np
 import pytest
 import torch
-from interp_viewer import circuit, skip, voids
+from interp_viewer import drawing
 from interp_viewer.colours import lut
 from interp_viewer.grid import Axis, Grid
-from interp_viewer.menu import ENTRIES, PAGE_OF
+from interp_viewer.menu import entry_of
+from interp_viewer.pages import skip, voids
 from interp_viewer.selection import Selection
 from interp_viewer.strip import visible
 from interp_viewer.text import number, plain
@@ -129,7 +130,7 @@ def test_the_largest_edges_come_first_and_have_their_share() -> None:
 def test_a_drawing_has_every_node_of_its_edges_in_its_lane() -> None:
     _, found = wires()
     edges = found.largest(30)
-    (series,) = circuit.drawing(edges, found, labels={"m0": "<b>"}, pinned=set(), node="", edge="")[
+    (series,) = drawing.drawing(edges, found, labels={"m0": "<b>"}, pinned=set(), node="", edge="")[
         "series"
     ]
     assert {node["name"] for node in series["data"]} == {
@@ -137,10 +138,10 @@ def test_a_drawing_has_every_node_of_its_edges_in_its_lane() -> None:
     }
     assert len(series["links"]) == 30
     assert all(
-        (link["lineStyle"]["color"] == circuit.POSITIVE) == (edge.score >= 0)
+        (link["lineStyle"]["color"] == drawing.POSITIVE) == (edge.score >= 0)
         for link, edge in zip(series["links"], edges, strict=True)
     )
-    places = circuit.places(found)
+    places = drawing.places(found)
     assert len(set(places.values())) == len(places)
 
 
@@ -148,17 +149,17 @@ def test_a_circuit_of_eighty_layers_is_drawn() -> None:
     n_layers, n_heads = 80, 2
     size = (n_layers * (3 * n_heads + 1) + 1, n_layers * (n_heads + 1) + 1)
     found = Wires(n_layers, n_heads, n_heads, np.random.default_rng(0).normal(size=size))
-    spec = circuit.drawing(found.largest(2000), found, labels={}, pinned=set(), node="", edge="")
+    spec = drawing.drawing(found.largest(2000), found, labels={}, pinned=set(), node="", edge="")
     assert len(spec["series"][0]["links"]) == 2000
-    assert len(circuit.places(found)) == len(found.senders) + 1
-    fromstring(circuit.svg(spec))
+    assert len(drawing.places(found)) == len(found.senders) + 1
+    fromstring(drawing.svg(spec))
 
 
 def test_a_picture_of_a_circuit_escapes_labels() -> None:
     _, found = wires()
     labels = {name: "<script>" for name in found.senders}
-    text = circuit.svg(
-        circuit.drawing(found.largest(30), found, labels=labels, pinned=set(), node="", edge="")
+    text = drawing.svg(
+        drawing.drawing(found.largest(30), found, labels=labels, pinned=set(), node="", edge="")
     )
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
@@ -166,10 +167,10 @@ def test_a_picture_of_a_circuit_escapes_labels() -> None:
 
 def test_a_picture_of_a_circuit_is_what_is_on_screen() -> None:
     _, found = wires()
-    spec = circuit.drawing(
+    spec = drawing.drawing(
         found.largest(30), found, labels={"m0": "first"}, pinned={"m0"}, node="embed", edge=""
     )
-    text = circuit.svg(spec)
+    text = drawing.svg(spec)
     assert text.count("<path d=") - 1 == 30  # one of them is the arrow's head
     assert text.count("<rect") == len(spec["series"][0]["data"])
     for node in spec["series"][0]["data"]:
@@ -225,7 +226,7 @@ def test_text_is_no_markup() -> None:
 
 def test_every_choice_of_layer_skip_has_its_own_name() -> None:
     names = [
-        skip.Choice(scope, statistic, d).name
+        skip.Effect(scope, statistic, d).name
         for scope in skip.SHOWN
         for statistic in skip.STATISTICS
         for d in (False, True)
@@ -234,12 +235,10 @@ def test_every_choice_of_layer_skip_has_its_own_name() -> None:
 
 
 def test_every_analysis_has_a_page_and_its_address_leads_there() -> None:
-    pages = {entry.name for entry in ENTRIES}
     assert app_path().is_file()
     for name in find_analyses():
         page = address("r", model="m", task="t", analysis=name).partition("?")[0]
-        assert page in pages
-        assert page == PAGE_OF.get(name, "analysis")
+        assert page == entry_of(name).name
     assert "label=mlp" in address(
         "r", model="m", task="t", analysis="layer_skip", label="mlp", layer=3
     )

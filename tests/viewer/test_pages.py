@@ -8,17 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from interp_viewer.menu import ENTRIES
-from interp_viewer.text import number
+from interp_viewer.menu import WITHOUT_RUN, entries
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.viewer import make_run
 from interp.files.whole import read_json, write_json
 
 Draw = Callable[..., AppTest]
-OF_A_RUN = [entry.name for entry in ENTRIES if entry.name not in ("runs", "live")]
+OF_A_RUN = [name for name in entries() if name not in WITHOUT_RUN]
 HAS = {"circuit": "ioi"}
-NEEDS = {entry.name: entry.analyses for entry in ENTRIES if entry.analyses}
+NEEDS = {entry.name: entry.analyses for entry in entries().values() if entry.analyses}
 
 
 def texts(at: AppTest) -> str:
@@ -65,7 +64,7 @@ def test_a_page_of_a_run_that_lacks_its_analysis_says_how_to_make_it(
         assert "interp run --model" in texts(at)
 
 
-@pytest.mark.parametrize("page", [entry.name for entry in ENTRIES])
+@pytest.mark.parametrize("page", list(entries()))
 def test_a_page_without_any_folder(tmp_path: Path, seen: Draw, page: str) -> None:
     at = seen(tmp_path / "none", page)
     assert not at.exception
@@ -172,7 +171,8 @@ def test_damaged_files_are_named_on_every_page(root: Path, seen: Draw, page: str
             content = bytearray(path.read_bytes())
             content[-3] ^= 1
             path.write_bytes(content)
-    at = seen(root, page, run=HAS.get(page, "hops"), layer=1, token=2, src=1, tgt=2)
+    name = HAS.get(page, "hops")
+    at = seen(root, page, run=name, layer=1, token=2, src=1, tgt=2, cmp=f"{name}:1")
     assert not at.exception
     assert ("is damaged" in texts(at)) == (page != "overview")  # it reads the record alone
     assert "Traceback" not in texts(at)
@@ -194,10 +194,43 @@ def test_findings_have_their_number_and_interval(root: Path, seen: Draw) -> None
     first = read_json(root / "hops" / "run.json")["cells"]["zoo--hops-4l/two-hop/layer_skip"][
         "findings"
     ][0]
-    value, low, high = (number(first[name]) for name in ("value", "low", "high"))
-    assert f": **{value}**, 95 % interval {low} to {high}" in texts(
-        seen(root, "overview", run="hops")
-    )
+    value, low, high = (f"{first[name]:.3g}" for name in ("value", "low", "high"))
+    said = texts(seen(root, "overview", run="hops"))
+    assert first["claim"] in said
+    assert f": {value} [{low}, {high}], 16 prompts" in said.replace("−", "-")
+
+
+def test_findings_have_their_control_and_their_strongest_rival(root: Path, seen: Draw) -> None:
+    run = read_json(root / "hops" / "run.json")
+    cell = run["cells"]["zoo--hops-4l/two-hop/layer_skip"]
+    number = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 16}
+    cell["findings"] = [
+        {
+            "claim": "Skipping layer 1 costs most.",
+            "measure": "loss",
+            **number,
+            "control": {"name": "a random layer", **number},
+            "rival": {"name": "layer 2", **number, "value": -0.5, "low": None, "high": None},
+        }
+    ]
+    write_json(root / "hops" / "run.json", run)
+    for page in ("overview", "skip"):
+        said = texts(seen(root, page, run="hops"))
+        assert "Skipping layer 1 costs most." in said
+        assert "Control, a random layer: 0.5 [0.25, 0.75], 16 prompts" in said
+        assert "Strongest rival, layer 2: −0.5, 16 prompts" in said
+
+
+def test_a_run_without_findings_says_its_summary(root: Path, seen: Draw) -> None:
+    run = read_json(root / "hops" / "run.json")
+    for cell in run["cells"].values():
+        del cell["findings"]
+        cell["summary"] = "As interp 0.1 said it."
+    write_json(root / "hops" / "run.json", run)
+    for page in ("overview", "analysis", "skip"):
+        at = seen(root, page, run="hops")
+        assert is_fine(at)
+        assert "As interp 0.1 said it." in texts(at)
 
 
 @pytest.mark.parametrize("lack", ["models", "versions", "tasks", "config"])
@@ -271,11 +304,15 @@ def test_hostile_text_stays_text(root: Path, seen: Draw) -> None:
     run = read_json(root / "hops" / "run.json")
     for cell in run["cells"].values():
         cell["summary"] = hostile
+        numbers = {"value": 1.0, "low": None, "high": None, "n": 3}
+        other = {"name": hostile, **numbers}
+        claimed = {"claim": hostile, "measure": hostile, **numbers}
+        cell["findings"] = [claimed | {"control": other, "rival": other}]
     write_json(root / "hops" / "run.json", run)
     for page in ("overview", "lens", "skip", "backpatch", "analysis"):
         at = seen(root, page, run="hops", layer=1, token=1, src=1, tgt=0)
         assert is_fine(at)
-        for element in at.markdown:
+        for element in [*at.markdown, *at.caption]:
             assert not re.search(r"(?<!\\)[<\]]", element.value)  # every < and ] is escaped
             assert not element.allow_html
 

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from interp_viewer.reading import LARGEST_FILE, Measured, headers, open_run
-from interp_viewer.screen import Here
+from interp_viewer.guarded import LARGEST_FILE
+from interp_viewer.listing import summaries
+from interp_viewer.reading import open_run
+from interp_viewer.selected import Selected
 from interp_viewer.selection import Selection
+from interp_viewer.tensors import Measured
 
 from benchmarks.viewer import MODEL, TASK, make_run
 from interp.errors import RunError
@@ -39,7 +42,7 @@ def test_a_list_is_read_from_headers_alone(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and path.name != "run.json":
             path.unlink()
-    (found,) = headers(folder)
+    (found,) = summaries(folder)
     assert (found.id, found.models, found.analyses, found.n_prompts) == (
         "one",
         (MODEL,),
@@ -52,7 +55,7 @@ def test_a_list_is_read_from_headers_alone(folder: Path) -> None:
 def test_runs_are_found_below_folders_but_not_below_runs(folder: Path) -> None:
     make_run(folder / "group" / "two", n_taps=3, n_pos=4)
     make_run(folder / "one" / "inner", n_taps=3, n_pos=4)
-    assert {header.id for header in headers(folder)} == {"one", "group/two"}
+    assert {summary.id for summary in summaries(folder)} == {"one", "group/two"}
 
 
 @pytest.mark.parametrize("name", ["../runs/one", "..", "/etc", "one/../one", "one/random", "nope"])
@@ -66,7 +69,10 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> No
     (folder / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(RunError, match="leads out of"):
         open_run(folder, "link")
-    assert next(header for header in headers(folder) if header.id == "link").status == "unreadable"
+    assert (
+        next(summary for summary in summaries(folder) if summary.id == "link").status
+        == "unreadable"
+    )
 
 
 @pytest.mark.parametrize("file", ["frame.parquet", "figure.json", "parts/00000.safetensors"])
@@ -134,7 +140,7 @@ def test_a_damaged_header_does_not_hide_other_runs(folder: Path) -> None:
     (folder / "two" / "run.json").write_text("{")
     (folder / "three").mkdir()
     write_json(folder / "three" / "run.json", {"schema": 1, "cells": []})
-    found = {header.id: header for header in headers(folder)}
+    found = {summary.id: summary for summary in summaries(folder)}
     assert not found["one"].error
     assert "run.json is damaged" in found["two"].error
     assert "is not a run's" in found["three"].error
@@ -177,13 +183,13 @@ def test_five_hundred_runs_are_listed(tmp_path: Path) -> None:
     for i in range(1, 500):
         (tmp_path / f"a{i:03d}").mkdir()
         (tmp_path / f"a{i:03d}" / "run.json").write_bytes(content)
-    assert len(headers(tmp_path)) == 500
+    assert len(summaries(tmp_path)) == 500
 
 
 def test_the_viewer_reads_without_torch(folder: Path) -> None:
     program = (
-        "import sys; import interp_viewer.grids, interp_viewer.compare, interp_viewer.overview,"
-        " interp_viewer.runs\nfrom pathlib import Path; from interp_viewer.reading import"
+        "import sys; from interp_viewer.menu import entries; entries()\n"
+        "from pathlib import Path; from interp_viewer.reading import"
         f" open_run; from interp.runs.folder import Cell\nrun = open_run(Path({str(folder)!r}),"
         f" 'one'); cell = Cell({MODEL!r}, {TASK!r}, 'logit_lens')\nrun.frame(cell);"
         " run.measured(cell).of_prompt('readings', 0)\nassert 'torch' not in sys.modules, 'torch"
@@ -202,6 +208,6 @@ def test_the_viewer_reads_without_torch(folder: Path) -> None:
 
 def test_a_selection_of_another_prompt_has_its_tokens(folder: Path) -> None:
     run = open_run(folder, "one")
-    here = Here(run, Selection(run="one"), MODEL, TASK, run.prompts(MODEL, TASK), ())
+    here = Selected(run, Selection(run="one"), MODEL, TASK, run.prompts(MODEL, TASK), ())
     vocabulary, ids = run.vocabulary(MODEL), run.tokens(MODEL, TASK)
     assert here.at(ex=1).tokens == tuple(vocabulary[i] for i in ids[1])

@@ -1,6 +1,4 @@
-"""What a reader notes on a circuit: pins, hidden nodes and labels, in one file beside the run; the
-only one written here.
-"""
+"""Pins, hidden nodes and labels of a circuit, kept in the only file that is written here."""
 
 from dataclasses import dataclass, field
 
@@ -8,8 +6,8 @@ import streamlit as st
 
 from interp.errors import RunError
 from interp.files.whole import read_json, write_json
-from interp_viewer.reading import inside, require_small
-from interp_viewer.screen import Here
+from interp_viewer.guarded import inside, require_small
+from interp_viewer.selected import Selected
 
 FILE = "annotations.json"
 _LONGEST = 80
@@ -24,25 +22,25 @@ class Notes:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def _key(here: Here) -> str:
+def _key(here: Selected) -> str:
     return here.cell("circuit_discovery").path
 
 
-def read(here: Here) -> Notes:
+def read(here: Selected) -> Notes:
     """Return the notes on this circuit; none, with a warning, if the file is damaged."""
     path = inside(here.run.root, here.run.folder / FILE)
     if not path.is_file():
         return Notes()
     try:
-        found = read_json(require_small(path)).get(_key(here), {})
-        pinned, hidden = (tuple(map(str, found.get(name, ()))) for name in ("pinned", "hidden"))
-        return Notes(pinned, hidden, {str(k): str(v) for k, v in found.get("labels", {}).items()})
+        kept = read_json(require_small(path)).get(_key(here), {})
+        pinned, hidden = (tuple(map(str, kept.get(name, ()))) for name in ("pinned", "hidden"))
+        return Notes(pinned, hidden, {str(k): str(v) for k, v in kept.get("labels", {}).items()})
     except (RunError, AttributeError, TypeError) as error:
         st.warning(f"Notes are not shown: {error}")
         return Notes()
 
 
-def write(here: Here, notes: Notes) -> None:
+def write(here: Selected, notes: Notes) -> None:
     """Keep the notes on this circuit beside those on others."""
     path = inside(here.run.root, here.run.folder / FILE)
     known = read_json(path) if path.is_file() else {}
@@ -50,7 +48,7 @@ def write(here: Here, notes: Notes) -> None:
     write_json(path, known | {_key(here): mine})
 
 
-def edit(here: Here, notes: Notes, node: str) -> None:
+def edit(here: Selected, notes: Notes, node: str) -> None:
     """Let a node be pinned, hidden and labelled."""
     pin, hide = st.columns(2)
     is_pinned = node in notes.pinned

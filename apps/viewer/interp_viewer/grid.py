@@ -1,6 +1,4 @@
-"""A grid of numbers as every page hands it out: values, what rows and columns are, and what a
-colour may say.
-"""
+"""A grid of numbers with its rows, columns and colour scale, as every page hands it out."""
 
 from dataclasses import dataclass, field
 
@@ -13,9 +11,7 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Axis:
-    """Rows or columns: what they are called, and the values of the selection's `keys` that picking
-    one gives.
-    """
+    """Rows or columns: their name, and what picking one of them selects by `keys`."""
 
     name: str
     labels: tuple[str, ...]
@@ -77,9 +73,7 @@ class Grid:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Return the ends of the colour scale: equally far from 0 where values are signed,
-        otherwise from 0.
-        """
+        """Return the ends of the colour scale: from 0 on, or around it where values are signed."""
         if self.is_signed:
             top = self._largest(np.abs(self.values))
             return -top, top
@@ -111,9 +105,7 @@ class Grid:
         return said
 
     def rank(self, row: int, col: int) -> tuple[int, int, int]:
-        """Return a cell's place among all by absolute size (1: the largest), how many are smaller,
-        and their number.
-        """
+        """Return a cell's place by absolute size (1: the largest), how many are smaller, and n."""
         size, sizes = abs(self.values[row, col]), np.abs(self.values[np.isfinite(self.values)])
         return int((sizes > size).sum()) + 1, int((sizes < size).sum()), sizes.size
 

@@ -10,7 +10,7 @@ import numpy as np
 import streamlit as st
 
 from interp_viewer.colours import encoded, lut
-from interp_viewer.grid import Grid
+from interp_viewer.grid import Grid, Values
 
 HTML = """<div class="heat">
 <canvas tabindex="0" role="application"></canvas>
@@ -37,9 +37,7 @@ def heat(
     on_pick: Callable[[int, int], None],
     on_threshold: Callable[[float], None] | None = None,
 ) -> None:
-    """Draw a grid; `on_pick` is called with the row and column that were clicked or chosen by
-    Enter.
-    """
+    """Draw a grid; `on_pick` is called with the row and column of a click, or of Enter."""
 
     def picked() -> None:
         if pick := st.session_state[key].get("pick"):
@@ -51,8 +49,11 @@ def heat(
             on_threshold(float(value))
 
     _component()(
-        key=key, data=_sent(grid) | {"selected": selected}, on_pick_change=picked, on_threshold_change=moved
-    )  # fmt: skip
+        key=key,
+        data=_sent(grid) | {"selected": selected},
+        on_pick_change=picked,
+        on_threshold_change=moved,
+    )
 
 
 def _sent(grid: Grid) -> dict[str, Any]:
@@ -61,22 +62,41 @@ def _sent(grid: Grid) -> dict[str, Any]:
     n_rows, n_cols = grid.values.shape
     how = {"is_signed": grid.is_signed, "is_reversed": grid.lower_is_better}
     values = np.where(np.isinf(grid.values), np.nan, grid.values).astype(np.float32)
-    finite = values[np.isfinite(values)]
-    name, threshold = grid.threshold or ("", None)
     sent = {
-        "values": encoded(values), "rows": n_rows, "cols": n_cols, "low": low, "high": high,
-        "light": encoded(lut("light", **how)), "dark": encoded(lut("dark", **how)),
-        "row_name": grid.rows.name, "col_name": grid.cols.name,
-        "row_labels": list(grid.rows.labels), "col_labels": list(grid.cols.labels),
-        "unit": grid.unit, "signed": grid.is_signed, "upward": grid.is_upward, "missing": grid.missing,
-        "texts": list(grid.texts) if grid.texts else None, "threshold": threshold, "threshold_name": name,
-        "threshold_max": max(2.0, min(4.0, float(finite.max()))) if finite.size and threshold is not None else 1.0,
-        "hatched": grid.hatched, "file": "".join(c if c.isalnum() else "-" for c in grid.title)[:60],
-        "label": f"{grid.title}: {n_rows} × {n_cols} cells, {grid.rows.name} × {grid.cols.name}, {low:.3g} to {high:.3g}. "
-        "Arrow keys move, Enter picks.",
-    }  # fmt: skip
+        "values": encoded(values),
+        "rows": n_rows,
+        "cols": n_cols,
+        "low": low,
+        "high": high,
+        "light": encoded(lut("light", **how)),
+        "dark": encoded(lut("dark", **how)),
+        "row_name": grid.rows.name,
+        "col_name": grid.cols.name,
+        "row_labels": list(grid.rows.labels),
+        "col_labels": list(grid.cols.labels),
+        "unit": grid.unit,
+        "signed": grid.is_signed,
+        "upward": grid.is_upward,
+        "missing": grid.missing,
+        "texts": list(grid.texts) if grid.texts else None,
+        **_threshold(grid, values),
+        "hatched": grid.hatched,
+        "file": "".join(c if c.isalnum() else "-" for c in grid.title)[:60],
+        "label": (
+            f"{grid.title}: {n_rows} × {n_cols} cells, {grid.rows.name} × {grid.cols.name},"
+            f" {low:.3g} to {high:.3g}. Arrow keys move, Enter picks."
+        ),
+    }
     stamp = hashlib.blake2b(sent["values"].encode(), digest_size=8)
-    stamp.update(
-        repr([sent[name] for name in ("rows", "cols", "threshold", "label", "texts")]).encode()
-    )
+    seen = [sent[name] for name in ("rows", "cols", "threshold", "label", "texts")]
+    stamp.update(repr(seen).encode())
     return sent | {"stamp": stamp.hexdigest()}
+
+
+def _threshold(grid: Grid, values: Values) -> dict[str, Any]:
+    """Return the threshold, what it is called, and how far its slider goes."""
+    name, threshold = grid.threshold or ("", None)
+    finite, most = values[np.isfinite(values)], 1.0
+    if finite.size and threshold is not None:
+        most = max(2.0, min(4.0, float(finite.max())))
+    return {"threshold": threshold, "threshold_name": name, "threshold_max": most}

@@ -8,32 +8,21 @@ import streamlit as st
 
 from interp.figures.plots import lines_over_depth
 from interp.runs.folder import Cell
-from interp_viewer.screen import Here
+from interp_viewer.selected import Selected
 from interp_viewer.text import plain
 
 _CONFIG = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 
 
 def lines(
-    here: Here,
-    frame: pd.DataFrame,
-    *,
-    y: str,
-    groups: str,
-    panels: str,
-    title: str,
-    key: str,
-    marked: str = "layer",
+    here: Selected, frame: pd.DataFrame, *, title: str, key: str, marked: str = "layer"
 ) -> None:
-    """Draw `y` over layers, one line per value of `groups`, one panel per value of `panels`."""
-    figure = lines_over_depth(
-        frame.reset_index(drop=True), y=y, groups=groups, panels=panels, title=title
-    )
-    figure.update_layout(
-        height=320,
-        margin={"t": 60, "b": 40, "l": 40, "r": 20},
-        showlegend=frame[groups].nunique() > 1,
-    )
+    """Draw column `mean` over layers: a line per value of `line`, a panel per value of `panel`."""
+    rows = frame.reset_index(drop=True)
+    figure = lines_over_depth(rows, y="mean", groups="line", panels="panel", title=title)
+    has_legend = frame["line"].nunique() > 1
+    margin = {"t": 60, "b": 40, "l": 40, "r": 20}
+    figure.update_layout(height=320, margin=margin, showlegend=has_legend)
     figure.update_annotations(font_size=12)
     at = getattr(here.selection, marked)
     if at is not None:
@@ -42,16 +31,14 @@ def lines(
 
 
 def draw(figure: go.Figure, *, key: str, alt: str) -> None:
-    """Draw a Plotly figure, its title above it: there it can take as many lines as the window is
-    narrow.
-    """
+    """Draw a Plotly figure below its title, which may take several lines in a narrow window."""
     if title := figure.layout.title.text:
         st.markdown(f"**{plain(title)}**")
         figure.update_layout(title_text="", margin_t=40)
     st.plotly_chart(figure, key=key, config=_CONFIG, alt=alt)
 
 
-def stored(here: Here, cell: Cell) -> None:
+def stored(here: Selected, cell: Cell) -> None:
     """Draw the figure that an analysis left in its folder."""
     figure = go.Figure(json.loads(here.run.figure(cell)), skip_invalid=True)
     draw(

@@ -1,47 +1,72 @@
-"""Every page, and the analyses that it shows."""
+"""Every page in the order of the menu: the files of `interp_viewer.pages`."""
 
+import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 
 import streamlit as st
 
-VIEWS = Path(__file__).parents[1] / "views"
+from interp.runs.questions import declared_in_files
+from interp.runs.viewing import ANY, page_of
+from interp_viewer import pages
+
+_FIRST, _LAST = ("runs", "overview"), ("analysis", "compare", "data", "live")
+WITHOUT_RUN = ("runs", "live")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A page: its name in the address, its title, and the analyses of which it needs one."""
+    """A page: its name in the address, its module, and the analyses of which it needs one."""
 
     name: str
-    title: str
+    module: ModuleType
     analyses: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Return what the page is called."""
+        title: str = self.module.TITLE
+        return title
 
     @property
     def page(self) -> "st.Page":
         """Return Streamlit's page."""
-        return st.Page(
-            VIEWS / f"{self.name}.py",
-            title=self.title,
-            url_path=self.name,
-            default=self.name == "runs",
+        is_first = self.name == _FIRST[0]
+        return st.Page(self.draw, title=self.title, url_path=self.name, default=is_first)
+
+    def draw(self) -> None:
+        """Draw the page."""
+        from interp_viewer import screen  # which draws the menu
+
+        body: Callable[..., None] = self.module.page
+        if self.name in WITHOUT_RUN:
+            body()
+        else:
+            screen.show(self.name, body)
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """Return all pages by name: those of analyses by the rank of the first, between the others."""
+    ranked = sorted(declared_in_files().items(), key=lambda item: (item[1].rank, item[0]))
+    of_page: dict[str, list[str]] = {}
+    for analysis, each in ranked:
+        of_page.setdefault(each.page, []).append(analysis)
+    known = [module.name for module in pkgutil.iter_modules(pages.__path__)]
+    between = [name for name in of_page if name in known and name not in (*_FIRST, *_LAST)]
+    return {
+        name: Entry(
+            name,
+            import_module(f"{pages.__name__}.{name}"),
+            () if name in _LAST else tuple(of_page.get(name, ())),
         )
+        for name in (*_FIRST, *between, *_LAST)
+    }
 
 
-ENTRIES = (
-    Entry("runs", "Runs"),
-    Entry("overview", "Overview"),
-    Entry("residual", "Residual contribution", ("residual_contribution",)),
-    Entry("skip", "Layer skip", ("layer_skip",)),
-    Entry("lens", "Logit lens", ("logit_lens",)),
-    Entry("voids", "Voids", ("void_detection",)),
-    Entry("circuit", "Circuit", ("circuit_discovery", "relevance_patching", "activation_patching")),
-    Entry("backpatch", "Back-patching", ("back_patching",)),
-    Entry("depthmap", "Depth map", ("depth_map",)),
-    Entry("erasure", "Erasure and gradients", ("residual_erasure", "integrated_gradients")),
-    Entry("analysis", "Other analyses"),
-    Entry("compare", "Compare"),
-    Entry("data", "Data"),
-    Entry("live", "Live (loads a model)"),
-)
-BY_NAME = {entry.name: entry for entry in ENTRIES}
-PAGE_OF = {analysis: entry.name for entry in ENTRIES for analysis in entry.analyses}
+def entry_of(analysis: str) -> Entry:
+    """Return the page that shows an analysis."""
+    return entries().get(page_of(analysis), entries()[ANY])

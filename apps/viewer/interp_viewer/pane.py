@@ -1,6 +1,4 @@
-"""A grid beside what there is to say of its selected cell; the same numbers as boxes and as a
-table.
-"""
+"""A grid beside its selected cell, and the same numbers as a table."""
 
 from collections.abc import Callable
 
@@ -11,15 +9,16 @@ from numpy.typing import NDArray
 from interp.errors import RunError
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.heat import heat
-from interp_viewer.screen import Here, choose
+from interp_viewer.selected import Selected
 from interp_viewer.text import number, plain
+from interp_viewer.widgets import choose
 
 Values = NDArray[np.float32]
 _LISTED = 5
 
 
 def pane(
-    here: Here,
+    here: Selected,
     grid: Grid,
     *,
     key: str,
@@ -48,13 +47,13 @@ def pane(
             inspect(here, grid, whole, at_cell)
 
 
-def selected_cell(here: Here, grid: Grid) -> tuple[int, int] | None:
+def selected_cell(here: Selected, grid: Grid) -> tuple[int, int] | None:
     """Return the row and column that the selection means; None where it means none of these."""
     row, col = grid.rows.index(here.numbers), grid.cols.index(here.numbers)
     return None if row is None or col is None else (row, col)
 
 
-def picture(here: Here, grid: Grid, *, key: str) -> None:
+def picture(here: Selected, grid: Grid, *, key: str) -> None:
     """Draw a grid with its title and what must be known to read it; clicks move the selection."""
     st.markdown(f"**{plain(grid.title)}**")
     heat(
@@ -68,13 +67,13 @@ def picture(here: Here, grid: Grid, *, key: str) -> None:
         st.caption(plain(said))
 
 
-def _mirror(here: Here, axis: Axis, place: int | None, *, key: str) -> None:
+def _mirror(here: Selected, axis: Axis, place: int | None, *, key: str) -> None:
     label = axis.name[:1].upper() + axis.name[1:]
     choose(label, list(axis.labels), place, lambda i: here.select(**axis.picked(i)), key=key)
 
 
 def inspect(
-    here: Here, grid: Grid, cell: tuple[int, int], at_cell: Callable[[int, int], Values] | None
+    here: Selected, grid: Grid, cell: tuple[int, int], at_cell: Callable[[int, int], Values] | None
 ) -> None:
     """Say what a cell holds: value, rank, interval, number of prompts, and how prompts differ."""
     row, col = cell
@@ -109,7 +108,7 @@ def inspect(
             st.caption(plain(error))
 
 
-def _prompts_by_effect(here: Here, values: NDArray[np.float64]) -> None:
+def _prompts_by_effect(here: Selected, values: NDArray[np.float64]) -> None:
     """List the prompts with the largest value at this cell, as buttons that select them."""
     known = np.flatnonzero(np.isfinite(values))
     if len(known) < 2:

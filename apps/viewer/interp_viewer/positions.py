@@ -1,4 +1,4 @@
-"""Means over prompts at positions that count from each prompt's last token."""
+"""Axes of tokens, and means over prompts at positions from the last token."""
 
 from collections.abc import Mapping
 
@@ -6,11 +6,16 @@ import numpy as np
 
 from interp.runs.folder import Cell
 from interp_viewer.grid import Axis, Grid
-from interp_viewer.screen import Here
+from interp_viewer.selected import Selected
+
+
+def token_axis(here: Selected, n: int) -> Axis:
+    """Return an axis of a prompt's tokens."""
+    return Axis.of("token", n, "token", labels=tuple(here.token_label(i) for i in range(n)))
 
 
 def over_positions(
-    here: Here,
+    here: Selected,
     cell: Cell,
     where: Mapping[str, str],
     *,
@@ -18,9 +23,7 @@ def over_positions(
     is_signed: bool,
     rows_name: str = "layer",
 ) -> Grid:
-    """Return column `mean` of the rows that `where` names [layer position], with interval and
-    number of prompts.
-    """
+    """Return means [layer position] of the rows that `where` names, with their intervals."""
     frame = here.run.frame(cell)
     for column, value in where.items():
         frame = frame[frame[column] == value]

@@ -1,5 +1,6 @@
-"""What is selected, which is the page's address and nowhere else: every page reads it, every click
-writes it once.
+"""What is selected: the page's address, and nowhere else.
+
+Every page reads it, every click writes it once.
 """
 
 from collections.abc import Mapping
@@ -16,8 +17,9 @@ _LONGEST = 300
 
 @dataclass(frozen=True)
 class Selection:
-    """A run, a model and a task in it; prompt `ex` (from 0), layer, token (from 0), head, source
-    and target; a node or edge.
+    """A run, a model and a task, a prompt, and what is selected of it.
+
+    Prompt `ex`, `layer`, `token`, `head`, source `src` and target `tgt` count from 0.
 
     `label` names a set of parameters; `of` is what the page shows of an analysis, `over` "all"
     where that is a mean over prompts; `cmp` the run or prompt that it is compared with, `thr` and
@@ -45,23 +47,23 @@ class Selection:
 
     @classmethod
     def read(cls, params: Mapping[str, str]) -> "Selection":
-        """Return what an address selects; what is no number where one is needed is left out and
-        said.
-        """
-        found: dict[str, Any] = {name: params[name][:_LONGEST] for name in _TEXTS if name in params}
+        """Return what an address selects; what cannot be read is left out and named in `bad`."""
+        texts = [name for name in _TEXTS if name in params]
+        values: dict[str, Any] = {name: params[name][:_LONGEST] for name in texts}
         bad = []
         for name in (*_NUMBERS, "k", "thr"):
             if name in params:
                 try:
-                    found[name] = float(params[name]) if name == "thr" else int(params[name])
+                    values[name] = float(params[name]) if name == "thr" else int(params[name])
                 except ValueError:
                     bad.append(
                         f"{name}={params[name][:40]} in the address is no number, and ignored"
                     )
         for name in ("thr", "head", "src", "tgt"):
-            if name in found and not 0 <= found[name] < 1e6:
-                bad.append(f"{name}={found.pop(name)} in the address is not from 0 on, and ignored")
-        return cls(**found, bad=tuple(bad))
+            if name in values and not 0 <= values[name] < 1e6:
+                value = values.pop(name)
+                bad.append(f"{name}={value} in the address is not from 0 on, and ignored")
+        return cls(**values, bad=tuple(bad))
 
     def params(self) -> dict[str, str]:
         """Return the address's parameters; what is not selected is left out."""
@@ -73,9 +75,7 @@ class Selection:
         }
 
     def moved(self, **changes: Any) -> "Selection":
-        """Return a selection with changes; what belongs to another run, model or prompt is dropped
-        with it.
-        """
+        """Return a selection with changes, without what belongs to another run, model or prompt."""
         belongs = {
             "run": {"model": "", "task": "", "ex": None, "cmp": "", "node": "", "edge": ""},
             "model": {"ex": None, "node": "", "edge": ""},
@@ -88,9 +88,7 @@ class Selection:
         return replace(self, bad=(), **(dropped | changes))
 
     def within(self, limits: Mapping[str, int]) -> "Selection":
-        """Return a selection without numbers that there are not: `limits` says how many of each
-        there are.
-        """
+        """Return a selection without numbers beyond `limits`, which says how many of each exist."""
         bad, dropped = list(self.bad), {}
         for name, limit in limits.items():
             value = getattr(self, name)

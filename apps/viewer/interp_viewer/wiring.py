@@ -1,6 +1,4 @@
-"""The edges of a circuit as the run keeps them: names of senders and receivers, mean scores, which
-are largest.
-"""
+"""The edges of a circuit as the run keeps them: senders, receivers, mean scores."""
 
 from dataclasses import dataclass
 
@@ -9,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.errors import RunError
-from interp_viewer.screen import Here
+from interp_viewer.selected import Selected
 
 MOST_EDGES = 2000
 
@@ -83,30 +81,37 @@ class Wires:
         return sum(abs(edge.score) for edge in edges) / total if total else 0.0
 
 
-def read_wires(here: Here) -> Wires:
-    """Return all edges with their mean scores over the prompts that were used to find them; or one
-    prompt's.
-    """
+def read_wires(here: Selected) -> Wires:
+    """Return all edges with one prompt's scores, or means over the prompts that found them."""
     measured = here.measured(here.cell("circuit_discovery"))
-    n_layers, n_heads, n_kv_heads, is_parallel = (int(n) for n in measured.of_row("wiring", 0))
+    *sizes, is_parallel = (int(n) for n in measured.of_row("wiring", 0))
     if here.selection.over == "this prompt":
         scores = measured.of_prompt("scores", here.ex)
     else:
         scores = measured.all("scores")[measured.all("is_new") == 0].mean(0)
-    wires = Wires(n_layers, n_heads, n_kv_heads, np.asarray(scores, np.float64))
+    wires = Wires(*sizes, np.asarray(scores, np.float64))
     if wires.scores.shape != (len(wires.receivers), len(wires.senders)):
         raise RunError(
-            f"edge scores {list(wires.scores.shape)} do not fit a model of {n_layers} layers; run"
+            f"edge scores {list(wires.scores.shape)} do not fit a model of {sizes[0]} layers; run"
             " it again"
         )
-    before = [1 + int(r[1:].split(".")[0]) * (n_heads + 1) + (n_heads if r[0] == "m" and not is_parallel else 0)
-              if r != "logits" else len(wires.senders) for r in wires.receivers]  # fmt: skip
+    before = [
+        _n_senders_before(name, wires, is_parallel=bool(is_parallel)) for name in wires.receivers
+    ]
     is_edge = np.arange(len(wires.senders))[None] < np.array(before)[:, None]
-    return Wires(n_layers, n_heads, n_kv_heads, np.where(is_edge, wires.scores, np.nan))
+    return Wires(*sizes, np.where(is_edge, wires.scores, np.nan))
+
+
+def _n_senders_before(receiver: str, wires: Wires, *, is_parallel: bool) -> int:
+    """Return how many senders come before a receiver; those are its edges."""
+    if receiver == "logits":
+        return len(wires.senders)
+    of_layer = int(receiver[1:].split(".")[0]) * (wires.n_heads + 1)
+    return 1 + of_layer + (wires.n_heads if receiver[0] == "m" and not is_parallel else 0)
 
 
 def graph_of(edges: list[Edge], labels: dict[str, str]) -> nx.MultiDiGraph:
-    """Return edges as a graph, with pins' labels as attributes, to be saved in a standard format."""
+    """Return edges as a graph that standard formats can hold, labels of nodes as attributes."""
     graph = nx.MultiDiGraph()
     for edge in edges:
         for node in (edge.sender, edge.node):

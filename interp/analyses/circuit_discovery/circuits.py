@@ -1,60 +1,59 @@
-"""Circuits of edges: from senders (embedding, heads, MLPs) to what receivers read (q, k, v of a
-head, an MLP, the logits).
+"""Circuits of edges, from senders (embedding, heads, MLPs) to what receivers read.
 
-An edge's score is what the receiver's coefficient makes of the change in the sender's output (edge
-attribution patching, Syed et al., arXiv 2310.10348), with the ordinary gradient or under relevance
-rules.
+Receivers are q, k and v of a head, an MLP and the logits.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import networkx as nx
 import numpy as np
 import torch
-from einops import einsum, rearrange, repeat
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.backward import Rules
 from interp.errors import AnalysisError
-from interp.models.gradients import graph, slopes
-from interp.replay import Recording
-from interp.sweeps.twins import Twins
-
-_CHUNK_TOKENS = 4096
+from interp.models import Model
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """All edges of a model: `is_edge` [receiver sender]; a layer's receivers are q, k, v per head
-    and its MLP.
-    """
+    """All edges of a model; a layer's receivers are q, k, v per head and its MLP."""
 
     n_layers: int
     n_heads: int
     n_kv_heads: int
     is_parallel: bool
 
+    @classmethod
+    def of(cls, model: Model) -> "Wiring":
+        """Return all edges of a model."""
+        return cls(model.n_layers, model.n_heads, model.n_kv_heads, model.is_parallel)
+
+    @classmethod
+    def from_numbers(cls, numbers: Tensor) -> "Wiring":
+        """Return what `numbers` were of."""
+        n_layers, n_heads, n_kv_heads, is_parallel = map(int, numbers.tolist())
+        return cls(n_layers, n_heads, n_kv_heads, bool(is_parallel))
+
+    @property
+    def numbers(self) -> Tensor:
+        """Return the fields as a tensor."""
+        return torch.tensor([self.n_layers, self.n_heads, self.n_kv_heads, int(self.is_parallel)])
+
     @property
     def senders(self) -> list[str]:
         """Return the senders in forward order: "embed", then per layer "a0.h1" and "m0"."""
-        return [
-            "embed",
-            *(
-                name
-                for layer in range(self.n_layers)
-                for name in (*self._heads(layer, "a"), f"m{layer}")
-            ),
-        ]
+        names = ["embed"]
+        for layer in range(self.n_layers):
+            names += [*(f"a{layer}.h{head}" for head in range(self.n_heads)), f"m{layer}"]
+        return names
 
     @property
     def receivers(self) -> list[str]:
-        """Return the receivers in forward order: per layer "q0.h1", "k0.h1", "v0.h1" and "m0"; then
-        "logits".
-        """
+        """Return the receivers in forward order: per layer "q0.h1", ... and "m0"; then "logits"."""
         names = []
         for layer in range(self.n_layers):
             names += [
@@ -63,22 +62,15 @@ class Wiring:
             names.append(f"m{layer}")
         return [*names, "logits"]
 
-    def _heads(self, layer: int, kind: str) -> list[str]:
-        return [f"{kind}{layer}.h{head}" for head in range(self.n_heads)]
-
     def n_read(self, kind: str) -> int:
         """Return how many heads read "q", "k" or "v"."""
         return self.n_heads if kind == "q" else self.n_kv_heads
 
     @property
     def is_edge(self) -> NDArray[np.bool_]:
-        """Return which sender stands in front of which receiver."""
-        return np.array(
-            [
-                [i < self.n_before(receiver) for i in range(len(self.senders))]
-                for receiver in self.receivers
-            ]
-        )
+        """Return which sender stands in front of which receiver [receiver sender]."""
+        n_before = np.array([self.n_before(receiver) for receiver in self.receivers])
+        return np.arange(len(self.senders)) < n_before[:, None]
 
     def n_before(self, receiver: str) -> int:
         """Return how many senders stand in front of a receiver."""
@@ -89,9 +81,7 @@ class Wiring:
         return 1 + layer * (self.n_heads + 1) + own
 
     def node_of(self, receiver: str) -> list[str]:
-        """Return the senders that a receiver feeds: a key or value head feeds all heads of its
-        group.
-        """
+        """Return the senders that a receiver feeds: for a key or value head, all of its group."""
         if receiver == "logits" or receiver[0] == "m":
             return [receiver]
         layer, head = receiver[1:].split(".h")
@@ -121,11 +111,11 @@ class Circuit:
     def edges(self) -> list[tuple[str, str, float]]:
         """Return sender, receiver and score of every edge, the largest absolute score first."""
         senders, receivers = self.wiring.senders, self.wiring.receivers
-        found = [
+        edges = [
             (senders[s], receivers[r], float(self.scores[r, s]))
             for r, s in zip(*self.kept.nonzero(), strict=True)
         ]
-        return sorted(found, key=lambda edge: -abs(edge[2]))
+        return sorted(edges, key=lambda edge: -abs(edge[2]))
 
     @property
     def nodes(self) -> list[str]:
@@ -135,9 +125,7 @@ class Circuit:
         return [name for name in [*self.wiring.senders, "logits"] if name in named]
 
     def top(self, n: int, *, by: str = "absolute") -> "Circuit":
-        """Return the `n` edges with the largest "absolute" or "signed" score, without what is then
-        disconnected.
-        """
+        """Return the `n` edges with the largest "absolute" or "signed" score, those connected."""
         n_edges = self.n_edges
         if not 0 <= n <= n_edges:
             raise AnalysisError(f"{n} edges asked for; the circuit has {n_edges}")
@@ -157,21 +145,14 @@ class Circuit:
         return self.top(int((sizes < share * sizes[-1] - 1e-12).sum()) + 1, by=by)
 
     def connected(self) -> "Circuit":
-        """Return the circuit without edges that no path from the embedding to the logits goes
-        through.
-        """
+        """Return the circuit without edges that are on no path from embedding to logits."""
         graph = self._graph()
         alive = nx.descendants(graph, "embed") | {"embed"}
         alive &= nx.ancestors(graph, "logits") | {"logits"}
         senders, receivers = self.wiring.senders, self.wiring.receivers
-        kept = np.array(
-            [
-                [on and senders[s] in alive and any(node in alive for node in self.wiring.node_of(receivers[r]))
-                 for s, on in enumerate(row)]
-                for r, row in enumerate(self.kept)
-            ]
-        )  # fmt: skip
-        return Circuit(self.wiring, self.scores, kept)
+        sends = np.array([sender in alive for sender in senders])
+        reads = np.array([not alive.isdisjoint(self.wiring.node_of(name)) for name in receivers])
+        return Circuit(self.wiring, self.scores, self.kept & reads[:, None] & sends)
 
     def _graph(self) -> Any:
         graph = nx.DiGraph()
@@ -181,7 +162,7 @@ class Circuit:
         return graph
 
     def to_networkx(self) -> Any:
-        """Return a networkx.MultiDiGraph of nodes; an edge's key is its receiver, with its `score`."""
+        """Return a networkx.MultiDiGraph of nodes; the key of an edge is its receiver."""
         graph = nx.MultiDiGraph()
         for sender, receiver, score in self.edges:
             for node in self.wiring.node_of(receiver):
@@ -197,153 +178,13 @@ class Circuit:
         return json.dumps({"nodes": self.nodes, "edges": edges})
 
 
-class _Senders:
-    """Collects what senders add to the stream, in the order of `Wiring.senders` [rows pos sender
-    d_model].
-    """
-
-    def __init__(self) -> None:
-        self.writes: list[Tensor] = []
-
-    def wrote(self, kind: str, layer: int, write: Tensor) -> None:
-        self.writes.append((write if kind == "heads" else write[:, :, None]).detach())
-
-    @property
-    def stacked(self) -> Tensor:
-        return torch.cat(self.writes, dim=2)
-
-
-@dataclass(frozen=True)
-class Run:
-    """An ordinary pass: what every sender adds [batch pos sender d_model], what receivers read, and
-    the logits.
-    """
-
-    writes: Tensor
-    read: dict[tuple[str, int], Tensor]
-    logits: Tensor
-
-
-def plain_run(
-    recording: Recording, tokens: Tensor, wiring: Wiring, *, rules: Rules | None = None
-) -> Run:
-    """Run an ordinary pass in which receivers can be told apart; with `rules`, what they read is in
-    the graph.
-    """
-    senders, seen = _Senders(), {}
-
-    def read(kind: str, layer: int, resid: Tensor) -> Tensor:
-        if kind in ("q", "k", "v"):
-            resid = repeat(resid, "rows pos d -> rows pos head d", head=wiring.n_read(kind))
-        elif rules is not None:
-            resid = resid + 0.0
-        seen[kind, layer] = resid
-        return resid
-
-    logits = recording.forked(tokens, read=read, wrote=senders.wrote, backward=rules)
-    return Run(senders.stacked, seen, logits)
-
-
-def edge_scores(recording: Recording, twins: Twins, wiring: Wiring, *, rules: Rules) -> Tensor:
-    """Return every edge's score per prompt [batch receiver sender], fp32: two forward passes and
-    one backward.
-    """
-    source = plain_run(recording, twins.source, wiring)
-    if twins.direction == "denoise":
-        twins = twins.with_reference(source.logits)
-    base = plain_run(recording, twins.base, wiring, rules=rules)
-    change = source.writes.float() - base.writes.float()
-    with graph():
-        value = twins.value(base.logits[:, twins.clean.predicting])
-        found = dict(zip(base.read, slopes(value, [*base.read.values()]), strict=True))
-    rows = []
-    for layer in range(wiring.n_layers):
-        for kind in ("q", "k", "v"):
-            rows.append(
-                einsum(found[kind, layer], change, "b p head d, b p sender d -> b head sender")
-            )
-        rows.append(einsum(found["mlp", layer], change, "b p d, b p sender d -> b sender")[:, None])
-    rows.append(
-        einsum(found["logits", wiring.n_layers], change, "b p d, b p sender d -> b sender")[:, None]
-    )
-    is_edge = torch.from_numpy(wiring.is_edge).to(change.device)
-    return torch.cat(rows, dim=1).where(is_edge, torch.zeros((), device=change.device))
-
-
-def circuit_values(
-    recording: Recording,
-    twins: Twins,
-    wiring: Wiring,
-    circuits: Sequence[NDArray[np.bool_]],
-    *,
-    away: Run,
-    instead: Tensor | None = None,
-) -> Tensor:
-    """Return the metric of the clean prompts when only some edges carry what their senders say
-    [circuit batch].
-
-    `circuits` are kept edges [receiver sender]. Every other edge carries what its sender says in
-    the corrupted run `away`, or `instead` [sender d_model], such as a mean.
-    """
-    batch, n_pos = twins.clean.tokens.shape
-    kept = torch.from_numpy(np.stack([*circuits])).to(away.writes.device)
-    size = max(1, _CHUNK_TOKENS // (batch * n_pos))
-    values = [
-        _values(recording, twins, wiring, chunk, away, instead) for chunk in torch.split(kept, size)
-    ]
-    return torch.cat(values)
-
-
-def _values(
-    recording: Recording,
-    twins: Twins,
-    wiring: Wiring,
-    kept: Tensor,
-    away: Run,
-    instead: Tensor | None,
-) -> Tensor:
-    n_circuits, writes = len(kept), away.writes.float()
-    ablated = writes if instead is None else instead.float().expand_as(writes)
-    moved = ablated - writes
-    changes: list[Tensor] = []
-    rows = {name: i for i, name in enumerate(wiring.receivers)}
-
-    def wrote(kind: str, layer: int, write: Tensor) -> None:  # noqa: ARG001
-        write = write if kind == "heads" else write[:, :, None]
-        write = rearrange(write.float(), "(c b) ... -> c b ...", c=n_circuits)
-        first = sum(change.shape[3] for change in changes)
-        changes.append(write - ablated[:, :, first : first + write.shape[3]])
-
-    def read(kind: str, layer: int, resid: Tensor) -> Tensor:
-        change = torch.cat(changes, dim=3)
-        n_before = change.shape[3]
-        names = ["logits"] if kind == "logits" else [f"m{layer}"]
-        if kind in ("q", "k", "v"):
-            names = [f"{kind}{layer}.h{head}" for head in range(wiring.n_read(kind))]
-        if kind == "mlp" and wiring.is_parallel:
-            n_before = wiring.n_before(names[0])
-        chosen = kept[:, [rows[name] for name in names], :n_before].float()
-        asked = away.read[kind, layer].float()
-        asked = asked if asked.ndim == 4 else asked[:, :, None]
-        ground = asked + moved[:, :, :n_before].sum(2, keepdim=True)
-        own: Tensor = ground + einsum(
-            chosen, change[:, :, :, :n_before], "c r s, c b p s d -> c b p r d"
-        )
-        own = rearrange(own.to(resid.dtype), "c b p r d -> (c b) p r d")
-        return own if kind in ("q", "k", "v") else own[:, :, 0].expand_as(resid)
-
-    tokens = repeat(twins.clean.tokens, "batch pos -> (circuit batch) pos", circuit=n_circuits)
-    logits = recording.forked(tokens, read=read, wrote=wrote)[:, twins.clean.predicting]
-    return twins.value(rearrange(logits, "(c b) ... -> c b ...", c=n_circuits))
-
-
 def random_circuits(wiring: Wiring, sizes: Iterable[int], *, seed: int) -> list[NDArray[np.bool_]]:
-    """Return circuits of random edges, as many as asked for each."""
+    """Return as many random edges as each of `sizes` [receiver sender]."""
     rng, edges = np.random.default_rng(seed), wiring.is_edge.nonzero()
-    found = []
+    circuits = []
     for size in sizes:
         kept = np.zeros_like(wiring.is_edge)
         chosen = rng.permutation(len(edges[0]))[:size]
         kept[edges[0][chosen], edges[1][chosen]] = True
-        found.append(kept)
-    return found
+        circuits.append(kept)
+    return circuits

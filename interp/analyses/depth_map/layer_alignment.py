@@ -1,6 +1,6 @@
 """How far a grid of errors [source target] between two stacks of layers runs along its diagonal.
 
-Sites are evenly spaced: the i-th of n has relative depth (i + 1) / n. Every statistic is larger,
+Taps are evenly spaced: the i-th of n has relative depth (i + 1) / n. Every statistic is larger,
 the stronger the diagonal.
 """
 
@@ -9,18 +9,14 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-STATISTICS = ("diagonal", "spearman", "slope", "order")
-
 
 def depths(n: int) -> Float[ndarray, " n"]:
-    """Return the relative depth of n sites."""
+    """Return the relative depth of n taps."""
     return np.arange(1, n + 1) / n
 
 
 def monotone_alignment(errors: Float[ndarray, "source target"]) -> ndarray:
-    """Return a source for every target, never falling, with the least total error (dynamic
-    programming).
-    """
+    """Return a source for every target, never falling, with the least total error."""
     n_targets = errors.shape[1]
     totals, came_from = errors[:, 0], np.zeros(errors.shape, dtype=np.int64)
     for target in range(1, n_targets):
@@ -79,9 +75,7 @@ def permuted(
 
 
 def share_at_least(null: ndarray, observed: float) -> float:
-    """Return the permutation p-value: (1 + how many of the null reach what was observed) / (1 + how
-    many there are).
-    """
+    """Return the permutation p-value: (1 + how many reach what was observed) / (1 + how many)."""
     return float((1 + (null >= observed - 1e-9).sum()) / (1 + len(null)))
 
 

@@ -1,5 +1,4 @@
-"""Linear maps from one set of vectors to another, in closed form from streamed moments, and
-similarities without a map.
+"""Linear maps from one set of vectors to another, in closed form from streamed moments.
 
 Everything that a ridge or an orthogonal map needs of its tokens is a sum over them, so tokens are
 read once and not kept. The ridge path needs one eigendecomposition per source; with it, the squared
@@ -8,29 +7,18 @@ error on held-out tokens is a quadratic form for every ridge at once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-RIDGES = (
-    1e-10,
-    1e-8,
-    1e-6,
-    1e-5,
-    1e-4,
-    1e-3,
-    1e-2,
-    1e-1,
-    1.0,
-)  # in units of the mean eigenvalue, trace / d
+# in units of the mean eigenvalue, trace / d
+RIDGES = (1e-10, 1e-8, 1e-6, *(10.0**-k for k in range(5, -1, -1)))
 
 
 @dataclass
 class Moments:
-    """Sums over weighted tokens in float64; x has a leading 1, so counts and sums are in the first
-    row.
+    """Sums over weighted tokens in float64; x has a leading 1, so the first row holds their sums.
 
     `xx` [weighting source 1+d1 1+d1] has one weighting if all targets share it, else one a target;
     `xy` [source target 1+d1 d2].
@@ -87,11 +75,10 @@ class Gram:
 
 @dataclass(frozen=True)
 class Grams:
-    """One source's sums over fitted and over held tokens, their factorisations, and R = `rotated`
-    [d1 d1].
+    """One source's sums over fitted and over held tokens, and their factorisations.
 
-    R are the held tokens' second moments about the fitted mean in the eigenbasis of the fitted
-    ones.
+    `rotated`, R [d1 d1], are the held tokens' second moments about the fitted mean in the
+    eigenbasis of the fitted ones.
     """
 
     xx: Tensor
@@ -151,66 +138,16 @@ def choose_ridge(grams: "Grams", xy: Tensor, held_xy: Tensor, ridges: Sequence[f
 
 
 def ridge_map(gram: Gram, xx: Tensor, xy: Tensor, *, ridge: float) -> LinearMap:
-    """Return the map of least squared error plus ridge · trace / d · ‖weight‖²; the mean is not
-    shrunk.
-    """
+    """Return the map of least squared error plus ridge · trace / d · ‖weight‖²."""
     y_mean = xy[0] / xx[0, 0]
     rotated = gram.vectors.T @ cross_moments(xx, xy, gram.mean, y_mean)
     return LinearMap(gram.vectors @ (gram.shrunk(ridge)[:, None] * rotated), gram.mean, y_mean)
 
 
 def orthogonal_map(gram: Gram, xx: Tensor, xy: Tensor) -> LinearMap:
-    """Return the best rotation with one scale (Procrustes); with d1 < d2, into a d1-dimensional
-    subspace.
-    """
+    """Return the best rotation with one scale (Procrustes); with d1 < d2, into a subspace."""
     y_mean = xy[0] / xx[0, 0]
     left, sizes, right = torch.linalg.svd(
         cross_moments(xx, xy, gram.mean, y_mean), full_matrices=False
     )
     return LinearMap(sizes.sum() / gram.values.sum() * (left @ right), gram.mean, y_mean)
-
-
-def example_similarity(
-    x: Float[Tensor, "source example d1"],
-    y: Float[Tensor, "target example d2"],
-    masks: Float[Tensor, "subset example"],
-    *,
-    kind: Literal["cka", "rsa"],
-) -> Float[Tensor, "subset source target"]:
-    """Return how alike two sites see the examples of each subset (masks of 0 and 1).
-
-    "cka": debiased linear CKA, from off-diagonal Gram matrices (Song et al. 2012; arXiv
-    2010.15327). "rsa": the Pearson correlation of off-diagonal cosines. Both are cosines of centred
-    matrices, and need no more than sums over entries.
-    """
-    n, masks = masks.double().sum(1), masks.double()
-    row_share, total_share = (
-        (2 / (n - 2), 1 / ((n - 1) * (n - 2))) if kind == "cka" else (0 * n, -1 / (n * (n - 1)))
-    )
-
-    def sums(gram: Tensor) -> tuple[Tensor, Tensor]:
-        rows = (masks @ gram) * masks
-        return rows, rows.sum(1)
-
-    def product(one: Tensor, other: Tensor) -> Tensor:
-        (rows, total), (other_rows, other_total) = sums(one), sums(other)
-        entries = ((masks @ (one * other)) * masks).sum(1)
-        return entries - row_share * (rows * other_rows).sum(1) + total_share * total * other_total
-
-    theirs = [_gram(site, kind=kind) for site in y]
-    sizes = torch.stack([product(gram, gram) for gram in theirs], dim=1)
-    similarities = []
-    for site in x:
-        ours = _gram(site, kind=kind)
-        products = torch.stack([product(ours, gram) for gram in theirs], dim=1)
-        similarities.append(products / (product(ours, ours)[:, None] * sizes).sqrt())
-    return torch.stack(similarities, dim=1)
-
-
-def _gram(x: Float[Tensor, "example d"], *, kind: str) -> Float[Tensor, "example example"]:
-    """Return products of examples, without each one's own; a common shift changes no debiased
-    product, but costs digits.
-    """
-    x = x.double()
-    x = x - x.mean(0) if kind == "cka" else torch.nn.functional.normalize(x, dim=-1)
-    return (x @ x.T).fill_diagonal_(0)

@@ -81,7 +81,7 @@ class ScoredOptions:
         for n, places in longer_options(tokens).items():
             prompts, which = places.unbind(1)
             option = tokens[prompts, which, :n]
-            text = recording.beside(torch.cat([shard.tokens[prompts], option[:, :-1]], dim=1))
+            text = recording.of(torch.cat([shard.tokens[prompts], option[:, :-1]], dim=1))
             of_texts = tuple(shard.prompts[i] for i in prompts.tolist())
             for way, of_way in scored.longer.items():
                 streams = skipping.streams(text, of_texts, way)

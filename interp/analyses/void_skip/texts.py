@@ -11,7 +11,6 @@ from torch import Tensor
 from interp.analyses.void_skip.evaluations import EVALUATIONS, streams_of
 from interp.analyses.void_skip.masks import KINDS, Skipping, drawn_first
 from interp.models import Model
-from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.voids import prompt_hashes, rows_of
 from interp.tasks import Prompt, Task
@@ -73,7 +72,7 @@ def greedy_texts(
     choose = model.chooser(whole, max_new_tokens=n_new)
     variants = drawn_first(alpha, skipping.n_random)
     for n_written in range(n_new):
-        text = _unstored(recording.beside(tokens))
+        text = recording.of(tokens, is_stored=False)
         masks = rearrange(
             skipping.masks(text, prompts, evaluation)[variants],
             "variant (kind batch) layer pos -> variant kind batch layer pos",
@@ -94,12 +93,6 @@ def _decoded(model: Model, new: Int[Tensor, "rows pos"], *, ends: Iterable[int])
     has_ended = is_end.cummax(1).values
     rows = [row[~ended].tolist() for row, ended in zip(new, has_ended, strict=True)]
     return list(model.tokenizer.batch_decode(rows, skip_special_tokens=True))
-
-
-def _unstored(recording: Recording) -> Recording:
-    """Let a recording of a generated text neither read a store nor fill it."""
-    recording.read, recording.keep = (lambda _: None), (lambda _: None)
-    return recording
 
 
 def text_scores(prepared: Tensors, prompts: Sequence[Prompt]) -> Tensors:

@@ -1,4 +1,4 @@
-"""A pass in which every head and every MLP may read its own residual: what circuits of edges need."""
+"""A pass in which every head and every MLP may read its own residual: circuits of edges need it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -88,7 +88,7 @@ def _is_written(bridge: Any, site: Site, known: Findings) -> bool:
 
 @torch.no_grad()
 def prove(bridge: Any) -> Reasons:
-    """Return, for every inner site, why it is not what its name says; one pass over a few tokens."""
+    """Return why inner sites are not what their names say, by one pass over a few tokens."""
     seen = [_Seen() for _ in bridge.blocks]
     names: list[tuple[str, Callable[..., None]]] = []
     with ExitStack() as stack:

@@ -1,0 +1,90 @@
+"""Until which layer a token matters for the answer, by erasure and integrated gradients."""
+
+import numpy as np
+import streamlit as st
+
+from interp_viewer.grid import Axis, Grid
+from interp_viewer.lines import stored
+from interp_viewer.pane import pane
+from interp_viewer.positions import over_positions, token_axis
+from interp_viewer.selected import Selected
+from interp_viewer.widgets import mean_or_prompt, option
+
+TITLE = "Erasure and gradients"
+COMPARED = ("residual_erasure", "integrated_gradients")
+SHOWN = {
+    "position.output": "one position erased: change of the probabilities (L2)",
+    "position.answer": "one position erased: fall of the answer's probability",
+    "prefix.output": "all up to a position erased: change of the probabilities (L2)",
+    "prefix.answer": "all up to a position erased: fall of the answer's probability",
+}
+GRADIENTS = "integrated gradients: attribution"
+
+
+def choices(here: Selected) -> list[str]:
+    """Return what was measured."""
+    measured = []
+    if here.labels("residual_erasure"):
+        names = here.measured(here.cell("residual_erasure")).names
+        measured += [shown for name, shown in SHOWN.items() if name in names]
+    if here.labels("integrated_gradients"):
+        measured.append(GRADIENTS)
+    if not measured:
+        here.cell("residual_erasure", "integrated_gradients")
+    return measured
+
+
+def grid(here: Selected, of: str) -> Grid:
+    """Return one effect [layer token], of a prompt or as the mean over prompts."""
+    of = of if of in (known := choices(here)) else known[0]
+    is_signed = of == GRADIENTS or "answer" in of
+    if of == GRADIENTS:
+        cell, name, rows = (
+            here.cell("integrated_gradients"),
+            "attribution",
+            {"measure": "attribution"},
+        )
+    else:
+        cell, name = (
+            here.cell("residual_erasure"),
+            next(name for name, shown in SHOWN.items() if shown == of),
+        )
+        rows = dict(zip(("scope", "effect"), name.split("."), strict=True))
+    if here.is_over_all:
+        return over_positions(
+            here, cell, rows, title=f"{of}, mean over prompts", is_signed=is_signed
+        )
+    measured = here.measured(cell)
+    values = measured.of_prompt(name, here.ex)
+    if "n_pos" in measured.names:
+        values = values[:, : int(measured.of_prompt("n_pos", here.ex))]
+    return Grid(
+        f"{of}, prompt {here.ex}",
+        values.astype(np.float32),
+        Axis.of("in front of layer", len(values), "layer"),
+        token_axis(here, values.shape[1]),
+        is_signed=is_signed,
+    )
+
+
+def page(here: Selected) -> None:
+    """Draw the grid, and the analysis's own figure."""
+    left, right = st.columns(2)
+    with left:
+        of = option(here, "Effect", choices(here))
+    with right:
+        mean_or_prompt(here)
+    cell = here.cell("integrated_gradients" if of == GRADIENTS else "residual_erasure")
+    name = (
+        "attribution"
+        if of == GRADIENTS
+        else next(name for name, shown in SHOWN.items() if shown == of)
+    )
+    measured = here.measured(cell)
+    pane(
+        here,
+        grid(here, of),
+        key="erasure",
+        at_cell=None if here.is_over_all else lambda row, col: measured.at(name, row, col),
+    )
+    stored(here, cell)

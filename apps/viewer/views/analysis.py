@@ -1,4 +1,0 @@
-from interp_viewer.other import page
-from interp_viewer.screen import show
-
-show("analysis", page)

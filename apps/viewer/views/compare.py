@@ -1,4 +1,0 @@
-from interp_viewer.compare import page
-from interp_viewer.screen import show
-
-show("compare", page)

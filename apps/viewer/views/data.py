@@ -1,4 +1,0 @@
-from interp_viewer.data import page
-from interp_viewer.screen import show
-
-show("data", page)

@@ -1,4 +1,0 @@
-from interp_viewer.depthmap import page
-from interp_viewer.screen import show
-
-show("depthmap", page)

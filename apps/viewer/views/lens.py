@@ -1,4 +1,0 @@
-from interp_viewer.lens import page
-from interp_viewer.screen import show
-
-show("lens", page)

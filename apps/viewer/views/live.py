@@ -1,3 +1,0 @@
-from interp_viewer.live import page
-
-page()

@@ -1,4 +1,0 @@
-from interp_viewer.overview import page
-from interp_viewer.screen import show
-
-show("overview", page)

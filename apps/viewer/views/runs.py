@@ -1,3 +1,0 @@
-from interp_viewer.runs import page
-
-page()

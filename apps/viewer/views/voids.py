@@ -1,4 +1,0 @@
-from interp_viewer.screen import show
-from interp_viewer.voids import page
-
-show("voids", page)

@@ -1,0 +1,123 @@
+"""How much does a layer turn the stream, and which layers would go first?
+
+Block Influence (ShortGPT, arXiv 2403.03853): BI = 1 - E cos(h_in, h_out), the mean over tokens.
+Siblings: LIM = -E cos (Layer-Wise Quantization, arXiv 2406.17415), and the same with a prompt's
+tokens flattened to one vector; ZD, the share of a layer's weights with z-score above 1 (the same
+paper; needs no data); the relative magnitude ||f(x)|| / ||x + f(x)||; the angular distance
+arccos(cos) / pi of the last token over a span of layers (arXiv 2403.17887); and the BI that the
+lengths alone would give if every write were orthogonal to the stream.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+from torch.nn.functional import cosine_similarity
+
+from interp.analyses.block_influence.result import BlockInfluenceResult
+from interp.analysis import Analysis, Cost, joined
+from interp.errors import AnalysisError
+from interp.models import Model
+from interp.replay import Recording
+from interp.shapes import Tensors
+from interp.sweeps.cosines import MEASURES, influence
+from interp.tasks import Task
+from interp.tasks.batch import TokenBatch
+
+__all__ = [
+    "MEASURES",
+    "BlockInfluence",
+    "BlockInfluenceResult",
+    "influence",
+    "share_of_large_weights",
+]
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class BlockInfluence(Analysis):
+    """Measure how far every layer, and every span of layers, turns the stream.
+
+    `first_position` False leaves position 0 out.
+    """
+
+    first_position: bool = True
+    seed: int = 0
+    question: ClassVar[str] = (
+        "How much does a layer turn the stream, and which layers would go first?"
+    )
+    how: ClassVar[str] = (
+        "The angle between the stream in front of a layer and behind it, as 1 - cosine, averaged"
+        " over tokens; beside it its published relatives, one of which looks at weights only."
+    )
+    caveat: ClassVar[str] = (
+        "A layer that turns the stream little can still be needed; layer_skip measures what its"
+        " absence costs."
+    )
+
+    def check(self, model: Model, shard: TokenBatch) -> None:
+        """Raise AnalysisError for prompts without a position to average."""
+        if shard.tokens.shape[1] < 2 and not self.first_position:
+            raise AnalysisError(
+                f"prompt {shard.prompts[0].id!r} has 1 token; first_position=False needs at least 2"
+            )
+
+    def prepare(self, model: Model, task: Task) -> Tensors:
+        """Return ZD of every layer, over its matrices: a norm's gains, near 1, would decide it."""
+        blocks = model.record(model.tokenize(task.prompts[:1])).blocks
+        matrices = [
+            [weight for weight in block.module.parameters() if weight.ndim > 1] for block in blocks
+        ]
+        return {
+            "large_weights": torch.tensor([share_of_large_weights(weights) for weights in matrices])
+        }
+
+    def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
+        """Return per prompt means over positions [batch layer measure], and cosines between taps.
+
+        Those are of the last token, [batch tap tap].
+        """
+        start, n = 0 if self.first_position else 1, len(shard.prompts)
+        stream = [recording.resid(layer)[:, start:] for layer in range(recording.n_layers + 1)]
+        pairs = list(pairwise(stream))
+        flat = [
+            cosine_similarity(a.float().flatten(1), b.float().flatten(1), dim=-1, eps=_EPS)
+            for a, b in pairs
+        ]
+        last = torch.stack([resid[:, -1].float() for resid in stream], dim=1)
+        last = last / vector_norm(last, dim=-1, keepdim=True).clamp_min(_EPS)
+        return {
+            "means": torch.stack([influence(a, b).mean(1) for a, b in pairs], dim=1).cpu(),
+            "flat_cosine": torch.stack(flat, dim=1).cpu(),
+            "last_cosine": (last @ last.mT).cpu(),
+            "large_weights": prepared["large_weights"].expand(n, -1).clone(),
+            "n_pos": torch.full((n,), stream[0].shape[1]),
+        }
+
+    def combine(self, parts: Sequence[Tensors]) -> BlockInfluenceResult:
+        """Return token-weighted means; of angles and flattened cosines, means over prompts."""
+        arrays = joined([{key: value.double() for key, value in part.items()} for part in parts])
+        return BlockInfluenceResult(arrays, seed=self.seed)
+
+    def cost(self, model: Model, shard: TokenBatch) -> Cost:
+        """Nothing beyond the clean pass."""
+        taps = model.n_layers + 1
+        numbers = len(shard.prompts) * (taps**2 + 5 * taps)
+        return Cost(0.0, numbers, 4 * shard.tokens.numel() * model.d_model)
+
+
+def share_of_large_weights(weights: Sequence[Tensor]) -> float:
+    """Return ZD: the share of weights more than one standard deviation above the mean of all."""
+    sizes = np.array([tensor.numel() for tensor in weights], dtype=np.float64)
+    moments = np.array(
+        [[float(m) for m in torch.var_mean(tensor.float(), correction=0)] for tensor in weights]
+    )
+    mean = np.average(moments[:, 1], weights=sizes)
+    variance = np.average(moments[:, 0] + (moments[:, 1] - mean) ** 2, weights=sizes)
+    threshold = float(mean + variance**0.5)
+    return float(sum(int((tensor > threshold).sum()) for tensor in weights) / sizes.sum())

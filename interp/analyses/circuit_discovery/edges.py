@@ -1,0 +1,143 @@
+"""Scores of edges, and passes in which only the edges of a circuit carry what their senders write.
+
+An edge's score is what the receiver's coefficient makes of the change in the sender's output (edge
+attribution patching, Syed et al., arXiv 2310.10348), with the ordinary gradient or under relevance
+rules.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import einsum, rearrange, repeat
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.analyses.circuit_discovery.circuits import Wiring
+from interp.backward import Rules
+from interp.models.gradients import graph, slopes
+from interp.replay import Recording
+from interp.sweeps.twins import Twins
+
+TOKENS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Pass:
+    """An ordinary pass: what senders add [batch pos sender d_model], receivers read, the logits."""
+
+    writes: Tensor
+    read: dict[tuple[str, int], Tensor]
+    logits: Tensor
+
+
+def plain_pass(
+    recording: Recording, tokens: Tensor, wiring: Wiring, *, rules: Rules | None = None
+) -> Pass:
+    """Run a pass in which receivers can be told apart; with `rules`, what they read has a graph."""
+    writes: list[Tensor] = []
+    seen: dict[tuple[str, int], Tensor] = {}
+
+    def read(kind: str, layer: int, resid: Tensor) -> Tensor:
+        if kind in ("q", "k", "v"):
+            resid = repeat(resid, "rows pos d -> rows pos head d", head=wiring.n_read(kind))
+        elif rules is not None:
+            resid = resid + 0.0
+        seen[kind, layer] = resid
+        return resid
+
+    def keep(kind: str, layer: int, write: Tensor) -> None:  # noqa: ARG001
+        writes.append((write if kind == "heads" else write[:, :, None]).detach())
+
+    logits = recording.forked(tokens, read=read, wrote=keep, backward=rules)
+    return Pass(torch.cat(writes, dim=2), seen, logits)
+
+
+def edge_scores(recording: Recording, twins: Twins, wiring: Wiring, *, rules: Rules) -> Tensor:
+    """Return every edge's score per prompt in fp32 [batch receiver sender].
+
+    Two forward passes and one backward pass serve all edges.
+    """
+    source = plain_pass(recording, twins.source, wiring)
+    if twins.direction == "denoise":
+        twins = twins.with_reference(source.logits)
+    base = plain_pass(recording, twins.base, wiring, rules=rules)
+    change = source.writes.float() - base.writes.float()
+    with graph():
+        value = twins.value(base.logits[:, twins.clean.predicting])
+        coefficients = dict(zip(base.read, slopes(value, [*base.read.values()]), strict=True))
+    one, heads = "b p d, b p sender d -> b sender", "b p head d, b p sender d -> b head sender"
+    rows = []
+    for layer in range(wiring.n_layers):
+        rows += [einsum(coefficients[kind, layer], change, heads) for kind in ("q", "k", "v")]
+        rows.append(einsum(coefficients["mlp", layer], change, one)[:, None])
+    rows.append(einsum(coefficients["logits", wiring.n_layers], change, one)[:, None])
+    is_edge = torch.from_numpy(wiring.is_edge).to(change.device)
+    return torch.cat(rows, dim=1).where(is_edge, torch.zeros((), device=change.device))
+
+
+def circuit_values(
+    recording: Recording,
+    twins: Twins,
+    wiring: Wiring,
+    circuits: Sequence[NDArray[np.bool_]],
+    *,
+    away: Pass,
+    instead: Tensor | None = None,
+) -> Tensor:
+    """Return the metric of clean prompts with circuits of kept edges [circuit batch].
+
+    `circuits` are such edges [receiver sender]. Every other edge carries what its sender writes in
+    the corrupted pass `away`, or `instead` [sender d_model], such as a mean.
+    """
+    batch, n_pos = twins.clean.tokens.shape
+    kept = torch.from_numpy(np.stack([*circuits])).to(away.writes.device)
+    size = max(1, TOKENS_AT_ONCE // (batch * n_pos))
+    values = [
+        _values(recording, twins, wiring, chunk, away, instead) for chunk in torch.split(kept, size)
+    ]
+    return torch.cat(values)
+
+
+def _values(
+    recording: Recording,
+    twins: Twins,
+    wiring: Wiring,
+    kept: Tensor,
+    away: Pass,
+    instead: Tensor | None,
+) -> Tensor:
+    n_circuits, writes = len(kept), away.writes.float()
+    ablated = writes if instead is None else instead.float().expand_as(writes)
+    moved = ablated - writes
+    changes: list[Tensor] = []
+    rows = {name: i for i, name in enumerate(wiring.receivers)}
+
+    def keep(kind: str, layer: int, write: Tensor) -> None:  # noqa: ARG001
+        write = write if kind == "heads" else write[:, :, None]
+        write = rearrange(write.float(), "(c b) ... -> c b ...", c=n_circuits)
+        first = sum(change.shape[3] for change in changes)
+        changes.append(write - ablated[:, :, first : first + write.shape[3]])
+
+    def read(kind: str, layer: int, resid: Tensor) -> Tensor:
+        change = torch.cat(changes, dim=3)
+        n_before = change.shape[3]
+        names = ["logits"] if kind == "logits" else [f"m{layer}"]
+        if kind in ("q", "k", "v"):
+            names = [f"{kind}{layer}.h{head}" for head in range(wiring.n_read(kind))]
+        if kind == "mlp" and wiring.is_parallel:
+            n_before = wiring.n_before(names[0])
+        chosen = kept[:, [rows[name] for name in names], :n_before].float()
+        asked = away.read[kind, layer].float()
+        asked = asked if asked.ndim == 4 else asked[:, :, None]
+        ground = asked + moved[:, :, :n_before].sum(2, keepdim=True)
+        own: Tensor = ground + einsum(
+            chosen, change[:, :, :, :n_before], "c r s, c b p s d -> c b p r d"
+        )
+        own = rearrange(own.to(resid.dtype), "c b p r d -> (c b) p r d")
+        return own if kind in ("q", "k", "v") else own[:, :, 0].expand_as(resid)
+
+    tokens = repeat(twins.clean.tokens, "batch pos -> (circuit batch) pos", circuit=n_circuits)
+    logits = recording.forked(tokens, read=read, wrote=keep)[:, twins.clean.predicting]
+    return twins.value(rearrange(logits, "(c b) ... -> c b ...", c=n_circuits))

@@ -1,0 +1,41 @@
+"""Taps: residuals in front of every layer and behind the last, or what each layer adds."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.models import Model
+from interp.replay import Recording
+from interp.sites import Site
+from interp.tasks.batch import TokenBatch
+
+What = Literal["residual", "contribution"]
+
+
+def n_taps(model: Model, what: What) -> int:
+    """Return how many taps a model has."""
+    return model.n_layers + int(what == "residual")
+
+
+def taps(recording: Recording, what: What) -> Float[Tensor, "tap batch pos d_model"]:
+    """Return a clean pass's residuals, or its layers' contributions in fp32."""
+    layers = range(recording.n_layers)
+    if what == "residual":
+        return torch.stack([recording.resid(layer) for layer in (*layers, recording.n_layers)])
+    writes = [
+        [recording.clean(Site(kind, layer)).float() for kind in ("attn_out", "mlp_out")]
+        for layer in layers
+    ]
+    return torch.stack([attn + mlp for attn, mlp in writes])
+
+
+def pooled(
+    recording: Recording, batch: TokenBatch, what: What
+) -> Float[Tensor, "batch tap d_model"]:
+    """Return each tap's mean over a prompt's positions, without padding and without position 0."""
+    mask = batch.mask.clone()
+    mask[:, 0] = False
+    total = torch.einsum("sbpd,bp->bsd", taps(recording, what).float(), mask.float())
+    return (total / mask.sum(1)[:, None, None]).cpu()

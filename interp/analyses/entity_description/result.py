@@ -1,0 +1,197 @@
+"""How often a vector says the bridge, or the answer, in another prompt."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.figures.plots import grid_below, lines_over_depth
+from interp.result import Compared, Finding, Result
+from interp.stats.estimate import estimate, estimates
+from interp.sweeps.two_hop import answer_groups, nothing_compared
+
+if TYPE_CHECKING:
+    from interp.analyses.entity_description import EntityDescription
+
+ENTITIES = ("bridge", "answer")  # each is followed by another prompt's, two places on
+_FROM = {"subject": "first-hop token", "last": "last token"}
+_SHOWN = (("subject", "bridge"), ("last", "bridge"), ("last", "answer"))
+_KEYS = ["statistic", "group", "position", "entity"]
+_REAL = (
+    "rate",
+    "low",
+    "high",
+    *(f"{name}{end}" for name in ("control", "gain") for end in ("", "_low", "_high")),
+)
+
+
+@dataclass(frozen=True, repr=False)
+class EntityDescriptionResult(Result):
+    """Per prompt: `arrays["subject.rank"]` [prompt source target entity], own, then another's.
+
+    A prompt does not count where the target prompt says the entity, or its control, without any
+    vector.
+    """
+
+    analysis: "EntityDescription"
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def positions(self) -> list[str]:
+        """Return where vectors are from."""
+        return [position for position in _FROM if f"{position}.rank" in self.arrays]
+
+    @property
+    def _shown(self) -> list[tuple[str, str]]:
+        """Return what is shown: the bridge from both positions, and the answer from the last."""
+        return [(position, entity) for position, entity in _SHOWN if position in self.positions]
+
+    def is_said(self, group: str, position: str, entity: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return whether the entity, and another's, is said first [prompt source target]."""
+        own, other = self._of(group, position, entity, "rank")
+        return own == 0, other == 0
+
+    def _of(
+        self, group: str, position: str, entity: str, what: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        i = ENTITIES.index(entity)
+        chosen = answer_groups(self.arrays)[group] & ~self.arrays["anyway"][:, [i, i + 2]].any(1)
+        values = self.arrays[f"{position}.{what}"][chosen]
+        return values[..., i], values[..., i + 2]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per statistic, group, position of the vector, entity, and source and
+        target layer.
+
+        "pair": the entity is the first guess for this pair of layers; "any target": for any target
+        of this source; "first source": this is the first such source; "anywhere": for any pair;
+        "sampled anywhere": expected, if each of the pairs is sampled `n_samples` times. Each `rate`
+        stands beside its control, another prompt's entity with as many `tries`, and their paired
+        difference `gain`; with 95 % bootstrap intervals over prompts.
+        """
+        rows = [
+            row
+            for group in answer_groups(self.arrays)
+            for position in self.positions
+            for entity in ENTITIES
+            for row in self._rows(group, position, entity)
+        ]
+        frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame([{"n_prompts": 0}])
+        types = dict.fromkeys(("source", "target", "tries", "n_prompts"), "Int64") | dict.fromkeys(
+            _REAL, "float64"
+        )
+        return frame.reindex(columns=[*_KEYS, *types]).astype(types)
+
+    def _rows(self, group: str, position: str, entity: str) -> Iterator[pd.DataFrame]:
+        said = self.is_said(group, position, entity)
+        n, n_sources, n_targets = said[0].shape
+        if not n:
+            return
+        n_pairs, n_samples = n_sources * n_targets, self.analysis.n_samples
+        pairs = dict(
+            zip(
+                ("source", "target"), np.indices((n_sources, n_targets)).reshape(2, -1), strict=True
+            )
+        )
+        sources, anywhere = {"source": np.arange(n_sources)}, {"source": [None]}
+        by_source = [np.asarray(each.any(2)) for each in said]
+        probability = self._of(group, position, entity, "probability")
+        for statistic, of_both, at, tries in (
+            ("pair", [each.reshape(n, -1) for each in said], pairs, 1),
+            ("any target", by_source, sources, n_targets),
+            ("first source", [x & (x.cumsum(1) == 1) for x in by_source], sources, n_targets),
+            ("anywhere", [x.any(1, keepdims=True) for x in by_source], anywhere, n_pairs),
+            (
+                "sampled anywhere",
+                [_ever_sampled(p, n_samples) for p in probability],
+                anywhere,
+                n_samples * n_pairs,
+            ),
+        ):
+            keys = dict(zip(_KEYS, (statistic, group, position, entity), strict=True)) | at
+            yield pd.DataFrame(keys | {"tries": tries, "n_prompts": n} | self._rates(*of_both))
+
+    def _rates(self, own: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
+        """Return own, another's and the difference's mean over the first axis, with intervals."""
+        own, other = own.astype(np.float64), other.astype(np.float64)
+        columns: dict[str, np.ndarray] = {}
+        for name, values in (("rate", own), ("control", other), ("gain", own - other)):
+            before = "" if name == "rate" else f"{name}_"
+            of_name = estimates(values, seed=self.analysis.seed)
+            columns |= {
+                name: of_name["mean"],
+                f"{before}low": of_name["low"],
+                f"{before}high": of_name["high"],
+            }
+        return columns
+
+    def plot(self) -> go.Figure:
+        """Draw how often each source layer's vector says the entity, and a grid of all pairs."""
+        frame = self.to_frame()
+        title = (
+            "What a vector says in another prompt, by its source layer: share of prompts, any"
+            " target layer"
+        )
+        lines = [
+            line
+            for group in answer_groups(self.arrays)
+            for shown in self._shown
+            for line in self._lines(frame, group, *shown)
+        ]
+        if not lines:
+            return go.Figure().update_layout(title=f"{title}: no prompts are compared")
+        figure = lines_over_depth(
+            pd.concat(lines), y="rate", groups="line", panels="panel", title=title
+        )
+        figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
+        group, (position, entity) = list(answer_groups(self.arrays))[-1], self._shown[0]
+        said = self.is_said(group, position, entity)[0]
+        if not len(said):
+            return figure
+        of = f"{entity} said, {_FROM[position]},<br>{group}: share"
+        return grid_below(figure, said.mean(0), x="target layer", y="source layer", of=of, top=1.0)
+
+    def _lines(
+        self, frame: pd.DataFrame, group: str, position: str, entity: str
+    ) -> Iterator[pd.DataFrame]:
+        rows = frame[(frame[_KEYS] == ("any target", group, position, entity)).all(axis=1)]
+        panel = f"{entity}, {_FROM[position]}"
+        own = rows.rename(columns={"source": "layer"})[["layer", "rate", "low", "high"]]
+        yield own.assign(panel=panel, line=group)
+        control = {"source": "layer"} | dict(zip(_REAL[3:6], _REAL[:3], strict=True))
+        others = rows[[*control]].rename(columns=control)
+        yield others.assign(panel=panel, line=f"{group}, another prompt's")
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return how often vectors say the bridge, by group, and the answer."""
+        groups = list(answer_groups(self.arrays))
+        if not groups:
+            return (Finding(nothing_compared(self.arrays)),)
+        first, *more = self._shown
+        asked = [(group, *first) for group in groups] + [(groups[0], *each) for each in more[::-1]]
+        return tuple(self._finding(*each) for each in asked[:3])
+
+    def _finding(self, group: str, position: str, entity: str) -> Finding:
+        own, other = self.is_said(group, position, entity)
+        whose = f"With {group}, the {_FROM[position]}'s vector"
+        if not len(own):
+            return Finding(f"{whose} cannot be judged: the target prompt says the {entity} anyway.")
+        said, control = (estimate(x.any((1, 2)), seed=self.analysis.seed) for x in (own, other))
+        half = np.flatnonzero(own.any(2).mean(0) >= 0.5)
+        since = f", in half of them from layer {half[0]} on" if len(half) else ""
+        return Finding(
+            f"{whose} says the {entity} in {said:.0%} of prompts{since}.",
+            said,
+            f"share of prompts with {group} whose {_FROM[position]}'s vector says the {entity}",
+            control=Compared("another prompt's entity", control),
+        )
+
+
+def _ever_sampled(probability: np.ndarray, n_samples: int) -> np.ndarray:
+    """Return [prompt 1] how probable it is that one of `n_samples` of any pair says the entity."""
+    missed = np.log1p(-probability.astype(np.float64).clip(max=1 - 1e-9))
+    ever: np.ndarray = -np.expm1(n_samples * missed.sum((1, 2)))[:, None]
+    return ever

@@ -1,0 +1,174 @@
+"""At which layers, and in how many prompts, the stages of a two-hop query are reached."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.figures.plots import boxes
+from interp.result import Compared, Finding, Result
+from interp.stats.estimate import Estimate, estimate, estimate_difference
+from interp.sweeps.two_hop import RIGHT, WRONG, answer_groups, nothing_compared
+
+if TYPE_CHECKING:
+    from interp.analyses.hop_stages import HopStages
+
+MEASURES = (
+    "bridge said from the first hop",
+    "hiding the first hop changes the guess",
+    "attention writes the bridge",
+    "bridge said from the last token",
+    "answer said from the last token",
+    "MLP writes the prediction",
+    "bridge in the lens at the first hop",
+    "bridge in the lens at the last token",
+    "answer in the lens at the last token",
+)
+STAGES = {  # by the measures whose mean layer they are
+    "1 first hop resolved": MEASURES[:1],
+    "2 reaches the last token": MEASURES[1:4],
+    "3 second hop resolved": MEASURES[4:5],
+    "4 prediction extracted": MEASURES[5:6],
+}
+_IN_THE_LENS = (MEASURES[6], MEASURES[8])
+_REAL = [
+    f"{name}{end}".removeprefix("defined_")
+    for name in ("defined", "control", "layer")
+    for end in ("", "_low", "_high")
+] + ["median"]
+
+
+@dataclass(frozen=True, repr=False)
+class HopStagesResult(Result):
+    """Per prompt: `arrays["own"]`, `arrays["control"]` [prompt measure], first layers; -1: none.
+
+    A prompt does not count where the target prompt says one of the entities without any vector.
+    """
+
+    analysis: "HopStages"
+    arrays: dict[str, np.ndarray]
+
+    def chosen(self, group: str) -> np.ndarray:
+        """Return which prompts of a group count."""
+        chosen: np.ndarray = answer_groups(self.arrays)[group] & ~self.arrays["anyway"]
+        return chosen
+
+    def layers(
+        self, group: str, name: str, *, kind: Literal["own", "control"] = "own"
+    ) -> np.ndarray:
+        """Return the layer [prompt] of a stage or of a measure; NaN where it is not defined."""
+        columns = [MEASURES.index(measure) for measure in STAGES.get(name, (name,))]
+        firsts = self.arrays[kind][self.chosen(group)][:, columns]
+        there = firsts >= 0
+        total = np.where(there, firsts, 0).sum(1)
+        layers: np.ndarray = np.where(there.any(1), total / there.sum(1).clip(min=1), np.nan)
+        return layers
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per kind (stage, measure, difference), name and group.
+
+        `defined` is the share of prompts in which it happens at any layer, `control` that of
+        another prompt's entities (or of another hidden token), with 95 % bootstrap intervals over
+        prompts; `layer` is the mean over the prompts in which it is defined, `median` theirs.
+        "difference": the mean layer of wrong answers minus that of right ones.
+        """
+        groups = answer_groups(self.arrays)
+        rows = [
+            {"kind": kind, "name": name} | self._row(group, name)
+            for kind, names in (("stage", STAGES), ("measure", MEASURES))
+            for name in names
+            for group in groups
+        ]
+        rows += [self._later(name) for name in (*STAGES, *_IN_THE_LENS)]
+        types = dict.fromkeys(_REAL, "float64") | dict.fromkeys(("n_defined", "n_prompts"), "Int64")
+        frame = pd.DataFrame([row for row in rows if row] or [{"n_prompts": 0}])
+        return frame.reindex(columns=["kind", "name", "group", *types]).astype(types)
+
+    def _share(self, group: str, name: str, kind: Literal["own", "control"] = "own") -> Estimate:
+        """Return the share of a group's prompts in which something happens at any layer."""
+        is_defined = ~np.isnan(self.layers(group, name, kind=kind))
+        return estimate(is_defined, seed=self.analysis.seed)
+
+    def _mean_layer(self, group: str, name: str) -> Estimate:
+        """Return the mean layer over a group's prompts in which something happens."""
+        layers = self.layers(group, name)
+        return estimate(layers[~np.isnan(layers)], seed=self.analysis.seed)
+
+    def _row(self, group: str, name: str) -> dict[str, object]:
+        own, layers = self._share(group, name), self.layers(group, name)
+        row: dict[str, object] = {"group": group, "n_prompts": own.n}
+        for prefix, share in (
+            ("defined", own),
+            ("control", self._share(group, name, "control")),
+            ("layer", self._mean_layer(group, name)),
+        ):
+            before = "" if prefix == "defined" else f"{prefix}_"
+            row |= {prefix: share.value, f"{before}low": share.low, f"{before}high": share.high}
+        defined = layers[~np.isnan(layers)]
+        median = np.median(defined) if len(defined) else np.nan
+        return row | {"n_defined": len(defined), "median": median}
+
+    def _difference(self, name: str) -> Estimate | None:
+        """Return how many layers later something is where the answer is wrong; None if unknown."""
+        if len(answer_groups(self.arrays)) < 2:
+            return None
+        layers = [self.layers(group, name) for group in (WRONG, RIGHT)]
+        defined = [each[~np.isnan(each)] for each in layers]
+        if not all(len(each) for each in defined):
+            return None
+        return estimate_difference(*defined, seed=self.analysis.seed)
+
+    def _later(self, name: str) -> dict[str, object]:
+        if (difference := self._difference(name)) is None:
+            return {}
+        keys: dict[str, object] = {"kind": "difference", "name": name, "group": "wrong minus right"}
+        layers = {
+            "layer": difference.value,
+            "layer_low": difference.low,
+            "layer_high": difference.high,
+        }
+        return keys | {"n_defined": difference.n} | layers
+
+    def plot(self) -> go.Figure:
+        """Draw the layers of the four stages as boxes by group, with the share defined above."""
+        values, notes = {}, {}
+        for group in answer_groups(self.arrays):
+            values[group] = {name: self.layers(group, name) for name in STAGES}
+            shares = {name: self._share(group, name).value for name in STAGES}
+            notes[group] = {name: "" if np.isnan(x) else f"{x:.0%}" for name, x in shares.items()}
+        title = (
+            "Layers at which a two-hop query is resolved (above: share of prompts in which it"
+            " ever is)"
+        )
+        return boxes(values, notes=notes, y="layer", title=title)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return how often the first hop is resolved, by group, and how much later in failures."""
+        groups = [group for group in answer_groups(self.arrays) if self.chosen(group).any()]
+        if not answer_groups(self.arrays):
+            return (Finding(nothing_compared(self.arrays)),)
+        if not groups:
+            return (Finding("Nothing to judge: the target prompt says the entities anyway."),)
+        resolved = tuple(self._first_hop(group) for group in groups)
+        later = self._difference(_IN_THE_LENS[0])
+        if later is None:
+            return resolved
+        claim = (
+            f"By the lens, the bridge is there {later:.1f} layers later in wrong answers than in"
+            " right ones."
+        )
+        measure = "layers by which the lens reads the bridge later in wrong answers than in right"
+        return (*resolved, Finding(claim, later, measure))
+
+    def _first_hop(self, group: str) -> Finding:
+        stage = next(iter(STAGES))
+        share, layer = self._share(group, stage), self._mean_layer(group, stage).value
+        where = "" if np.isnan(layer) else f", at layer {layer:.1f} on average"
+        return Finding(
+            f"With {group}, the first hop is resolved in {share:.0%} of prompts{where}.",
+            share,
+            f"share of prompts with {group} whose first hop is resolved",
+            control=Compared("another prompt's bridge", self._share(group, stage, "control")),
+        )

@@ -1,0 +1,123 @@
+"""Until which layer tokens matter, from their attributions."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.analyses.integrated_gradients.quadrature import FLOOR
+from interp.figures.plots import grids_over_positions
+from interp.result import Finding, Result
+from interp.stats.align import Aligned
+from interp.stats.bootstrap import resampled_means
+from interp.stats.estimate import Estimate, estimate_of, estimates
+
+if TYPE_CHECKING:
+    from interp.analyses.integrated_gradients import IntegratedGradients
+
+_COLUMNS = ["measure", "layer", "position", "mean", "low", "high", "max", "n_prompts"]
+_VARIED = {
+    "layer": "each layer's output",
+    "attention": "each attention's write",
+    "mlp": "each MLP's write",
+}
+
+
+def taken_over(share: np.ndarray) -> int | None:
+    """Return from which layer on the last token's share [layer] is over a half; None if never."""
+    less = np.flatnonzero(share <= 0.5)
+    first = int(less[-1]) + 1 if len(less) else 0
+    return first if first < len(share) else None
+
+
+@dataclass(frozen=True, repr=False)
+class IntegratedGradientsResult(Result):
+    """Attributions, and `arrays` [prompt layer]: difference, error, nodes, capped."""
+
+    analysis: "IntegratedGradients"
+    attribution: Aligned
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def relative_error(self) -> np.ndarray:
+        """Return how far attributions miss F(S) - F(B) [prompt layer], relative to it or 0.01."""
+        whole = np.maximum(np.abs(self.arrays["difference"]), FLOOR)
+        return np.asarray(self.arrays["error"] / whole)
+
+    @property
+    def share_of_last(self) -> np.ndarray:
+        """Return the last token's share of the absolute attribution [prompt layer].
+
+        Position 0 is left out.
+        """
+        size = np.abs(self.attribution.values[:, :, 1:])
+        last = size[:, :, list(self.attribution.offsets).index(0)]
+        share: np.ndarray = last / np.maximum(np.nansum(size, axis=2), 1e-12)
+        return share
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per measure and layer, and for attributions per position; statistics over
+        prompts.
+
+        Measures: "attribution" (in probability; `position` counts from the prompt's last token, 0),
+        and of every sum "share of the last token", "difference" F(S) - F(B), "nodes", "relative
+        error" and "capped" (1: more nodes were wanted than allowed).
+        """
+        seed = self.analysis.seed
+        frames = [self.attribution.to_frame(seed=seed).assign(measure="attribution")]
+        measures = {
+            "share of the last token": self.share_of_last,
+            "difference": self.arrays["difference"],
+            "nodes": self.arrays["nodes"],
+            "relative error": self.relative_error,
+            "capped": self.arrays["capped"],
+        }
+        for name, values in measures.items():
+            columns = estimates(values, seed=seed) | {"max": values.astype(np.float64).max(0)}
+            keys = {"measure": name, "layer": np.arange(values.shape[1]), "position": None}
+            frames.append(pd.DataFrame(keys | columns))
+        typed = [frame.astype({"position": "string"}) for frame in frames]
+        return pd.concat(typed, ignore_index=True)[_COLUMNS]
+
+    def plot(self) -> go.Figure:
+        """Draw the mean attribution by layer and position, colours whatever the first token has."""
+        frame = self.attribution.to_frame(seed=self.analysis.seed).assign(panel="")
+        title = (
+            f"How much the answer's probability owes to {_VARIED[self.analysis.part]} at each token"
+            " (integrated gradients)"
+        )
+        return grids_over_positions(
+            frame, panels="panel", y="layer", title=title, colour="probability", is_signed=True
+        )
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return from where on the last token holds most, and how well attributions add up."""
+        error = self.relative_error
+        worst = Estimate(float(error.max()), n=len(error))
+        n_capped = int(self.arrays["capped"].sum())
+        limit = f"; {n_capped} of {error.size} sums wanted more nodes" if n_capped else ""
+        sums = Finding(
+            f"The attributions add up to the change in probability within {worst:.1%} at"
+            f" worst{limit}.",
+            worst,
+            "largest relative error of the attributions' sum",
+        )
+        return self._taken_over(), sums
+
+    def _taken_over(self) -> Finding:
+        share = self.share_of_last
+        n, n_layers = share.shape
+        resampled = resampled_means(share.astype(np.float64), seed=self.analysis.seed)
+        taken, *others = (taken_over(mean) for mean in (share.mean(0), *resampled))
+        if taken is None:
+            return Finding("At no layer does the last token hold most of the attribution.")
+        depths = (np.inf if layer is None else (layer + 1) / n_layers for layer in others)
+        depth = estimate_of((taken + 1) / n_layers, depths, n=n)
+        return Finding(
+            f"From layer {taken} on, {depth:.0%} of the depth, the last token holds most of the"
+            " attribution.",
+            depth,
+            "share of layers until the last token holds most of the attribution",
+        )

@@ -1,0 +1,179 @@
+"""What breaks when a layer is skipped: later layers, the output; at once, later, directly?
+
+"Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.2. The effect of
+skipping layer s on layer l is the relative change of l's contribution, ||c_l - c'_l|| / ||c_l||; on
+the output, the L2 change of the probabilities. Scopes: "all" skips s at every position but 0;
+"future" skips before a split and measures from the split on; "direct" subtracts s's write from the
+input of each later layer alone, so nothing propagates (both at all positions, and before the split
+only, as "direct_future"). The paper's h_l - h_s for direct effects is, in its code, h_l - c_s; so
+it is here.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.analyses.layer_skip.result import LayerSkipResult
+from interp.analysis import Analysis, Cost, joined
+from interp.errors import AnalysisError
+from interp.models import Model
+from interp.parameters import AtLeast
+from interp.replay import Recording
+from interp.shapes import Tensors
+from interp.sweeps.staircase import Ends, Part, Scope, Step, staircase
+from interp.tasks.batch import TokenBatch
+
+__all__ = ["LayerSkip", "LayerSkipResult"]
+_FEWEST_TOKENS = {"even": 4, "paper": 13}
+
+
+@dataclass(frozen=True)
+class LayerSkip(Analysis):
+    """Skip every layer, or one part of it, in one sweep.
+
+    `splits` "even" spreads them over the prompt; "paper" draws them as published (seed 123).
+    """
+
+    part: Part = "layer"
+    scopes: tuple[Literal["all", "future", "direct"], ...] = ("all", "future", "direct")
+    splits: Literal["even", "paper"] = "even"
+    n_splits: Annotated[int, AtLeast(1)] = 4
+    percentile: float = 95.0
+    seed: int = 0
+    rank: ClassVar[int] = 1
+    page: ClassVar[str] = "skip"
+    question: ClassVar[str] = (
+        "What breaks when a layer is skipped: later layers, the output, future tokens?"
+    )
+    how: ClassVar[str] = (
+        "Each layer is left out in turn, and every later layer and the output are compared with the"
+        " clean run; once at all positions, once only before a split (what future tokens need), and"
+        " once for each later layer alone (direct effects)."
+    )
+    caveat: ClassVar[str] = (
+        "Later layers meet a stream that they never saw in training, so the loss is not the layer's"
+        " own alone."
+    )
+
+    @property
+    def _scopes(self) -> tuple[Scope, ...]:
+        wanted: list[Scope] = ["all"]
+        wanted += ["future"] if "future" in self.scopes else []
+        wanted += ["direct", "direct_future"] if "direct" in self.scopes else []
+        return tuple(wanted)
+
+    def check(self, model: Model, shard: TokenBatch) -> None:
+        """Raise AnalysisError for prompts too short to be split."""
+        n_pos = shard.tokens.shape[1]
+        if self._scopes != ("all",) and not self._splits(n_pos):
+            raise AnalysisError(
+                f"prompt {shard.prompts[0].id!r} has {n_pos} tokens; splits={self.splits!r} needs"
+                f" at least {_FEWEST_TOKENS[self.splits]}"
+            )
+
+    def _splits(self, n_pos: int) -> list[int]:
+        """Return the positions before which layers are skipped; none of prompts too short."""
+        if self._scopes == ("all",) or n_pos < _FEWEST_TOKENS[self.splits]:
+            return []
+        if self.splits == "even":
+            return sorted({round(t) for t in np.linspace(2, n_pos - 2, self.n_splits)})
+        candidates = list(range(8, n_pos - 4, 8))
+        random.Random(123).shuffle(candidates)
+        return sorted(candidates[: self.n_splits])
+
+    def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
+        """Return per prompt the effects on layers [batch skipped affected] and on the output.
+
+        On layers: maxima over positions, where they are, and means; output effects are [batch
+        skipped].
+        """
+        n, layers = len(shard.prompts), recording.n_layers
+        splits = self._splits(recording.n_pos)
+        effects = {scope: _Effects(n, layers) for scope in self._scopes}
+        outputs: Tensors = {}
+        clean = recording.logits(recording.resid(layers))
+        for event in staircase(recording, part=self.part, scopes=self._scopes, splits=splits):
+            if isinstance(event, Step):
+                effects[event.scope].add(event)
+                continue
+            share = 1.0 if event.scope == "all" else 1 / len(splits)
+            for key, value in _output_effects(recording, shard, clean, event, share=share).items():
+                _reduce(outputs, f"{event.scope}.{key}", value)
+        for scope, effect in effects.items():
+            outputs |= {f"{scope}.{key}": value for key, value in effect.tensors().items()}
+        return outputs
+
+    def combine(self, parts: Sequence[Tensors]) -> LayerSkipResult:
+        """Return maxima (as the paper), percentiles and means over prompts, for every scope."""
+        return LayerSkipResult(self, joined(parts), self._scopes)
+
+    def cost(self, model: Model, shard: TokenBatch) -> Cost:
+        """Half a sweep per scope over all positions; per split, the share of them behind it."""
+        n_tokens, n_pos = shard.tokens.numel(), shard.tokens.shape[1]
+        layers = model.n_layers
+        behind = sum((n_pos - t) / n_pos for t in self._splits(n_pos))
+        sweeps = sum(behind if scope.endswith("future") else 1.0 for scope in self._scopes)
+        held = 8 * layers * n_tokens * model.d_model + 3 * n_tokens * model.d_vocab
+        numbers = len(shard.prompts) * layers * (3 * layers + 3) * len(self._scopes)
+        return Cost((layers - 1) / 2 * sweeps, numbers, held)
+
+
+class _Effects:
+    """Running maximum, its position, and mean of one scope, per prompt [batch skipped affected]."""
+
+    def __init__(self, n: int, layers: int) -> None:
+        self.maximum = torch.zeros(n, layers, layers)
+        self.position = torch.zeros(n, layers, layers, dtype=torch.int32)
+        self.total = torch.zeros(n, layers, layers)
+        self.count = torch.zeros(n, layers, layers)
+
+    def add(self, step: Step) -> None:
+        """Take in one layer's changes [variant batch pos]; position 0 does not count."""
+        change = step.change[:, :, 1:] if step.start == 0 else step.change
+        value, position = (t.transpose(0, 1).cpu() for t in change.max(-1))
+        at = (slice(None), slice(0, len(change)), step.layer)
+        larger = value > self.maximum[at]
+        self.position[at] = torch.where(
+            larger, position + max(step.start, 1), self.position[at]
+        ).to(torch.int32)
+        self.maximum[at] = torch.where(larger, value, self.maximum[at])
+        self.total[at] += change.sum(-1).transpose(0, 1).cpu()
+        self.count[at] += change.shape[-1]
+
+    def tensors(self) -> Tensors:
+        """Return the finished arrays."""
+        mean = self.total / self.count.clamp_min(1)
+        return {"max": self.maximum, "position": self.position, "mean": mean}
+
+
+def _reduce(into: Tensors, key: str, value: Tensor) -> None:
+    """Keep the larger of maxima, and the sum of shares."""
+    if key not in into:
+        into[key] = value
+    else:
+        into[key] = torch.maximum(into[key], value) if key.endswith("max") else into[key] + value
+
+
+def _output_effects(
+    recording: Recording, shard: TokenBatch, clean: Tensor, ends: Ends, *, share: float
+) -> dict[str, Tensor]:
+    """Return how skips change the output, each [batch skipped].
+
+    ||p - p'||, its maximum and mean over positions, and the fall of the answer's logit. What is
+    averaged over splits comes multiplied by `share`, to be added up.
+    """
+    probs = clean[:, ends.start :].softmax(-1)
+    change, fall = [], []
+    for resid in ends.resid:
+        logits = recording.logits(resid)
+        change.append((probs - logits.softmax(-1)).norm(dim=-1)[:, 0 if ends.start else 1 :])
+        if shard.answer is not None:
+            fall.append((clean[:, -1] - logits[:, -1]).gather(1, shard.answer[:, None])[:, 0])
+    changes = torch.stack(change, dim=1).cpu()
+    effects = {"output_max": changes.amax(-1), "output_mean": share * changes.mean(-1)}
+    return effects | ({"answer_fall": share * torch.stack(fall, dim=1).cpu()} if fall else {})

@@ -1,0 +1,147 @@
+"""Does the order of layers matter, or could a window of them run side by side?
+
+After "Make Deep Networks Shallow Again" (arXiv 2309.08414): x + sum of F_l(x), the first two terms
+of the expansion of a residual network. Layers a..b all read the clean input x of layer a; the sum
+of what they write is compared with what the layers wrote in sequence, by ||y_par - y|| / ||y - x||
+(1 is as far off as leaving the window out) and cos(y_par, y). A window's first layer reads what it
+always reads, so L(L - 1)/2 blocks serve all windows.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+from torch.nn.functional import cosine_similarity
+
+from interp.analyses.parallel_window.result import (
+    MEASURES,
+    OUTPUT_MEASURES,
+    ParallelWindowResult,
+    first_and_last,
+)
+from interp.analysis import Analysis, Cost, joined
+from interp.errors import AnalysisError
+from interp.models import Model
+from interp.replay import Recording
+from interp.shapes import Resid, Tensors
+from interp.sweeps.lens import held, readings
+from interp.tasks.batch import TokenBatch
+
+__all__ = ["ParallelWindow", "ParallelWindowResult"]
+_EPS = 1e-6
+_CHUNK_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class ParallelWindow(Analysis):
+    """Run every window of layers side by side; `output_windows`, such as "2-3", to the output too.
+
+    `first_position` False leaves position 0 (often a sink) out of the means.
+    """
+
+    output_windows: tuple[str, ...] = ()
+    first_position: bool = True
+    seed: int = 0
+    question: ClassVar[str] = (
+        "Does the order of layers matter, or could a window of them run side by side?"
+    )
+    how: ClassVar[str] = (
+        "The layers of a window all read what its first layer reads, and the sum of what they write"
+        " is compared with what they wrote one behind the other; 1 is as far off as leaving the"
+        " window out."
+    )
+    caveat: ClassVar[str] = (
+        "A small error inside a window can still change the output; chosen windows are carried on"
+        " to it."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self._windows
+
+    @property
+    def _windows(self) -> list[tuple[int, int]]:
+        return [first_and_last(text) for text in self.output_windows]
+
+    def check(self, model: Model, shard: TokenBatch) -> None:
+        """Raise AnalysisError for windows that do not exist, and prompts without positions."""
+        if model.n_layers < 2:
+            raise AnalysisError("the model has 1 layer; a window needs at least 2")
+        for text, (_, last) in zip(self.output_windows, self._windows, strict=True):
+            if last >= model.n_layers:
+                raise AnalysisError(
+                    f"output window {text!r} given; the model's last layer is {model.n_layers - 1}"
+                )
+        if shard.tokens.shape[1] < 2 and not self.first_position:
+            raise AnalysisError(
+                f"prompt {shard.prompts[0].id!r} has 1 token; first_position=False needs at least 2"
+            )
+
+    def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
+        """Return means over positions [batch first last measure], 0 where last < first.
+
+        Of outputs [batch window 3].
+        """
+        n, layers, start = len(shard.prompts), recording.n_layers, 0 if self.first_position else 1
+        windows = torch.zeros(n, layers, layers, len(MEASURES))
+        ends: dict[tuple[int, int], Resid] = {}
+        for last, streams in enumerate(parallel_streams(recording)):
+            for first, stream in enumerate(streams):
+                error = _difference(recording, first, last, stream)
+                windows[:, first, last] = error[:, start:].mean(1).cpu()
+                if (first, last) in self._windows:
+                    rest = range(last + 1, layers)
+                    ends[first, last] = recording.chain(rest, stream.to(recording.resid(0).dtype))
+        n_pos = torch.full((n,), recording.n_pos - start)
+        if not ends:
+            return {"windows": windows, "n_pos": n_pos}
+        read, _ = readings(
+            recording, [ends[window] for window in self._windows], top_k=1, answer=None
+        )
+        outputs = read[:, :, start:, : len(OUTPUT_MEASURES)].mean(2).cpu()
+        return {"windows": windows, "outputs": outputs, "n_pos": n_pos}
+
+    def combine(self, parts: Sequence[Tensors]) -> ParallelWindowResult:
+        """Return token-weighted means with intervals over prompts."""
+        arrays = joined([{key: value.double() for key, value in part.items()} for part in parts])
+        return ParallelWindowResult(self, arrays)
+
+    def cost(self, model: Model, shard: TokenBatch) -> Cost:
+        """Half a sweep for all windows, and the layers behind each output window."""
+        layers, n_tokens = model.n_layers, shard.tokens.numel()
+        behind = sum((layers - 1 - last) / layers for _, last in dict.fromkeys(self._windows))
+        n_outputs = len(self._windows)
+        numbers = len(MEASURES) * layers**2 + len(OUTPUT_MEASURES) * n_outputs
+        at_once = (layers + n_outputs) * n_tokens * model.d_model
+        at_once += held(n_tokens, model.d_vocab) if n_outputs else 0
+        return Cost((layers - 1) / 2 + behind, len(shard.prompts) * numbers, at_once)
+
+
+def parallel_streams(recording: Recording) -> Iterator[list[Tensor]]:
+    """Yield, for every last layer, the streams behind the windows from every first layer to it.
+
+    Differences and sums in fp32; a window of one layer is the clean stream itself.
+    """
+    streams: list[Tensor] = []
+    size = max(1, _CHUNK_TOKENS // (recording.batch_size * recording.n_pos))
+    for layer in range(recording.n_layers):
+        for begin in range(0, layer, size):
+            firsts = range(begin, min(begin + size, layer))
+            rows = torch.cat([recording.resid(first) for first in firsts])
+            writes = recording.block(layer, rows).float() - rows.float()
+            for first, write in zip(firsts, writes.chunk(len(firsts)), strict=True):
+                streams[first] = streams[first] + write
+        streams.append(recording.resid(layer + 1).float())
+        yield streams
+
+
+def _difference(recording: Recording, first: int, last: int, stream: Tensor) -> Tensor:
+    """Return `MEASURES` of one window [batch pos measure]."""
+    before, after = recording.resid(first).float(), recording.resid(last + 1).float()
+    error = vector_norm(stream - after, dim=-1) / vector_norm(after - before, dim=-1).clamp_min(
+        _EPS
+    )
+    return torch.stack([error, cosine_similarity(stream, after, dim=-1, eps=_EPS)], dim=-1)

@@ -1,0 +1,115 @@
+"""What windows of layers miss side by side, over prompts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.errors import AnalysisError
+from interp.figures.plots import grid_below, lines_over_depth
+from interp.result import Compared, Finding, Result
+from interp.stats.estimate import Estimate, estimate, estimates
+
+if TYPE_CHECKING:
+    from interp.analyses.parallel_window import ParallelWindow
+
+MEASURES = ("relative error", "cosine")
+OUTPUT_MEASURES = ("KL(parallel‖final), nats", "KL(final‖parallel), nats", "same first token")
+
+
+def first_and_last(text: str) -> tuple[int, int]:
+    """Return a window's first and last layer."""
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise AnalysisError(
+            f"output window {text!r} given; a first and a last layer are needed, such as '2-3'"
+        )
+    return int(first), int(last)
+
+
+@dataclass(frozen=True, repr=False)
+class ParallelWindowResult(Result):
+    """Arrays: windows [prompt first last measure], n_pos, outputs [prompt window measure]."""
+
+    analysis: "ParallelWindow"
+    arrays: dict[str, np.ndarray]
+
+    def grid(self, measure: str = MEASURES[0]) -> np.ndarray:
+        """Return one of `MEASURES` for every first (row) and last layer; NaN without a window."""
+        values = self.arrays["windows"][..., MEASURES.index(measure)]
+        mean = np.average(values, axis=0, weights=self.arrays["n_pos"])
+        return np.where(np.tri(len(mean), k=-1, dtype=bool), np.nan, mean)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return columns measure, first, last, layers (in the window), mean, low and high."""
+        return pd.concat(self._rows(), ignore_index=True)
+
+    def _rows(self) -> Iterator[pd.DataFrame]:
+        first, last = np.triu_indices(len(self.grid()))
+        for i, measure in enumerate(MEASURES):
+            yield self._frame(measure, first, last, self.arrays["windows"][:, first, last, i])
+        if "outputs" in self.arrays:
+            first, last = np.array(
+                [first_and_last(text) for text in self.analysis.output_windows]
+            ).T
+            for i, measure in enumerate(OUTPUT_MEASURES):
+                yield self._frame(measure, first, last, self.arrays["outputs"][..., i])
+
+    def _frame(
+        self, measure: str, first: np.ndarray, last: np.ndarray, values: np.ndarray
+    ) -> pd.DataFrame:
+        columns = estimates(values, weights=self.arrays["n_pos"], seed=self.analysis.seed)
+        keys = {"measure": measure, "first": first, "last": last, "layers": last - first + 1}
+        return pd.DataFrame(keys | {name: columns[name] for name in ("mean", "low", "high")})
+
+    def plot(self) -> go.Figure:
+        """Draw error and cosine by first layer, a line a width, and the error of every window."""
+        frame = self.to_frame()
+        frame = frame[(frame["layers"] > 1) & frame["measure"].isin(MEASURES)].rename(
+            columns={"first": "layer"}
+        )
+        widths = frame["layers"].unique()
+        shown = widths[np.unique(np.linspace(0, len(widths) - 1, 6).round().astype(int))]
+        frame = frame[frame["layers"].isin(shown)]
+        frame["window"] = frame["layers"].astype(str) + " layers"
+        title = (
+            "Windows of layers side by side instead of in order (error 1: as far off as without"
+            " them)"
+        )
+        figure = lines_over_depth(frame, y="mean", groups="window", panels="measure", title=title)
+        figure.update_xaxes(title_text="first layer of the window")
+        top = max(1.0, float(np.nanquantile(self.grid(), 0.95)))
+        return grid_below(
+            figure, self.grid().T, x="first layer", y="last layer", of="relative error", top=top
+        )
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return by how much neighbouring layers, side by side, miss what they do in order."""
+        errors = self.arrays["windows"][..., 0]
+        neighbours = np.diagonal(errors, 1, axis1=1, axis2=2)
+        error = self._estimate(neighbours.mean(1))
+        first = Finding(
+            "Side by side, two neighbouring layers miss what they do in order by"
+            f" {error:.2f} of it on average.",
+            error,
+            "share of what two neighbouring layers do that is missed side by side, mean over pairs",
+            control=Compared("all layers side by side", self._estimate(errors[:, 0, -1])),
+        )
+        windows = self.analysis.output_windows if "outputs" in self.arrays else ()
+        outputs = [self._output(i, window) for i, window in enumerate(windows[:2])]
+        return (first, *outputs)
+
+    def _output(self, i: int, window: str) -> Finding:
+        divergence = self._estimate(self.arrays["outputs"][:, i, 1])
+        return Finding(
+            f"Layers {window} side by side change the output by {divergence:.2f} nats"
+            " (KL(final‖parallel)).",
+            divergence,
+            "KL(final‖parallel) at the output of an output window, nats",
+        )
+
+    def _estimate(self, values: np.ndarray) -> Estimate:
+        return estimate(values, weights=self.arrays["n_pos"], seed=self.analysis.seed)

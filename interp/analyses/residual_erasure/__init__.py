@@ -1,0 +1,155 @@
+"""After which layer can a token's stream be erased without the answer noticing?
+
+"Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.3: in front of layer
+l the residual of position t is replaced by one without information, the mean over all positions of
+the task's first prompts at that place; the effect is the L2 change of the probabilities where the
+answer's tokens are predicted, the largest over them. Site l is the stream in front of layer l; the
+last site is the stream behind all layers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from interp.analyses.residual_erasure.erasing import ERASE
+from interp.analyses.residual_erasure.result import Erasing, ResidualErasureResult
+from interp.analysis import Analysis, Cost
+from interp.errors import AnalysisError
+from interp.models import Model
+from interp.parameters import AtLeast
+from interp.replay import Recording
+from interp.shapes import Tensors
+from interp.stats.align import align
+from interp.sweeps.answers import Answered, answered, answered_sizes, require_answers
+from interp.tasks import Task
+from interp.tasks.batch import TokenBatch
+
+__all__ = ["ResidualErasure", "ResidualErasureResult"]
+
+
+@dataclass(frozen=True)
+class ResidualErasure(Analysis):
+    """Erase one position ("position"), or all from 1 up to it ("prefix"), at every site.
+
+    The residual without information is the mean over the first `n_mean` prompts; `first_position`
+    False leaves position 0 out of it. Findings call an effect of `matters` or more one that
+    matters.
+    """
+
+    scopes: tuple[Erasing, ...] = ("position", "prefix")
+    n_mean: Annotated[int, AtLeast(1)] = 10
+    first_position: bool = True
+    matters: float = 0.1
+    seed: int = 0
+    rank: ClassVar[int] = 10
+    page: ClassVar[str] = "erasure"
+    question: ClassVar[str] = (
+        "After which layer can a token's stream be erased without the answer noticing?"
+    )
+    how: ClassVar[str] = (
+        "In front of each layer a token's stream is replaced by a mean that carries no information,"
+        " for one position or for all positions up to it, and the change of the answer's"
+        " probabilities is measured."
+    )
+    caveat: ClassVar[str] = (
+        "A mean stream is unusual for later layers, so part of the effect is surprise and not lost"
+        " information."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scopes:
+            raise AnalysisError("no scopes given; there is position, prefix")
+
+    def check(self, model: Model, shard: TokenBatch) -> None:
+        """Raise TaskError where answers are missing, AnalysisError for prompts of two tokens."""
+        require_answers(shard)
+        if (n_pos := shard.tokens.shape[1]) < 3:
+            raise AnalysisError(
+                f"prompt {shard.prompts[0].id!r} has {n_pos} tokens; at least 3 are needed"
+            )
+
+    def prepare(self, model: Model, task: Task) -> Tensors:
+        """Return the mean residual [site d_model] over all positions of the first prompts."""
+        begin = 0 if self.first_position else 1
+        shape, count = (model.n_layers + 1, model.d_model), 0
+        total = torch.zeros(shape, dtype=torch.float64, device=model.device)
+        for shard in model.shards(Task(task.name, task.prompts[: self.n_mean])):
+            recording = model.record(model.tokenize(shard))
+            for site in range(model.n_layers + 1):
+                total[site] += recording.resid(site)[:, begin:].double().sum((0, 1))
+            count += len(shard) * (recording.n_pos - begin)
+        return {"mean": (total / count).to(model.dtype)}
+
+    def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
+        """Return per prompt, by scope, how the output changes [batch site pos].
+
+        "output" is the change of the probabilities, "answer" the fall of the answer's.
+        """
+        n, sites = len(shard.prompts), recording.n_layers + 1
+        sizes = answered_sizes(shard)
+        shape = (n, sites, max(size.n_pos for size in sizes))
+        keys = [f"{scope}.{key}" for scope in self.scopes for key in ("output", "answer")]
+        parts = {key: torch.zeros(shape) for key in keys}
+        parts |= {"n_pos": torch.zeros(n, dtype=torch.int64), "last": shard.last.cpu()}
+        for group in answered(recording, shard):
+            rows = group.rows.cpu()
+            parts["n_pos"][rows] = group.recording.n_pos
+            clean = _probabilities(group, group.recording.resid(recording.n_layers), start=0)
+            for scope in self.scopes:
+                for erased in ERASE[scope](group.recording, prepared["mean"]):
+                    for site, resid in enumerate(erased.resid, erased.first_site):
+                        at = (rows, site, erased.position)
+                        changed = _probabilities(group, resid, start=erased.start)
+                        effects = _effects(group, clean, changed)
+                        parts[f"{scope}.output"][at], parts[f"{scope}.answer"][at] = effects
+        return parts
+
+    def combine(self, parts: Sequence[Tensors]) -> ResidualErasureResult:
+        """Return effects aligned at the prompts' ends."""
+        arrays = [{key: value.numpy() for key, value in part.items()} for part in parts]
+        last, n_pos = ([part[key] for part in arrays] for key in ("last", "n_pos"))
+        effects = [key for key in arrays[0] if key not in ("last", "n_pos")]
+        aligned = {
+            key: align([part[key] for part in arrays], last=last, n_pos=n_pos) for key in effects
+        }
+        return ResidualErasureResult(self, aligned)
+
+    def cost(self, model: Model, shard: TokenBatch) -> Cost:
+        """Return about a quarter of (sites x positions) forwards a scope: only later blocks run."""
+        layers, n_tokens = model.n_layers, shard.tokens.numel()
+        sizes = answered_sizes(shard)
+        half = layers * (layers + 1) / 2
+        block_tokens = float(sum(size.passed for size in sizes) * layers)
+        for size in sizes:
+            behind = {"position": range(size.n_pos), "prefix": (0, *range(2, size.n_pos))}
+            tails = sum(size.n_pos - start for scope in self.scopes for start in behind[scope])
+            block_tokens += half * size.n_prompts * tails
+        longest = max(size.n_pos for size in sizes)
+        numbers = len(shard.prompts) * (layers + 1) * longest * 2 * len(self.scopes)
+        held = 3 * (layers + 1) * n_tokens * model.d_model + 3 * len(shard.prompts) * model.d_vocab
+        return Cost(block_tokens / (layers * n_tokens), numbers, held)
+
+
+def _probabilities(group: Answered, resid: Tensor, *, start: int) -> Tensor:
+    """Return the probabilities [batch answer_pos d_vocab] where answers are predicted.
+
+    Residuals begin at position `start`.
+    """
+    positions = slice(max(group.start - start, 0), None)
+    return group.recording.logits(resid, positions=positions).softmax(-1)
+
+
+def _effects(group: Answered, clean: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probabilities' largest L2 change [batch], and the fall of the answer's.
+
+    That is summed over its tokens.
+    """
+    n = changed.shape[1]  # those before are as in the clean pass
+    clean, answer = clean[:, -n:], group.answer[:, -n:, None]
+    fall = (clean - changed).gather(-1, answer)[..., 0].sum(-1)
+    return vector_norm(clean - changed, dim=-1).amax(-1).cpu(), fall.cpu()

@@ -1,0 +1,81 @@
+"""Streams without information in place of a model's own, and what the layers make of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.replay import Recording
+
+_CHUNK_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Erased:
+    """The last residuals of sites from `first_site` on at which `position` was erased."""
+
+    position: int
+    first_site: int
+    start: int
+    resid: Float[Tensor, "site batch pos_from_start d_model"]
+
+
+def erased_positions(recording: Recording, mean: Float[Tensor, "site d_model"]) -> Iterator[Erased]:
+    """Erase one position at every site, each at a time.
+
+    Only positions from it on are run, over the clean keys and values before it. One sweep over the
+    layers serves all sites; a site's row joins in front of its layer.
+    """
+    for position in range(recording.n_pos):
+        rows = _erased(recording, 0, mean, position)
+        for layer in range(recording.n_layers):
+            size = max(1, _CHUNK_TOKENS // rows[0, ..., 0].numel())
+            behind = [
+                _from(recording, layer, chunk, start=position) for chunk in torch.split(rows, size)
+            ]
+            rows = torch.cat([*behind, _erased(recording, layer + 1, mean, position)])
+        yield Erased(position, 0, position, rows)
+
+
+def _erased(recording: Recording, site: int, mean: Tensor, position: int) -> Tensor:
+    """Return the clean residuals from a position on, that one erased [1 batch pos d_model]."""
+    rows = recording.resid(site)[None, :, position:].clone()
+    rows[:, :, 0] = mean[site]
+    return rows
+
+
+def _from(recording: Recording, layer: int, rows: Tensor, *, start: int) -> Tensor:
+    flat = rearrange(rows, "site batch pos d_model -> (site batch) pos d_model")
+    behind = recording.tail(layer, flat, start=start) if start else recording.block(layer, flat)
+    sites: Tensor = rearrange(
+        behind, "(site batch) pos d_model -> site batch pos d_model", site=len(rows)
+    )
+    return sites
+
+
+def erased_prefixes(recording: Recording, mean: Float[Tensor, "site d_model"]) -> Iterator[Erased]:
+    """Erase positions 1 .. position at every site.
+
+    Up to the position, everything is as where all positions are erased; so that is run once a site,
+    and the positions behind are run over its keys and values.
+    """
+    for site in range(recording.n_layers + 1):
+        clean = recording.resid(site)
+        n, n_pos, _ = clean.shape
+        rest = repeat(mean[site], "d_model -> batch pos d_model", batch=n, pos=n_pos - 1)
+        everything = torch.cat([clean[:, :1], rest], 1)
+        prefixes = {}
+        for layer in range(site, recording.n_layers):
+            everything, prefixes[layer] = recording.block_kv(layer, everything)
+        for position in range(1, recording.n_pos):
+            rows = clean[:, position + 1 :]
+            for layer in range(site, recording.n_layers) if position + 1 < recording.n_pos else ():
+                rows = recording.tail(layer, rows, start=position + 1, prefix=prefixes[layer])
+            resid = torch.cat([everything[:, 1 : position + 1], rows], dim=1)[None]
+            yield Erased(position, site, 1, resid)
+
+
+ERASE = {"position": erased_positions, "prefix": erased_prefixes}

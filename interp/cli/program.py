@@ -1,0 +1,101 @@
+"""What does each layer of a language model do, who needs it, and is the depth used?
+
+Exit status: 0 ok; 1 a cell failed (run), damage (doctor, store verify) or a difference (diff); 2
+bad input; 130 interrupted. Results are on stdout, everything else on stderr; --json prints one
+document, also for errors.
+"""
+
+import sys
+from typing import Annotated, Protocol, runtime_checkable
+
+import typer
+
+from interp import __version__
+from interp.cli.doctor import doctor
+from interp.cli.get import get
+from interp.cli.listing import list_
+from interp.cli.look import diff, show
+from interp.cli.options import Commands, Shared
+from interp.cli.report import report, schema
+from interp.cli.run import run
+from interp.cli.store import app as store
+from interp.cli.study import validate
+from interp.cli.terminal import err, note, say, say_json, set_verbosity
+from interp.cli.view import view
+from interp.errors import InterpError
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help=__doc__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (run, report, view, show, diff, validate, doctor, get, schema):
+    app.command()(command)
+app.command("list")(list_)
+app.add_typer(store, name="store")
+
+
+@runtime_checkable
+class _UsageError(Protocol):
+    """Typer's errors about words on the command line; their module is private to Typer."""
+
+    def format_message(self) -> str: ...
+
+    def show(self) -> None: ...
+
+
+def main() -> None:
+    """Run a command; an error is one line on stderr and exit status 2."""
+    shared = Shared()
+    try:
+        sys.exit(app(standalone_mode=False, obj=shared))
+    except KeyboardInterrupt:  # while commands are made; `Commands` sees to all others
+        sys.exit(130)
+    except Exception as error:
+        if shared.debug or not isinstance(error, InterpError | OSError | _UsageError):
+            raise
+        _explain(error, as_json=shared.as_json)
+        sys.exit(2)
+
+
+def _explain(error: Exception, *, as_json: bool) -> None:
+    err.quiet = False
+    if isinstance(error, _UsageError) and not as_json:
+        error.show()
+        return
+    message = error.format_message() if isinstance(error, _UsageError) else str(error)
+    if as_json:
+        say_json({"error": {"kind": type(error).__name__, "message": message}})
+    note(f"interp: {message}", style="red")
+
+
+def _version(is_asked: bool) -> bool:
+    if is_asked:
+        say(f"interp {__version__}")
+        raise typer.Exit
+    return is_asked
+
+
+@app.callback()
+def common(
+    version: Annotated[  # noqa: ARG001
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Say which version this is."
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
+    ] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Tell more; -vv everything.")
+    ] = 0,
+    debug: Annotated[  # noqa: ARG001
+        bool, typer.Option("--debug", help="Show tracebacks; also behind a command.")
+    ] = False,
+) -> None:
+    """Set what every command shares; `Commands` has read `debug`."""
+    set_verbosity(is_quiet=quiet, verbose=verbose)

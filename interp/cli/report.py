@@ -1,0 +1,42 @@
+"""`interp report` writes a report of a run; `interp schema` prints report.json's schema."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from interp.cli.options import RunArgument
+from interp.cli.terminal import say, say_json
+from interp.errors import RunError, unknown
+
+
+def report(
+    folder: RunArgument,
+    kind: Annotated[
+        str, typer.Option("--format", help="html, json or md; report.json is written in any case.")
+    ] = "html",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Write a report, self-contained, from what is on disk.
+
+    Examples: interp report runs/first · interp report runs/first --format md
+    """
+    from interp.reports import write_report
+
+    path = write_report(folder, kind)
+    if as_json:
+        say_json(json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    else:
+        say(f"{path} is ready" + ("; open it in a browser" if kind == "html" else ""))
+
+
+def schema(what: Annotated[str, typer.Argument(help="report")] = "report") -> None:
+    """Print the JSON Schema of report.json.
+
+    Example: interp schema report > report.schema.json
+    """
+    if what != "report":
+        raise RunError(unknown("schema", what, ["report"]))
+    from interp.reports import schema as of_report
+
+    say_json(of_report())

@@ -1,0 +1,134 @@
+"""What `interp run` is asked for, from a study file and flags; `interp validate` checks a file."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from interp.cli.options import AsJson
+from interp.cli.terminal import say, say_json
+from interp.errors import AnalysisError, InterpError, RunError, unknown
+
+if TYPE_CHECKING:
+    from interp.runs import Study
+
+
+@dataclass(frozen=True)
+class StudyFlags:
+    """Flags that override fields of a study of the same names; None where one is not given."""
+
+    models: Sequence[str] | None = None
+    tasks: Sequence[str] | None = None
+    n: int | None = None
+    seed: int | None = None
+    dtype: str | None = None
+    device_map: str | None = None
+    chat: bool | None = None
+    columns: Mapping[str, str] | None = None
+    space: str | None = None
+
+
+def study_of(
+    path: Path | None, flags: StudyFlags, *, analyses: Sequence[str], settings: Sequence[str]
+) -> "Study":
+    """Return the study of a file and flags.
+
+    `analyses` are those to run (all that suit, if neither they nor the file name any), `settings`
+    their ANALYSIS.PARAMETER=VALUE. Raises RunError or AnalysisError for what does not exist.
+    """
+    from interp.runs import Study, find_analyses
+
+    fields = {} if path is None else read_study(path)
+    fields |= {name: value for name, value in vars(flags).items() if value is not None}
+    parameters: dict[str, dict[str, Any]] = fields.pop("analyses", {})
+    if analyses:
+        parameters = {name: parameters.get(name, {}) for name in analyses}
+    if not parameters:
+        parameters = {name: {} for name in find_analyses()}
+        fields["only_fitting"] = True
+    for setting in settings:
+        _set(parameters, setting)
+    for needed in ("models", "tasks"):
+        if not fields.get(needed):
+            raise RunError(f"no {needed[:-1]} given; name one with --{needed[:-1]}")
+        fields[needed] = tuple(fields[needed])
+    return Study(**fields, analyses=parameters)
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Return the map of FIELD=COLUMN,… as it is written on the command line."""
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(field.strip() and column.strip() for field, _, column in pairs):
+        raise RunError(
+            f"--columns {text!r} given; FIELD=COLUMN,… is needed, such as text=question,answer=gold"
+        )
+    return {field.strip(): column.strip() for field, _, column in pairs}
+
+
+def _set(parameters: dict[str, dict[str, Any]], setting: str) -> None:
+    """Give a parameter of one of these analyses the value of ANALYSIS.PARAMETER=VALUE."""
+    from interp.runs.registry import parse_parameter
+
+    target, equals, text = setting.partition("=")
+    name, _, parameter = target.rpartition(".")
+    if not (name and parameter and equals):
+        raise RunError(f"--set {setting!r} given; ANALYSIS.PARAMETER=VALUE is needed")
+    value = parse_parameter(name.partition("@")[0], parameter, text)
+    if name not in parameters:
+        names = ", ".join(parameters)
+        raise RunError(f"--set {setting!r} given; the analyses of this run are {names}")
+    parameters[name][parameter] = value
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """Return the fields of a study that a file gives, each of its declared type.
+
+    Raises RunError for a file that is none, and for keys or values that cannot be.
+    """
+    from interp.parameters import coerce
+    from interp.runs import Study
+
+    if not path.is_file():
+        raise RunError(f"no study file {path}")
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is not TOML ({error})") from None
+    hints = get_type_hints(Study)
+    for key in given:
+        if key not in hints:
+            raise RunError(f"{path}: {unknown('key', key, hints)}")
+    try:
+        return {key: coerce(hints[key], value, key) for key, value in given.items()}
+    except AnalysisError as error:
+        raise RunError(f"{path}: {error}") from None
+
+
+def validate(
+    study: Annotated[Path, typer.Argument(help="A study file (TOML).")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a study file without running it; exit status 2, with a suggestion, if it is wrong.
+
+    Example: interp validate studies/demo.toml
+    """
+    fields = read_study(study)
+    from interp.runs import Study
+
+    for needed in ("models", "tasks", "analyses"):
+        if not fields.get(needed):
+            raise RunError(f"{study} names no {needed}")
+    checked = Study(**fields)
+    try:
+        checked.check()
+    except InterpError as error:
+        raise RunError(f"{study}: {error}") from None
+    paths = [cell.path for cell in checked.cells()]
+    if as_json:
+        say_json({"valid": True, "cells": paths})
+        return
+    then = f"`interp run {study} --dry-run` says what they cost"
+    say(f"{study} is valid: {len(paths)} cells; {then}")

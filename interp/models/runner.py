@@ -1,0 +1,115 @@
+"""What a recording asks of a model: its blocks, its dry passes, its store, and whole passes."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from interp.activations import ForwardPass
+from interp.backward import Rules
+from interp.errors import ModelError
+from interp.interventions import NO_INTERVENTION, Plan
+from interp.models.bridge.forked import Forked
+from interp.models.bridge.rules import rule_hooks
+from interp.models.forward import NO_RULES
+from interp.models.gradients import graph
+from interp.models.shelf import Shelf
+from interp.replay import Arguments, Block, Read, Wrote
+from interp.sites import Site
+from interp.tasks.batch import TokenBatch
+
+if TYPE_CHECKING:
+    from interp.models.model import Model
+
+_log = logging.getLogger(__name__)
+
+
+class ModelRunner:
+    """Runs a model as it is now; raises ModelError where its weights have changed since."""
+
+    def __init__(self, model: "Model") -> None:
+        self.model = model
+        self._weights = model.weights.state()
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Return the modules of every decoder block."""
+        return self.model.blocks
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let blocks run; raise ModelError if the weights are not those that it was begun with."""
+        model = self.model
+        if model.running.is_outermost and model.weights.state() != self._weights:
+            raise ModelError(
+                f"the weights of {model.name!r} have changed since this recording was begun; record"
+                " it again"
+            )
+        with model.running:
+            yield
+
+    @torch.no_grad()
+    def dry(
+        self, tokens: Tensor, mask: Tensor | None, *, start: int
+    ) -> tuple[Tensor, list[Arguments]]:
+        """Return the embedding and every block's arguments from `start` on; runs no block."""
+        with self.model.running:
+            return self.model.modules.dry(tokens, mask, start=start)
+
+    def unembed(self, resid: Tensor) -> Tensor:
+        """Return logits [... d_vocab] of residuals [... d_model]."""
+        return self.model.unembed(resid)
+
+    def tokens_at_once(self, device: torch.device) -> int:
+        """Return how many tokens a block runs at once on a device."""
+        return self.model.tokens_at_once(device)
+
+    def shelf(self, tokens: Tensor) -> Shelf | None:
+        """Return what the store holds of tokens [batch pos]; None where nothing is stored."""
+        model = self.model
+        if model.store_folder is None:
+            return None
+        if why := model.not_stored:
+            _log.warning(
+                "%s: %s; its activations are neither stored nor read from a store", model.name, why
+            )
+            return None
+        if (store := model.store) is None:
+            return None
+        return Shelf(
+            store,
+            model.keys(tokens.tolist()),
+            tokens,
+            model.dtype,
+            lambda: model.refuse_hooks(tokens, of_blocks=True),
+        )
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        capture: Iterable[Site] = (),
+        plan: Plan = NO_INTERVENTION,
+        backward: Rules | None = None,
+    ) -> ForwardPass:
+        """Run the whole model on tokens [batch pos] without padding, as `Model.forward` does."""
+        last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+        batch = TokenBatch((), tokens, torch.ones_like(tokens, dtype=torch.bool), last)
+        return self.model.forward(batch, capture=capture, plan=plan, backward=backward)
+
+    def forked(
+        self, tokens: Tensor, *, read: Read, wrote: Wrote, backward: Rules | None = None
+    ) -> Tensor:
+        """Return logits of a pass in which every head and MLP reads its own residual."""
+        model, needs_graph = self.model, backward is not None
+        with model.running:
+            rules = NO_RULES if backward is None else rule_hooks(model.bridge, backward)
+            with graph(needs_graph):
+                model.refuse_hooks(tokens, None)
+                fork = Forked(
+                    model.bridge, read=read, wrote=wrote, rules=rules, needs_graph=needs_graph
+                )
+                return fork.run(tokens)

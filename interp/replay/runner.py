@@ -1,0 +1,75 @@
+"""What a recording needs of the model that it records."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from interp.activations import ForwardPass
+from interp.backward import Rules
+from interp.interventions import NO_INTERVENTION, Plan
+from interp.replay.blocks import Arguments, Block
+from interp.sites import Site
+
+# "q", "k", "v", "mlp" or "logits", the layer, the residual: returns what is read instead
+Read = Callable[[str, int, Tensor], Tensor]
+Wrote = Callable[[str, int, Tensor], None]  # "embed", "heads" or "mlp", the layer, what is written
+
+
+@runtime_checkable
+class Shelf(Protocol):
+    """Clean activations of one batch that outlive a recording."""
+
+    def read(self, site: Site) -> Tensor | None:
+        """Return a clean activation [batch pos d_model] that is known already, or None."""
+
+    def keep(self, clean: Mapping[Site, Tensor]) -> None:
+        """Keep what a clean pass computed."""
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """A model, as the recordings of one state of its weights see it."""
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """Return the modules of every decoder block."""
+
+    def running(self) -> AbstractContextManager[None]:
+        """Return a context for all that is computed; it raises where the model has changed."""
+
+    def tokens_at_once(self, device: torch.device) -> int:
+        """Return how many tokens a block runs at once on a device."""
+
+    def shelf(self, tokens: Tensor) -> Shelf | None:
+        """Return what is kept of tokens [batch pos]; None where nothing is."""
+
+    def dry(
+        self, tokens: Tensor, mask: Tensor | None, *, start: int
+    ) -> tuple[Tensor, list[Arguments]]:
+        """Return the embedding and every block's arguments from `start` on; runs no block."""
+
+    def unembed(self, resid: Tensor) -> Tensor:
+        """Return logits [... d_vocab] of residuals [... d_model]."""
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        capture: Iterable[Site] = (),
+        plan: Plan = NO_INTERVENTION,
+        backward: Rules | None = None,
+    ) -> ForwardPass:
+        """Return logits and captured activations of tokens [batch pos] without padding."""
+
+    def forked(
+        self, tokens: Tensor, *, read: Read, wrote: Wrote, backward: Rules | None = None
+    ) -> Tensor:
+        """Return logits of a pass in which every head and MLP may read its own residual.
+
+        `read` gets the residual [rows pos d_model] and returns what is read instead, for "q", "k",
+        "v" per head [rows pos head d_model]; `wrote` is told the embedding and what an MLP adds
+        [rows pos d_model], and what heads add [rows pos head d_model].
+        """

@@ -1,0 +1,118 @@
+"""What workers are asked to do and what they answer: jobs, plans and outcomes, all picklable."""
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interp.analysis import Analysis
+from interp.errors import InterpError
+from interp.runs.folder import Cell
+from interp.runs.identity import NumberIdentity
+from interp.tasks import Prompt
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell of a study, and its analysis with the parameters that it has there."""
+
+    cell: Cell
+    analysis: Analysis = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A shard that is measured for several cells, or (`shard` None) one cell that is prepared."""
+
+    model: str
+    task: str
+    cells: tuple[PlannedCell, ...]
+    shard: int | None = None
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a cell cost: seconds, the blocks that it ran, and the process's peak memory.
+
+    `block_tokens` are tokens put through blocks; `forward_tokens` those of one forward pass.
+    """
+
+    seconds: float = 0.0
+    block_tokens: float = 0.0
+    forward_tokens: float = 0.0
+    peak_memory_mb: int = 0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(
+            self.seconds + other.seconds,
+            self.block_tokens + other.block_tokens,
+            self.forward_tokens + other.forward_tokens,
+            max(self.peak_memory_mb, other.peak_memory_mb),
+        )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell failed; a refusal is an InterpError: the analysis says what it needs."""
+
+    error: str
+    traceback: str
+    is_refusal: bool = False
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        """Return the failure that an exception is."""
+        is_refusal = isinstance(error, InterpError)
+        is_plain = is_refusal or isinstance(error, OSError)
+        message = str(error) if is_plain else _with_place(error)
+        trace = "".join(traceback.format_exception(error))
+        return cls(message or type(error).__name__, trace, is_refusal)
+
+
+def _with_place(error: BaseException) -> str:
+    """Return an unexpected error's class, message and the line that raised it."""
+    message = f"{type(error).__name__}: {str(error).strip()}"
+    for frame in traceback.extract_tb(error.__traceback__)[-1:]:
+        message += f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name})"
+    return message
+
+
+Outcome = dict[Cell, Spent | Failure]
+
+
+def failed_alike(job: Job, error: BaseException) -> Outcome:
+    """Return the outcome of a job all of whose cells failed for one reason."""
+    failure = Failure.of(error)
+    return {planned.cell: failure for planned in job.cells}
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """What a cell's numbers will be of, as a whole and by shard, and the prompts it leaves out."""
+
+    identity: NumberIdentity
+    keys: Mapping[int, str]
+    left_out: str
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A task on a model: what both are, the prompts of every shard, and what becomes of cells.
+
+    Every cell is in one of `cells`, `refused` (it does not suit the task) and `changed` (what is
+    finished of it is of something else, named in words).
+    """
+
+    model: dict[str, Any]
+    task: dict[str, Any]
+    shards: tuple[tuple[Prompt, ...], ...]
+    left_out: str
+    cells: Mapping[Cell, CellPlan]
+    refused: Mapping[Cell, Failure]
+    changed: Mapping[Cell, str]
+
+
+def part_path(out: Path, cell: Cell, shard: int) -> Path:
+    """Return where a cell's part of one shard is."""
+    return out / cell.path / "parts" / f"{shard:05d}.safetensors"

@@ -1,0 +1,133 @@
+"""run.json of a run that goes on: what was asked, what computes, and how every cell stands."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from interp.errors import RunError
+from interp.files.whole import digest_of, write_atomically, write_json
+from interp.result import Result
+from interp.runs.folder import SCHEMA, Cell, is_whole, read_run
+from interp.runs.identity import hash_of_task
+from interp.runs.provenance import machine, now, versions
+from interp.runs.study import Study
+from interp.tasks import Task
+
+Status = dict[str, Any]
+
+
+class Changed(RunError):
+    """What is finished in a folder cannot be of the model and prompts that are there now."""
+
+
+class RunRecord:
+    """run.json, written whenever it changes; opened for a new run, or for one started earlier.
+
+    Raises RunError for a folder of another configuration or version, or of other prompts.
+    """
+
+    def __init__(self, study: Study, out: Path, tasks: Mapping[str, Task]) -> None:
+        self.out = out
+        config = json.loads(json.dumps(asdict(study)))
+        before = read_run(out) if (out / "run.json").exists() else None
+        if before is not None:
+            _refuse_old(before, out)
+        if before is not None and (before["models"] or before["cells"]):
+            self.values = _resumed(before, config, out)
+        else:  # nothing was begun in it
+            self.values = _begun(config)
+        self._note_files(tasks)
+
+    def _write(self) -> None:
+        write_json(self.out / "run.json", self.values)
+
+    def _note_files(self, tasks: Mapping[str, Task]) -> None:
+        """Note what the tasks' files hold; raise RunError if that has changed since."""
+        noted = self.values["tasks"]
+        for name, task in tasks.items():
+            file = hash_of_task(task)
+            before = noted.get(name, {})
+            if before.get("file", file) != file:
+                changed = f"results of another {name!r}: its prompts have changed"
+                raise RunError(f"{self.out} holds {changed}; choose another --out")
+            noted[name] = {"prompts": len(task), "hash": file} | before | {"file": file}
+        self._write()
+
+    def of(self, cell: Cell) -> Status:
+        """Return what is recorded of a cell; nothing if nothing is."""
+        recorded: Status = self.values["cells"].get(cell.path, {})
+        return recorded
+
+    def note_cell(self, cell: Cell, status: Status) -> None:
+        """Record a cell; the time of the last one is the run's."""
+        self.values["cells"][cell.path] = cell.names | status
+        self.values["finished"] = now()
+        self._write()
+
+    def note_model(self, name: str, described: dict[str, Any]) -> None:
+        """Record what a model is; raise Changed if it was another one when results were made."""
+        self._note("models", name, described, identity="fingerprint")
+
+    def note_task(self, name: str, described: dict[str, Any]) -> None:
+        """Record what a task is; raise Changed if it was another one when results were made."""
+        self._note("tasks", name, described, identity="hash")
+
+    def _note(self, kind: str, name: str, described: dict[str, Any], *, identity: str) -> None:
+        noted = self.values[kind].get(name, {})
+        has_results = any(cell["status"] == "ok" for cell in self.values["cells"].values())
+        if noted.get(identity, described[identity]) != described[identity] and has_results:
+            changed = f"results of another {name!r}: its {identity} has changed"
+            raise Changed(f"{self.out} holds {changed}; choose another --out")
+        self.values[kind][name] = noted | described
+        self._write()
+
+
+def _refuse_old(run: dict[str, Any], out: Path) -> None:
+    if run["schema"] < SCHEMA:
+        version = run["versions"].get("interp")
+        raise RunError(
+            f"{out} was written by interp {version}, whose runs can be read, not resumed; choose"
+            " another --out"
+        )
+
+
+def _begun(config: dict[str, Any]) -> dict[str, Any]:
+    nothing: dict[str, Any] = {"models": {}, "tasks": {}, "cells": {}}
+    return {"schema": SCHEMA, "config": config, "started": now(), **_computed_with(), **nothing}
+
+
+def _resumed(run: dict[str, Any], config: dict[str, Any], out: Path) -> dict[str, Any]:
+    for key, value in config.items():
+        if run["config"].get(key) != value:
+            before = f"a run with {key} = {run['config'].get(key)}"
+            raise RunError(f"{out} holds {before}; {value} was asked for; choose another --out")
+    current, last = _computed_with(), (run.get("resumed") or [run])[-1]
+    if current != {key: last[key] for key in current}:
+        run.setdefault("resumed", []).append({"at": now()} | current)
+    return run
+
+
+def _computed_with() -> dict[str, Any]:
+    return {"versions": versions(), "machine": machine()}
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Return which files of a finished cell are not what was written."""
+    names = ("frame.parquet", "figure.json", "result.json")
+    return [name for name in names if not is_whole(folder / name)]
+
+
+def write_result(result: Result, folder: Path, status: Status) -> None:
+    """Write frame.parquet, figure.json and, last, result.json, which has the hashes of both."""
+    frame = result.to_frame()
+    narrow = frame.astype(dict.fromkeys(frame.select_dtypes("float64"), "float32"))
+    contents = {
+        "frame.parquet": narrow.to_parquet(index=False),
+        "figure.json": str(result.plot().to_json()).encode(),
+    }
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+    files = {name: digest_of(content) for name, content in contents.items()}
+    write_json(folder / "result.json", status | {"files": files})

@@ -1,0 +1,54 @@
+"""Public is what the API pages name: all of it can be imported, and no `__all__` promises more."""
+
+import importlib
+from types import ModuleType
+
+import pytest
+
+import interp
+from tests.test_docs import documented, found
+
+# Names in the `__all__` of a public module that only the library's own packages need.
+SHARED = {
+    "interp": {"__version__"},
+    "interp.replay": {
+        "Arguments", "Block", "KVTap", "Read", "Runner", "Work", "Wrote",
+        "dry_pass", "first", "replaced_forward", "with_first",
+    },
+    "interp.store": {"checksum", "prompt_key", "stored_name"},
+    "interp.tasks": {"SHARD"},
+}  # fmt: skip
+NAMES, MODULES = documented()
+
+
+def names_in(module: ModuleType) -> set[str]:
+    return {name for name in getattr(module, "__all__", ()) if hasattr(module, name)}
+
+
+@pytest.mark.parametrize("target", sorted(NAMES))
+def test_a_documented_name_stands_where_its_module_shows_it(target: str) -> None:
+    module, _, name = target.rpartition(".")
+    assert not any(part.startswith("_") for part in target.split("."))
+    shown = getattr(importlib.import_module(module), "__all__", [name])
+    assert name in shown, f"{module}.__all__ lacks {name}"
+
+
+HOMES = sorted({"interp"} | {target.rpartition(".")[0] for target in NAMES})
+
+
+@pytest.mark.parametrize("home", HOMES)
+def test_a_public_module_shows_only_documented_names(home: str) -> None:
+    pages = {id(found(name)) for name in NAMES}
+    module = importlib.import_module(home)
+    undocumented = {name for name in names_in(module) if id(getattr(module, name)) not in pages}
+    assert undocumented <= SHARED.get(home, set())
+
+
+def test_the_face_of_the_package_is_documented_by_name() -> None:
+    functions = (interp.load_model, interp.load_task, interp.open_run, interp.view)
+    classes = (interp.Model, interp.Task, interp.Prompt, interp.Site)
+    pages = {id(found(name)) for name in NAMES}
+    assert {id(value) for value in (*functions, *classes)} <= pages
+    assert {*interp.__all__} - {"__version__"} == {
+        value.__name__ for value in (*functions, *classes)
+    }
