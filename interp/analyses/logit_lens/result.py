@@ -128,10 +128,8 @@ class LogitLensResult(Result):
         the answer's first. "effective depth (…)": `layer` is the 0-based layer, missing where never
         reached, and `mean` the share of depth (layer + 1) / n_layers with its interval.
         """
-        frame = pd.concat(
-            [*self._curve_rows(), *self._position_rows(), self._depth_rows()], ignore_index=True
-        )
-        return frame.astype({"layer": "Int64", "position": "Int64"})
+        rows = [*self._curve_rows(), *self._position_rows(), self._depth_rows()]
+        return pd.concat(rows, ignore_index=True).astype({"layer": "Int64", "position": "Int64"})
 
     def _curve_rows(self) -> Iterator[pd.DataFrame]:
         for measure, columns in self._estimates.items():
@@ -146,14 +144,10 @@ class LogitLensResult(Result):
             _, n_taps, n_pos = values.shape
             taps, positions = (axis.ravel() for axis in np.mgrid[:n_taps, 1 - n_pos : 1])
             keys = {"measure": measure, "layer": taps, "position": positions}
-            numbers = {
-                "mean": np.nanmean(values, axis=0).ravel(),
-                "median": np.nanmedian(values, axis=0).ravel(),
-            }
+            mean, median = (f(values, axis=0).ravel() for f in (np.nanmean, np.nanmedian))
+            numbers = {"mean": mean, "median": median, "low": np.nan, "high": np.nan}
             counts = (~np.isnan(values)).sum(0).ravel()
-            yield pd.DataFrame(
-                keys | numbers | {"low": np.nan, "high": np.nan, "n_prompts": counts}
-            )
+            yield pd.DataFrame(keys | numbers | {"n_prompts": counts})
 
     def _depth_rows(self) -> pd.DataFrame:
         rows = [
@@ -166,9 +160,7 @@ class LogitLensResult(Result):
         return pd.DataFrame(rows).replace([np.inf], np.nan)
 
     def plot(self) -> go.Figure:
-        """Draw the curves with the three effective depths, and the answer's probability by layer
-        and position.
-        """
+        """Draw the curves and the effective depths; below, the answer's probability by position."""
         panels = dict.fromkeys((LENS_FINAL, FINAL_LENS), "KL, nats")
         panels |= dict.fromkeys((PROBABILITY, FIRST), "answer, last position")
         panels |= {self._overlap: self._overlap, COSINE: COSINE}
