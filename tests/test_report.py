@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from interp import cli
 from interp.errors import RunError
 from interp.files.whole import read_json, write_json
-from interp.reports import flatten, schema, shown, write_report
+from interp.reports import flatten, schema, value_text, write_report
 from interp.runs import Study, execute
 from interp.runs.registry import find_analyses
 
@@ -327,7 +327,7 @@ def test_a_report_of_many_sections_stays_small(run: Path) -> None:
 
 
 def test_numbers_are_shown_as_people_read_them() -> None:
-    assert [shown(x) for x in (None, float("nan"), -0.12345, 1234.5, 3, "a")] == [
+    assert [value_text(x) for x in (None, float("nan"), -0.12345, 1234.5, 3, "a")] == [
         "–",
         "–",
         "−0.123",

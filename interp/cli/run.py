@@ -122,7 +122,7 @@ def run(
 
 
 def _progress_on(bars: Progress) -> Callable[[str, int, int], None]:
-    """Return what shows progress: a bar on a terminal, a line now and then elsewhere."""
+    """Return a progress display: a bar on a terminal, a line now and then elsewhere."""
     bar, last = bars.add_task("loading", total=None), time.monotonic()
 
     def update(text: str, done: int, total: int) -> None:
@@ -136,7 +136,7 @@ def _progress_on(bars: Progress) -> Callable[[str, int, int], None]:
 
 
 def _print_cells(cells: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Print one line a cell; one for all of a task where they fail for the same reason."""
+    """Print one line per cell; one for a whole task whose cells fail for the same reason."""
     paths_of: dict[tuple[str, str], list[str]] = {}
     for path, cell in cells.items():
         text = cell.get("summary") or f"{cell['status']}: {cell['error']}"

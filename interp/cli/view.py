@@ -1,4 +1,4 @@
-"""`interp view` opens the viewer of a folder of runs."""
+"""`interp view` opens the viewer on a folder of runs."""
 
 import signal
 import sys

@@ -1,6 +1,4 @@
-"""From a name to a model: shipped, in a local folder, from the Hugging Face hub, or already in
-memory.
-"""
+"""From a name to a model: shipped, in a local folder, on the Hugging Face hub, or in memory."""
 
 import json
 from difflib import get_close_matches
@@ -81,7 +79,7 @@ def load_model(
     module.eval().requires_grad_(False)  # nobody else's, so that nothing has to be put back
     if tokenizer is None:
         tokenizer = _load_tokenizer(source, **how)
-    beside = partial(
+    load_another = partial(
         load_model,
         device=device,
         dtype=dtype,
@@ -89,13 +87,11 @@ def load_model(
         trust_remote_code=trust_remote_code,
         store=store,
     )
-    return Model(str(name), module, tokenizer, _folder(store), beside)
+    return Model(str(name), module, tokenizer, _folder(store), load_another)
 
 
 def check_dtype(dtype: object) -> str:
-    """Return the name of a type, given as such or as torch's; raise ModelError for one that models
-    are not loaded as.
-    """
+    """Return the name of a type (a string or torch's); raise ModelError if none loads as that."""
     name = str(dtype).removeprefix("torch.")
     if name != "auto" and name not in _DTYPES:
         raise ModelError(unknown("dtype", name, ["auto", *_DTYPES]))
@@ -109,9 +105,7 @@ def _folder(path: str | Path | None) -> Path | str | None:
 def _in_memory(
     module: nn.Module, tokenizer: Any, store: Path | str | None, *, device: str, dtype: str
 ) -> Model:
-    """Return the model of a module or bridge, which stays as it is; raise ModelError where it would
-    have to be another.
-    """
+    """Return the model of a module or bridge, unchanged; raise ModelError if it has to change."""
     if hasattr(module, "_orig_mod"):  # what torch.compile returns
         module = module._orig_mod  # type: ignore[assignment]
     is_bridge = type(module).__name__ == "TransformerBridge"
@@ -127,17 +121,19 @@ def _in_memory(
             " is needed"
         )
     _refuse_other_form(stock, device=device, dtype=dtype)
-    beside = partial(load_model, device=str(stock.device), dtype=dtype, store=store)
+    load_another = partial(load_model, device=str(stock.device), dtype=dtype, store=store)
     if is_bridge:
         name = f"bridge of {type(module.original_model).__name__}"
-        return Model(name, stock, tokenizer or module.tokenizer, store, beside).seen_through(module)
-    return Model(stock.config.name_or_path or type(stock).__name__, stock, tokenizer, store, beside)
+        return Model(name, stock, tokenizer or module.tokenizer, store, load_another).seen_through(
+            module
+        )
+    return Model(
+        stock.config.name_or_path or type(stock).__name__, stock, tokenizer, store, load_another
+    )
 
 
 def _refuse_other_form(module: PreTrainedModel, *, device: str, dtype: str) -> None:
-    """Raise ModelError if a module is not of this type, or not on this device: it is its owner's
-    and is not converted.
-    """
+    """Raise ModelError if a module has another type or device: it is its owner's to convert."""
     if dtype != "auto" and module.dtype != _DTYPES[dtype]:
         has = str(module.dtype).removeprefix("torch.")
         raise ModelError(
@@ -156,9 +152,7 @@ def _refuse_other_form(module: PreTrainedModel, *, device: str, dtype: str) -> N
 
 
 def locate(name: str) -> str:
-    """Return the folder or hub id behind a name; raise ModelError for a name, file or folder that
-    cannot be one.
-    """
+    """Return the folder or hub id of a name; raise ModelError if it cannot name a model."""
     shipped, path = shipped_models(), Path(name)
     if name in shipped:
         return str(shipped[name])
@@ -171,8 +165,8 @@ def locate(name: str) -> str:
     if not path.is_dir() and (
         path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     ):
-        there_is = f"{_shipped(name)}, a hub id (owner/name), or a folder"
-        raise UnknownModelError(f"there is no folder {name}{_nearest(name)}; {there_is}")
+        what_there_is = f"{_shipped(name)}, a hub id (owner/name), or a folder"
+        raise UnknownModelError(f"there is no folder {name}{_nearest(name)}; {what_there_is}")
     if path.is_dir() and not (path / _ADAPTER).is_file():
         _refuse_without_weights(path)
     return name
@@ -201,8 +195,8 @@ def _refuse_without_weights(folder: Path) -> None:
             f"folder {folder} has no config.json; a Hugging Face model folder is needed"
         )
     if not weights:
-        there_is = ", ".join(sorted(path.name for path in folder.iterdir()))
-        raise ModelError(f"folder {folder} has no weights; there is {there_is}")
+        what_there_is = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise ModelError(f"folder {folder} has no weights; there is {what_there_is}")
 
 
 def _instead_of(path: Path) -> str:
@@ -231,10 +225,10 @@ def _instead_of(path: Path) -> str:
 
 
 def _nearest(name: str) -> str:
-    """Return a hint at the folder or file beside a path that is called most alike."""
+    """Return a hint at the file or folder next to a path with the most similar name."""
     path = Path(name).expanduser()
-    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    nearest = get_close_matches(path.name, beside, n=1)
+    neighbours = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    nearest = get_close_matches(path.name, neighbours, n=1)
     return f"; did you mean {path.parent / nearest[0]}?" if nearest else ""
 
 
@@ -260,7 +254,7 @@ def _load(
 
 
 def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -> ModelError:
-    """Return, in one line, what is wrong with a checkpoint, and what to do about it."""
+    """Return, in one line, what is wrong with a checkpoint and what to do about it."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
@@ -338,9 +332,7 @@ def _load_merged(source: str, **how: Any) -> PreTrainedModel:
 
 
 def _load_tokenizer(source: str, *, revision: str | None, trust_remote_code: bool) -> Any:
-    """Return a checkpoint's tokenizer, or None if it brings none; raise ModelError for one that
-    cannot be loaded.
-    """
+    """Return a checkpoint's tokenizer, None without one; raise ModelError if it does not load."""
     adapter = Path(source) / _ADAPTER
     if adapter.is_file() and not _tokenizer_files(source):
         source = json.loads(adapter.read_text())["base_model_name_or_path"]
@@ -359,9 +351,7 @@ def _load_tokenizer(source: str, *, revision: str | None, trust_remote_code: boo
 
 
 def _given(tokenizer: Any) -> Any:
-    """Return a tokenizer that was given, or None for one without words; raise ModelError for what
-    is none.
-    """
+    """Return a given tokenizer, None for one without words; raise ModelError for anything else."""
     if tokenizer is None:
         return None
     if not callable(tokenizer):
@@ -377,9 +367,7 @@ def _tokenizer_files(folder: str) -> list[Path]:
 
 
 def has_words(tokenizer: Any) -> bool:
-    """Tell whether a tokenizer knows more than special tokens: where there are no files,
-    transformers makes an empty one.
-    """
+    """Tell whether a tokenizer has more than special tokens; transformers makes empty ones."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     special = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
     return bool({*tokenizer.get_vocab()} - special)

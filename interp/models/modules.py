@@ -58,7 +58,7 @@ class Modules:
         )
 
     def two_tokens(self) -> Tensor:
-        """Return two tokens [1 2] that are no padding, of which transformers would warn."""
+        """Return two tokens [1 2] that are not padding, of which transformers would warn."""
         padding = getattr(self.config, "pad_token_id", None)
         return torch.full((1, 2), int(padding == 0), dtype=torch.long, device=self.stock.device)
 
@@ -72,7 +72,7 @@ class Modules:
 
     @torch.no_grad()
     def _find_blocks(self, paths: ModulePaths) -> tuple[Block, ...]:
-        """Locate every block's modules and see, on two tokens, what they return."""
+        """Find every block's modules and see, on two tokens, what they return."""
         modules = list(self.stock.get_submodule(paths.blocks).children())
         returned: Seen = {}
 

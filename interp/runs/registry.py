@@ -1,4 +1,4 @@
-"""Every analysis there is, found by looking into `interp.analyses`."""
+"""All analyses: those in `interp.analyses` and those of installed packages."""
 
 import importlib
 import pkgutil

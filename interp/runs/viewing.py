@@ -30,7 +30,7 @@ ANY = "analysis"  # the page of analyses that have none of their own
 
 
 def app_path() -> Path:
-    """Return the viewer's script: inside the installed package, or beside it in a clone."""
+    """Return the viewer's script: inside the installed package, or next to it in a clone."""
     package = Path(__file__).parents[1]
     installed = package / "_viewer" / "app.py"
     return installed if installed.is_file() else package.parent / "apps" / "viewer" / "app.py"
@@ -51,7 +51,7 @@ def address(
 
 
 def page_of(analysis: str) -> str:
-    """Return the page that shows an analysis; one that is not of this version has no page."""
+    """Return the page that shows an analysis; one unknown to this version has no page."""
     known = declared_in_files().get(analysis)
     return ANY if known is None else known.page
 

@@ -98,7 +98,7 @@ def twins_of(
 
 
 def check_gradient(metric: Metric, direction: Direction) -> None:
-    """Raise AnalysisError where the metric does not change at first order in the base run."""
+    """Raise AnalysisError if the metric has no first-order change in the base run."""
     if metric == "kl" and direction == "noise":
         raise AnalysisError(
             "metric kl has gradient 0 in the clean run, so it cannot noise; use denoise or log_prob"

@@ -20,7 +20,7 @@ class Prompt:
     names the first hop's entity, `bridge` the first hop's answer. `answer_index` says which of the
     `choices` is the answer, where two read the same. `space` is how answers follow the text. With
     `tokens` the prompt is these ids, as they are, and `spelling` has the ids of its answers,
-    choices and twin, by text. Blank texts are missing. Raises TaskError for what is no prompt.
+    choices and twin, by text. Blank texts count as missing. Raises TaskError if a field is invalid.
     """
 
     id: str
@@ -108,7 +108,7 @@ class Prompt:
 
 
 def followed_by(text: str, answer: str, *, space: Space = "auto") -> str:
-    """Return a text with an answer behind it, after a space where a writer would leave one."""
+    """Return a text with an answer after it, and a space between where a writer would put one."""
     return f"{text}{space_between(text, answer, space)}{answer}"
 
 

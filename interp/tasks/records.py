@@ -1,4 +1,4 @@
-"""From rows of a file, a table or a data set to prompts; errors name the row by its number."""
+"""From rows of a file, table or data set to prompts; errors name the row by its number."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -84,7 +84,7 @@ def rows_of_file(path: Path) -> Iterator[Row]:
 
 
 def _names_beside(path: Path) -> tuple[str, ...]:
-    """Return what token ids stand for, from NAME.names.json beside a file, if there is one."""
+    """Return the names of token ids from NAME.names.json next to a file, if there is one."""
     file = path.with_suffix(NAMES)
     if not file.is_file():
         return ()
@@ -236,7 +236,7 @@ def _prompt(record: Mapping[str, Any], where: str, *, number: str, names: Sequen
 
 
 def _id(value: Any) -> str:
-    """Return an id as text; whole numbers that a table made floats are whole again."""
+    """Return an id as text; whole numbers that a table turned into floats are whole again."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -335,7 +335,7 @@ def _chosen(record: Mapping[str, Any], labels: Sequence[str], where: str) -> dic
 
 
 def _named_option(key: Any, options: Sequence[str], labels: Sequence[str], where: str) -> int:
-    """Return which option a key names: by its label, or else by what it can only mean."""
+    """Return which option a key names: by its label, or else by the only reading possible."""
     if str(key) in labels:
         return list(labels).index(str(key))
     meant = {f"the text of choice {i}": i for i, option in enumerate(options) if option == str(key)}

@@ -120,7 +120,7 @@ def broken_promises(
 
 
 def broken_promise(promise: str, check: Callable[[Trial], None], trial: Trial) -> str:
-    """Return how a promise is broken, in one line; nothing if it is kept."""
+    """Return how a promise is broken, in one line; "" if it is kept."""
     try:
         check(trial)
     except AssertionError as error:
@@ -240,7 +240,7 @@ def _findings(trial: Trial) -> None:
 
 
 def _half_precision(trial: Trial) -> None:
-    """Check equal tensors, no infinities, and numbers that rounding explains for any batch size."""
+    """Check equal tensors, no infinities, and that batch size changes numbers by rounding alone."""
     prompts = trial.largest.prompts[:_FEW]
     first, second = (trial.measured(trial.model.tokenize(prompts)) for _ in range(2))
     _require_equal(first, second)

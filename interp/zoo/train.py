@@ -210,7 +210,7 @@ def ship(
 
 
 def write_card(folder: Path) -> None:
-    """Write README.md beside a shipped model: what it is, how it was made, what it knows."""
+    """Write README.md next to a shipped model: what it is, how it was made, what it knows."""
     record = json.loads((folder / "training.json").read_text())
     table = json.loads((folder / "evaluation.json").read_text())
     recipe, versions = record["recipe"], record["versions"]

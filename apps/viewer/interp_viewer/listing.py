@@ -1,4 +1,4 @@
-"""Which runs there are below a folder, from their run.json alone."""
+"""The runs below a folder, known from their run.json alone."""
 
 import time
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class RunSummary:
 
 
 def summaries(root: Path) -> list[RunSummary]:
-    """Return what there is to say of every run below a folder, the latest first."""
+    """Return a summary of every run below a folder, the latest first."""
     return sorted(
         (_header(root, folder) for folder in _folders(root)), key=lambda header: -header.written
     )

@@ -48,13 +48,13 @@ def pane(
 
 
 def selected_cell(here: Selected, grid: Grid) -> tuple[int, int] | None:
-    """Return the row and column that the selection means; None where it means none of these."""
+    """Return the selected row and column, or None if they are not in this grid."""
     row, col = grid.rows.index(here.numbers), grid.cols.index(here.numbers)
     return None if row is None or col is None else (row, col)
 
 
 def picture(here: Selected, grid: Grid, *, key: str) -> None:
-    """Draw a grid with its title and what must be known to read it; clicks move the selection."""
+    """Draw a grid with its title and notes; clicks move the selection."""
     st.markdown(f"**{plain(grid.title)}**")
     heat(
         grid,
@@ -63,8 +63,8 @@ def picture(here: Selected, grid: Grid, *, key: str) -> None:
         on_pick=lambda row, col: here.select(**grid.rows.picked(row), **grid.cols.picked(col)),
         on_threshold=lambda value: here.select(thr=round(value, 4)),
     )
-    for said in grid.said():
-        st.caption(plain(said))
+    for caption in grid.captions():
+        st.caption(plain(caption))
 
 
 def _mirror(here: Selected, axis: Axis, place: int | None, *, key: str) -> None:

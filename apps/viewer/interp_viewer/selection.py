@@ -103,5 +103,5 @@ class Selection:
 
 
 def select(selection: Selection) -> None:
-    """Write the address, in one step, so that Back undoes it in one."""
+    """Write the address in one step, so that Back undoes it in one."""
     st.query_params.from_dict(selection.params())

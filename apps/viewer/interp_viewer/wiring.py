@@ -76,7 +76,7 @@ class Wires:
         return [Edge(senders[s], receivers[r], float(self.scores[r, s])) for r, s in places]
 
     def share(self, edges: list[Edge]) -> float:
-        """Return which part of all absolute scores these edges have."""
+        """Return the share of all absolute scores that these edges have."""
         total = float(np.nansum(np.abs(self.scores)))
         return sum(abs(edge.score) for edge in edges) / total if total else 0.0
 
@@ -111,7 +111,7 @@ def _n_senders_before(receiver: str, wires: Wires, *, is_parallel: bool) -> int:
 
 
 def graph_of(edges: list[Edge], labels: dict[str, str]) -> nx.MultiDiGraph:
-    """Return edges as a graph that standard formats can hold, labels of nodes as attributes."""
+    """Return edges as a graph for standard formats, with nodes' labels as attributes."""
     graph = nx.MultiDiGraph()
     for edge in edges:
         for node in (edge.sender, edge.node):

@@ -150,7 +150,7 @@ class BackPatching(Analysis):
         return tensors | judgements_of(shard, prepared)
 
     def _bridge_ranks(self, recording: Recording, shard: TokenBatch) -> Int[Tensor, "batch layer"]:
-        """Return the bridge's rank by the lens where the patch ends, after each layer; -1: none."""
+        """Return the bridge's rank by the lens after each layer, where the patch ends; -1: none."""
         if shard.bridge is None:
             return torch.full((len(shard.prompts), recording.n_layers), -1)
         last = outputs_at(recording, self._positions(shard))[:, :, -1]

@@ -119,7 +119,7 @@ class DepthScore(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return per prompt the largest and mean effects of skipped layers.
 
-        On layers [batch skipped affected], on the output [batch skipped].
+        Those on layers are [batch skipped affected], on the output [batch skipped].
         """
         n, layers = len(shard.prompts), recording.n_layers
         parts: Tensors = {"level": _as_bytes([self._level(prompt) for prompt in shard.prompts])}
@@ -143,9 +143,9 @@ class DepthScore(Analysis):
         return DepthScoreResult(self, np.array(levels), joined(effects))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return half a sweep over all positions and the share of it behind each split.
+        """Return half a sweep over all positions and, per split, the share of it behind the split.
 
-        Where answers are appended, their clean pass too.
+        Where answers are appended, their clean pass is included.
         """
         layers, last, block_tokens = model.n_layers, shard.tokens.shape[1] - 1, 0.0
         sizes = answered_sizes(shard, whole=self._is_whole)
@@ -163,9 +163,9 @@ class DepthScore(Analysis):
 
 
 def _changes(group: Answered, splits: list[int]) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
-    """Yield how skipping a layer changes what comes behind each split.
+    """Yield how skipping a layer changes what comes after each split.
 
-    That is "layer" or "output", the skipped layer (and the affected one), and the change [batch
+    Each is "layer" or "output", the skipped layer (and the affected one), and the change [batch
     pos].
     """
     recording = group.recording

@@ -41,12 +41,12 @@ class EntityDescriptionResult(Result):
 
     @property
     def positions(self) -> list[str]:
-        """Return where vectors are from."""
+        """Return where vectors are taken from."""
         return [position for position in _FROM if f"{position}.rank" in self.arrays]
 
     @property
-    def _shown(self) -> list[tuple[str, str]]:
-        """Return what is shown: the bridge from both positions, and the answer from the last."""
+    def _drawn(self) -> list[tuple[str, str]]:
+        """Return what is drawn: the bridge from both positions, and the answer from the last."""
         return [(position, entity) for position, entity in _SHOWN if position in self.positions]
 
     def is_said(self, group: str, position: str, entity: str) -> tuple[np.ndarray, np.ndarray]:
@@ -63,8 +63,7 @@ class EntityDescriptionResult(Result):
         return values[..., i], values[..., i + 2]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per statistic, group, position of the vector, entity, and source and
-        target layer.
+        """Return a row per statistic, group, vector position, entity, and source and target layer.
 
         "pair": the entity is the first guess for this pair of layers; "any target": for any target
         of this source; "first source": this is the first such source; "anywhere": for any pair;
@@ -115,7 +114,7 @@ class EntityDescriptionResult(Result):
             yield pd.DataFrame(keys | {"tries": tries, "n_prompts": n} | self._rates(*of_both))
 
     def _rates(self, own: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
-        """Return own, another's and the difference's mean over the first axis, with intervals."""
+        """Return own, another's and the paired difference's means, over the first axis."""
         own, other = own.astype(np.float64), other.astype(np.float64)
         columns: dict[str, np.ndarray] = {}
         for name, values in (("rate", own), ("control", other), ("gain", own - other)):
@@ -138,7 +137,7 @@ class EntityDescriptionResult(Result):
         lines = [
             line
             for group in answer_groups(self.arrays)
-            for shown in self._shown
+            for shown in self._drawn
             for line in self._lines(frame, group, *shown)
         ]
         if not lines:
@@ -147,7 +146,7 @@ class EntityDescriptionResult(Result):
             pd.concat(lines), y="rate", groups="line", panels="panel", title=title
         )
         figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
-        group, (position, entity) = list(answer_groups(self.arrays))[-1], self._shown[0]
+        group, (position, entity) = list(answer_groups(self.arrays))[-1], self._drawn[0]
         said = self.is_said(group, position, entity)[0]
         if not len(said):
             return figure
@@ -170,7 +169,7 @@ class EntityDescriptionResult(Result):
         groups = list(answer_groups(self.arrays))
         if not groups:
             return (Finding(nothing_compared(self.arrays)),)
-        first, *more = self._shown
+        first, *more = self._drawn
         asked = [(group, *first) for group in groups] + [(groups[0], *each) for each in more[::-1]]
         return tuple(self._finding(*each) for each in asked[:3])
 
@@ -191,7 +190,7 @@ class EntityDescriptionResult(Result):
 
 
 def _ever_sampled(probability: np.ndarray, n_samples: int) -> np.ndarray:
-    """Return [prompt 1] how probable it is that one of `n_samples` of any pair says the entity."""
+    """Return [prompt 1] how probable it is that any of `n_samples` at any pair says the entity."""
     missed = np.log1p(-probability.astype(np.float64).clip(max=1 - 1e-9))
     ever: np.ndarray = -np.expm1(n_samples * missed.sum((1, 2)))[:, None]
     return ever

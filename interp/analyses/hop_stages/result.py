@@ -51,7 +51,7 @@ class HopStagesResult(Result):
     arrays: dict[str, np.ndarray]
 
     def chosen(self, group: str) -> np.ndarray:
-        """Return which prompts of a group count."""
+        """Return which of a group's prompts count."""
         chosen: np.ndarray = answer_groups(self.arrays)[group] & ~self.arrays["anyway"]
         return chosen
 
@@ -111,7 +111,7 @@ class HopStagesResult(Result):
         return row | {"n_defined": len(defined), "median": median}
 
     def _difference(self, name: str) -> Estimate | None:
-        """Return how many layers later something is where the answer is wrong; None if unknown."""
+        """Return how many layers later something happens in wrong answers; None if unknown."""
         if len(answer_groups(self.arrays)) < 2:
             return None
         layers = [self.layers(group, name) for group in (WRONG, RIGHT)]

@@ -26,7 +26,7 @@ _VARIED = {
 
 
 def taken_over(share: np.ndarray) -> int | None:
-    """Return from which layer on the last token's share [layer] is over a half; None if never."""
+    """Return the layer from which the last token's share [layer] stays over a half, or None."""
     less = np.flatnonzero(share <= 0.5)
     first = int(less[-1]) + 1 if len(less) else 0
     return first if first < len(share) else None
@@ -58,8 +58,9 @@ class IntegratedGradientsResult(Result):
         return share
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per measure and layer, and for attributions per position; statistics over
-        prompts.
+        """Return one row per measure and layer; attributions also have one per position.
+
+        Statistics are over prompts.
 
         Measures: "attribution" (in probability; `position` counts from the prompt's last token, 0),
         and of every sum "share of the last token", "difference" F(S) - F(B), "nodes", "relative
@@ -82,7 +83,7 @@ class IntegratedGradientsResult(Result):
         return pd.concat(typed, ignore_index=True)[_COLUMNS]
 
     def plot(self) -> go.Figure:
-        """Draw the mean attribution by layer and position, colours whatever the first token has."""
+        """Draw the mean attribution by layer and position; the first token sets no colours."""
         frame = self.attribution.to_frame(seed=self.analysis.seed).assign(panel="")
         title = (
             f"How much the answer's probability owes to {_VARIED[self.analysis.part]} at each token"

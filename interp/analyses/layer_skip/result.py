@@ -1,4 +1,4 @@
-"""What the effects of skipped layers amount to over prompts."""
+"""The effects of skipped layers, summarised over prompts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,8 +29,9 @@ _BARS = {"answer": "fall of the answer's logit", "output": "change of the probab
 
 @dataclass(frozen=True, repr=False)
 class LayerSkipResult(Result):
-    """Effects per prompt: `arrays["all.max"]` [prompt skipped affected], "all.output_max" [prompt
-    skipped].
+    """Effects per prompt, by scope and statistic.
+
+    `arrays["all.max"]` is [prompt skipped affected], `arrays["all.output_max"]` [prompt skipped].
     """
 
     analysis: "LayerSkip"

@@ -91,8 +91,9 @@ class OracleExitResult(Result):
         return estimate(values, seed=self.analysis.seed)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return columns statistic, rule, score, layer, mean, low, high, depth, difference, p,
-        n_prompts.
+        """Return a row per statistic, exit rule, score and layer.
+
+        Columns: statistic, rule, score, layer, mean, low, high, depth, difference, p, n_prompts.
 
         "rule": the score of an exit rule with its 95 % bootstrap interval over prompts, the mean
         share of layers it runs (depth), its difference to the full model and p (McNemar's exact

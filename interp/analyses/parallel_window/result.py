@@ -1,4 +1,4 @@
-"""What windows of layers miss side by side, over prompts."""
+"""How much is lost when windows of layers run side by side, over prompts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ class ParallelWindowResult(Result):
         )
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return by how much neighbouring layers, side by side, miss what they do in order."""
+        """Return how far neighbouring layers, side by side, miss what they do in sequence."""
         errors = self.arrays["windows"][..., 0]
         neighbours = np.diagonal(errors, 1, axis1=1, axis2=2)
         error = self._estimate(neighbours.mean(1))

@@ -147,7 +147,7 @@ def _probabilities(group: Answered, resid: Tensor, *, start: int) -> Tensor:
 def _effects(group: Answered, clean: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
     """Return the probabilities' largest L2 change [batch], and the fall of the answer's.
 
-    That is summed over its tokens.
+    The answer's probability is summed over its tokens.
     """
     n = changed.shape[1]  # those before are as in the clean pass
     clean, answer = clean[:, -n:], group.answer[:, -n:, None]

@@ -49,7 +49,7 @@ class ResidualErasureResult(Result):
     def plot(self) -> go.Figure:
         """Draw the mean change of the probabilities by site and position.
 
-        Colours do not depend on the first token.
+        The first token does not set the colours.
         """
         frame = self.to_frame()
         frame = frame[frame["effect"] == "output"]
@@ -102,7 +102,7 @@ class ResidualErasureResult(Result):
         return largest
 
     def _columns(self, scope: str) -> list[int]:
-        """Return the columns before the last position; of prefixes, the longest alone."""
+        """Return the columns before the last position; of prefixes, only the longest."""
         columns = [
             i for i, offset in enumerate(self.effects[f"{scope}.output"].offsets, 1) if offset < 0
         ]

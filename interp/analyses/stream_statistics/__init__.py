@@ -25,7 +25,7 @@ from interp.replay import Recording
 from interp.shapes import Resid, Tensors
 from interp.tasks.batch import TokenBatch
 
-_EPS = 1e-6
+_SMALLEST_MEDIAN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def statistics_of(
     massive = ((size > massive_above) & (size > massive_ratio * median[:, None])).sum(1)
     variance = resid.var(dim=-1, correction=0).mean(1)
     return torch.stack(
-        [variance, size.mean(1), top, top / median.clamp_min(_EPS), massive.float()], dim=1
+        [variance, size.mean(1), top, top / median.clamp_min(_SMALLEST_MEDIAN), massive.float()],
+        dim=1,
     )
 
 

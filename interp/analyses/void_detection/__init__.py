@@ -108,7 +108,7 @@ class VoidDetection(Analysis):
         return prepared | responses
 
     def _responses(self, model: Model, shard: TokenBatch) -> Tensors:
-        """Return norms [batch tap new] of what a pass has read, all of one width."""
+        """Return norms [batch tap new] of the tokens that a pass has read, all of one width."""
         rule = {"above": self.massive_above, "ratio": self.massive_ratio}
         response = respond(model, shard, max_new_tokens=self.max_new_tokens, **rule)
         missing = self.max_new_tokens - 1 - response.is_read.shape[1]
@@ -149,7 +149,7 @@ class VoidDetection(Analysis):
         return {key: tensor.cpu() for key, tensor in measured.items()}
 
     def combine(self, parts: Sequence[Tensors]) -> VoidDetectionResult:
-        """Return usage from the norms of all prompts; nothing has to be run for another alpha."""
+        """Return usage from the norms of all prompts; another alpha needs no new run."""
         return VoidDetectionResult(self, tuple(parts))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:

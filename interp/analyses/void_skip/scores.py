@@ -1,4 +1,4 @@
-"""What is read off the streams that skipping leaves: answers, options, surprise."""
+"""What the streams that skipping leaves predict: answers, options, surprise."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

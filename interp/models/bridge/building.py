@@ -14,8 +14,7 @@ from interp.errors import ModelError
 
 @dataclass(frozen=True)
 class ModulePaths:
-    """Dotted paths of a family's modules; `post` is a norm behind a sublayer, which has the last
-    word on what is written.
+    """Dotted paths of a family's modules; `post` is a norm on what a sublayer writes.
 
     `z_reader` and `mlp_post_reader` are the last matrices of attention and MLP, which read heads
     and neurons. Families whose blocks hold the matrices of their MLP themselves have no `mlp`.
@@ -86,7 +85,7 @@ def module_paths(model: PreTrainedModel) -> ModulePaths:
 
 
 def _refuse_other_layers(model: PreTrainedModel) -> None:
-    """Raise ModelError for encoders with decoders, and for layers that are no attention."""
+    """Raise ModelError for encoder-decoder models, and for layers without attention."""
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
             f"family {architecture(model)!r} is an encoder with a decoder; a decoder alone is"
@@ -104,16 +103,16 @@ def _refuse_other_layers(model: PreTrainedModel) -> None:
 
 
 def _inner(component: Any, part: str) -> str | None:
-    found = (component.submodules or {}).get(part)
+    submodule = (component.submodules or {}).get(part)
     return (
-        None if found is None else ".".join(name for name in (component.name, found.name) if name)
+        None
+        if submodule is None
+        else ".".join(name for name in (component.name, submodule.name) if name)
     )
 
 
 def build_bridge(model: PreTrainedModel, *, tokenizer: Any = None) -> Any:
-    """Return a TransformerBridge over a structural copy of the model that shares every parameter
-    and buffer.
-    """
+    """Return a TransformerBridge over a copy of the model that shares parameters and buffers."""
     with _quietly():
         from transformer_lens.model_bridge.sources import build_bridge_from_module
 
@@ -125,9 +124,7 @@ def build_bridge(model: PreTrainedModel, *, tokenizer: Any = None) -> Any:
 
 
 def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a structural copy that shares every parameter and buffer, and computes attention step
-    by step.
-    """
+    """Return a copy that shares parameters and buffers and computes attention step by step."""
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     twin: PreTrainedModel = copy.deepcopy(model, memo=shared)
     for module in twin.modules():
@@ -144,9 +141,7 @@ def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def stock_model(bridge: Any) -> PreTrainedModel:
-    """Return the Hugging Face model inside a TransformerBridge, sharing its weights; the bridge
-    stays as it is.
-    """
+    """Return a Hugging Face model that shares the bridge's weights; the bridge is left as it is."""
     from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
     def unwrapped(module: nn.Module) -> nn.Module:
@@ -168,9 +163,7 @@ def stock_model(bridge: Any) -> PreTrainedModel:
 
 
 class _quietly(warnings.catch_warnings):
-    """Keep TransformerLens's import from silencing loggers and installing warning filters for
-    everyone.
-    """
+    """Keep TransformerLens's import from silencing loggers and adding warning filters globally."""
 
     def __enter__(self) -> None:
         super().__enter__()

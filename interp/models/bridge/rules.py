@@ -1,5 +1,4 @@
-"""How backward rules are carried out: hooks of TransformerLens's bridge that give an activation
-another derivative.
+"""Backward rules carried out by hooks that give an activation another derivative.
 
 Every hook replaces an activation y by y.detach() + (s - s.detach()), where the surrogate s has the
 derivative that the rule asks for: the value stays y, bit for bit.
@@ -23,9 +22,7 @@ from interp.sites import Site, SiteKind
 
 
 def rule_hooks(bridge: Any, rules: Rules) -> RuleHooks:
-    """Return the hooks that carry out rules; raise SiteError, naming the module, for rules that
-    cannot be honoured here.
-    """
+    """Return the hooks that carry out rules; raise SiteError, naming the module, if any cannot."""
     hooks = RuleHooks()
     norms, attention = rules.get(LN), rules.get(ScaledAttention)
     if norms is not None:
@@ -58,9 +55,7 @@ def _divided(activation: Tensor, *, by: float) -> Tensor:
 def _everywhere(
     bridge: Any, kind: SiteKind, change: Callable[[Tensor], Tensor], *, rule: str
 ) -> list[Hook]:
-    """Return hooks that change an activation inside every attention; raise SiteError where edits
-    there do nothing.
-    """
+    """Return hooks that edit an activation in every attention; raise SiteError if that is inert."""
     if why := unwritable(bridge, Site(kind, 0)):
         raise SiteError(f"rule {rule}: {Site(kind, 0)} cannot be written: {why}")
     return [

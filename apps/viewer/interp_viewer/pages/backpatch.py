@@ -30,7 +30,7 @@ STATISTICS = {
 
 
 def choices(here: Selected) -> list[str]:
-    """Return "KIND: STATISTIC" of what there is, in words."""
+    """Return the available "KIND: STATISTIC", in words."""
     return list(_by_name(here))
 
 

@@ -14,7 +14,7 @@ from interp.figures.plots import curves
 from interp_viewer import annotations
 from interp_viewer.drawing import drawing, svg
 from interp_viewer.grid import Axis, Grid
-from interp_viewer.lines import draw
+from interp_viewer.lines import draw_figure
 from interp_viewer.pane import pane
 from interp_viewer.positions import over_positions, token_axis
 from interp_viewer.selected import Selected
@@ -230,7 +230,7 @@ def _faithfulness(here: Selected, n_shown: int) -> None:
             x=at, y=1, yref="paper", yanchor="bottom", text="shown above", showarrow=False
         )
     figure.update_layout(height=340)
-    draw(
+    draw_figure(
         figure,
         key="faithfulness",
         alt="Faithfulness of circuits by their share of edges; the numbers are on the page “Data”",
@@ -271,7 +271,7 @@ def _edge_table(
 
 
 def choices(here: Selected) -> list[str]:
-    """Return "METHOD NODE" of every score there is, units (heads, neurons) added up."""
+    """Return "METHOD NODE" of every score; units (heads, neurons) are summed."""
     scores = []
     for analysis in ("relevance_patching", "activation_patching"):
         if here.labels(analysis):
@@ -296,7 +296,7 @@ def _source(here: Selected, of: str) -> tuple[Any, str]:
 
 
 def grid(here: Selected, of: str) -> Grid:
-    """Return a score [layer token], heads and neurons added up."""
+    """Return a score [layer token], summed over heads and neurons."""
     of = of if of in (known := choices(here)) else known[0]
     cell, name = _source(here, of)
     measured = here.measured(cell)

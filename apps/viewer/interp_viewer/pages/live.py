@@ -97,7 +97,7 @@ def _compute(model: str, text: str, answer: str, corrupted: str, wrong: str) -> 
 
 
 def _run(model: str, prompt: dict[str, str], out: Path, root: Path) -> dict[str, Any]:
-    """Run the quick analyses of a prompt; what is finished of the same prompt and model is read."""
+    """Run the quick analyses on a prompt; finished results for it and the model are reused."""
     with st.status("Loading the library and the model", expanded=False) as status:
         import transformers
 
