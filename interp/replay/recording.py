@@ -147,13 +147,12 @@ class Recording:
         if self._shelf is not None:
             self._shelf.keep(clean)
 
-    def mlp_reads(self, layer: int) -> Resid:
-        """Return the clean residual [batch pos d_model] that the MLP of a layer reads.
+    def mlp_reads(self, layer: int, resid: Resid, attn_out: Resid) -> Resid:
+        """Return what the MLP of a layer reads where attention adds `attn_out` to `resid`.
 
-        In front of the layer in parallel blocks, behind its attention in all others.
+        That is `resid` itself in parallel blocks. All are [rows pos d_model], of any precision.
         """
-        is_parallel = self.blocks[layer].is_parallel
-        return self.clean(Site("resid_pre" if is_parallel else "resid_mid", layer))
+        return resid if self.blocks[layer].is_parallel else resid + attn_out
 
     def kv(self, layer: int) -> KV:
         """Return the keys and values [batch kv_head pos d_head] that a block wrote in the clean

@@ -172,9 +172,7 @@ class IntegratedGradients(Analysis):
         pre = clean.resid(layer)[which]
         if self.part == "mlp":
             return pre + clean.clean(Site("attn_out", layer))[which] + varied
-        if clean.blocks[layer].is_parallel:
-            return pre + varied + clean.clean(Site("mlp_out", layer))[which]
-        return pre + varied + rows.mlp(layer, pre + varied)
+        return pre + varied + rows.mlp(layer, rows.mlp_reads(layer, pre, varied))
 
     def combine(self, parts: Sequence[Tensors]) -> IntegratedGradientsResult:
         """Return attributions aligned at the prompts' ends, and the errors of all sums."""
@@ -196,5 +194,4 @@ class IntegratedGradients(Analysis):
         numbers = len(shard.prompts) * layers * (longest + 4)
         held = max(_GRAPH_TOKENS, longest) * (16 * layers * model.d_model + 3 * model.d_vocab)
         forwards = (there_and_back + clean) / (layers * n_tokens)
-        is_bound = self.nodes == "adaptive" or self.part == "attention"
-        return Cost(forwards, numbers, held, is_bound=is_bound)
+        return Cost(forwards, numbers, held, is_bound=self.nodes == "adaptive")
