@@ -19,7 +19,7 @@ Wrote = Callable[[str, int, Tensor], None]  # "embed", "heads" or "mlp", the lay
 
 
 @runtime_checkable
-class Shelf(Protocol):
+class CleanStore(Protocol):
     """Clean activations of one batch that outlive a recording."""
 
     def read(self, site: Site) -> Tensor | None:
@@ -43,7 +43,7 @@ class Runner(Protocol):
     def tokens_at_once(self, device: torch.device) -> int:
         """Return how many tokens a block runs at once on a device."""
 
-    def shelf(self, tokens: Tensor) -> Shelf | None:
+    def clean_store(self, tokens: Tensor) -> CleanStore | None:
         """Return what is kept of tokens [batch pos]; None where nothing is."""
 
     def dry(
