@@ -36,8 +36,9 @@ two_hop = cache(lambda: interp.load_task("two-hop"))
 def asked(*, subjects: tuple[int, ...] = (5, 5, 7)):
     """Return three prompts with subjects, answers and bridges, all random."""
     batch = tokens()
-    return replace(batch, subject=torch.tensor(subjects), answer=batch.tokens[:, 1], bridge=batch.tokens[:, 2],
-                   answer_tokens=batch.tokens[:, 1:2])  # fmt: skip
+    known = {"answer": batch.tokens[:, 1], "bridge": batch.tokens[:, 2]}
+    first_tokens = batch.tokens[:, 1:2]
+    return replace(batch, subject=torch.tensor(subjects), answer_tokens=first_tokens, **known)
 
 
 def put(value: torch.Tensor, at: torch.Tensor):

@@ -76,7 +76,7 @@ def task() -> Task:
 
 
 def strongest_rules(model: Model) -> str:
-    """Return the first set of rules that a family honours; every family has the ordinary gradient."""
+    """Return the first set of rules that a family honours; all have the ordinary gradient."""
     for name in ("relp", "gradient"):
         try:
             model.refuse_rules(RULES[name])

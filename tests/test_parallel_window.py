@@ -10,10 +10,10 @@ import torch
 from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
-from interp.analyses import parallel_window
 from interp.analyses.parallel_window import ParallelWindow
 from interp.errors import AnalysisError
 from interp.models import Model
+from interp.replay import rows
 from tests.families import tiny, tokens
 from tests.test_logit_lens import hooked
 from tests.test_replay import naive
@@ -92,7 +92,7 @@ def test_nothing_is_missed_if_only_one_layer_writes() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, chunk_tokens: int) -> None:
     model, batch = tiny("gemma2"), tokens()
     whole = ParallelWindow().measure(model.record(batch), batch, {})
-    monkeypatch.setattr(parallel_window, "_CHUNK_TOKENS", chunk_tokens)
+    monkeypatch.setattr(rows, "CPU_TOKENS", chunk_tokens)
     chunked = ParallelWindow().measure(model.record(batch), batch, {})
     assert_close(chunked["windows"], whole["windows"], rtol=1e-5, atol=1e-5)
 

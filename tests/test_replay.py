@@ -78,7 +78,7 @@ def test_sublayers_alone_equal_what_they_wrote(model: Model) -> None:
         )
         assert_close(recording.attn(layer, resid), attn_out, rtol=0, atol=1e-6)
         reads = resid if recording.blocks[layer].is_parallel else resid + attn_out
-        assert torch.equal(recording.mlp_reads(layer), reads)
+        assert torch.equal(recording.mlp_reads(layer, resid, attn_out), reads)
         assert_close(recording.mlp(layer, reads), mlp_out, rtol=0, atol=1e-5)
 
 

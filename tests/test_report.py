@@ -198,21 +198,22 @@ def test_formats_and_json_from_the_command_line(run: Path) -> None:
         write_report(run, "pdf")
 
 
+NAMED = {
+    "layer_skip": {"scopes": ["all"]},
+    "layer_skip@mlp": {"part": "mlp"},
+    "void_detection": {"max_new_tokens": 2},
+}
+EVERY = {name: {} for name in find_analyses()} | {"layer_skip": {"part": "mlp"}}
+
+
 @pytest.mark.parametrize(
     "study",
     [
-        Study(
-            ("zoo/hops-4l",), ("two-hop",),
-            {"layer_skip": {"scopes": ["all"]}, "layer_skip@mlp": {"part": "mlp"}, "void_detection": {"max_new_tokens": 2}},
-            n=4, seed=3, dtype="bfloat16",
-        ),
-        Study(
-            ("zoo/hops-4l",), ("one-hop",), {name: {} for name in find_analyses()} | {"layer_skip": {"part": "mlp"}},
-            n=4, only_fitting=True,
-        ),
+        Study(("zoo/hops-4l",), ("two-hop",), NAMED, n=4, seed=3, dtype="bfloat16"),
+        Study(("zoo/hops-4l",), ("one-hop",), EVERY, n=4, only_fitting=True),
     ],
     ids=["named", "all that suit the task"],
-)  # fmt: skip
+)
 def test_the_command_to_reproduce_asks_for_the_same_study(study: Study, tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", begun(study))
     write_report(tmp_path)

@@ -21,7 +21,7 @@ _FEW = 20  # points, up to which Plotly marks each of a line that says nothing e
 
 
 @dataclass(frozen=True)
-class Axis:
+class PixelAxis:
     """Where values stand along an axis of `length` pixels; words stand in order at 0, 1, …"""
 
     names: tuple[str, ...]
@@ -60,8 +60,8 @@ class Panel:
 
     title: str
     traces: list[Trace]
-    x: Axis
-    y: Axis
+    x: PixelAxis
+    y: PixelAxis
 
     def points(self, trace: Trace) -> Values:
         """Return where a trace's points stand [point 2], in pixels; NaN where one is missing."""
@@ -133,13 +133,13 @@ def _has_numbers(trace: Trace) -> bool:
         return trace["type"] == "scatter" and len(values) > 0
 
 
-def _axis(traces: list[Trace], of: str, layout: dict[str, Any]) -> Axis:
+def _axis(traces: list[Trace], of: str, layout: dict[str, Any]) -> PixelAxis:
     """Return an axis that all of these traces fit on."""
     names = _names((trace[of] for trace in traces), is_forced=layout.get("type") == "category")
     is_log = layout.get("type") == "log"
     length = _WIDTH if of == "x" else _HEIGHT
     is_downward = of == "x" or layout.get("autorange") == "reversed"
-    axis = Axis(names, 0.0, 1.0, length, is_log, is_downward)
+    axis = PixelAxis(names, 0.0, 1.0, length, is_log, is_downward)
     numbers = [axis.numbers(trace[of]) for trace in traces]
     finite = np.concatenate([values[np.isfinite(values)] for values in numbers])
     low, high = float(finite.min()), float(finite.max())
@@ -151,7 +151,7 @@ def _axis(traces: list[Trace], of: str, layout: dict[str, Any]) -> Axis:
         low, high = low - half, high + half
     if layout.get("range") and not names:
         low, high = map(float, layout["range"])
-    return Axis(names, low, high, length, is_log, is_downward)
+    return PixelAxis(names, low, high, length, is_log, is_downward)
 
 
 def _names(values: Iterable[Any], *, is_forced: bool) -> tuple[str, ...]:

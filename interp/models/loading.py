@@ -55,8 +55,7 @@ def load_model(
     in that folder and read from it. Raises ModelError when there is no such model, or weights are
     missing, unexpected or not finite.
     """
-    dtype = check_dtype(dtype)
-    tokenizer = _given(tokenizer)
+    dtype, tokenizer = check_dtype(dtype), _given(tokenizer)
     if isinstance(name, nn.Module):
         if revision is not None or device_map is not None:
             raise ModelError(
@@ -65,29 +64,13 @@ def load_model(
         return _in_memory(name, tokenizer, _folder(store), device=device, dtype=dtype)
     if revision is not None and str(name) in shipped_models():
         name, revision = f"{name}@{revision}", None
+    how: dict[str, Any] = {"device_map": device_map, "trust_remote_code": trust_remote_code}
     source = locate(str(name))
-    if revision is not None and Path(source).is_dir() and not (Path(source) / _ADAPTER).is_file():
-        raise ModelError(
-            f"revision={revision!r} asked of the folder {source}; revisions are for models of"
-            " the hub"
-        )
-    how: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    load = _load_merged if (Path(source) / _ADAPTER).is_file() else _load
-    module = load(source, dtype=dtype, device_map=device_map, **how)
-    if device_map is None and not getattr(module, "is_quantized", False):
-        module.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    module.eval().requires_grad_(False)  # nobody else's, so that nothing has to be put back
+    module = _load_module(source, revision, device=device, dtype=dtype, **how)
     if tokenizer is None:
-        tokenizer = _load_tokenizer(source, **how)
-    load_another = partial(
-        load_model,
-        device=device,
-        dtype=dtype,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
-        store=store,
-    )
-    return Model(str(name), module, tokenizer, _folder(store), load_another)
+        tokenizer = _load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
+    another = partial(load_model, device=device, dtype=dtype, store=store, **how)
+    return Model(str(name), module, tokenizer, _folder(store), another)
 
 
 def check_dtype(dtype: object) -> str:
@@ -230,6 +213,24 @@ def _nearest(name: str) -> str:
     neighbours = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
     nearest = get_close_matches(path.name, neighbours, n=1)
     return f"; did you mean {path.parent / nearest[0]}?" if nearest else ""
+
+
+def _load_module(
+    source: str, revision: str | None, *, device: str, dtype: str, **how: Any
+) -> PreTrainedModel:
+    """Return the module of a folder or hub id, on its device; raise ModelError as `load_model`."""
+    is_adapter = (Path(source) / _ADAPTER).is_file()
+    if revision is not None and Path(source).is_dir() and not is_adapter:
+        raise ModelError(
+            f"revision={revision!r} asked of the folder {source}; revisions are for models of"
+            " the hub"
+        )
+    load = _load_merged if is_adapter else _load
+    module = load(source, revision=revision, dtype=dtype, **how)
+    if how["device_map"] is None and not getattr(module, "is_quantized", False):
+        module.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    module.eval().requires_grad_(False)  # nobody else's, so that nothing has to be put back
+    return module
 
 
 def _load(

@@ -15,16 +15,16 @@ from interp.backward import Rules
 from interp.errors import ModelError
 from interp.interventions import NO_INTERVENTION, Plan
 from interp.models import passes
+from interp.models.batch_store import context_of
 from interp.models.bridge.forked import refuse_fork
 from interp.models.bridge.proving import proven_bridge, refuse_other_logits, refuse_spread
 from interp.models.bridge.rules import rule_hooks
 from interp.models.decoding import Chooser, padding_token, refuse_decoding
 from interp.models.generate import Generation, Phase
 from interp.models.modules import Modules, prove
-from interp.models.reader import Reader
+from interp.models.reader import PromptReader
 from interp.models.runner import ModelRunner
 from interp.models.running import Running, replaced_forwards
-from interp.models.shelf import context_of
 from interp.models.weights import Weights
 from interp.replay import Block, Recording, Work
 from interp.replay.rows import tokens_at_once
@@ -93,7 +93,7 @@ class Model:
                 raise ModelError(
                     f"{family} cannot be taken apart into blocks of attention and MLP ({why})"
                 ) from error
-        self._reader = Reader(self.name, self.tokenizer, self._limits())
+        self._reader = PromptReader(self.name, self.tokenizer, self._limits())
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {type(self.module).__name__}, n_layers={self.n_layers})"

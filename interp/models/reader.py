@@ -15,7 +15,7 @@ from interp.tasks.fitting import Fitted, fit
 
 
 @dataclass(frozen=True)
-class Reader:
+class PromptReader:
     """The tokenizer of a model called `name`, if it has one, and which ids the model reads."""
 
     name: str

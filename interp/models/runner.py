@@ -12,11 +12,11 @@ from interp.activations import ForwardPass
 from interp.backward import Rules
 from interp.errors import ModelError
 from interp.interventions import NO_INTERVENTION, Plan
+from interp.models.batch_store import BatchStore
 from interp.models.bridge.forked import Forked
 from interp.models.bridge.rules import rule_hooks
 from interp.models.forward import NO_RULES
 from interp.models.gradients import graph
-from interp.models.shelf import Shelf
 from interp.replay import Arguments, Block, OnWrite, Read
 from interp.sites import Site
 from interp.tasks.batch import TokenBatch
@@ -67,7 +67,7 @@ class ModelRunner:
         """Return how many tokens a block runs at once on a device."""
         return self.model.tokens_at_once(device)
 
-    def shelf(self, tokens: Tensor) -> Shelf | None:
+    def clean_store(self, tokens: Tensor) -> BatchStore | None:
         """Return what the store holds of tokens [batch pos]; None if nothing is stored."""
         model = self.model
         if model.store_folder is None:
@@ -79,7 +79,7 @@ class ModelRunner:
             return None
         if (store := model.store) is None:
             return None
-        return Shelf(
+        return BatchStore(
             store,
             model.keys(tokens.tolist()),
             tokens,

@@ -76,7 +76,7 @@ class Recording:
         self.work = Work() if work is None else work
         self.batch_size, self.n_pos = tokens.shape
         self.blocks = runner.blocks
-        self._shelf = runner.shelf(tokens) if is_stored and mask is None else None
+        self._store = runner.clean_store(tokens) if is_stored and mask is None else None
         self._clean: Clean = {}
         self._kv: dict[int, KV] = {}
         self._arguments: dict[int, list[Arguments]] = {}
@@ -118,7 +118,7 @@ class Recording:
             )
         with self.running():
             if site not in self._clean:
-                known = None if self._shelf is None else self._shelf.read(site)
+                known = None if self._store is None else self._store.read(site)
                 if known is None:
                     self._run_clean()
                 else:
@@ -139,16 +139,15 @@ class Recording:
             self._kv[layer] = kv
         clean[Site("resid_post", self.n_layers - 1)] = resid
         self._clean = clean
-        if self._shelf is not None:
-            self._shelf.keep(clean)
+        if self._store is not None:
+            self._store.keep(clean)
 
-    def mlp_reads(self, layer: int) -> Resid:
-        """Return the clean residual [batch pos d_model] that the MLP of a layer reads.
+    def mlp_reads(self, layer: int, resid: Resid, attn_out: Resid) -> Resid:
+        """Return what the MLP of a layer reads where attention adds `attn_out` to `resid`.
 
-        In front of the layer in parallel blocks, behind its attention in all others.
+        That is `resid` itself in parallel blocks. All are [rows pos d_model], of any precision.
         """
-        is_parallel = self.blocks[layer].is_parallel
-        return self.clean(Site("resid_pre" if is_parallel else "resid_mid", layer))
+        return resid if self.blocks[layer].is_parallel else resid + attn_out
 
     def kv(self, layer: int) -> KV:
         """Return the keys and values [batch kv_head pos d_head] of a block in the clean pass."""

@@ -21,7 +21,7 @@ OnWrite = Callable[
 
 
 @runtime_checkable
-class Shelf(Protocol):
+class CleanStore(Protocol):
     """Clean activations of one batch that outlive a recording."""
 
     def read(self, site: Site) -> Tensor | None:
@@ -45,7 +45,7 @@ class Runner(Protocol):
     def tokens_at_once(self, device: torch.device) -> int:
         """Return how many tokens a block runs at once on a device."""
 
-    def shelf(self, tokens: Tensor) -> Shelf | None:
+    def clean_store(self, tokens: Tensor) -> CleanStore | None:
         """Return what is stored for tokens [batch pos]; None if nothing is."""
 
     def dry(

@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.errors import StoreError
 from interp.store.files import Files
 from interp.store.keys import TOKENS, is_shard, is_word
-from interp.store.reader import Reader
+from interp.store.reader import ShardReader
 from interp.store.settings import DTYPES, Settings, read_settings
 from interp.store.shard import SUFFIX, DamagedError, OutdatedError, ShardHeader, pack, read_header
 from interp.store.upkeep import evict
@@ -41,7 +41,7 @@ class ActivationStore:
         if not is_word(self.folder):
             raise StoreError(f"model {model!r} given; a fingerprint is needed")
         self.settings = settings or read_settings(self.files)
-        self.reader = Reader(self.files)
+        self.reader = ShardReader(self.files)
         self.pinned: set[str] = set()
         self._bytes: int | None = None
         self._seen: set[str] = set()

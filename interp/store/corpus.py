@@ -13,7 +13,7 @@ from interp.sites import Site
 from interp.store.files import Files
 from interp.store.keys import TOKENS, is_word, stored_name, stored_site
 from interp.store.manifest import SUFFIX, Manifest, Span, read_manifest
-from interp.store.reader import Reader
+from interp.store.reader import ShardReader
 from interp.store.shard import DamagedError
 
 
@@ -26,7 +26,7 @@ class Corpus:
 
     def __init__(self, files: Files, name: str, manifest: Manifest) -> None:
         self.files, self.name, self.manifest = files, name, manifest
-        self.reader = Reader(files)
+        self.reader = ShardReader(files)
         self._ends = {
             part: list(accumulate(span.n_prompts for span in spans))
             for part, spans in manifest.spans.items()

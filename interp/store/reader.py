@@ -15,7 +15,7 @@ _MAPPED, _HELD = 1024, 32
 _log = logging.getLogger(__name__)
 
 
-class Reader:
+class ShardReader:
     """Headers and tensors of the shards of one store, by name."""
 
     def __init__(self, files: Files) -> None:

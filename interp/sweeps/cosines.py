@@ -26,8 +26,7 @@ def writes_of(recording: Recording, layer: int) -> list[Write]:
     """
     pre = recording.resid(layer).float()
     attn, mlp = (recording.clean(Site(kind, layer)).float() for kind in ("attn_out", "mlp_out"))
-    mid = pre if recording.blocks[layer].is_parallel else pre + attn
-    return [(attn, pre), (mlp, mid), (attn + mlp, pre)]
+    return [(attn, pre), (mlp, recording.mlp_reads(layer, pre, attn)), (attn + mlp, pre)]
 
 
 def cosines_of(writes: Sequence[Write]) -> Float[Tensor, "*tokens part"]:

@@ -16,10 +16,15 @@ from tests.tokenizers import byte_level
 
 APP = Path(__file__).parents[2] / "apps" / "viewer" / "app.py"
 HOPS = {
-    "residual_contribution": {}, "layer_skip": {}, "logit_lens": {}, "void_detection": {"max_new_tokens": 3},
-    "back_patching": {"controls": ["random"], "known_only": False}, "residual_erasure": {}, "depth_map": {},
+    "residual_contribution": {},
+    "layer_skip": {},
+    "logit_lens": {},
+    "void_detection": {"max_new_tokens": 3},
+    "back_patching": {"controls": ["random"], "known_only": False},
+    "residual_erasure": {},
+    "depth_map": {},
     "block_influence": {},
-}  # fmt: skip
+}
 IOI = {"relevance_patching": {}, "circuit_discovery": {"fractions": [0.01, 0.1, 1.0]}}
 SMALL = {"residual_contribution": {}, "logit_lens": {}, "void_detection": {"max_new_tokens": 2}}
 NODES = {"relevance_patching": {"methods": ["attribution"], "nodes": ["attn_out"]}}

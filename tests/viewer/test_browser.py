@@ -169,7 +169,10 @@ def colours(page: Any) -> set[tuple[int, ...]]:
     """Return some colours of the first picture's cells."""
     found = page.locator(".heat canvas").first.evaluate(
         """canvas => { const pen = canvas.getContext('2d'), found = [];
-        for (let i = 0; i < 40; i++) found.push([...pen.getImageData(70 + i * 9, 12 + i * 3, 1, 1).data].slice(0, 3));
+        for (let i = 0; i < 40; i++) {
+          const pixel = pen.getImageData(70 + i * 9, 12 + i * 3, 1, 1);
+          found.push([...pixel.data].slice(0, 3));
+        }
         return found; }"""
     )
     return {tuple(colour) for colour in found}

@@ -122,12 +122,10 @@ def _values(
 
     def read(kind: str, layer: int, resid: Tensor) -> Tensor:
         change = torch.cat(changes, dim=3)
-        n_before = change.shape[3]
         names = ["logits"] if kind == "logits" else [f"m{layer}"]
         if kind in ("q", "k", "v"):
             names = [f"{kind}{layer}.h{head}" for head in range(wiring.n_read(kind))]
-        if kind == "mlp" and wiring.is_parallel:
-            n_before = wiring.n_before(names[0])
+        n_before = wiring.n_before(names[0])
         chosen = kept[:, [rows[name] for name in names], :n_before].float()
         asked = away.read[kind, layer].float()
         asked = asked if asked.ndim == 4 else asked[:, :, None]

@@ -39,7 +39,7 @@ from interp.tasks.batch import TokenBatch
 
 __all__ = ["IntegratedGradients", "IntegratedGradientsResult"]
 Nodes = Literal["adaptive", "published"]
-_CHUNK_TOKENS = 2048
+_GRAPH_TOKENS = 2048  # many layers hold a graph: more than the one block of `Recording.run`
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class IntegratedGradients(Analysis):
             return value.detach(), (slope * path[which]).sum(-1)
 
         def evaluate(which: Sequence[int], at: Sequence[float]) -> tuple[Tensor, Tensor]:
-            size = max(1, _CHUNK_TOKENS // recording.n_pos)
+            size = max(1, _GRAPH_TOKENS // recording.n_pos)
             prompts = torch.split(torch.tensor(which, device=source.device), size)
             nodes = torch.split(torch.tensor(at, device=source.device), size)
             done = [some(*chunk) for chunk in zip(prompts, nodes, strict=True)]
@@ -172,9 +172,7 @@ class IntegratedGradients(Analysis):
         pre = clean.resid(layer)[which]
         if self.part == "mlp":
             return pre + clean.clean(Site("attn_out", layer))[which] + varied
-        if clean.blocks[layer].is_parallel:
-            return pre + varied + clean.clean(Site("mlp_out", layer))[which]
-        return pre + varied + rows.mlp(layer, pre + varied)
+        return pre + varied + rows.mlp(layer, rows.mlp_reads(layer, pre, varied))
 
     def combine(self, parts: Sequence[Tensors]) -> IntegratedGradientsResult:
         """Return attributions aligned at the prompts' ends, and the errors of all sums."""
@@ -194,7 +192,6 @@ class IntegratedGradients(Analysis):
         clean = sum(size.passed for size in sizes) * layers
         longest = max(size.n_pos for size in sizes)
         numbers = len(shard.prompts) * layers * (longest + 4)
-        held = max(_CHUNK_TOKENS, longest) * (16 * layers * model.d_model + 3 * model.d_vocab)
+        held = max(_GRAPH_TOKENS, longest) * (16 * layers * model.d_model + 3 * model.d_vocab)
         forwards = (there_and_back + clean) / (layers * n_tokens)
-        is_bound = self.nodes == "adaptive" or self.part == "attention"
-        return Cost(forwards, numbers, held, is_bound=is_bound)
+        return Cost(forwards, numbers, held, is_bound=self.nodes == "adaptive")

@@ -32,7 +32,6 @@ from interp.sweeps.lens import held, readings
 from interp.tasks.batch import TokenBatch
 
 __all__ = ["ParallelWindow", "ParallelWindowResult"]
-_CHUNK_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class ParallelWindow(Analysis):
         behind = sum((layers - 1 - last) / layers for _, last in dict.fromkeys(self._windows))
         n_outputs = len(self._windows)
         numbers = len(MEASURES) * layers**2 + len(OUTPUT_MEASURES) * n_outputs
-        at_once = (layers + n_outputs) * n_tokens * model.d_model
+        at_once = (5 * layers + n_outputs) * n_tokens * model.d_model
         at_once += held(n_tokens, model.d_vocab) if n_outputs else 0
         return Cost((layers - 1) / 2 + behind, len(shard.prompts) * numbers, at_once)
 
@@ -126,14 +125,11 @@ def parallel_streams(recording: Recording) -> Iterator[list[Tensor]]:
     Differences and sums are in fp32; a window of one layer is the clean stream itself.
     """
     streams: list[Tensor] = []
-    size = max(1, _CHUNK_TOKENS // (recording.batch_size * recording.n_pos))
     for layer in range(recording.n_layers):
-        for begin in range(0, layer, size):
-            firsts = range(begin, min(begin + size, layer))
-            rows = torch.cat([recording.resid(first) for first in firsts])
-            writes = recording.block(layer, rows).float() - rows.float()
-            for first, write in zip(firsts, writes.chunk(len(firsts)), strict=True):
-                streams[first] = streams[first] + write
+        if streams:
+            rows = torch.stack([recording.resid(first) for first in range(layer)])
+            writes = recording.run(layer, rows).float() - rows.float()
+            streams = [stream + write for stream, write in zip(streams, writes, strict=True)]
         streams.append(recording.resid(layer + 1).float())
         yield streams
 

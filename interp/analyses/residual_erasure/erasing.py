@@ -4,13 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.replay import Recording
-
-_CHUNK_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,8 @@ def erased_positions(recording: Recording, mean: Float[Tensor, "site d_model"]) 
     for position in range(recording.n_pos):
         rows = _erased(recording, 0, mean, position)
         for layer in range(recording.n_layers):
-            size = max(1, _CHUNK_TOKENS // rows[0, ..., 0].numel())
-            behind = [
-                _from(recording, layer, chunk, start=position) for chunk in torch.split(rows, size)
-            ]
-            rows = torch.cat([*behind, _erased(recording, layer + 1, mean, position)])
+            behind = recording.run(layer, rows, start=position)
+            rows = torch.cat([behind, _erased(recording, layer + 1, mean, position)])
         yield Erased(position, 0, position, rows)
 
 
@@ -45,15 +40,6 @@ def _erased(recording: Recording, site: int, mean: Tensor, position: int) -> Ten
     rows = recording.resid(site)[None, :, position:].clone()
     rows[:, :, 0] = mean[site]
     return rows
-
-
-def _from(recording: Recording, layer: int, rows: Tensor, *, start: int) -> Tensor:
-    flat = rearrange(rows, "site batch pos d_model -> (site batch) pos d_model")
-    behind = recording.tail(layer, flat, start=start) if start else recording.block(layer, flat)
-    sites: Tensor = rearrange(
-        behind, "(site batch) pos d_model -> site batch pos d_model", site=len(rows)
-    )
-    return sites
 
 
 def erased_prefixes(recording: Recording, mean: Float[Tensor, "site d_model"]) -> Iterator[Erased]:

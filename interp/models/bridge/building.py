@@ -42,22 +42,9 @@ def module_paths(model: PreTrainedModel) -> ModulePaths:
     """Return where TransformerLens's adapter for this family says the modules are."""
     _refuse_other_layers(model)
     with _quietly():
-        from transformer_lens.factories.architecture_adapter_factory import (
-            ArchitectureAdapterFactory,
-        )
         from transformer_lens.model_bridge.generalized_components import ParallelBlockBridge
-        from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
 
-        try:
-            config = build_bridge_config_from_hf(
-                model.config, architecture(model), "external", model.dtype
-            )
-            adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
-        except ValueError as error:
-            raise ModelError(
-                f"family {architecture(model)!r} is not known to TransformerLens: {error}"
-            ) from None
-    parts = adapter.component_mapping or {}
+        parts = _components(model)
     if lacking := [part for part in ("blocks", "ln_final", "unembed") if part not in parts]:
         raise ModelError(
             f"family {architecture(model)!r} has no {' and no '.join(lacking)}; it cannot be taken"
@@ -82,6 +69,20 @@ def module_paths(model: PreTrainedModel) -> ModulePaths:
         unembed=parts["unembed"].name,
         is_parallel=isinstance(parts["blocks"], ParallelBlockBridge),
     )
+
+
+def _components(model: PreTrainedModel) -> dict[str, Any]:
+    """Return the adapter's components by name; raise ModelError for a family without an adapter."""
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+    from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
+
+    name = architecture(model)
+    try:
+        config = build_bridge_config_from_hf(model.config, name, "external", model.dtype)
+        adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
+    except ValueError as error:
+        raise ModelError(f"family {name!r} is not known to TransformerLens: {error}") from None
+    return adapter.component_mapping or {}
 
 
 def _refuse_other_layers(model: PreTrainedModel) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class BatchStore:
     """Reads and writes clean activations of `tokens` [batch pos] with these keys, as `dtype`.
 
     `check` raises where the model would now compute others; it is called before any is read.
