@@ -83,13 +83,13 @@ def _store_of(model: Model, store: ActivationStore | None) -> ActivationStore:
         )
     if store.model != model.fingerprint:
         raise StoreError(
-            f"the store given is of other weights than {model.name!r} has now; open it with its"
-            " fingerprint"
+            f"the store given is of other weights than {model.name!r} has now;"
+            " open it with its fingerprint"
         )
     if why := model.not_stored:
         raise StoreError(
-            f"{model.name!r}: {why}; its activations are not those of its weights, and are not"
-            " stored"
+            f"{model.name!r}: {why};"
+            " its activations are not those of its weights, and are not stored"
         )
     return store
 
@@ -138,8 +138,8 @@ class _Captured:
             places = self.store.places(keys, part)
             if places is None:
                 raise StoreError(
-                    f"{self.store.files.url}: {part} of a prompt was removed while the corpus was"
-                    " captured"
+                    f"{self.store.files.url}:"
+                    f" {part} of a prompt was removed while the corpus was captured"
                 )
             self.store.pinned |= {place.shard for place in places}
             extend(spans, places)
@@ -152,8 +152,8 @@ class _Captured:
         shards = {span.shard for spans in self.spans.values() for span in spans}
         for lost in sorted(shards - {*names}):
             raise StoreError(
-                f"{self.store.files.path(lost)} was removed while the corpus was captured; capture"
-                " it again"
+                f"{self.store.files.path(lost)} was removed while the corpus was captured;"
+                " capture it again"
             )
 
 
@@ -168,8 +168,8 @@ def _rows(model: Model, texts: Iterable[Text]) -> Iterator[Row]:
             raise TaskError(f"text {number} has no tokens; at least one is needed")
         if min(row) < 0 or max(row) >= model.d_vocab:
             raise TaskError(
-                f"text {number} has token {max(row)}; the model's vocabulary is 0 to"
-                f" {model.d_vocab - 1}"
+                f"text {number} has token {max(row)};"
+                f" the model's vocabulary is 0 to {model.d_vocab - 1}"
             )
         for start in range(0, len(row), longest):
             yield row[start : start + longest]

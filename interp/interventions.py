@@ -77,8 +77,8 @@ class Ablate:
             raise SiteError(unknown("ablation", self.by, ["zero", "mean", "resample"]))
         if self.by == "mean" and self.site.kind == "attn_scores":
             raise SiteError(
-                f"the mean of {self.site} asked for; hidden keys have the score -inf: take that of"
-                " the pattern"
+                f"the mean of {self.site} asked for;"
+                " hidden keys have the score -inf: take that of the pattern"
             )
 
     def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:
@@ -138,8 +138,8 @@ class Among:
             row = int(chosen.any(1).int().argmax())
             raise SiteError(
                 f"resample ablation of {self.ablation.site} takes the next prompt's activation;"
-                f" prompt {row} is longer than the next: give prompts of one length, or positions"
-                " that both have"
+                f" prompt {row} is longer than the next:"
+                " give prompts of one length, or positions that both have"
             )
 
     @property

@@ -42,12 +42,12 @@ class ActivationPatching(Analysis):
     question: ClassVar[str] = "What does each component carry, exactly?"
     how: ClassVar[str] = (
         "One node at a time takes its activation from the other prompt's run, and only the layers"
-        " behind it are run again. The score is how far the metric moves between its values on the"
-        " two prompts."
+        " behind it are run again."
+        " The score is how far the metric moves between its values on the two prompts."
     )
     caveat: ClassVar[str] = (
-        "A node patched alone says nothing about nodes that do the same work: back-ups hide one"
-        " another."
+        "A node patched alone says nothing about nodes that do the same work:"
+        " back-ups hide one another."
     )
 
     def __post_init__(self) -> None:

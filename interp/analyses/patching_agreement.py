@@ -160,8 +160,8 @@ class PatchingAgreementResult(Result):
                     )
                 )
         title = (
-            f"Estimates against exact patching ({self.analysis.metric}, mean over prompts; one"
-            " point a node)"
+            f"Estimates against exact patching ({self.analysis.metric}, mean over prompts;"
+            " one point a node)"
         )
         return scatters_with_diagonal(
             pd.concat(frames), x="exact", y="estimate", groups="method", panels="node", title=title
@@ -178,8 +178,8 @@ class PatchingAgreementResult(Result):
             others = [Compared(name, by_method[name]) for name in by_method if name != method]
             findings.append(
                 Finding(
-                    f"By {method}, scores of {kind} correlate with exact patching at"
-                    f" {correlation:.2f}.",
+                    f"By {method},"
+                    f" scores of {kind} correlate with exact patching at {correlation:.2f}.",
                     correlation,
                     f"Pearson correlation of {method} with exact patching ({kind})",
                     rival=max(others, key=lambda other: other.estimate.value, default=None),

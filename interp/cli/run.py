@@ -62,7 +62,7 @@ Columns = Annotated[
 Space = Annotated[
     str | None, typer.Option(help="Between text and answer: auto (by script), always, never.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, and its cost.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and its cost.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
 

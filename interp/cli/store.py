@@ -78,8 +78,8 @@ def verify(place: Place, as_json: AsJson = False) -> None:
         for problem in wrong:
             say(problem)
         say(
-            f"{whole} files are whole, {len(wrong)} damaged; what is damaged is computed again when"
-            " it is needed"
+            f"{whole} files are whole, {len(wrong)} damaged;"
+            " what is damaged is computed again when it is needed"
         )
     if wrong:
         raise typer.Exit(1)
@@ -93,14 +93,14 @@ def prune(
     ] = None,
     max_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Least recently used beyond this: 500MB, 20GB."),
+        typer.Option(metavar="SIZE", help="Least recently used beyond this size: 500MB, 20GB."),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Only of this model: its name, or how its fingerprint starts."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -133,7 +133,7 @@ def configure(
     place: Place,
     quota: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="At most this much: 20GB; `none` for no limit."),
+        typer.Option(metavar="SIZE", help="Largest size, such as 20GB; `none` for no limit."),
     ] = None,
     dtype: Annotated[
         str | None,

@@ -116,7 +116,7 @@ def _only_one(folder: Path, progress: Progress) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        progress("waiting for another process that fetches it")
+        progress("waiting for another process that is fetching it")
         lock.acquire()
     try:
         yield

@@ -102,16 +102,16 @@ class Generator:
             return
         if self.phase == "decode":
             raise SiteError(
-                f"{site}: positions {_short(positions)} given for decoding; they are those of the"
-                " prompt"
+                f"{site}: positions {_short(positions)} given for decoding;"
+                " they are those of the prompt"
             )
         for prompt, length, row in zip(
             self.batch.prompts, self.lengths.tolist(), _per_prompt(positions, self), strict=True
         ):
             if bad := [pos for pos in row if not 0 <= pos < length]:
                 raise SiteError(
-                    f"position {bad[0]} of {site} asked for; the last token of prompt {prompt.id!r}"
-                    f" is at {length - 1}"
+                    f"position {bad[0]} of {site} asked for;"
+                    f" the last token of prompt {prompt.id!r} is at {length - 1}"
                 )
 
     def run(self, *, max_new_tokens: int, choose: Chooser, pad: int) -> Generation:

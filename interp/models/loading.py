@@ -95,13 +95,13 @@ def _in_memory(
     stock = stock_model(module) if is_bridge else module
     if hasattr(stock, "merge_and_unload"):
         raise ModelError(
-            f"a {type(stock).__name__} with adapters given; give what its merge_and_unload()"
-            " returns"
+            f"a {type(stock).__name__} with adapters given;"
+            " give what its merge_and_unload() returns"
         )
     if not isinstance(stock, PreTrainedModel):
         raise ModelError(
-            f"a {type(stock).__name__} given; a name, a transformers model or a TransformerBridge"
-            " is needed"
+            f"a {type(stock).__name__} given;"
+            " a name, a transformers model or a TransformerBridge is needed"
         )
     _refuse_other_form(stock, device=device, dtype=dtype)
     load_another = partial(load_model, device=str(stock.device), dtype=dtype, store=store)
@@ -120,8 +120,8 @@ def _refuse_other_form(module: PreTrainedModel, *, device: str, dtype: str) -> N
     if dtype != "auto" and module.dtype != _DTYPES[dtype]:
         has = str(module.dtype).removeprefix("torch.")
         raise ModelError(
-            f"dtype={dtype!r} asked of a module that is {has}; convert it first:"
-            f" module.to(torch.{dtype})"
+            f"dtype={dtype!r} asked of a module that is {has};"
+            f" convert it first: module.to(torch.{dtype})"
         )
     asked = None if device == "auto" else torch.device(device)
     if asked is not None and (asked.type, asked.index or 0) != (
@@ -129,8 +129,8 @@ def _refuse_other_form(module: PreTrainedModel, *, device: str, dtype: str) -> N
         module.device.index or 0,
     ):
         raise ModelError(
-            f"device={device!r} asked of a module on {module.device}; move it first:"
-            f" module.to({device!r})"
+            f"device={device!r} asked of a module on {module.device};"
+            f" move it first: module.to({device!r})"
         )
 
 
@@ -158,13 +158,13 @@ def locate(name: str) -> str:
 def _fetched(name: str) -> str:
     if Path(name).is_dir():
         raise ModelError(
-            f"{name} is a model that `interp get` fetches, and a folder here; ./{name} means the"
-            " folder"
+            f"{name} is a model that `interp get` fetches, and a folder here;"
+            f" ./{name} means the folder"
         )
     if not is_there(name):
         raise UnknownModelError(
-            f"{name} ({FETCHED[name].about}) is not on this machine; `interp get {name}` fetches it"
-            " once"
+            f"{name} ({FETCHED[name].about}) is not on this machine;"
+            f" `interp get {name}` fetches it once"
         )
     return str(folder_of(name))
 
@@ -186,8 +186,8 @@ def _instead_of(path: Path) -> str:
     """Return what to give instead of a single file."""
     if not path.exists():
         return (
-            f"there is no file {path}{_nearest(str(path))}; a model is a folder with config.json"
-            " and weights"
+            f"there is no file {path}{_nearest(str(path))};"
+            " a model is a folder with config.json and weights"
         )
     if path.suffix == ".gguf":
         known = [
@@ -195,12 +195,12 @@ def _instead_of(path: Path) -> str:
         ]
         if known:
             return (
-                f"{path} is a GGUF file; `interp get {known[0]} --from {path}`, then give"
-                f" {known[0]}"
+                f"{path} is a GGUF file;"
+                f" `interp get {known[0]} --from {path}`, then give {known[0]}"
             )
         return (
-            f"{path} is a GGUF file, which is not read; give the Hugging Face folder of the model"
-            " it was made from"
+            f"{path} is a GGUF file, which is not read;"
+            " give the Hugging Face folder of the model it was made from"
         )
     if (path.parent / "config.json").is_file():
         return f"{path} is one file; give the folder with config.json that it is in: {path.parent}"
@@ -222,8 +222,8 @@ def _load_module(
     is_adapter = (Path(source) / _ADAPTER).is_file()
     if revision is not None and Path(source).is_dir() and not is_adapter:
         raise ModelError(
-            f"revision={revision!r} asked of the folder {source}; revisions are for models of"
-            " the hub"
+            f"revision={revision!r} asked of the folder {source};"
+            " revisions are for models of the hub"
         )
     load = _load_merged if is_adapter else _load
     module = load(source, revision=revision, dtype=dtype, **how)
@@ -264,14 +264,14 @@ def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -
     )
     if any(isinstance(each, GatedRepoError) for each in chain):
         return ModelError(
-            f"model {source!r} is gated; accept its terms at https://huggingface.co/{source}, then"
-            " run `hf auth login`"
+            f"model {source!r} is gated;"
+            f" accept its terms at https://huggingface.co/{source}, then run `hf auth login`"
         )
     if any(isinstance(each, OfflineModeIsEnabled | LocalEntryNotFoundError) for each in chain):
         why = "the hub cannot be asked (HF_HUB_OFFLINE, or no network)"
         return UnknownModelError(
-            f"model {source!r} is not in the local cache and {why}; there is no such"
-            f" folder{_nearest(source)}"
+            f"model {source!r} is not in the local cache and {why};"
+            f" there is no such folder{_nearest(source)}"
         )
     if any(isinstance(each, RepositoryNotFoundError) for each in chain):
         return UnknownModelError(
@@ -280,8 +280,8 @@ def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -
         )
     if "trust_remote_code" in str(error) and not trust_remote_code:
         return ModelError(
-            f"model {source!r} brings its own code; read it, then allow it by trust_remote_code"
-            " (--trust-remote-code)"
+            f"model {source!r} brings its own code;"
+            " read it, then allow it by trust_remote_code (--trust-remote-code)"
         )
     if Path(source).is_dir() or isinstance(error, ImportError):
         return ModelError(f"model {source!r} cannot be loaded ({said})")
@@ -304,8 +304,8 @@ def _refuse_other_keys(source: str, info: dict[str, Any]) -> None:
         if keys:
             first = min(map(str, keys))
             raise ModelError(
-                f"{source} {what} {len(keys)} weights (first: {first}); config.json and weights"
-                " differ"
+                f"{source} {what} {len(keys)} weights (first: {first});"
+                " config.json and weights differ"
             )
 
 

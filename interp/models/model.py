@@ -174,7 +174,7 @@ class Model:
         """
         if self.load_another is None:
             raise ModelError(
-                f"{self.name!r} was not loaded by load_model, which would load {name!r} beside it"
+                f"{self.name!r} was not loaded by load_model, so it cannot load {name!r}"
             )
         key = f"model {name}"
         if key not in self._while_running:

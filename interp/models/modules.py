@@ -93,8 +93,8 @@ def _block(module: nn.Module, paths: ModulePaths, config: Any, returned: Seen) -
     attn = module.get_submodule(paths.attn)
     if hasattr(module, "_orig_mod"):
         raise ModelError(
-            "blocks compiled by torch.compile(block) given; compile in place (block.compile()) or"
-            " not at all"
+            "blocks compiled by torch.compile(block) given;"
+            " compile in place (block.compile()) or not at all"
         )
     parameters = tuple(inspect.signature(module.forward).parameters)
     attn_output = returned[attn]

@@ -45,8 +45,8 @@ class ModelRunner:
         model = self.model
         if model.running.is_outermost and model.weights.state() != self._weights:
             raise ModelError(
-                f"the weights of {model.name!r} have changed since this recording was begun; record"
-                " it again"
+                f"the weights of {model.name!r} have changed since this recording was begun;"
+                " record it again"
             )
         with model.running:
             yield

@@ -156,8 +156,8 @@ def _watching(hook: Any, which: str, *, is_before: bool) -> Any:
             same = _are_same(_tensors_in(given if is_before else given[-1]), returned)
         if not same:
             raise ModelError(
-                f"forward hook {which} changes what the model computes; remove it, or give the"
-                " change as a plan"
+                f"forward hook {which} changes what the model computes;"
+                " remove it, or give the change as a plan"
             )
         return returned
 

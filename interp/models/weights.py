@@ -34,8 +34,8 @@ class Weights:
         """
         if self._submodules() != self._structure:
             raise ModelError(
-                f"modules of this {type(self.module).__name__} were replaced after loading; give it"
-                " to load_model again"
+                f"modules of this {type(self.module).__name__} were replaced after loading;"
+                " give it to load_model again"
             )
         return tuple(
             (name, id(tensor), _version(tensor), tensor.data_ptr())

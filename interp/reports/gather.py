@@ -102,8 +102,8 @@ def _resumed_with(run: dict[str, Any]) -> list[str]:
             if old.get(key) != new.get(key)
         ]
         warnings.append(
-            f"resumed at {now['at']} with another {', '.join(changed)}; what was finished before"
-            " was kept"
+            f"resumed at {now['at']} with another {', '.join(changed)};"
+            " what was finished before was kept"
         )
         before = now
     return warnings

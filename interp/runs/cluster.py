@@ -33,8 +33,8 @@ def connect(address: str) -> None:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise RunError(
-            f"no Ray cluster at {address!r} ({str(error).splitlines()[0]}); `ray start --head`"
-            " starts one"
+            f"no Ray cluster at {address!r} ({str(error).splitlines()[0]});"
+            " `ray start --head` starts one"
         ) from None
 
 

@@ -88,8 +88,8 @@ def _refuse_old(run: dict[str, Any], out: Path) -> None:
     if run["schema"] < SCHEMA:
         version = run["versions"].get("interp")
         raise RunError(
-            f"{out} was written by interp {version}, whose runs can be read, not resumed; choose"
-            " another --out"
+            f"{out} was written by interp {version}, whose runs can be read, not resumed;"
+            " choose another --out"
         )
 
 

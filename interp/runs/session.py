@@ -81,7 +81,7 @@ class Stopping:
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
         if self._flag.is_set():
             raise KeyboardInterrupt
-        _log.warning("interrupted: finishing the shards under way; once more stops at once")
+        _log.warning("interrupted: finishing the shards under way; interrupt again to stop at once")
         self._flag.set()
 
     def __exit__(self, *_: object) -> None:

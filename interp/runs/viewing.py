@@ -148,8 +148,8 @@ def _free_port(host: str, port: int | None) -> int:
                 continue
             return candidate
     raise RunError(
-        f"port {port or f'{PORT} to {PORT + 49}'} cannot be used on {host} ({reason}); name another"
-        " with --port"
+        f"port {port or f'{PORT} to {PORT + 49}'} cannot be used on {host} ({reason});"
+        " name another with --port"
     )
 
 
@@ -192,8 +192,8 @@ def _place_of(what: "Result | str | Path") -> tuple[str | Path, str]:
     origin = what.origin
     if origin is None:
         raise RunError(
-            "this result is not from a run folder; `interp run` makes one, `interp.open_run`"
-            " reads it"
+            "this result is not from a run folder;"
+            " `interp run` makes one, `interp.open_run` reads it"
         )
     return origin.folder, address(
         origin.folder.resolve().name,

@@ -148,8 +148,8 @@ class ActivationStore:
             beyond = tensor[kept.isinf() & tensor.isfinite()]
             if len(beyond):
                 raise StoreError(
-                    f"{name} has {beyond[0].item():.3g}; float16 ends at 65504; use bfloat16 or"
-                    " float32"
+                    f"{name} has {beyond[0].item():.3g};"
+                    " float16 ends at 65504; use bfloat16 or float32"
                 )
         return kept
 

@@ -70,8 +70,8 @@ def cut_of(
     if any(empty):
         which = shard.prompts[empty.index(True)].id
         raise AnalysisError(
-            f"prompt {which!r}: no query {query!r} stands behind the key {key!r}; there is nothing"
-            " to hide"
+            f"prompt {which!r}: no query {query!r} stands behind the key {key!r};"
+            " there is nothing to hide"
         )
     return cut
 
@@ -92,8 +92,8 @@ def cut_elsewhere(shard: TokenBatch, cut: Cut, *, seed: int = 0) -> Cut:
         drawn += [] if bool(cut.keys[row, 0]) else [0]
         if len(drawn) < n:
             raise AnalysisError(
-                f"prompt {prompt.id!r} has {len(drawn)} other positions before its queries; {n} are"
-                " needed (control=False)"
+                f"prompt {prompt.id!r} has {len(drawn)} other positions before its queries;"
+                f" {n} are needed (control=False)"
             )
         keys[row, drawn[:n]] = True
     return Cut(cut.queries, keys, cut.half_width)

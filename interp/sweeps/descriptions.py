@@ -18,8 +18,8 @@ from interp.tasks.batch import TokenBatch
 _PROMPTS = (  # the first whose every word a tokenizer knows: any English text, or the zoo's world
     (
         (
-            "Norway: Norway is a country. Mozart: Mozart is a composer. Toyota: Toyota is a"
-            " company. x:"
+            "Norway: Norway is a country. Mozart: Mozart is a composer."
+            " Toyota: Toyota is a company. x:"
         ),
         "x",
     ),

@@ -107,8 +107,8 @@ def span_of(shard: TokenBatch, position: Where, *, width: int = 1) -> Spans:
     """Return `width` positions of each prompt that end with its subject or with the prompt."""
     if position == "subject" and shard.subject is None:
         raise TaskError(
-            f"{shard.why.get('subject') or shard.first_without('subject')}; position='last' needs"
-            " none"
+            f"{shard.why.get('subject') or shard.first_without('subject')};"
+            " position='last' needs none"
         )
     end = shard.last if position == "last" or shard.subject is None else shard.subject
     span: Tensor = end[:, None] - torch.arange(width - 1, -1, -1, device=end.device)

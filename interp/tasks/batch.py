@@ -93,8 +93,8 @@ def as_prompts(given: Any) -> tuple[Prompt, ...]:
         given = [given]
     elif is_ids(given):
         raise TaskError(
-            f"a list of numbers given, {list_of(given, 'ids')!r:.60}; one prompt of token ids is"
-            " [[…]]"
+            f"a list of numbers given, {list_of(given, 'ids')!r:.60};"
+            " one prompt of token ids is [[…]]"
         )
     items = list_of(given, "prompts")
     if not items:

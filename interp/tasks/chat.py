@@ -79,8 +79,8 @@ class _Template:
             rendered = self._apply(prompt, [parts], add_generation_prompt=True)
         if text.strip() not in rendered[0]:
             raise TaskError(
-                f"prompt {prompt.id!r}: the chat template leaves out what the user says,"
-                f" {text!r:.80}"
+                f"prompt {prompt.id!r}:"
+                f" the chat template leaves out what the user says, {text!r:.80}"
             )
         return rendered
 

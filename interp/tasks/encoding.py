@@ -221,8 +221,8 @@ class Encoder:
                 return (
                     None,
                     (
-                        f": its {name}, {given!r}, is text; token ids are needed where the prompt"
-                        " is token ids"
+                        f": its {name}, {given!r}, is text;"
+                        " token ids are needed where the prompt is token ids"
                     ),
                 )
             tokens = prompt.spelling[given]
@@ -239,8 +239,8 @@ class Encoder:
             return (
                 None,
                 (
-                    f": its {name}, {given!r}, has token {max(tokens)}; the model's are 0 to"
-                    f" {self.limits.n_ids - 1}"
+                    f": its {name}, {given!r}, has token {max(tokens)};"
+                    f" the model's are 0 to {self.limits.n_ids - 1}"
                 ),
             )
         return tokens, ""

@@ -42,8 +42,8 @@ def fit(tokenizer: Any, task: Task, *, limits: Limits = NO_LIMITS) -> Fitted:
     kept = [prompt for prompt, reason in zip(task.prompts, reasons, strict=True) if not reason]
     if not kept:
         raise TaskError(
-            f"task {task.name!r} does not fit this tokenizer: {Fitted(task, left_out)}, of"
-            f" {len(task)}"
+            f"task {task.name!r} does not fit this tokenizer:"
+            f" {Fitted(task, left_out)}, of {len(task)}"
         )
     return Fitted(task.of(kept), left_out)
 

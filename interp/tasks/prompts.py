@@ -69,8 +69,8 @@ class Prompt:
         if self.answer_index is None:
             if self.choices.count(self.answer or "") > 1:
                 raise TaskError(
-                    f"{where}: several choices are {self.answer!r}; answer_index says which is the"
-                    " answer"
+                    f"{where}: several choices are {self.answer!r};"
+                    " answer_index says which is the answer"
                 )
             return
         if isinstance(self.answer_index, bool) or not isinstance(self.answer_index, int):
@@ -79,14 +79,14 @@ class Prompt:
             )
         if not 0 <= self.answer_index < len(self.choices):
             raise TaskError(
-                f"{where}: answer_index is {self.answer_index}; there are {len(self.choices)}"
-                " choices, from 0 on"
+                f"{where}: answer_index is {self.answer_index};"
+                f" there are {len(self.choices)} choices, from 0 on"
             )
         option = self.choices[self.answer_index]
         if self.answer not in (None, option):
             raise TaskError(
-                f"{where}: the answer is {self.answer!r}, and choice {self.answer_index} is"
-                f" {option!r}"
+                f"{where}: the answer is {self.answer!r},"
+                f" and choice {self.answer_index} is {option!r}"
             )
         self._set("answer", option)
 

@@ -76,8 +76,8 @@ def rows_of_file(path: Path) -> Iterator[Row]:
             where = f"{path}:{number}"
             if len(raw) > LONGEST_LINE:
                 raise TaskError(
-                    f"{where}: a line of more than {LONGEST_LINE:,} bytes; a prompt has at most"
-                    " that many"
+                    f"{where}: a line of more than {LONGEST_LINE:,} bytes;"
+                    " a prompt has at most that many"
                 )
             if raw.strip():
                 yield where, _object(raw, where)
@@ -104,8 +104,8 @@ def rows_of(dataset: Any, split: str | None) -> Iterable[Any]:
         raise TaskError(f"split {split!r} asked for; there is one list of rows, without splits")
     if isinstance(dataset, str | bytes) or not isinstance(dataset, Iterable):
         raise TaskError(
-            f"{described(dataset)} given; rows of named columns are needed (datasets.load_dataset"
-            " returns them)"
+            f"{described(dataset)} given;"
+            " rows of named columns are needed (datasets.load_dataset returns them)"
         )
     return dataset
 
@@ -125,8 +125,8 @@ def _rows_of_mapping(given: Mapping[Any, Any], split: str | None) -> Iterable[An
         if len({*lengths.values()}) > 1:
             given_lengths = ", ".join(f"{key} {n}" for key, n in lengths.items())
             raise TaskError(
-                f"columns of several lengths given ({given_lengths}); as many rows of each are"
-                " needed"
+                f"columns of several lengths given ({given_lengths});"
+                " as many rows of each are needed"
             )
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if split is not None:
@@ -344,8 +344,8 @@ def _named_option(key: Any, options: Sequence[str], labels: Sequence[str], where
         return next(iter(meant.values()))
     if meant:
         raise TaskError(
-            f"{where}: the answer {key!r} may be {' or '.join(meant)}; labels beside the choices,"
-            " or answer_index, decide"
+            f"{where}: the answer {key!r} may be {' or '.join(meant)};"
+            " labels beside the choices, or answer_index, decide"
         )
     among = f"labels {', '.join(labels)}; " if labels else ""
     choices = ", ".join(map(repr, options))

@@ -193,8 +193,8 @@ def bfloat16_replays_too(probe: Probe) -> None:
     ).median()
     if cosine < 0.98:
         raise AssertionError(
-            f"residuals in bfloat16 have cosine {float(cosine):.2f} with those in"
-            f" {probe.model.dtype}"
+            f"residuals in bfloat16 have cosine {float(cosine):.2f}"
+            f" with those in {probe.model.dtype}"
         )
 
 

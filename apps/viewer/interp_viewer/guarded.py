@@ -24,7 +24,7 @@ def require_small(path: Path, *, most: int = LARGEST_FILE) -> Path:
         ) from None
     if size > most:
         raise RunError(
-            f"{path} has {size / 2**20:,.0f} MB; the viewer opens files of up to"
-            f" {most / 2**20:,.0f} MB"
+            f"{path} has {size / 2**20:,.0f} MB;"
+            f" the viewer opens files of up to {most / 2**20:,.0f} MB"
         )
     return path

@@ -167,7 +167,7 @@ def _read_prompts(path: Path, written: int, size: int) -> list[dict[str, Any]]: 
         ) from None
     if not all(isinstance(row, dict) for row in rows):
         raise RunError(
-            f"{path} is damaged: a line is no prompt; the same `interp run` makes it again"
+            f"{path} is damaged: a line is not a prompt; the same `interp run` makes it again"
         )
     return rows
 

@@ -179,7 +179,7 @@ def _bar(here: Selected) -> None:
         strip(here.tokens, key="strip", selected=token, on_pick=lambda i: here.select(token=i))
     elif here.prompts:
         st.text(here.prompts[here.ex].get("text", ""))
-        st.caption("This run keeps no tokens; one of this version does.")
+        st.caption("This run has no tokens; runs of this version do.")
 
 
 def _choose_task(here: Selected) -> None:

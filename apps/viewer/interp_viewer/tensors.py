@@ -54,8 +54,8 @@ class Measured:
         if self.prompts is not None:
             if prompt not in self.prompts:
                 raise RunError(
-                    f"prompt {prompt} was left out of this analysis: it cannot be used for it;"
-                    " choose another one"
+                    f"prompt {prompt} was left out of this analysis:"
+                    " it cannot be used for it; choose another one"
                 )
             prompt = self.prompts.index(prompt)
         return self.of_row(name, prompt)
@@ -141,7 +141,7 @@ def _require_whole(path: Path, written: int, size: int) -> bool:  # noqa: ARG001
             kind = f"torch.{array.dtype}"
             if sums.get(name) != array_checksum(name, array.shape, kind, array.tobytes()):
                 raise RunError(
-                    f"{path} is damaged: its tensors are not what was written; the same `interp"
-                    " run` makes it again"
+                    f"{path} is damaged: its tensors are not what was written;"
+                    " the same `interp run` makes it again"
                 )
     return True

@@ -92,8 +92,8 @@ def read_wires(here: Selected) -> Wires:
     wires = Wires(*sizes, np.asarray(scores, np.float64))
     if wires.scores.shape != (len(wires.receivers), len(wires.senders)):
         raise RunError(
-            f"edge scores {list(wires.scores.shape)} do not fit a model of {sizes[0]} layers; run"
-            " it again"
+            f"edge scores {list(wires.scores.shape)} do not fit a model of {sizes[0]} layers;"
+            " run it again"
         )
     before = [
         _n_senders_before(name, wires, is_parallel=bool(is_parallel)) for name in wires.receivers

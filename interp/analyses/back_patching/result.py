@@ -105,8 +105,8 @@ class BackPatchingResult(Failures, Result):
             hops = "both single hops known" if asked else "single hops not asked"
             return (
                 Finding(
-                    f"{failures} of {n} prompts fail ({hops}): too few for rates ({_FEWEST} are"
-                    " needed).",
+                    f"{failures} of {n} prompts fail ({hops}):"
+                    f" too few for rates ({_FEWEST} are needed).",
                     estimate(self.is_failure, seed=self.analysis.seed),
                     "share of prompts to repair; too few for rates",
                 ),

@@ -52,11 +52,11 @@ class BlockInfluence(Analysis):
     )
     how: ClassVar[str] = (
         "The angle between the stream in front of a layer and behind it, as 1 - cosine, averaged"
-        " over tokens; beside it its published relatives, one of which looks at weights only."
+        " over tokens; with its published relatives, one of which looks at weights only."
     )
     caveat: ClassVar[str] = (
-        "A layer that turns the stream little can still be needed; layer_skip measures what its"
-        " absence costs."
+        "A layer that turns the stream little can still be needed;"
+        " layer_skip measures what its absence costs."
     )
 
     def check(self, model: Model, shard: TokenBatch) -> None:

@@ -74,8 +74,8 @@ class BlockInfluenceResult(Result):
         frame = pd.concat(self._layer_rows(), ignore_index=True)
         frame["panel"] = frame["measure"].map(panels)
         title = (
-            "How far each layer turns the stream; below, how far the spans of layers turn the last"
-            " token"
+            "How far each layer turns the stream;"
+            " below, how far the spans of layers turn the last token"
         )
         figure = lines_over_depth(
             frame.dropna(subset="panel"), y="mean", groups="measure", panels="panel", title=title

@@ -69,8 +69,8 @@ class CircuitDiscovery(Analysis):
         " other edges carrying what they do on the corrupted prompt (or a mean)."
     )
     caveat: ClassVar[str] = (
-        "Edges count only against this ablation of all others; another corrupted twin may need"
-        " other edges."
+        "Edges count only against this ablation of all others;"
+        " another corrupted twin may need other edges."
     )
 
     def __post_init__(self) -> None:

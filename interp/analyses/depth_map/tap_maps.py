@@ -86,8 +86,8 @@ class TapMaps:
         if n_tokens <= self.source.d_model:
             raise AnalysisError(
                 f"{n_tokens} tokens to fit maps from the {self.source.d_model} features of"
-                f" {self.source.name}; at least {self.source.d_model + 1} are needed: give more"
-                " prompts"
+                f" {self.source.name};"
+                f" at least {self.source.d_model + 1} are needed: give more prompts"
             )
 
     def groups(self) -> list[slice]:

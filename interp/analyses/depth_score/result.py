@@ -171,11 +171,11 @@ class DepthScoreResult(Result):
             n=len(self.level_of),
         )
         return Finding(
-            f"By the effect on {name}, {deepest!r} scores {apart:.2f} layers deeper than"
-            f" {shallowest!r}.",
+            f"By the effect on {name},"
+            f" {deepest!r} scores {apart:.2f} layers deeper than {shallowest!r}.",
             apart,
-            "layers between the lowest and the highest level's depth score, by the effect on"
-            f" {name}",
+            "layers between the lowest and the highest level's depth score,"
+            f" by the effect on {name}",
         )
 
 

@@ -131,8 +131,8 @@ class EntityDescriptionResult(Result):
         """Draw how often each source layer's vector says the entity, and a grid of all pairs."""
         frame = self.to_frame()
         title = (
-            "What a vector says in another prompt, by its source layer: share of prompts, any"
-            " target layer"
+            "What a vector says in another prompt, by its source layer:"
+            " share of prompts, any target layer"
         )
         lines = [
             line

@@ -139,8 +139,8 @@ class HopStagesResult(Result):
             shares = {name: self._share(group, name).value for name in STAGES}
             notes[group] = {name: "" if np.isnan(x) else f"{x:.0%}" for name, x in shares.items()}
         title = (
-            "Layers at which a two-hop query is resolved (above: share of prompts in which it"
-            " ever is)"
+            "Layers at which a two-hop query is resolved (above:"
+            " share of prompts in which it ever is)"
         )
         return boxes(values, notes=notes, y="layer", title=title)
 
@@ -156,8 +156,8 @@ class HopStagesResult(Result):
         if later is None:
             return resolved
         claim = (
-            f"By the lens, the bridge is there {later:.1f} layers later in wrong answers than in"
-            " right ones."
+            "By the lens,"
+            f" the bridge is there {later:.1f} layers later in wrong answers than in right ones."
         )
         measure = "layers by which the lens reads the bridge later in wrong answers than in right"
         return (*resolved, Finding(claim, later, measure))

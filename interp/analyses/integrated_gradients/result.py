@@ -86,8 +86,8 @@ class IntegratedGradientsResult(Result):
         """Draw the mean attribution by layer and position; the first token sets no colours."""
         frame = self.attribution.to_frame(seed=self.analysis.seed).assign(panel="")
         title = (
-            f"How much the answer's probability owes to {_VARIED[self.analysis.part]} at each token"
-            " (integrated gradients)"
+            "How much the answer's probability owes to"
+            f" {_VARIED[self.analysis.part]} at each token (integrated gradients)"
         )
         return grids_over_positions(
             frame, panels="panel", y="layer", title=title, colour="probability", is_signed=True
@@ -100,8 +100,8 @@ class IntegratedGradientsResult(Result):
         n_capped = int(self.arrays["capped"].sum())
         limit = f"; {n_capped} of {error.size} sums wanted more nodes" if n_capped else ""
         sums = Finding(
-            f"The attributions add up to the change in probability within {worst:.1%} at"
-            f" worst{limit}.",
+            "The attributions add up to the change in"
+            f" probability within {worst:.1%} at worst{limit}.",
             worst,
             "largest relative error of the attributions' sum",
         )
@@ -117,8 +117,8 @@ class IntegratedGradientsResult(Result):
         depths = (np.inf if layer is None else (layer + 1) / n_layers for layer in others)
         depth = estimate_of((taken + 1) / n_layers, depths, n=n)
         return Finding(
-            f"From layer {taken} on, {depth:.0%} of the depth, the last token holds most of the"
-            " attribution.",
+            f"From layer {taken} on, {depth:.0%} of the depth,"
+            " the last token holds most of the attribution.",
             depth,
             "share of layers until the last token holds most of the attribution",
         )

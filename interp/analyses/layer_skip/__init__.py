@@ -56,8 +56,8 @@ class LayerSkip(Analysis):
         " once for each later layer alone (direct effects)."
     )
     caveat: ClassVar[str] = (
-        "Later layers meet a stream that they never saw in training, so the loss is not the layer's"
-        " own alone."
+        "Later layers meet a stream that they never saw in training,"
+        " so the loss is not the layer's own alone."
     )
 
     @property

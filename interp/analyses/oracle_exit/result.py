@@ -170,8 +170,8 @@ class OracleExitResult(Result):
         right = "is right" if score == _RIGHT else "agrees with the full model"
         depth = 100 * exits.mean() / self.n_layers
         return Finding(
-            f"Leaving after {k} equal choices, at {depth:.0f} % of the depth, {right} for {own:.0%}"
-            " of prompts.",
+            f"Leaving after {k} equal choices, at {depth:.0f} % of the depth,"
+            f" {right} for {own:.0%} of prompts.",
             own,
             f"{score} when leaving after {k} equal choices",
             control=Compared("everyone leaving at the same mean depth", fixed),

@@ -49,12 +49,12 @@ class ParallelWindow(Analysis):
     )
     how: ClassVar[str] = (
         "The layers of a window all read what its first layer reads, and the sum of what they write"
-        " is compared with what they wrote one behind the other; 1 is as far off as leaving the"
-        " window out."
+        " is compared with what they wrote one behind the other;"
+        " 1 is as far off as leaving the window out."
     )
     caveat: ClassVar[str] = (
-        "A small error inside a window can still change the output; chosen windows are carried on"
-        " to it."
+        "A small error inside a window can still change the output;"
+        " chosen windows are carried on to it."
     )
 
     def __post_init__(self) -> None:

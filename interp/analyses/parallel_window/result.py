@@ -76,8 +76,8 @@ class ParallelWindowResult(Result):
         frame = frame[frame["layers"].isin(shown)]
         frame["window"] = frame["layers"].astype(str) + " layers"
         title = (
-            "Windows of layers side by side instead of in order (error 1: as far off as without"
-            " them)"
+            "Windows of layers side by side instead of in order (error 1:"
+            " as far off as without them)"
         )
         figure = lines_over_depth(frame, y="mean", groups="window", panels="measure", title=title)
         figure.update_xaxes(title_text="first layer of the window")
@@ -105,8 +105,8 @@ class ParallelWindowResult(Result):
     def _output(self, i: int, window: str) -> Finding:
         divergence = self._estimate(self.arrays["outputs"][:, i, 1])
         return Finding(
-            f"Layers {window} side by side change the output by {divergence:.2f} nats"
-            " (KL(final‖parallel)).",
+            f"Layers {window} side by side change the output"
+            f" by {divergence:.2f} nats (KL(final‖parallel)).",
             divergence,
             "KL(final‖parallel) at the output of an output window, nats",
         )

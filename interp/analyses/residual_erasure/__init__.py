@@ -56,8 +56,8 @@ class ResidualErasure(Analysis):
         " probabilities is measured."
     )
     caveat: ClassVar[str] = (
-        "A mean stream is unusual for later layers, so part of the effect is surprise and not lost"
-        " information."
+        "A mean stream is unusual for later layers,"
+        " so part of the effect is surprise and not lost information."
     )
 
     def __post_init__(self) -> None:

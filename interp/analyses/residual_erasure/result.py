@@ -58,8 +58,8 @@ class ResidualErasureResult(Result):
             panels="scope",
             y="erased in front of layer (top: behind all)",
             title=(
-                "How much the answer's probabilities change when the stream is erased (mean over"
-                " prompts)"
+                "How much the answer's probabilities change"
+                " when the stream is erased (mean over prompts)"
             ),
             colour="L2 change",
         )

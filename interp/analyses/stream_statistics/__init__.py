@@ -56,8 +56,8 @@ class StreamStatistics(Analysis):
         """Raise AnalysisError for too few taps to fit, and for prompts of a single token."""
         if model.n_layers + 1 - self.fit_from < 3:
             raise AnalysisError(
-                f"fit_from={self.fit_from}; the model has taps 0 to {model.n_layers}, and a fit"
-                " needs 3"
+                f"fit_from={self.fit_from};"
+                f" the model has taps 0 to {model.n_layers}, and a fit needs 3"
             )
         if shard.tokens.shape[1] < 2:
             raise AnalysisError(

@@ -125,8 +125,8 @@ class StreamStatisticsResult(Result):
         """Draw every statistic over depth with and without position 0; both laws as dashes."""
         frame = pd.concat(self._tap_rows(), ignore_index=True)
         title = (
-            "How the residual stream grows (dashed: linear and exponential fit of all positions'"
-            " variance)"
+            "How the residual stream grows (dashed:"
+            " linear and exponential fit of all positions' variance)"
         )
         figure = lines_over_depth(
             frame, y="mean", groups="positions", panels="measure", title=title
@@ -156,8 +156,8 @@ class StreamStatisticsResult(Result):
             f"Behind the last layer the stream's variance is {growth:{spec}} times that of the"
             " embedding, position 0 left out.",
             growth,
-            "growth of the stream's variance from the embedding to the last layer, without"
-            " position 0",
+            "growth of the stream's variance from the embedding to the last layer,"
+            " without position 0",
         )
 
     def _law(self) -> Finding:

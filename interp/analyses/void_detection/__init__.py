@@ -68,8 +68,8 @@ class VoidDetection(Analysis):
         " share of layers that are not."
     )
     caveat: ClassVar[str] = (
-        "A void layer did not lengthen the stream enough; that it did nothing does not follow"
-        " (void_skip asks)."
+        "A void layer did not lengthen the stream enough;"
+        " that it did nothing does not follow (void_skip asks)."
     )
 
     rank: ClassVar[int] = 12
@@ -102,8 +102,8 @@ class VoidDetection(Analysis):
         responses = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         if not bool(responses["response.is_read"].any()):
             raise TaskError(
-                f"task {task.name!r}: every response ends at its first token; max_new_tokens=0"
-                " leaves them out"
+                f"task {task.name!r}: every response ends at its first token;"
+                " max_new_tokens=0 leaves them out"
             )
         return prepared | responses
 

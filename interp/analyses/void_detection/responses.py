@@ -60,8 +60,8 @@ def require_readable(max_new_tokens: int) -> None:
     """Raise AnalysisError for responses too short for a pass to read one of their tokens."""
     if max_new_tokens < 2:
         raise AnalysisError(
-            f"max_new_tokens={max_new_tokens}; 2 or more are needed, since no pass reads the last"
-            " (0: no responses)"
+            f"max_new_tokens={max_new_tokens};"
+            " 2 or more are needed, since no pass reads the last (0: no responses)"
         )
 
 

@@ -149,8 +149,8 @@ class VoidDetectionResult(Result):
             {"prompt": "reading the prompt", "response": "writing the response"}
         )
         title = (
-            f"Share of tokens for which a layer is not void (α = {self.analysis.alpha:g}); below,"
-            " by position"
+            f"Share of tokens for which a layer is not void (α = {self.analysis.alpha:g});"
+            " below, by position"
         )
         figure = lines_over_depth(shown, y="usage", groups="tokens", panels="panel", title=title)
         figure.update_yaxes(range=[-0.03, 1.03])
@@ -173,8 +173,8 @@ class VoidDetectionResult(Result):
         share = estimate(usage[:, at, -1], weights=weights, seed=self.analysis.seed)
         by_layer = self.mean(phase)[at, :-1]
         return Finding(
-            f"In the {phase}, a token uses {share:.0%} of the layers; layer {by_layer.argmin()} is"
-            " void most often.",
+            f"In the {phase}, a token uses {share:.0%} of the layers;"
+            f" layer {by_layer.argmin()} is void most often.",
             share,
             f"share of layers that a token of the {phase} uses",
         )

@@ -42,8 +42,8 @@ class Comparison:
 def finding_of(comparison: Comparison) -> Finding:
     """Return the score with voids skipped, and whether it differs from the control's."""
     return Finding(
-        f"{_HOW[comparison.evaluation]}, {_score(comparison)}: {comparison.verdict} the best"
-        " control.",
+        f"{_HOW[comparison.evaluation]}, {_score(comparison)}:"
+        f" {comparison.verdict} the best control.",
         comparison.voids,
         f"{comparison.score} with voids skipped, {comparison.evaluation}",
         control=comparison.control,

@@ -47,15 +47,15 @@ def module_paths(model: PreTrainedModel) -> ModulePaths:
         parts = _components(model)
     if lacking := [part for part in ("blocks", "ln_final", "unembed") if part not in parts]:
         raise ModelError(
-            f"family {architecture(model)!r} has no {' and no '.join(lacking)}; it cannot be taken"
-            " apart"
+            f"family {architecture(model)!r} has no {' and no '.join(lacking)};"
+            " it cannot be taken apart"
         )
     inside = parts["blocks"].submodules
     missing = {"attn", "mlp"} - inside.keys()
     if missing:
         raise ModelError(
-            f"family {architecture(model)!r} has no {' and no '.join(sorted(missing))} in its"
-            " blocks"
+            f"family {architecture(model)!r} has no"
+            f" {' and no '.join(sorted(missing))} in its blocks"
         )
     return ModulePaths(
         blocks=parts["blocks"].name,
@@ -89,8 +89,8 @@ def _refuse_other_layers(model: PreTrainedModel) -> None:
     """Raise ModelError for encoder-decoder models, and for layers without attention."""
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
-            f"family {architecture(model)!r} is an encoder with a decoder; a decoder alone is"
-            " needed"
+            f"family {architecture(model)!r} is an encoder with a decoder;"
+            " a decoder alone is needed"
         )
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
@@ -98,8 +98,8 @@ def _refuse_other_layers(model: PreTrainedModel) -> None:
         {str(kind) for kind in kinds if "attention" not in str(kind) or "linear" in str(kind)}
     ):
         raise ModelError(
-            f"family {architecture(model)!r} has layers of {', '.join(others)}; attention in every"
-            " layer is needed"
+            f"family {architecture(model)!r} has layers of {', '.join(others)};"
+            " attention in every layer is needed"
         )
 
 

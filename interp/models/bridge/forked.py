@@ -175,6 +175,6 @@ def refuse_fork(bridge: Any) -> None:
         expected = bridge(tokens)
         if not is_near(actual.to(expected.dtype), expected, depth=len(bridge.blocks)):
             raise SiteError(
-                "edges of this family cannot be told apart: its heads or MLPs do not read the"
-                " residual by one norm"
+                "edges of this family cannot be told apart:"
+                " its heads or MLPs do not read the residual by one norm"
             )

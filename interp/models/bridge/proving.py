@@ -15,8 +15,8 @@ def refuse_spread(stock: PreTrainedModel) -> None:
     """Raise SiteError for a model spread over devices, on which no bridge can be built."""
     if hasattr(stock, "hf_device_map") and len({*stock.hf_device_map.values()}) > 1:
         raise SiteError(
-            f"{type(stock).__name__} is spread over devices; TransformerLens's view, and inner"
-            " sites, need it on one"
+            f"{type(stock).__name__} is spread over devices;"
+            " TransformerLens's view, and inner sites, need it on one"
         )
 
 

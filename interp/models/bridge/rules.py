@@ -125,8 +125,8 @@ class _Activation:
         )
         if name not in ACT2FN:
             raise SiteError(
-                "rules Identity and Half need to know the activation function; the configuration"
-                f" names {name!r}"
+                "rules Identity and Half need to know the activation function;"
+                f" the configuration names {name!r}"
             )
         phi = ACT2FN[name]
         with graph():
@@ -156,13 +156,13 @@ def _follow_mlp(hooks: RuleHooks, path: str, mlp: Any, phi: _Activation, rules: 
 
     if isinstance(mlp, MoEBridge):
         raise SiteError(
-            f"rules {rules.name!r}: {path} is a mixture of experts, for whose router there is no"
-            " rule; LN and AH are"
+            f"rules {rules.name!r}: {path} is a mixture of experts,"
+            " for whose router there is no rule; LN and AH are"
         )
     if not isinstance(mlp, MLPBridge):
         raise SiteError(
-            f"rules {rules.name!r}: {path} is a {type(mlp).__name__}, which Identity and Half do"
-            " not know"
+            f"rules {rules.name!r}: {path} is a {type(mlp).__name__},"
+            " which Identity and Half do not know"
         )
     is_gated = isinstance(mlp, GatedMLPBridge)
     seen: dict[str, Tensor] = {}

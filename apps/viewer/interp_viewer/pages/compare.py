@@ -51,8 +51,8 @@ def page(here: Selected) -> None:
         _ranked(difference)
     else:
         st.info(
-            f"The grids have {shapes[0]} and {shapes[1]} cells, so no cell has a counterpart;"
-            " below, means over depth."
+            f"The grids have {shapes[0]} and {shapes[1]} cells,"
+            " so no cell has a counterpart; below, means over depth."
         )
         _over_depth(grids, names)
 
@@ -139,7 +139,7 @@ def _name(here: Selected, other: Selected, side: Selected) -> str:
 def _warn(here: Selected, other: Selected, grids: list[Grid]) -> None:
     both = here.tokens and other.tokens and here.tokens != other.tokens
     if both and "token" in grids[0].cols.keys:
-        st.warning("The two prompts have different tokens; columns are compared by their number.")
+        st.warning("The two prompts have different tokens; columns are compared by position.")
     if here.model != other.model:
         st.warning(plain(f"Two models: {here.model} and {other.model}."))
 

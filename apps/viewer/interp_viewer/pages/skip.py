@@ -69,8 +69,8 @@ def grid(here: Selected, of: str) -> Grid:
     )
     over = "largest over prompts" if here.is_over_all and choice.statistic == "max" else over
     return Grid(
-        f"Change of a layer's write, relative to it, when another is skipped: {choice.name};"
-        f" {over}",
+        "Change of a layer's write, relative to it,"
+        f" when another is skipped: {choice.name}; {over}",
         np.where(is_later, values, np.nan).astype(np.float32),
         Axis.of("skipped layer", n, "src", "layer"),
         Axis.of("affected layer", n, "tgt"),
