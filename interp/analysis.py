@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from interp.errors import InterpError
+from interp.figures.words import counted
 from interp.models import Model
 from interp.parameters import coerce, hints_of
 from interp.replay import Recording
@@ -34,7 +35,7 @@ __all__ = [
     "name_of",
     "usable_shards",
 ]
-_PATIENCE = 2.0  # seconds before a bar of progress is shown
+_PATIENCE = 2.0  # seconds before a progress bar is shown
 
 
 @dataclass(frozen=True)
@@ -153,12 +154,12 @@ class Usable:
 
     def left_out(self, batches: Sequence[TokenBatch]) -> str:
         """Return how many prompts are left out, and why; "" if none is."""
-        of_cause: dict[str, list[tuple[str, int]]] = {}
+        by_cause: dict[str, list[tuple[str, int]]] = {}
         for i, error in self.why_not.items():
-            cause = re.sub(r"'[^']*'|\d+", "", str(error))  # the same of another prompt
-            of_cause.setdefault(cause, []).append((str(error), len(batches[i].prompts)))
-        counted = [(sum(n for _, n in alike), alike[0][0]) for alike in of_cause.values()]
-        return ", ".join(f"{n} prompt{'s' * (n > 1)} ({first})" for n, first in counted)
+            cause = re.sub(r"'[^']*'|\d+", "", str(error))  # the same for every prompt
+            by_cause.setdefault(cause, []).append((str(error), len(batches[i].prompts)))
+        totals = [(sum(n for _, n in alike), alike[0][0]) for alike in by_cause.values()]
+        return ", ".join(f"{counted(n, 'prompt')} ({first})" for n, first in totals)
 
 
 def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch]) -> Usable:

@@ -203,16 +203,18 @@ def _mask(
     activation: Tensor, positions: Positions, units: Sequence[int] | None, site: Site
 ) -> Tensor:
     batch, n_pos = activation.shape[:2]
-    at = torch.zeros(batch, n_pos, dtype=torch.bool, device=activation.device)
+    is_chosen = torch.zeros(batch, n_pos, dtype=torch.bool, device=activation.device)
     if positions is None:
-        at[:] = True
+        is_chosen[:] = True
     elif isinstance(positions, Tensor):
         _refuse_outside(positions.tolist(), n_pos, "position", site)
-        at[torch.arange(batch, device=at.device), positions.to(at.device)] = True
+        is_chosen[torch.arange(batch, device=is_chosen.device), positions.to(is_chosen.device)] = (
+            True
+        )
     else:
         _refuse_outside(positions, n_pos, "position", site)
-        at[:, list(positions)] = True
-    mask = at.reshape(batch, n_pos, *[1] * (activation.ndim - 2)).expand_as(activation)
+        is_chosen[:, list(positions)] = True
+    mask = is_chosen.reshape(batch, n_pos, *[1] * (activation.ndim - 2)).expand_as(activation)
     if units is None:
         return mask
     _refuse_outside(units, activation.shape[2], "unit", site)

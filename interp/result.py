@@ -148,10 +148,10 @@ def faults_of(findings: Sequence[Finding]) -> list[str]:
             faults.append(f"more than one sentence: {claim}")
         if finding.estimate is not None and not finding.measure:
             faults.append(f"a number without a measure: {claim}")
-        if (other := finding.estimate) is not None and other.has_interval:
-            slack = 1e-6 * max(1.0, abs(other.value))
-            if not other.low - slack <= other.value <= other.high + slack:
-                faults.append(f"{other} is outside of its interval: {claim}")
-        if finding.estimate is not None and math.isinf(finding.estimate.value):
+        if (estimate := finding.estimate) is not None and estimate.has_interval:
+            slack = 1e-6 * max(1.0, abs(estimate.value))
+            if not estimate.low - slack <= estimate.value <= estimate.high + slack:
+                faults.append(f"{estimate} is outside its interval: {claim}")
+        if estimate is not None and math.isinf(estimate.value):
             faults.append(f"an infinite number: {claim}")
     return faults

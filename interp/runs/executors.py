@@ -87,13 +87,13 @@ class ProcessExecutor:
     """A worker in a process of its own, with its threads and, where there are any, its GPU."""
 
     def __init__(self, worker: Worker, *, threads: int, gpu: str | None) -> None:
-        self._given = (worker, threads, gpu)
+        self._arguments = (worker, threads, gpu)
         self.replace()
 
     def replace(self) -> None:
         """Start another process."""
         self._pool = ProcessPoolExecutor(
-            1, mp_context=_context(), initializer=_begin, initargs=self._given
+            1, mp_context=_context(), initializer=_begin, initargs=self._arguments
         )
         self._last: Future[Any] = Future()
 

@@ -42,11 +42,10 @@ class Aligned:
         column: NDArray[np.float64] = self.values[:, :, i].astype(np.float64)
         values = column[~np.isnan(column).any(1)]
         low, high = bootstrap_interval(values, seed=seed)
-        layers = np.arange(values.shape[1])
-        keys = {"layer": layers, "position": name}
         return pd.DataFrame(
-            keys
-            | {
+            {
+                "layer": np.arange(values.shape[1]),
+                "position": name,
                 "mean": values.mean(0),
                 "low": low,
                 "high": high,
@@ -63,11 +62,11 @@ def align(
 
     `n_pos` are the prompts' own numbers of positions.
     """
-    lowest = min(int((1 - at).min()) for at in last)
-    highest = max(int((n - 1 - at).max()) for n, at in zip(n_pos, last, strict=True))
+    lowest = min(int((1 - ends).min()) for ends in last)
+    highest = max(int((n - 1 - ends).max()) for n, ends in zip(n_pos, last, strict=True))
     rows = []
-    for part, at, n in zip(parts, last, n_pos, strict=True):
-        for values, end, length in zip(part, at, n, strict=True):
+    for part, ends, lengths in zip(parts, last, n_pos, strict=True):
+        for values, end, length in zip(part, ends, lengths, strict=True):
             row = np.full((values.shape[0], 2 + highest - lowest), np.nan, np.float32)
             row[:, 0] = values[:, 0]
             begin = 1 + (1 - end) - lowest

@@ -33,12 +33,10 @@ class Estimate:
             object.__setattr__(self, "high", NAN)
 
     def __format__(self, spec: str) -> str:
-        value, low, high = (number(x, spec) for x in (self.value, self.low, self.high))
-        unit = " %" if spec.endswith("%") else ""
-        low, high = low.removesuffix(" %"), high.removesuffix(" %")
-        return f"{value.removesuffix(' %')}{unit}" + (
-            f" [{low}, {high}]" if self.has_interval else ""
-        )
+        if not self.has_interval:
+            return number(self.value, spec)
+        low, high = (number(end, spec).removesuffix(" %") for end in (self.low, self.high))
+        return f"{number(self.value, spec)} [{low}, {high}]"
 
     def __str__(self) -> str:
         return format(self, ".3g")

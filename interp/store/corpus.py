@@ -100,10 +100,10 @@ class Corpus:
         if not 0 <= number < len(self):
             raise StoreError(f"prompt {prompt} asked for; {self.name!r} has {len(self)}")
         ends = self._ends[part]
-        at = bisect_right(ends, number)
-        span = self.manifest.spans[part][at]
+        index = bisect_right(ends, number)
+        span = self.manifest.spans[part][index]
         tensor, starts = self._tensor(span, part), self.reader.header(span.shard).starts
-        row = span.first + number - (ends[at] - span.n_prompts)
+        row = span.first + number - (ends[index] - span.n_prompts)
         return tensor[starts[row] : starts[row + 1]]
 
     def _lengths(self, span: Span) -> tuple[int, ...]:

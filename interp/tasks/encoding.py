@@ -349,10 +349,10 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
             list(tokenizer(probe, add_special_tokens=added)["input_ids"]) for added in (True, False)
         )
         starts = range(len(with_them) - len(own) + 1) if own else ()
-        at = [i for i in starts if with_them[i : i + len(own)] == own]
-        if len(at) == 1:
-            return with_them[: at[0]], with_them[at[0] + len(own) :]
-        front = with_them[: at[-1]] if at else front
+        begins = [i for i in starts if with_them[i : i + len(own)] == own]
+        if len(begins) == 1:
+            return with_them[: begins[0]], with_them[begins[0] + len(own) :]
+        front = with_them[: begins[-1]] if begins else front
     return front, []
 
 

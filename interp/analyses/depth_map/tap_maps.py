@@ -150,8 +150,8 @@ class TapMaps:
         maps: list[list[LinearMap]] = [[] for _ in range(n_targets)]
         ridges = torch.zeros(n_sources, n_targets)
         for source, target in product(range(n_sources), range(n_targets)):
-            at = (target, source)
-            grams = shared[source] if shared else Grams.of(fit.xx[at], held.xx[at])
+            pair = (target, source)
+            grams = shared[source] if shared else Grams.of(fit.xx[pair], held.xx[pair])
             xx, xy = grams.xx + grams.held_xx, fit.xy[source, target] + held.xy[source, target]
             if self.is_orthogonal:
                 maps[target].append(orthogonal_map(grams.both, xx, xy))

@@ -85,8 +85,8 @@ class EntityDescriptionResult(Result):
         return frame.reindex(columns=[*_KEYS, *types]).astype(types)
 
     def _rows(self, group: str, position: str, entity: str) -> Iterator[pd.DataFrame]:
-        said = self.is_said(group, position, entity)
-        n, n_sources, n_targets = said[0].shape
+        is_said = self.is_said(group, position, entity)
+        n, n_sources, n_targets = is_said[0].shape
         if not n:
             return
         n_pairs, n_samples = n_sources * n_targets, self.analysis.n_samples
@@ -96,10 +96,10 @@ class EntityDescriptionResult(Result):
             )
         )
         sources, anywhere = {"source": np.arange(n_sources)}, {"source": [None]}
-        by_source = [np.asarray(each.any(2)) for each in said]
+        by_source = [np.asarray(each.any(2)) for each in is_said]
         probability = self._of(group, position, entity, "probability")
         for statistic, of_both, at, tries in (
-            ("pair", [each.reshape(n, -1) for each in said], pairs, 1),
+            ("pair", [each.reshape(n, -1) for each in is_said], pairs, 1),
             ("any target", by_source, sources, n_targets),
             ("first source", [x & (x.cumsum(1) == 1) for x in by_source], sources, n_targets),
             ("anywhere", [x.any(1, keepdims=True) for x in by_source], anywhere, n_pairs),
@@ -147,11 +147,13 @@ class EntityDescriptionResult(Result):
         )
         figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
         group, (position, entity) = list(answer_groups(self.arrays))[-1], self._drawn[0]
-        said = self.is_said(group, position, entity)[0]
-        if not len(said):
+        is_said = self.is_said(group, position, entity)[0]
+        if not len(is_said):
             return figure
         of = f"{entity} said, {_FROM[position]},<br>{group}: share"
-        return grid_below(figure, said.mean(0), x="target layer", y="source layer", of=of, top=1.0)
+        return grid_below(
+            figure, is_said.mean(0), x="target layer", y="source layer", of=of, top=1.0
+        )
 
     def _lines(
         self, frame: pd.DataFrame, group: str, position: str, entity: str
@@ -178,12 +180,12 @@ class EntityDescriptionResult(Result):
         whose = f"With {group}, the {_FROM[position]}'s vector"
         if not len(own):
             return Finding(f"{whose} cannot be judged: the target prompt says the {entity} anyway.")
-        said, control = (estimate(x.any((1, 2)), seed=self.analysis.seed) for x in (own, other))
+        share, control = (estimate(x.any((1, 2)), seed=self.analysis.seed) for x in (own, other))
         half = np.flatnonzero(own.any(2).mean(0) >= 0.5)
         since = f", in half of them from layer {half[0]} on" if len(half) else ""
         return Finding(
-            f"{whose} says the {entity} in {said:.0%} of prompts{since}.",
-            said,
+            f"{whose} says the {entity} in {share:.0%} of prompts{since}.",
+            share,
             f"share of prompts with {group} whose {_FROM[position]}'s vector says the {entity}",
             control=Compared("another prompt's entity", control),
         )

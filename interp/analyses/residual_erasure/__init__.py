@@ -103,10 +103,10 @@ class ResidualErasure(Analysis):
             for scope in self.scopes:
                 for erased in ERASE[scope](group.recording, prepared["mean"]):
                     for site, resid in enumerate(erased.resid, erased.first_site):
-                        at = (rows, site, erased.position)
+                        index = (rows, site, erased.position)
                         changed = _probabilities(group, resid, start=erased.start)
                         effects = _effects(group, clean, changed)
-                        parts[f"{scope}.output"][at], parts[f"{scope}.answer"][at] = effects
+                        parts[f"{scope}.output"][index], parts[f"{scope}.answer"][index] = effects
         return parts
 
     def combine(self, parts: Sequence[Tensors]) -> ResidualErasureResult:

@@ -117,5 +117,5 @@ def statistics_of(
 
 def where_largest(resid: Resid) -> Int[Tensor, "rows 2"]:
     """Return the position and dimension of each prompt's largest |h|."""
-    at = resid.float().abs().flatten(1).argmax(1)
-    return torch.stack([at // resid.shape[-1], at % resid.shape[-1]], dim=1)
+    largest = resid.float().abs().flatten(1).argmax(1)
+    return torch.stack([largest // resid.shape[-1], largest % resid.shape[-1]], dim=1)

@@ -164,12 +164,12 @@ class VoidSkipResult(Result):
             frame[is_full].assign(alpha=alpha, evaluation=way, kind=FULL)
             for way, alpha in everywhere
         ]
-        shown = pd.concat([frame[~is_full], *full]).rename(columns={"alpha": "α"})
+        curves = pd.concat([frame[~is_full], *full]).rename(columns={"alpha": "α"})
         title = f"{_AXIS[score].capitalize()} with void layers skipped, and with as many others"
         if score == TEXT:
-            shown[["mean", "low", "high"]] = np.exp(shown[["mean", "low", "high"]])
+            curves[["mean", "low", "high"]] = np.exp(curves[["mean", "low", "high"]])
         figure = lines_over_depth(
-            shown, y="mean", groups="kind", panels="evaluation", title=title, x="α"
+            curves, y="mean", groups="kind", panels="evaluation", title=title, x="α"
         )
         if score != TEXT:
             figure.update_yaxes(range=[-0.03, 1.03])
