@@ -1,7 +1,8 @@
 """How well do cheap scores agree with exact activation patching?
 
-RelP (arXiv 2508.21258) reports one Pearson correlation per kind of node; there, one entry can
-decide it, so other measures stand beside it, on scores averaged over prompts and prompt by prompt.
+RelP (arXiv 2508.21258) reports one Pearson correlation per kind of node. A single entry can decide
+a correlation, so there are other measures too, on scores averaged over prompts and prompt by
+prompt.
 """
 
 from collections.abc import Sequence

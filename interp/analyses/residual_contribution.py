@@ -1,8 +1,8 @@
 """How much does each sublayer write, and does it write, erase or strengthen?
 
 "Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.1: norms of the
-stream and of what is written to it, their ratios, and the cosine of each write with the stream it
-is added to (about 0: a new direction; negative: erasing; positive: strengthening).
+stream and of what is written to it, their ratios, and the cosine of each write with the stream to
+which it is added (about 0: a new direction; negative: erasing; positive: strengthening).
 """
 
 from collections.abc import Sequence

@@ -50,9 +50,9 @@ _WHERE = {
 class SublayerProjection(Analysis):
     """Unembed every write at the prompt's last token, or the first-hop phrase's last ("subject").
 
-    Compared are prompts both of whose single hops the model answers (`known_only`) and, with
-    `no_shortcuts`, whose shortcuts it does not. The control is the bridge and the answer of another
-    prompt, with as many tries.
+    With `known_only`, only prompts whose two single hops the model answers are compared; with
+    `no_shortcuts`, only those whose shortcuts it does not answer. The control is the bridge and the
+    answer of another prompt, with as many tries.
     """
 
     position: Literal["last", "subject"] = "last"

@@ -15,7 +15,7 @@ def list_(
     what: Annotated[str, typer.Argument(metavar="models|tasks|analyses", help="Of what.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say what there is, one line each.
+    """List what there is, one line each.
 
     Example: interp list models
     """

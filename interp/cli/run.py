@@ -37,7 +37,7 @@ Out = Annotated[Path, typer.Option("--out", help="The run folder.")]
 Store = Annotated[
     str | None,
     typer.Option(
-        help="Where clean activations are kept: a folder or URL (default: beside the run)."
+        help="Where clean activations are kept: a folder or URL (default: next to the run)."
     ),
 ]
 NoStore = Annotated[bool, typer.Option("--no-store", help="Keep no activations.")]

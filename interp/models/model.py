@@ -49,7 +49,7 @@ _NOT_TAKEN_APART = (
 
 
 def _runs(method: Callable[Concatenate["Model", P], R]) -> Callable[Concatenate["Model", P], R]:
-    """Let a method run its model: see `Running`."""
+    """Wrap a method that runs its model: see `Running`."""
 
     @wraps(method)
     def run(model: "Model", /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -58,7 +58,7 @@ class Modules:
         )
 
     def two_tokens(self) -> Tensor:
-        """Return two tokens [1 2] that are not padding, of which transformers would warn."""
+        """Return two tokens [1 2] that are not padding, about which transformers would warn."""
         padding = getattr(self.config, "pad_token_id", None)
         return torch.full((1, 2), int(padding == 0), dtype=torch.long, device=self.stock.device)
 

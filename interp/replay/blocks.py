@@ -50,7 +50,7 @@ class Block:
         return with_first(output, (write / self.write_scale).reshape(first(output).shape))
 
 
-Arguments = dict[str, Any]  # what one block receives beside the residual, by parameter name
+Arguments = dict[str, Any]  # what one block receives besides the residual, by parameter name
 
 
 class KVTap:
@@ -91,7 +91,7 @@ def with_first(output: Any, tensor: Tensor) -> Any:
 
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let `module` compute something else inside the `with` block."""
+    """Replace what `module` computes inside the `with` block."""
     had_own = "forward" in vars(module)
     own = module.forward
     module.forward = forward
@@ -139,7 +139,7 @@ _OF_ALL_ROWS = (
 
 
 def for_rows(value: Any, *, batch: int, rows: int) -> Any:
-    """Repeat recorded tensors to the number of rows, variant-major; others are left as they are."""
+    """Repeat recorded tensors to the number of rows, variant-major, if they have a batch axis."""
     if isinstance(value, Tensor) and value.ndim > 1:
         if value.shape[0] == 1:
             return value.expand(rows, *value.shape[1:])

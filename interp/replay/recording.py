@@ -1,7 +1,7 @@
 """A clean pass whose blocks can be run again: the only way analyses run blocks.
 
 A decoder is a chain of blocks. A *dry pass* (every block replaced by the identity) records the
-arguments that each block receives beside the residual; with them, a block can be called again on
+arguments that each block receives besides the residual; with them, a block can be called again on
 any residual, for any number of variants at once.
 """
 

@@ -37,15 +37,16 @@ def execute(
     gpus: float | None = None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """Run what is not finished yet and return run.json; parts of an interrupted run are kept.
+    """Run what is not finished and return run.json; parts of an interrupted run are kept.
 
     `workers` processes share the work, or as many actors (of `gpus` GPUs each) of the Ray cluster
     at the address `ray`; numbers do not depend on it. A cell that fails is recorded with its error
-    and does not stop the others. An interruption ends the run after the shards that are being
-    measured, a second one at once. Raises before any work for names and values that do not exist,
-    for a folder of another configuration or version, and for one in which another process is at
-    work; and in the end where what is finished is of other weights, tokens or prompts than those
-    that are there now.
+    and does not stop the others. A first interruption ends the run after the shards that are being
+    measured, a second one at once.
+
+    Raises before any work for names and values that do not exist, for a folder of another
+    configuration or version, and for one in which another process is at work. Raises at the end if
+    finished results are of other weights, tokens or prompts than the present ones.
     """
     tasks = study.check()
     with alone_in(out), logged(out), Stopping() as stopping:
@@ -98,7 +99,7 @@ class _TaskOnModel:
     def run(self) -> None:
         """Plan, prepare, measure and combine what is not finished.
 
-        Raises Changed if what is finished is of something else.
+        Raises Changed if finished results are of something else.
         """
         cells = self.shared.study.planned(self.model, self.task)
         todo = [planned for planned in cells if not self._is_finished(planned.cell)]

@@ -139,10 +139,10 @@ def run_jobs(
     is_stopping: Callable[[], bool],
     failed: Container[Cell] = (),
 ) -> Iterator[tuple[Job, Outcome]]:
-    """Let workers do jobs and yield outcomes as they come.
+    """Let workers do jobs, and yield outcomes as they arrive.
 
-    A job whose worker dies is done again, a slow one by a second worker too. Cells that have
-    `failed` by the time that a job is handed out are left out of it.
+    A job whose worker dies is done again, and a slow one is also given to a second worker. Cells
+    that have `failed` by the time a job is handed out are left out of it.
     """
     queue, free, busy = deque(jobs), list(executors), Busy()
     deaths: Counter[Job] = Counter()

@@ -46,7 +46,7 @@ def stored_name(site: Site) -> str:
 
 
 def stored_site(name: str) -> Site:
-    """Return the site of a tensor; a residual is the one behind a layer, but for the embeddings."""
+    """Return the site of a tensor; a residual is named for the layer before it, if there is one."""
     kind, _, index = name.partition(".")
     if kind == "resid":
         return Site("resid_post", int(index) - 1) if int(index) else Site("resid_pre", 0)

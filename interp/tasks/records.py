@@ -345,7 +345,7 @@ def _named_option(key: Any, options: Sequence[str], labels: Sequence[str], where
     if meant:
         raise TaskError(
             f"{where}: the answer {key!r} may be {' or '.join(meant)};"
-            " labels beside the choices, or answer_index, decide"
+            " give labels for the choices, or answer_index"
         )
     among = f"labels {', '.join(labels)}; " if labels else ""
     choices = ", ".join(map(repr, options))

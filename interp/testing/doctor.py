@@ -196,7 +196,7 @@ def _in_float32(model: Model) -> Model:
 
 
 def _precision(model: Model, wide: Model) -> Iterator[HealthSign]:
-    """Say how far the model's own type moves its predictions from those in fp32."""
+    """Return how far the model's own type moves its predictions from those in fp32."""
     if wide is model:
         return
     batch = Probe(model, n_pos=_CHECKED).batch

@@ -194,7 +194,7 @@ def batch_of(tokens: Tensor, mask: Tensor | None = None) -> TokenBatch:
 
 @contextmanager
 def reading(module: nn.Module, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Hand what a stock module reads to `hook`; what that returns, if anything, is read instead."""
+    """Let `hook` see, and perhaps replace, what a stock module reads."""
 
     def before(
         _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -214,7 +214,7 @@ def reading(module: nn.Module, hook: Callable[[Tensor], Tensor | None]) -> Itera
 
 @contextmanager
 def returning(module: nn.Module, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Hand what a stock module returns to `hook`; what that returns, if anything, replaces it."""
+    """Let `hook` see, and perhaps replace, what a stock module returns."""
 
     def after(_module: Any, _args: Any, output: Any) -> Any:
         new = hook(first(output))

@@ -52,11 +52,11 @@ from interp.tasks.batch import TokenBatch
 class BackPatching(Analysis):
     """Patch `span` tokens that end with the first-hop phrase ("subject") or the prompt ("last").
 
-    Right is a prompt whose answer's first token is the first guess or, with `max_new_tokens`, whose
-    greedy text of so many tokens says the answer or an alias. With `known_only`, failures are wrong
-    prompts both of whose single hops the model answers. Vectors of other prompts come from the
-    task's first `n_donors`, at the same place, where bridge and answer differ. Rates are given for
-    all prompts and for each value of the tag `by`.
+    A prompt is right if its answer's first token is the first guess or, with `max_new_tokens`, if
+    its greedy text of so many tokens says the answer or an alias. Failures are wrong prompts; with
+    `known_only`, only those whose two single hops the model answers. Vectors of other prompts come
+    from the task's first `n_donors`, at the same place, where bridge and answer differ. Rates are
+    given for all prompts and for each value of the tag `by`.
     """
 
     position: Literal["subject", "last"] = "subject"

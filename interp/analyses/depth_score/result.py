@@ -70,8 +70,8 @@ class DepthScoreResult(Result):
     def effects(self, level: str, effect: str, statistic: str) -> Array:
         """Return e [layer] of one level: "layer" or "output", "max" or "mean" over prompts.
 
-        A maximum grows with the number of prompts, so it is taken over as many of each level as the
-        smallest level has.
+        A maximum grows with the number of prompts, so every level is taken over as many prompts as
+        the smallest level has.
         """
         values = self.arrays[f"{effect}.{statistic}"][self.level_of == level]
         reduced = values[: self._n_smallest].max(0) if statistic == "max" else values.mean(0)

@@ -49,10 +49,10 @@ from interp.tasks.batch import TokenBatch
 class EntityDescription(Analysis):
     """Put vectors from each of `positions` into `prompt` in the place of its one `placeholder`.
 
-    `variant` "cheap" tries target layers 0 to 3, "full" all. Without a prompt a built-in list of
-    names is used. The control reads another prompt's bridge and answer from the same vectors, which
-    is the paper's pairing of a vector with another example, and has as many tries. `n_samples` are
-    the tries per pair of layers of the sampled rate.
+    `variant` "cheap" tries target layers 0 to 3, "full" all. The default prompt is a built-in list
+    of names. The control reads another prompt's bridge and answer from the same vectors, which is
+    the paper's pairing of a vector with another example, and has as many tries. `n_samples` are the
+    tries per pair of layers of the sampled rate.
     """
 
     positions: tuple[Literal["subject", "last"], ...] = ("subject", "last")

@@ -61,7 +61,7 @@ from interp.tasks.batch import TokenBatch
 class HopStages(Analysis):
     """Find each stage's first layer in prompts with known hops and no working shortcut.
 
-    `variant`, `prompt` and `placeholder` are those of entity_description, `half_width` (not given:
+    `variant`, `prompt` and `placeholder` are those of entity_description, `half_width` (by default
     3 in 32 layers) that of attention_knockout. The control looks for another prompt's bridge and
     answer, and hides another token.
     """

@@ -47,9 +47,9 @@ from interp.tasks.batch import TokenBatch
 class VoidDetection(Analysis):
     """Find void layers at `alpha` (and `alphas`), in prompts and in greedy responses.
 
-    Responses have up to `max_new_tokens` tokens (0: none), of which the last is never read by a
-    pass. `massive_above` and `massive_ratio` say which tokens hold a massive activation: above the
-    one, and above the other times their own median.
+    Responses have up to `max_new_tokens` tokens (0: none); the last is never read by a pass. A
+    token has a massive activation if a value exceeds `massive_above` and `massive_ratio` times the
+    token's own median.
     """
 
     alpha: float = 0.8

@@ -43,11 +43,12 @@ from interp.tasks.batch import TokenBatch
 class VoidSkip(Analysis):
     """Skip the voids at `alpha` (and `alphas`) and score the task.
 
-    Random controls are means of `n_random` draws. `scores`: "answer" (the answer's first token: is
-    it the first choice, and its logit), "choices" (the likeliest option), "text" (perplexity); if
-    none is named, all that suit the prompts, text only without answers. With `max_new_tokens`,
-    greedy responses of that length are matched with the answer too. Without `first_position`, token
-    0 skips nothing. Rates and block influence are measured on the first `n_calibration` prompts.
+    Random controls are means of `n_random` draws. `scores` are "answer" (the answer's first token:
+    whether it is the first choice, and its logit), "choices" (the likeliest option) and "text"
+    (perplexity); by default all that suit the prompts, "text" only without answers. With
+    `max_new_tokens`, greedy responses of that length are also matched with the answer. Without
+    `first_position`, token 0 skips nothing. Rates and block influence are measured on the first
+    `n_calibration` prompts.
     """
 
     alpha: float = 0.8
