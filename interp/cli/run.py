@@ -14,104 +14,107 @@ from interp.cli.study import StudyFlags, parse_columns, study_of
 from interp.cli.terminal import err, note, out, say, say_json
 
 if TYPE_CHECKING:
-    from interp.runs import CellCost
+    from interp.runs import Study
 
 _SECONDS = 30.0  # between lines about progress where there is no terminal
 
 
+StudyArgument = Annotated[
+    Path | None, typer.Argument(help="A study file (TOML); flags override it.")
+]
+Models = Annotated[list[str] | None, typer.Option(help="Model name, folder or Hugging Face id.")]
+Tasks = Annotated[list[str] | None, typer.Option(help="Task name or .jsonl file.")]
+Analyses = Annotated[
+    list[str] | None, typer.Option(help="Analysis; all that suit the task, if none is named.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="ANALYSIS.PARAMETER=VALUE; items with commas between them."),
+]
+PromptCount = Annotated[int | None, typer.Option(help="Prompts per task.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Out = Annotated[Path, typer.Option("--out", help="The run folder.")]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        help="Where clean activations are kept: a folder or URL (default: beside the run)."
+    ),
+]
+NoStore = Annotated[bool, typer.Option("--no-store", help="Keep no activations.")]
+Workers = Annotated[int, typer.Option(help="Processes (with --ray: actors) that share the work.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Address of a Ray cluster: auto, HOST:PORT, or local.")
+]
+Gpus = Annotated[
+    float | None, typer.Option(help="GPUs of each Ray actor (default: 1 where there are any)")
+]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16, float16 (default: the checkpoint's)")
+]
+DeviceMap = Annotated[str | None, typer.Option(help="Spread models over devices, e.g. auto.")]
+Chat = Annotated[
+    bool,
+    typer.Option("--chat", help="Texts are what a user says; put them into the chat template."),
+]
+Columns = Annotated[
+    str | None, typer.Option(help="Keys of task files, such as text=question,answer=gold")
+]
+Space = Annotated[
+    str | None, typer.Option(help="Between text and answer: auto (by script), always, never.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, and its cost.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+
+
 def run(
-    study: Annotated[
-        Path | None, typer.Argument(help="A study file (TOML); flags override it.")
-    ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option(help="Model name, folder or Hugging Face id.")
-    ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Task name or .jsonl file.")] = None,
-    analysis: Annotated[
-        list[str] | None, typer.Option(help="Analysis; all that suit the task, if none is named.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="ANALYSIS.PARAMETER=VALUE; items with commas between them."),
-    ] = None,
-    n: Annotated[int | None, typer.Option(help="Prompts per task.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    folder: Annotated[Path, typer.Option("--out", help="The run folder.")] = Path("runs/run"),
-    store: Annotated[
-        str | None,
-        typer.Option(
-            help="Where clean activations are kept: a folder or URL (default: beside the run)."
-        ),
-    ] = None,
-    no_store: Annotated[bool, typer.Option("--no-store", help="Keep no activations.")] = False,
-    workers: Annotated[
-        int, typer.Option(help="Processes (with --ray: actors) that share the work.")
-    ] = 1,
-    ray: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster: auto, HOST:PORT, or local.")
-    ] = None,
-    gpus: Annotated[
-        float | None, typer.Option(help="GPUs of each Ray actor (default: 1 where there are any)")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, float16 (default: the checkpoint's)")
-    ] = None,
-    device_map: Annotated[
-        str | None, typer.Option(help="Spread models over devices, e.g. auto.")
-    ] = None,
-    chat: Annotated[
-        bool,
-        typer.Option("--chat", help="Texts are what a user says; put them into the chat template."),
-    ] = False,
-    columns: Annotated[
-        str | None, typer.Option(help="Keys of task files, such as text=question,answer=gold")
-    ] = None,
-    space: Annotated[
-        str | None, typer.Option(help="Between text and answer: auto (by script), always, never.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run, and its cost.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    study: StudyArgument = None,
+    model: Models = None,
+    task: Tasks = None,
+    analysis: Analyses = None,
+    set_: Settings = None,
+    n: PromptCount = None,
+    seed: Seed = None,
+    folder: Out = Path("runs/run"),
+    store: Store = None,
+    no_store: NoStore = False,
+    workers: Workers = 1,
+    ray: RayAddress = None,
+    gpus: Gpus = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    chat: Chat = False,
+    columns: Columns = None,
+    space: Space = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Run analyses into a run folder; call again to resume.
+    """Run analyses into a run folder; call again to resume. Ctrl-C once finishes what is under way.
 
-    Ctrl-C ends it after the shards under way, twice at once.
-
-    Examples: interp run --model zoo/hops-4l --task two-hop --out runs/first · interp run study.toml
-    --workers 2 · interp run --model ./my-model --task my.jsonl --analysis layer_skip --set
-    layer_skip.part=mlp --out runs/mine
+    Examples:
+    interp run --model zoo/hops-4l --task two-hop --out runs/first
+    interp run --model my-model --task my.jsonl --analysis layer_skip --set layer_skip.part=mlp
+    interp run study.toml --workers 2
     """
-    import transformers
-
-    from interp.runs import estimate_costs, execute
-
-    transformers.utils.logging.disable_progress_bar()
-    flags = StudyFlags(
-        models=model,
-        tasks=task,
-        n=n,
-        seed=seed,
-        dtype=dtype,
-        device_map=device_map,
-        chat=chat or None,
-        columns=None if columns is None else parse_columns(columns),
-        space=space,
-    )
+    keys = None if columns is None else parse_columns(columns)
+    flags = StudyFlags(model, task, n, seed, dtype, device_map, chat or None, keys, space)
     asked = study_of(study, flags, analyses=analysis or [], settings=set_ or [])
     if dry_run:
-        _print_costs(estimate_costs(asked), as_json=as_json)
+        _print_costs(asked, as_json=as_json)
         return
+    kept = None if no_store else store or str(folder.parent / "store")
+    how: dict[str, Any] = {"store": kept, "workers": workers, "ray": ray, "gpus": gpus}
+    _execute(asked, folder, how, as_json=as_json)
+
+
+def _execute(study: "Study", folder: Path, how: dict[str, Any], *, as_json: bool) -> None:
+    """Run a study and print what became of it; exit with 1 if a cell failed or none is finished."""
+    import transformers
+
+    from interp.runs import execute
+
+    transformers.utils.logging.disable_progress_bar()
     with Progress(console=err, disable=not err.is_terminal or err.quiet) as bars:
-        record = execute(
-            asked,
-            folder,
-            store=None if no_store else store or str(folder.parent / "store"),
-            workers=workers,
-            ray=ray,
-            gpus=gpus,
-            progress=_progress_on(bars),
-        )
+        record = execute(study, folder, progress=_progress_on(bars), **how)
     if as_json:
         say_json(record)
     else:
@@ -150,7 +153,13 @@ def _print_cells(cells: dict[str, dict[str, Any]], folder: Path) -> None:
     say(f"{n_finished} finished in {folder}{how if n_finished else ''}")
 
 
-def _print_costs(costs: "list[CellCost]", *, as_json: bool) -> None:
+def _print_costs(study: "Study", *, as_json: bool) -> None:
+    import transformers
+
+    from interp.runs import estimate_costs
+
+    transformers.utils.logging.disable_progress_bar()
+    costs = estimate_costs(study)
     if as_json:
         say_json([asdict(cost) for cost in costs])
         return

@@ -1,0 +1,50 @@
+"""At 80 layers every finding is still one short sentence, and every figure is drawn."""
+
+from functools import cache
+
+import pytest
+import torch
+import transformers
+
+import interp
+from interp.errors import TaskError
+from interp.models import Model
+from interp.result import faults_of
+from interp.runs import find_analyses, make_analysis
+
+# less of what takes long
+FEWER = {
+    "integrated_gradients": {"max_nodes": 9},
+    "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
+    "residual_erasure": {"scopes": ("prefix",)},
+}
+
+
+@cache
+def deep(name: str) -> Model:
+    """Return an untrained model of 80 layers that reads the tokens of a shipped one."""
+    shipped = interp.load_model(name)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=shipped.d_vocab,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=80,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+    module = transformers.LlamaForCausalLM(config)
+    return interp.load_model(module, tokenizer=shipped.tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(find_analyses()))
+def test_findings_are_short_at_80_layers(name: str) -> None:
+    analysis = make_analysis(name, FEWER.get(name, {}))
+    try:
+        result = analysis.run(deep("zoo/hops-4l"), interp.load_task("two-hop", n=8).take(4))
+    except TaskError:  # no twins
+        result = analysis.run(deep("zoo/names-6l"), interp.load_task("ioi", n=2))
+    assert faults_of(result.findings()) == []
+    assert result.plot().layout.title.text
