@@ -36,8 +36,9 @@ class Activations(Mapping[Site, Tensor]):
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """fp32 logits [batch pos d_vocab] and what was captured; with a graph behind them if backward
-    rules were given.
+    """The fp32 logits [batch pos d_vocab] of one pass, and what was captured.
+
+    Both carry a graph if backward rules were given.
     """
 
     logits: Tensor

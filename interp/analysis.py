@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from interp.errors import InterpError
+from interp.figures.words import counted
 from interp.models import Model
 from interp.parameters import coerce, hints_of
 from interp.replay import Recording
@@ -34,16 +35,15 @@ __all__ = [
     "name_of",
     "usable_shards",
 ]
-_PATIENCE = 2.0  # seconds before a bar of progress is shown
+_PATIENCE = 2.0  # seconds before a progress bar is shown
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a shard costs beyond its clean pass.
 
-    `forwards` of that shard, `numbers` left behind, numbers `held` at once.
-
-    `is_bound`: how many forwards it takes is known only afterwards, and never more than these.
+    `forwards` of that shard, `numbers` that are kept, and numbers `held` in memory at once. With
+    `is_bound`, `forwards` is an upper bound and the true number is known only afterwards.
     """
 
     forwards: float
@@ -83,12 +83,12 @@ class Analysis(ABC):
     page: ClassVar[str] = "analysis"
 
     def __init_subclass__(cls) -> None:
-        """Let `measure` run as a whole: the model is looked at once, not before every block."""
+        """Check the model once for all of `measure`, not before every block."""
         if "measure" in vars(cls):
             cls.measure = _as_a_whole(cls.measure)  # type: ignore[assignment,method-assign]
 
     def __post_init__(self) -> None:
-        """Take every parameter as its declared type; raise AnalysisError if it cannot be."""
+        """Convert every parameter to its declared type; raise AnalysisError if that fails."""
         hints = hints_of(type(self))
         for field in fields(self):
             value = coerce(
@@ -106,7 +106,7 @@ class Analysis(ABC):
 
     @abstractmethod
     def combine(self, parts: Sequence[Tensors]) -> Result:
-        """Return the result of all shards, in their order; pure."""
+        """Return the result of all shards, given in order; pure."""
 
     @abstractmethod
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
@@ -116,7 +116,7 @@ class Analysis(ABC):
         """Raise before any work if this shard cannot be measured."""
 
     def others(self, model: Model) -> Mapping[str, str]:
-        """Return fingerprints of other models that the answer depends on, by their role."""
+        """Return the fingerprints, by role, of other models that the answer depends on."""
         return {}
 
     @torch.inference_mode(mode=False)  # its tensors could not be in a graph
@@ -145,7 +145,7 @@ class Usable:
     why_not: Mapping[int, InterpError]
 
     def task(self, task: Task, batches: Sequence[TokenBatch]) -> Task:
-        """Return the task with the prompts of these shards alone."""
+        """Return the task with only these shards' prompts."""
         return (
             task.of([prompt for i in self.shards for prompt in batches[i].prompts])
             if self.why_not
@@ -153,17 +153,17 @@ class Usable:
         )
 
     def left_out(self, batches: Sequence[TokenBatch]) -> str:
-        """Return how many prompts are left out, and why; nothing if none is."""
-        of_cause: dict[str, list[tuple[str, int]]] = {}
+        """Return how many prompts are left out, and why; "" if none is."""
+        by_cause: dict[str, list[tuple[str, int]]] = {}
         for i, error in self.why_not.items():
-            cause = re.sub(r"'[^']*'|\d+", "", str(error))  # the same of another prompt
-            of_cause.setdefault(cause, []).append((str(error), len(batches[i].prompts)))
-        counted = [(sum(n for _, n in alike), alike[0][0]) for alike in of_cause.values()]
-        return ", ".join(f"{n} prompt{'s' * (n > 1)} ({first})" for n, first in counted)
+            cause = re.sub(r"'[^']*'|\d+", "", str(error))  # the same for every prompt
+            by_cause.setdefault(cause, []).append((str(error), len(batches[i].prompts)))
+        totals = [(sum(n for _, n in alike), alike[0][0]) for alike in by_cause.values()]
+        return ", ".join(f"{counted(n, 'prompt')} ({first})" for n, first in totals)
 
 
 def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch]) -> Usable:
-    """Return which shards an analysis can measure; raise its error of the first if it can none."""
+    """Return which shards an analysis can measure; raise the first shard's error if it is none."""
     why_not: dict[int, InterpError] = {}
     for i, batch in enumerate(batches):
         try:
@@ -176,5 +176,5 @@ def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch
 
 
 def name_of(analysis: type[Analysis]) -> str:
-    """Return the name of an analysis: its class in snake case, which is also its module's."""
+    """Return an analysis's name: its class's in snake case, which is also its module's."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", analysis.__name__).lower()

@@ -1,4 +1,4 @@
-"""What a gradient sees: the rules by which nonlinearities are treated in a backward pass.
+"""What a gradient sees: the rules for nonlinearities in a backward pass.
 
 Layer-wise relevance propagation, written as a gradient: the relevance of an activation a is a times
 its *coefficient*, which is what the ordinary backward pass would give if some operations had

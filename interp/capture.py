@@ -1,4 +1,4 @@
-"""A stream of texts or token rows becomes a corpus in a store: bounded memory, resumable."""
+"""Capture a stream of texts or token rows into a store, in bounded memory and resumably."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,8 +46,8 @@ def capture(
     Texts get the tokenizer's special tokens and are cut into prompts no longer than the model
     reads. One shard (about 16,384 tokens) is held in memory at a time. What the store has already
     is not computed again, so the same call resumes; the corpus can be opened by its name once all
-    is captured. `store` None is the model's own; `progress` is told how many tokens are done.
-    Raises SiteError, TaskError or StoreError for what cannot be captured or kept.
+    is captured. `store` None is the model's own; `progress` is called with the number of tokens
+    done. Raises SiteError, TaskError or StoreError for what cannot be captured or kept.
     """
     if isinstance(texts, str):
         raise TaskError("one text given; a list of texts is needed")
@@ -75,7 +75,7 @@ def capture(
 
 
 def _store_of(model: Model, store: ActivationStore | None) -> ActivationStore:
-    """Return the store to keep a model's activations in; raise StoreError if it cannot."""
+    """Return the store for a model's activations; raise StoreError if they cannot be kept."""
     store = store or model.store
     if store is None:
         raise StoreError(
@@ -83,13 +83,13 @@ def _store_of(model: Model, store: ActivationStore | None) -> ActivationStore:
         )
     if store.model != model.fingerprint:
         raise StoreError(
-            f"the store given is of other weights than {model.name!r} has now; open it with its"
-            " fingerprint"
+            f"the store given is of other weights than {model.name!r} has now;"
+            " open it with its fingerprint"
         )
     if why := model.not_stored:
         raise StoreError(
-            f"{model.name!r}: {why}; its activations are not those of its weights, and are not"
-            " stored"
+            f"{model.name!r}: {why};"
+            " its activations are not those of its weights, and are not stored"
         )
     return store
 
@@ -100,7 +100,7 @@ def _written(
     groups: Iterable[list[Row]],
     wanted: Mapping[str, Site | None],
 ) -> Generator[Group, None, None]:
-    """Yield each group once the next is computed; meanwhile its shard is being written."""
+    """Yield each group after the next is computed; its shard is written in the meantime."""
     last: Group | None = None
     with ThreadPoolExecutor(1) as writer:
         for rows in groups:
@@ -138,8 +138,8 @@ class _Captured:
             places = self.store.places(keys, part)
             if places is None:
                 raise StoreError(
-                    f"{self.store.files.url}: {part} of a prompt was removed while the corpus was"
-                    " captured"
+                    f"{self.store.files.url}:"
+                    f" {part} of a prompt was removed while the corpus was captured"
                 )
             self.store.pinned |= {place.shard for place in places}
             extend(spans, places)
@@ -152,8 +152,8 @@ class _Captured:
         shards = {span.shard for spans in self.spans.values() for span in spans}
         for lost in sorted(shards - {*names}):
             raise StoreError(
-                f"{self.store.files.path(lost)} was removed while the corpus was captured; capture"
-                " it again"
+                f"{self.store.files.path(lost)} was removed while the corpus was captured;"
+                " capture it again"
             )
 
 
@@ -168,8 +168,8 @@ def _rows(model: Model, texts: Iterable[Text]) -> Iterator[Row]:
             raise TaskError(f"text {number} has no tokens; at least one is needed")
         if min(row) < 0 or max(row) >= model.d_vocab:
             raise TaskError(
-                f"text {number} has token {max(row)}; the model's vocabulary is 0 to"
-                f" {model.d_vocab - 1}"
+                f"text {number} has token {max(row)};"
+                f" the model's vocabulary is 0 to {model.d_vocab - 1}"
             )
         for start in range(0, len(row), longest):
             yield row[start : start + longest]
@@ -198,7 +198,7 @@ def _chunks(texts: Iterable[Text]) -> Iterator[list[str]]:
 
 
 def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Yield what becomes one shard: neighbours of about SHARD_TOKENS tokens together."""
+    """Yield neighbouring prompts with about SHARD_TOKENS tokens together; each becomes a shard."""
     group: list[Row] = []
     n_tokens = 0
     for row in rows:
@@ -238,7 +238,7 @@ def _compute(
 
 
 def _batches(rows: Sequence[Row], d_vocab: int) -> Iterator[list[tuple[int, Row]]]:
-    """Yield numbered rows of one length to run together, so that no row depends on the others."""
+    """Yield numbered rows of one length to run together, so that no row depends on another."""
     budget = min(_BATCH_TOKENS, max(1, _LOGITS // d_vocab))
     by_length = sorted(enumerate(rows), key=lambda item: len(item[1]))
     for length, same in groupby(by_length, key=lambda item: len(item[1])):

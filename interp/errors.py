@@ -48,7 +48,7 @@ class StoreError(InterpError):
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
-    """Return the message for a name that does not exist, with the nearest that does."""
+    """Return the message for a name that does not exist, with the nearest one that does."""
     names = sorted(known)
     nearest = get_close_matches(given, names, n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""

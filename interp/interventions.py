@@ -16,9 +16,7 @@ _PART_SITE: dict[str, SiteKind] = {"attention": "attn_out", "mlp": "mlp_out", "l
 
 @dataclass(frozen=True)
 class Skip:
-    """Let a layer, or its attention or MLP, write nothing at some positions (all, if none are
-    named).
-    """
+    """Let a layer, or its attention or MLP, write nothing at some positions (by default at all)."""
 
     layer: int
     part: Literal["layer", "attention", "mlp"] = "layer"
@@ -43,8 +41,7 @@ class Skip:
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Put `value` in the place of an activation; it has, or broadcasts to, the shape of what it
-    replaces.
+    """Replace an activation by `value`, whose shape must equal or broadcast to the replaced one.
 
     With `positions` named, axis 1 of `value` runs over them (axis 2 of patterns and scores, whose
     positions are queries). `units` are heads (q, k, v, z, patterns, scores), experts (router) or
@@ -57,18 +54,17 @@ class Patch:
     units: Sequence[int] | None = None
 
     def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:
-        """Return the activation with the value in its place."""
+        """Return the activation with `value` in its place."""
         value = self.value.to(activation.device, activation.dtype)
         return put(activation, value, positions=self.positions, units=self.units, site=self.site)
 
 
 @dataclass(frozen=True)
 class Ablate:
-    """Replace an activation by zero, by its mean over prompts and positions, or by the next
-    prompt's (resample).
+    """Replace an activation by zero, by its mean, or by the next prompt's (resample).
 
-    Positions of patterns are queries: their mean is one for each head and key. Padding is in no
-    mean.
+    The mean is over prompts and positions. Positions of patterns are queries: their mean is one for
+    each head and key. Padding counts in no mean.
     """
 
     site: Site
@@ -81,8 +77,8 @@ class Ablate:
             raise SiteError(unknown("ablation", self.by, ["zero", "mean", "resample"]))
         if self.by == "mean" and self.site.kind == "attn_scores":
             raise SiteError(
-                f"the mean of {self.site} asked for; hidden keys have the score -inf: take that of"
-                " the pattern"
+                f"the mean of {self.site} asked for;"
+                " hidden keys have the score -inf: take that of the pattern"
             )
 
     def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:
@@ -90,9 +86,7 @@ class Ablate:
         return self.edit_among(activation, None)
 
     def edit_among(self, activation: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the activation, ablated where no position is padding but those that `mask` [batch
-        pos] says.
-        """
+        """Return the ablated activation; `mask` [batch pos] is False on padding."""
         if self.by == "resample" and len(activation) < 2:
             raise SiteError(
                 "resample ablation takes the next prompt's activation; the batch has 1 prompt"
@@ -107,7 +101,7 @@ class Ablate:
         return put(activation, instead, positions=self.positions, units=self.units, site=self.site)
 
     def _mean(self, activation: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the mean over prompts and positions that are no padding, accumulated in fp32."""
+        """Return the mean over prompts and positions, without padding, accumulated in fp32."""
         axis = 2 if self.site.kind == "pattern" else 1
         if mask is None:
             return activation.float().mean(dim=(0, axis), keepdim=True).to(activation.dtype)
@@ -120,8 +114,7 @@ class Ablate:
 
 @dataclass(frozen=True, eq=False)
 class Among:
-    """An ablation of a padded batch, of whose positions `mask` [batch pos] tells which are no
-    padding.
+    """An ablation of a padded batch; `mask` [batch pos] is False on padding.
 
     Raises SiteError where a prompt would be given its neighbour's padding.
     """
@@ -145,8 +138,8 @@ class Among:
             row = int(chosen.any(1).int().argmax())
             raise SiteError(
                 f"resample ablation of {self.ablation.site} takes the next prompt's activation;"
-                f" prompt {row} is longer than the next: give prompts of one length, or positions"
-                " that both have"
+                f" prompt {row} is longer than the next:"
+                " give prompts of one length, or positions that both have"
             )
 
     @property
@@ -187,8 +180,7 @@ def put(
     units: Sequence[int] | None = None,
     site: Site,
 ) -> Tensor:
-    """Return `activation` [batch pos ...] with `new` at some positions and units; the rest is
-    untouched.
+    """Return `activation` [batch pos ...] with `new` at some positions and units.
 
     `new` has the shape of the whole activation, or of the part that is replaced. A tensor of
     positions [batch] names one position per prompt. Raises SiteError for positions and units that
@@ -211,16 +203,18 @@ def _mask(
     activation: Tensor, positions: Positions, units: Sequence[int] | None, site: Site
 ) -> Tensor:
     batch, n_pos = activation.shape[:2]
-    at = torch.zeros(batch, n_pos, dtype=torch.bool, device=activation.device)
+    is_chosen = torch.zeros(batch, n_pos, dtype=torch.bool, device=activation.device)
     if positions is None:
-        at[:] = True
+        is_chosen[:] = True
     elif isinstance(positions, Tensor):
         _refuse_outside(positions.tolist(), n_pos, "position", site)
-        at[torch.arange(batch, device=at.device), positions.to(at.device)] = True
+        is_chosen[torch.arange(batch, device=is_chosen.device), positions.to(is_chosen.device)] = (
+            True
+        )
     else:
         _refuse_outside(positions, n_pos, "position", site)
-        at[:, list(positions)] = True
-    mask = at.reshape(batch, n_pos, *[1] * (activation.ndim - 2)).expand_as(activation)
+        is_chosen[:, list(positions)] = True
+    mask = is_chosen.reshape(batch, n_pos, *[1] * (activation.ndim - 2)).expand_as(activation)
     if units is None:
         return mask
     _refuse_outside(units, activation.shape[2], "unit", site)
@@ -238,9 +232,7 @@ def _refuse_outside(given: Sequence[int], size: int, what: str, site: Site) -> N
 def _spread(
     activation: Tensor, new: Tensor, positions: Positions, units: Sequence[int] | None, site: Site
 ) -> Tensor:
-    """Return `new`, which covers the replaced part only, laid out in the shape of the whole
-    activation.
-    """
+    """Return `new`, which covers the replaced part only, in the shape of the whole activation."""
     batch, n_pos, *rest = activation.shape
     order = list(range(n_pos)) if positions is None else positions
     full = activation.clone()
@@ -270,7 +262,7 @@ def _spread(
 
 
 def among(intervention: Intervention, mask: Tensor | None) -> "Intervention | Among":
-    """Return an intervention that counts no padding."""
+    """Return an intervention that leaves padding out."""
     return (
         Among(intervention, mask)
         if isinstance(intervention, Ablate) and mask is not None

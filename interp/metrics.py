@@ -1,4 +1,4 @@
-"""One number per prompt from the logits that predict its answer; leading axes are kept."""
+"""One number per prompt, from the logits that predict its answer; leading axes are kept."""
 
 from typing import Literal
 

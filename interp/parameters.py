@@ -1,4 +1,4 @@
-"""The values of an analysis's parameters, checked and read by their declared types."""
+"""Analysis parameters, checked and read by their declared types."""
 
 import json
 import math
@@ -14,24 +14,24 @@ from interp.errors import AnalysisError, unknown
 
 @dataclass(frozen=True)
 class AtLeast:
-    """The smallest value of a parameter: `Annotated[int, AtLeast(1)]`."""
+    """The least value of a parameter: `Annotated[int, AtLeast(1)]`."""
 
     least: int | float
 
     def refusal(self, value: Any) -> str:
-        """Return what is wrong with a value; nothing if nothing is."""
+        """Return what is wrong with a value; "" if nothing is."""
         return "" if value >= self.least else f"at least {self.least:g} is needed"
 
 
 @dataclass(frozen=True)
 class Between:
-    """The smallest and the largest value of a parameter: `Annotated[float, Between(0, 1)]`."""
+    """The least and the greatest value of a parameter: `Annotated[float, Between(0, 1)]`."""
 
     least: int | float
     most: int | float
 
     def refusal(self, value: Any) -> str:
-        """Return what is wrong with a value; nothing if nothing is."""
+        """Return what is wrong with a value; "" if nothing is."""
         is_inside = self.least <= value <= self.most
         return "" if is_inside else f"{self.least:g} to {self.most:g} is needed"
 
@@ -44,7 +44,7 @@ def hints_of(declared: type) -> dict[str, Any]:
 
 
 def coerce(hint: Any, value: Any, where: str) -> Any:
-    """Return a value as the type that is declared; raise AnalysisError if it cannot be one."""
+    """Return a value converted to its declared type; raise AnalysisError if it cannot be."""
     origin, inside = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -75,10 +75,10 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
 
 
 def parse(hint: Any, text: str, where: str) -> Any:
-    """Return what a text on the command line says as the type that is declared.
+    """Return a text from the command line as a value of the declared type.
 
-    A text for `str` is taken as it is. Items stand between commas, or in a JSON list. `none`, or
-    nothing, is None. Raises AnalysisError for a text that is no such value.
+    A text for `str` is taken as it is. Items are separated by commas, or form a JSON list. `none`
+    or an empty text is None. Raises AnalysisError for a text that is no such value.
     """
     origin, inside = get_origin(hint), get_args(hint)
     if hint is str:
@@ -117,7 +117,7 @@ def _item(hint: Any, item: Any, where: str) -> Any:
 
 
 def _items(text: str, where: str) -> list[Any]:
-    """Return the items of a list: of JSON, or separated by commas."""
+    """Return the items of a JSON list, or of a text with commas."""
     if not text.startswith("["):
         return [item.strip() for item in text.split(",")] if text.strip() else []
     value = _json(text)
@@ -158,7 +158,7 @@ def _chosen(options: tuple[Any, ...], value: Any, where: str) -> Any:
 def _first(
     hints: tuple[Any, ...], value: Any, where: str, read: Callable[[Any, Any, str], Any]
 ) -> Any:
-    """Return a value as the first of several types that it can be."""
+    """Return a value as the first of several types that accepts it."""
     for hint in hints:
         try:
             return read(hint, value, where)

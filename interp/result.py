@@ -26,7 +26,7 @@ _ROWS_SHOWN = 5
 
 @dataclass(frozen=True)
 class Compared:
-    """What an estimate stands beside: a control, or the strongest rival."""
+    """What a finding's estimate is compared with: a control, or the strongest rival."""
 
     name: str
     estimate: Estimate
@@ -37,8 +37,8 @@ class Finding:
     """One claim in one sentence, and the number that it rests on.
 
     `measure` says what the number is and does not change with the model or the task, so that
-    findings can be compared. Number of prompts, control and strongest rival are shown beside the
-    claim, not in it.
+    findings can be compared. The number of prompts, the control and the strongest rival are shown
+    next to the claim, not in it.
     """
 
     claim: str
@@ -48,16 +48,16 @@ class Finding:
     rival: Compared | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values: claim, measure, value, low, high, n, and control and rival alike."""
+        """Return plain values: claim, measure, value, low, high, n; control and rival likewise."""
         nothing = dict.fromkeys(("value", "low", "high", "n"))
-        beside = {"control": self.control, "rival": self.rival}
+        comparisons = {"control": self.control, "rival": self.rival}
         return {
             "claim": self.claim,
             "measure": self.measure,
             **(nothing if self.estimate is None else self.estimate.to_json()),
             **{
                 role: {"name": other.name, **other.estimate.to_json()}
-                for role, other in beside.items()
+                for role, other in comparisons.items()
                 if other is not None
             },
         }
@@ -65,7 +65,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a result was read from: a run's folder, and the names of its cell."""
+    """Where a result was read from: a run's folder, and its cell's names."""
 
     folder: Path
     model: str
@@ -80,14 +80,14 @@ class Result(ABC):
     origin: Origin | None = None
 
     def read_from(self, origin: Origin) -> "Result":
-        """Return the same result as one that was read from a run folder."""
+        """Return this result as read from a run folder."""
         result = copy(self)
         vars(result)["origin"] = origin  # results are frozen
         return result
 
     @abstractmethod
     def to_frame(self) -> pd.DataFrame:
-        """Return all numbers as a tidy frame: one value a row."""
+        """Return all numbers as a tidy frame, one value per row."""
 
     @abstractmethod
     def plot(self) -> go.Figure:
@@ -95,9 +95,9 @@ class Result(ABC):
 
     @abstractmethod
     def findings(self) -> tuple[Finding, ...]:
-        """Return at most three findings, the most important first.
+        """Return one to three findings, the most important first.
 
-        Each claim is one sentence of at most 160 characters with one number; it names at most three
+        Each claim is one sentence of at most 160 characters with one number. It names at most three
         layers or heads, so that it can be read at 80 layers too (see `interp.figures.words`).
         """
 
@@ -109,7 +109,7 @@ class Result(ABC):
         return f"{type(self).__name__}: {self.summary()}"
 
     def _repr_html_(self) -> str:
-        """Return what notebooks show: findings, a still picture, the first rows; no scripts."""
+        """Return what notebooks show: findings, a still picture and the first rows, no scripts."""
         frame, name = self.to_frame(), type(self).__name__
         picture = svg_of(json.loads(str(self.plot().to_json())))
         table = frame.head(_ROWS_SHOWN).map(_short).to_html(index=False, border=0)
@@ -129,7 +129,7 @@ def _short(value: object) -> str:
 
 
 def joined(parts: Sequence[Tensors]) -> dict[str, np.ndarray]:
-    """Return the tensors of all parts, one behind the other, as arrays; bfloat16 as float32."""
+    """Return the tensors of all parts, concatenated, as arrays; bfloat16 becomes float32."""
     whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     return {
         key: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
@@ -138,7 +138,7 @@ def joined(parts: Sequence[Tensors]) -> dict[str, np.ndarray]:
 
 
 def faults_of(findings: Sequence[Finding]) -> list[str]:
-    """Return what is wrong with findings, by the rules of `Result.findings`."""
+    """Return which rules of `Result.findings` these findings break."""
     faults = [] if 1 <= len(findings) <= MOST_FINDINGS else [f"{len(findings)} findings; 1 to 3"]
     for finding in findings:
         claim = finding.claim
@@ -148,25 +148,10 @@ def faults_of(findings: Sequence[Finding]) -> list[str]:
             faults.append(f"more than one sentence: {claim}")
         if finding.estimate is not None and not finding.measure:
             faults.append(f"a number without a measure: {claim}")
-        if (other := finding.estimate) is not None and other.has_interval:
-            slack = 1e-6 * max(1.0, abs(other.value))
-            if not other.low - slack <= other.value <= other.high + slack:
-                faults.append(f"{other} is outside of its interval: {claim}")
-        if finding.estimate is not None and math.isinf(finding.estimate.value):
+        if (estimate := finding.estimate) is not None and estimate.has_interval:
+            slack = 1e-6 * max(1.0, abs(estimate.value))
+            if not estimate.low - slack <= estimate.value <= estimate.high + slack:
+                faults.append(f"{estimate} is outside its interval: {claim}")
+        if estimate is not None and math.isinf(estimate.value):
             faults.append(f"an infinite number: {claim}")
     return faults
-
-
-def old_finding(
-    claim: str,
-    value: float | None = None,
-    measure: str = "",
-    low: float | None = None,
-    high: float | None = None,
-    n: int | None = None,
-) -> Finding:
-    """Return a finding from loose numbers; goes with the last caller."""
-    if value is None:
-        return Finding(claim, None, measure)
-    ends = [math.nan if end is None else float(end) for end in (low, high)]
-    return Finding(claim, Estimate(float(value), ends[0], ends[1], n or 0), measure)

@@ -31,9 +31,7 @@ Tensors = dict[str, Tensor]
 def per_query_head(
     kv: Float[Tensor, "batch pos kv_head d_head"], n_heads: int
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Return keys or values once for every query head that reads them; consecutive query heads
-    share a K/V head.
-    """
+    """Return keys or values once for each query head, of which neighbours share a K/V head."""
     n_kv_heads = kv.shape[2]
     if n_heads % n_kv_heads:
         raise SiteError(

@@ -35,9 +35,7 @@ _HOOKS = {
 @total_ordering
 @dataclass(frozen=True)
 class Site:
-    """One place in one layer; sorts in the order of the forward pass, prints as TransformerLens's
-    hook name.
-    """
+    """One place in one layer; prints as TransformerLens's hook name, sorts by the forward pass."""
 
     kind: SiteKind
     layer: int

@@ -415,7 +415,7 @@ def test_models_with_a_corpus_of_one_name_are_told_apart(tmp_path: Path) -> None
         store = ActivationStore(tmp_path, model=model.fingerprint, name=model.name)
         capture(model, rows(3), sites=SITES[:1], name="c", store=store)
     with pytest.raises(
-        StoreError, match="corpus 'c' is there of tiny-gpt2, tiny-llama; name one as `model`"
+        StoreError, match="corpus 'c' exists for tiny-gpt2, tiny-llama; name one as `model`"
     ):
         open_corpus(tmp_path, "c")
     assert open_corpus(tmp_path, "c", model="tiny-gpt2").manifest.model == tiny("gpt2").fingerprint

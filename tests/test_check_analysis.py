@@ -116,7 +116,7 @@ def remembering(_: LastNorm, parts: Sequence[Tensors]) -> Result:
 WRONG: dict[str, tuple[Analysis, str]] = {
     "a type that is no dataclass of its own": (
         type("Wrong", (LastNorm,), {"__doc__": "Wrong."})(),
-        "frozen parameters with defaults and a seed: Wrong is no frozen dataclass of its own",
+        "frozen parameters with defaults and a seed: Wrong is not a frozen dataclass of its own",
     ),
     "no question": (
         wrong(question="The norm of the stream."),
@@ -141,7 +141,7 @@ WRONG: dict[str, tuple[Analysis, str]] = {
     ),
     "other numbers the second time": (
         wrong(measure=measuring(another)),
-        "the same tensors twice: norm is another one the second time",
+        "the same tensors twice: norm differs the second time",
     ),
     "a number for all prompts": (
         wrong(measure=measuring(lambda norm, _: norm.mean()[None])),

@@ -12,7 +12,7 @@ from tests.test_docs import documented, found
 SHARED = {
     "interp": {"__version__"},
     "interp.replay": {
-        "Arguments", "Block", "KVTap", "Read", "Runner", "Work", "Wrote",
+        "Arguments", "Block", "KVTap", "Read", "Runner", "Work", "OnWrite",
         "dry_pass", "first", "replaced_forward", "with_first",
     },
     "interp.store": {"checksum", "prompt_key", "stored_name"},

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from interp import cli
 from interp.errors import RunError
 from interp.files.whole import read_json, write_json
-from interp.reports import flatten, schema, shown, write_report
+from interp.reports import flatten, schema, value_text, write_report
 from interp.runs import Study, execute
 from interp.runs.registry import find_analyses
 
@@ -220,11 +220,11 @@ def test_the_command_to_reproduce_asks_for_the_same_study(study: Study, tmp_path
     command = shlex.split(report_of(tmp_path)["provenance"]["command"])
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("interp.runs.estimate", lambda study: asked.append(study) or [])
+        patch.setattr("interp.runs.estimate_costs", lambda study: asked.append(study) or [])
         done = CliRunner().invoke(cli.app, [*command[1:-1], str(tmp_path / "again"), "--dry-run"])
     assert done.exit_code == 0, done.exception
-    assert [(study.make(cell), cell) for cell in study.cells()] == [
-        (asked[0].make(cell), cell) for cell in asked[0].cells()
+    assert [study.planned(model, task) for model in study.models for task in study.tasks] == [
+        asked[0].planned(model, task) for model in asked[0].models for task in asked[0].tasks
     ]
     assert replace(asked[0], analyses=study.analyses) == study
 
@@ -328,7 +328,7 @@ def test_a_report_of_many_sections_stays_small(run: Path) -> None:
 
 
 def test_numbers_are_shown_as_people_read_them() -> None:
-    assert [shown(x) for x in (None, float("nan"), -0.12345, 1234.5, 3, "a")] == [
+    assert [value_text(x) for x in (None, float("nan"), -0.12345, 1234.5, 3, "a")] == [
         "–",
         "–",
         "−0.123",

@@ -128,7 +128,7 @@ def test_packages_bring_analyses_by_entry_points(monkeypatch: pytest.MonkeyPatch
     assert find_analyses()["last_norm"].__name__ == "LastNorm"
     wrong = EntryPoint("mine", "interp.analysis:Result", registry.GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [wrong] * bool(group))
-    with pytest.raises(AnalysisError, match="Result is no Analysis"):
+    with pytest.raises(AnalysisError, match="Result is not an Analysis"):
         find_analyses()
 
 

@@ -1,3 +1,1 @@
-"""One question per file; every file is found by `interp list analyses`, runs, reports and the
-viewer.
-"""
+"""Analyses, one question each; commands, runs, reports and the viewer find them here."""

@@ -1,7 +1,7 @@
 """What does each component carry, exactly? Each node is patched alone, from the other run.
 
 Exact activation patching (causal tracing, Meng et al., arXiv 2202.05262), through replayed blocks:
-only the blocks behind a node are run, and nodes that are equal in both runs are not.
+only the blocks behind a node are run, and only for nodes that differ between the two runs.
 """
 
 from collections.abc import Sequence
@@ -26,11 +26,11 @@ from interp.tasks.batch import TokenBatch
 
 @dataclass(frozen=True)
 class ActivationPatching(Analysis):
-    """Patch every node alone: `nodes` are sites, each at every layer and position ("z" per head,
-    "mlp_post" per neuron).
+    """Patch every node on its own.
 
+    `nodes` are sites, each at every layer and position ("z" per head, "mlp_post" per neuron).
     To "denoise", clean activations are put into the corrupted run; to "noise", the other way round.
-    `metric` as in relevance_patching.
+    `metric` is as in relevance_patching.
     """
 
     nodes: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "mlp_out")
@@ -42,12 +42,12 @@ class ActivationPatching(Analysis):
     question: ClassVar[str] = "What does each component carry, exactly?"
     how: ClassVar[str] = (
         "One node at a time takes its activation from the other prompt's run, and only the layers"
-        " behind it are run again. The score is how far the metric moves between its values on the"
-        " two prompts."
+        " behind it are run again."
+        " The score is how far the metric moves between its values on the two prompts."
     )
     caveat: ClassVar[str] = (
-        "A node patched alone says nothing about nodes that do the same work: back-ups hide one"
-        " another."
+        "A node patched alone says nothing about nodes that do the same work:"
+        " back-ups hide one another."
     )
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class ActivationPatching(Analysis):
         return ActivationPatchingResult(self, NodeScores.of(parts, self.nodes))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return at most the blocks behind every node; those equal in both runs are not run."""
+        """Return the blocks behind every node, a bound: nodes equal in both runs are not run."""
         forwards = 2 + forwards_of(model, self.nodes, n_pos=shard.tokens.shape[1])
         n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
         held = model.tokens_at_once() * (12 * model.d_model + model.d_vocab)

@@ -42,10 +42,10 @@ _RESAMPLES = 100
 
 @dataclass(frozen=True)
 class PatchingAgreement(Analysis):
-    """Compare `methods` with exact patching at every node of some kinds; fields as in
-    relevance_patching.
+    """Compare `methods` with exact patching at every node of some kinds.
 
-    `top_k`: how many of the largest nodes are compared.
+    `top_k` is how many of the largest nodes are compared; other fields are those of
+    relevance_patching.
     """
 
     methods: tuple[Method, ...] = ("relevance", "attribution")
@@ -148,9 +148,7 @@ class PatchingAgreementResult(Result):
         return {LEVELS[0]: (whole, again), LEVELS[1]: (alone.mean(), means)}
 
     def plot(self) -> go.Figure:
-        """Draw estimates against exact effects, each averaged over prompts, one panel per kind of
-        node.
-        """
+        """Draw estimates against exact effects, means over prompts, one panel per kind of node."""
         frames = []
         for kind in self.analysis.nodes:
             exact = self.scores.mean(f"exact {kind}").ravel()
@@ -162,8 +160,8 @@ class PatchingAgreementResult(Result):
                     )
                 )
         title = (
-            f"Estimates against exact patching ({self.analysis.metric}, mean over prompts; one"
-            " point a node)"
+            f"Estimates against exact patching ({self.analysis.metric}, mean over prompts;"
+            " one point a node)"
         )
         return scatters_with_diagonal(
             pd.concat(frames), x="exact", y="estimate", groups="method", panels="node", title=title
@@ -180,8 +178,8 @@ class PatchingAgreementResult(Result):
             others = [Compared(name, by_method[name]) for name in by_method if name != method]
             findings.append(
                 Finding(
-                    f"By {method}, scores of {kind} correlate with exact patching at"
-                    f" {correlation:.2f}.",
+                    f"By {method},"
+                    f" scores of {kind} correlate with exact patching at {correlation:.2f}.",
                     correlation,
                     f"Pearson correlation of {method} with exact patching ({kind})",
                     rival=max(others, key=lambda other: other.estimate.value, default=None),

@@ -27,10 +27,9 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.stats.bootstrap import resampled_means
 from interp.stats.estimate import Estimate, estimate_of
-from interp.sweeps.cosines import Write, cosines_of, writes_of
+from interp.sweeps.cosines import SMALLEST_NORM, Write, cosines_of, writes_of
 from interp.tasks.batch import TokenBatch
 
-_EPS = 1e-6
 _RATIO, _COSINE = "norm relative to the stream", "cosine with the stream"
 MEASURES = (
     *(("norm", part) for part in ("stream", "attention", "MLP")),
@@ -43,7 +42,7 @@ MEASURES = (
 class ResidualContribution(Analysis):
     """Measure what each sublayer writes.
 
-    `first_position` False leaves position 0, which is often a sink, out.
+    `first_position` False leaves out position 0, which is often a sink.
     """
 
     first_position: bool = True
@@ -65,10 +64,8 @@ class ResidualContribution(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return per prompt the mean and maximum over positions [batch layer measure].
 
-        With and without position 0.
-
-        "by_position" [batch layer pos measure] is what they are of, for those who look at single
-        prompts.
+        Both are given with and without position 0. "by_position" [batch layer pos measure] has
+        every position, for a look at single prompts.
         """
         layers = [measures_of(writes_of(recording, layer)) for layer in range(recording.n_layers)]
         measures = torch.stack(layers, dim=1)
@@ -113,10 +110,10 @@ def measures_of(writes: Sequence[Write]) -> Float[Tensor, "*tokens measure"]:
     (attn, stream), (mlp, _), _ = writes
     norms = [vector_norm(t, dim=-1) for t in (stream, attn, mlp)]
     ratios = [
-        vector_norm(write, dim=-1) / vector_norm(before, dim=-1).clamp_min(_EPS)
+        vector_norm(write, dim=-1) / vector_norm(before, dim=-1).clamp_min(SMALLEST_NORM)
         for write, before in writes
     ]
-    in_and_out = cosine_similarity(stream, stream + attn + mlp, dim=-1, eps=_EPS)
+    in_and_out = cosine_similarity(stream, stream + attn + mlp, dim=-1, eps=SMALLEST_NORM)
     lengths = torch.stack([*norms, *ratios], dim=-1)
     return torch.cat([lengths, cosines_of(writes), in_and_out[..., None]], dim=-1)
 
@@ -132,8 +129,9 @@ def second_half(mean: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, repr=False)
 class ResidualContributionResult(Result):
-    """Arrays [layer measure] over all prompts; `second_half` is what the second half of the layers
-    writes, relative to the first.
+    """Arrays [layer measure] over all prompts.
+
+    `second_half` is what the second half of the layers writes, relative to the first.
     """
 
     mean: np.ndarray

@@ -1,7 +1,7 @@
-"""The command line: `interp run`, `report`, `view`, …; a command's module has its name.
+"""The command line: `interp run`, `report`, `view`, …; each command's module has its name.
 
-`listing` holds `list`, `look` holds `show` and `diff`, `study` holds `validate`, `report` also
-`schema`.
+But `listing` holds `list`, `look` holds `show` and `diff`, `study` holds `validate`, and `report`
+also holds `schema`.
 """
 
 from interp.cli.program import app, main

@@ -17,7 +17,7 @@ _MARKS = {"ok": "✓", "note": "·", "failed": "✗"}
 def doctor(
     model: Annotated[str, typer.Option(help="Model name, folder or Hugging Face id.")],
     device: Annotated[
-        str, typer.Option(help="cpu, cuda, mps … (default: the best there is)")
+        str, typer.Option(help="cpu, cuda, mps … (default: the best available)")
     ] = "auto",
     dtype: Annotated[
         str, typer.Option(help="float32, bfloat16, float16 (default: the checkpoint's)")

@@ -24,8 +24,8 @@ def show(
     analysis: Annotated[
         str | None, typer.Argument(help="An analysis (ANALYSIS@LABEL for a label's).")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Of this model alone.")] = None,
-    task: Annotated[str | None, typer.Option(help="Of this task alone.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only of this task.")] = None,
     rows: Annotated[int, typer.Option(min=0, help="Rows of each table; 0 for all.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -101,9 +101,7 @@ def _print_frame(frame: "pd.DataFrame", n: int) -> None:
 def diff(
     a: RunArgument,
     b: RunArgument,
-    tolerance: Annotated[
-        float, typer.Option(help="Numbers that differ by no more are called equal.")
-    ] = 1e-5,
+    tolerance: Annotated[float, typer.Option(help="Differences up to this count as equal.")] = 1e-5,
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs: settings, cells, and the numbers of all cells that both have.

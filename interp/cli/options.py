@@ -14,24 +14,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @dataclass
 class Shared:
-    """How errors are shown; `main` gives it to the command line, which fills it in."""
+    """How errors are shown; `main` passes it to the command line, which fills it in."""
 
     as_json: bool = False
     debug: bool = False
 
 
 class Commands(TyperGroup):
-    """The commands; --debug may stand anywhere, and --json counts for a wrong command line too."""
+    """The commands; --debug may stand anywhere, and --json holds even for a wrong command line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Note both before anything is parsed, which may fail; put --debug in front."""
+        """Note both flags before anything is parsed, which may fail, and put --debug in front."""
         shared = ctx.ensure_object(Shared)
         shared.as_json, shared.debug = "--json" in args, "--debug" in args
         words = [word for word in args if word != "--debug"]
         return super().parse_args(ctx, ["--debug", *words] if shared.debug else words)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that is asked for; an interruption is exit status 130."""
+        """Run the requested command; an interruption exits with status 130."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -40,7 +40,7 @@ class Commands(TyperGroup):
 
 
 def complete_runs(incomplete: str) -> list[str]:
-    """Return folders with a run that begin so, for the shell's completion."""
+    """Return folders with a run whose names begin so, for the shell's completion."""
     parent = Path(incomplete).parent if not incomplete.endswith("/") else Path(incomplete)
     runs = [*parent.glob("*/run.json"), *parent.glob("*/*/run.json")]
     folders = sorted(str(path.parent) for path in runs)

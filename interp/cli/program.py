@@ -83,18 +83,14 @@ def _version(is_asked: bool) -> bool:
 def common(
     version: Annotated[  # noqa: ARG001
         bool,
-        typer.Option(
-            "--version", callback=_version, is_eager=True, help="Say which version this is."
-        ),
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
-    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")] = False,
     verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Tell more; -vv everything.")
+        int, typer.Option("--verbose", "-v", count=True, help="Show more; -vv shows everything.")
     ] = 0,
     debug: Annotated[  # noqa: ARG001
-        bool, typer.Option("--debug", help="Show tracebacks; also behind a command.")
+        bool, typer.Option("--debug", help="Show tracebacks; may follow a command too.")
     ] = False,
 ) -> None:
     """Set what every command shares; `Commands` has read `debug`."""

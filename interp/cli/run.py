@@ -62,7 +62,7 @@ Columns = Annotated[
 Space = Annotated[
     str | None, typer.Option(help="Between text and answer: auto (by script), always, never.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, and its cost.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and its cost.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
 
@@ -125,7 +125,7 @@ def _execute(study: "Study", folder: Path, how: dict[str, Any], *, as_json: bool
 
 
 def _progress_on(bars: Progress) -> Callable[[str, int, int], None]:
-    """Return what shows progress: a bar on a terminal, a line now and then elsewhere."""
+    """Return a progress display: a bar on a terminal, a line now and then elsewhere."""
     bar, last = bars.add_task("loading", total=None), time.monotonic()
 
     def update(text: str, done: int, total: int) -> None:
@@ -139,7 +139,7 @@ def _progress_on(bars: Progress) -> Callable[[str, int, int], None]:
 
 
 def _print_cells(cells: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Print one line a cell; one for all of a task where they fail for the same reason."""
+    """Print one line per cell; one for a whole task whose cells fail for the same reason."""
     paths_of: dict[tuple[str, str], list[str]] = {}
     for path, cell in cells.items():
         text = cell.get("summary") or f"{cell['status']}: {cell['error']}"

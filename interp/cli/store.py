@@ -42,11 +42,11 @@ def info(place: Place, as_json: AsJson = False) -> None:
     """
     from interp import store
 
-    found = store.info(place)
+    contents = store.info(place)
     if as_json:
-        say_json(asdict(found, dict_factory=_plain))
+        say_json(asdict(contents, dict_factory=_plain))
         return
-    for m in found.models:
+    for m in contents.models:
         sites, types = len(m.tensors - {"tokens"}), ", ".join(sorted(m.dtypes))
         say(
             f"{m.name or 'unnamed model'} ({m.model[:16]}): {_size(m.bytes)} in {m.shards:,} shards"
@@ -54,14 +54,12 @@ def info(place: Place, as_json: AsJson = False) -> None:
         say(f"    {m.prompts:,} prompts, {m.tokens:,} tokens, {sites} sites, {types}")
         for corpus in sorted(m.corpora):
             say(f"    corpus {corpus}")
-    limit = "no quota" if found.quota is None else f"a quota of {_size(found.quota)}"
-    say(f"{_size(found.bytes)} in {place}, {limit}, kept as {found.dtype or 'computed'}")
-    if found.aside:
-        say(
-            f"{_size(found.aside)} in unfinished files; `interp store prune` removes those that a"
-            " writer left behind"
-        )
-    for problem in found.unreadable:
+    limit = "no quota" if contents.quota is None else f"a quota of {_size(contents.quota)}"
+    say(f"{_size(contents.bytes)} in {place}, {limit}, kept as {contents.dtype or 'computed'}")
+    if contents.aside:
+        unfinished = _size(contents.aside)
+        say(f"{unfinished} in unfinished files; `interp store prune` removes those left behind")
+    for problem in contents.unreadable:
         say(problem)
 
 
@@ -80,8 +78,8 @@ def verify(place: Place, as_json: AsJson = False) -> None:
         for problem in wrong:
             say(problem)
         say(
-            f"{whole} files are whole, {len(wrong)} damaged; what is damaged is computed again when"
-            " it is needed"
+            f"{whole} files are whole, {len(wrong)} damaged;"
+            " what is damaged is computed again when it is needed"
         )
     if wrong:
         raise typer.Exit(1)
@@ -95,14 +93,14 @@ def prune(
     ] = None,
     max_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Least recently used beyond this: 500MB, 20GB."),
+        typer.Option(metavar="SIZE", help="Least recently used beyond this size: 500MB, 20GB."),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Only of this model: its name, or how its fingerprint starts."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -135,7 +133,7 @@ def configure(
     place: Place,
     quota: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="At most this much: 20GB; `none` for no limit."),
+        typer.Option(metavar="SIZE", help="Largest size, such as 20GB; `none` for no limit."),
     ] = None,
     dtype: Annotated[
         str | None,
@@ -171,10 +169,10 @@ def _limit(text: str) -> int | None:
 
 
 def _number(text: str, units: dict[str, Any], needed: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
-    if found is None or found[2] not in units:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in units:
         raise StoreError(f"{text!r} given; {needed} is needed")
-    return float(found[1]) * float(units[found[2]])
+    return float(match[1]) * float(units[match[2]])
 
 
 def _size(n_bytes: int) -> str:
@@ -187,6 +185,6 @@ def _size(n_bytes: int) -> str:
 
 
 def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return fields as JSON can hold them: sets as sorted lists."""
+    """Return fields as JSON can hold them, with sets as sorted lists."""
     sets = (set, frozenset)
     return {key: sorted(value) if isinstance(value, sets) else value for key, value in items}

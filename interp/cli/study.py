@@ -1,4 +1,4 @@
-"""What `interp run` is asked for, from a study file and flags; `interp validate` checks a file."""
+"""What `interp run` is asked for, by a study file and flags; `interp validate` checks a file."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudyFlags:
-    """Flags that override fields of a study of the same names; None where one is not given."""
+    """Flags that override the study's fields of the same names; None where a flag is not given."""
 
     models: Sequence[str] | None = None
     tasks: Sequence[str] | None = None
@@ -34,9 +34,9 @@ class StudyFlags:
 def study_of(
     path: Path | None, flags: StudyFlags, *, analyses: Sequence[str], settings: Sequence[str]
 ) -> "Study":
-    """Return the study of a file and flags.
+    """Return the study that a file and flags describe.
 
-    `analyses` are those to run (all that suit, if neither they nor the file name any), `settings`
+    `analyses` are those to run (if neither they nor the file name any, all that suit), `settings`
     their ANALYSIS.PARAMETER=VALUE. Raises RunError or AnalysisError for what does not exist.
     """
     from interp.runs import Study, find_analyses
@@ -59,7 +59,7 @@ def study_of(
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Return the map of FIELD=COLUMN,… as it is written on the command line."""
+    """Return the map that FIELD=COLUMN,… on the command line describes."""
     pairs = [pair.partition("=") for pair in text.split(",")]
     if not all(field.strip() and column.strip() for field, _, column in pairs):
         raise RunError(
@@ -69,7 +69,7 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def _set(parameters: dict[str, dict[str, Any]], setting: str) -> None:
-    """Give a parameter of one of these analyses the value of ANALYSIS.PARAMETER=VALUE."""
+    """Set a parameter of one of these analyses as ANALYSIS.PARAMETER=VALUE says."""
     from interp.runs.registry import parse_parameter
 
     target, equals, text = setting.partition("=")
@@ -84,9 +84,9 @@ def _set(parameters: dict[str, dict[str, Any]], setting: str) -> None:
 
 
 def read_study(path: Path) -> dict[str, Any]:
-    """Return the fields of a study that a file gives, each of its declared type.
+    """Return the fields that a study file gives, converted to their declared types.
 
-    Raises RunError for a file that is none, and for keys or values that cannot be.
+    Raises RunError if it is not a study file, and for keys or values that cannot be.
     """
     from interp.parameters import coerce
     from interp.runs import Study

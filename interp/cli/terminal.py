@@ -20,7 +20,7 @@ def say(text: str) -> None:
 
 
 def note(text: str, *, style: str | None = None) -> None:
-    """Print to stderr what is no result."""
+    """Print to stderr what is not a result."""
     err.print(text, style=style, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -30,7 +30,7 @@ def say_json(value: Any) -> None:
 
 
 def set_verbosity(*, is_quiet: bool, verbose: int) -> None:
-    """Keep stderr silent but for errors, or let it tell more: 1 what a run does, 2 everything."""
+    """Show on stderr only errors, or more: 1 what a run does, 2 everything."""
     err.quiet = is_quiet
     logger = logging.getLogger("interp")
     for handler in [h for h in logger.handlers if isinstance(h, RichHandler)]:

@@ -1,4 +1,4 @@
-"""`interp view` opens the viewer of a folder of runs."""
+"""`interp view` opens the viewer on a folder of runs."""
 
 import signal
 import sys
@@ -17,7 +17,7 @@ def view(
         int | None, typer.Option(help="Port (default: the first free one from 8501 on).")
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Where to listen; other machines reach it only if this says so.")
+        str, typer.Option(help="Address to listen on; by default only this machine can connect.")
     ] = "localhost",
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Open no browser.")] = False,
     page: Annotated[

@@ -22,7 +22,7 @@ _FEW = 20  # points, up to which Plotly marks each of a line that says nothing e
 
 @dataclass(frozen=True)
 class PixelAxis:
-    """Where values stand along an axis of `length` pixels; words stand in order, 0, 1, …"""
+    """Where values stand along an axis of `length` pixels; words stand in order at 0, 1, …"""
 
     names: tuple[str, ...]
     low: float
@@ -70,7 +70,7 @@ class Panel:
 
 
 def svg_of(figure: Figure) -> str:
-    """Return the first panels of a figure; nothing if it has none that can be drawn here.
+    """Return the first panels of a figure as SVG; "" if none of them can be drawn here.
 
     Heatmaps, lines, bands, points, bars and boxes are drawn.
     """
@@ -110,7 +110,7 @@ def _panels(figure: Figure) -> Iterator[Panel]:
 
 
 def _complete(trace: Trace) -> Trace:
-    """Give a trace the coordinates that Plotly takes where it names none: 0, 1, …"""
+    """Give a trace the coordinates that Plotly assumes where there are none: 0, 1, …"""
     values = trace.get("z") if trace.get("type") == "heatmap" else trace.get("y")
     if trace.get("type") in _DRAWN and values is not None:
         of = {"x": 1, "y": 0} if trace["type"] == "heatmap" else {"x": 0}
@@ -123,7 +123,7 @@ def _complete(trace: Trace) -> Trace:
 
 
 def _has_numbers(trace: Trace) -> bool:
-    """Tell whether there is anything to draw of a trace."""
+    """Tell whether a trace has anything to draw."""
     values = trace.get("z") if trace.get("type") == "heatmap" else trace.get("y")
     if trace.get("type") not in _DRAWN or values is None:
         return False
@@ -134,7 +134,7 @@ def _has_numbers(trace: Trace) -> bool:
 
 
 def _axis(traces: list[Trace], of: str, layout: dict[str, Any]) -> PixelAxis:
-    """Return the axis that all of these traces fit on."""
+    """Return an axis that all of these traces fit on."""
     names = _names((trace[of] for trace in traces), is_forced=layout.get("type") == "category")
     is_log = layout.get("type") == "log"
     length = _WIDTH if of == "x" else _HEIGHT
@@ -155,7 +155,7 @@ def _axis(traces: list[Trace], of: str, layout: dict[str, Any]) -> PixelAxis:
 
 
 def _names(values: Iterable[Any], *, is_forced: bool) -> tuple[str, ...]:
-    """Return the words along an axis in order; nothing if all of its values are numbers."""
+    """Return the words along an axis in order; none if all of its values are numbers."""
     known, are_words = dict[str, None](), is_forced
     for column in values:
         try:
@@ -167,7 +167,7 @@ def _names(values: Iterable[Any], *, is_forced: bool) -> tuple[str, ...]:
 
 
 def _step(values: Values) -> float:
-    """Return the smallest distance between two different values; 1 of one alone."""
+    """Return the smallest distance between two different values; 1 if there is only one."""
     steps = np.diff(np.unique(values[np.isfinite(values)]))
     return float(steps.min()) if len(steps) else 1.0
 
@@ -250,7 +250,7 @@ def _bars(trace: Trace, panel: Panel) -> Iterator[str]:
 
 
 def _boxes(trace: Trace, panel: Panel) -> Iterator[str]:
-    """Draw quartiles and median, and whiskers that reach to at most 1.5 boxes beyond."""
+    """Draw quartiles and median, and whiskers that reach at most 1.5 boxes beyond them."""
     left, width = _slot(trace, panel)
     places, values = panel.x.numbers(trace["x"]), panel.y.numbers(trace["y"])
     colour = _colour(trace)
@@ -273,7 +273,7 @@ def _boxes(trace: Trace, panel: Panel) -> Iterator[str]:
 
 
 def _slot(trace: Trace, panel: Panel) -> tuple[float, float]:
-    """Return where, from its place on, a bar or box begins, and how wide it is, in pixels."""
+    """Return where a bar or box begins, relative to its place, and its width, in pixels."""
     same = [each for each in panel.traces if each["type"] == trace["type"]]
     step = min(_step(panel.x.numbers(each["x"])) for each in same)
     room = abs(float(np.diff(panel.x.at(np.array([0.0, step])))[0])) * 0.8

@@ -36,7 +36,7 @@ def heatmap(
 ) -> None:
     """Draw a grid [y x] in a panel; NaN is left blank.
 
-    `x` and `y` name the axes, the latter only left of the first column; `trace` goes to Plotly.
+    `x` and `y` name the axes (`y` only on the first column); `trace` goes to Plotly.
     """
     row, col = at
     figure.add_heatmap(**_cells(grid, x=x, y=y, **trace), row=row, col=col)
@@ -47,7 +47,7 @@ def heatmap(
 
 
 def _cells(grid: np.ndarray, *, x: str, y: str, value: str = "%{z:.3f}", **trace: Any) -> Any:
-    """Return a heatmap trace; `value` is what the pointer is told behind the names of the axes."""
+    """Return a heatmap trace; `value` is what hovering shows after the names of the axes."""
     hover = f"{y} %{{y}}<br>{x} %{{x}}<br>{value}<extra></extra>"
     given = {"colorscale": "Cividis", "hoverongaps": False, "hovertemplate": hover, **trace}
     return {"z": grid.astype(np.float32), **given}
@@ -107,7 +107,7 @@ def lines_over_depth(
 
 
 def _band(rows: pd.DataFrame, x: str, colour: str) -> dict[str, Any]:
-    """Return a trace that fills what lies between `low` and `high`."""
+    """Return a trace that fills the area between `low` and `high`."""
     return {
         "x": np.concatenate([rows[x], rows[x][::-1]]),
         "y": np.concatenate([rows["high"], rows["low"][::-1]]).astype(np.float32),
@@ -121,7 +121,7 @@ def _band(rows: pd.DataFrame, x: str, colour: str) -> dict[str, Any]:
 
 
 def _panels_over_one(names: Iterable[str], below: str, **layout: Any) -> go.Figure:
-    """Return a figure of panels side by side, and one below that is as wide as all of them."""
+    """Return a figure of panels side by side, with one panel of full width below."""
     titles = [*names, below]
     n_cols = max(len(titles) - 1, 1)
     wide: list[dict[str, int] | None] = [{"colspan": n_cols}, *[None] * (n_cols - 1)]

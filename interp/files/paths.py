@@ -1,11 +1,11 @@
-"""Where the library's own data live: the shipped models and the built-in prompts."""
+"""Where the library's own data are: the shipped models and the built-in prompts."""
 
 import os
 from pathlib import Path
 
 
 def data_folder() -> Path:
-    """Return the folder with `zoo/` and `tasks/`: in the package, or beside it in a clone."""
+    """Return the folder with `zoo/` and `tasks/`: in the package, or next to it in a clone."""
     package = Path(__file__).parents[1]
     installed = package / "_data"
     return installed if installed.is_dir() else package.parent / "data"
@@ -23,5 +23,5 @@ def shipped_tasks() -> dict[str, Path]:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what is fetched: `interp` in XDG_CACHE_HOME or ~/.cache."""
+    """Return the folder for fetched files: `interp` in XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interp"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and tell when they were damaged."""
+"""Files that are written whole or not at all, and whose damage is noticed."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from interp.errors import RunError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file aside, flush it, and rename it: what has a name is whole.
+    """Write a file under another name, flush it, and rename it: a file with its name is whole.
 
     An OSError names the file.
     """
@@ -40,7 +40,7 @@ def digest_of(content: bytes) -> str:
 
 
 def write_json(path: Path, value: dict[str, Any], *, indent: int | None = 1) -> None:
-    """Write a JSON object atomically, with a hash of what it says; raise RunError if it cannot."""
+    """Write a JSON object atomically, with a hash of its content; raise RunError if that fails."""
     whole = value | {"digest": _digest(value)}
     try:
         write_atomically(path, json.dumps(whole, indent=indent, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Models: found, loaded, recorded."""
+"""Models: loaded by name, fed with prompts, recorded."""
 
 from interp.models.loading import load_model
 from interp.models.model import Model

@@ -1,4 +1,4 @@
-"""What the store holds of one batch of prompts, seen as the clean activations of a recording."""
+"""The store's activations of one batch of prompts, as a recording reads and writes them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class BatchStore:
     check: Callable[[], None]
 
     def read(self, site: Site) -> Tensor | None:
-        """Return a clean activation [batch pos d_model] if all prompts have it stored."""
+        """Return a clean activation [batch pos d_model] if it is stored for all prompts."""
         rows = self.store.read(self.keys, stored_name(site))
         if rows is None:
             return None
@@ -37,7 +37,7 @@ class BatchStore:
         return torch.stack(rows).to(self.tokens.device, self.dtype)
 
     def keep(self, clean: Mapping[Site, Tensor]) -> None:
-        """Write a whole clean pass; a prompt that is there twice is written once."""
+        """Write a whole clean pass; repeated prompts are written once."""
         rows = list({key: row for row, key in enumerate(self.keys)}.values())
         n_pos = self.tokens.shape[1]
         tensors = {stored_name(site): tensor[rows].flatten(0, 1) for site, tensor in clean.items()}
@@ -46,7 +46,7 @@ class BatchStore:
 
 
 def context_of(model: "Model") -> list[str]:
-    """Return all that a prompt's activations depend on beside its tokens, as it is now."""
+    """Return all that a prompt's activations depend on besides its tokens, as it is now."""
     minor = [
         ".".join(version.split(".")[:2])
         for version in (torch.__version__, transformers.__version__)

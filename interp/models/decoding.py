@@ -1,5 +1,4 @@
-"""Which token comes next: the likeliest or a drawn one, under what a checkpoint's
-`generation_config` asks for.
+"""Choosing the next token: greedily or by sampling, under a checkpoint's `generation_config`.
 
 Penalties, forbidden and forced tokens and truncated distributions are transformers' own logits
 processors. Every prompt is judged on its own tokens, and drawn for from its own random numbers, so
@@ -40,8 +39,7 @@ _OTHERS: dict[str, tuple[Any, ...]] = {
 
 
 class Chooser:
-    """Chooses the next token of prompts with these token ids, greedily (temperature 0) or by
-    sampling.
+    """Chooses the next token of prompts, greedily (temperature 0) or by sampling.
 
     Sampling takes the temperature given here, and what else the checkpoint asks for (top_k, top_p,
     min_p, …); what it does not ask for is not added. One `seed` serves all prompts, or each has its
@@ -72,9 +70,7 @@ class Chooser:
             self._groups.append((chosen, tokens, processors))
 
     def __call__(self, new: Tensor, logits: Tensor) -> Tensor:
-        """Return the next token [batch] behind the new tokens [batch new] so far, from logits
-        [batch d_vocab].
-        """
+        """Return the next token [batch] after `new` [batch new], from logits [batch d_vocab]."""
         scores = logits.clone()
         for rows, tokens, processors in self._groups:
             if processors:
@@ -90,9 +86,7 @@ class Chooser:
 
 
 def refuse_decoding(module: Any) -> None:
-    """Raise ModelError, naming it, for what a checkpoint's `generation_config` asks for and no
-    single token can obey.
-    """
+    """Raise ModelError, naming it, for a generation setting that single tokens cannot obey."""
     config = module.generation_config
     for name, nothing in _OTHERS.items():
         value = getattr(config, name, None)
@@ -109,9 +103,7 @@ def ending_tokens(module: Any) -> list[int]:
 
 
 def padding_token(module: Any, tokenizer: Any) -> int:
-    """Return what stands behind a response that has ended, as in transformers: the padding token,
-    or what ends responses.
-    """
+    """Return what pads an ended response, as in transformers: the padding token or an end token."""
     named = [*_ids(getattr(module.generation_config, "pad_token_id", None)), *ending_tokens(module)]
     named += _ids(getattr(tokenizer, "pad_token_id", None))
     n_vocab = int(module.get_input_embeddings().weight.shape[0])
@@ -147,9 +139,7 @@ def _processors(module: Any, tokens: Tensor, max_length: int, temperature: float
 
 
 def _randoms(rows: Sequence[Sequence[int]], seed: int | Sequence[int]) -> list[torch.Generator]:
-    """Return random numbers for each prompt that depend on its seed, its tokens and how often it
-    came before.
-    """
+    """Return random numbers per prompt, from its seed, its tokens and how often it came before."""
     seeds = [seed] * len(rows) if isinstance(seed, int) else [*seed]
     seen: Counter[str] = Counter()
     randoms = []

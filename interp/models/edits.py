@@ -1,4 +1,4 @@
-"""What changes and what keeps an activation while a model runs."""
+"""Edits of an activation while a model runs, and what a capture keeps of it."""
 
 from typing import Protocol, runtime_checkable
 
@@ -16,9 +16,7 @@ class Edit(Protocol):
 
 
 class Leaf:
-    """Starts the graph of a backward pass: parameters need no gradient, what follows this residual
-    does.
-    """
+    """Starts the graph of a backward pass: the gradient is taken from this residual on."""
 
     @staticmethod
     def edit(activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:  # noqa: ARG004
@@ -30,5 +28,5 @@ Edits = dict[Site, list[Edit]]
 
 
 def kept(activation: Tensor) -> Tensor:
-    """Return what a capture keeps: a copy, or the tensor in the graph where there is one."""
+    """Return what a capture keeps: a copy, or the tensor itself where there is a graph."""
     return activation if activation.requires_grad else activation.clone()

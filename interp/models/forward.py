@@ -1,5 +1,6 @@
-"""One forward pass with captures and interventions: block sites on the stock modules, inner sites
-through the bridge.
+"""One forward pass with captures and interventions.
+
+Block sites are hooked on the stock modules, inner sites on TransformerLens's bridge.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +23,7 @@ Hook = tuple[str, Callable[..., Any]]  # a hook point of the bridge, and what is
 
 @dataclass
 class RuleHooks:
-    """Hooks that carry out rules: what watches comes behind all edits of a pass, what changes comes
-    before them.
-    """
+    """Hooks that carry out rules: observers run after a pass's edits, the others before them."""
 
     changing: list[Hook] = field(default_factory=list)
     watching: list[Hook] = field(default_factory=list)
@@ -61,7 +60,7 @@ def stock_hooks(
 def _place(
     site: Site, edits: Edits, capture: set[Site], into: dict[Site, Tensor], resid: dict[str, Tensor]
 ) -> Place:
-    """Return what happens to the activation at a site: it is edited, and kept."""
+    """Return what happens to the activation at a site: it is edited, then captured."""
     interventions, is_kept = edits.get(site, ()), site in capture
 
     def at(activation: Tensor) -> Tensor:
@@ -142,7 +141,7 @@ class _LayerHooks:
 
 
 def _through(stream: Tensor, resid_pre: Tensor, write: Tensor) -> Tensor:
-    """Return what was written, bit for bit, in a graph that leads through the stream behind it."""
+    """Return exactly what was written, with a graph that leads through the stream behind it."""
     added = stream - resid_pre
     return write.detach() + (added - added.detach())
 
@@ -157,9 +156,7 @@ def bridge_forward(
     into: dict[Site, Tensor],
     rules: RuleHooks = NO_RULES,
 ) -> Tensor:
-    """Run TransformerLens's bridge with edits and captures at any site, behind the hooks of
-    `rules`; return logits.
-    """
+    """Return the bridge's logits of a pass with edits and captures at any site, under `rules`."""
     extra = {} if mask is None else {"attention_mask": mask.long()}
     with bridge_hooks(bridge, edits, capture, into=into, rules=rules):
         logits: Tensor = bridge(tokens, **extra)
@@ -210,11 +207,11 @@ class _BridgePlaces:
     resid: dict[int, Tensor] = field(default_factory=dict)
 
     def remember(self, activation: Tensor, hook: Any, *, layer: int) -> None:
-        """Hold the residual that a layer reads."""
+        """Keep the residual that a layer reads."""
         self.resid[layer] = activation
 
     def at(self, activation: Tensor, hook: Any, *, site: Site) -> Tensor:
-        """Return what goes on from a site."""
+        """Return the activation that goes on from a site."""
         for intervention in self.edits.get(site, ()):
             activation = intervention.edit(activation, self.resid.get(site.layer))
         if site in self.capture:
@@ -222,7 +219,7 @@ class _BridgePlaces:
         return activation
 
     def at_mid(self, write: Tensor, hook: Any, *, site: Site) -> Tensor:
-        """Return what attention must write for the stream behind it to be as edited."""
+        """Return what attention must write so that the stream behind it is as edited."""
         pre = self.resid[site.layer]
         stream = self.at(pre + write, hook, site=site)
         if site in self.edits:

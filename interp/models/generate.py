@@ -1,5 +1,6 @@
-"""Greedy and sampled decoding with a K/V cache, in which prompts, responses or both are intervened
-on and captured.
+"""Greedy and sampled decoding with a K/V cache, with interventions and captures.
+
+Prompts, responses or both can be intervened on and captured.
 
 Prompts are padded on the left, so that all responses grow at the same place; positions are counted
 per prompt. Plans and captures keep the layout of the batch that was given (padding on the right,
@@ -33,8 +34,7 @@ _KEYS_TOO = ("pattern", "attn_scores")
 
 @dataclass(frozen=True)
 class Generation:
-    """Prompts and their responses [batch pos], in the layout of the batch: each prompt, its
-    padding, its response.
+    """Prompts and responses [batch pos], laid out as in the batch: prompt, padding, response.
 
     `mask` is False on padding and behind the token that ended a response; `prompt` and `response`
     are the spans of both in `tokens`, `mask` and the captured activations. Nothing is captured at
@@ -53,9 +53,7 @@ class Generation:
 
 @dataclass(frozen=True, eq=False)
 class _Turned:
-    """An intervention whose positions, and the positions of what it edits, are turned by each
-    prompt's padding.
-    """
+    """An intervention whose positions, and those of what it edits, are shifted by the padding."""
 
     intervention: Edit
     turn: Callable[[Tensor, bool], Tensor]
@@ -69,9 +67,7 @@ class _Turned:
 
 @dataclass
 class Generator:
-    """Runs the passes of one generation: `module` is the stock model, or the bridge's where inner
-    sites are concerned.
-    """
+    """Runs the passes of one generation; `module` is the stock model, or the bridge's."""
 
     module: Any
     blocks: Sequence[Block]
@@ -106,16 +102,16 @@ class Generator:
             return
         if self.phase == "decode":
             raise SiteError(
-                f"{site}: positions {_short(positions)} given for decoding; they are those of the"
-                " prompt"
+                f"{site}: positions {_short(positions)} given for decoding;"
+                " they are those of the prompt"
             )
         for prompt, length, row in zip(
             self.batch.prompts, self.lengths.tolist(), _per_prompt(positions, self), strict=True
         ):
             if bad := [pos for pos in row if not 0 <= pos < length]:
                 raise SiteError(
-                    f"position {bad[0]} of {site} asked for; the last token of prompt {prompt.id!r}"
-                    f" is at {length - 1}"
+                    f"position {bad[0]} of {site} asked for;"
+                    f" the last token of prompt {prompt.id!r} is at {length - 1}"
                 )
 
     def run(self, *, max_new_tokens: int, choose: Chooser, pad: int) -> Generation:
@@ -190,9 +186,7 @@ class Generator:
         return stock_hooks(self.blocks, edits, self.capture, into=into)
 
     def _edits(self, *, is_prefill: bool) -> Edits:
-        """Return what is edited in one pass; named positions are those of the prompt, so they are
-        edited there only.
-        """
+        """Return the edits of one pass; named positions are the prompt's, and edited only there."""
         if self.phase == ("decode" if is_prefill else "prefill"):
             return {}
         if is_prefill:
@@ -210,15 +204,13 @@ class Generator:
         }
 
     def _turn_at(self, site: Site) -> Callable[[Tensor, bool], Tensor]:
-        """Return what turns an activation between the batch's layout and the padded one."""
+        """Return a function that moves an activation between the batch's and the padded layout."""
         if site.kind in _KEYS_TOO:
             return lambda t, to_left: self._turn(self._turn(t, to_left, axis=2), to_left, axis=3)
         return self._turn
 
     def _turn(self, tensor: Tensor, to_left: bool, axis: int = 1) -> Tensor:
-        """Turn each prompt's positions, so that its padding is on the left, or (False) again on the
-        right.
-        """
+        """Rotate each prompt's positions: its padding to the left, or (False) back to the right."""
         if not self.batch.is_padded:
             return tensor
         index = self._left if to_left else self._right

@@ -1,6 +1,4 @@
-"""From a name to a model: shipped, in a local folder, from the Hugging Face hub, or already in
-memory.
-"""
+"""From a name to a model: shipped, in a local folder, on the Hugging Face hub, or in memory."""
 
 import json
 from difflib import get_close_matches
@@ -76,9 +74,7 @@ def load_model(
 
 
 def check_dtype(dtype: object) -> str:
-    """Return the name of a type, given as such or as torch's; raise ModelError for one that models
-    are not loaded as.
-    """
+    """Return the name of a type (a string or torch's); raise ModelError if none loads as that."""
     name = str(dtype).removeprefix("torch.")
     if name != "auto" and name not in _DTYPES:
         raise ModelError(unknown("dtype", name, ["auto", *_DTYPES]))
@@ -92,40 +88,40 @@ def _folder(path: str | Path | None) -> Path | str | None:
 def _in_memory(
     module: nn.Module, tokenizer: Any, store: Path | str | None, *, device: str, dtype: str
 ) -> Model:
-    """Return the model of a module or bridge, which stays as it is; raise ModelError where it would
-    have to be another.
-    """
+    """Return the model of a module or bridge, unchanged; raise ModelError if it has to change."""
     if hasattr(module, "_orig_mod"):  # what torch.compile returns
         module = module._orig_mod  # type: ignore[assignment]
     is_bridge = type(module).__name__ == "TransformerBridge"
     stock = stock_model(module) if is_bridge else module
     if hasattr(stock, "merge_and_unload"):
         raise ModelError(
-            f"a {type(stock).__name__} with adapters given; give what its merge_and_unload()"
-            " returns"
+            f"a {type(stock).__name__} with adapters given;"
+            " give what its merge_and_unload() returns"
         )
     if not isinstance(stock, PreTrainedModel):
         raise ModelError(
-            f"a {type(stock).__name__} given; a name, a transformers model or a TransformerBridge"
-            " is needed"
+            f"a {type(stock).__name__} given;"
+            " a name, a transformers model or a TransformerBridge is needed"
         )
     _refuse_other_form(stock, device=device, dtype=dtype)
-    beside = partial(load_model, device=str(stock.device), dtype=dtype, store=store)
+    load_another = partial(load_model, device=str(stock.device), dtype=dtype, store=store)
     if is_bridge:
         name = f"bridge of {type(module.original_model).__name__}"
-        return Model(name, stock, tokenizer or module.tokenizer, store, beside).seen_through(module)
-    return Model(stock.config.name_or_path or type(stock).__name__, stock, tokenizer, store, beside)
+        return Model(name, stock, tokenizer or module.tokenizer, store, load_another).seen_through(
+            module
+        )
+    return Model(
+        stock.config.name_or_path or type(stock).__name__, stock, tokenizer, store, load_another
+    )
 
 
 def _refuse_other_form(module: PreTrainedModel, *, device: str, dtype: str) -> None:
-    """Raise ModelError if a module is not of this type, or not on this device: it is its owner's
-    and is not converted.
-    """
+    """Raise ModelError if a module has another type or device: it is its owner's to convert."""
     if dtype != "auto" and module.dtype != _DTYPES[dtype]:
         has = str(module.dtype).removeprefix("torch.")
         raise ModelError(
-            f"dtype={dtype!r} asked of a module that is {has}; convert it first:"
-            f" module.to(torch.{dtype})"
+            f"dtype={dtype!r} asked of a module that is {has};"
+            f" convert it first: module.to(torch.{dtype})"
         )
     asked = None if device == "auto" else torch.device(device)
     if asked is not None and (asked.type, asked.index or 0) != (
@@ -133,15 +129,13 @@ def _refuse_other_form(module: PreTrainedModel, *, device: str, dtype: str) -> N
         module.device.index or 0,
     ):
         raise ModelError(
-            f"device={device!r} asked of a module on {module.device}; move it first:"
-            f" module.to({device!r})"
+            f"device={device!r} asked of a module on {module.device};"
+            f" move it first: module.to({device!r})"
         )
 
 
 def locate(name: str) -> str:
-    """Return the folder or hub id behind a name; raise ModelError for a name, file or folder that
-    cannot be one.
-    """
+    """Return the folder or hub id of a name; raise ModelError if it cannot name a model."""
     shipped, path = shipped_models(), Path(name)
     if name in shipped:
         return str(shipped[name])
@@ -154,8 +148,8 @@ def locate(name: str) -> str:
     if not path.is_dir() and (
         path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     ):
-        there_is = f"{_shipped(name)}, a hub id (owner/name), or a folder"
-        raise UnknownModelError(f"there is no folder {name}{_nearest(name)}; {there_is}")
+        what_there_is = f"{_shipped(name)}, a hub id (owner/name), or a folder"
+        raise UnknownModelError(f"there is no folder {name}{_nearest(name)}; {what_there_is}")
     if path.is_dir() and not (path / _ADAPTER).is_file():
         _refuse_without_weights(path)
     return name
@@ -164,13 +158,13 @@ def locate(name: str) -> str:
 def _fetched(name: str) -> str:
     if Path(name).is_dir():
         raise ModelError(
-            f"{name} is a model that `interp get` fetches, and a folder here; ./{name} means the"
-            " folder"
+            f"{name} is a model that `interp get` fetches, and a folder here;"
+            f" ./{name} means the folder"
         )
     if not is_there(name):
         raise UnknownModelError(
-            f"{name} ({FETCHED[name].about}) is not on this machine; `interp get {name}` fetches it"
-            " once"
+            f"{name} ({FETCHED[name].about}) is not on this machine;"
+            f" `interp get {name}` fetches it once"
         )
     return str(folder_of(name))
 
@@ -184,16 +178,16 @@ def _refuse_without_weights(folder: Path) -> None:
             f"folder {folder} has no config.json; a Hugging Face model folder is needed"
         )
     if not weights:
-        there_is = ", ".join(sorted(path.name for path in folder.iterdir()))
-        raise ModelError(f"folder {folder} has no weights; there is {there_is}")
+        what_there_is = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise ModelError(f"folder {folder} has no weights; there is {what_there_is}")
 
 
 def _instead_of(path: Path) -> str:
     """Return what to give instead of a single file."""
     if not path.exists():
         return (
-            f"there is no file {path}{_nearest(str(path))}; a model is a folder with config.json"
-            " and weights"
+            f"there is no file {path}{_nearest(str(path))};"
+            " a model is a folder with config.json and weights"
         )
     if path.suffix == ".gguf":
         known = [
@@ -201,12 +195,12 @@ def _instead_of(path: Path) -> str:
         ]
         if known:
             return (
-                f"{path} is a GGUF file; `interp get {known[0]} --from {path}`, then give"
-                f" {known[0]}"
+                f"{path} is a GGUF file;"
+                f" `interp get {known[0]} --from {path}`, then give {known[0]}"
             )
         return (
-            f"{path} is a GGUF file, which is not read; give the Hugging Face folder of the model"
-            " it was made from"
+            f"{path} is a GGUF file, which is not read;"
+            " give the Hugging Face folder of the model it was made from"
         )
     if (path.parent / "config.json").is_file():
         return f"{path} is one file; give the folder with config.json that it is in: {path.parent}"
@@ -214,10 +208,10 @@ def _instead_of(path: Path) -> str:
 
 
 def _nearest(name: str) -> str:
-    """Return a hint at the folder or file beside a path that is called most alike."""
+    """Return a hint at the file or folder next to a path with the most similar name."""
     path = Path(name).expanduser()
-    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    nearest = get_close_matches(path.name, beside, n=1)
+    neighbours = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    nearest = get_close_matches(path.name, neighbours, n=1)
     return f"; did you mean {path.parent / nearest[0]}?" if nearest else ""
 
 
@@ -228,8 +222,8 @@ def _load_module(
     is_adapter = (Path(source) / _ADAPTER).is_file()
     if revision is not None and Path(source).is_dir() and not is_adapter:
         raise ModelError(
-            f"revision={revision!r} asked of the folder {source}; revisions are for models of"
-            " the hub"
+            f"revision={revision!r} asked of the folder {source};"
+            " revisions are for models of the hub"
         )
     load = _load_merged if is_adapter else _load
     module = load(source, revision=revision, dtype=dtype, **how)
@@ -261,23 +255,23 @@ def _load(
 
 
 def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -> ModelError:
-    """Return, in one line, what is wrong with a checkpoint, and what to do about it."""
+    """Return, in one line, what is wrong with a checkpoint and what to do about it."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
-    said = next(
+    reason = next(
         (line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__
     )
     if any(isinstance(each, GatedRepoError) for each in chain):
         return ModelError(
-            f"model {source!r} is gated; accept its terms at https://huggingface.co/{source}, then"
-            " run `hf auth login`"
+            f"model {source!r} is gated;"
+            f" accept its terms at https://huggingface.co/{source}, then run `hf auth login`"
         )
     if any(isinstance(each, OfflineModeIsEnabled | LocalEntryNotFoundError) for each in chain):
         why = "the hub cannot be asked (HF_HUB_OFFLINE, or no network)"
         return UnknownModelError(
-            f"model {source!r} is not in the local cache and {why}; there is no such"
-            f" folder{_nearest(source)}"
+            f"model {source!r} is not in the local cache and {why};"
+            f" there is no such folder{_nearest(source)}"
         )
     if any(isinstance(each, RepositoryNotFoundError) for each in chain):
         return UnknownModelError(
@@ -286,12 +280,12 @@ def _why_not_loaded(source: str, error: Exception, *, trust_remote_code: bool) -
         )
     if "trust_remote_code" in str(error) and not trust_remote_code:
         return ModelError(
-            f"model {source!r} brings its own code; read it, then allow it by trust_remote_code"
-            " (--trust-remote-code)"
+            f"model {source!r} brings its own code;"
+            " read it, then allow it by trust_remote_code (--trust-remote-code)"
         )
     if Path(source).is_dir() or isinstance(error, ImportError):
-        return ModelError(f"model {source!r} cannot be loaded ({said})")
-    return ModelError(f"model {source!r} cannot be loaded ({said}); {_shipped(source)}")
+        return ModelError(f"model {source!r} cannot be loaded ({reason})")
+    return ModelError(f"model {source!r} cannot be loaded ({reason}); {_shipped(source)}")
 
 
 def _shipped(name: str) -> str:
@@ -310,8 +304,8 @@ def _refuse_other_keys(source: str, info: dict[str, Any]) -> None:
         if keys:
             first = min(map(str, keys))
             raise ModelError(
-                f"{source} {what} {len(keys)} weights (first: {first}); config.json and weights"
-                " differ"
+                f"{source} {what} {len(keys)} weights (first: {first});"
+                " config.json and weights differ"
             )
 
 
@@ -339,9 +333,7 @@ def _load_merged(source: str, **how: Any) -> PreTrainedModel:
 
 
 def _load_tokenizer(source: str, *, revision: str | None, trust_remote_code: bool) -> Any:
-    """Return a checkpoint's tokenizer, or None if it brings none; raise ModelError for one that
-    cannot be loaded.
-    """
+    """Return a checkpoint's tokenizer, None without one; raise ModelError if it does not load."""
     adapter = Path(source) / _ADAPTER
     if adapter.is_file() and not _tokenizer_files(source):
         source = json.loads(adapter.read_text())["base_model_name_or_path"]
@@ -354,15 +346,13 @@ def _load_tokenizer(source: str, *, revision: str | None, trust_remote_code: boo
             error, EntryNotFoundError
         ):
             return None
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"the tokenizer of {source} cannot be loaded ({said})") from None
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"the tokenizer of {source} cannot be loaded ({reason})") from None
     return tokenizer if has_words(tokenizer) else None
 
 
 def _given(tokenizer: Any) -> Any:
-    """Return a tokenizer that was given, or None for one without words; raise ModelError for what
-    is none.
-    """
+    """Return a given tokenizer, None for one without words; raise ModelError for anything else."""
     if tokenizer is None:
         return None
     if not callable(tokenizer):
@@ -378,9 +368,7 @@ def _tokenizer_files(folder: str) -> list[Path]:
 
 
 def has_words(tokenizer: Any) -> bool:
-    """Tell whether a tokenizer knows more than special tokens: where there are no files,
-    transformers makes an empty one.
-    """
+    """Tell whether a tokenizer has more than special tokens; transformers makes empty ones."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     special = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
     return bool({*tokenizer.get_vocab()} - special)

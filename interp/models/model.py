@@ -1,4 +1,4 @@
-"""A causal language model: what it is, what it reads, what it computes, how it is recorded."""
+"""A causal language model: its modules, its tokenizer, its passes and its recordings."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -61,12 +61,12 @@ def _runs(method: Callable[Concatenate["Model", P], R]) -> Callable[Concatenate[
 
 @dataclass(eq=False, repr=False)
 class Model:
-    """A Hugging Face causal LM, unchanged, and TransformerLens's names for its places.
+    """A Hugging Face causal LM, unchanged, with TransformerLens's names for its places.
 
-    While something runs (see `running`) the module is in eval mode, uncompiled, and its weights
-    want no gradient; then it is as it was. Its weights may change between calls: what was recorded
-    before is then refused, what is stored is not read. `store_folder` is a string where it is a
-    URL; `load_another` loads models by name, as this one was loaded.
+    While something runs (see `running`), the module is in eval mode and uncompiled, and its weights
+    require no gradient; afterwards it is as before. Its weights may change between calls: earlier
+    recordings are then refused, and stored activations are not read. `store_folder` is a string
+    where it is a URL; `load_another` loads models by name, as this one was loaded.
     """
 
     name: str
@@ -151,7 +151,7 @@ class Model:
 
     @property
     def store(self) -> ActivationStore | None:
-        """Return the store of clean activations of the weights as they are now, if it keeps any."""
+        """Return the store of clean activations for the current weights, or None."""
         if self.store_folder is None:
             return None
         if self._store is None or self._store.model != self.fingerprint:
@@ -160,7 +160,7 @@ class Model:
 
     @property
     def not_stored(self) -> str:
-        """Return why nothing this model computes is kept in a store; empty if it may be."""
+        """Return why nothing this model computes is kept in a store; "" if it may be."""
         replaced = replaced_forwards([*self.module.modules()])
         return f"forward of {', '.join(dict.fromkeys(replaced))} was replaced" if replaced else ""
 
@@ -172,7 +172,7 @@ class Model:
         """
         if self.load_another is None:
             raise ModelError(
-                f"{self.name!r} was not loaded by load_model, which would load {name!r} beside it"
+                f"{self.name!r} was not loaded by load_model, so it cannot load {name!r}"
             )
         key = f"model {name}"
         if key not in self.running.memo:
@@ -181,13 +181,13 @@ class Model:
         return other
 
     def keys(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the keys in a store of prompts with these token ids."""
+        """Return the store's keys for prompts with these token ids."""
         context = context_of(self)
         return [prompt_key(context, row) for row in rows]
 
     @property
     def bridge(self) -> Any:
-        """Return TransformerLens's TransformerBridge over the same weights, built if needed."""
+        """Return TransformerLens's TransformerBridge over the same weights, built on first use."""
         with self.running:
             weights = self.fingerprint
             if self._bridge is None or self._bridge[0] != weights:
@@ -200,9 +200,9 @@ class Model:
         return self._bridge[1]
 
     def seen_through(self, bridge: Any) -> "Model":
-        """Let a TransformerBridge of the same weights be this model's bridge.
+        """Use a given TransformerBridge of the same weights as this model's bridge.
 
-        Raises ModelError if its logits are others.
+        Raises ModelError if its logits differ.
         """
         for part in (bridge, bridge.original_model):
             self.running.watch(part)
@@ -257,7 +257,7 @@ class Model:
         self._reader.refuse_texts(prompts)
 
     def _limits(self) -> Limits:
-        """Return which ids, and how many of them, the model reads."""
+        """Return which ids the model reads, and how many at once."""
         embedding = self.module.get_input_embeddings()
         n_ids = self.d_vocab if embedding is None else min(self.d_vocab, len(embedding.weight))
         config = self.module.config.get_text_config()
@@ -286,9 +286,9 @@ class Model:
 
     @_runs
     def refuse(self, site: Site, *, is_edited: bool = False) -> None:
-        """Raise SiteError, saying why, for a place that is not here or cannot be read.
+        """Raise SiteError, saying why, for a place that does not exist or cannot be read.
 
-        `is_edited`: or cannot be written.
+        With `is_edited`, also for one that cannot be written.
         """
         passes.refuse_site(self, site, is_edited=is_edited)
 
@@ -314,8 +314,8 @@ class Model:
     ) -> None:
         """Raise ModelError where the owner's hooks change a pass over tokens [batch pos].
 
-        For what does not run the stock modules: a store, or the bridge, a copy that does not have
-        them. `of_blocks`: what a hook on the whole module's output does is no matter. Runs nothing
+        This is for what does not run the stock modules: a store, or the bridge, a copy without the
+        hooks. With `of_blocks`, a hook on the whole module's output may change it. Runs nothing
         where there are no hooks.
         """
         passes.refuse_hooks(self.module, tokens, mask, of_blocks=of_blocks)
@@ -381,7 +381,7 @@ class Model:
         return self.modules.unembed(resid)
 
     def tokens_at_once(self, device: torch.device | None = None) -> int:
-        """Return how many tokens a block runs at once on its device: the budget of all analyses."""
+        """Return how many tokens a block runs at once on its device, for all analyses."""
         return tokens_at_once(device or self.device, d_model=self.d_model, dtype=self.dtype)
 
     def record(self, batch: TokenBatch) -> Recording:
@@ -391,5 +391,5 @@ class Model:
 
     @_runs
     def refuse_edges(self) -> None:
-        """Raise SiteError where what single heads and MLPs read cannot be told apart."""
+        """Raise SiteError where the inputs of single heads and MLPs cannot be told apart."""
         refuse_fork(self.bridge)

@@ -59,7 +59,7 @@ class Modules:
         )
 
     def two_tokens(self) -> Tensor:
-        """Return two tokens [1 2] that are no padding, of which transformers would warn."""
+        """Return two tokens [1 2] that are not padding, of which transformers would warn."""
         padding = getattr(self.config, "pad_token_id", None)
         return torch.full((1, 2), int(padding == 0), dtype=torch.long, device=self.stock.device)
 
@@ -73,7 +73,7 @@ class Modules:
 
     @torch.no_grad()
     def _find_blocks(self, paths: ModulePaths) -> tuple[Block, ...]:
-        """Locate every block's modules and see, on two tokens, what they return."""
+        """Find every block's modules and see, on two tokens, what they return."""
         modules = list(self.stock.get_submodule(paths.blocks).children())
         returned: Seen = {}
 
@@ -94,8 +94,8 @@ def _block(module: nn.Module, paths: ModulePaths, config: Any, returned: Seen) -
     attn = module.get_submodule(paths.attn)
     if hasattr(module, "_orig_mod"):
         raise ModelError(
-            "blocks compiled by torch.compile(block) given; compile in place (block.compile()) or"
-            " not at all"
+            "blocks compiled by torch.compile(block) given;"
+            " compile in place (block.compile()) or not at all"
         )
     call = Signature.of(module, returned[module])
     return Block(

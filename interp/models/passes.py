@@ -26,7 +26,7 @@ Planned = dict[Site, list[Intervention]]
 
 
 def asked_of(model: "Model", plan: Plan, capture: Iterable[Site]) -> tuple[Planned, set[Site]]:
-    """Return a plan by site, and the sites to capture; raise SiteError for any that cannot be."""
+    """Return a plan by site, and the sites to capture; raise SiteError for impossible ones."""
     planned, wanted = at_layer(plan, n_layers=model.n_layers), set(capture)
     for site in sorted({*planned, *wanted}, key=str):
         refuse_site(model, site, is_edited=site in planned)
@@ -76,7 +76,7 @@ def generator(
     wanted: set[Site],
     phase: Phase,
 ) -> Generator:
-    """Return what runs the passes of one generation: through the bridge for inner sites."""
+    """Return the runner of one generation's passes: through the bridge for inner sites."""
     bridge = model.bridge if any(map(is_inner, [*planned, *wanted])) else None
     module = model.module if bridge is None else bridge.original_model
     passes = Generator(module, model.blocks, bridge, batch, planned, wanted, phase)
@@ -86,7 +86,7 @@ def generator(
 
 
 def refuse_site(model: "Model", site: Site, *, is_edited: bool) -> None:
-    """Raise SiteError for a place that is not in a model, or cannot be read (or written) there."""
+    """Raise SiteError for a site that a model does not have, or cannot be read (or written)."""
     if not isinstance(site, Site):
         raise SiteError(f"{site!r} given; a place such as Site('resid_pre', 0) is needed")
     if not 0 <= site.layer < model.n_layers:

@@ -74,15 +74,15 @@ class PromptReader:
         """Raise where generated texts cannot be read and compared with the prompts' answers."""
         if self.tokenizer is None:
             raise ModelError(
-                f"model {self.name!r} has no tokenizer; generated texts (max_new_tokens) cannot be"
-                " read"
+                f"model {self.name!r} has no tokenizer;"
+                " generated texts (max_new_tokens) cannot be read"
             )
         for prompt in prompts:
             ids = list(prompt.spelling.get(prompt.answer or "", ()))
             if ids and str(self.tokenizer.decode(ids)).strip() != (prompt.answer or "").strip():
                 raise TaskError(
-                    f"prompt {prompt.id!r} is token ids; its answer cannot be found in a generated"
-                    " text"
+                    f"prompt {prompt.id!r} is token ids;"
+                    " its answer cannot be found in a generated text"
                 )
 
     def refuse_responses(self, batch: TokenBatch, max_new_tokens: int) -> None:
@@ -92,8 +92,8 @@ class PromptReader:
         n_pos, longest = int(batch.mask.sum(1).max()) + max_new_tokens - 1, self.limits.longest
         if longest is not None and n_pos > longest:
             raise TaskError(
-                f"{n_pos} tokens with the response (max_new_tokens={max_new_tokens}); the model"
-                f" reads {longest}"
+                f"{n_pos} tokens with the response (max_new_tokens={max_new_tokens});"
+                f" the model reads {longest}"
             )
 
     def with_texts(self, generation: Generation) -> Generation:

@@ -1,4 +1,4 @@
-"""What a recording asks of a model: its blocks, its dry passes, its store, and whole passes."""
+"""What a recording needs of a model: its blocks, dry passes, store, and whole passes."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from interp.models.bridge.forked import Forked
 from interp.models.bridge.rules import rule_hooks
 from interp.models.forward import NO_RULES
 from interp.models.gradients import graph
-from interp.replay import Arguments, Block, Read, Wrote
+from interp.replay import Arguments, Block, OnWrite, Read
 from interp.sites import Site
 from interp.tasks.batch import TokenBatch
 
@@ -41,12 +41,12 @@ class ModelRunner:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Let blocks run; raise ModelError if the weights are not those that it was begun with."""
+        """Let blocks run; raise ModelError if the weights have changed since this was made."""
         model = self.model
         if model.running.is_outermost and model.weights.state() != self._weights:
             raise ModelError(
-                f"the weights of {model.name!r} have changed since this recording was begun; record"
-                " it again"
+                f"the weights of {model.name!r} have changed since this recording was begun;"
+                " record it again"
             )
         with model.running:
             yield
@@ -68,7 +68,7 @@ class ModelRunner:
         return self.model.tokens_at_once(device)
 
     def clean_store(self, tokens: Tensor) -> BatchStore | None:
-        """Return what the store holds of tokens [batch pos]; None where nothing is stored."""
+        """Return what the store holds of tokens [batch pos]; None if nothing is stored."""
         model = self.model
         if model.store_folder is None:
             return None
@@ -101,7 +101,7 @@ class ModelRunner:
         return self.model.forward(batch, capture=capture, plan=plan, backward=backward)
 
     def forked(
-        self, tokens: Tensor, *, read: Read, wrote: Wrote, backward: Rules | None = None
+        self, tokens: Tensor, *, read: Read, on_write: OnWrite, backward: Rules | None = None
     ) -> Tensor:
         """Return logits of a pass in which every head and MLP reads its own residual."""
         model, needs_graph = self.model, backward is not None
@@ -110,6 +110,6 @@ class ModelRunner:
             with graph(needs_graph):
                 model.refuse_hooks(tokens, None)
                 fork = Forked(
-                    model.bridge, read=read, wrote=wrote, rules=rules, needs_graph=needs_graph
+                    model.bridge, read=read, on_write=on_write, rules=rules, needs_graph=needs_graph
                 )
                 return fork.run(tokens)

@@ -1,4 +1,4 @@
-"""A user's module while this library runs it: as it must be for that, and as it was afterwards."""
+"""A user's module while this library runs it, and restored afterwards."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from interp.errors import ModelError
 
 
 class Running:
-    """Entered around every pass; the outermost one prepares the module and undoes it, always.
+    """A context around every pass; only the outermost acts, and undoes it, even after an exception.
 
     Inside it the module is in eval mode, its weights want no gradient, nothing of it is compiled,
     autocast and inference mode are off, and the owner's backward hooks rest. The owner's forward
@@ -29,7 +29,7 @@ class Running:
 
     @property
     def is_outermost(self) -> bool:
-        """Tell whether nothing runs at present."""
+        """Tell whether nothing is running at present."""
         return self._depth == 0
 
     def __enter__(self) -> None:
@@ -48,7 +48,7 @@ class Running:
             self._undo = None
 
     def watch(self, module: nn.Module) -> None:
-        """Take care of a further module that shares the weights."""
+        """Take care of another module that shares the weights."""
         self._named += [(f"bridge.{name}", inside) for name, inside in module.named_modules()]
 
     def _prepare(self, stack: ExitStack) -> None:
@@ -82,7 +82,7 @@ class Running:
 
 
 def has_forward_hooks(modules: Sequence[nn.Module]) -> bool:
-    """Tell whether any of these modules, or all modules together, have forward hooks at present."""
+    """Tell whether any of these modules, or all modules globally, have forward hooks now."""
     everywhere = global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks
     return bool(everywhere) or any(
         module._forward_hooks or module._forward_pre_hooks for module in modules
@@ -90,9 +90,7 @@ def has_forward_hooks(modules: Sequence[nn.Module]) -> bool:
 
 
 def replaced_forwards(modules: Sequence[nn.Module]) -> list[str]:
-    """Return the modules whose `forward` was replaced by their owner: what they compute is in no
-    weight.
-    """
+    """Return the modules whose owner replaced `forward`: no weight shows what they compute."""
     return [
         type(module).__name__
         for module in modules
@@ -109,9 +107,7 @@ def _compiled_from(function: Any) -> Any:
 
 
 def _uncompile(module: nn.Module, stack: ExitStack) -> None:
-    """Let a module compute step by step, so that hooks are called; both ways of compiling one in
-    place are undone.
-    """
+    """Run a module uncompiled, however it was compiled in place, so that its hooks are called."""
     if (compiled := module._compiled_call_impl) is not None:
         stack.callback(setattr, module, "_compiled_call_impl", compiled)
         module._compiled_call_impl = None
@@ -123,7 +119,7 @@ def _uncompile(module: nn.Module, stack: ExitStack) -> None:
 
 @contextmanager
 def _silenced(hooks: dict[int, Any]) -> Iterator[None]:
-    """Let a module have none of the hooks that it has."""
+    """Remove a module's hooks for a while."""
     own = OrderedDict(hooks)
     hooks.clear()
     try:
@@ -136,7 +132,7 @@ def _silenced(hooks: dict[int, Any]) -> Iterator[None]:
 
 @contextmanager
 def _watched(hooks: dict[int, Any], where: str, *, is_before: bool) -> Iterator[None]:
-    """Let a module's hooks raise ModelError where they change anything."""
+    """Let a module's hooks raise ModelError if they change anything."""
     own = dict(hooks)
     for key, hook in own.items():
         hooks[key] = _watching(
@@ -150,9 +146,7 @@ def _watched(hooks: dict[int, Any], where: str, *, is_before: bool) -> Iterator[
 
 
 def _watching(hook: Any, which: str, *, is_before: bool) -> Any:
-    """Return a hook that calls another one and raises ModelError if that changes what a module
-    reads or returns.
-    """
+    """Return a hook that calls another and raises ModelError if it changes an input or output."""
 
     def call(module: nn.Module, *given: Any) -> Any:
         clean = [tensor.clone() for tensor in _tensors_in(given)]
@@ -162,8 +156,8 @@ def _watching(hook: Any, which: str, *, is_before: bool) -> Any:
             same = _are_same(_tensors_in(given if is_before else given[-1]), returned)
         if not same:
             raise ModelError(
-                f"forward hook {which} changes what the model computes; remove it, or give the"
-                " change as a plan"
+                f"forward hook {which} changes what the model computes;"
+                " remove it, or give the change as a plan"
             )
         return returned
 

@@ -1,4 +1,4 @@
-"""What a model's weights are right now: noticed cheaply when they change, hashed only then."""
+"""The current state of a model's weights: changes are noticed cheaply, and hashed only then."""
 
 import hashlib
 import json
@@ -28,13 +28,14 @@ class Weights:
         self._at_load = _digest(self._computed_buffers())
 
     def state(self) -> Hashable:
-        """Return what changes when a tensor is edited in place or replaced; raise ModelError for
-        replaced modules.
+        """Return a value that changes with any in-place edit or replacement of a tensor.
+
+        Raises ModelError if a module was replaced.
         """
         if self._submodules() != self._structure:
             raise ModelError(
-                f"modules of this {type(self.module).__name__} were replaced after loading; give it"
-                " to load_model again"
+                f"modules of this {type(self.module).__name__} were replaced after loading;"
+                " give it to load_model again"
             )
         return tuple(
             (name, id(tensor), _version(tensor), tensor.data_ptr())
@@ -43,9 +44,7 @@ class Weights:
         )
 
     def fingerprint(self) -> str:
-        """Return a hash of configuration and weights: equal for equal models, wherever they were
-        loaded from.
-        """
+        """Return a hash of configuration and weights, the same wherever they were loaded from."""
         config = self._config()
         state, sums = (config, self.state()), self._sums()
         if self._known is not None and self._known[0] == state and _equal(self._known[1], sums):
@@ -72,9 +71,7 @@ class Weights:
             )
 
     def _computed_buffers(self) -> list[tuple[str, Tensor]]:
-        """Return the buffers that no checkpoint holds, such as rotary frequencies, but for those
-        that passes change.
-        """
+        """Return the buffers that no checkpoint holds and no pass changes (rotary frequencies)."""
         rope = getattr(self.module.config, "rope_parameters", None) or {}
         if "dynamic" in str(rope) or "longrope" in str(rope):
             return []
@@ -94,9 +91,7 @@ class Weights:
         return json.dumps(config, sort_keys=True, default=str)
 
     def _sums(self) -> list[Tensor]:
-        """Return the sums of every tensor's rows, read as integers: a pass over the weights at the
-        speed of memory.
-        """
+        """Return the sums of every tensor's rows read as integers, as fast as memory allows."""
         tensors = [t for _, t in self._tensors()] + [t for _, t in self._computed_buffers()]
         return [_row_sums(t.detach()) for t in tensors if not t.is_meta and t.numel()]
 
@@ -123,7 +118,7 @@ def _equal(known: list[Tensor], now: list[Tensor]) -> bool:
 
 
 def _saved(module: Any) -> dict[str, Tensor]:
-    """Return all weights by name, also those that wait on disk or another device."""
+    """Return all weights by name, including those that wait on disk or another device."""
     if not any(parameter.is_meta for parameter in module.parameters()):
         return dict(module.state_dict())
     from accelerate.utils.modeling import get_state_dict_offloaded_model

@@ -1,4 +1,4 @@
-"""Replay: a clean pass is recorded once, and its blocks run again on any residual."""
+"""Replay: a clean pass is recorded once, and its blocks can be run again on any residual."""
 
 from interp.replay.blocks import (
     Arguments,
@@ -10,17 +10,17 @@ from interp.replay.blocks import (
     with_first,
 )
 from interp.replay.recording import Recording, Work
-from interp.replay.runner import Read, Runner, Wrote
+from interp.replay.runner import OnWrite, Read, Runner
 
 __all__ = [
     "Arguments",
     "Block",
     "KVTap",
+    "OnWrite",
     "Read",
     "Recording",
     "Runner",
     "Work",
-    "Wrote",
     "dry_pass",
     "first",
     "replaced_forward",

@@ -68,16 +68,12 @@ class Block:
         return write.reshape(resid.shape)  # some families flatten batch and position in their MLP
 
     def adding(self, write: Tensor, output: Any) -> Any:
-        """Return what `attn_write` or `mlp_write` must return, instead of `output`, for `write` to
-        be added.
-        """
+        """Return what `attn_write` or `mlp_write` must return so that `write` is added."""
         return with_first(output, (write / self.write_scale).reshape(first(output).shape))
 
 
 class KVTap:
-    """Stands in for a cache: hands a block the keys and values of a prefix, and keeps what the
-    block wrote.
-    """
+    """A stand-in for a cache: gives a block a prefix's keys and values, and keeps what it wrote."""
 
     is_compileable = False
 
@@ -100,7 +96,7 @@ class KVTap:
 
 
 def first(output: Any) -> Tensor:
-    """Return the tensor of a module that returns a tensor, or a tuple that starts with one."""
+    """Return the tensor that a module returned, alone or first in a tuple."""
     tensor = output[0] if isinstance(output, tuple) else output
     if not isinstance(tensor, Tensor):
         raise TypeError(f"a tensor was expected, {type(tensor).__name__} was returned")
@@ -128,13 +124,11 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 
 
 class Stop(Exception):
-    """Ends a pass whose rest nobody needs."""
+    """Ends a pass whose rest is not needed."""
 
 
 def dry_pass(blocks: Sequence[Block], run: Callable[[], object]) -> tuple[Tensor, list[Arguments]]:
-    """Return the embedding [batch pos d_model] and every block's arguments, without running a
-    block.
-    """
+    """Return the embedding [batch pos d_model] and every block's arguments; runs no block."""
     recorded: list[Arguments] = []
     embeddings: list[Tensor] = []
 
@@ -164,9 +158,7 @@ _OF_ALL_ROWS = (
 
 
 def for_rows(value: Any, *, batch: int, rows: int) -> Any:
-    """Repeat recorded tensors to the number of rows, variant-major; what has no batch axis stays as
-    it is.
-    """
+    """Repeat recorded tensors to the number of rows, variant-major; others are left as they are."""
     if isinstance(value, Tensor) and value.ndim > 1:
         if value.shape[0] == 1:
             return value.expand(rows, *value.shape[1:])
@@ -209,9 +201,7 @@ def without_hidden(
 def replacing(
     block: Block, at: SiteKind, edit: Callable[[Tensor], Tensor], resid: Tensor, *, site: Site
 ) -> Iterator[None]:
-    """Replace what stands `at` a place inside a block while it runs on residuals [rows pos
-    d_model].
-    """
+    """Replace what stands `at` a place inside a block while it runs."""
     shape = resid.shape[:2]
     read = {"z": block.z_reader, "mlp_post": block.mlp_post_reader}
     written = {"attn_out": block.attn_write, "mlp_out": block.mlp_write}
@@ -233,7 +223,7 @@ def replacing(
 
 @contextmanager
 def writes_of(block: Block, resid: Tensor) -> Iterator[dict[str, Tensor]]:
-    """Catch what attention and MLP add to the stream while the block runs on `resid`."""
+    """Catch what attention and MLP add to the stream when the block runs on `resid`."""
     written: dict[str, Tensor] = {}
 
     def catch(name: str) -> Callable[..., None]:

@@ -31,17 +31,16 @@ from interp.replay.blocks import (
     writes_of,
 )
 from interp.replay.rows import VariantRows, flat, unflat, variants_at_once
-from interp.replay.runner import Read, Runner, Wrote
+from interp.replay.runner import OnWrite, Read, Runner
 from interp.shapes import KV, Hidden, Logits, Prefix, Resid
 from interp.sites import BLOCK_KINDS, Site, SiteKind
 
 
 @dataclass
 class Work:
-    """Blocks run so far, as rows × positions: one forward of B prompts of T tokens through L blocks
-    is B·T·L.
+    """Blocks run so far, as rows × positions.
 
-    What is counted here is counted in `total` too.
+    One forward of B prompts of T tokens through L blocks is B·T·L. Work counts in `total` too.
     """
 
     block_tokens: float = 0.0
@@ -60,8 +59,8 @@ Clean = dict[Site, Tensor]
 class Recording:
     """One clean pass over one batch of prompts, whose blocks can be run again on any residual.
 
-    `runner` is the model, `tokens` [batch pos] the prompts, padded where `mask` is given. What the
-    clean pass computes is read from the model's store, and kept there, unless `is_stored` is False.
+    `runner` is the model, `tokens` [batch pos] the prompts, padded if `mask` is given. The clean
+    pass's activations are read from the model's store, and kept there, unless `is_stored` is False.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Recording:
         self._arguments: dict[int, list[Arguments]] = {}
 
     def running(self) -> AbstractContextManager[None]:
-        """Return a context in which blocks run; it raises where the model is not as recorded."""
+        """Return a context in which blocks run; it raises if the model is not as recorded."""
         return self.runner.running()
 
     def of(self, tokens: Tensor, *, is_stored: bool = True) -> "Recording":
@@ -98,9 +97,7 @@ class Recording:
     # What the clean pass computed
 
     def resid(self, layer: int) -> Resid:
-        """Return the clean residual [batch pos d_model] in front of `layer`; `n_layers`: behind the
-        last block.
-        """
+        """Return the clean residual [batch pos d_model] in front of `layer`, or behind the last."""
         if not 0 <= layer <= self.n_layers:
             raise SiteError(
                 f"layer {layer} asked for; there is 0 to {self.n_layers} (behind the last block)"
@@ -110,9 +107,7 @@ class Recording:
         return self.clean(Site("resid_pre", layer))
 
     def clean(self, site: Site) -> Resid:
-        """Return what the clean pass computed at a block site [batch pos d_model]; runs the pass if
-        it must.
-        """
+        """Return what the clean pass, run if needed, holds at a block site [batch pos d_model]."""
         if site.kind == "resid_post" and site.layer < self.n_layers - 1:
             site = Site("resid_pre", site.layer + 1)
         if site.kind == "resid_mid":
@@ -155,9 +150,7 @@ class Recording:
         return resid if self.blocks[layer].is_parallel else resid + attn_out
 
     def kv(self, layer: int) -> KV:
-        """Return the keys and values [batch kv_head pos d_head] that a block wrote in the clean
-        pass.
-        """
+        """Return the keys and values [batch kv_head pos d_head] of a block in the clean pass."""
         with self.running():
             if layer not in self._kv:
                 resid = self.resid(layer)
@@ -192,19 +185,19 @@ class Recording:
         size = self._at_once(rows.device, start)
         if hidden is not None:
             hidden = hidden.expand(n_variants, batch, n_queries, hidden.shape[-1])
-        done: list[Tensor] = []
+        outputs: list[Tensor] = []
         for first_variant in range(0, n_variants, size):
             some = slice(first_variant, first_variant + size)
             resid, unseen = flat(rows[some]), None if hidden is None else flat(hidden[some])
             if not start:
-                done.append(self.block(layer, resid, hidden=unseen))
+                outputs.append(self.block(layer, resid, hidden=unseen))
                 continue
             own = prefix
             if own is not None and len(own[0]) == n_variants * batch:
                 keys, values = (unflat(each, batch)[some] for each in own)
                 own = flat(keys), flat(values)
-            done.append(self.tail(layer, resid, start=start, prefix=own, hidden=unseen))
-        return unflat(torch.cat(done), batch)
+            outputs.append(self.tail(layer, resid, start=start, prefix=own, hidden=unseen))
+        return unflat(torch.cat(outputs), batch)
 
     def run_kv(self, layer: int, rows: VariantRows) -> tuple[VariantRows, KV]:
         """Run one block on variants; also return the keys and values it wrote [rows ...]."""
@@ -223,15 +216,11 @@ class Recording:
     # Running blocks again, on rows
 
     def block(self, layer: int, resid: Resid, *, hidden: Hidden | None = None) -> Resid:
-        """Run one block on residuals [variant*batch pos d_model]; keys that are `hidden` from a
-        query get no attention.
-        """
+        """Run one block on residuals [variant*batch pos d_model], with `hidden` keys unattended."""
         return self._run(layer, resid, tap=None, start=0, hidden=hidden)
 
     def block_kv(self, layer: int, resid: Resid) -> tuple[Resid, KV]:
-        """Run one block; also return the keys and values [variant*batch kv_head pos d_head] that it
-        wrote.
-        """
+        """Run one block; also return its keys and values [variant*batch kv_head pos d_head]."""
         tap = KVTap()
         resid = self._run(layer, resid, tap=tap, start=0)
         if tap.written is None:
@@ -249,12 +238,11 @@ class Recording:
         prefix: Prefix | None = None,
         hidden: Hidden | None = None,
     ) -> Resid:
-        """Run one block on positions >= `start` [variant*batch pos-start d_model], reading earlier
-        keys and values.
+        """Run one block from position `start` on [variant*batch pos-start d_model].
 
-        `prefix` holds those of the positions < `start`; None means the clean pass's. Keys that are
-        `hidden` from a query get no attention from it: what it gives to the others adds up to 1
-        again.
+        `prefix` holds the keys and values of earlier positions; None means the clean pass's. Keys
+        that are `hidden` from a query get no attention from it: what it gives to the others adds up
+        to 1 again.
         """
         if not 0 < start < self.n_pos:
             raise SiteError(f"tail from position {start} asked for; there is 1 to {self.n_pos - 1}")
@@ -330,9 +318,7 @@ class Recording:
         return seen[0]
 
     def logits(self, resid: Resid, *, positions: slice | Sequence[int] | None = None) -> Logits:
-        """Return fp32 logits [rows pos d_vocab] of the positions asked for (all, if none are
-        named).
-        """
+        """Return fp32 logits [rows pos d_vocab] at the given positions (by default at all)."""
         chosen = resid if positions is None else resid[:, positions]
         return self.runner.unembed(chosen).float()
 
@@ -351,11 +337,11 @@ class Recording:
         return self.runner.forward(tokens, capture=capture, plan=plan, backward=backward)
 
     def forked(
-        self, tokens: Tensor, *, read: Read, wrote: Wrote, backward: Rules | None = None
+        self, tokens: Tensor, *, read: Read, on_write: OnWrite, backward: Rules | None = None
     ) -> Tensor:
         """Return logits of tokens [batch pos] of a pass that `Runner.forked` describes."""
         self._count_passes(tokens, backward)
-        return self.runner.forked(tokens, read=read, wrote=wrote, backward=backward)
+        return self.runner.forked(tokens, read=read, on_write=on_write, backward=backward)
 
     def _count_passes(self, tokens: Tensor, backward: Rules | None) -> None:
         there_and_back = (

@@ -1,4 +1,4 @@
-"""Rows of many variants, run a few variants at a time: as many as a block runs well at once."""
+"""Rows of many variants, run a few variants at a time: as many as a block runs best."""
 
 import math
 
@@ -28,12 +28,12 @@ def tokens_at_once(device: torch.device, *, d_model: int, dtype: torch.dtype) ->
 
 
 def variants_at_once(tokens: int, *, batch: int, n_pos: int, start: int) -> int:
-    """Return how many variants run together of prompts that are run from `start` to `n_pos`."""
+    """Return how many variants run together over positions from `start` to `n_pos`."""
     return max(1, tokens // (batch * max(n_pos - start, n_pos // _READ_WEIGHT, 1)))
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """Return what is [variant batch ...] as [variant*batch ...], variant-major."""
+    """Return [variant batch ...] as rows [variant*batch ...], variant-major."""
     rows: Tensor = rearrange(tensor, "variant batch ... -> (variant batch) ...")
     return rows
 

@@ -1,4 +1,4 @@
-"""What a recording needs of the model that it records."""
+"""What a recording needs from the model that it records."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,7 +15,9 @@ from interp.sites import Site
 
 # "q", "k", "v", "mlp" or "logits", the layer, the residual: returns what is read instead
 Read = Callable[[str, int, Tensor], Tensor]
-Wrote = Callable[[str, int, Tensor], None]  # "embed", "heads" or "mlp", the layer, what is written
+OnWrite = Callable[
+    [str, int, Tensor], None
+]  # "embed", "heads" or "mlp", the layer, what is written
 
 
 @runtime_checkable
@@ -38,13 +40,13 @@ class Runner(Protocol):
         """Return the modules of every decoder block."""
 
     def running(self) -> AbstractContextManager[None]:
-        """Return a context for all that is computed; it raises where the model has changed."""
+        """Return a context for all computation; it raises if the model has changed."""
 
     def tokens_at_once(self, device: torch.device) -> int:
         """Return how many tokens a block runs at once on a device."""
 
     def clean_store(self, tokens: Tensor) -> CleanStore | None:
-        """Return what is kept of tokens [batch pos]; None where nothing is."""
+        """Return what is stored for tokens [batch pos]; None if nothing is."""
 
     def dry(
         self, tokens: Tensor, mask: Tensor | None, *, start: int
@@ -65,11 +67,11 @@ class Runner(Protocol):
         """Return logits and captured activations of tokens [batch pos] without padding."""
 
     def forked(
-        self, tokens: Tensor, *, read: Read, wrote: Wrote, backward: Rules | None = None
+        self, tokens: Tensor, *, read: Read, on_write: OnWrite, backward: Rules | None = None
     ) -> Tensor:
         """Return logits of a pass in which every head and MLP may read its own residual.
 
         `read` gets the residual [rows pos d_model] and returns what is read instead, for "q", "k",
-        "v" per head [rows pos head d_model]; `wrote` is told the embedding and what an MLP adds
+        "v" per head [rows pos head d_model]; `on_write` gets the embedding and what an MLP adds
         [rows pos d_model], and what heads add [rows pos head d_model].
         """

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from interp.errors import RunError, unknown
 from interp.files.whole import write_atomically
-from interp.reports.comparison import draw
+from interp.reports.comparison import comparison_figure
 from interp.reports.flat import flatten
 from interp.reports.gather import gather
 from interp.runs.evidence import evidence
@@ -27,7 +27,7 @@ def schema() -> dict[str, Any]:
 
 
 def write_report(folder: Path, kind: str = "html") -> Path:
-    """Write report.json and, from it, what is asked for; return its path.
+    """Write report.json and, from it, the requested format; return its path.
 
     Raises RunError if there is no run; damaged or missing files are warnings in the report.
     """
@@ -60,20 +60,22 @@ def _environment(*, is_page: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = shown
+    environment.filters["value_text"] = value_text
     environment.filters["evidence"] = evidence
     environment.filters["setting"] = lambda value: (
         value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     )
     environment.filters["cell"] = lambda value: (
-        str(shown(value)).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+        str(value_text(value)).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
     )
     return environment
 
 
 def _figures(folder: Path, report: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], Any]:
-    """Return the figures of the page by section, and the template that they share."""
-    drawn = {comparison["id"]: draw(comparison) for comparison in report["comparisons"]}
+    """Return the page's figures by section, and the template that they share."""
+    drawn = {
+        comparison["id"]: comparison_figure(comparison) for comparison in report["comparisons"]
+    }
     drawn |= {
         s["id"]: json.loads(read_file(folder / s["figure"]["file"]))
         for s in report["analyses"]
@@ -95,7 +97,7 @@ def _figures(folder: Path, report: dict[str, Any]) -> tuple[dict[str, dict[str, 
     }, shared
 
 
-def shown(value: object) -> str:
+def value_text(value: object) -> str:
     """Return a table's value as text: three digits, a real minus, a dash for what is missing."""
     if value is None or value != value:
         return "–"

@@ -11,7 +11,7 @@ Comparison = dict[str, Any]
 
 
 def compare(sections: list[dict[str, Any]], models: dict[str, Any]) -> list[Comparison]:
-    """Return one comparison for every analysis that has numbers of more than one model or task."""
+    """Return a comparison for every analysis that has numbers of several models or tasks."""
     comparisons = []
     names = dict.fromkeys((section["analysis"], section["label"]) for section in sections)
     for analysis, label in names:
@@ -50,7 +50,7 @@ def _value(section: dict[str, Any], measure: str) -> dict[str, Any] | None:
     return None
 
 
-def draw(comparison: Comparison) -> dict[str, Any]:
+def comparison_figure(comparison: Comparison) -> dict[str, Any]:
     """Return a figure of a comparison: a panel per measure, a dot per model and task."""
     rows, measures = comparison["rows"], comparison["measures"]
     names = [_name(row, rows) for row in rows]
@@ -92,7 +92,7 @@ def draw(comparison: Comparison) -> dict[str, Any]:
 
 
 def _name(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """Return what tells a row from the others."""
+    """Return what distinguishes a row from the others."""
     parts = [key for key in ("model", "task") if len({other[key] for other in rows}) > 1] or [
         "model"
     ]

@@ -1,4 +1,4 @@
-"""Heatmaps with very many cells as pictures: as exact to the eye, in a fraction of the bytes."""
+"""Heatmaps with very many cells as images: they look the same and take far fewer bytes."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ Figure = dict[str, Any]
 
 
 def flatten(figure: Figure, *, most_cells: int = MOST_CELLS) -> bool:
-    """Turn a figure's heatmaps into pictures in place if they have too many cells; tell whether."""
+    """Turn a figure's heatmaps into images in place if they have too many cells; tell whether."""
     heatmaps = [trace for trace in figure["data"] if trace.get("type") == "heatmap"]
     if sum(numbers_of(trace["z"]).size for trace in heatmaps) <= most_cells:
         return False
@@ -51,7 +51,7 @@ def _axis(trace: Figure, of: str) -> str:
 
 
 def _ticks(places: Any, n: int, axis: Figure) -> tuple[float, float]:
-    """Return where the first cell is and how far apart cells are; names of cells become ticks."""
+    """Return the first cell's place and the distance between cells; names become ticks."""
     if places is None:
         return 0.0, 1.0
     try:
@@ -71,7 +71,7 @@ def _ticks(places: Any, n: int, axis: Figure) -> tuple[float, float]:
 def _thin_out(
     trace: Figure, grid: np.ndarray, x: tuple[float, float], y: tuple[float, float]
 ) -> None:
-    """Leave a coarse grid of the same extent, without what it says under the pointer."""
+    """Leave a coarse grid of the same extent, without hover texts."""
     rows, columns = (
         np.unique(np.linspace(0, n - 1, min(n, _KEPT)).astype(int)) for n in grid.shape
     )

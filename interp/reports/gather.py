@@ -1,4 +1,4 @@
-"""Everything that a report says, as one JSON object, from which the page and Markdown are made."""
+"""All that a report says, as one JSON object from which the page and Markdown are made."""
 
 import json
 import re
@@ -36,7 +36,7 @@ _RECORDED = (
 
 
 def gather(folder: Path) -> dict[str, Any]:
-    """Return report.json of a run folder; what is damaged in it is a warning.
+    """Return report.json of a run folder; damage in it becomes a warning.
 
     Raises RunError if there is no run.
     """
@@ -67,7 +67,7 @@ def gather(folder: Path) -> dict[str, Any]:
 
 
 def _unfinished(cells: dict[str, dict[str, Any]]) -> list[str]:
-    """Return why cells failed or were skipped: once for those of the same model, task and cause."""
+    """Return why cells failed or were skipped, once per model, task and cause."""
     of_cause: dict[tuple[str, str, str, str], list[str]] = {}
     for info in cells.values():
         if info["status"] != "ok":
@@ -92,7 +92,7 @@ def _made_from(run: dict[str, Any]) -> list[str]:
 
 
 def _resumed_with(run: dict[str, Any]) -> list[str]:
-    """Return what had changed each time the run went on with something else than before."""
+    """Return what had changed each time the run was resumed."""
     warnings, before = [], run
     for now in run.get("resumed", []):
         old, new = ({"machine": one["machine"]} | one["versions"] for one in (before, now))
@@ -102,15 +102,15 @@ def _resumed_with(run: dict[str, Any]) -> list[str]:
             if old.get(key) != new.get(key)
         ]
         warnings.append(
-            f"resumed at {now['at']} with another {', '.join(changed)}; what was finished before"
-            " was kept"
+            f"resumed at {now['at']} with another {', '.join(changed)};"
+            " what was finished before was kept"
         )
         before = now
     return warnings
 
 
 def _ids(paths: Iterable[str]) -> dict[str, str]:
-    """Map cells to names by which sections are linked, all different and without spaces."""
+    """Map cells to names for links between sections, all different and without spaces."""
     ids: dict[str, str] = {}
     for path in paths:
         plain = re.sub(r"[^\w-]+", "-", path)
@@ -121,7 +121,7 @@ def _ids(paths: Iterable[str]) -> dict[str, str]:
 def _section(
     folder: Path, path: str, info: dict[str, Any], *, id: str, most_rows: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return what there is to say of a finished cell, and what is wrong with its files."""
+    """Return the report's section on a finished cell, and what is wrong with its files."""
     cell, wrong = Cell.of(path, info), []
     section: dict[str, Any] = {
         "id": id,
@@ -198,7 +198,7 @@ def _provenance(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _command(config: dict[str, Any]) -> str:
-    """Return the command that makes the run again."""
+    """Return the command that repeats the run."""
     words = ["interp", "run"]
     for name in ("model", "task"):
         for value in config[f"{name}s"]:
@@ -214,7 +214,7 @@ def _command(config: dict[str, Any]) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """Return a parameter's value as `--set` reads it."""
+    """Return a parameter's value in the form that `--set` reads."""
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

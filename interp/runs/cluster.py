@@ -15,7 +15,7 @@ from interp.runs.worker import Worker
 def connect(address: str) -> None:
     """Join a Ray cluster ("auto", HOST:PORT, ray://…), or start one here ("local").
 
-    Nothing is reported to anyone.
+    No usage statistics are sent.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -33,8 +33,8 @@ def connect(address: str) -> None:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise RunError(
-            f"no Ray cluster at {address!r} ({str(error).splitlines()[0]}); `ray start --head`"
-            " starts one"
+            f"no Ray cluster at {address!r} ({str(error).splitlines()[0]});"
+            " `ray start --head` starts one"
         ) from None
 
 
@@ -84,7 +84,7 @@ class _Actor:
 def make_executors(
     worker: Worker, *, workers: int = 1, ray_address: str | None = None, gpus: float | None = None
 ) -> list[Executor]:
-    """Return workers in this process, in processes of their own, or on a Ray cluster."""
+    """Return executors in this process, in processes of their own, or on a Ray cluster."""
     if workers < 1:
         raise RunError(f"{workers} workers asked for; at least 1 is needed")
     if ray_address is not None:

@@ -17,7 +17,7 @@ class CellCost:
     """What a cell would cost: forwards of one prompt, memory held at once, disk without the store.
 
     `left_out` says which prompts it cannot use; `why_not`, instead of all else, why it would not
-    run. `example` is the first prompt's last token, and the first of its answer.
+    run. `example` shows the end of the first prompt and the start of its answer.
     """
 
     cell: Cell

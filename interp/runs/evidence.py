@@ -1,4 +1,4 @@
-"""What run.json records of findings, in the words of reports and viewer alike; no torch here."""
+"""What run.json records of findings, for reports and the viewer alike; no torch here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _ROLES = {"control": "control", "rival": "strongest rival"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """A number beside a claim: what it is, with its interval, and over how many prompts."""
+    """A number that supports a claim: what it is, its interval, and over how many prompts."""
 
     what: str
     number: str
@@ -23,12 +23,12 @@ class Evidence:
 
 
 def findings_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the findings of a finished cell; the first runs of interp recorded a summary only."""
+    """Return a finished cell's findings; runs of interp 0.1 may have recorded only a summary."""
     return list(record.get("findings") or [{"claim": record.get("summary", "")}])
 
 
 def evidence(finding: Mapping[str, Any]) -> list[Evidence]:
-    """Return a finding's own number, that of its control and that of its strongest rival.
+    """Return a finding's own number, its control's and its strongest rival's.
 
     Those that a finding lacks are left out; runs of interp 0.1 have neither control nor rival.
     """

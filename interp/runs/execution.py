@@ -138,7 +138,7 @@ class _TaskOnModel:
         return not damaged
 
     def _plan(self, cells: Sequence[PlannedCell], todo: Sequence[PlannedCell]) -> RunPlan | None:
-        """Return what is to be done; None, and `todo` has failed, without a model or a task."""
+        """Return what is to be done; None, after failing `todo`, without a model or a task."""
         record = self.shared.record
         finished = {p.cell: record.of(p.cell)["identity"] for p in cells if p not in todo}
         asked = (self.model, self.task, cells, finished)
@@ -160,7 +160,7 @@ class _TaskOnModel:
         return plan
 
     def _do(self, jobs: Sequence[Job], what: str) -> None:
-        """Let the workers do jobs; cells that fail are recorded and left alone."""
+        """Let the workers do jobs; cells that fail are recorded and skipped from then on."""
         self.shared.progress(what, 0, len(jobs))
         outcomes = run_jobs(
             self.shared.executors, jobs, is_stopping=self._is_stopping, failed=self.failed
@@ -220,7 +220,7 @@ class _TaskOnModel:
 
 
 def _status_of(analysis: Analysis, result: Result) -> Status:
-    """Return what run.json says of an analysis and of what it found."""
+    """Return what run.json says of an analysis and its findings."""
     return {
         "status": "ok",
         "parameters": asdict(analysis),

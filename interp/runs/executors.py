@@ -32,13 +32,13 @@ class Executor(Protocol):
     """What one worker runs in."""
 
     def submit(self, call: str, *args: Any) -> "Future[Any]":
-        """Let the worker do something; the future fails as `_deaths` says if the worker dies."""
+        """Let the worker do something; if it dies, the future fails as `_deaths` says."""
 
     def replace(self) -> None:
-        """Put a new worker into the place of one that died."""
+        """Put a new worker in the place of one that died."""
 
     def close(self) -> None:
-        """End the worker, whatever it does."""
+        """End the worker, whatever it is doing."""
 
 
 class LocalExecutor:
@@ -87,13 +87,13 @@ class ProcessExecutor:
     """A worker in a process of its own, with its threads and, where there are any, its GPU."""
 
     def __init__(self, worker: Worker, *, threads: int, gpu: str | None) -> None:
-        self._given = (worker, threads, gpu)
+        self._arguments = (worker, threads, gpu)
         self.replace()
 
     def replace(self) -> None:
         """Start another process."""
         self._pool = ProcessPoolExecutor(
-            1, mp_context=_context(), initializer=_begin, initargs=self._given
+            1, mp_context=_context(), initializer=_begin, initargs=self._arguments
         )
         self._last: Future[Any] = Future()
 
@@ -103,7 +103,7 @@ class ProcessExecutor:
         return self._last
 
     def close(self) -> None:
-        """Stop the process, whatever it does."""
+        """Stop the process, whatever it is doing."""
         if self._last.running():
             for process in (self._pool._processes or {}).values():
                 process.kill()
@@ -111,7 +111,7 @@ class ProcessExecutor:
 
 
 def _context() -> BaseContext:
-    """Return how processes start: where possible, from one that has imported what all need."""
+    """Return how processes start: if possible, from one that has imported what all need."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -181,7 +181,7 @@ def _without(failed: Container[Cell], job: Job) -> Job:
 def _outcome_of(
     future: "Future[Outcome]", executor: Executor, job: Job, deaths: Counter[Job]
 ) -> Outcome | None:
-    """Return what became of a job; None if its worker died and it is to be done again."""
+    """Return a job's outcome; None if its worker died and it is to be done again."""
     try:
         return future.result()
     except _deaths() as error:
@@ -203,7 +203,7 @@ def _hand_out(executor: Executor, job: Job, busy: Busy) -> None:
 
 
 def _slowest(busy: Busy, finished: set[Job], *, limit: float) -> Job | None:
-    """Return a job that one worker alone has had for too long."""
+    """Return a job that a single worker has had for too long."""
     held = Counter(job for _, job, _ in busy.values())
     now = time.monotonic()
     waited = [

@@ -44,7 +44,7 @@ def folder_name(name: str) -> str:
 class Cell:
     """One analysis of one task on one model; `label` names its set of parameters.
 
-    `at` is its folder inside the run where it is not the one of its names: in runs of interp 0.1.
+    `at` is its folder inside the run if its names do not say it, as in runs of interp 0.1.
     """
 
     model: str
@@ -79,7 +79,7 @@ class Cell:
 
     @property
     def names(self) -> dict[str, str]:
-        """Return what run.json records of a cell's identity."""
+        """Return the names that run.json records of a cell."""
         return {key: getattr(self, key) for key in ("model", "task", "analysis", "label")}
 
 
@@ -100,7 +100,7 @@ def task_folder(run: dict[str, Any], model: str, task: str) -> str:
 
 
 def is_whole(path: Path) -> bool:
-    """Tell whether a cell's file is what was written."""
+    """Tell whether a cell's file is undamaged."""
     try:
         read_file(path)
     except RunError:

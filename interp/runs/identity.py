@@ -1,4 +1,4 @@
-"""What a number is of: everything that it depends on, hashed ingredient by ingredient."""
+"""The identity of a number: everything that it depends on, hashed ingredient by ingredient."""
 
 import inspect
 import json
@@ -26,7 +26,7 @@ _WORDS = {
 class NumberIdentity:
     """Hashes of all that a number depends on: the model, what it was fed, and what was asked.
 
-    `others` are other models that an analysis asks, `code` the file of an analysis that is not of
+    `others` are other models that an analysis uses, `code` the file of an analysis from outside
     this library, `related` the prompts that belong to prompts, `tokens` all token ids of prompts,
     answers and twins.
     """
@@ -43,11 +43,11 @@ class NumberIdentity:
 
     @property
     def key(self) -> str:
-        """Return one hash of all of it."""
+        """Return one hash of everything."""
         return _hash(asdict(self))
 
     def changed(self, recorded: Mapping[str, str]) -> list[str]:
-        """Return, in words, what is other than what was recorded."""
+        """Return, in words, what differs from what was recorded."""
         return [
             _WORDS.get(name, name)
             for name, value in asdict(self).items()
@@ -69,7 +69,7 @@ class NumberIdentity:
         )
 
     def asking(self, analysis: Analysis, model: Model) -> "NumberIdentity":
-        """Return the identity of what an analysis says about the same model."""
+        """Return the identity of an analysis's numbers about the same model."""
         return replace(
             self,
             others=_hash(analysis.others(model)),
@@ -78,7 +78,7 @@ class NumberIdentity:
         )
 
     def about(self, shards: Sequence["Fed"]) -> "NumberIdentity":
-        """Return the identity of what is said about the prompts of these shards."""
+        """Return the identity of numbers about the prompts of these shards."""
         joined = {
             field.name: _hash([getattr(shard, field.name) for shard in shards])
             for field in fields(Fed)
@@ -125,7 +125,7 @@ def hash_of_tokenizer(tokenizer: Any) -> str:
 
 
 def _code_of(analysis: type[Analysis]) -> str:
-    """Return a hash of a user's analysis's file; of this library's, the version is recorded."""
+    """Return a hash of a user's analysis file; this library's own is known by its version."""
     if analysis.__module__.startswith("interp.analyses."):
         return ""
     try:
@@ -135,7 +135,7 @@ def _code_of(analysis: type[Analysis]) -> str:
 
 
 def _settings(task: Task) -> dict[str, Any]:
-    """Return what a task says of all its prompts, whichever of them are asked."""
+    """Return what a task says of all its prompts, whichever of them are used."""
     about = ("name", "about", "prompts", "related", "needs")
     return {
         field.name: getattr(task, field.name) for field in fields(task) if field.name not in about

@@ -14,7 +14,7 @@ from interp.tasks import Prompt, Task
 class RunFolder:
     """A run folder: `run["zoo/hops-4l", "two-hop", "layer_skip"]` is that cell's result.
 
-    "layer_skip@LABEL" is a label's.
+    "layer_skip@LABEL" is the result of a labelled cell.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +32,7 @@ class RunFolder:
         return result.read_from(Origin(self.folder, **cell.names))
 
     def _finished(self, asked: Cell) -> tuple[Cell, dict[str, Any]]:
-        """Return a finished cell with its folder, and what run.json records of it."""
+        """Return a finished cell and its record in run.json."""
         records = cells_of(self.info)
         finished = {cell: record for cell, record in records.items() if record["status"] == "ok"}
         for cell, record in finished.items():

@@ -1,4 +1,4 @@
-"""Named tensors on disk that are read only if they are whole, and of the question that was asked.
+"""Named tensors on disk that are read only if they are whole and answer the same question.
 
 A file's header holds a key (a hash of all that its tensors depend on) and a checksum of every
 tensor: what was computed for another model, prompt or parameter, and what a disk has damaged, is
@@ -63,12 +63,12 @@ def unpack(path: Path, *, key: str | None = None, device: torch.device | None = 
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["interp"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found, sums, away = about["key"], about["checksums"], about["on_device"]
+        stored_key, sums, away = about["key"], about["checksums"], about["on_device"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})") from None
     if sums != {name: checksum(name, tensor) for name, tensor in tensors.items()}:
         raise RunError(f"{path} is damaged: its tensors are not what was written")
-    if key is not None and found != key:
+    if key is not None and stored_key != key:
         raise RunError(f"{path} belongs to another model, prompt or parameter")
     return (
         tensors if device is None else tensors | {name: tensors[name].to(device) for name in away}

@@ -15,7 +15,7 @@ from interp.tasks import Prompt
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell of a study, and its analysis with the parameters that it has there."""
+    """A cell of a study, and its analysis with its parameters."""
 
     cell: Cell
     analysis: Analysis = field(compare=False)
@@ -54,7 +54,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a cell failed; a refusal is an InterpError: the analysis says what it needs."""
+    """Why a cell failed; a refusal is an InterpError, by which the analysis says what it needs."""
 
     error: str
     traceback: str
@@ -62,7 +62,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """Return the failure that an exception is."""
+        """Return an exception as a failure."""
         is_refusal = isinstance(error, InterpError)
         is_plain = is_refusal or isinstance(error, OSError)
         message = str(error) if is_plain else _with_place(error)
@@ -82,14 +82,14 @@ Outcome = dict[Cell, Spent | Failure]
 
 
 def failed_alike(job: Job, error: BaseException) -> Outcome:
-    """Return the outcome of a job all of whose cells failed for one reason."""
+    """Return the outcome of a job whose cells all failed for one reason."""
     failure = Failure.of(error)
     return {planned.cell: failure for planned in job.cells}
 
 
 @dataclass(frozen=True)
 class CellPlan:
-    """What a cell's numbers will be of, as a whole and by shard, and the prompts it leaves out."""
+    """What a cell's numbers will depend on, as a whole and by shard, and the prompts left out."""
 
     identity: NumberIdentity
     keys: Mapping[int, str]
@@ -100,8 +100,8 @@ class CellPlan:
 class RunPlan:
     """A task on a model: what both are, the prompts of every shard, and what becomes of cells.
 
-    Every cell is in one of `cells`, `refused` (it does not suit the task) and `changed` (what is
-    finished of it is of something else, named in words).
+    Every cell is in one of `cells`, `refused` (the task does not suit it) and `changed` (finished
+    results are of something else, named in words).
     """
 
     model: dict[str, Any]
@@ -114,5 +114,5 @@ class RunPlan:
 
 
 def part_path(out: Path, cell: Cell, shard: int) -> Path:
-    """Return where a cell's part of one shard is."""
+    """Return the path of a cell's part for one shard."""
     return out / cell.path / "parts" / f"{shard:05d}.safetensors"

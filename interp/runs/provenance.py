@@ -1,4 +1,4 @@
-"""What computes: the packages' versions, the commit, the machine, and when."""
+"""What computes and when: packages' versions, the commit, the machine, the time."""
 
 import platform
 import shutil
@@ -20,7 +20,7 @@ def now() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes, and the commit if the library runs from a clone."""
+    """Return the versions of all relevant packages, and the commit if run from a clone."""
     known = {
         "interp": __version__,
         "python": platform.python_version(),

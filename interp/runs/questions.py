@@ -1,4 +1,4 @@
-"""What every analysis declares, read from its source: importing them all would load torch."""
+"""What analyses declare, read from their sources: importing them all would load torch."""
 
 import ast
 import pkgutil
@@ -24,7 +24,7 @@ class Declared:
 def declared() -> dict[str, Declared] | None:
     """Return what every analysis declares, by name.
 
-    None if some can only be known by importing them: those of other packages, and those that
+    None if some of it is known only after importing: analyses of other packages, and those that
     compute what they declare; `interp.runs.find_analyses` imports them all.
     """
     read = _read(tuple(package.__path__))
@@ -44,7 +44,7 @@ def _read(paths: tuple[str, ...]) -> dict[str, Declared | None]:
 
 
 def _declared_in(module: pkgutil.ModuleInfo) -> Declared | None:
-    """Return what the class that a file is named for declares; None if that cannot be read."""
+    """Return what the class that a file is named for declares; None if it cannot be read."""
     if not isinstance(module.module_finder, FileFinder):
         return None
     stem = Path(module.module_finder.path) / module.name
@@ -63,7 +63,7 @@ def _declared_in(module: pkgutil.ModuleInfo) -> Declared | None:
 
 
 def _constants(declaring: ast.ClassDef) -> dict[str, Any]:
-    """Map those fields of `Declared` that a class sets to their values; None if not a constant."""
+    """Map the fields of `Declared` that a class sets to their values; None if not constants."""
     names = {field.name for field in fields(Declared)}
     values = {}
     for line in declaring.body:

@@ -1,4 +1,4 @@
-"""run.json of a run that goes on: what was asked, what computes, and how every cell stands."""
+"""run.json of a run in progress: what was asked, what computes, and each cell's status."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ Status = dict[str, Any]
 
 
 class Changed(RunError):
-    """What is finished in a folder cannot be of the model and prompts that are there now."""
+    """Finished results in a folder cannot be of the present model and prompts."""
 
 
 class RunRecord:
@@ -44,7 +44,7 @@ class RunRecord:
         write_json(self.out / "run.json", self.values)
 
     def _note_files(self, tasks: Mapping[str, Task]) -> None:
-        """Note what the tasks' files hold; raise RunError if that has changed since."""
+        """Note the contents of the tasks' files; raise RunError if they have changed since."""
         noted = self.values["tasks"]
         for name, task in tasks.items():
             file = hash_of_task(task)
@@ -56,7 +56,7 @@ class RunRecord:
         self._write()
 
     def of(self, cell: Cell) -> Status:
-        """Return what is recorded of a cell; nothing if nothing is."""
+        """Return what is recorded of a cell; empty if nothing is."""
         recorded: Status = self.values["cells"].get(cell.path, {})
         return recorded
 
@@ -88,8 +88,8 @@ def _refuse_old(run: dict[str, Any], out: Path) -> None:
     if run["schema"] < SCHEMA:
         version = run["versions"].get("interp")
         raise RunError(
-            f"{out} was written by interp {version}, whose runs can be read, not resumed; choose"
-            " another --out"
+            f"{out} was written by interp {version}, whose runs can be read, not resumed;"
+            " choose another --out"
         )
 
 
@@ -114,7 +114,7 @@ def _computed_with() -> dict[str, Any]:
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Return which files of a finished cell are not what was written."""
+    """Return which files of a finished cell are damaged."""
     names = ("frame.parquet", "figure.json", "result.json")
     return [name for name in names if not is_whole(folder / name)]
 

@@ -1,4 +1,4 @@
-"""Every analysis there is, found by looking into `interp.analyses`."""
+"""All analyses: those in `interp.analyses` and those of installed packages."""
 
 import importlib
 import pkgutil
@@ -30,7 +30,7 @@ def _find(folders: tuple[str, ...], points: tuple[EntryPoint, ...]) -> dict[str,
     for point in points:
         loaded = _imported(point.value, point.load)
         if not (isinstance(loaded, type) and issubclass(loaded, Analysis)):
-            raise AnalysisError(f"entry point {point.name} = {point.value} is no Analysis")
+            raise AnalysisError(f"entry point {point.name} = {point.value} is not an Analysis")
         analyses[name_of(loaded)] = loaded
     return analyses
 

@@ -1,4 +1,4 @@
-"""What holds while a run goes on: its folder is its own, a log is kept, interruptions wait."""
+"""What holds during a run: its folder is locked, a log is kept, interruptions wait."""
 
 import logging
 import signal
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
-    """Hold a run folder; the lock goes with the process, however it ends."""
+    """Lock a run folder; the lock goes with the process, however it ends."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock", timeout=0)
@@ -37,7 +37,7 @@ def alone_in(out: Path) -> Iterator[None]:
 
 @contextmanager
 def logged(out: Path) -> Iterator[None]:
-    """Append what happens to run.log."""
+    """Append all log messages to run.log."""
     handler = _RunLog(out / "run.log", delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("interp")
@@ -53,7 +53,7 @@ def logged(out: Path) -> Iterator[None]:
 
 
 class _RunLog(logging.FileHandler):
-    """A log that fails in silence: where it cannot be written, results cannot, and say so."""
+    """A log that fails silently: where it cannot be written, results cannot either, and say so."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):  # of opening the file
@@ -67,7 +67,7 @@ class _RunLog(logging.FileHandler):
 
 
 class Stopping:
-    """Set by the first interruption, so that shards under way are finished; the second one ends."""
+    """Set by the first interruption, so that shards under way are finished; the second stops."""
 
     def __init__(self) -> None:
         self._flag = threading.Event()
@@ -81,7 +81,7 @@ class Stopping:
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
         if self._flag.is_set():
             raise KeyboardInterrupt
-        _log.warning("interrupted: finishing the shards under way; once more stops at once")
+        _log.warning("interrupted: finishing the shards under way; interrupt again to stop at once")
         self._flag.set()
 
     def __exit__(self, *_: object) -> None:

@@ -32,7 +32,7 @@ class CellDifference:
 
 @dataclass(frozen=True)
 class RunDifference:
-    """All that differs; `cells` holds those that both runs have and whose numbers differ."""
+    """All that differs; `cells` are those that both runs have and whose numbers differ."""
 
     settings: dict[str, tuple[Any, Any]]
     only_a: tuple[str, ...]
@@ -41,7 +41,7 @@ class RunDifference:
 
     @property
     def is_none(self) -> bool:
-        """Tell whether both runs say the same; settings such as the machine may differ."""
+        """Tell whether both runs agree; settings such as the machine may differ."""
         return not (self.only_a or self.only_b or self.cells)
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _settings(left: dict[str, Any], right: dict[str, Any]) -> list[tuple[str, tu
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Return what nested objects hold, by dotted names."""
+    """Return the values of nested objects by dotted names."""
     if not isinstance(value, dict):
         return {name: value}
     return {
@@ -108,7 +108,7 @@ def _compare(
 
 
 def _unlike(a: pd.DataFrame, b: pd.DataFrame, keys: list[str]) -> str:
-    """Return why the numbers of two tables cannot be compared; nothing if they can."""
+    """Return why the numbers of two tables cannot be compared; "" if they can."""
     if list(a.columns) != list(b.columns) or len(a) != len(b):
         return f"{a.shape[0]} × {a.shape[1]} against {b.shape[0]} × {b.shape[1]}"
     for key in keys:

@@ -30,7 +30,7 @@ ANY = "analysis"  # the page of analyses that have none of their own
 
 
 def app_path() -> Path:
-    """Return the viewer's script: inside the installed package, or beside it in a clone."""
+    """Return the viewer's script: inside the installed package, or next to it in a clone."""
     package = Path(__file__).parents[1]
     installed = package / "_viewer" / "app.py"
     return installed if installed.is_file() else package.parent / "apps" / "viewer" / "app.py"
@@ -51,7 +51,7 @@ def address(
 
 
 def page_of(analysis: str) -> str:
-    """Return the page that shows an analysis; one that is not of this version has no page."""
+    """Return the page that shows an analysis; one unknown to this version has no page."""
     known = declared_in_files().get(analysis)
     return ANY if known is None else known.page
 
@@ -148,8 +148,8 @@ def _free_port(host: str, port: int | None) -> int:
                 continue
             return candidate
     raise RunError(
-        f"port {port or f'{PORT} to {PORT + 49}'} cannot be used on {host} ({reason}); name another"
-        " with --port"
+        f"port {port or f'{PORT} to {PORT + 49}'} cannot be used on {host} ({reason});"
+        " name another with --port"
     )
 
 
@@ -192,8 +192,8 @@ def _place_of(what: "Result | str | Path") -> tuple[str | Path, str]:
     origin = what.origin
     if origin is None:
         raise RunError(
-            "this result is not from a run folder; `interp run` makes one, `interp.open_run`"
-            " reads it"
+            "this result is not from a run folder;"
+            " `interp run` makes one, `interp.open_run` reads it"
         )
     return origin.folder, address(
         origin.folder.resolve().name,

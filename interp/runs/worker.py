@@ -1,4 +1,4 @@
-"""The worker that does the jobs of a run, the same in any process: it plans, prepares and measures.
+"""The worker that does a run's jobs in any process: it plans, prepares and measures.
 
 What it computes is written into the run folder, whole or not at all, so that a job can be done
 twice, by anyone, at any time.
@@ -53,7 +53,7 @@ class Worker:
         cells: Sequence[PlannedCell],
         finished: Mapping[Cell, Mapping[str, str]],
     ) -> RunPlan:
-        """Return the shards of a task on a model, and what its cells will be of.
+        """Return the shards of a task on a model, and what its cells' numbers will depend on.
 
         `finished` maps finished cells to the identity that was recorded of their numbers.
         """
@@ -94,7 +94,7 @@ class Worker:
     def _keep_prompts(
         self, model: Model, task: str, batches: Sequence[TokenBatch], *, is_new: bool
     ) -> None:
-        """Write prompts, their tokens and the model's vocabulary, for readers without tokenizer."""
+        """Write prompts, tokens and the model's vocabulary, for readers without a tokenizer."""
         folder = self.out / task_path(model.name, task)
         prompts = Task("measured", tuple(prompt for batch in batches for prompt in batch.prompts))
         write_atomically(folder / "prompts.jsonl", prompts.to_lines())
@@ -216,7 +216,7 @@ def _vocabulary(model: Model, names: Sequence[str]) -> list[str]:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Return what a run remembers of a model."""
+    """Return what a run records of a model."""
     config, tokenizer = model.module.config, model.tokenizer
     made_from = getattr(config, "made_from", None)  # of weights that are not the published ones
     front = None if tokenizer is None else " ".join(put_in_front(tokenizer)) or "nothing"
@@ -235,7 +235,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def _peak_mb() -> int:
-    """Return the largest memory that this process has had; 0 where the system does not say."""
+    """Return this process's peak memory in MB; 0 if the system does not tell."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,3 +1,1 @@
-"""Statistics: estimates with their intervals, paired differences, agreement and alignment of
-curves.
-"""
+"""Statistics: estimates with intervals, paired differences, agreement, alignment of curves."""

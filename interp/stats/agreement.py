@@ -20,12 +20,13 @@ MEASURES = (
 
 
 def agreement(estimate: Array, exact: Array, *, gap: float, top_k: int) -> dict[str, float]:
-    """Return MEASURES of estimates against exact effects [entry]; NaN where one is not defined.
+    """Return `MEASURES` of estimates against exact effects [entry]; NaN where undefined.
 
-    Spearman is over entries that exceed 0.1 % of `gap` by either; the mean absolute error is a
-    share of `gap`; "top overlap" the share of the `top_k` entries with the largest absolute effect
-    that are also among the largest estimates; "same sign" is over entries whose effect exceeds 1 %
-    of the gap; "slope" is that of exact on estimate through 0: above 1, estimates are too small.
+    "spearman" is over entries that exceed 0.1 % of `gap` in either; "mean absolute error" is a
+    share of `gap`; "top overlap" is the share of the `top_k` entries with the largest absolute
+    effects that are also among the `top_k` largest estimates; "same sign" is over entries whose
+    effect exceeds 1 % of `gap`; "slope" is that of exact on estimated effects through 0: above 1,
+    estimates are too small.
     """
     known = ~(np.isnan(estimate) | np.isnan(exact))
     estimate, exact = estimate[known], exact[known]

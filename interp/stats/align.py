@@ -1,6 +1,4 @@
-"""Values at the positions of prompts of different lengths, averaged where they are equally far from
-the prompt's end.
-"""
+"""Values at positions counted from the prompts' ends, averaged over prompts of any lengths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +16,9 @@ Array = NDArray[np.float32]
 class Aligned:
     """Values [prompt layer column], NaN where a prompt has none.
 
-    Column 0 is every prompt's first token, which is often an attention sink and is nowhere else;
-    then come the offsets from the prompt's last token, which predicts the answer's first token and
-    has the offset 0.
+    Column 0 is every prompt's first token, which is often an attention sink and is in no other
+    column. The others are offsets from the prompt's last token, which predicts the answer's first
+    token and has offset 0.
     """
 
     values: Array
@@ -32,8 +30,9 @@ class Aligned:
         return ["first", *map(str, self.offsets)]
 
     def to_frame(self, *, seed: int) -> pd.DataFrame:
-        """Return columns layer, position (an offset, as text, or "first"), mean, low, high, max and
-        n_prompts.
+        """Return columns layer, position, mean, low, high, max and n_prompts.
+
+        `position` is an offset, as text, or "first".
         """
         return pd.concat(
             [self._column(i, name, seed) for i, name in enumerate(self.columns)], ignore_index=True
@@ -43,11 +42,10 @@ class Aligned:
         column: NDArray[np.float64] = self.values[:, :, i].astype(np.float64)
         values = column[~np.isnan(column).any(1)]
         low, high = bootstrap_interval(values, seed=seed)
-        layers = np.arange(values.shape[1])
-        keys = {"layer": layers, "position": name}
         return pd.DataFrame(
-            keys
-            | {
+            {
+                "layer": np.arange(values.shape[1]),
+                "position": name,
                 "mean": values.mean(0),
                 "low": low,
                 "high": high,
@@ -60,14 +58,15 @@ class Aligned:
 def align(
     parts: Sequence[Array], *, last: Sequence[NDArray[np.int64]], n_pos: Sequence[NDArray[np.int64]]
 ) -> Aligned:
-    """Align the parts' values [prompt layer pos] at each prompt's `last` token; `n_pos` are each
-    prompt's own positions.
+    """Align values [prompt layer pos] of all parts at each prompt's `last` token.
+
+    `n_pos` are the prompts' own numbers of positions.
     """
-    lowest = min(int((1 - at).min()) for at in last)
-    highest = max(int((n - 1 - at).max()) for n, at in zip(n_pos, last, strict=True))
+    lowest = min(int((1 - ends).min()) for ends in last)
+    highest = max(int((n - 1 - ends).max()) for n, ends in zip(n_pos, last, strict=True))
     rows = []
-    for part, at, n in zip(parts, last, n_pos, strict=True):
-        for values, end, length in zip(part, at, n, strict=True):
+    for part, ends, lengths in zip(parts, last, n_pos, strict=True):
+        for values, end, length in zip(part, ends, lengths, strict=True):
             row = np.full((values.shape[0], 2 + highest - lowest), np.nan, np.float32)
             row[:, 0] = values[:, 0]
             begin = 1 + (1 - end) - lowest

@@ -1,4 +1,4 @@
-"""Statistics over prompts, from per-prompt arrays."""
+"""Bootstrap intervals of statistics over prompts."""
 
 from collections.abc import Iterable
 
@@ -14,9 +14,7 @@ def bootstrap_interval(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the percentile-bootstrap interval [2 ...] of the (weighted) mean over the first axis
-    (the prompts).
-    """
+    """Return the bootstrap interval's ends [...] for the (weighted) mean of values [prompt ...]."""
     means = resampled_means(values, weights=weights, n_resamples=n_resamples, seed=seed)
     low, high = np.quantile(means, [(1 - share) / 2, (1 + share) / 2], axis=0)
     return low, high
@@ -29,10 +27,9 @@ def resampled_means(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Return the (weighted) mean over the prompts, drawn anew with replacement, of every resample
-    [resample ...].
+    """Return the (weighted) mean [resample ...] of prompts drawn with replacement, per resample.
 
-    With the same seed and number of prompts, resamples of several arrays are of the same prompts.
+    With the same seed and number of prompts, every array is resampled by the same prompts.
     """
     rng = np.random.default_rng(seed)
     n = len(values)
@@ -44,9 +41,7 @@ def resampled_means(
 
 
 def interval_of(samples: Iterable[float], *, share: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of a number computed from every resample; infinite ones count
-    as the largest.
-    """
+    """Return the percentile interval of a number per resample; infinite ones count as largest."""
     low, high = np.quantile(
         np.fromiter(samples, np.float64), [(1 - share) / 2, (1 + share) / 2], method="nearest"
     )
@@ -61,9 +56,7 @@ def interval_of_difference(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Return the percentile-bootstrap interval of mean(one) - mean(other), where both are of
-    different prompts.
-    """
+    """Return the bootstrap interval of mean(one) - mean(other), over different prompts."""
     rng = np.random.default_rng(seed)
     means = [
         rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=n_resamples) @ x / len(x)

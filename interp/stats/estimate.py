@@ -1,4 +1,4 @@
-"""An estimate: a number over prompts with its 95 % interval, that prints itself."""
+"""An estimate: a number over prompts with its 95 % interval, which knows how to print itself."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -16,9 +16,9 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value over `n` prompts and the 95 % interval around it; NaN where there is none.
+    """A value over `n` prompts and its 95 % interval, whose ends are NaN if there is none.
 
-    `f"{estimate:.0%}"` is "43 % [37, 50]"; any format of a float serves.
+    `f"{estimate:.0%}"` is "43 % [37, 50]"; any float format works.
     """
 
     value: float
@@ -27,18 +27,16 @@ class Estimate:
     n: int = 0
 
     def __post_init__(self) -> None:
-        """Take half an interval, or one with infinite ends, as none."""
+        """Drop an interval that lacks an end or has an infinite one."""
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             object.__setattr__(self, "low", NAN)
             object.__setattr__(self, "high", NAN)
 
     def __format__(self, spec: str) -> str:
-        value, low, high = (number(x, spec) for x in (self.value, self.low, self.high))
-        unit = " %" if spec.endswith("%") else ""
-        low, high = low.removesuffix(" %"), high.removesuffix(" %")
-        return f"{value.removesuffix(' %')}{unit}" + (
-            f" [{low}, {high}]" if self.has_interval else ""
-        )
+        if not self.has_interval:
+            return number(self.value, spec)
+        low, high = (number(end, spec).removesuffix(" %") for end in (self.low, self.high))
+        return f"{number(self.value, spec)} [{low}, {high}]"
 
     def __str__(self) -> str:
         return format(self, ".3g")
@@ -49,15 +47,15 @@ class Estimate:
         return not math.isnan(self.low)
 
     def excludes(self, value: float = 0.0) -> bool:
-        """Tell whether the interval excludes a value; False where there is no interval."""
+        """Tell whether there is an interval and it excludes a value."""
         return self.has_interval and not self.low <= value <= self.high
 
     def columns(self, value: str = "mean") -> dict[str, float | int]:
-        """Return the columns of a frame; `value` is the name of the first."""
+        """Return the columns of a frame; `value` names the first."""
         return {value: self.value, "low": self.low, "high": self.high, "n_prompts": self.n}
 
     def to_json(self) -> dict[str, float | int | None]:
-        """Return value, low, high and n; what is not finite is None, as JSON has it."""
+        """Return value, low, high and n; non-finite numbers become None, as JSON has none."""
         value, low, high = (
             x if math.isfinite(x) else None for x in (self.value, self.low, self.high)
         )
@@ -65,7 +63,7 @@ class Estimate:
 
 
 def number(value: float, spec: str) -> str:
-    """Return a number as text, with a space in front of a percent sign and without "-0"."""
+    """Return a number as text, with a space before the percent sign and without "-0"."""
     text = format(value, spec)
     if not any(digit in text for digit in "123456789") and text.startswith("-"):
         text = text[1:]
@@ -87,8 +85,8 @@ def estimates(
 ) -> dict[str, Array]:
     """Return the (weighted) means of values [prompt ...] and their intervals as columns [...].
 
-    Columns: mean, low, high (percentile bootstrap over the prompts, 1,000 resamples; with the same
-    seed and number of prompts, several calls draw the same prompts) and n_prompts.
+    Columns are mean, low, high (percentile bootstrap over the prompts, 1,000 resamples) and
+    n_prompts. Calls with the same seed and number of prompts draw the same prompts.
     """
     array = np.asarray(values, dtype=np.float64)
     per_prompt = None if weights is None else np.asarray(weights, dtype=np.float64)
@@ -98,12 +96,12 @@ def estimates(
 
 
 def estimate_of(value: float, resampled: Iterable[float], *, n: int) -> Estimate:
-    """Return a number with the interval of its values on resamples, such as a ratio of means."""
+    """Return a number with the interval of its resampled values, such as a ratio of means."""
     return Estimate(float(value), *interval_of(resampled), n)
 
 
 def estimate_difference(one: ArrayLike, other: ArrayLike, *, seed: int = 0) -> Estimate:
-    """Return mean(one) - mean(other) of different prompts, with its interval."""
+    """Return mean(one) - mean(other), over different prompts, with its interval."""
     first, second = (np.asarray(values, dtype=np.float64) for values in (one, other))
     if not len(first) or not len(second):
         return Estimate(NAN)
@@ -114,6 +112,6 @@ def estimate_difference(one: ArrayLike, other: ArrayLike, *, seed: int = 0) -> E
 def by_group(
     groups: Iterable[Any], values: ArrayLike, *, of: Callable[[Array], Estimate] = estimate
 ) -> dict[Any, Estimate]:
-    """Return the estimate of every group's values [prompt], in the order in which groups come."""
+    """Return the estimate of every group's values [prompt], groups in order of appearance."""
     names, array = np.array(list(groups), dtype=object), np.asarray(values, dtype=np.float64)
     return {name: of(array[names == name]) for name in dict.fromkeys(names)}

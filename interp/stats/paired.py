@@ -1,4 +1,4 @@
-"""The same prompts scored twice: how far apart the means are, and whether that could be chance."""
+"""The same prompts scored twice: the difference of the means, and whether it could be chance."""
 
 from dataclasses import dataclass
 
@@ -28,9 +28,9 @@ class PairedDifference:
 
 
 def paired_p(differences: NDArray[np.float64]) -> float:
-    """Return a two-sided p-value of paired differences [prompt]; 1 where none differs.
+    """Return the two-sided p-value of paired differences [prompt]; 1 if all are 0.
 
-    If all that differ do so by the same amount (right against wrong) this is McNemar's exact test,
+    If all that are not 0 have the same size (right against wrong), this is McNemar's exact test,
     otherwise Wilcoxon's signed-rank test, which uses only the order of the differences. Differences
     are rounded to 0.0001, so that sums computed in another order do not count as different.
     """

@@ -18,7 +18,7 @@ from interp.store.upkeep import evict
 
 
 class Place(NamedTuple):
-    """Where a prompt lies: the shard, and which of its prompts it is."""
+    """Where a prompt lies: its shard, and its number there."""
 
     shard: str
     number: int
@@ -27,9 +27,9 @@ class Place(NamedTuple):
 class ActivationStore:
     """The activations of one model, a fingerprint, in a folder or URL of shards.
 
-    What is not given of `settings` holds for the whole store (`configure`). With a type of its own,
-    a store keeps and finds activations of that type only. Beyond the quota, the shards that nobody
-    used for longest are removed, of any model.
+    What `settings` leave open is as configured for the whole store (`configure`). With a type of
+    its own, a store keeps and finds only activations of that type. Beyond the quota, the shards
+    that were unused for longest are removed, of any model.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ActivationStore:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Return the type that activations are kept as; None: as they are computed."""
+        """Return the type in which activations are kept; None: as they are computed."""
         return None if self.settings.dtype is None else DTYPES[self.settings.dtype]
 
     def read(self, keys: Sequence[str], name: str) -> list[Tensor] | None:
@@ -72,7 +72,7 @@ class ActivationStore:
                 return None
 
     def places(self, keys: Sequence[str], name: str) -> list[Place] | None:
-        """Return where these prompts' tensors of one name lie; None if one is not there."""
+        """Return where these prompts' tensors of one name lie; None if one is missing."""
         names = [self._own(key) for key in keys]
         with self._lock:
             places = [self._place(key, name) for key in names]
@@ -83,7 +83,7 @@ class ActivationStore:
         return known if len(known) == len(names) else None
 
     def missing(self, keys: Sequence[str], names: Iterable[str]) -> list[str]:
-        """Return the names of tensors that are not there for all of these prompts."""
+        """Return the names of tensors that are not stored for all of these prompts."""
         with self._lock:
             self._look_again()
             return [
@@ -113,7 +113,7 @@ class ActivationStore:
     def publish(
         self, prompts: Mapping[str, int], tensors: Mapping[str, Tensor]
     ) -> tuple[str, ShardHeader]:
-        """Write a shard that `add` then makes known; may run in a thread during reads."""
+        """Write a shard, which `add` then makes known; may run in a thread during reads."""
         kept = {
             name: tensor if name == TOKENS else self.cast(name, tensor)
             for name, tensor in tensors.items()
@@ -126,7 +126,7 @@ class ActivationStore:
         return shard, read_header(self.files, shard)
 
     def add(self, shard: str, header: ShardHeader) -> str:
-        """Let a shard be found; return its name."""
+        """Make a shard known; return its name."""
         with self._lock:
             if shard not in self._headers:
                 self._seen.add(shard)
@@ -148,8 +148,8 @@ class ActivationStore:
             beyond = tensor[kept.isinf() & tensor.isfinite()]
             if len(beyond):
                 raise StoreError(
-                    f"{name} has {beyond[0].item():.3g}; float16 ends at 65504; use bfloat16 or"
-                    " float32"
+                    f"{name} has {beyond[0].item():.3g};"
+                    " float16 ends at 65504; use bfloat16 or float32"
                 )
         return kept
 
@@ -167,7 +167,7 @@ class ActivationStore:
         )
 
     def _look_again(self) -> None:
-        """Learn which shards have come, and which have gone, whoever wrote or removed them."""
+        """Notice which shards have come and gone, whoever wrote or removed them."""
         on_disk = {shard for shard in self.files.names(self.folder, SUFFIX) if is_shard(shard)}
         for shard in self._seen - on_disk:
             self._forget(shard)

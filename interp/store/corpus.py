@@ -100,10 +100,10 @@ class Corpus:
         if not 0 <= number < len(self):
             raise StoreError(f"prompt {prompt} asked for; {self.name!r} has {len(self)}")
         ends = self._ends[part]
-        at = bisect_right(ends, number)
-        span = self.manifest.spans[part][at]
+        index = bisect_right(ends, number)
+        span = self.manifest.spans[part][index]
         tensor, starts = self._tensor(span, part), self.reader.header(span.shard).starts
-        row = span.first + number - (ends[at] - span.n_prompts)
+        row = span.first + number - (ends[index] - span.n_prompts)
         return tensor[starts[row] : starts[row + 1]]
 
     def _lengths(self, span: Span) -> tuple[int, ...]:
@@ -121,8 +121,8 @@ class Corpus:
     def _lost(self, span: Span, error: Exception) -> StoreError:
         why = error if isinstance(error, DamagedError) else f"{self.files.path(span.shard)} is gone"
         return StoreError(
-            f"corpus {self.name!r} is not whole: {why}; capture it again, which computes only what"
-            " is missing"
+            f"corpus {self.name!r} is not whole: {why};"
+            " capture it again, which computes only what is missing"
         )
 
 
@@ -147,5 +147,5 @@ def open_corpus(url: str | Path, name: str, *, model: str | None = None) -> Corp
         }
     if len(manifests) != 1:
         models = ", ".join(sorted(read_manifest(files, path).model_name or path for path in paths))
-        raise StoreError(f"corpus {name!r} is there of {models}; name one as `model`")
+        raise StoreError(f"corpus {name!r} exists for {models}; name one as `model`")
     return Corpus(files, name, next(iter(manifests.values())))

@@ -165,7 +165,7 @@ class Files:
             ) from None
 
     def mark_used(self, name: str) -> None:
-        """Let a local file count as used now; object stores keep the time of writing."""
+        """Count a local file as used now; object stores keep the time of writing."""
         if self.is_local:
             try:
                 os.utime(f"{self.root}/{name}")

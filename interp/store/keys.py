@@ -34,8 +34,8 @@ def stored_name(site: Site) -> str:
     """
     if site.kind in _PER_PAIR:
         raise SiteError(
-            f"{site} given; sites with one value per token can be stored, not those per pair of"
-            " tokens"
+            f"{site} given;"
+            " sites with one value per token can be stored, not those per pair of tokens"
         )
     match site.kind:
         case "resid_pre":

@@ -1,9 +1,9 @@
-"""Shuffled batches of a corpus's tokens, to train probes and dictionaries on.
+"""Shuffled batches of a corpus's tokens, for training probes and dictionaries.
 
 Shuffling never reads the corpus at random: spans of prompts are shuffled, `pool` of them are opened
 at a time, and tokens are shuffled among those. Every worker of a DataLoader walks through the same
-order and reads only the batches that are its own, so the batches, and their order, are the same for
-any number of workers.
+order and reads only its own batches, so the batches, and their order, are the same for any number
+of workers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,9 +24,9 @@ _POOL = 8
 class TokenVectors(IterableDataset[Batch]):
     """Batches of tokens, each token once, for `DataLoader(batch_size=None)`.
 
-    A batch is `{"tokens": [batch], str(site): [batch ...]}`. With a `seed` tokens are shuffled,
-    each seed another order (one per epoch); without, they come in the corpus's order. The last
-    batch may be smaller.
+    A batch is `{"tokens": [batch], str(site): [batch ...]}`. With a `seed` tokens are shuffled, in
+    another order for each seed (one per epoch); without one they come in the corpus's order. The
+    last batch may be smaller.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The spans of every tensor name, and how many tokens they are."""
+    """The spans of every tensor name, and the number of tokens."""
 
     model: str
     model_name: str

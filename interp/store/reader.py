@@ -65,7 +65,7 @@ class ShardReader:
         return self._tensors[at]
 
     def forget(self, shard: str) -> None:
-        """Know nothing of a shard any more."""
+        """Forget a shard."""
         self._headers.pop(shard, None)
         self._verified = {at for at in self._verified if at[0] != shard}
         self._tensors = OrderedDict(

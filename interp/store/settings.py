@@ -1,4 +1,4 @@
-"""What was configured for a whole store: its quota, and the type that it keeps."""
+"""What is configured for a whole store: its quota, and the type in which it keeps tensors."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -94,8 +94,8 @@ def pack(
     for name, tensor in tensors.items():
         if not is_tensor_name(name) or len(tensor) != n_tokens:
             raise StoreError(
-                f"tensor {name!r} {list(tensor.shape)} for {n_tokens} tokens; KIND.INDEX [token"
-                " ...] is needed"
+                f"tensor {name!r} {list(tensor.shape)} for {n_tokens} tokens;"
+                " KIND.INDEX [token ...] is needed"
             )
     for key in prompts:
         if not is_word(key):
@@ -123,7 +123,7 @@ def read_header(files: Files, name: str) -> ShardHeader:
     head = files.read(name, 0, _FIRST_READ)
     size = int.from_bytes(head[:8], "little")
     if len(head) < 8 or size > _LARGEST_HEADER:
-        raise DamagedError(f"{path} is no shard")
+        raise DamagedError(f"{path} is not a shard")
     if 8 + size > len(head):
         head += files.read(name, len(head), 8 + size)
     try:
@@ -180,9 +180,9 @@ def _header(
             or part.shape[0] != sum(lengths)
             or not 0 <= begin <= end
         ):
-            raise DamagedError(f"{path}: tensor {name!r} is none that this library writes")
+            raise DamagedError(f"{path}: tensor {name!r} is not one that this library writes")
     if not all(map(is_word, keys)) or min(lengths, default=0) < 0:
-        raise DamagedError(f"{path}: its prompts are none that this library writes")
+        raise DamagedError(f"{path}: its prompts are not as this library writes them")
     return ShardHeader(metadata["model"], metadata["model_name"], keys, lengths, parts)
 
 

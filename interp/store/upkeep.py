@@ -1,4 +1,4 @@
-"""What is in a store, is it whole, and what can go: read from headers, without models."""
+"""What a store holds, whether it is whole, and what can go: read from headers alone."""
 
 import re
 import time
@@ -144,10 +144,11 @@ def prune(
 ) -> list[FileInfo]:
     """Remove and return shards: those unused for `older_than` seconds, or beyond `max_bytes`.
 
-    Beyond `max_bytes` the least recently used go first. With `model` (a name, or the start of a
-    fingerprint), only that model's; alone, all of them. Shards in an older format and files that a
-    writer left behind go too, and the corpora of a model of which nothing is left. A time of use in
-    the future counts as now. Object stores know when a shard was written, not when it was read.
+    Beyond `max_bytes` the least recently used go first. `model` (a name, or the start of a
+    fingerprint) limits this to one model; given alone, it removes all of that model's. Shards in an
+    older format and files that a writer left behind go too, and the corpora of a model of which
+    nothing is left. A time of use in the future counts as now. Object stores know when a shard was
+    written, not when it was read.
     """
     if older_than is None and max_bytes is None and model is None:
         raise StoreError("nothing to prune by; an age, a size or a model is needed")

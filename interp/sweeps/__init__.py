@@ -1,1 +1,1 @@
-"""Computations that several analyses share: functions, named by what they compute."""
+"""Computations that several analyses share, named by what they compute."""

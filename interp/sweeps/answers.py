@@ -77,7 +77,7 @@ def answered(recording: Recording, shard: TokenBatch, *, whole: bool = False) ->
 
 
 def answered_sizes(shard: TokenBatch, *, whole: bool = False) -> list[Size]:
-    """Return how much there is to run for each group that `answered` yields."""
+    """Return the size of each group that `answered` yields."""
     sizes = []
     for n, rows in _by_length(shard).items():
         n_pos = shard.tokens.shape[1] + n - (0 if whole else 1)
@@ -89,6 +89,6 @@ def answered_sizes(shard: TokenBatch, *, whole: bool = False) -> list[Size]:
 def probability(
     logits: Float[Tensor, "batch answer_pos d_vocab"], answer: Int[Tensor, "batch answer_pos"]
 ) -> Float[Tensor, " batch"]:
-    """Return the sum of the probabilities of the answer's tokens, each behind those before it."""
+    """Return the sum of the probabilities of the answer's tokens, each given those before it."""
     probabilities: Tensor = logits.float().softmax(-1).gather(-1, answer[..., None])[..., 0].sum(-1)
     return probabilities

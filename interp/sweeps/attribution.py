@@ -36,7 +36,7 @@ Coefficients = dict[Site, Tensor]
 
 
 def n_passes(methods: Sequence[Method], *, n_sites: int, steps: int) -> int:
-    """Return how many forward and backward passes methods take beside the source run."""
+    """Return how many forward and backward passes the methods take besides the source run."""
     passes = {
         "average": 2,
         "integrated_gradients": n_sites * steps,
@@ -73,7 +73,7 @@ def check_nodes(
 
 
 class Attribution:
-    """The base and the source run of prompts and twins, and the coefficients of all sites.
+    """The base and source runs of prompts and their twins, and the coefficients at all sites.
 
     Every pass is run once, when it is first needed.
     """
@@ -133,7 +133,7 @@ class Attribution:
                 return base, {site: self._along([site], [site], steps)[site] for site in self.sites}
 
     def _along(self, moved: Sequence[Site], wanted: Sequence[Site], steps: int) -> Coefficients:
-        """Return the mean coefficients on the path from base to source, the base's end included."""
+        """Return the mean coefficients on the path from base to source, including the base."""
         base = self._run("base", GRADIENT)[0]
         total: Coefficients = {}
         for k in range(steps):

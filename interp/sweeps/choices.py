@@ -1,6 +1,4 @@
-"""Multiple choice, scored as evaluation harnesses do: each option by its likelihood behind the
-prompt.
-"""
+"""Multiple choice scored as evaluation harnesses do: by each option's likelihood."""
 
 import random
 from dataclasses import replace
@@ -59,8 +57,7 @@ def shuffled(prompt: Prompt, *, seed: int = 0) -> tuple[str, ...]:
 
 
 def option_order(prompt: Prompt, *, seed: int = 0) -> tuple[int, ...]:
-    """Return the numbers of a prompt's options in an order that its id and the seed decide, so that
-    no tie favours a place.
+    """Return the order of a prompt's options, drawn by its id and the seed so that ties are fair.
 
     Raises TaskError, naming the prompt, where there is no choice.
     """

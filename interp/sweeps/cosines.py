@@ -1,4 +1,4 @@
-"""How a layer's writes lie to the stream, and the stream behind a layer to that in front of it."""
+"""The cosines of a layer's writes with the stream, and of the stream with itself behind it."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from interp.replay import Recording
 from interp.shapes import Resid
 from interp.sites import Site
 
-_EPS = 1e-6
+SMALLEST_NORM = 1e-6  # a shorter vector counts as this long, so that nothing is divided by 0
 MEASURES = ("BI", "BI if writes were orthogonal", "relative magnitude")
 
 
@@ -34,7 +34,9 @@ def cosines_of(writes: Sequence[Write]) -> Float[Tensor, "*tokens part"]:
 
     About 0: a new direction; negative: erasing; positive: strengthening.
     """
-    cosines = [cosine_similarity(write, stream, dim=-1, eps=_EPS) for write, stream in writes]
+    cosines = [
+        cosine_similarity(write, stream, dim=-1, eps=SMALLEST_NORM) for write, stream in writes
+    ]
     return torch.stack(cosines, dim=-1)
 
 
@@ -47,8 +49,8 @@ def influence(resid_pre: Resid, resid_post: Resid) -> Float[Tensor, "rows pos me
     """Return `MEASURES` of one layer for every token, in fp32."""
     pre, post = resid_pre.float(), resid_post.float()
     stream, write = vector_norm(pre, dim=-1), vector_norm(post - pre, dim=-1)
-    orthogonal = 1 - stream / torch.hypot(stream, write).clamp_min(_EPS)
-    magnitude = write / vector_norm(post, dim=-1).clamp_min(_EPS)
+    orthogonal = 1 - stream / torch.hypot(stream, write).clamp_min(SMALLEST_NORM)
+    magnitude = write / vector_norm(post, dim=-1).clamp_min(SMALLEST_NORM)
     return torch.stack(
-        [1 - cosine_similarity(pre, post, dim=-1, eps=_EPS), orthogonal, magnitude], dim=-1
+        [1 - cosine_similarity(pre, post, dim=-1, eps=SMALLEST_NORM), orthogonal, magnitude], dim=-1
     )

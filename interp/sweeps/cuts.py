@@ -1,4 +1,4 @@
-"""Attention kept from some keys, in a window of layers around each layer."""
+"""Attention that cannot read some keys, in a window of layers around each layer."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -46,7 +46,7 @@ class Cut:
 
 
 def half_width_of(n_layers: int, asked: int | None) -> int:
-    """Return the half width that is asked for, or the published share of the layers, 3 in 32."""
+    """Return the given half width, or the published share of the layers, 3 in 32."""
     return round(3 * n_layers / 32) if asked is None else asked
 
 
@@ -70,8 +70,8 @@ def cut_of(
     if any(empty):
         which = shard.prompts[empty.index(True)].id
         raise AnalysisError(
-            f"prompt {which!r}: no query {query!r} stands behind the key {key!r}; there is nothing"
-            " to hide"
+            f"prompt {which!r}: no query {query!r} stands behind the key {key!r};"
+            " there is nothing to hide"
         )
     return cut
 
@@ -92,8 +92,8 @@ def cut_elsewhere(shard: TokenBatch, cut: Cut, *, seed: int = 0) -> Cut:
         drawn += [] if bool(cut.keys[row, 0]) else [0]
         if len(drawn) < n:
             raise AnalysisError(
-                f"prompt {prompt.id!r} has {len(drawn)} other positions before its queries; {n} are"
-                " needed (control=False)"
+                f"prompt {prompt.id!r} has {len(drawn)} other positions before its queries;"
+                f" {n} are needed (control=False)"
             )
         keys[row, drawn[:n]] = True
     return Cut(cut.queries, keys, cut.half_width)
@@ -101,7 +101,7 @@ def cut_elsewhere(shard: TokenBatch, cut: Cut, *, seed: int = 0) -> Cut:
 
 @torch.no_grad()
 def require_hiding(model: Model, shard: TokenBatch) -> None:
-    """Raise SiteError unless every layer's attention can be kept from a key: proven on two tokens.
+    """Raise SiteError unless attention to a key can be cut in every layer, tried on two tokens.
 
     A block's output at the second must not depend on the first token's keys and values where they
     are hidden.

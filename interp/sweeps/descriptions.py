@@ -1,4 +1,4 @@
-"""Descriptions of vectors: put in the place of a word of another prompt, and read behind it."""
+"""Descriptions of vectors: each is put in the place of a word of another prompt, and read out."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,8 +18,8 @@ from interp.tasks.batch import TokenBatch
 _PROMPTS = (  # the first whose every word a tokenizer knows: any English text, or the zoo's world
     (
         (
-            "Norway: Norway is a country. Mozart: Mozart is a composer. Toyota: Toyota is a"
-            " company. x:"
+            "Norway: Norway is a country. Mozart: Mozart is a composer."
+            " Toyota: Toyota is a company. x:"
         ),
         "x",
     ),
@@ -30,8 +30,8 @@ _PROMPTS = (  # the first whose every word a tokenizer knows: any English text, 
 def target_prompt(model: Model, text: str, placeholder: str) -> TokenBatch:
     """Return the prompt in which vectors are put in the place of a word, its `subject`.
 
-    Without a text it is a list of names said twice, of words that the tokenizer knows. Raises
-    TaskError if there is none, and if the placeholder is not found once.
+    The default is a list of names said twice, of words that the tokenizer knows. Raises TaskError
+    if there is none, or if the placeholder does not occur exactly once.
     """
     for words, at in [(text, placeholder)] if text else _PROMPTS:
         try:
@@ -45,7 +45,7 @@ def target_prompt(model: Model, text: str, placeholder: str) -> TokenBatch:
 
 
 def refuse_half_a_prompt(prompt: str, placeholder: str) -> None:
-    """Raise AnalysisError where a target prompt is given without its placeholder, or that alone."""
+    """Raise AnalysisError if only one of target prompt and placeholder is given."""
     if bool(prompt) != bool(placeholder):
         raise AnalysisError("prompt and placeholder are needed together, or neither")
 
@@ -56,7 +56,7 @@ def target_layers(n_layers: int, *, is_full: bool) -> range:
 
 
 def placeholder_position(target: TokenBatch) -> int:
-    """Return where vectors are put into the target prompt; raise TaskError if there is no place."""
+    """Return where vectors are put into the target prompt; raise TaskError if it has no place."""
     if target.subject is None:
         raise TaskError(target.missing("subject"))
     return int(target.subject[0])
@@ -103,7 +103,7 @@ def described_ranks(
 
 
 def unpatched_guesses(target: Recording, tokens: Sequence[Tokens]) -> Bool[Tensor, "batch token"]:
-    """Return which tokens follow the target prompt when nothing is put into it."""
+    """Return which tokens follow the target prompt without any vector in it."""
     guess = last_logits(target).argmax(-1)
     return torch.stack([torch.eq(token, guess) for token in tokens], dim=-1)
 

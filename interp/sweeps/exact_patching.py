@@ -86,7 +86,7 @@ def _value(recording: Recording, site: Site) -> Tensor:
 
 
 def _behind(base: Recording, site: Site, patched: Tensor) -> Tensor:
-    """Return the last residual where a site holds something else [variant*batch pos d]."""
+    """Return the last residual with a site's values replaced [variant*batch pos d]."""
     layer, rest = site.layer, range(site.layer + 1, base.n_layers)
     if site.kind == "resid_pre":
         return base.chain(range(layer, base.n_layers), patched)

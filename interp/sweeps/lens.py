@@ -1,4 +1,4 @@
-"""What a residual would predict if it were the last one, against what the model predicts.
+"""What residuals would predict as if they were the last, against the model's prediction.
 
 Logits are made for a few tokens at a time: one tensor never holds more than `LOGITS_HELD` numbers
 (or one token's logits), however many layers, prompts and positions there are. One token's logits
@@ -23,7 +23,7 @@ NO_ANSWER = -1.0
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted at every token: log-probabilities, probabilities, most probable tokens."""
+    """The prediction at every token: log-probabilities, probabilities, most probable tokens."""
 
     log_p: Float[Tensor, "token d_vocab"]
     p: Float[Tensor, "token d_vocab"]

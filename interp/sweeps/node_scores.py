@@ -143,7 +143,7 @@ class NodeScores:
         )
 
     def largest(self, names: Mapping[str, str], *, seed: int) -> list[tuple[str, str, Estimate]]:
-        """Return the largest node of all kinds, then those of the last two, unless they are it.
+        """Return the largest node of all kinds, then those of the last two kinds if they differ.
 
         Each is what was looked at ("node", or the kind), the node in words, and its share of the
         difference between the runs.

@@ -1,8 +1,8 @@
-"""Residuals written over the output of a layer at some positions; only what comes behind is run.
+"""Residuals written over a layer's output at some positions; only what comes after is run.
 
 With causal attention, positions before the first that is written to, and layers up to the one
 written to, stay as they were: one token is run where the last position is written to. Source and
-target may be different recordings, of any model of one width.
+target may be different recordings, of any models of one width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,8 +34,9 @@ def ends_of_patched(
     *,
     positions: Spans,
 ) -> dict[int, Float[Tensor, "variant batch d_model"]]:
-    """Return by layer the last residual at the last position where its output at `positions` is
-    each variant's value.
+    """Return by layer the last residual at the last position, for each variant's value there.
+
+    A variant's value replaces the layer's output at `positions`.
 
     One sweep over the layers serves them all: a layer's variants join behind it. Raises
     AnalysisError for vectors of another width and for positions that do not exist.
@@ -74,7 +75,7 @@ def patching_steps(n_layers: int, *, variants: Sequence[int]) -> int:
 
 
 def logits_at_the_end(recording: Recording, ends: Float[Tensor, "variant batch d_model"]) -> Tensor:
-    """Return fp32 logits [variant batch d_vocab]."""
+    """Return fp32 logits [variant batch d_vocab] of residuals at the last position."""
     flat = rearrange(ends, "variant batch d_model -> (variant batch) 1 d_model")
     logits = recording.logits(flat)
     by_variant: Tensor = rearrange(
@@ -103,11 +104,11 @@ Where = Literal["subject", "last"]
 
 
 def span_of(shard: TokenBatch, position: Where, *, width: int = 1) -> Spans:
-    """Return `width` positions of each prompt, the last of them its subject's or its own last."""
+    """Return `width` positions of each prompt that end with its subject or with the prompt."""
     if position == "subject" and shard.subject is None:
         raise TaskError(
-            f"{shard.why.get('subject') or shard.first_without('subject')}; position='last' needs"
-            " none"
+            f"{shard.why.get('subject') or shard.first_without('subject')};"
+            " position='last' needs none"
         )
     end = shard.last if position == "last" or shard.subject is None else shard.subject
     span: Tensor = end[:, None] - torch.arange(width - 1, -1, -1, device=end.device)

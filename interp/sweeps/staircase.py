@@ -20,17 +20,15 @@ from torch.linalg import vector_norm
 from interp.replay import Recording
 from interp.shapes import KV
 from interp.sites import Site
+from interp.sweeps.cosines import SMALLEST_NORM
 
 Part = Literal["layer", "attention", "mlp"]
 Scope = Literal["all", "future", "direct", "direct_future"]
-_EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class Step:
-    """The relative change of one layer's contribution, [variant batch pos-start], measured from
-    position `start` on.
-    """
+    """The relative change of one layer's contribution [variant batch pos-start] from `start` on."""
 
     scope: Scope
     layer: int
@@ -40,9 +38,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Ends:
-    """The last residuals [variant batch pos-start d_model] of every skip, measured from position
-    `start` on.
-    """
+    """The last residuals [variant batch pos-start d_model] of every skip, from `start` on."""
 
     scope: Scope
     start: int
@@ -61,14 +57,12 @@ def relative_change(
     clean = clean.float()
     change: Tensor = vector_norm(clean - changed.float(), dim=-1) / vector_norm(
         clean, dim=-1
-    ).clamp_min(_EPS)
+    ).clamp_min(SMALLEST_NORM)
     return change
 
 
 def skipped(recording: Recording, layer: int, part: Part) -> Tensor:
-    """Return the residual behind `layer` [batch pos d_model] without its part; position 0 keeps the
-    clean output.
-    """
+    """Return the residual behind `layer` [batch pos d_model] without its part; position 0 stays."""
     pre, post = recording.resid(layer), recording.resid(layer + 1)
     match part:
         case "layer":
@@ -81,9 +75,7 @@ def skipped(recording: Recording, layer: int, part: Part) -> Tensor:
 
 
 def write_of(recording: Recording, layer: int, part: Part) -> Tensor:
-    """Return what a part wrote in the clean pass [batch pos d_model]; nothing at position 0, which
-    is never skipped.
-    """
+    """Return what a part wrote in the clean pass [batch pos d_model]; 0 at position 0."""
     kinds = {"layer": ("attn_out", "mlp_out"), "attention": ("attn_out",), "mlp": ("mlp_out",)}[
         part
     ]
@@ -94,8 +86,7 @@ def write_of(recording: Recording, layer: int, part: Part) -> Tensor:
 def staircase(
     recording: Recording, *, part: Part, scopes: Sequence[Scope], splits: Sequence[int]
 ) -> Iterator[Step | Ends]:
-    """Yield how every layer's contribution changes for every skipped layer, then where the skips
-    end.
+    """Yield each layer's relative change for every skipped layer, then the skips' last residuals.
 
     Variants are the skipped layers 0 .. layer - 1; an "all" step also has the skipped layer itself
     as its last variant.
@@ -131,9 +122,7 @@ def staircase(
 def _direct(
     recording: Recording, layer: int, *, part: Part, scopes: Sequence[Scope], splits: Sequence[int]
 ) -> Iterator[Step]:
-    """Yield how `layer` changes when it reads the clean residual minus one earlier layer's write;
-    nothing is chained.
-    """
+    """Yield how `layer` changes if it reads the clean residual minus one earlier layer's write."""
     if "direct" not in scopes and "direct_future" not in scopes:
         return
     clean = recording.resid(layer)

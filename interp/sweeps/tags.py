@@ -13,7 +13,7 @@ _TAG_BYTES = 48
 
 
 def key_of(prompt_id: str) -> int:
-    """Return a number that stands for a prompt's id in tensors; also a seed of its own."""
+    """Return a number that stands for a prompt's id in tensors, and is a seed of its own."""
     return int.from_bytes(hashlib.blake2b(prompt_id.encode(), digest_size=8).digest(), "big") >> 1
 
 

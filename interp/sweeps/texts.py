@@ -1,4 +1,4 @@
-"""Texts behind a prompt in which residuals are written over; later tokens are ordinary."""
+"""Texts after prompts in which residuals are written over; later tokens are ordinary."""
 
 from collections.abc import Iterator, Sequence
 
@@ -46,7 +46,7 @@ def patched_texts(
 def sampled_texts(
     model: Model, shard: TokenBatch, *, n: int, max_new_tokens: int, seed: int = 0
 ) -> Texts:
-    """Return the prompts' continuations, `n` times, at temperature 1; none depends on others."""
+    """Return `n` continuations of each prompt at temperature 1, which depend on no other prompt."""
     texts: Texts = []
     for copies in torch.split(torch.arange(n), _n_copies(shard, max_new_tokens)):
         seeds = [(seed << 20) + copy for copy in copies.tolist() for _ in shard.prompts]
@@ -59,7 +59,7 @@ def sampled_texts(
 def holds_answer(text: str, prompt: Prompt) -> bool:
     """Tell whether a text holds a prompt's answer, or an alias of two letters or more.
 
-    Upper and lower case are the same, as published.
+    Case is ignored, as published.
     """
     names = [prompt.answer or "", *[alias for alias in prompt.aliases if len(alias) > 1]]
     return any(name.lower() in text.lower() for name in names if name)

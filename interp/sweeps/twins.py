@@ -98,7 +98,7 @@ def twins_of(
 
 
 def check_gradient(metric: Metric, direction: Direction) -> None:
-    """Raise AnalysisError where the metric does not change at first order in the base run."""
+    """Raise AnalysisError if the metric has no first-order change in the base run."""
     if metric == "kl" and direction == "noise":
         raise AnalysisError(
             "metric kl has gradient 0 in the clean run, so it cannot noise; use denoise or log_prob"
@@ -116,8 +116,8 @@ def check_twins(model: Model, shard: TokenBatch, *, metric: Metric) -> None:
     for prompt, tokens, twin in zip(shard.prompts, shard.tokens, twins, strict=True):
         if torch.equal(tokens, twin):
             raise TaskError(
-                f"prompt {prompt.id!r} and its corrupted twin are the same; they must differ"
-                " somewhere"
+                f"prompt {prompt.id!r} and its corrupted twin are the same;"
+                " they must differ somewhere"
             )
     if metric != "logit_diff":
         return
@@ -132,6 +132,6 @@ def check_twins(model: Model, shard: TokenBatch, *, metric: Metric) -> None:
     ):
         if right == wrong:
             raise TaskError(
-                f"prompt {prompt.id!r}: answer {prompt.answer!r} and wrong {prompt.wrong!r} start"
-                " with one token"
+                f"prompt {prompt.id!r}:"
+                f" answer {prompt.answer!r} and wrong {prompt.wrong!r} start with one token"
             )

@@ -1,4 +1,4 @@
-"""Two-hop prompts: which can be compared, others' entities, and where a layer writes their own."""
+"""Two-hop prompts: which are compared, and where layers write their entities or others'."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -61,7 +61,7 @@ def require_subject(shard: TokenBatch) -> Int[Tensor, " batch"]:
 def related_answered(
     model: Model, task: Task, names: Collection[str], *, max_new_tokens: int | None = None
 ) -> dict[str, dict[str, bool]]:
-    """Return by a prompt's id which of its related prompts, by name, the model answers.
+    """Map a prompt's id to those of its related prompts, by name, that the model answers.
 
     Without `max_new_tokens` one is answered if the answer's first token is the first guess; with
     it, if a text of so many tokens holds the answer. One that cannot be asked is not answered.
@@ -119,9 +119,7 @@ def comparable_prompts(
 
 
 def known_hops(model: Model, task: Task, *, max_new_tokens: int | None = None) -> Tensors:
-    """Return the keys of prompts with single hops ("asked"), and of those with a wrong one
-    ("unknown").
-    """
+    """Return the keys of prompts with single hops ("asked"), and with a wrong one ("unknown")."""
     answered = related_answered(model, task, HOPS, max_new_tokens=max_new_tokens)
     unknown = [prompt for prompt, by_name in answered.items() if not all(by_name.values())]
     return {"asked": _keys(sorted(answered)), "unknown": _keys(sorted(unknown))}
@@ -151,9 +149,7 @@ def right_and_compared(
 
 
 def answer_groups(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return which of the compared prompts have right, and wrong, answers; groups without any are
-    left out.
-    """
+    """Return which compared prompts have right, and wrong, answers; empty groups are left out."""
     right, kept = arrays["is_right"], arrays["is_compared"]
     members = {RIGHT: right & kept, WRONG: ~right & kept}
     return {name: chosen for name, chosen in members.items() if chosen.any()}
@@ -187,15 +183,13 @@ def other_prompts_entities(model: Model, task: Task, *, n: int = 64) -> Tensors:
 
 
 def entities(shard: TokenBatch) -> Int[Tensor, "batch 2"]:
-    """Return the first tokens of each prompt's bridge and answer; without bridges, the answer's
-    twice.
-    """
+    """Return the first tokens of each prompt's bridge (without one, the answer) and answer."""
     answer = require_answers(shard)[:, 0]
     return torch.stack([answer if shard.bridge is None else shard.bridge, answer], dim=1)
 
 
 def other_prompts(shard: TokenBatch, prepared: Tensors) -> list[int]:
-    """Return for each prompt which row of `other_prompts_entities` stands beside it.
+    """Return for each prompt the row of `other_prompts_entities` that is its control.
 
     It is another prompt, whose entities are none of its own where there is such a prompt.
     """
@@ -209,7 +203,7 @@ def other_prompts(shard: TokenBatch, prepared: Tensors) -> list[int]:
 
 
 def another_prompts_entities(shard: TokenBatch, prepared: Tensors) -> tuple[Tokens, Tokens]:
-    """Return bridge and answer of the prompt that stands beside each prompt."""
+    """Return bridge and answer of each prompt's control, another prompt."""
     of_others = prepared["other_entities"][other_prompts(shard, prepared)]
     bridge, answer = of_others.to(shard.tokens.device).T
     return bridge, answer

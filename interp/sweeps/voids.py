@@ -1,9 +1,9 @@
-"""Which layers leave a token alone: the change of its norm against the range of earlier changes.
+"""Which layers leave a token alone: its norm's change, against the range of earlier changes.
 
 "Void in Language Models" (arXiv 2505.14467), after L2 adaptive computation: with n_l the norm of a
 token's stream behind layer l, layer l is void for that token where n_l - n_(l-1) < alpha * (largest
-- smallest change by the layers before l). Norms are all that the rule needs, so that every alpha is
-answered by one pass.
+- smallest change by the layers before l). Norms are all that the rule needs, so one pass answers
+every alpha.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def norms_of(recording: Recording) -> Norms:
 
 
 def changes_of(norms: Norms) -> Float[Tensor, "batch layer pos"]:
-    """Return by how much each layer makes the stream longer; negative where it makes it shorter."""
+    """Return by how much each layer lengthens the stream; negative where it shortens it."""
     return norms[:, 1:] - norms[:, :-1]
 
 
@@ -48,7 +48,7 @@ def range_before(changes: Float[Tensor, "batch layer pos"]) -> Float[Tensor, "ba
 
 
 def range_over_batch(changes: Float[Tensor, "batch layer pos"]) -> Float[Tensor, "batch pos"]:
-    """Return the range of the first layer's changes over a batch, as the published code has it."""
+    """Return the range of the first layer's changes over a batch, as in the published code."""
     first = changes[:, 0]
     return (first.amax(0) - first.amin(0)).expand_as(first).clone()
 
@@ -79,7 +79,7 @@ def is_massive(
 
 
 def prompt_hash(prompt_id: str, *, seed: int = 0) -> int:
-    """Return a number made of an id and a seed: names a prompt in tensors, and seeds its draws."""
+    """Return a number made of an id and a seed; it names a prompt in tensors and seeds draws."""
     return int.from_bytes(blake2b(f"{seed}:{prompt_id}".encode(), digest_size=7).digest(), "little")
 
 

@@ -18,12 +18,12 @@ from interp.tasks.prompts import Prompt
 class TokenBatch:
     """Token ids [batch pos], padded on the right; `mask` is False on padding.
 
-    `last` is each prompt's last position (of the prompt, also where its answer follows); `subject`
-    the last position of its first-hop phrase and `subject_start` the first; `answer`, `wrong` and
-    `bridge` the first token of each. `answer_tokens` [batch answer_pos] are whole answers, padded
-    with -1, and `answer_positions` the positions whose logits predict them. `corrupted` are the
-    twins' tokens, where every prompt has a twin of as many tokens. What is not there, or cannot be
-    used for one of the prompts, is None; `why` says why, by field, naming the prompt.
+    `last` is each prompt's last position (even if its answer follows); `subject` and
+    `subject_start` are the last and first position of its first-hop phrase; `answer`, `wrong` and
+    `bridge` are the first token of each. `answer_tokens` [batch answer_pos] are whole answers,
+    padded with -1, and `answer_positions` the positions whose logits predict them. `corrupted` are
+    the twins' tokens, if every prompt has a twin of as many tokens. What is missing, or unusable
+    for one of the prompts, is None; `why` says why, by field, naming the prompt.
     """
 
     prompts: tuple[Prompt, ...]
@@ -75,7 +75,7 @@ class TokenBatch:
         return f"{article} {name} is needed for every prompt; {named(bad)} without one"
 
     def first_without(self, name: str) -> str:
-        """Return which is the first prompt that lacks a field."""
+        """Return a message that names the first prompt without a field."""
         first = next(
             (prompt.id for prompt in self.prompts if getattr(prompt, name) is None),
             self.prompts[0].id,
@@ -93,8 +93,8 @@ def as_prompts(given: Any) -> tuple[Prompt, ...]:
         given = [given]
     elif is_ids(given):
         raise TaskError(
-            f"a list of numbers given, {list_of(given, 'ids')!r:.60}; one prompt of token ids is"
-            " [[…]]"
+            f"a list of numbers given, {list_of(given, 'ids')!r:.60};"
+            " one prompt of token ids is [[…]]"
         )
     items = list_of(given, "prompts")
     if not items:
@@ -187,7 +187,7 @@ def _twin(encoded: Encoded) -> Prompt:
 
 
 def _why(encoded: Sequence[Encoded]) -> dict[str, str]:
-    """Return for every field why it cannot be used, by the first prompt of which it cannot."""
+    """Return by field why it cannot be used, from the first prompt for which it cannot."""
     why: dict[str, str] = {}
     for each in reversed(encoded):
         why |= each.why
@@ -202,13 +202,13 @@ def padding(tokenizer: Any, n_ids: int | None) -> int:
 
 
 def _each(ids: Iterable[Sequence[int] | None]) -> Tensor | None:
-    """Return the first id of every prompt, if all have one."""
+    """Return the first id of every prompt's list, if all have one."""
     given = list(ids)
     return None if None in given else torch.tensor([each[0] for each in given if each])
 
 
 def _all(rows: Sequence[Sequence[int] | None], pad: int) -> Tensor | None:
-    """Return all ids of every prompt, if all have them."""
+    """Return all ids of every prompt's list, if all have one."""
     there = [row for row in rows if row is not None]
     return _padded(there, pad) if len(there) == len(rows) else None
 

@@ -1,4 +1,4 @@
-"""What a user says to a chat model, in the tokens that the model's own template makes of it."""
+"""A user's texts in the tokens that a chat model's own template makes of them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +19,7 @@ _FOLLOWING = ("answer", "wrong", "bridge")
 def in_template(tokenizer: Any, task: Task) -> Task:
     """Return a chat task as the tokens that end where the model is to answer.
 
-    Raises TaskError where the tokenizer has no template. An answer's tokens are those that the
+    Raises TaskError if the tokenizer has no template. An answer's tokens are those that the
     template gives when the assistant says it, without what ends its turn.
     """
     if not getattr(tokenizer, "chat_template", None):
@@ -53,13 +53,17 @@ class _Template:
         twin = None
         if prompt.corrupted is not None:
             whole, ids = self._rendered(prompt, prompt.corrupted)
-            twin = self._shown(whole)
+            twin = self._without_bos(whole)
             spelling[twin] = ids
         return replace(
-            prompt, text=self._shown(rendered), corrupted=twin, tokens=tokens, spelling=spelling
+            prompt,
+            text=self._without_bos(rendered),
+            corrupted=twin,
+            tokens=tokens,
+            spelling=spelling,
         )
 
-    def _shown(self, rendered: str) -> str:
+    def _without_bos(self, rendered: str) -> str:
         """Return a rendered text without the BOS that the tokenizer puts in front of texts."""
         return (
             rendered.removeprefix(self.encoder.decode(self.encoder.front))
@@ -75,8 +79,8 @@ class _Template:
             rendered = self._apply(prompt, [parts], add_generation_prompt=True)
         if text.strip() not in rendered[0]:
             raise TaskError(
-                f"prompt {prompt.id!r}: the chat template leaves out what the user says,"
-                f" {text!r:.80}"
+                f"prompt {prompt.id!r}:"
+                f" the chat template leaves out what the user says, {text!r:.80}"
             )
         return rendered
 

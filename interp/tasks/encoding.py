@@ -1,4 +1,4 @@
-"""From prompts to token ids: what a model is fed, what can be asked of it, and why not the rest."""
+"""From prompts to token ids: what a model is fed, what can be asked, and why not the rest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,8 +36,8 @@ class Encoded:
     """A prompt's tokens, and the tokens of what is asked of it.
 
     `subject` are the first and last position of its first-hop phrase, `corrupted` its twin's
-    tokens, of which there are as many. What is not there, or cannot be used, is None, and `why`
-    says why by field. `misfit` is why the whole prompt cannot be used; `problem` the same in full.
+    tokens, equally many. What is missing or unusable is None, and `why` says why by field. `misfit`
+    is why the whole prompt cannot be used; `problem` is the same in full.
     """
 
     prompt: Prompt
@@ -181,7 +181,7 @@ class Encoder:
         return Encoded(prompt, tokens, **tokens_of, why=reasons)
 
     def _misfit(self, prompt: Prompt, own: list[int] | None, tokens: Ids) -> tuple[str, str]:
-        """Return why a prompt cannot be used, in short and in full; nothing if it can."""
+        """Return why a prompt cannot be used, in short and in full; "" if it can."""
         where, (n_ids, longest) = f"prompt {prompt.id!r}", (self.limits.n_ids, self.limits.longest)
         if prompt.tokens is None and own is None:
             return (
@@ -221,8 +221,8 @@ class Encoder:
                 return (
                     None,
                     (
-                        f": its {name}, {given!r}, is text; token ids are needed where the prompt"
-                        " is token ids"
+                        f": its {name}, {given!r}, is text;"
+                        " token ids are needed where the prompt is token ids"
                     ),
                 )
             tokens = prompt.spelling[given]
@@ -239,8 +239,8 @@ class Encoder:
             return (
                 None,
                 (
-                    f": its {name}, {given!r}, has token {max(tokens)}; the model's are 0 to"
-                    f" {self.limits.n_ids - 1}"
+                    f": its {name}, {given!r}, has token {max(tokens)};"
+                    f" the model's are 0 to {self.limits.n_ids - 1}"
                 ),
             )
         return tokens, ""
@@ -259,7 +259,7 @@ class Encoder:
     def _twin(
         self, prompt: Prompt, tokens: Ids, follow: Mapping[str, list[int]]
     ) -> tuple[Ids | None, str]:
-        """Return the tokens of a prompt's corrupted twin, or why it cannot be set beside it."""
+        """Return the tokens of a prompt's corrupted twin, or why it cannot be compared."""
         given = str(prompt.corrupted)
         if prompt.tokens is None:
             own = follow[given]
@@ -337,22 +337,22 @@ def _behind(prompt: Prompt, answer: str) -> str:
 
 
 def named(ids: Sequence[str]) -> str:
-    """Return how many prompts, and the first of them."""
+    """Return the number of prompts and the first of them, in words."""
     return f"{len(ids)} prompts (first: {', '.join(map(repr, ids[:3]))})"
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that a tokenizer, as set now, puts in front of and behind texts."""
+    """Return the special tokens that a tokenizer now puts in front of and behind texts."""
     front: list[int] = []
     for probe in _PROBES:
         with_them, own = (
             list(tokenizer(probe, add_special_tokens=added)["input_ids"]) for added in (True, False)
         )
         starts = range(len(with_them) - len(own) + 1) if own else ()
-        at = [i for i in starts if with_them[i : i + len(own)] == own]
-        if len(at) == 1:
-            return with_them[: at[0]], with_them[at[0] + len(own) :]
-        front = with_them[: at[-1]] if at else front
+        begins = [i for i in starts if with_them[i : i + len(own)] == own]
+        if len(begins) == 1:
+            return with_them[: begins[0]], with_them[begins[0] + len(own) :]
+        front = with_them[: begins[-1]] if begins else front
     return front, []
 
 

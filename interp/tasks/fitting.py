@@ -30,8 +30,8 @@ def fit(tokenizer: Any, task: Task, *, limits: Limits = NO_LIMITS) -> Fitted:
     """Return the prompts that a model can be fed and that meet the task's needs.
 
     Raises TaskError if there are none. Left out, and counted by reason, is what no analysis can
-    use: unknown words, no tokens, more tokens than the model reads, ids that it does not have. What
-    a user says is put into the tokenizer's chat template first.
+    use: unknown words, no tokens, more tokens than the model reads, ids that it does not have. A
+    user's texts are put into the tokenizer's chat template first.
     """
     if task.chat:
         task = in_template(tokenizer, task)
@@ -42,8 +42,8 @@ def fit(tokenizer: Any, task: Task, *, limits: Limits = NO_LIMITS) -> Fitted:
     kept = [prompt for prompt, reason in zip(task.prompts, reasons, strict=True) if not reason]
     if not kept:
         raise TaskError(
-            f"task {task.name!r} does not fit this tokenizer: {Fitted(task, left_out)}, of"
-            f" {len(task)}"
+            f"task {task.name!r} does not fit this tokenizer:"
+            f" {Fitted(task, left_out)}, of {len(task)}"
         )
     return Fitted(task.of(kept), left_out)
 
@@ -63,7 +63,7 @@ def misfits(
 
 
 def _misfit(encoded: Encoded, twin: Encoded | None, needs: Sequence[Need]) -> str:
-    """Return why a prompt, beside its twin, cannot be used or does not meet needs."""
+    """Return why a prompt, or its twin, cannot be used or does not meet needs."""
     if encoded.misfit or not needs:
         return encoded.misfit
     both = [encoded] if twin is None else [encoded, twin]
@@ -84,7 +84,7 @@ def _misfit(encoded: Encoded, twin: Encoded | None, needs: Sequence[Need]) -> st
 
 
 def _has_long_answer(encoded: Encoded) -> bool:
-    """Tell whether an answer is there and not one token."""
+    """Tell whether there is an answer that is not one token."""
     asked = ((encoded.prompt.answer, encoded.answer), (encoded.prompt.wrong, encoded.wrong))
     return any(
         given is not None and (tokens is None or len(tokens) != 1) for given, tokens in asked

@@ -1,4 +1,4 @@
-"""What users give: texts, token ids or nothing; anything else is refused in one line."""
+"""Values from users: texts, token ids or nothing; anything else is refused in one line."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ def is_missing(value: object) -> bool:
 
 
 def described(value: object) -> str:
-    """Return in a few words what a value is."""
+    """Describe a value in a few words."""
     shape = getattr(value, "shape", None)
     if isinstance(value, str):
         return f"{value!r:.80}"
@@ -33,12 +33,12 @@ def described(value: object) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return arrays and tensors as numbers or lists, anything else as it is."""
+    """Return arrays and tensors as numbers or lists, anything else unchanged."""
     return value.tolist() if hasattr(value, "tolist") and hasattr(value, "dtype") else value
 
 
 def list_of(given: Any, what: str) -> list[Any]:
-    """Return the items of a list; raise TaskError where one value was given."""
+    """Return the items of a list; raise TaskError for a single value."""
     given = plain(given)
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         raise TaskError(f"{what}: {described(given)} given; a list is needed")
@@ -46,7 +46,7 @@ def list_of(given: Any, what: str) -> list[Any]:
 
 
 def list_of_texts(given: Any, what: str) -> tuple[str, ...]:
-    """Return a list of texts; raise TaskError for one text, and for items that are none."""
+    """Return a list of texts; raise TaskError for a single text, or for other items."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(plain(given), Iterable):
         raise TaskError(f"{what} is {described(given)}; a list of strings is needed")
     items = tuple(plain(given))
@@ -83,7 +83,7 @@ def read_ids(given: Any, where: str) -> Ids:
 
 
 def spelled(ids: Ids, names: Sequence[str] = ()) -> str:
-    """Return ids as text: their names, or numbers if there are none; TaskError beyond the names."""
+    """Return ids as text: their names, or numbers without names; TaskError beyond the names."""
     if names and max(ids) >= len(names):
         raise TaskError(f"token {max(ids)} given; there are {len(names)} names, from 0 on")
     return " ".join(names[i] if names else str(i) for i in ids)

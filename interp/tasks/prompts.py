@@ -20,7 +20,7 @@ class Prompt:
     names the first hop's entity, `bridge` the first hop's answer. `answer_index` says which of the
     `choices` is the answer, where two read the same. `space` is how answers follow the text. With
     `tokens` the prompt is these ids, as they are, and `spelling` has the ids of its answers,
-    choices and twin, by text. Blank texts are missing. Raises TaskError for what is no prompt.
+    choices and twin, by text. Blank texts count as missing. Raises TaskError if a field is invalid.
     """
 
     id: str
@@ -69,8 +69,8 @@ class Prompt:
         if self.answer_index is None:
             if self.choices.count(self.answer or "") > 1:
                 raise TaskError(
-                    f"{where}: several choices are {self.answer!r}; answer_index says which is the"
-                    " answer"
+                    f"{where}: several choices are {self.answer!r};"
+                    " answer_index says which is the answer"
                 )
             return
         if isinstance(self.answer_index, bool) or not isinstance(self.answer_index, int):
@@ -79,14 +79,14 @@ class Prompt:
             )
         if not 0 <= self.answer_index < len(self.choices):
             raise TaskError(
-                f"{where}: answer_index is {self.answer_index}; there are {len(self.choices)}"
-                " choices, from 0 on"
+                f"{where}: answer_index is {self.answer_index};"
+                f" there are {len(self.choices)} choices, from 0 on"
             )
         option = self.choices[self.answer_index]
         if self.answer not in (None, option):
             raise TaskError(
-                f"{where}: the answer is {self.answer!r}, and choice {self.answer_index} is"
-                f" {option!r}"
+                f"{where}: the answer is {self.answer!r},"
+                f" and choice {self.answer_index} is {option!r}"
             )
         self._set("answer", option)
 
@@ -108,7 +108,7 @@ class Prompt:
 
 
 def followed_by(text: str, answer: str, *, space: Space = "auto") -> str:
-    """Return a text with an answer behind it, after a space where a writer would leave one."""
+    """Return a text with an answer after it, and a space between where a writer would put one."""
     return f"{text}{space_between(text, answer, space)}{answer}"
 
 

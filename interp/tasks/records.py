@@ -1,4 +1,4 @@
-"""From rows of a file, a table or a data set to prompts; errors name the row by its number."""
+"""From rows of a file, table or data set to prompts; errors name the row by its number."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -76,15 +76,15 @@ def rows_of_file(path: Path) -> Iterator[Row]:
             where = f"{path}:{number}"
             if len(raw) > LONGEST_LINE:
                 raise TaskError(
-                    f"{where}: a line of more than {LONGEST_LINE:,} bytes; a prompt has at most"
-                    " that many"
+                    f"{where}: a line of more than {LONGEST_LINE:,} bytes;"
+                    " a prompt has at most that many"
                 )
             if raw.strip():
                 yield where, _object(raw, where)
 
 
 def _names_beside(path: Path) -> tuple[str, ...]:
-    """Return what token ids stand for, from NAME.names.json beside a file, if there is one."""
+    """Return the names of token ids from NAME.names.json next to a file, if there is one."""
     file = path.with_suffix(NAMES)
     if not file.is_file():
         return ()
@@ -104,8 +104,8 @@ def rows_of(dataset: Any, split: str | None) -> Iterable[Any]:
         raise TaskError(f"split {split!r} asked for; there is one list of rows, without splits")
     if isinstance(dataset, str | bytes) or not isinstance(dataset, Iterable):
         raise TaskError(
-            f"{described(dataset)} given; rows of named columns are needed (datasets.load_dataset"
-            " returns them)"
+            f"{described(dataset)} given;"
+            " rows of named columns are needed (datasets.load_dataset returns them)"
         )
     return dataset
 
@@ -125,8 +125,8 @@ def _rows_of_mapping(given: Mapping[Any, Any], split: str | None) -> Iterable[An
         if len({*lengths.values()}) > 1:
             given_lengths = ", ".join(f"{key} {n}" for key, n in lengths.items())
             raise TaskError(
-                f"columns of several lengths given ({given_lengths}); as many rows of each are"
-                " needed"
+                f"columns of several lengths given ({given_lengths});"
+                " as many rows of each are needed"
             )
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if split is not None:
@@ -236,7 +236,7 @@ def _prompt(record: Mapping[str, Any], where: str, *, number: str, names: Sequen
 
 
 def _id(value: Any) -> str:
-    """Return an id as text; whole numbers that a table made floats are whole again."""
+    """Return an id as text; whole numbers that a table turned into floats are whole again."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -335,7 +335,7 @@ def _chosen(record: Mapping[str, Any], labels: Sequence[str], where: str) -> dic
 
 
 def _named_option(key: Any, options: Sequence[str], labels: Sequence[str], where: str) -> int:
-    """Return which option a key names: by its label, or else by what it can only mean."""
+    """Return which option a key names: by its label, or else by the only reading possible."""
     if str(key) in labels:
         return list(labels).index(str(key))
     meant = {f"the text of choice {i}": i for i, option in enumerate(options) if option == str(key)}
@@ -344,8 +344,8 @@ def _named_option(key: Any, options: Sequence[str], labels: Sequence[str], where
         return next(iter(meant.values()))
     if meant:
         raise TaskError(
-            f"{where}: the answer {key!r} may be {' or '.join(meant)}; labels beside the choices,"
-            " or answer_index, decide"
+            f"{where}: the answer {key!r} may be {' or '.join(meant)};"
+            " labels beside the choices, or answer_index, decide"
         )
     among = f"labels {', '.join(labels)}; " if labels else ""
     choices = ", ".join(map(repr, options))

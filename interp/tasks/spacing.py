@@ -53,9 +53,9 @@ def check_space(space: str) -> None:
 def space_between(text: str, answer: str, space: Space = "auto") -> str:
     """Return what stands between a text and the answer behind it: one space, or nothing.
 
-    Nothing where either brings white space of its own. Else "always" and "never" mean what they
-    say, and "auto" asks whether a writer would leave a space: none in scripts without spaces, after
-    what opens or joins, before what closes, and none where a number goes on.
+    It is nothing if either brings white space of its own. Otherwise "always" and "never" mean what
+    they say, and "auto" follows writers: no space in scripts without spaces, after what opens or
+    joins, before what closes, or where a number goes on.
     """
     if not text or not answer or text[-1].isspace() or answer[0].isspace() or space == "never":
         return ""

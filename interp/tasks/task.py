@@ -58,7 +58,7 @@ class Task:
         return len(self.prompts)
 
     def of(self, prompts: Iterable[Prompt]) -> Self:
-        """Return this task with some of its prompts."""
+        """Return this task with only some of its prompts."""
         kept = tuple(prompts)
         ids = {prompt.id for prompt in kept}
         return replace(
@@ -86,7 +86,7 @@ class Task:
         return self.of(kept)
 
     def spaced(self, space: Space) -> Self:
-        """Return this task with answers spaced from their texts so, in related prompts too."""
+        """Return this task, and its related prompts, with answers spaced from texts in this way."""
         check_space(space)
         related = {
             key: {what: replace(prompt, space=space) for what, prompt in others.items()}
@@ -97,7 +97,7 @@ class Task:
         )
 
     def _spaced(self, space: Space) -> Self:
-        """Return this task spaced so; "auto" keeps what its prompts say."""
+        """Return this task spaced in this way; "auto" keeps what its prompts say."""
         return self if space == "auto" else self.spaced(space)
 
     def shards(self, alike_by: Callable[[Prompt], Any]) -> list[tuple[Prompt, ...]]:
@@ -133,7 +133,7 @@ class Task:
         return records
 
     def to_jsonl(self, path: str | Path) -> None:
-        """Write one prompt a line, and the names of tokens, if any, into NAME.names.json beside."""
+        """Write one prompt per line, and any names of tokens to NAME.names.json next to it."""
         Path(path).write_text(self.to_lines(), encoding="utf-8")
         if self.names:
             Path(path).with_suffix(NAMES).write_text(
@@ -141,7 +141,7 @@ class Task:
             )
 
     def to_lines(self) -> str:
-        """Return one JSON object a prompt, each on a line."""
+        """Return a JSON object per prompt, one per line."""
         return "".join(
             f"{json.dumps(record, ensure_ascii=False)}\n" for record in self.to_records()
         )

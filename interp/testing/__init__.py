@@ -85,7 +85,7 @@ def examine(
 def check_model(model: Model, *, seed: int = 0) -> None:
     """Raise AssertionError, naming every check that failed.
 
-    What a model refuses with a reason is no failure.
+    What a model refuses with a reason does not count as a failure.
     """
     failed = examine(model, seed=seed).failed
     if failed:
@@ -130,7 +130,7 @@ def _over_layers(
 
 
 def _readable_layers(probe: Probe, kind: SiteKind) -> tuple[list[int], str]:
-    """Return the probe's layers where a kind of site can be read; if there are none, why."""
+    """Return the probe's layers where a kind of site can be read, or why there are none."""
     layers, why = [], ""
     for layer in probe.layers:
         try:

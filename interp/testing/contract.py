@@ -120,7 +120,7 @@ def broken_promises(
 
 
 def broken_promise(promise: str, check: Callable[[Trial], None], trial: Trial) -> str:
-    """Return how a promise is broken, in one line; nothing if it is kept."""
+    """Return how a promise is broken, in one line; "" if it is kept."""
     try:
         check(trial)
     except AssertionError as error:
@@ -138,7 +138,7 @@ def _require(is_kept: bool, otherwise: str) -> None:
 def _parameters(trial: Trial) -> None:
     declared = type(trial.analysis)
     is_own = "__dataclass_params__" in vars(declared)
-    _require(is_own, f"{declared.__name__} is no frozen dataclass of its own")
+    _require(is_own, f"{declared.__name__} is not a frozen dataclass of its own")
     without = [
         field.name
         for field in fields(declared)
@@ -180,7 +180,7 @@ def _require_equal(first: Tensors, second: Tensors) -> None:
         is_same = tensor.shape == again.shape and bool(
             torch.equal(tensor.nan_to_num(), again.nan_to_num())
         )
-        _require(is_same, f"{name} is another one the second time")
+        _require(is_same, f"{name} differs the second time")
 
 
 def _stated_cost(trial: Trial) -> None:
@@ -213,7 +213,7 @@ def _resumed(trial: Trial) -> None:
     again = trial.analysis.combine(read)
     pd.testing.assert_frame_equal(again.to_frame(), trial.frame)
     is_same = again.plot().to_json() == trial.result.plot().to_json()
-    _require(is_same, "the figure is another one after the parts were written and read")
+    _require(is_same, "the figure changes when parts are written and read again")
 
 
 def _tidy_frame(trial: Trial) -> None:
@@ -221,7 +221,7 @@ def _tidy_frame(trial: Trial) -> None:
     _require(len(frame) > 0, "the frame is empty")
     _require(frame.columns.is_unique, "two columns have one name")
     others = [column for column in frame.columns if not isinstance(column, str)]
-    _require(not others, f"columns {others} are no strings")
+    _require(not others, f"columns {others} are not strings")
     with tempfile.TemporaryDirectory() as folder:
         frame.to_parquet(Path(folder) / "frame.parquet", index=False)
         pd.testing.assert_frame_equal(pd.read_parquet(Path(folder) / "frame.parquet"), frame)
@@ -240,7 +240,7 @@ def _findings(trial: Trial) -> None:
 
 
 def _half_precision(trial: Trial) -> None:
-    """Check equal tensors, no infinities, and numbers that rounding explains for any batch size."""
+    """Check equal tensors, no infinities, and that batch size changes numbers by rounding alone."""
     prompts = trial.largest.prompts[:_FEW]
     first, second = (trial.measured(trial.model.tokenize(prompts)) for _ in range(2))
     _require_equal(first, second)

@@ -1,4 +1,4 @@
-"""What `interp doctor` looks at: is a checkpoint whole, and is it read as it is?"""
+"""What `interp doctor` checks: whether a checkpoint is whole, and read as what it is."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -26,8 +26,8 @@ _NOTABLE = 0.05  # a difference of probabilities between types
 
 
 @dataclass(frozen=True)
-class Sign:
-    """One thing looked at: a "note" is worth knowing, "failed" makes numbers wrong."""
+class HealthSign:
+    """The outcome of one check: a "note" is worth knowing, "failed" makes numbers wrong."""
 
     check: str
     verdict: Verdict
@@ -42,7 +42,7 @@ class Diagnosis:
     """
 
     model: str
-    signs: tuple[Sign, ...]
+    signs: tuple[HealthSign, ...]
     memory: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -68,14 +68,14 @@ def diagnose(
     except UnknownModelError:
         raise
     except ModelError as error:
-        return Diagnosis(name, (Sign("loading", "failed", str(error)),))
+        return Diagnosis(name, (HealthSign("loading", "failed", str(error)),))
     n_weights = sum(parameter.numel() for parameter in model.module.parameters())
     size = (
         f"{type(model.module).__name__}, {model.n_layers} layers, d_model {model.d_model},"
         f" {n_weights / 1e6:.1f} M weights"
     )
     signs = [
-        Sign("loading", "ok", f"{size}; none missing, unexpected, NaN or infinite"),
+        HealthSign("loading", "ok", f"{size}; none missing, unexpected, NaN or infinite"),
         _dtype(model),
     ]
     with torch.no_grad():
@@ -85,28 +85,28 @@ def diagnose(
         return Diagnosis(name, tuple(signs), tuple(_memory(model)))
 
 
-def _dtype(model: Model) -> Sign:
+def _dtype(model: Model) -> HealthSign:
     kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.module.parameters()}
     asked = getattr(model.module.config, "dtype", None)
     where = f"computed in {', '.join(sorted(kinds))} on {model.device}"
     if getattr(model.module, "is_quantized", False):
-        return Sign("dtype", "note", f"quantised: {where}")
+        return HealthSign("dtype", "note", f"quantised: {where}")
     if asked is not None and str(asked).removeprefix("torch.") not in kinds:
-        return Sign("dtype", "note", f"{where}; config.json says {asked}")
-    return Sign("dtype", "ok", where)
+        return HealthSign("dtype", "note", f"{where}; config.json says {asked}")
+    return HealthSign("dtype", "ok", where)
 
 
-def _tokenizer(model: Model) -> Iterator[Sign]:
+def _tokenizer(model: Model) -> Iterator[HealthSign]:
     tokenizer, n_rows = model.tokenizer, model.d_vocab
     if tokenizer is None:
-        yield Sign("tokenizer", "note", "there is none: prompts are token ids")
+        yield HealthSign("tokenizer", "note", "there is none: prompts are token ids")
         return
     beyond = _beyond(model)
     if 0 < len(tokenizer) - n_rows <= len(beyond):
         text = f"the model has no row for {', '.join(beyond)}; they are never fed"
-        yield Sign("tokenizer", "note", text)
+        yield HealthSign("tokenizer", "note", text)
     if why := _foreign(model):
-        yield Sign("tokenizer", "failed", why)
+        yield HealthSign("tokenizer", "failed", why)
         return
     ids = list(range(len(tokenizer) // 2, len(tokenizer) // 2 + 20))
     text = tokenizer.decode(ids)
@@ -114,21 +114,21 @@ def _tokenizer(model: Model) -> Iterator[Sign]:
     is_same = again.strip() == text.strip()
     own = "its own tokens come back" if is_same else "some of its own tokens do not come back"
     what = f"{len(tokenizer)} tokens for {n_rows} rows of W_U; {own} as they are"
-    yield Sign("tokenizer", "ok" if is_same else "note", what)
+    yield HealthSign("tokenizer", "ok" if is_same else "note", what)
     adds = tokenizer.bos_token is not None and put_in_front(tokenizer)[:1] == [tokenizer.bos_token]
     article = "a" if adds else "no"
     every = "every prompt" if adds else "prompts"
-    yield Sign("BOS", "ok", f"{article} BOS token is put in front of {every}")
+    yield HealthSign("BOS", "ok", f"{article} BOS token is put in front of {every}")
 
 
 def _beyond(model: Model) -> list[str]:
-    """Return the tokens added to the tokenizer that the model has no row for."""
+    """Return the tokenizer's added tokens for which the model has no row."""
     added = model.tokenizer.added_tokens_decoder
     return [str(token) for i, token in added.items() if i >= model.d_vocab]
 
 
 def _foreign(model: Model) -> str:
-    """Return why the tokenizer seems to belong to another model; nothing if it does not."""
+    """Return why the tokenizer seems to belong to another model; "" if it does not."""
     n_tokens, n_rows = len(model.tokenizer), model.d_vocab
     sizes = f"the tokenizer has {n_tokens} tokens, the model {n_rows}"
     if n_tokens - n_rows > len(_beyond(model)):
@@ -145,24 +145,26 @@ def _foreign(model: Model) -> str:
     return ""
 
 
-def _prompts(model: Model) -> Iterator[Sign]:
-    """Put one prompt of each kind through, and say what it became."""
+def _prompts(model: Model) -> Iterator[HealthSign]:
+    """Feed the model one prompt of each kind, and say what it became."""
     for kind, what in fed(model):
-        yield Sign(kind, "ok", what)
+        yield HealthSign(kind, "ok", what)
 
 
-def _numbers(model: Model) -> Sign:
+def _numbers(model: Model) -> HealthSign:
     probe = Probe(model, n_pos=_CHECKED)
     logits = model.logits(probe.batch)
     if not bool(torch.isfinite(logits).all()):
-        return Sign(
+        return HealthSign(
             "numbers", "failed", f"logits of random tokens are NaN or infinite in {model.dtype}"
         )
     largest = float(probe.recording.resid(model.n_layers).float().norm(dim=-1).max())
-    return Sign("numbers", "ok", f"logits are finite; the stream's norm goes up to {largest:.3g}")
+    return HealthSign(
+        "numbers", "ok", f"logits are finite; the stream's norm goes up to {largest:.3g}"
+    )
 
 
-def _device(model: Model) -> Iterator[Sign]:
+def _device(model: Model) -> Iterator[HealthSign]:
     if model.device.type == "cpu" or getattr(model.module, "hf_device_map", None):
         return
     batch, where = Probe(model, n_pos=8).batch, model.device
@@ -174,13 +176,13 @@ def _device(model: Model) -> Iterator[Sign]:
         model.module.to(where)
     off = float((there.softmax(-1) - here.softmax(-1)).abs().max())
     verdict: Verdict = "ok" if off < (1e-3 if model.dtype == torch.float32 else 0.05) else "failed"
-    yield Sign(
+    yield HealthSign(
         "device", verdict, f"probabilities on {where} and on the CPU differ by at most {off:.1e}"
     )
 
 
 def _in_float32(model: Model) -> Model:
-    """Return the model in fp32, where rounding hides no difference; itself if that is too large."""
+    """Return the model in fp32, where rounding hides no difference, or as it is if too large."""
     n_weights = sum(parameter.numel() for parameter in model.module.parameters())
     is_spread = len({*getattr(model.module, "hf_device_map", {}).values()}) > 1
     if (
@@ -193,7 +195,7 @@ def _in_float32(model: Model) -> Model:
     return Model(model.name, copy.deepcopy(model.module).float(), model.tokenizer)
 
 
-def _precision(model: Model, wide: Model) -> Iterator[Sign]:
+def _precision(model: Model, wide: Model) -> Iterator[HealthSign]:
     """Say how far the model's own type moves its predictions from those in fp32."""
     if wide is model:
         return
@@ -201,10 +203,10 @@ def _precision(model: Model, wide: Model) -> Iterator[Sign]:
     off = float((model.logits(batch).softmax(-1) - wide.logits(batch).softmax(-1)).abs().max())
     own = str(model.dtype).removeprefix("torch.")
     text = f"probabilities in {own} and in float32 differ by at most {off:.1e} on random tokens"
-    yield Sign("precision", "ok" if off < _NOTABLE else "note", text)
+    yield HealthSign("precision", "ok" if off < _NOTABLE else "note", text)
 
 
-def _contract(model: Model, progress: Callable[[str], None]) -> Iterator[Sign]:
+def _contract(model: Model, progress: Callable[[str], None]) -> Iterator[HealthSign]:
     examination = examine(model, n_pos=_CHECKED, progress=progress)
     own = str(model.dtype).removeprefix("torch.")
     how = (
@@ -213,9 +215,9 @@ def _contract(model: Model, progress: Callable[[str], None]) -> Iterator[Sign]:
         else f"in {own}, up to what its rounding explains"
     )
     for check in examination.failed:
-        yield Sign(f"{check.check} ({check.aspect})", "failed", check.why)
+        yield HealthSign(f"{check.check} ({check.aspect})", "failed", check.why)
     n_ok = sum(check.status == "ok" for check in examination.checks)
-    yield Sign(
+    yield HealthSign(
         "contract",
         "note" if examination.failed else "ok",
         f"{n_ok} checks against stock passes hold, {how}",
@@ -224,11 +226,11 @@ def _contract(model: Model, progress: Callable[[str], None]) -> Iterator[Sign]:
     for check in examination.refused:
         by_cause.setdefault(check.why.partition(": ")[2] or check.why, []).append(check.check)
     for why, what in by_cause.items():
-        yield Sign("refused", "note", f"{', '.join(dict.fromkeys(what))}: {why}")
+        yield HealthSign("refused", "note", f"{', '.join(dict.fromkeys(what))}: {why}")
 
 
 def _memory(model: Model) -> Iterator[dict[str, Any]]:
-    """Yield what each analysis takes, with its defaults, for prompts with twins and subjects."""
+    """Yield the memory of each analysis, with its defaults, for prompts with twins and subjects."""
     shard = _full_shard(model)
     weights, clean = (
         model.module.get_memory_footprint(),

@@ -33,7 +33,7 @@ def _of_text(model: Model) -> str:
     front, behind = special_tokens(model.tokenizer)
     put = f"{_names(model, front)} put in front" if front else "nothing put in front"
     cut = f", {_names(model, behind)} behind it left out" if behind else ""
-    return f"{_shown(model, batch)}: {put}{cut}{answer}"
+    return f"{_as_fed(model, batch)}: {put}{cut}{answer}"
 
 
 def _text_of(model: Model) -> str:
@@ -54,17 +54,17 @@ def _of_chat(model: Model) -> str:
             task = model.fit(Task.from_texts(["Hello"], chat=True)).task
         except TaskError:
             return str(error)
-        return f"{_shown(model, model.tokenize(task.prompts))}; answers cannot be given: {error}"
+        return f"{_as_fed(model, model.tokenize(task.prompts))}; answers cannot be given: {error}"
     batch = model.tokenize(task.prompts)
     if batch.answer is None:
-        return f"{_shown(model, batch)}; {batch.missing('answer')}"
+        return f"{_as_fed(model, batch)}; {batch.missing('answer')}"
     return (
-        f"{_shown(model, batch)}; an answer {_ANSWER!r} begins with"
+        f"{_as_fed(model, batch)}; an answer {_ANSWER!r} begins with"
         f" {_names(model, batch.answer.tolist())}"
     )
 
 
-def _shown(model: Model, batch: TokenBatch) -> str:
+def _as_fed(model: Model, batch: TokenBatch) -> str:
     row = batch.tokens[0].tolist()
     if len(row) <= 2 * _SHOWN:
         return _names(model, row)

@@ -131,8 +131,8 @@ def gradients_are_those_of_hugging_face(probe: Probe) -> None:
             stack.enter_context(returning(probe.blocks[layer], held.append))
         logits = probe.logits()
     theirs = torch.autograd.grad(logits[:, -1, 5].sum(), held)
-    for site, found, expected in zip(sites, ours, theirs, strict=True):
-        probe.compare(found, expected, f"the gradient at {site}", near=10 * probe.near)
+    for site, actual, expected in zip(sites, ours, theirs, strict=True):
+        probe.compare(actual, expected, f"the gradient at {site}", near=10 * probe.near)
 
 
 def generation_is_that_of_hugging_face(probe: Probe) -> None:
@@ -176,7 +176,7 @@ def the_bridge_sees_the_same(probe: Probe) -> None:
 
 
 def bfloat16_replays_too(probe: Probe) -> None:
-    """In bfloat16 blocks replay exactly, and residuals point where those of the own type do."""
+    """In bfloat16 blocks replay exactly, and residuals point the same way as in the own type."""
     if sum(parameter.numel() for parameter in probe.stock.parameters()) > _SMALL:
         return
     low = Probe(
@@ -193,8 +193,8 @@ def bfloat16_replays_too(probe: Probe) -> None:
     ).median()
     if cosine < 0.98:
         raise AssertionError(
-            f"residuals in bfloat16 have cosine {float(cosine):.2f} with those in"
-            f" {probe.model.dtype}"
+            f"residuals in bfloat16 have cosine {float(cosine):.2f}"
+            f" with those in {probe.model.dtype}"
         )
 
 

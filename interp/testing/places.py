@@ -77,10 +77,10 @@ def read_what_is_read(kind: SiteKind) -> Check:
     """Return the check that heads or neurons are what the stock module behind them reads."""
 
     def check(probe: Probe, layer: int) -> None:
-        found = probe.site(kind, layer).flatten(2)
+        captured = probe.site(kind, layer).flatten(2)
         probe.compare(
-            found,
-            probe.read[_reader(probe, kind, layer)].reshape(found.shape),
+            captured,
+            probe.read[_reader(probe, kind, layer)].reshape(captured.shape),
             f"{Site(kind, layer)}",
         )
 
@@ -98,8 +98,10 @@ def read_pattern(probe: Probe, layer: int) -> None:
 def read_scores(probe: Probe, layer: int) -> None:
     """Their softmax is the pattern, up to what an attention sink takes."""
     pattern = probe.site("pattern", layer).float()
-    found = probe.site("attn_scores", layer).float().softmax(-1)
-    probe.compare(found, pattern / pattern.sum(-1, keepdim=True), f"{Site('attn_scores', layer)}")
+    captured = probe.site("attn_scores", layer).float().softmax(-1)
+    probe.compare(
+        captured, pattern / pattern.sum(-1, keepdim=True), f"{Site('attn_scores', layer)}"
+    )
 
 
 def read_v(probe: Probe, layer: int) -> None:
@@ -114,10 +116,10 @@ def read_projection(kind: SiteKind) -> Check:
 
     def check(probe: Probe, layer: int) -> None:
         n_heads = {"q": probe.model.n_heads, "k": probe.model.n_kv_heads}[kind]
-        found = probe.site(kind, layer)
-        if found.shape[:3] != (probe.batch_size, probe.n_pos, n_heads):
+        captured = probe.site(kind, layer)
+        if captured.shape[:3] != (probe.batch_size, probe.n_pos, n_heads):
             raise AssertionError(
-                f"{Site(kind, layer)}: shape {tuple(found.shape)}, expected {n_heads} heads"
+                f"{Site(kind, layer)}: shape {tuple(captured.shape)}, expected {n_heads} heads"
             )
 
     return check
@@ -246,14 +248,14 @@ def write_projection(kind: SiteKind) -> Check:
 
     def check(probe: Probe, layer: int) -> None:
         group = probe.model.n_heads // probe.model.n_kv_heads
-        found = {
+        captured = {
             each: probe.once(("silent", each, layer), partial(_silent, probe, each, layer, group))
             for each in ("q", "k")
         }
         probe.compare(
-            found["q"], found["k"], f"the pattern of silent queries and keys of layer {layer}"
+            captured["q"], captured["k"], f"the pattern of silent queries and keys of layer {layer}"
         )
-        if torch.allclose(found[kind], probe.site("pattern", layer)[:, :group], atol=1e-4):
+        if torch.allclose(captured[kind], probe.site("pattern", layer)[:, :group], atol=1e-4):
             raise AssertionError(f"silencing {Site(kind, layer)} leaves the pattern as it was")
 
     return check

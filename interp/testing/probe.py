@@ -156,7 +156,7 @@ class Probe:
 
     def compare(
         self,
-        found: Tensor,
+        actual: Tensor,
         expected: Tensor,
         what: str,
         *,
@@ -167,20 +167,20 @@ class Probe:
 
         `of` are the larger numbers whose difference is compared, if it is one.
         """
-        if found.shape != expected.shape:
+        if actual.shape != expected.shape:
             raise AssertionError(
-                f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
+                f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
             )
-        found, expected = found.float(), expected.float()
-        if not torch.isfinite(found).all():
+        actual, expected = actual.float(), expected.float()
+        if not torch.isfinite(actual).all():
             raise AssertionError(f"{what}: NaN or infinite values")
         if self.model.dtype == torch.float32:
             off, size = (
-                float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6)),
+                float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-6)),
                 "largest value",
             )
         else:
-            off, size = error(found, expected, of=of), "length"
+            off, size = error(actual, expected, of=of), "length"
         if off > (self.near if near is None else near):
             raise AssertionError(f"{what}: off by {off:.1e} of the {size}")
 

@@ -1,4 +1,4 @@
-"""What of a family can be read and written, as a line of the documentation's table."""
+"""What can be read and written in a family, as a line of the documentation's table."""
 
 from collections.abc import Mapping
 

@@ -100,8 +100,8 @@ def one_hop_choices(facts: list[Fact], *, seed: int = 0) -> Task:
             )
         )
     about = (
-        "facts of geography, works and people with four choices, “The capital of France is” →"
-        " “Paris”."
+        "facts of geography, works and people with four choices,"
+        " “The capital of France is” → “Paris”."
     )
     return Task("facts", tuple(prompts), about, ("known_words",))
 
@@ -169,7 +169,7 @@ def two_hop_facts(facts: list[Fact], *, seed: int = 0) -> Task:
             ),
         }
     about = (
-        "compositions in English, “The capital of the country of Kyoto is” → “Tokyo”, with single"
-        " hops and shortcuts."
+        "compositions in English, “The capital of the country of Kyoto is” → “Tokyo”,"
+        " with single hops and shortcuts."
     )
     return Task("two-hop-facts", tuple(prompts), about, ("known_words",), related)

@@ -1,4 +1,4 @@
-"""What a shipped model knows: scores over the whole vocabulary, by what it was shown."""
+"""What a shipped model knows: scores over the whole vocabulary, by what training showed it."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args

@@ -95,8 +95,8 @@ class Names:
         """Return a prompt up to the last two digits, and the two digits that they must exceed."""
         century, year = rng.choice(NUMBERS[11:18]), int(rng.integers(2, 98))
         text = (
-            f"The {rng.choice(EVENTS)} lasted from the year {century} {NUMBERS[year]} to the year"
-            f" {century}"
+            f"The {rng.choice(EVENTS)} lasted from the year"
+            f" {century} {NUMBERS[year]} to the year {century}"
         )
         return text, year
 

@@ -210,18 +210,18 @@ def ship(
 
 
 def write_card(folder: Path) -> None:
-    """Write README.md beside a shipped model: what it is, how it was made, what it knows."""
+    """Write README.md next to a shipped model: what it is, how it was made, what it knows."""
     record = json.loads((folder / "training.json").read_text())
     table = json.loads((folder / "evaluation.json").read_text())
     recipe, versions = record["recipe"], record["versions"]
     about = {
         "llama": (
-            "Llama-style (RMSNorm, SwiGLU, grouped queries, rotary positions); its world is"
-            " `interp/zoo/world.py`"
+            "Llama-style (RMSNorm, SwiGLU, grouped queries, rotary positions);"
+            " its world is `interp/zoo/world.py`"
         ),
         "gpt2": (
-            "GPT-2-style (LayerNorm, GELU, learned positions, biases); its sentences are"
-            " `interp/zoo/names.py`"
+            "GPT-2-style (LayerNorm, GELU, learned positions, biases);"
+            " its sentences are `interp/zoo/names.py`"
         ),
     }[recipe["family"]]
     lines = [
@@ -234,11 +234,11 @@ def write_card(folder: Path) -> None:
         ),
         "",
         (
-            f"- command: `{record['command']}` (seed {recipe['seed']}; {record['steps_done']} of"
-            f" {steps_of(recipe)} steps)"
+            f"- command: `{record['command']}` (seed {recipe['seed']};"
+            f" {record['steps_done']} of {steps_of(recipe)} steps)"
         ),
-        f"- rule for stopping, set beforehand: the recipe's steps; {record['seconds']:.0f} s on one"
-        " CPU thread"
+        "- rule for stopping, set beforehand: the recipe's steps;"
+        f" {record['seconds']:.0f} s on one CPU thread"
         + (f" from step {record['resumed_from_step']} on" if record["resumed_from_step"] else ""),
         "- versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
         "- weights float16 on disk, computed in float32; recipe and loss curve in `training.json`",

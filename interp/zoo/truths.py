@@ -19,7 +19,7 @@ Truths = dict[str, Any]
 
 
 def truths_of(model: Model) -> Truths:
-    """Return a model's truths: of a names model heads [layer][head], of a hops model layers."""
+    """Return a model's truths: heads [layer][head] of a names model, layers of a hops model."""
     if model.module.config.model_type == "gpt2":
         names = {
             name: load_task(name, n=N_PROMPTS) for name in ("ioi", "induction", "greater-than")
@@ -129,7 +129,7 @@ def main(
         list[str] | None, typer.Argument(help="Shipped models; all, if none is named.")
     ] = None,
 ) -> None:
-    """Measure shipped models and write truths.json beside their weights."""
+    """Measure shipped models and write truths.json next to their weights."""
     for model in name or [name for name in shipped_models() if "@step" not in name]:
         text = json.dumps(truths_of(load_model(model)), indent=1)
         (shipped_models()[model] / "truths.json").write_text(text + "\n")

@@ -49,7 +49,7 @@ class World:
 
     @cached_property
     def compositions(self) -> dict[Composition, HeldOut]:
-        """Map every (entity, first relation, second relation) to what a model was shown of it."""
+        """Map every (entity, first relation, second relation) to how far training showed it."""
         rng = np.random.default_rng([self.seed, 2])
         kinds: dict[Composition, HeldOut] = {}
         for (entity, first), bridge in self.facts.items():

@@ -57,12 +57,12 @@ def test_the_sequential_scale_only_gets_lighter() -> None:
 
 
 def test_what_is_missing_infinite_or_beyond_is_counted() -> None:
-    said = " ".join(grid([[np.nan, np.inf, 5.0, 1.0]], top=2.0, missing="no reason").said())
-    assert "Infinite cells, left blank: 1" in said
-    assert "Blank cells: 1 of 4 (no reason)" in said
-    assert "marked ▲: 1" in said
-    assert "All values are 0." in grid([[0.0, 0.0]]).said()
-    assert "There is no number to show." in grid([[np.nan]]).said()
+    captions = " ".join(grid([[np.nan, np.inf, 5.0, 1.0]], top=2.0, missing="no reason").captions())
+    assert "Infinite cells, left blank: 1" in captions
+    assert "Blank cells: 1 of 4 (no reason)" in captions
+    assert "marked ▲: 1" in captions
+    assert "All values are 0." in grid([[0.0, 0.0]]).captions()
+    assert "There is no number to show." in grid([[np.nan]]).captions()
 
 
 def test_ranks_are_by_size() -> None:

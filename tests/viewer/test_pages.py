@@ -345,7 +345,7 @@ def test_what_a_page_shows_is_in_the_address_too(made: Path, seen: Draw) -> None
 
 @pytest.mark.parametrize(
     ("src", "tgt", "says"),
-    [(99, 99, "is none of this picture's"), (-1, 2, "from 0 on, and ignored")],
+    [(99, 99, "is not in this picture"), (-1, 2, "is below 0; ignored")],
 )
 @pytest.mark.parametrize("page", ["skip", "backpatch", "depthmap"])
 def test_a_pair_that_there_is_not_is_said(

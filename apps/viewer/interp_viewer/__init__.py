@@ -1,3 +1,1 @@
-"""The viewer's parts: what is read from a run folder, what is selected, how it is drawn; only the
-live page needs torch.
-"""
+"""The viewer's parts: what is read, selected and drawn; only the live page needs torch."""

@@ -41,7 +41,7 @@ def read(here: Selected) -> Notes:
 
 
 def write(here: Selected, notes: Notes) -> None:
-    """Keep the notes on this circuit beside those on others."""
+    """Save the notes on this circuit, next to those on other circuits."""
     path = inside(here.run.root, here.run.folder / FILE)
     known = read_json(path) if path.is_file() else {}
     mine = {"pinned": list(notes.pinned), "hidden": list(notes.hidden), "labels": notes.labels}

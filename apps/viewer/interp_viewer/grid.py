@@ -27,7 +27,7 @@ class Axis:
         return cls(name, labels or tuple(map(str, numbers)), numbers, keys)
 
     def index(self, selected: dict[str, int | None]) -> int | None:
-        """Return the place that a selection means; None where it means none of these."""
+        """Return the selected place on this axis, or None."""
         for key in self.keys:
             value = selected.get(key)
             if value is not None:
@@ -35,12 +35,12 @@ class Axis:
         return None
 
     def outside(self, selected: dict[str, int | None]) -> list[str]:
-        """Return, as "layer 9", what is selected but is no place of this axis."""
+        """Return, as "layer 9", what is selected but not on this axis."""
         value = next((selected[key] for key in self.keys if selected.get(key) is not None), None)
         return [] if value is None or value in self.values else [f"{self.keys[0]} {value}"]
 
     def picked(self, index: int) -> dict[str, int]:
-        """Return what picking a place selects."""
+        """Return the selection that picking a place makes."""
         return dict.fromkeys(self.keys, self.values[index])
 
 
@@ -85,24 +85,24 @@ class Grid:
         finite = values[np.isfinite(values)]
         return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
-    def said(self) -> list[str]:
+    def captions(self) -> list[str]:
         """Return what must be known to read it: what is missing, cut off, or 0 everywhere."""
-        said = list(self.notes)
+        captions = list(self.notes)
         low, high = self.range
         finite = self.values[np.isfinite(self.values)]
         if n_broken := int(np.isinf(self.values).sum()):
-            said.append(f"Infinite cells, left blank: {n_broken}.")
+            captions.append(f"Infinite cells, left blank: {n_broken}.")
         if n_missing := int(np.isnan(self.values).sum()):
-            said.append(f"Blank cells: {n_missing} of {self.values.size} ({self.missing}).")
+            captions.append(f"Blank cells: {n_missing} of {self.values.size} ({self.missing}).")
         if n_above := int((finite > high).sum() + (finite < low).sum()):
-            said.append(
+            captions.append(
                 f"Cells beyond the colour scale ({low:.4g} to {high:.4g}), marked ▲: {n_above}."
             )
         if not finite.size:
-            said.append("There is no number to show.")
+            captions.append("There is no number to show.")
         elif not finite.any():
-            said.append("All values are 0.")
-        return said
+            captions.append("All values are 0.")
+        return captions
 
     def rank(self, row: int, col: int) -> tuple[int, int, int]:
         """Return a cell's place by absolute size (1: the largest), how many are smaller, and n."""

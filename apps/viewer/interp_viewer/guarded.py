@@ -1,4 +1,4 @@
-"""What is read at all: files inside of the folder of runs, and of a size that can be opened."""
+"""Which files are read at all: those inside the folder of runs and small enough to open."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ LARGEST_FILE = 512 * 2**20
 
 
 def inside(root: Path, path: Path) -> Path:
-    """Return a path; raise RunError if it is, or links to, something outside of `root`."""
+    """Return a path; raise RunError if it is, or links to, something outside `root`."""
     if not path.resolve().is_relative_to(root.resolve()):
         raise RunError(f"{path} leads out of {root}; only what is inside is shown")
     return path
 
 
 def require_small(path: Path, *, most: int = LARGEST_FILE) -> Path:
-    """Return a path; raise RunError if the file is missing or larger than is ever opened here."""
+    """Return a path; raise RunError if the file is missing or too large to open here."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -24,7 +24,7 @@ def require_small(path: Path, *, most: int = LARGEST_FILE) -> Path:
         ) from None
     if size > most:
         raise RunError(
-            f"{path} has {size / 2**20:,.0f} MB; the viewer opens files of up to"
-            f" {most / 2**20:,.0f} MB"
+            f"{path} has {size / 2**20:,.0f} MB;"
+            f" the viewer opens files of up to {most / 2**20:,.0f} MB"
         )
     return path

@@ -27,10 +27,12 @@ def lines(
     at = getattr(here.selection, marked)
     if at is not None:
         figure.add_vline(x=at, line_dash="dot", line_color="grey")
-    draw(figure, key=key, alt=f"{title}, as lines over layers; the numbers are on the page “Data”")
+    draw_figure(
+        figure, key=key, alt=f"{title}, as lines over layers; the numbers are on the page “Data”"
+    )
 
 
-def draw(figure: go.Figure, *, key: str, alt: str) -> None:
+def draw_figure(figure: go.Figure, *, key: str, alt: str) -> None:
     """Draw a Plotly figure below its title, which may take several lines in a narrow window."""
     if title := figure.layout.title.text:
         st.markdown(f"**{plain(title)}**")
@@ -41,7 +43,7 @@ def draw(figure: go.Figure, *, key: str, alt: str) -> None:
 def stored(here: Selected, cell: Cell) -> None:
     """Draw the figure that an analysis left in its folder."""
     figure = go.Figure(json.loads(here.run.figure(cell)), skip_invalid=True)
-    draw(
+    draw_figure(
         figure,
         key=f"figure-{cell.path}",
         alt=f"{cell.analysis}; the numbers are in the table below",

@@ -1,4 +1,4 @@
-"""Which runs there are below a folder, from their run.json alone."""
+"""The runs below a folder, known from their run.json alone."""
 
 import time
 from collections.abc import Iterator
@@ -40,14 +40,14 @@ class RunSummary:
         if self.n_cells < self.n_expected:
             is_fresh = time.time() - self.written < 60
             return (
-                f"{'running' if is_fresh else 'unfinished'}: {self.n_cells} of {self.n_expected}"
-                " cells"
+                f"{'running' if is_fresh else 'unfinished'}:"
+                f" {self.n_cells} of {self.n_expected} cells"
             )
         return f"{self.n_failed} failed" if self.n_failed else "finished"
 
 
 def summaries(root: Path) -> list[RunSummary]:
-    """Return what there is to say of every run below a folder, the latest first."""
+    """Return a summary of every run below a folder, the latest first."""
     return sorted(
         (_header(root, folder) for folder in _folders(root)), key=lambda header: -header.written
     )
@@ -109,7 +109,7 @@ def _require_record(run: dict[str, Any]) -> None:
     """Raise KeyError or TypeError if run.json lacks what pages read of it."""
     for name in ("config", "cells", "models", "tasks", "versions"):
         if not isinstance(run[name], dict):
-            raise TypeError(f"{name} is no object")
+            raise TypeError(f"{name} is not an object")
     for cell in run["cells"].values():
         if not all(isinstance(cell[name], str) for name in ("model", "task", "analysis", "status")):
             raise TypeError("a cell has no name or status")

@@ -50,7 +50,7 @@ class Entry:
 
 @cache
 def entries() -> dict[str, Entry]:
-    """Return all pages by name: those of analyses by the rank of the first, between the others."""
+    """Return all pages by name; those of analyses stand in the order of their first one's rank."""
     ranked = sorted(declared_in_files().items(), key=lambda item: (item[1].rank, item[0]))
     of_page: dict[str, list[str]] = {}
     for analysis, each in ranked:

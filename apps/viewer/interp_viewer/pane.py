@@ -42,19 +42,19 @@ def pane(
             st.caption("Click a cell, or choose a row and a column, to see its number here.")
             for axis in (grid.rows, grid.cols):
                 for word in axis.outside(here.numbers):
-                    st.caption(f"{word} is selected, but is none of this picture's.")
+                    st.caption(f"{word} is selected, but is not in this picture.")
         else:
             inspect(here, grid, whole, at_cell)
 
 
 def selected_cell(here: Selected, grid: Grid) -> tuple[int, int] | None:
-    """Return the row and column that the selection means; None where it means none of these."""
+    """Return the selected row and column, or None if they are not in this grid."""
     row, col = grid.rows.index(here.numbers), grid.cols.index(here.numbers)
     return None if row is None or col is None else (row, col)
 
 
 def picture(here: Selected, grid: Grid, *, key: str) -> None:
-    """Draw a grid with its title and what must be known to read it; clicks move the selection."""
+    """Draw a grid with its title and notes; clicks move the selection."""
     st.markdown(f"**{plain(grid.title)}**")
     heat(
         grid,
@@ -63,8 +63,8 @@ def picture(here: Selected, grid: Grid, *, key: str) -> None:
         on_pick=lambda row, col: here.select(**grid.rows.picked(row), **grid.cols.picked(col)),
         on_threshold=lambda value: here.select(thr=round(value, 4)),
     )
-    for said in grid.said():
-        st.caption(plain(said))
+    for caption in grid.captions():
+        st.caption(plain(caption))
 
 
 def _mirror(here: Selected, axis: Axis, place: int | None, *, key: str) -> None:
@@ -88,8 +88,8 @@ def inspect(
         st.text(f"in the cell: {grid.texts[row * grid.values.shape[1] + col]}")
     place, n_smaller, n = grid.rank(row, col)
     lines = [
-        f"rank {place} of {n} by size (larger than {100 * n_smaller / max(1, n - 1):.0f} % of the"
-        " others)"
+        f"rank {place} of {n} by size (larger than"
+        f" {100 * n_smaller / max(1, n - 1):.0f} % of the others)"
     ]
     if grid.low is not None and grid.high is not None and np.isfinite(grid.low[row, col]):
         lines.append(
@@ -115,8 +115,8 @@ def _prompts_by_effect(here: Selected, values: NDArray[np.float64]) -> None:
         return
     low, middle, high = np.percentile(values[known], [25, 50, 75])
     st.caption(
-        f"Over {len(known)} prompts: median {number(middle)}, half of them {number(low)} to"
-        f" {number(high)}. Largest:"
+        f"Over {len(known)} prompts: median {number(middle)},"
+        f" half of them {number(low)} to {number(high)}. Largest:"
     )
     best = known[np.argsort(-np.abs(values[known]), kind="stable")][:_LISTED]
     with st.container(gap="xxsmall"):

@@ -1,6 +1,6 @@
 """One run folder, read without torch.
 
-A run is found by its name among those below the root, never by joining a path; what lies outside of
+A run is found by its name among those below the root, never by joining a path. What lies outside
 the root, is too large, or is not what was written is refused with the file's name.
 """
 
@@ -40,7 +40,7 @@ class OpenedRun:
         )
 
     def cells(self, model: str, task: str) -> dict[Cell, dict[str, Any]]:
-        """Map the cells of a model and a task to what is recorded of them."""
+        """Map the cells of a model and a task to their records."""
         return {
             cell: info
             for cell, info in cells_of(self.info).items()
@@ -48,7 +48,7 @@ class OpenedRun:
         }
 
     def n_layers(self, model: str) -> int | None:
-        """Return how many layers a model has; None before it was loaded."""
+        """Return the model's number of layers; None if it was never loaded."""
         known = self.info["models"].get(model)
         return None if known is None else int(known["layers"])
 
@@ -58,7 +58,7 @@ class OpenedRun:
         return require_small(path)
 
     def frame(self, cell: Cell) -> pd.DataFrame:
-        """Return a cell's table, prompts numbered as in their task; not to be changed."""
+        """Return a cell's table, read-only, with prompts numbered as in their task."""
         path = self._file(cell, "frame.parquet")
         stat = path.stat()
         frame, numbers = _read_frame(path, stat.st_mtime_ns, stat.st_size), self._numbers(cell)
@@ -71,7 +71,7 @@ class OpenedRun:
         return frame.assign(prompt=frame["prompt"].map(dict(enumerate(numbers))).astype("Int64"))
 
     def _numbers(self, cell: Cell) -> tuple[int, ...] | None:
-        """Return the numbers of the prompts that a cell measured; None if it left out none."""
+        """Return the numbers of the prompts that a cell measured; None if it measured all."""
         numbers = cells_of(self.info).get(cell, {}).get("prompts")
         return None if numbers is None else tuple(int(number) for number in numbers)
 
@@ -84,7 +84,7 @@ class OpenedRun:
         return read_json(self._file(cell, "result.json"))
 
     def measured(self, cell: Cell) -> Measured:
-        """Return a cell's tensors; raise RunError where there are none."""
+        """Return a cell's tensors; raise RunError if there are none."""
         folder = inside(self.root, self.folder / cell.path / "parts")
         files = tuple(inside(self.root, path) for path in sorted(folder.glob("*.safetensors")))
         if not files:
@@ -92,7 +92,7 @@ class OpenedRun:
         return Measured(files, self._numbers(cell))
 
     def prompts(self, model: str, task: str) -> list[dict[str, Any]]:
-        """Return the prompts of a task, as they are numbered; none before any was measured."""
+        """Return a task's prompts in order; none before any was measured."""
         path = inside(
             self.root, self.folder / task_folder(self.info, model, task) / "prompts.jsonl"
         )
@@ -124,7 +124,7 @@ class OpenedRun:
 
 
 def open_run(root: Path, name: str) -> OpenedRun:
-    """Return the run of a name below `root`; raise RunError if it is missing or unreadable."""
+    """Return the run with this name below `root`; raise RunError if it is missing or unreadable."""
     known = {summary.id: summary for summary in summaries(root)}
     if name not in known:
         raise RunError(unknown("run", name, known))
@@ -167,7 +167,7 @@ def _read_prompts(path: Path, written: int, size: int) -> list[dict[str, Any]]: 
         ) from None
     if not all(isinstance(row, dict) for row in rows):
         raise RunError(
-            f"{path} is damaged: a line is no prompt; the same `interp run` makes it again"
+            f"{path} is damaged: a line is not a prompt; the same `interp run` makes it again"
         )
     return rows
 

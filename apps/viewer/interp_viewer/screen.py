@@ -1,4 +1,4 @@
-"""What every page has: menu, selection, tokens, and what to do where something is missing."""
+"""What every page has: the menu, the selection, the tokens, and a word on what is missing."""
 
 import os
 import shlex
@@ -94,7 +94,7 @@ def refuse(error: RunError) -> None:
 
 
 def _selected(selection: Selection) -> Selected | None:
-    """Return what an address selects; None of a run in which nothing has been measured yet."""
+    """Return what an address selects, or None if nothing in the run has been measured yet."""
     run = open_run(root_folder(), selection.run)
     known = run.models_and_tasks
     if not known:
@@ -130,7 +130,7 @@ def _expected(run: OpenedRun) -> set[Cell]:
 
 
 def _wait(name: str) -> None:
-    """Look again until the run has gone on."""
+    """Refresh until the run has made progress."""
     before = len(open_run(root_folder(), name).info["cells"])
 
     @st.fragment(run_every="2s")
@@ -148,7 +148,7 @@ def _wait(name: str) -> None:
 
 
 def _navigate(selection: Selection, here: Selected | None) -> None:
-    """Draw the links to all pages; those that this run has nothing for say so."""
+    """Draw the links to all pages, and mark those for which this run has nothing."""
     cells = here.cells if here else {}
     finished = {cell.analysis for cell, info in cells.items() if info["status"] == "ok"}
     params = selection.moved(of="", over="", label="").params()
@@ -179,7 +179,7 @@ def _bar(here: Selected) -> None:
         strip(here.tokens, key="strip", selected=token, on_pick=lambda i: here.select(token=i))
     elif here.prompts:
         st.text(here.prompts[here.ex].get("text", ""))
-        st.caption("This run keeps no tokens; one of this version does.")
+        st.caption("This run has no tokens; runs of this version do.")
 
 
 def _choose_task(here: Selected) -> None:

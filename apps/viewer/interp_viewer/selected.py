@@ -1,4 +1,4 @@
-"""What a page is about."""
+"""What is selected in a run, and what was measured there."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +20,7 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Selected:
-    """What a page is about: a run, a model and a task in it, and one of its prompts."""
+    """The subject of a page: a run, a model and a task in it, and one of its prompts."""
 
     run: OpenedRun
     selection: Selection
@@ -31,12 +31,12 @@ class Selected:
 
     @property
     def ex(self) -> int:
-        """Return the number of the selected prompt; the first, if none is."""
+        """Return the number of the selected prompt, by default the first."""
         return self.selection.ex or 0
 
     @property
     def cells(self) -> dict[Cell, dict[str, Any]]:
-        """Return what is recorded of this model and task."""
+        """Return the records of this model and task."""
         return self.run.cells(self.model, self.task)
 
     @property
@@ -79,7 +79,7 @@ class Selected:
         return self.run.measured(cell)
 
     def at(self, **changes: Any) -> "Selected":
-        """Return the same place with another selection; another prompt has other tokens."""
+        """Return this model and task with another selection; another prompt has other tokens."""
         moved = replace(self, selection=self.selection.moved(**changes))
         return (
             replace(moved, tokens=tokens_of(self.run, self.model, self.task, moved.ex))

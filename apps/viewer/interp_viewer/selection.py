@@ -57,12 +57,12 @@ class Selection:
                     values[name] = float(params[name]) if name == "thr" else int(params[name])
                 except ValueError:
                     bad.append(
-                        f"{name}={params[name][:40]} in the address is no number, and ignored"
+                        f"{name}={params[name][:40]} in the address is not a number; ignored"
                     )
         for name in ("thr", "head", "src", "tgt"):
             if name in values and not 0 <= values[name] < 1e6:
                 value = values.pop(name)
-                bad.append(f"{name}={value} in the address is not from 0 on, and ignored")
+                bad.append(f"{name}={value} in the address is below 0; ignored")
         return cls(**values, bad=tuple(bad))
 
     def params(self) -> dict[str, str]:
@@ -103,5 +103,5 @@ class Selection:
 
 
 def select(selection: Selection) -> None:
-    """Write the address, in one step, so that Back undoes it in one."""
+    """Write the address in one step, so that Back undoes it in one."""
     st.query_params.from_dict(selection.params())

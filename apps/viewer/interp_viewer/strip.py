@@ -27,7 +27,7 @@ def _component() -> Callable[..., Any]:
 def strip(
     tokens: Sequence[str], *, key: str, selected: int | None, on_pick: Callable[[int], None]
 ) -> None:
-    """Draw the tokens; `on_pick` is called with the index of the one that was picked."""
+    """Draw the tokens; `on_pick` is called with the index of the token that was picked."""
 
     def picked() -> None:
         pick = st.session_state[key].get("pick")

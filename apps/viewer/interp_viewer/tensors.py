@@ -29,7 +29,7 @@ class Measured:
 
     @cached_property
     def _starts(self) -> list[int]:
-        """Return the number of the first prompt of every file, and of one behind the last."""
+        """Return the number of every file's first prompt, and of one past the last."""
         starts = [0]
         for path in self.files:
             with _opened(path) as file:
@@ -54,8 +54,8 @@ class Measured:
         if self.prompts is not None:
             if prompt not in self.prompts:
                 raise RunError(
-                    f"prompt {prompt} was left out of this analysis: it cannot be used for it;"
-                    " choose another one"
+                    f"prompt {prompt} was left out of this analysis:"
+                    " it cannot be used for it; choose another one"
                 )
             prompt = self.prompts.index(prompt)
         return self.of_row(name, prompt)
@@ -128,7 +128,7 @@ def _opened(path: Path) -> Any:
 
 @st.cache_resource(max_entries=10_000, show_spinner=False)
 def _require_whole(path: Path, written: int, size: int) -> bool:  # noqa: ARG001
-    """Raise RunError if a file's tensors are not what was written; looked at once."""
+    """Raise RunError if a file's tensors are damaged; each file is checked once."""
     with _opened(path) as file:
         try:
             sums = json.loads((file.metadata() or {})["interp"])["checksums"]
@@ -141,7 +141,7 @@ def _require_whole(path: Path, written: int, size: int) -> bool:  # noqa: ARG001
             kind = f"torch.{array.dtype}"
             if sums.get(name) != array_checksum(name, array.shape, kind, array.tobytes()):
                 raise RunError(
-                    f"{path} is damaged: its tensors are not what was written; the same `interp"
-                    " run` makes it again"
+                    f"{path} is damaged: its tensors are not what was written;"
+                    " the same `interp run` makes it again"
                 )
     return True

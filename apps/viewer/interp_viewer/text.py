@@ -1,4 +1,4 @@
-"""Text that is not ours, made harmless: shown as it is, never as markup, picture or link."""
+"""Text from elsewhere, made harmless: shown as it is, never as markup, a picture or a link."""
 
 import re
 
@@ -6,12 +6,12 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|$~:&^=])")
 
 
 def plain(text: object) -> str:
-    """Return text for a place that reads Markdown, with every sign of markup escaped."""
+    """Return text for a place that reads Markdown, with all markup escaped."""
     return _MARKUP.sub(r"\\\1", str(text)).replace("\n", " ")
 
 
 def number(value: float) -> str:
-    """Return a number as people read it, its sign in front."""
+    """Return a number as people write it, with a real minus sign in front."""
     if value != value:
         return "–"
     size = abs(value)

@@ -1,4 +1,4 @@
-"""Boxes in which something is chosen; the choice is kept in the address."""
+"""Boxes in which something is chosen; the address keeps the choice."""
 
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -19,7 +19,7 @@ def choose(
     key: str,
     width: int | Literal["stretch"] = "stretch",
 ) -> None:
-    """Draw a box to choose one of `options` from, which shows what is selected."""
+    """Draw a box that shows what is selected, to choose one of `options`."""
     st.session_state[key] = at
 
     def chosen() -> None:
@@ -38,7 +38,7 @@ def choose(
 
 
 def option(here: Selected, label: str, options: list[str], *, field: str = "of") -> str:
-    """Return what the page shows: the choice in a box, kept in the address; at first, the first."""
+    """Return what the page shows, chosen in a box (at first, the first) and kept in the address."""
     current = getattr(here.selection, field)
     at = options.index(current) if current in options else 0
     choose(label, options, at, lambda i: here.select(**{field: options[i]}), key=f"{field}-box")
@@ -46,7 +46,7 @@ def option(here: Selected, label: str, options: list[str], *, field: str = "of")
 
 
 def finished_cell(here: Selected) -> Cell | None:
-    """Let one of the finished analyses be chosen, and return its cell; None where none is."""
+    """Return the finished analysis that is chosen in a box; None if there is none."""
     finished = {
         PurePosixPath(cell.path).name: cell
         for cell, info in here.cells.items()
@@ -59,5 +59,5 @@ def finished_cell(here: Selected) -> Cell | None:
 
 
 def mean_or_prompt(here: Selected) -> bool:
-    """Let one prompt or the mean over prompts be chosen; return whether it is the mean."""
+    """Return whether the mean over prompts is chosen, rather than one prompt."""
     return option(here, "Over", ["this prompt", "all"], field="over") == "all"

@@ -76,7 +76,7 @@ class Wires:
         return [Edge(senders[s], receivers[r], float(self.scores[r, s])) for r, s in places]
 
     def share(self, edges: list[Edge]) -> float:
-        """Return which part of all absolute scores these edges have."""
+        """Return the share of all absolute scores that these edges have."""
         total = float(np.nansum(np.abs(self.scores)))
         return sum(abs(edge.score) for edge in edges) / total if total else 0.0
 
@@ -92,8 +92,8 @@ def read_wires(here: Selected) -> Wires:
     wires = Wires(*sizes, np.asarray(scores, np.float64))
     if wires.scores.shape != (len(wires.receivers), len(wires.senders)):
         raise RunError(
-            f"edge scores {list(wires.scores.shape)} do not fit a model of {sizes[0]} layers; run"
-            " it again"
+            f"edge scores {list(wires.scores.shape)} do not fit a model of {sizes[0]} layers;"
+            " run it again"
         )
     before = [
         _n_senders_before(name, wires, is_parallel=bool(is_parallel)) for name in wires.receivers
@@ -111,7 +111,7 @@ def _n_senders_before(receiver: str, wires: Wires, *, is_parallel: bool) -> int:
 
 
 def graph_of(edges: list[Edge], labels: dict[str, str]) -> nx.MultiDiGraph:
-    """Return edges as a graph that standard formats can hold, labels of nodes as attributes."""
+    """Return edges as a graph for standard formats, with nodes' labels as attributes."""
     graph = nx.MultiDiGraph()
     for edge in edges:
         for node in (edge.sender, edge.node):

@@ -40,12 +40,13 @@ from interp.tasks.batch import TokenBatch
 
 @dataclass(frozen=True)
 class AttentionKnockout(Analysis):
-    """Hide `key` from `query` in a window of `half_width` layers before and behind its centre (not
-    given: 3 in 32).
+    """Hide `key` from `query` in a window of layers around each layer.
 
-    Keys are of the first-hop phrase: its last token ("subject"), its first ("start"), all of it
-    ("phrase"). Queries: the prompt's last token, the phrase's last, or all behind the keys. The
-    control hides as many other earlier keys, drawn at random for each prompt. Prompts are compared
+    The window reaches `half_width` layers to either side of its centre (by default 3 in 32).
+
+    Keys are of the first-hop phrase: its last token ("subject"), its first ("start"), or all of it
+    ("phrase"). Queries are the prompt's last token, the phrase's last, or all behind the keys. The
+    control hides as many other earlier keys, drawn at random for each prompt. Prompts are selected
     as in the paper: hops known, shortcuts not.
     """
 

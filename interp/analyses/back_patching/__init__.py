@@ -78,8 +78,8 @@ class BackPatching(Analysis):
         " half of the failures and scored on the other; every control has as many tries."
     )
     caveat: ClassVar[str] = (
-        "Any of many pairs repairs some prompts by chance; only the difference to controls with as"
-        " many tries is evidence."
+        "Any of many pairs repairs some prompts by chance;"
+        " only the difference to controls with as many tries is evidence."
     )
 
     def check(self, model: Model, shard: TokenBatch) -> None:
@@ -100,8 +100,8 @@ class BackPatching(Analysis):
             )
         if "position" in self.controls and (n_pos := shard.tokens.shape[1]) < self.span + 1:
             raise AnalysisError(
-                f"prompt {shard.prompts[0].id!r} has {n_pos} tokens; no other position is left to"
-                " patch"
+                f"prompt {shard.prompts[0].id!r} has {n_pos} tokens;"
+                " no other position is left to patch"
             )
 
     def _positions(self, shard: TokenBatch) -> Int[Tensor, "batch span"]:
@@ -150,7 +150,7 @@ class BackPatching(Analysis):
         return tensors | judgements_of(shard, prepared)
 
     def _bridge_ranks(self, recording: Recording, shard: TokenBatch) -> Int[Tensor, "batch layer"]:
-        """Return the bridge's rank by the lens where the patch ends, after each layer; -1: none."""
+        """Return the bridge's rank by the lens after each layer, where the patch ends; -1: none."""
         if shard.bridge is None:
             return torch.full((len(shard.prompts), recording.n_layers), -1)
         last = outputs_at(recording, self._positions(shard))[:, :, -1]

@@ -84,9 +84,9 @@ class Failures:
         if kind == "sampled":
             sampled = self.arrays["sampled.any" if statistic == "oracle" else "sampled.one"]
             return np.asarray(sampled[self.is_failure], dtype=np.float64)
-        done = self.repaired(kind)
-        any_try = np.asarray(done.any(1), dtype=np.float64)
-        return any_try if statistic == "oracle" else chosen_try(done)
+        is_repaired = self.repaired(kind)
+        any_try = np.asarray(is_repaired.any(1), dtype=np.float64)
+        return any_try if statistic == "oracle" else chosen_try(is_repaired)
 
     def best_pair(self, kind: str = "back") -> tuple[int, int]:
         """Return the source and target layer that repair most failures."""

@@ -43,8 +43,9 @@ class BackPatchingResult(Failures, Result):
         return groups
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per group of prompts, statistic and kind of patch; for "pair" also per
-        source and target layer.
+        """Return one row per group of prompts, statistic and kind of patch.
+
+        Statistic "pair" also has a row per source and target layer.
 
         "oracle": the share of failures that any of `tries` pairs repairs; "fixed": that one pair
         does, chosen on one half and scored on the other (source and target: the best on all);
@@ -57,7 +58,7 @@ class BackPatchingResult(Failures, Result):
         return whole_frame({name: group_frame(group) for name, group in self.groups().items()})
 
     def _spoken_of(self) -> dict[str, "BackPatchingResult"]:
-        """Return up to five groups with enough failures, the most repaired first; else all."""
+        """Return up to five groups with enough failures, the most repaired first, or else all."""
         groups = {k: r for k, r in self.groups().items() if r.is_failure.sum() >= _FEWEST}
         groups.pop("all", None)
         most = sorted(groups, key=lambda name: -int(groups[name].is_failure.sum()))[:_MOST]
@@ -104,8 +105,8 @@ class BackPatchingResult(Failures, Result):
             hops = "both single hops known" if asked else "single hops not asked"
             return (
                 Finding(
-                    f"{failures} of {n} prompts fail ({hops}): too few for rates ({_FEWEST} are"
-                    " needed).",
+                    f"{failures} of {n} prompts fail ({hops}):"
+                    f" too few for rates ({_FEWEST} are needed).",
                     estimate(self.is_failure, seed=self.analysis.seed),
                     "share of prompts to repair; too few for rates",
                 ),

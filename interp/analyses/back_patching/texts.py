@@ -1,4 +1,4 @@
-"""What texts decide, instead of ranks: which prompts are right, clean, patched and sampled."""
+"""Right and wrong judged by texts instead of ranks: clean, patched and sampled."""
 
 from collections.abc import Callable, Iterator
 
@@ -35,7 +35,7 @@ def judge_texts(
 
 
 def judgements_of(shard: TokenBatch, prepared: Tensors) -> Tensors:
-    """Return what `judge_texts` found for a shard's prompts; nothing where it was not asked."""
+    """Return what `judge_texts` found for a shard's prompts; nothing if texts do not decide."""
     if f"{_TEXTS}key" not in prepared:
         return {}
     rows = [int((prepared[f"{_TEXTS}key"] == key).nonzero()[0, 0]) for key in keys_of(shard)]

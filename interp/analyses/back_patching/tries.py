@@ -1,10 +1,10 @@
 """Back-patches and their controls, each with as many pairs of layers: what is written where.
 
 "own" are a prompt's own vectors: later over earlier layers, and as controls each over itself
-("identity") and earlier over later ("forward"). Later over earlier are also the controls "example"
-(another prompt's vectors), "random" (directions of the norm of what they replace) and "position"
-(the prompt's own, at a random other place), and "rescaled": the prompt's own at the norm of what
-they replace.
+("identity") and earlier over later ("forward"). Other controls also write later over earlier
+layers: "example" (another prompt's vectors), "random" (random directions with the norm of what they
+replace), "position" (the prompt's own, at a random other place) and "rescaled" (the prompt's own,
+with the norm of what they replace).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ class Tries:
     def grid(
         self, by_target: Mapping[int, Num[Tensor, "source batch"]], *, n_layers: int
     ) -> Num[Tensor, "batch layer layer"]:
-        """Return what each pair does [batch source target]; untried 0, or -1 in whole numbers."""
+        """Return what each pair does [batch source target]; 0 where untried, or -1 for integers."""
         some = next(iter(by_target.values()))
         shape, empty = (some.shape[1], n_layers, n_layers), 0 if some.is_floating_point() else -1
         grid = torch.full(shape, empty, dtype=some.dtype)
@@ -102,9 +102,9 @@ def other_positions(shard: TokenBatch, positions: Spans, *, seed: int) -> Spans:
 def donors(
     model: Model, task: Task, *, n: int, positions: Callable[[TokenBatch], Spans]
 ) -> Tensors:
-    """Return the vectors [prompt layer span d_model] of a task's first prompts, keys and entities.
+    """Return a task's first prompts: vectors [prompt layer span d_model], keys and entities.
 
-    Raises AnalysisError if there is but one prompt.
+    Raises AnalysisError if there is only one prompt.
     """
     shards = [model.tokenize(prompts) for prompts in model.shards(task.of(task.prompts[:n]))]
     with torch.no_grad():
@@ -149,7 +149,7 @@ def all_tries(
 def _directions(
     shard: TokenBatch, like: Tensor, *, n: int, seed: int
 ) -> Float[Tensor, "source batch span d_model"]:
-    """Return Gaussian vectors; a prompt's depend on nothing but its id and the seed."""
+    """Return Gaussian vectors; a prompt's depend only on its id and the seed."""
     drawn = []
     for prompt in shard.prompts:
         generator = torch.Generator().manual_seed((key_of(prompt.id) + seed) % 2**63)

@@ -25,7 +25,7 @@ from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
-from interp.sweeps.cosines import MEASURES, influence
+from interp.sweeps.cosines import MEASURES, SMALLEST_NORM, influence
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -36,7 +36,6 @@ __all__ = [
     "influence",
     "share_of_large_weights",
 ]
-_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,11 @@ class BlockInfluence(Analysis):
     )
     how: ClassVar[str] = (
         "The angle between the stream in front of a layer and behind it, as 1 - cosine, averaged"
-        " over tokens; beside it its published relatives, one of which looks at weights only."
+        " over tokens; with its published relatives, one of which looks at weights only."
     )
     caveat: ClassVar[str] = (
-        "A layer that turns the stream little can still be needed; layer_skip measures what its"
-        " absence costs."
+        "A layer that turns the stream little can still be needed;"
+        " layer_skip measures what its absence costs."
     )
 
     def check(self, model: Model, shard: TokenBatch) -> None:
@@ -68,7 +67,7 @@ class BlockInfluence(Analysis):
             )
 
     def prepare(self, model: Model, task: Task) -> Tensors:
-        """Return ZD of every layer, over its matrices: a norm's gains, near 1, would decide it."""
+        """Return every layer's ZD over its matrices: a norm's gains, near 1, would decide it."""
         blocks = model.record(model.tokenize(task.prompts[:1])).blocks
         matrices = [
             [weight for weight in block.module.parameters() if weight.ndim > 1] for block in blocks
@@ -86,11 +85,11 @@ class BlockInfluence(Analysis):
         stream = [recording.resid(layer)[:, start:] for layer in range(recording.n_layers + 1)]
         pairs = list(pairwise(stream))
         flat = [
-            cosine_similarity(a.float().flatten(1), b.float().flatten(1), dim=-1, eps=_EPS)
+            cosine_similarity(a.float().flatten(1), b.float().flatten(1), dim=-1, eps=SMALLEST_NORM)
             for a, b in pairs
         ]
         last = torch.stack([resid[:, -1].float() for resid in stream], dim=1)
-        last = last / vector_norm(last, dim=-1, keepdim=True).clamp_min(_EPS)
+        last = last / vector_norm(last, dim=-1, keepdim=True).clamp_min(SMALLEST_NORM)
         return {
             "means": torch.stack([influence(a, b).mean(1) for a, b in pairs], dim=1).cpu(),
             "flat_cosine": torch.stack(flat, dim=1).cpu(),

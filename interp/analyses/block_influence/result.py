@@ -68,14 +68,14 @@ class BlockInfluenceResult(Result):
         return pd.DataFrame(keys | {name: columns[name] for name in ("mean", "low", "high")})
 
     def plot(self) -> go.Figure:
-        """Draw BI beside what lengths alone would give, its siblings, and every span's angle."""
+        """Draw BI next to what lengths alone would give, its siblings, and every span's angle."""
         panels = {name: "Block Influence (LIM + 1)" for name in MEASURES[:2]}
         panels |= {name: name for name in ("relative magnitude", "LIM, flattened", "ZD")}
         frame = pd.concat(self._layer_rows(), ignore_index=True)
         frame["panel"] = frame["measure"].map(panels)
         title = (
-            "How far each layer turns the stream; below, how far the spans of layers turn the last"
-            " token"
+            "How far each layer turns the stream;"
+            " below, how far the spans of layers turn the last token"
         )
         figure = lines_over_depth(
             frame.dropna(subset="panel"), y="mean", groups="measure", panels="panel", title=title
@@ -94,7 +94,7 @@ class BlockInfluenceResult(Result):
         )
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return which layers turn the stream least and most, beside what lengths alone explain."""
+        """Return which layers turn the stream least and most, and what lengths alone explain."""
         order = self.of("BI").argsort()
         if self.n_layers < 2:
             return (self._finding(0, "least"),)

@@ -44,11 +44,11 @@ from interp.tasks.batch import TokenBatch
 class CircuitDiscovery(Analysis):
     """Score edges on half of the prompts, run circuits of the best ones on the other half.
 
-    `method` "relevance" (with the named `rules`) or "attribution"; `ranking` of edges by "absolute"
-    or "signed" score; `ablation` of all other edges: the "corrupted" run's, or their "mean" over
-    the corrupted runs and positions (which also takes away where a token stands). `fractions` of
-    all edges are tried; beside every circuit, as many random edges, and all edges but the
-    circuit's.
+    `method` is "relevance" (with the named `rules`) or "attribution"; `ranking` orders edges by
+    "absolute" or "signed" score. `ablation` says what all other edges carry: the "corrupted" run's
+    values, or their "mean" over the corrupted runs and positions (which also hides where a token
+    stands). `fractions` of all edges are tried, each with two controls: as many random edges, and
+    all edges but the circuit's.
     """
 
     method: Literal["relevance", "attribution"] = "relevance"
@@ -69,8 +69,8 @@ class CircuitDiscovery(Analysis):
         " other edges carrying what they do on the corrupted prompt (or a mean)."
     )
     caveat: ClassVar[str] = (
-        "Edges count only against this ablation of all others; another corrupted twin may need"
-        " other edges."
+        "Edges count only against this ablation of all others;"
+        " another corrupted twin may need other edges."
     )
 
     def __post_init__(self) -> None:
@@ -152,7 +152,7 @@ class CircuitDiscovery(Analysis):
         }
 
     def _tried(self, whole: Circuit) -> list[NDArray[np.bool_]]:
-        """Return kept edges of circuits, random ones, complements, of all and of none."""
+        """Return the kept edges of circuits, random controls, complements, all edges and none."""
         circuits, every = self.circuits(whole), whole.kept
         sizes = [circuit.n_edges for circuit in circuits]
         others = [every & ~circuit.kept for circuit in circuits]
@@ -183,5 +183,5 @@ class CircuitDiscovery(Analysis):
 
 
 def is_for_discovery(prompt_id: str) -> bool:
-    """Tell whether edges are scored on a prompt: half of them, by their names alone."""
+    """Tell whether edges are scored on a prompt: half of them are, chosen by id alone."""
     return crc32(prompt_id.encode()) % 2 == 0

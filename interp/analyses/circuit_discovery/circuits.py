@@ -34,7 +34,7 @@ class Wiring:
 
     @classmethod
     def from_numbers(cls, numbers: Tensor) -> "Wiring":
-        """Return what `numbers` were of."""
+        """Return the wiring that `numbers` was called on."""
         n_layers, n_heads, n_kv_heads, is_parallel = map(int, numbers.tolist())
         return cls(n_layers, n_heads, n_kv_heads, bool(is_parallel))
 
@@ -119,7 +119,7 @@ class Circuit:
 
     @property
     def nodes(self) -> list[str]:
-        """Return the senders that an edge leaves or a receiver of theirs, and the logits."""
+        """Return all senders on an edge of the circuit, and the logits."""
         named = {sender for sender, _, _ in self.edges}
         named |= {node for _, receiver, _ in self.edges for node in self.wiring.node_of(receiver)}
         return [name for name in [*self.wiring.senders, "logits"] if name in named]
@@ -145,7 +145,7 @@ class Circuit:
         return self.top(int((sizes < share * sizes[-1] - 1e-12).sum()) + 1, by=by)
 
     def connected(self) -> "Circuit":
-        """Return the circuit without edges that are on no path from embedding to logits."""
+        """Return the circuit without edges that are on no path from the embedding to the logits."""
         graph = self._graph()
         alive = nx.descendants(graph, "embed") | {"embed"}
         alive &= nx.ancestors(graph, "logits") | {"logits"}

@@ -1,7 +1,7 @@
-"""Scores of edges, and passes in which only the edges of a circuit carry what their senders write.
+"""Scores of edges, and passes in which only a circuit's edges carry what their senders write.
 
-An edge's score is what the receiver's coefficient makes of the change in the sender's output (edge
-attribution patching, Syed et al., arXiv 2310.10348), with the ordinary gradient or under relevance
+An edge's score is the change in the sender's output times the receiver's coefficient (edge
+attribution patching, Syed et al., arXiv 2310.10348), by the ordinary gradient or under relevance
 rules.
 """
 
@@ -25,7 +25,7 @@ TOKENS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Pass:
-    """An ordinary pass: what senders add [batch pos sender d_model], receivers read, the logits."""
+    """A pass's values: what senders add [batch pos sender d_model], receivers read, and logits."""
 
     writes: Tensor
     read: dict[tuple[str, int], Tensor]
@@ -35,7 +35,7 @@ class Pass:
 def plain_pass(
     recording: Recording, tokens: Tensor, wiring: Wiring, *, rules: Rules | None = None
 ) -> Pass:
-    """Run a pass in which receivers can be told apart; with `rules`, what they read has a graph."""
+    """Run a pass that keeps receivers apart; with `rules`, what they read carries a graph."""
     writes: list[Tensor] = []
     seen: dict[tuple[str, int], Tensor] = {}
 
@@ -50,7 +50,7 @@ def plain_pass(
     def keep(kind: str, layer: int, write: Tensor) -> None:  # noqa: ARG001
         writes.append((write if kind == "heads" else write[:, :, None]).detach())
 
-    logits = recording.forked(tokens, read=read, wrote=keep, backward=rules)
+    logits = recording.forked(tokens, read=read, on_write=keep, backward=rules)
     return Pass(torch.cat(writes, dim=2), seen, logits)
 
 
@@ -137,5 +137,5 @@ def _values(
         return own if kind in ("q", "k", "v") else own[:, :, 0].expand_as(resid)
 
     tokens = repeat(twins.clean.tokens, "batch pos -> (circuit batch) pos", circuit=n_circuits)
-    logits = recording.forked(tokens, read=read, wrote=keep)[:, twins.clean.predicting]
+    logits = recording.forked(tokens, read=read, on_write=keep)[:, twins.clean.predicting]
     return twins.value(rearrange(logits, "(c b) ... -> c b ...", c=n_circuits))

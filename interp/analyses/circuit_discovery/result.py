@@ -166,7 +166,7 @@ class CircuitDiscoveryResult(Result):
 def _first_faithful(
     faithfulness: NDArray[np.float64], *, least: float = _ENOUGH
 ) -> NDArray[np.int64]:
-    """Return which fraction is the first faithful one, of [... fraction]; their number if none."""
+    """Return the index of the first faithful fraction [... fraction]; their number if none is."""
     good = faithfulness >= least
     at: NDArray[np.int64] = np.where(good.any(-1), good.argmax(-1), good.shape[-1])
     return at

@@ -84,8 +84,8 @@ class DepthMap(Analysis):
         """Raise AnalysisError for prompts of one token, or another tokenizer if tokens matter."""
         if shard.tokens.shape[1] < 2:
             raise AnalysisError(
-                f"prompt {shard.prompts[0].id!r} has 1 token; position 0 is left out, so 2 are"
-                " needed"
+                f"prompt {shard.prompts[0].id!r} has 1 token;"
+                " position 0 is left out, so 2 are needed"
             )
         target = self.target_of(model)
         if target is model or self.is_pooled:
@@ -97,8 +97,8 @@ class DepthMap(Analysis):
         if not same:
             raise AnalysisError(
                 f"{target.name} and {model.name} have different tokenizers (prompt"
-                f" {shard.prompts[0].id!r}); method={self.method!r} maps tokens and needs one;"
-                " 'cka' and 'rsa' do not"
+                f" {shard.prompts[0].id!r});"
+                f" method={self.method!r} maps tokens and needs one; 'cka' and 'rsa' do not"
             )
 
     def prepare(self, model: Model, task: Task) -> Tensors:
@@ -109,8 +109,8 @@ class DepthMap(Analysis):
         maps = self.maps(model)
         if self.method == "orthogonal" and maps.target.d_model < model.d_model:
             raise AnalysisError(
-                f"method='orthogonal' from {model.d_model} features to {maps.target.d_model}; at"
-                " least as many are needed"
+                f"method='orthogonal' from {model.d_model} features to {maps.target.d_model};"
+                " at least as many are needed"
             )
         return maps.fit_and_test(batches_by_role(model, shards, seed=self.seed))
 

@@ -38,9 +38,9 @@ def alignment_statistics(
 
     "diagonal": correlation of error with distance in relative depth over all pairs, after taking
     out each source's and each target's mean. "spearman", "slope": rank correlation and
-    least-squares slope of the best source's depth against the target's. "order": of what choosing
-    each target's best source gains over the mean error, the share that is kept when sources may not
-    fall. Where a statistic is undefined (all best sources the same, one layer) it is 0.
+    least-squares slope of the best source's depth against the target's. "order": the share of the
+    best sources' gain over the mean error that is kept when sources may not fall. Where a statistic
+    is undefined (all best sources the same, one layer) it is 0.
     """
     n_grids, n_sources, n_targets = errors.shape
     distance = np.abs(depths(n_sources)[:, None] - depths(n_targets))

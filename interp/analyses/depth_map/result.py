@@ -50,7 +50,7 @@ class DepthMapResult(Result):
         return np.arange(self._first, self.grids[self.measure].shape[1])
 
     def _judged(self, grid: np.ndarray) -> np.ndarray:
-        """Return errors, or what similarities lack to 1, without the embeddings, as published."""
+        """Return errors, or 1 minus similarities, without the embeddings, as published."""
         errors = 1 - grid if self.analysis.is_pooled else grid
         judged: np.ndarray = errors[..., self._first :, self._first :]
         return judged
@@ -114,7 +114,7 @@ class DepthMapResult(Result):
         )
 
     def plot(self) -> go.Figure:
-        """Draw the grid with every target's best source, and beside it what is reached there."""
+        """Draw the grid with every target's best source, and next to it what is reached there."""
         grid, axis = self.grids[self.measure], _AXES[self.analysis.what]
         label = "relative error"
         if self.analysis.is_pooled:

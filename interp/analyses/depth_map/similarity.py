@@ -1,4 +1,4 @@
-"""How alike two sets of vectors see the same examples, without a map between them."""
+"""How similarly two sets of vectors see the same examples, without a map between them."""
 
 from typing import Literal
 
@@ -14,11 +14,11 @@ def example_similarity(
     *,
     kind: Literal["cka", "rsa"],
 ) -> Float[Tensor, "subset source target"]:
-    """Return how alike two taps see the examples of each subset (masks of 0 and 1).
+    """Return how similarly two taps see the examples of each subset (masks of 0 and 1).
 
     "cka": debiased linear CKA, from off-diagonal Gram matrices (Song et al. 2012; arXiv
     2010.15327). "rsa": the Pearson correlation of off-diagonal cosines. Both are cosines of centred
-    matrices, and need no more than sums over entries.
+    matrices, and need only sums over entries.
     """
     n, masks = masks.double().sum(1), masks.double()
     row_share, total_share = 0 * n, -1 / (n * (n - 1))
@@ -45,7 +45,7 @@ def example_similarity(
 
 
 def _gram(x: Float[Tensor, "example d"], *, kind: str) -> Float[Tensor, "example example"]:
-    """Return products of examples, without each one's own."""
+    """Return the products of examples with each other, not with themselves."""
     x = x.double()
     # a common shift changes no debiased product, but costs digits
     x = x - x.mean(0) if kind == "cka" else torch.nn.functional.normalize(x, dim=-1)

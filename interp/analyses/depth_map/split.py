@@ -15,7 +15,7 @@ _RESAMPLES = 200
 
 
 def roles_of(prompts: Sequence[Prompt], *, seed: int) -> dict[str, Role]:
-    """Deal out roles: of every eight prompts five are fitted, one validates, two are held out."""
+    """Assign roles: of every eight prompts five are fitted, one validates, two are held out."""
     rng = random.Random(seed)
     roles: dict[str, Role] = {}
     for start in range(0, len(prompts), 4):

@@ -1,4 +1,4 @@
-"""Maps from every tap of one model to every tap of another, fitted and tested on streamed tokens.
+"""Maps from every tap of one model to every tap of another, fitted and tested as tokens stream.
 
 Target taps are done in groups that fit into memory; without a store, every group runs the models
 again.
@@ -28,10 +28,10 @@ from interp.analyses.depth_map.taps import What, n_taps, taps
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.shapes import Tensors
+from interp.sweeps.cosines import SMALLEST_NORM
 from interp.tasks.batch import TokenBatch
 
 _AT_ONCE = 2**27  # numbers of cross moments held at once: 1 GiB
-_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class TapMaps:
         if n_tokens <= self.source.d_model:
             raise AnalysisError(
                 f"{n_tokens} tokens to fit maps from the {self.source.d_model} features of"
-                f" {self.source.name}; at least {self.source.d_model + 1} are needed: give more"
-                " prompts"
+                f" {self.source.name};"
+                f" at least {self.source.d_model + 1} are needed: give more prompts"
             )
 
     def groups(self) -> list[slice]:
@@ -125,7 +125,7 @@ class TapMaps:
         )
         for batch in batches:
             x, y = self._tokens(batch, chosen)
-            norms = vector_norm(y.double(), dim=-1).clamp_min(_EPS)
+            norms = vector_norm(y.double(), dim=-1).clamp_min(SMALLEST_NORM)
             moments.add(x, y, norms**-2 if self.is_relative else torch.ones_like(norms[:1]))
         if not bool(moments.xy.isfinite().all() and moments.xx.isfinite().all()):
             raise AnalysisError(
@@ -134,7 +134,7 @@ class TapMaps:
         return moments
 
     def shared_grams(self, fit: Moments, held: Moments) -> list[Grams]:
-        """Return every source's factorisation for all targets; none where each weighs its own."""
+        """Return every source's factorisation for all targets; none if each weighs its own."""
         if self.is_relative:
             return []
         return [Grams.of(xx, held_xx) for xx, held_xx in zip(fit.xx[0], held.xx[0], strict=True)]
@@ -144,14 +144,14 @@ class TapMaps:
     ) -> tuple[list[list[LinearMap]], Tensor]:
         """Return maps [target][source] of fitted and validation tokens, and ridges [source target].
 
-        `shared` are the sources' factorisations; without them each is of its target's weights.
+        `shared` are the sources' factorisations; without them each uses its target's weights.
         """
         n_sources, n_targets = fit.xy.shape[:2]
         maps: list[list[LinearMap]] = [[] for _ in range(n_targets)]
         ridges = torch.zeros(n_sources, n_targets)
         for source, target in product(range(n_sources), range(n_targets)):
-            at = (target, source)
-            grams = shared[source] if shared else Grams.of(fit.xx[at], held.xx[at])
+            pair = (target, source)
+            grams = shared[source] if shared else Grams.of(fit.xx[pair], held.xx[pair])
             xx, xy = grams.xx + grams.held_xx, fit.xy[source, target] + held.xy[source, target]
             if self.is_orthogonal:
                 maps[target].append(orthogonal_map(grams.both, xx, xy))
@@ -172,7 +172,9 @@ class TapMaps:
                 vector_norm(y - fitted(x), dim=-1) for x, fitted in zip(xs, by_source, strict=True)
             ]
             norms = torch.stack([*missed, vector_norm(y - by_source[0].y_mean, dim=-1)])
-            misses.append(torch.stack([norms / vector_norm(y, dim=-1).clamp_min(_EPS), norms**2]))
+            misses.append(
+                torch.stack([norms / vector_norm(y, dim=-1).clamp_min(SMALLEST_NORM), norms**2])
+            )
         pattern = "target kind source (batch pos) -> batch kind source target"
         summed: Tensor = reduce(torch.stack(misses), pattern, "sum", batch=len(batch.prompts))
         return summed.float().cpu()

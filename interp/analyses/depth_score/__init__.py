@@ -57,12 +57,12 @@ class DepthScore(Analysis):
     question: ClassVar[str] = "Do harder prompts use deeper layers?"
     how: ClassVar[str] = (
         "Every layer is skipped for the tokens before a split, and the effect behind it is"
-        " measured. The score is the mean layer, weighted by that effect, for prompts of each level"
-        " of difficulty apart."
+        " measured. The score is the mean layer, weighted by that effect,"
+        " for prompts of each level of difficulty apart."
     )
     caveat: ClassVar[str] = (
-        "Levels can differ in length and wording too; overlapping intervals are no evidence of"
-        " equal depth."
+        "Levels can differ in length and wording too;"
+        " overlapping intervals are no evidence of equal depth."
     )
 
     def check(self, model: Model, shard: TokenBatch) -> None:
@@ -77,15 +77,15 @@ class DepthScore(Analysis):
         for prompt, n in zip(shard.prompts, (answers >= 0).sum(1).tolist(), strict=True):
             if not self._splits(n_pos - 1, n):
                 raise AnalysisError(
-                    f"prompt {prompt.id!r} has an answer of {n} tokens; splits={self.splits!r}"
-                    " needs 5"
+                    f"prompt {prompt.id!r} has an answer of {n} tokens;"
+                    f" splits={self.splits!r} needs 5"
                 )
 
     def _level(self, prompt: Prompt) -> str:
         if self.tag not in prompt.tags:
             raise AnalysisError(
-                f"prompt {prompt.id!r}: {unknown('tag', self.tag, prompt.tags)}; set"
-                " depth_score.tag"
+                f"prompt {prompt.id!r}: {unknown('tag', self.tag, prompt.tags)};"
+                " set depth_score.tag"
             )
         return prompt.tags[self.tag]
 
@@ -111,15 +111,15 @@ class DepthScore(Analysis):
         levels = {self._level(prompt) for prompt in task.prompts}
         if len(levels) < 2:
             raise AnalysisError(
-                f"tag {self.tag!r} has one level, {levels.pop()!r}; at least 2 are needed to"
-                " compare"
+                f"tag {self.tag!r} has one level, {levels.pop()!r};"
+                " at least 2 are needed to compare"
             )
         return {}
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return per prompt the largest and mean effects of skipped layers.
 
-        On layers [batch skipped affected], on the output [batch skipped].
+        Those on layers are [batch skipped affected], on the output [batch skipped].
         """
         n, layers = len(shard.prompts), recording.n_layers
         parts: Tensors = {"level": _as_bytes([self._level(prompt) for prompt in shard.prompts])}
@@ -143,9 +143,9 @@ class DepthScore(Analysis):
         return DepthScoreResult(self, np.array(levels), joined(effects))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return half a sweep over all positions and the share of it behind each split.
+        """Return half a sweep over all positions and, per split, the share of it behind the split.
 
-        Where answers are appended, their clean pass too.
+        Where answers are appended, their clean pass is included.
         """
         layers, last, block_tokens = model.n_layers, shard.tokens.shape[1] - 1, 0.0
         sizes = answered_sizes(shard, whole=self._is_whole)
@@ -163,9 +163,9 @@ class DepthScore(Analysis):
 
 
 def _changes(group: Answered, splits: list[int]) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
-    """Yield how skipping a layer changes what comes behind each split.
+    """Yield how skipping a layer changes what comes after each split.
 
-    That is "layer" or "output", the skipped layer (and the affected one), and the change [batch
+    Each is "layer" or "output", the skipped layer (and the affected one), and the change [batch
     pos].
     """
     recording = group.recording

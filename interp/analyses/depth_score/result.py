@@ -60,7 +60,7 @@ class DepthScoreResult(Result):
 
     @property
     def levels(self) -> list[str]:
-        """Return the levels: as numbers if they are, otherwise in alphabetical order."""
+        """Return the levels in numerical order if they are numbers, else in alphabetical order."""
         names = sorted(set(self.level_of.tolist()))
         try:
             return sorted(names, key=float)
@@ -90,7 +90,7 @@ class DepthScoreResult(Result):
         return estimate_of(score, self._resampled(level, effect), n=self._n(level))
 
     def _resampled(self, level: str, effect: Effect) -> Array:
-        """Return the scores of resampled prompts [resample]; NaN for a handful of prompts."""
+        """Return the scores of resampled prompts [resample]; NaN if there are too few prompts."""
         values = self.arrays[f"{effect}.mean"][self.level_of == level]
         per_prompt = layer_effects(values) if effect == "layer" else values
         seed = self.analysis.seed + self.levels.index(level)
@@ -171,11 +171,11 @@ class DepthScoreResult(Result):
             n=len(self.level_of),
         )
         return Finding(
-            f"By the effect on {name}, {deepest!r} scores {apart:.2f} layers deeper than"
-            f" {shallowest!r}.",
+            f"By the effect on {name},"
+            f" {deepest!r} scores {apart:.2f} layers deeper than {shallowest!r}.",
             apart,
-            "layers between the lowest and the highest level's depth score, by the effect on"
-            f" {name}",
+            "layers between the lowest and the highest level's depth score,"
+            f" by the effect on {name}",
         )
 
 

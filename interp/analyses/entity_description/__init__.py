@@ -72,8 +72,8 @@ class EntityDescription(Analysis):
         " another prompt's entities from the same vectors."
     )
     caveat: ClassVar[str] = (
-        "The other prompt's own layers can finish the work, so a vector may say what it does not"
-        " yet hold."
+        "The other prompt's own layers can finish the work,"
+        " so a vector may say what it does not yet hold."
     )
 
     def __post_init__(self) -> None:

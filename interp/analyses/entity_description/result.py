@@ -41,12 +41,12 @@ class EntityDescriptionResult(Result):
 
     @property
     def positions(self) -> list[str]:
-        """Return where vectors are from."""
+        """Return where vectors are taken from."""
         return [position for position in _FROM if f"{position}.rank" in self.arrays]
 
     @property
-    def _shown(self) -> list[tuple[str, str]]:
-        """Return what is shown: the bridge from both positions, and the answer from the last."""
+    def _drawn(self) -> list[tuple[str, str]]:
+        """Return what is drawn: the bridge from both positions, and the answer from the last."""
         return [(position, entity) for position, entity in _SHOWN if position in self.positions]
 
     def is_said(self, group: str, position: str, entity: str) -> tuple[np.ndarray, np.ndarray]:
@@ -63,8 +63,7 @@ class EntityDescriptionResult(Result):
         return values[..., i], values[..., i + 2]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per statistic, group, position of the vector, entity, and source and
-        target layer.
+        """Return a row per statistic, group, vector position, entity, and source and target layer.
 
         "pair": the entity is the first guess for this pair of layers; "any target": for any target
         of this source; "first source": this is the first such source; "anywhere": for any pair;
@@ -86,8 +85,8 @@ class EntityDescriptionResult(Result):
         return frame.reindex(columns=[*_KEYS, *types]).astype(types)
 
     def _rows(self, group: str, position: str, entity: str) -> Iterator[pd.DataFrame]:
-        said = self.is_said(group, position, entity)
-        n, n_sources, n_targets = said[0].shape
+        is_said = self.is_said(group, position, entity)
+        n, n_sources, n_targets = is_said[0].shape
         if not n:
             return
         n_pairs, n_samples = n_sources * n_targets, self.analysis.n_samples
@@ -97,10 +96,10 @@ class EntityDescriptionResult(Result):
             )
         )
         sources, anywhere = {"source": np.arange(n_sources)}, {"source": [None]}
-        by_source = [np.asarray(each.any(2)) for each in said]
+        by_source = [np.asarray(each.any(2)) for each in is_said]
         probability = self._of(group, position, entity, "probability")
         for statistic, of_both, at, tries in (
-            ("pair", [each.reshape(n, -1) for each in said], pairs, 1),
+            ("pair", [each.reshape(n, -1) for each in is_said], pairs, 1),
             ("any target", by_source, sources, n_targets),
             ("first source", [x & (x.cumsum(1) == 1) for x in by_source], sources, n_targets),
             ("anywhere", [x.any(1, keepdims=True) for x in by_source], anywhere, n_pairs),
@@ -115,7 +114,7 @@ class EntityDescriptionResult(Result):
             yield pd.DataFrame(keys | {"tries": tries, "n_prompts": n} | self._rates(*of_both))
 
     def _rates(self, own: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
-        """Return own, another's and the difference's mean over the first axis, with intervals."""
+        """Return own, another's and the paired difference's means, over the first axis."""
         own, other = own.astype(np.float64), other.astype(np.float64)
         columns: dict[str, np.ndarray] = {}
         for name, values in (("rate", own), ("control", other), ("gain", own - other)):
@@ -132,13 +131,13 @@ class EntityDescriptionResult(Result):
         """Draw how often each source layer's vector says the entity, and a grid of all pairs."""
         frame = self.to_frame()
         title = (
-            "What a vector says in another prompt, by its source layer: share of prompts, any"
-            " target layer"
+            "What a vector says in another prompt, by its source layer:"
+            " share of prompts, any target layer"
         )
         lines = [
             line
             for group in answer_groups(self.arrays)
-            for shown in self._shown
+            for shown in self._drawn
             for line in self._lines(frame, group, *shown)
         ]
         if not lines:
@@ -147,12 +146,14 @@ class EntityDescriptionResult(Result):
             pd.concat(lines), y="rate", groups="line", panels="panel", title=title
         )
         figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
-        group, (position, entity) = list(answer_groups(self.arrays))[-1], self._shown[0]
-        said = self.is_said(group, position, entity)[0]
-        if not len(said):
+        group, (position, entity) = list(answer_groups(self.arrays))[-1], self._drawn[0]
+        is_said = self.is_said(group, position, entity)[0]
+        if not len(is_said):
             return figure
         of = f"{entity} said, {_FROM[position]},<br>{group}: share"
-        return grid_below(figure, said.mean(0), x="target layer", y="source layer", of=of, top=1.0)
+        return grid_below(
+            figure, is_said.mean(0), x="target layer", y="source layer", of=of, top=1.0
+        )
 
     def _lines(
         self, frame: pd.DataFrame, group: str, position: str, entity: str
@@ -170,7 +171,7 @@ class EntityDescriptionResult(Result):
         groups = list(answer_groups(self.arrays))
         if not groups:
             return (Finding(nothing_compared(self.arrays)),)
-        first, *more = self._shown
+        first, *more = self._drawn
         asked = [(group, *first) for group in groups] + [(groups[0], *each) for each in more[::-1]]
         return tuple(self._finding(*each) for each in asked[:3])
 
@@ -179,19 +180,19 @@ class EntityDescriptionResult(Result):
         whose = f"With {group}, the {_FROM[position]}'s vector"
         if not len(own):
             return Finding(f"{whose} cannot be judged: the target prompt says the {entity} anyway.")
-        said, control = (estimate(x.any((1, 2)), seed=self.analysis.seed) for x in (own, other))
+        share, control = (estimate(x.any((1, 2)), seed=self.analysis.seed) for x in (own, other))
         half = np.flatnonzero(own.any(2).mean(0) >= 0.5)
         since = f", in half of them from layer {half[0]} on" if len(half) else ""
         return Finding(
-            f"{whose} says the {entity} in {said:.0%} of prompts{since}.",
-            said,
+            f"{whose} says the {entity} in {share:.0%} of prompts{since}.",
+            share,
             f"share of prompts with {group} whose {_FROM[position]}'s vector says the {entity}",
             control=Compared("another prompt's entity", control),
         )
 
 
 def _ever_sampled(probability: np.ndarray, n_samples: int) -> np.ndarray:
-    """Return [prompt 1] how probable it is that one of `n_samples` of any pair says the entity."""
+    """Return [prompt 1] how probable it is that any of `n_samples` at any pair says the entity."""
     missed = np.log1p(-probability.astype(np.float64).clip(max=1 - 1e-9))
     ever: np.ndarray = -np.expm1(n_samples * missed.sum((1, 2)))[:, None]
     return ever

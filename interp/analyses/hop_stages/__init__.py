@@ -123,10 +123,10 @@ class HopStages(Analysis):
         at_last = written_ranks(recording, last, [*own, guess, *other, other[1]]) == 0
         tensors = right_and_compared(recording, shard, prepared["kept"])
         for i, cut in enumerate(self._cuts(shard, recording.n_layers)):
-            said = {where: says[..., 2 * i : 2 * i + 2] for where, says in described.items()}
+            entity_said = {where: says[..., 2 * i : 2 * i + 2] for where, says in described.items()}
             changed = self._changed(recording, cut, guess)
             written = (at_first[..., i], at_last[..., 3 * i : 3 * i + 3])
-            tensors["control" if i else "own"] = _first_layers(said, changed, *written)
+            tensors["control" if i else "own"] = _first_layers(entity_said, changed, *written)
         anyway = unpatched_guesses(target, [*own, *other])
         return tensors | {"anyway": anyway.any(1).cpu()}
 

@@ -51,7 +51,7 @@ class HopStagesResult(Result):
     arrays: dict[str, np.ndarray]
 
     def chosen(self, group: str) -> np.ndarray:
-        """Return which prompts of a group count."""
+        """Return which of a group's prompts count."""
         chosen: np.ndarray = answer_groups(self.arrays)[group] & ~self.arrays["anyway"]
         return chosen
 
@@ -111,7 +111,7 @@ class HopStagesResult(Result):
         return row | {"n_defined": len(defined), "median": median}
 
     def _difference(self, name: str) -> Estimate | None:
-        """Return how many layers later something is where the answer is wrong; None if unknown."""
+        """Return how many layers later something happens in wrong answers; None if unknown."""
         if len(answer_groups(self.arrays)) < 2:
             return None
         layers = [self.layers(group, name) for group in (WRONG, RIGHT)]
@@ -139,8 +139,8 @@ class HopStagesResult(Result):
             shares = {name: self._share(group, name).value for name in STAGES}
             notes[group] = {name: "" if np.isnan(x) else f"{x:.0%}" for name, x in shares.items()}
         title = (
-            "Layers at which a two-hop query is resolved (above: share of prompts in which it"
-            " ever is)"
+            "Layers at which a two-hop query is resolved (above:"
+            " share of prompts in which it ever is)"
         )
         return boxes(values, notes=notes, y="layer", title=title)
 
@@ -156,8 +156,8 @@ class HopStagesResult(Result):
         if later is None:
             return resolved
         claim = (
-            f"By the lens, the bridge is there {later:.1f} layers later in wrong answers than in"
-            " right ones."
+            "By the lens,"
+            f" the bridge is there {later:.1f} layers later in wrong answers than in right ones."
         )
         measure = "layers by which the lens reads the bridge later in wrong answers than in right"
         return (*resolved, Finding(claim, later, measure))

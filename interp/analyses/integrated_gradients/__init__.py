@@ -90,7 +90,7 @@ class IntegratedGradients(Analysis):
             )
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return attributions [batch layer pos], and how each sum came about [batch layer]."""
+        """Return attributions [batch layer pos], and how well each sum is known [batch layer]."""
         n, layers = len(shard.prompts), recording.n_layers
         sizes = answered_sizes(shard, whole=self.whole_answer)
         parts: Tensors = {
@@ -183,7 +183,7 @@ class IntegratedGradients(Analysis):
         return IntegratedGradientsResult(self, aligned, joined(sums))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return `max_nodes` times there and back through the blocks behind each layer, at most."""
+        """Return `max_nodes` times there and back through each layer's later blocks, a bound."""
         layers, n_tokens = model.n_layers, shard.tokens.numel()
         blocks = sum(range(layers)) + (0.5 * layers if self.part == "attention" else 0)
         sizes = answered_sizes(shard, whole=self.whole_answer)

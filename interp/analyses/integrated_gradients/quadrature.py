@@ -1,5 +1,4 @@
-"""Integrals along a straight path whose ends are known: how far the sum is from the difference of
-the ends is its error.
+"""Integrals along a straight path, checked against the known difference of the ends.
 
 The rule is Boole's on panels of five nodes. A panel whose integral misses the difference of *its*
 ends is halved; the halves keep its nodes, so nothing is evaluated twice, and nodes gather where the
@@ -27,8 +26,9 @@ Node = tuple[float, float, Tensor]  # value, sum of the components, components
 
 @dataclass(frozen=True)
 class Integral:
-    """The components' integrals, the difference of the ends, how far their sum is from it, and the
-    nodes it took.
+    """The components' integrals and how well they add up.
+
+    `difference` is that of the ends, `error` how far the sum is from it, `n_nodes` the nodes used.
     """
 
     components: Float[Tensor, " component"]
@@ -39,9 +39,7 @@ class Integral:
 
 
 def allowed(difference: float, tolerance: float) -> float:
-    """Return the largest error that is accepted: relative, but absolute where the difference is
-    tiny.
-    """
+    """Return the largest acceptable error: relative, or absolute where the difference is tiny."""
     return tolerance * max(abs(difference), FLOOR)
 
 
@@ -101,8 +99,9 @@ def _at(panel: tuple[float, float]) -> list[float]:
 
 
 def integrate(evaluate: Evaluate, n: int, *, tolerance: float, max_nodes: int) -> list[Integral]:
-    """Return `n` integrals over [0, 1], each with the nodes it needs: at least `FEWEST_NODES`, at
-    most `max_nodes`.
+    """Return `n` integrals over [0, 1], each with as many nodes as it needs.
+
+    Those are at least `FEWEST_NODES` and at most `max_nodes`.
     """
     paths = [_Path() for _ in range(n)]
     todo = list(range(n))
@@ -121,8 +120,9 @@ def integrate(evaluate: Evaluate, n: int, *, tolerance: float, max_nodes: int) -
 def left_riemann(
     evaluate: Evaluate, n: int, *, n_nodes: int, ends: Sequence[float]
 ) -> list[Integral]:
-    """Return `n` sums over `n_nodes` equal steps, each at its left end; `ends` are the functions'
-    values at 1.
+    """Return `n` sums over `n_nodes` equal steps, each evaluated at its left end.
+
+    `ends` are the functions' values at 1.
     """
     integrals = []
     for i in range(n):

@@ -26,7 +26,7 @@ _VARIED = {
 
 
 def taken_over(share: np.ndarray) -> int | None:
-    """Return from which layer on the last token's share [layer] is over a half; None if never."""
+    """Return the layer from which the last token's share [layer] stays over a half, or None."""
     less = np.flatnonzero(share <= 0.5)
     first = int(less[-1]) + 1 if len(less) else 0
     return first if first < len(share) else None
@@ -58,8 +58,9 @@ class IntegratedGradientsResult(Result):
         return share
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per measure and layer, and for attributions per position; statistics over
-        prompts.
+        """Return one row per measure and layer; attributions also have one per position.
+
+        Statistics are over prompts.
 
         Measures: "attribution" (in probability; `position` counts from the prompt's last token, 0),
         and of every sum "share of the last token", "difference" F(S) - F(B), "nodes", "relative
@@ -82,11 +83,11 @@ class IntegratedGradientsResult(Result):
         return pd.concat(typed, ignore_index=True)[_COLUMNS]
 
     def plot(self) -> go.Figure:
-        """Draw the mean attribution by layer and position, colours whatever the first token has."""
+        """Draw the mean attribution by layer and position; the first token sets no colours."""
         frame = self.attribution.to_frame(seed=self.analysis.seed).assign(panel="")
         title = (
-            f"How much the answer's probability owes to {_VARIED[self.analysis.part]} at each token"
-            " (integrated gradients)"
+            "How much the answer's probability owes to"
+            f" {_VARIED[self.analysis.part]} at each token (integrated gradients)"
         )
         return grids_over_positions(
             frame, panels="panel", y="layer", title=title, colour="probability", is_signed=True
@@ -99,8 +100,8 @@ class IntegratedGradientsResult(Result):
         n_capped = int(self.arrays["capped"].sum())
         limit = f"; {n_capped} of {error.size} sums wanted more nodes" if n_capped else ""
         sums = Finding(
-            f"The attributions add up to the change in probability within {worst:.1%} at"
-            f" worst{limit}.",
+            "The attributions add up to the change in"
+            f" probability within {worst:.1%} at worst{limit}.",
             worst,
             "largest relative error of the attributions' sum",
         )
@@ -116,8 +117,8 @@ class IntegratedGradientsResult(Result):
         depths = (np.inf if layer is None else (layer + 1) / n_layers for layer in others)
         depth = estimate_of((taken + 1) / n_layers, depths, n=n)
         return Finding(
-            f"From layer {taken} on, {depth:.0%} of the depth, the last token holds most of the"
-            " attribution.",
+            f"From layer {taken} on, {depth:.0%} of the depth,"
+            " the last token holds most of the attribution.",
             depth,
             "share of layers until the last token holds most of the attribution",
         )

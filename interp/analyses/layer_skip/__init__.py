@@ -56,8 +56,8 @@ class LayerSkip(Analysis):
         " once for each later layer alone (direct effects)."
     )
     caveat: ClassVar[str] = (
-        "Later layers meet a stream that they never saw in training, so the loss is not the layer's"
-        " own alone."
+        "Later layers meet a stream that they never saw in training,"
+        " so the loss is not the layer's own alone."
     )
 
     @property
@@ -77,7 +77,7 @@ class LayerSkip(Analysis):
             )
 
     def _splits(self, n_pos: int) -> list[int]:
-        """Return the positions before which layers are skipped; none of prompts too short."""
+        """Return the positions before which layers are skipped; none if prompts are too short."""
         if self._scopes == ("all",) or n_pos < _FEWEST_TOKENS[self.splits]:
             return []
         if self.splits == "even":

@@ -1,4 +1,4 @@
-"""What the effects of skipped layers amount to over prompts."""
+"""The effects of skipped layers, summarised over prompts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,8 +29,9 @@ _BARS = {"answer": "fall of the answer's logit", "output": "change of the probab
 
 @dataclass(frozen=True, repr=False)
 class LayerSkipResult(Result):
-    """Effects per prompt: `arrays["all.max"]` [prompt skipped affected], "all.output_max" [prompt
-    skipped].
+    """Effects per prompt, by scope and statistic.
+
+    `arrays["all.max"]` is [prompt skipped affected], `arrays["all.output_max"]` [prompt skipped].
     """
 
     analysis: "LayerSkip"
@@ -101,8 +102,8 @@ class LayerSkipResult(Result):
         output = frame[frame["effect"] == self._output_effect]
         bars = {_SHOWN[str(scope)]: rows for scope, rows in output.groupby("scope", sort=False)}
         title = (
-            "What skipping a layer changes: later layers (largest relative change), and the output"
-            " (mean)"
+            "What skipping a layer changes:"
+            " later layers (largest relative change), and the output (mean)"
         )
         return grids_over_bars(
             grids,
@@ -146,8 +147,8 @@ class LayerSkipResult(Result):
             for scope in ("all", "future")
         )
         yield Finding(
-            f"A skipped layer changes what later layers write at later tokens by {future:.2f} of"
-            " its size.",
+            "A skipped layer changes what later layers write"
+            f" at later tokens by {future:.2f} of its size.",
             future,
             "relative change of later layers' writes at tokens behind the skip, mean over layers",
             control=Compared("the same and later tokens together", everywhere),

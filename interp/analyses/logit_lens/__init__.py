@@ -44,12 +44,12 @@ class LogitLens(Analysis):
     question: ClassVar[str] = "When does the stream predict what the model predicts?"
     how: ClassVar[str] = (
         "The stream in front of every layer is given to the final norm and the unembedding, and"
-        " compared with the final prediction: by KL divergence, by the most probable tokens, and by"
-        " the rank of the answer."
+        " compared with the final prediction: by KL divergence,"
+        " by the most probable tokens, and by the rank of the answer."
     )
     caveat: ClassVar[str] = (
-        "The lens reads early layers in the last layer's language; what it cannot read may be there"
-        " in another form."
+        "The lens reads early layers in the last layer's language;"
+        " what it cannot read may be there in another form."
     )
 
     rank: ClassVar[int] = 2

@@ -13,8 +13,8 @@ COSINE = "cosine of writes"
 def at_positions(readings: np.ndarray, *, overlap: str) -> dict[str, np.ndarray]:
     """Return every measure [prompt tap pos] of readings [prompt tap pos reading].
 
-    Those of the answer are of the prompts that have one, at the positions that any of them has.
-    `overlap` is what the overlap is called.
+    Measures of the answer cover the prompts that have one, at the positions that any of them has.
+    `overlap` is the name of the overlap.
     """
     of = dict(zip(READINGS, np.moveaxis(readings, -1, 0), strict=True))
     at = {
@@ -36,9 +36,9 @@ def at_positions(readings: np.ndarray, *, overlap: str) -> dict[str, np.ndarray]
 def over_positions(
     at: dict[str, np.ndarray], *, left_out: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """Return every measure [prompt tap]: the mean over positions, of the answer the last one's.
+    """Return every measure [prompt tap], a mean over positions; for the answer, at the last.
 
-    `left_out` [prompt] is a position of each prompt that is no part of the mean.
+    `left_out` [prompt] is the position of each prompt that the mean leaves out.
     """
     values = {}
     for measure, of_measure in at.items():

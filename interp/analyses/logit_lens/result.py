@@ -37,8 +37,9 @@ _DEPTHS = {
 
 @dataclass(frozen=True, repr=False)
 class LogitLensResult(Result):
-    """Readings [prompt tap pos reading], aligned at the last position, and cosines of writes
-    [prompt layer part].
+    """Readings of the lens [prompt tap pos reading], and cosines of writes [prompt layer part].
+
+    Readings are aligned at the last position.
     """
 
     analysis: "LogitLens"

@@ -43,8 +43,8 @@ class OracleExit(Analysis):
         " one layer, are compared with the full model."
     )
     caveat: ClassVar[str] = (
-        "The oracle has to run the whole model to know where to leave: it is a bound and saves"
-        " nothing."
+        "The oracle has to run the whole model to know where to leave:"
+        " it is a bound and saves nothing."
     )
 
     def __post_init__(self) -> None:

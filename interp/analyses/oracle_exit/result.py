@@ -91,8 +91,9 @@ class OracleExitResult(Result):
         return estimate(values, seed=self.analysis.seed)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return columns statistic, rule, score, layer, mean, low, high, depth, difference, p,
-        n_prompts.
+        """Return a row per statistic, exit rule, score and layer.
+
+        Columns: statistic, rule, score, layer, mean, low, high, depth, difference, p, n_prompts.
 
         "rule": the score of an exit rule with its 95 % bootstrap interval over prompts, the mean
         share of layers it runs (depth), its difference to the full model and p (McNemar's exact
@@ -169,8 +170,8 @@ class OracleExitResult(Result):
         right = "is right" if score == _RIGHT else "agrees with the full model"
         depth = 100 * exits.mean() / self.n_layers
         return Finding(
-            f"Leaving after {k} equal choices, at {depth:.0f} % of the depth, {right} for {own:.0%}"
-            " of prompts.",
+            f"Leaving after {k} equal choices, at {depth:.0f} % of the depth,"
+            f" {right} for {own:.0%} of prompts.",
             own,
             f"{score} when leaving after {k} equal choices",
             control=Compared("everyone leaving at the same mean depth", fixed),

@@ -27,16 +27,16 @@ from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Resid, Tensors
+from interp.sweeps.cosines import SMALLEST_NORM
 from interp.sweeps.lens import held, readings
 from interp.tasks.batch import TokenBatch
 
 __all__ = ["ParallelWindow", "ParallelWindowResult"]
-_EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class ParallelWindow(Analysis):
-    """Run every window of layers side by side; `output_windows`, such as "2-3", to the output too.
+    """Run every window of layers side by side; `output_windows` ("2-3") up to the output.
 
     `first_position` False leaves position 0 (often a sink) out of the means.
     """
@@ -49,12 +49,12 @@ class ParallelWindow(Analysis):
     )
     how: ClassVar[str] = (
         "The layers of a window all read what its first layer reads, and the sum of what they write"
-        " is compared with what they wrote one behind the other; 1 is as far off as leaving the"
-        " window out."
+        " is compared with what they wrote one behind the other;"
+        " 1 is as far off as leaving the window out."
     )
     caveat: ClassVar[str] = (
-        "A small error inside a window can still change the output; chosen windows are carried on"
-        " to it."
+        "A small error inside a window can still change the output;"
+        " chosen windows are carried on to it."
     )
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class ParallelWindow(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return means over positions [batch first last measure], 0 where last < first.
 
-        Of outputs [batch window 3].
+        Those of output windows are [batch window 3].
         """
         n, layers, start = len(shard.prompts), recording.n_layers, 0 if self.first_position else 1
         windows = torch.zeros(n, layers, layers, len(MEASURES))
@@ -122,7 +122,7 @@ class ParallelWindow(Analysis):
 def parallel_streams(recording: Recording) -> Iterator[list[Tensor]]:
     """Yield, for every last layer, the streams behind the windows from every first layer to it.
 
-    Differences and sums in fp32; a window of one layer is the clean stream itself.
+    Differences and sums are in fp32; a window of one layer is the clean stream itself.
     """
     streams: list[Tensor] = []
     for layer in range(recording.n_layers):
@@ -138,6 +138,6 @@ def _difference(recording: Recording, first: int, last: int, stream: Tensor) -> 
     """Return `MEASURES` of one window [batch pos measure]."""
     before, after = recording.resid(first).float(), recording.resid(last + 1).float()
     error = vector_norm(stream - after, dim=-1) / vector_norm(after - before, dim=-1).clamp_min(
-        _EPS
+        SMALLEST_NORM
     )
-    return torch.stack([error, cosine_similarity(stream, after, dim=-1, eps=_EPS)], dim=-1)
+    return torch.stack([error, cosine_similarity(stream, after, dim=-1, eps=SMALLEST_NORM)], dim=-1)

@@ -1,4 +1,4 @@
-"""What windows of layers miss side by side, over prompts."""
+"""How much is lost when windows of layers run side by side, over prompts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,8 +76,8 @@ class ParallelWindowResult(Result):
         frame = frame[frame["layers"].isin(shown)]
         frame["window"] = frame["layers"].astype(str) + " layers"
         title = (
-            "Windows of layers side by side instead of in order (error 1: as far off as without"
-            " them)"
+            "Windows of layers side by side instead of in order (error 1:"
+            " as far off as without them)"
         )
         figure = lines_over_depth(frame, y="mean", groups="window", panels="measure", title=title)
         figure.update_xaxes(title_text="first layer of the window")
@@ -87,7 +87,7 @@ class ParallelWindowResult(Result):
         )
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return by how much neighbouring layers, side by side, miss what they do in order."""
+        """Return how far neighbouring layers, side by side, miss what they do in sequence."""
         errors = self.arrays["windows"][..., 0]
         neighbours = np.diagonal(errors, 1, axis1=1, axis2=2)
         error = self._estimate(neighbours.mean(1))
@@ -105,8 +105,8 @@ class ParallelWindowResult(Result):
     def _output(self, i: int, window: str) -> Finding:
         divergence = self._estimate(self.arrays["outputs"][:, i, 1])
         return Finding(
-            f"Layers {window} side by side change the output by {divergence:.2f} nats"
-            " (KL(final‖parallel)).",
+            f"Layers {window} side by side change the output"
+            f" by {divergence:.2f} nats (KL(final‖parallel)).",
             divergence,
             "KL(final‖parallel) at the output of an output window, nats",
         )

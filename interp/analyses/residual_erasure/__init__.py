@@ -56,8 +56,8 @@ class ResidualErasure(Analysis):
         " probabilities is measured."
     )
     caveat: ClassVar[str] = (
-        "A mean stream is unusual for later layers, so part of the effect is surprise and not lost"
-        " information."
+        "A mean stream is unusual for later layers,"
+        " so part of the effect is surprise and not lost information."
     )
 
     def __post_init__(self) -> None:
@@ -103,10 +103,10 @@ class ResidualErasure(Analysis):
             for scope in self.scopes:
                 for erased in ERASE[scope](group.recording, prepared["mean"]):
                     for site, resid in enumerate(erased.resid, erased.first_site):
-                        at = (rows, site, erased.position)
+                        index = (rows, site, erased.position)
                         changed = _probabilities(group, resid, start=erased.start)
                         effects = _effects(group, clean, changed)
-                        parts[f"{scope}.output"][at], parts[f"{scope}.answer"][at] = effects
+                        parts[f"{scope}.output"][index], parts[f"{scope}.answer"][index] = effects
         return parts
 
     def combine(self, parts: Sequence[Tensors]) -> ResidualErasureResult:
@@ -147,7 +147,7 @@ def _probabilities(group: Answered, resid: Tensor, *, start: int) -> Tensor:
 def _effects(group: Answered, clean: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
     """Return the probabilities' largest L2 change [batch], and the fall of the answer's.
 
-    That is summed over its tokens.
+    The answer's probability is summed over its tokens.
     """
     n = changed.shape[1]  # those before are as in the clean pass
     clean, answer = clean[:, -n:], group.answer[:, -n:, None]

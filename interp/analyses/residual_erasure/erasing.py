@@ -1,4 +1,4 @@
-"""Streams without information in place of a model's own, and what the layers make of them."""
+"""Streams without information in place of a model's own, and how the layers continue them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from interp.replay import Recording
 
 @dataclass(frozen=True)
 class Erased:
-    """The last residuals of sites from `first_site` on at which `position` was erased."""
+    """The last residuals of the sites, from `first_site` on, at which `position` was erased."""
 
     position: int
     first_site: int
@@ -22,7 +22,7 @@ class Erased:
 
 
 def erased_positions(recording: Recording, mean: Float[Tensor, "site d_model"]) -> Iterator[Erased]:
-    """Erase one position at every site, each at a time.
+    """Erase one position at every site, one site at a time.
 
     Only positions from it on are run, over the clean keys and values before it. One sweep over the
     layers serves all sites; a site's row joins in front of its layer.
@@ -43,10 +43,10 @@ def _erased(recording: Recording, site: int, mean: Tensor, position: int) -> Ten
 
 
 def erased_prefixes(recording: Recording, mean: Float[Tensor, "site d_model"]) -> Iterator[Erased]:
-    """Erase positions 1 .. position at every site.
+    """Erase positions 1 to `position` at every site.
 
-    Up to the position, everything is as where all positions are erased; so that is run once a site,
-    and the positions behind are run over its keys and values.
+    Up to `position`, everything is as where all positions are erased. So that is run once per site,
+    and the later positions are run over its keys and values.
     """
     for site in range(recording.n_layers + 1):
         clean = recording.resid(site)

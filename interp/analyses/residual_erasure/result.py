@@ -49,7 +49,7 @@ class ResidualErasureResult(Result):
     def plot(self) -> go.Figure:
         """Draw the mean change of the probabilities by site and position.
 
-        Colours do not depend on the first token.
+        The first token does not set the colours.
         """
         frame = self.to_frame()
         frame = frame[frame["effect"] == "output"]
@@ -58,8 +58,8 @@ class ResidualErasureResult(Result):
             panels="scope",
             y="erased in front of layer (top: behind all)",
             title=(
-                "How much the answer's probabilities change when the stream is erased (mean over"
-                " prompts)"
+                "How much the answer's probabilities change"
+                " when the stream is erased (mean over prompts)"
             ),
             colour="L2 change",
         )
@@ -102,7 +102,7 @@ class ResidualErasureResult(Result):
         return largest
 
     def _columns(self, scope: str) -> list[int]:
-        """Return the columns before the last position; of prefixes, the longest alone."""
+        """Return the columns before the last position; of prefixes, only the longest."""
         columns = [
             i for i, offset in enumerate(self.effects[f"{scope}.output"].offsets, 1) if offset < 0
         ]

@@ -25,7 +25,7 @@ from interp.replay import Recording
 from interp.shapes import Resid, Tensors
 from interp.tasks.batch import TokenBatch
 
-_EPS = 1e-6
+_SMALLEST_MEDIAN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class StreamStatistics(Analysis):
         """Raise AnalysisError for too few taps to fit, and for prompts of a single token."""
         if model.n_layers + 1 - self.fit_from < 3:
             raise AnalysisError(
-                f"fit_from={self.fit_from}; the model has taps 0 to {model.n_layers}, and a fit"
-                " needs 3"
+                f"fit_from={self.fit_from};"
+                f" the model has taps 0 to {model.n_layers}, and a fit needs 3"
             )
         if shard.tokens.shape[1] < 2:
             raise AnalysisError(
@@ -110,11 +110,12 @@ def statistics_of(
     massive = ((size > massive_above) & (size > massive_ratio * median[:, None])).sum(1)
     variance = resid.var(dim=-1, correction=0).mean(1)
     return torch.stack(
-        [variance, size.mean(1), top, top / median.clamp_min(_EPS), massive.float()], dim=1
+        [variance, size.mean(1), top, top / median.clamp_min(_SMALLEST_MEDIAN), massive.float()],
+        dim=1,
     )
 
 
 def where_largest(resid: Resid) -> Int[Tensor, "rows 2"]:
     """Return the position and dimension of each prompt's largest |h|."""
-    at = resid.float().abs().flatten(1).argmax(1)
-    return torch.stack([at // resid.shape[-1], at % resid.shape[-1]], dim=1)
+    largest = resid.float().abs().flatten(1).argmax(1)
+    return torch.stack([largest // resid.shape[-1], largest % resid.shape[-1]], dim=1)

@@ -1,4 +1,4 @@
-"""The statistics of the stream as curves over depth, and the laws by which its variance grows."""
+"""Statistics of the stream as curves over depth, and the laws by which its variance grows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,8 +54,9 @@ def growth_fits(variance: np.ndarray, *, fit_from: int = 0) -> dict[str, Fit]:
 
 @dataclass(frozen=True, repr=False)
 class StreamStatisticsResult(Result):
-    """Statistics [prompt tap positions statistic], where |h| is largest [prompt tap positions 2]
-    and the number of tokens [prompt].
+    """Statistics [prompt tap positions statistic] and where |h| is largest, over prompts.
+
+    The places of the largest |h| are [prompt tap positions 2], the numbers of tokens [prompt].
     """
 
     analysis: "StreamStatistics"
@@ -90,8 +91,9 @@ class StreamStatisticsResult(Result):
         return (self.n_pos - POSITIONS.index(positions)).astype(np.float64)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return columns measure, positions, layer, mean, low, high, max, prompt, position,
-        dimension.
+        """Return a row per measure, set of positions and layer.
+
+        Columns: measure, positions, layer, mean, low, high, max, prompt, position, dimension.
 
         `layer` is the layer that reads the stream, `n_layers` behind the last; low and high are a
         95 % bootstrap over prompts; max is the largest of any prompt, that of `prompt`, and "max
@@ -123,8 +125,8 @@ class StreamStatisticsResult(Result):
         """Draw every statistic over depth with and without position 0; both laws as dashes."""
         frame = pd.concat(self._tap_rows(), ignore_index=True)
         title = (
-            "How the residual stream grows (dashed: linear and exponential fit of all positions'"
-            " variance)"
+            "How the residual stream grows (dashed:"
+            " linear and exponential fit of all positions' variance)"
         )
         figure = lines_over_depth(
             frame, y="mean", groups="positions", panels="measure", title=title
@@ -154,8 +156,8 @@ class StreamStatisticsResult(Result):
             f"Behind the last layer the stream's variance is {growth:{spec}} times that of the"
             " embedding, position 0 left out.",
             growth,
-            "growth of the stream's variance from the embedding to the last layer, without"
-            " position 0",
+            "growth of the stream's variance from the embedding to the last layer,"
+            " without position 0",
         )
 
     def _law(self) -> Finding:

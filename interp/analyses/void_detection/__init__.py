@@ -68,8 +68,8 @@ class VoidDetection(Analysis):
         " share of layers that are not."
     )
     caveat: ClassVar[str] = (
-        "A void layer did not lengthen the stream enough; that it did nothing does not follow"
-        " (void_skip asks)."
+        "A void layer did not lengthen the stream enough;"
+        " that it did nothing does not follow (void_skip asks)."
     )
 
     rank: ClassVar[int] = 12
@@ -102,13 +102,13 @@ class VoidDetection(Analysis):
         responses = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         if not bool(responses["response.is_read"].any()):
             raise TaskError(
-                f"task {task.name!r}: every response ends at its first token; max_new_tokens=0"
-                " leaves them out"
+                f"task {task.name!r}: every response ends at its first token;"
+                " max_new_tokens=0 leaves them out"
             )
         return prepared | responses
 
     def _responses(self, model: Model, shard: TokenBatch) -> Tensors:
-        """Return norms [batch tap new] of what a pass has read, all of one width."""
+        """Return norms [batch tap new] of the tokens that a pass has read, all of one width."""
         rule = {"above": self.massive_above, "ratio": self.massive_ratio}
         response = respond(model, shard, max_new_tokens=self.max_new_tokens, **rule)
         missing = self.max_new_tokens - 1 - response.is_read.shape[1]
@@ -149,7 +149,7 @@ class VoidDetection(Analysis):
         return {key: tensor.cpu() for key, tensor in measured.items()}
 
     def combine(self, parts: Sequence[Tensors]) -> VoidDetectionResult:
-        """Return usage from the norms of all prompts; nothing has to be run for another alpha."""
+        """Return usage from the norms of all prompts; another alpha needs no new run."""
         return VoidDetectionResult(self, tuple(parts))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:

@@ -1,4 +1,4 @@
-"""The norms of responses, captured while they are generated; which tokens are punctuation."""
+"""The norms of responses, captured during generation, and which tokens are punctuation."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ def respond(
     above: float = 100.0,
     ratio: float = 1000.0,
 ) -> Response:
-    """Generate greedily and return the norms of what was read; raise AnalysisError for too few."""
+    """Generate greedily and return norms of the tokens read; raise AnalysisError for too few."""
     require_readable(max_new_tokens)
     sites = [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in range(model.n_layers))]
     generation = model.generate(batch, max_new_tokens=max_new_tokens, capture=sites)
@@ -60,13 +60,13 @@ def require_readable(max_new_tokens: int) -> None:
     """Raise AnalysisError for responses too short for a pass to read one of their tokens."""
     if max_new_tokens < 2:
         raise AnalysisError(
-            f"max_new_tokens={max_new_tokens}; 2 or more are needed, since no pass reads the last"
-            " (0: no responses)"
+            f"max_new_tokens={max_new_tokens};"
+            " 2 or more are needed, since no pass reads the last (0: no responses)"
         )
 
 
 def punctuation_of(tokenizer: Any, tokens: Iterable[int]) -> Int[Tensor, " token"]:
-    """Return which tokens are punctuation and symbols alone; none without a tokenizer."""
+    """Return which tokens are only punctuation and symbols; none without a tokenizer."""
     if tokenizer is None:
         return torch.zeros(0, dtype=torch.long)
     marks = [

@@ -45,7 +45,7 @@ class VoidDetectionResult(Result):
         return sum(len(part["prompt.norms"]) for part in self.parts)
 
     def active(self, part: Tensors, phase: str, alphas: Sequence[float]) -> Tensor:
-        """Return what is active [alpha batch layer pos] in one shard."""
+        """Return which layers are active [alpha batch layer pos] in one shard."""
         return active_layers(
             part[f"{phase}.norms"], alphas, first_range=part.get(f"{phase}.first_range")
         )
@@ -65,7 +65,7 @@ class VoidDetectionResult(Result):
     def _by_prompt(self) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
         """Map phase and set of tokens to usage [prompt alpha layer+1] and tokens [prompt].
 
-        The mean over layers stands behind the last layer.
+        The last column holds the mean over layers.
         """
         sums: dict[tuple[str, str], list[Tensor]] = {}
         counts: dict[tuple[str, str], list[Tensor]] = {}
@@ -122,7 +122,7 @@ class VoidDetectionResult(Result):
     def _by_position(self, phase: str) -> tuple[np.ndarray, np.ndarray]:
         """Return how often layers are active [layer position], and the tokens [position].
 
-        Prompts end together.
+        Prompts are aligned at their ends.
         """
         width = max(part[f"{phase}.class"].shape[1] for part in self.parts)
         total, count = torch.zeros(()), torch.zeros((), dtype=torch.long)
@@ -149,8 +149,8 @@ class VoidDetectionResult(Result):
             {"prompt": "reading the prompt", "response": "writing the response"}
         )
         title = (
-            f"Share of tokens for which a layer is not void (α = {self.analysis.alpha:g}); below,"
-            " by position"
+            f"Share of tokens for which a layer is not void (α = {self.analysis.alpha:g});"
+            " below, by position"
         )
         figure = lines_over_depth(shown, y="usage", groups="tokens", panels="panel", title=title)
         figure.update_yaxes(range=[-0.03, 1.03])
@@ -173,15 +173,15 @@ class VoidDetectionResult(Result):
         share = estimate(usage[:, at, -1], weights=weights, seed=self.analysis.seed)
         by_layer = self.mean(phase)[at, :-1]
         return Finding(
-            f"In the {phase}, a token uses {share:.0%} of the layers; layer {by_layer.argmin()} is"
-            " void most often.",
+            f"In the {phase}, a token uses {share:.0%} of the layers;"
+            f" layer {by_layer.argmin()} is void most often.",
             share,
             f"share of layers that a token of the {phase} uses",
         )
 
 
 def _sets(part: Tensors, phase: str) -> dict[str, Tensor]:
-    """Return which tokens [batch pos] belong to which set; classes are of prompts only."""
+    """Return which tokens [batch pos] belong to which set; only prompts have classes."""
     kinds, massive = part[f"{phase}.class"], part[f"{phase}.massive"]
     is_token = kinds != NO_TOKEN
     sets = {"all": is_token}

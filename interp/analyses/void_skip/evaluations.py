@@ -67,7 +67,7 @@ def read_out(recording: Recording, active: Active) -> Streams:
 
 
 def bypass(recording: Recording, active: Active, *, keys_kept: bool) -> Streams:
-    """Return the last residuals where each token passes its inactive layers unchanged.
+    """Return the last residuals where each token bypasses its inactive layers.
 
     With `keys_kept` a skipped layer still writes the token's keys and values; otherwise no other
     token attends to it there.
@@ -86,10 +86,10 @@ def bypass(recording: Recording, active: Active, *, keys_kept: bool) -> Streams:
 def masked_stream(
     recording: Recording, alphas: Sequence[float], *, first_position: bool = True
 ) -> Active:
-    """Return what is active if each layer's change is measured on the stream that voids have left.
+    """Return what is active if voids are judged on the stream that earlier voids have left.
 
-    The range of earlier changes is that of all that the layers would have written, skipped or not.
-    Keys are kept. Without `first_position`, position 0 skips nothing.
+    The range of earlier changes covers all that the layers would have written, skipped or not. Keys
+    are kept. Without `first_position`, position 0 skips nothing.
     """
     alpha = torch.tensor(alphas, device=recording.resid(0).device)
     rows = repeat(recording.resid(0), "batch pos d -> variant batch pos d", variant=len(alpha))

@@ -19,7 +19,7 @@ _P = 0.05  # and an interval without 0: only then is a difference called clear
 
 @dataclass(frozen=True)
 class Comparison:
-    """A score with voids skipped, with the best control and with nothing skipped.
+    """A score with voids skipped, next to the best control's and the full model's.
 
     `gain` is by how much voids are better than the control.
     """
@@ -33,7 +33,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Return how voids compare with the control."""
+        """Return in words how voids compare with the control."""
         if self.gain.p >= _P or not self.gain.estimate.excludes():
             return "not clearly different from"
         return "clearly better than" if self.gain.estimate.value > 0 else "clearly worse than"
@@ -42,8 +42,8 @@ class Comparison:
 def finding_of(comparison: Comparison) -> Finding:
     """Return the score with voids skipped, and whether it differs from the control's."""
     return Finding(
-        f"{_HOW[comparison.evaluation]}, {_score(comparison)}: {comparison.verdict} the best"
-        " control.",
+        f"{_HOW[comparison.evaluation]}, {_score(comparison)}:"
+        f" {comparison.verdict} the best control.",
         comparison.voids,
         f"{comparison.score} with voids skipped, {comparison.evaluation}",
         control=comparison.control,

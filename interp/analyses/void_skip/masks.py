@@ -52,7 +52,7 @@ class Skipping:
     def streams(
         self, recording: Recording, prompts: Sequence[Prompt], evaluation: str
     ) -> Iterator[Streams]:
-        """Yield the streams that are left for the unembedding to read, a few variants at a time."""
+        """Yield the streams that skipping leaves for the unembedding, a few variants at a time."""
         return streams_of(recording, evaluation, self.masks(recording, prompts, evaluation))
 
 
@@ -94,9 +94,9 @@ def _share_of_keys(recording: Recording, layer: int) -> float:
 def drawn(
     prompts: Sequence[Prompt], *, n: int, n_layers: int, n_pos: int, seed: int
 ) -> Float[Tensor, "draw batch layer pos"]:
-    """Return uniform numbers that depend on a prompt's id, the position and the seed alone.
+    """Return uniform numbers that depend only on a prompt's id, the position and the seed.
 
-    So those of a longer text begin alike.
+    So a longer text begins with the same ones.
     """
     rows = [
         np.random.default_rng(prompt_hash(prompt.id, seed=seed)).random((n_pos, n, n_layers))

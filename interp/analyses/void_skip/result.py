@@ -1,4 +1,4 @@
-"""Scores with layers skipped, beside their controls and the full model's."""
+"""Scores with layers skipped, next to their controls and the full model's."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class VoidSkipResult(Result):
 
     @property
     def main_score(self) -> str:
-        """Return the score that is drawn and reported."""
+        """Return the score that figures and findings use."""
         return next(name for name in (ACCURACY, CHOICE, TEXT) if name in self.arrays)
 
     def per_prompt(
@@ -164,12 +164,12 @@ class VoidSkipResult(Result):
             frame[is_full].assign(alpha=alpha, evaluation=way, kind=FULL)
             for way, alpha in everywhere
         ]
-        shown = pd.concat([frame[~is_full], *full]).rename(columns={"alpha": "α"})
+        curves = pd.concat([frame[~is_full], *full]).rename(columns={"alpha": "α"})
         title = f"{_AXIS[score].capitalize()} with void layers skipped, and with as many others"
         if score == TEXT:
-            shown[["mean", "low", "high"]] = np.exp(shown[["mean", "low", "high"]])
+            curves[["mean", "low", "high"]] = np.exp(curves[["mean", "low", "high"]])
         figure = lines_over_depth(
-            shown, y="mean", groups="kind", panels="evaluation", title=title, x="α"
+            curves, y="mean", groups="kind", panels="evaluation", title=title, x="α"
         )
         if score != TEXT:
             figure.update_yaxes(range=[-0.03, 1.03])
@@ -183,7 +183,7 @@ class VoidSkipResult(Result):
         return tuple(finding_of(self.comparison(*way)) for way in ways)
 
     def comparison(self, score: str, evaluation: str) -> Comparison:
-        """Return a score with voids skipped beside the best control and the full model."""
+        """Return a score with voids skipped, with the best control and the full model's."""
         control = self.best_control(score, evaluation)
         voids, other = (
             self._estimate(score, self.per_prompt(score, evaluation, kind=kind))

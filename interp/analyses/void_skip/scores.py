@@ -1,4 +1,4 @@
-"""What is read off the streams that skipping leaves: answers, options, surprise."""
+"""What the streams that skipping leaves predict: answers, options, surprise."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -160,9 +160,9 @@ def nats_per_token(
     surprise = torch.zeros(resid.shape[:2], device=resid.device)
     for variant, stream in enumerate(resid):
         for begin in range(0, n_pos - 1, size):
-            at = slice(begin, min(begin + size, n_pos - 1))
-            log_p = recording.logits(stream, positions=at).log_softmax(-1)
-            surprise[variant] -= log_p.gather(-1, tokens[:, 1:][:, at, None])[..., 0].sum(-1)
+            span = slice(begin, min(begin + size, n_pos - 1))
+            log_p = recording.logits(stream, positions=span).log_softmax(-1)
+            surprise[variant] -= log_p.gather(-1, tokens[:, 1:][:, span, None])[..., 0].sum(-1)
     return surprise / (n_pos - 1)
 
 
@@ -172,6 +172,6 @@ def log_likelihood(
     """Return the log-probability, in nats, of answers that the last positions predict."""
     n = answer.shape[1]
     log_p = torch.stack([recording.logits(stream[:, -n:]).log_softmax(-1) for stream in resid])
-    at = answer[None, ..., None].expand(len(resid), -1, -1, 1)
-    of_tokens: Tensor = log_p.gather(-1, at)[..., 0]
+    index = answer[None, ..., None].expand(len(resid), -1, -1, 1)
+    of_tokens: Tensor = log_p.gather(-1, index)[..., 0]
     return of_tokens.sum(-1)

@@ -64,7 +64,7 @@ def greedy_texts(
     alpha: int,
     n_new: int,
 ) -> list[list[str]]:
-    """Return greedy texts [kind][batch]: each token is chosen after all before it were run anew."""
+    """Return greedy texts [kind][batch]; the whole text is run anew for every token."""
     n_kinds, prompts = len(KINDS), shard.prompts * len(KINDS)
     tokens, last = shard.tokens.repeat(n_kinds, 1), shard.last.repeat(n_kinds)
     recording = model.record(shard)
@@ -88,7 +88,7 @@ def greedy_texts(
 
 
 def _decoded(model: Model, new: Int[Tensor, "rows pos"], *, ends: Iterable[int]) -> list[str]:
-    """Return what was written up to a token that ends it."""
+    """Return the text of tokens up to one that ends it."""
     is_end = torch.isin(new, torch.tensor(list(ends), dtype=torch.long, device=new.device))
     has_ended = is_end.cummax(1).values
     rows = [row[~ended].tolist() for row, ended in zip(new, has_ended, strict=True)]

@@ -14,8 +14,7 @@ from interp.errors import ModelError
 
 @dataclass(frozen=True)
 class ModulePaths:
-    """Dotted paths of a family's modules; `post` is a norm behind a sublayer, which has the last
-    word on what is written.
+    """Dotted paths of a family's modules; `post` is a norm on what a sublayer writes.
 
     `z_reader` and `mlp_post_reader` are the last matrices of attention and MLP, which read heads
     and neurons. Families whose blocks hold the matrices of their MLP themselves have no `mlp`.
@@ -48,15 +47,15 @@ def module_paths(model: PreTrainedModel) -> ModulePaths:
         parts = _components(model)
     if lacking := [part for part in ("blocks", "ln_final", "unembed") if part not in parts]:
         raise ModelError(
-            f"family {architecture(model)!r} has no {' and no '.join(lacking)}; it cannot be taken"
-            " apart"
+            f"family {architecture(model)!r} has no {' and no '.join(lacking)};"
+            " it cannot be taken apart"
         )
     inside = parts["blocks"].submodules
     missing = {"attn", "mlp"} - inside.keys()
     if missing:
         raise ModelError(
-            f"family {architecture(model)!r} has no {' and no '.join(sorted(missing))} in its"
-            " blocks"
+            f"family {architecture(model)!r} has no"
+            f" {' and no '.join(sorted(missing))} in its blocks"
         )
     return ModulePaths(
         blocks=parts["blocks"].name,
@@ -87,11 +86,11 @@ def _components(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def _refuse_other_layers(model: PreTrainedModel) -> None:
-    """Raise ModelError for encoders with decoders, and for layers that are no attention."""
+    """Raise ModelError for encoder-decoder models, and for layers without attention."""
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
-            f"family {architecture(model)!r} is an encoder with a decoder; a decoder alone is"
-            " needed"
+            f"family {architecture(model)!r} is an encoder with a decoder;"
+            " a decoder alone is needed"
         )
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
@@ -99,22 +98,22 @@ def _refuse_other_layers(model: PreTrainedModel) -> None:
         {str(kind) for kind in kinds if "attention" not in str(kind) or "linear" in str(kind)}
     ):
         raise ModelError(
-            f"family {architecture(model)!r} has layers of {', '.join(others)}; attention in every"
-            " layer is needed"
+            f"family {architecture(model)!r} has layers of {', '.join(others)};"
+            " attention in every layer is needed"
         )
 
 
 def _inner(component: Any, part: str) -> str | None:
-    found = (component.submodules or {}).get(part)
+    submodule = (component.submodules or {}).get(part)
     return (
-        None if found is None else ".".join(name for name in (component.name, found.name) if name)
+        None
+        if submodule is None
+        else ".".join(name for name in (component.name, submodule.name) if name)
     )
 
 
 def build_bridge(model: PreTrainedModel, *, tokenizer: Any = None) -> Any:
-    """Return a TransformerBridge over a structural copy of the model that shares every parameter
-    and buffer.
-    """
+    """Return a TransformerBridge over a copy of the model that shares parameters and buffers."""
     with _quietly():
         from transformer_lens.model_bridge.sources import build_bridge_from_module
 
@@ -126,9 +125,7 @@ def build_bridge(model: PreTrainedModel, *, tokenizer: Any = None) -> Any:
 
 
 def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a structural copy that shares every parameter and buffer, and computes attention step
-    by step.
-    """
+    """Return a copy that shares parameters and buffers and computes attention step by step."""
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     twin: PreTrainedModel = copy.deepcopy(model, memo=shared)
     for module in twin.modules():
@@ -145,9 +142,7 @@ def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def stock_model(bridge: Any) -> PreTrainedModel:
-    """Return the Hugging Face model inside a TransformerBridge, sharing its weights; the bridge
-    stays as it is.
-    """
+    """Return a Hugging Face model that shares the bridge's weights; the bridge is left as it is."""
     from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
     def unwrapped(module: nn.Module) -> nn.Module:
@@ -169,9 +164,7 @@ def stock_model(bridge: Any) -> PreTrainedModel:
 
 
 class _quietly(warnings.catch_warnings):
-    """Keep TransformerLens's import from silencing loggers and installing warning filters for
-    everyone.
-    """
+    """Keep TransformerLens's import from silencing loggers and adding warning filters globally."""
 
     def __enter__(self) -> None:
         super().__enter__()

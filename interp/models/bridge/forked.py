@@ -12,15 +12,16 @@ from torch import Tensor
 from interp.errors import SiteError
 from interp.models.forward import NO_RULES, Hook, RuleHooks
 from interp.models.rounding import is_near
-from interp.replay import Read, Wrote
+from interp.replay import OnWrite, Read
 from interp.sites import Site
 
 Projection = Literal["q", "k", "v"]
 
 
 class Forked:
-    """Runs TransformerLens's bridge, asking `read` for every receiver's input and telling `wrote`
-    every sender's output.
+    """Runs TransformerLens's bridge with a residual of its own for every receiver.
+
+    `read` is asked for every receiver's input; `on_write` is given every sender's output.
     """
 
     def __init__(
@@ -28,14 +29,14 @@ class Forked:
         bridge: Any,
         *,
         read: Read,
-        wrote: Wrote,
+        on_write: OnWrite,
         rules: RuleHooks = NO_RULES,
         needs_graph: bool = False,
     ) -> None:
-        self.bridge, self.read, self.wrote, self.rules, self.needs_graph = (
+        self.bridge, self.read, self.on_write, self.rules, self.needs_graph = (
             bridge,
             read,
-            wrote,
+            on_write,
             rules,
             needs_graph,
         )
@@ -98,7 +99,7 @@ class Forked:
         if layer == 0 and self.needs_graph:
             resid = resid.detach().requires_grad_()
         if layer == 0:
-            self.wrote("embed", 0, resid)
+            self.on_write("embed", 0, resid)
         self._resid[layer] = resid
         return resid
 
@@ -142,7 +143,7 @@ class Forked:
             weight = norm.original_component.weight
             gain = 1.0 + weight.float() if norm.uses_weight_offset else weight.float()
             heads = (heads.float() * gain / self._scale.pop(layer)[:, :, None]).to(heads.dtype)
-        self.wrote("heads", layer, heads)
+        self.on_write("heads", layer, heads)
 
     def _enter_mlp(self, activation: Tensor, *, layer: int, shares_norm: bool) -> Tensor:
         if not shares_norm:
@@ -154,13 +155,11 @@ class Forked:
         return normed
 
     def _leave_mlp(self, activation: Tensor, *, layer: int) -> None:
-        self.wrote("mlp", layer, activation)
+        self.on_write("mlp", layer, activation)
 
 
 def refuse_fork(bridge: Any) -> None:
-    """Raise SiteError where a pass whose receivers read their own residuals is not this family's
-    ordinary pass.
-    """
+    """Raise SiteError where a forked pass with unchanged residuals is not the ordinary pass."""
     tokens = torch.arange(1, 4, device=next(bridge.parameters()).device)[None]
 
     def read(kind: str, layer: int, resid: Tensor) -> Tensor:  # noqa: ARG001
@@ -170,12 +169,12 @@ def refuse_fork(bridge: Any) -> None:
 
     with torch.no_grad():
         try:
-            found = Forked(bridge, read=read, wrote=lambda *_: None).run(tokens)
+            actual = Forked(bridge, read=read, on_write=lambda *_: None).run(tokens)
         except (AttributeError, KeyError, RuntimeError) as error:
             raise SiteError(f"edges of this family cannot be told apart: {error}") from None
         expected = bridge(tokens)
-        if not is_near(found.to(expected.dtype), expected, depth=len(bridge.blocks)):
+        if not is_near(actual.to(expected.dtype), expected, depth=len(bridge.blocks)):
             raise SiteError(
-                "edges of this family cannot be told apart: its heads or MLPs do not read the"
-                " residual by one norm"
+                "edges of this family cannot be told apart:"
+                " its heads or MLPs do not read the residual by one norm"
             )

@@ -1,9 +1,8 @@
-"""Whether a place inside attention or the MLP is what its name says: found out on a few tokens,
-once a model.
+"""Proof, on a few tokens and once per model, that inner sites are what their names say.
 
-A hook point that exists may still hold another tensor, or ignore edits. So every inner site has an
-identity that ties it to what the stock modules compute, and is refused, with the reason, where the
-identity does not hold.
+Inner sites lie inside attention or the MLP. A hook point that exists may still hold another tensor,
+or ignore edits. So every inner site has an identity that ties it to what the stock modules compute,
+and is refused, with the reason, where the identity does not hold.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,9 +27,7 @@ Reasons = dict[Site, str]  # why a site is not what its name says; empty where i
 
 @dataclass
 class _Seen:
-    """What one pass computed in one layer: at the hook points, and in the stock modules around
-    them.
-    """
+    """What one pass computed in one layer, at hook points and in the stock modules around them."""
 
     hooked: dict[str, Tensor] = field(default_factory=dict)
     stock: dict[str, Tensor] = field(default_factory=dict)
@@ -38,9 +35,7 @@ class _Seen:
 
 @dataclass
 class Findings:
-    """What was found out about one bridge: which sites can be read, and, as they are asked for,
-    written.
-    """
+    """What is known of a bridge: which sites can be read and, once asked for, written."""
 
     unreadable: Reasons
     written: dict[Site, bool] = field(default_factory=dict)
@@ -70,7 +65,7 @@ def _findings(bridge: Any) -> Findings:
 
 
 def few_tokens(bridge: Any) -> Tensor:
-    """Return token ids [2 pos], no two alike beside each other, that any vocabulary has."""
+    """Return token ids [2 pos], no two neighbours alike, that any vocabulary has."""
     n_vocab = int(bridge.original_model.get_input_embeddings().weight.shape[0])
     ids = torch.arange(2 * _N_TOKENS).reshape(2, _N_TOKENS) * 3 + 1
     return (ids % n_vocab).to(next(bridge.parameters()).device)
@@ -88,7 +83,7 @@ def _is_written(bridge: Any, site: Site, known: Findings) -> bool:
 
 @torch.no_grad()
 def prove(bridge: Any) -> Reasons:
-    """Return why inner sites are not what their names say, by one pass over a few tokens."""
+    """Return why inner sites are not what their names say, from one pass over a few tokens."""
     seen = [_Seen() for _ in bridge.blocks]
     names: list[tuple[str, Callable[..., None]]] = []
     with ExitStack() as stack:
@@ -116,9 +111,7 @@ def _hook_points(block: Any, layer: int) -> Iterator[tuple[str, str]]:
 
 
 def _stock_modules(block: Any) -> Iterator[tuple[str, nn.Module, bool]]:
-    """Yield the stock modules around inner sites, as (what, module, whether its input is meant
-    instead of its output).
-    """
+    """Yield (what, module, whether its input is meant) for the stock modules around inner sites."""
     wanted = {
         "z": ("attn", "o", True),
         "mlp_post": ("mlp", "out", True),
@@ -199,7 +192,7 @@ def _why_not_v(seen: _Seen, config: Any) -> str:
 
 
 def _why_not_mixed(seen: _Seen) -> str:
-    """Return why pattern @ v is not z; nothing where it is."""
+    """Return why pattern @ v is not z, or ""."""
     pattern, v, z = (seen.hooked.get(kind) for kind in ("pattern", "v", "z"))
     if pattern is None or v is None or z is None:
         return "pattern, v and z are not all there, so that none of them can be checked"
@@ -238,7 +231,7 @@ def _why_not_key(seen: _Seen, config: Any) -> str:
 
 
 def _why_not_projection(kind: str, seen: _Seen, config: Any) -> str:
-    """Return why q or k is not what the projection returns, before any norm and rotation."""
+    """Return why q or k is not the projection's output, before any norm and rotation."""
     if why := _heads_differ(seen.hooked[kind], config.num_attention_heads if kind == "q" else None):
         return why
     stock = seen.stock.get(kind)
@@ -256,9 +249,7 @@ def _why_not_projection(kind: str, seen: _Seen, config: Any) -> str:
 
 
 def _dot_to_scores(seen: _Seen, config: Any) -> bool:
-    """Tell whether q . k is the score up to one factor at position 0, where rotations and distances
-    are none.
-    """
+    """Tell whether q . k is the score up to one factor at position 0, where nothing is rotated."""
     q, k, scores = (seen.hooked.get(kind) for kind in ("q", "k", "attn_scores"))
     if (
         q is None

@@ -12,11 +12,11 @@ from interp.models.rounding import is_near
 
 
 def refuse_spread(stock: PreTrainedModel) -> None:
-    """Raise SiteError for a model spread over devices, which no bridge sees."""
+    """Raise SiteError for a model spread over devices, on which no bridge can be built."""
     if hasattr(stock, "hf_device_map") and len({*stock.hf_device_map.values()}) > 1:
         raise SiteError(
-            f"{type(stock).__name__} is spread over devices; TransformerLens's view, and inner"
-            " sites, need it on one"
+            f"{type(stock).__name__} is spread over devices;"
+            " TransformerLens's view, and inner sites, need it on one"
         )
 
 
@@ -45,7 +45,7 @@ def refuse_other_logits(bridge: Any, stock: PreTrainedModel, *, depth: int) -> N
 
 @torch.no_grad()
 def _prove(bridge: Any, stock: PreTrainedModel, *, depth: int) -> None:
-    """Compare logits by the same attention kernel: another one rounds otherwise."""
+    """Compare logits under the same attention kernel: another one rounds differently."""
     tokens = few_tokens(bridge)
     logits = eager_twin(stock)(
         input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False

@@ -1,5 +1,4 @@
-"""Which experts a mixture-of-experts layer mixes, and with what weights: read and written where the
-experts receive them.
+"""Which experts a mixture-of-experts layer mixes, and how: read and written at the experts.
 
 A router's weights [batch pos expert] are 0 for experts that were not chosen. Whatever a router does
 to its scores (softmax, top-k, scaling), its experts receive the tokens, the chosen experts and
@@ -16,9 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 
 def find_experts(mlp: nn.Module | None) -> nn.Module | None:
-    """Return the module inside an MLP that holds all experts and is told which to mix; None where
-    there is none.
-    """
+    """Return the module in an MLP that holds all experts and is told which to mix, or None."""
     return None if mlp is None else next(filter(_holds_experts, mlp.modules()), None)
 
 
@@ -33,11 +30,9 @@ def _holds_experts(module: nn.Module) -> bool:
 
 
 def hook_experts(
-    experts: nn.Module, at: Callable[[Tensor], Tensor], *, rows: Callable[[], int]
+    experts: nn.Module, edit: Callable[[Tensor], Tensor], *, rows: Callable[[], int]
 ) -> RemovableHandle:
-    """Hand the router's weights [rows pos expert] to `at` whenever these experts run, and let them
-    mix what it returns.
-    """
+    """Pass the router's weights [rows pos expert] through `edit` whenever these experts run."""
     names = tuple(inspect.signature(experts.forward).parameters)
     n_experts = int(experts.num_experts)  # type: ignore[arg-type]
 
@@ -50,7 +45,7 @@ def hook_experts(
             1, chosen, weights
         )  # the last one: no expert
         dense = flat[:, :n_experts].unflatten(0, (rows(), -1))
-        edited = at(dense)
+        edited = edit(dense)
         if edited is dense:
             return None
         everyone = torch.arange(n_experts, device=chosen.device).expand(len(chosen), -1)

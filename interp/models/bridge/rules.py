@@ -1,5 +1,4 @@
-"""How backward rules are carried out: hooks of TransformerLens's bridge that give an activation
-another derivative.
+"""Backward rules carried out by hooks that give an activation another derivative.
 
 Every hook replaces an activation y by y.detach() + (s - s.detach()), where the surrogate s has the
 derivative that the rule asks for: the value stays y, bit for bit.
@@ -23,9 +22,7 @@ from interp.sites import Site, SiteKind
 
 
 def rule_hooks(bridge: Any, rules: Rules) -> RuleHooks:
-    """Return the hooks that carry out rules; raise SiteError, naming the module, for rules that
-    cannot be honoured here.
-    """
+    """Return the hooks that carry out rules; raise SiteError, naming the module, if any cannot."""
     hooks = RuleHooks()
     norms, attention = rules.get(LN), rules.get(ScaledAttention)
     if norms is not None:
@@ -58,9 +55,7 @@ def _divided(activation: Tensor, *, by: float) -> Tensor:
 def _everywhere(
     bridge: Any, kind: SiteKind, change: Callable[[Tensor], Tensor], *, rule: str
 ) -> list[Hook]:
-    """Return hooks that change an activation inside every attention; raise SiteError where edits
-    there do nothing.
-    """
+    """Return hooks that edit an activation in every attention; raise SiteError if that is inert."""
     if why := unwritable(bridge, Site(kind, 0)):
         raise SiteError(f"rule {rule}: {Site(kind, 0)} cannot be written: {why}")
     return [
@@ -130,8 +125,8 @@ class _Activation:
         )
         if name not in ACT2FN:
             raise SiteError(
-                "rules Identity and Half need to know the activation function; the configuration"
-                f" names {name!r}"
+                "rules Identity and Half need to know the activation function;"
+                f" the configuration names {name!r}"
             )
         phi = ACT2FN[name]
         with graph():
@@ -161,13 +156,13 @@ def _follow_mlp(hooks: RuleHooks, path: str, mlp: Any, phi: _Activation, rules: 
 
     if isinstance(mlp, MoEBridge):
         raise SiteError(
-            f"rules {rules.name!r}: {path} is a mixture of experts, for whose router there is no"
-            " rule; LN and AH are"
+            f"rules {rules.name!r}: {path} is a mixture of experts,"
+            " for whose router there is no rule; LN and AH are"
         )
     if not isinstance(mlp, MLPBridge):
         raise SiteError(
-            f"rules {rules.name!r}: {path} is a {type(mlp).__name__}, which Identity and Half do"
-            " not know"
+            f"rules {rules.name!r}: {path} is a {type(mlp).__name__},"
+            " which Identity and Half do not know"
         )
     is_gated = isinstance(mlp, GatedMLPBridge)
     seen: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Any analysis, as it drew and tabled itself: also those that have no page of their own."""
+"""An analysis's own figure, findings and table, also of those that have no page of their own."""
 
 import streamlit as st
 

@@ -30,7 +30,7 @@ STATISTICS = {
 
 
 def choices(here: Selected) -> list[str]:
-    """Return "KIND: STATISTIC" of what there is, in words."""
+    """Return the available "KIND: STATISTIC", in words."""
     return list(_by_name(here))
 
 
@@ -109,8 +109,8 @@ def page(here: Selected) -> None:
 def _rates(frame) -> None:
     """List the rates of any layer pair and of one fixed one, for the method and every control."""
     st.markdown(
-        "**Any pair (an OR over many tries) and one fixed pair, chosen on one half and scored on"
-        " the other**"
+        "**Any pair (an OR over many tries) and one fixed pair,"
+        " chosen on one half and scored on the other**"
     )
     rows = frame[frame["statistic"].isin(["oracle", "fixed"])]
     columns = ["statistic", "kind", "tries", "source", "target", "rate", "low", "high", "n_prompts"]

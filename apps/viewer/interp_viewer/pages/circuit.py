@@ -14,7 +14,7 @@ from interp.figures.plots import curves
 from interp_viewer import annotations
 from interp_viewer.drawing import drawing, svg
 from interp_viewer.grid import Axis, Grid
-from interp_viewer.lines import draw
+from interp_viewer.lines import draw_figure
 from interp_viewer.pane import pane
 from interp_viewer.positions import over_positions, token_axis
 from interp_viewer.selected import Selected
@@ -64,16 +64,16 @@ def _circuit(here: Selected) -> None:
     left, right = st.columns([0.68, 0.32])
     with left:
         st.markdown(
-            f"**{len(edges)} of {wires.n_edges:,} edges, {100 * wires.share(edges):.0f} % of all"
-            " absolute scores**"
+            f"**{len(edges)} of {wires.n_edges:,} edges,"
+            f" {100 * wires.share(edges):.0f} % of all absolute scores**"
         )
         spec = _spec(here, edges, wires, notes)
         _draw(here, edges, spec)
         st.caption(
             "Lanes: the embedding, heads and MLPs from left to right, layers upward, the output on"
             " top. Circles are heads, squares MLPs; width is the size of the score, blue positive,"
-            " dashed red negative; the table says of edges into a head whether it reads a query,"
-            " key or value."
+            " dashed red negative;"
+            " the table says of edges into a head whether it reads a query, key or value."
         )
     with right:
         _choose_node(here, edges)
@@ -171,8 +171,8 @@ def _about(here: Selected, wires: Wires, edges: list[Edge], notes: "annotations.
             for side in (lambda e: e.node, lambda e: e.sender)
         )
         st.markdown(
-            f"**{plain(selection.node)}**: {len(incoming)} edges in, {len(outgoing)} out, of those"
-            " shown"
+            f"**{plain(selection.node)}**: {len(incoming)} edges in,"
+            f" {len(outgoing)} out, of those shown"
         )
         shown = [
             f"- {plain(e.sender)} → {plain(e.receiver)} {number(e.score)}"
@@ -198,8 +198,8 @@ def _of_prompts(here: Selected, wires: Wires, edge: Edge) -> None:
     values = values[np.isfinite(values)]
     low, middle, high = np.percentile(values, [25, 50, 75])
     st.caption(
-        f"Over {len(values)} prompts: median {number(middle)}, half of them {number(low)} to"
-        f" {number(high)}."
+        f"Over {len(values)} prompts: median {number(middle)},"
+        f" half of them {number(low)} to {number(high)}."
     )
 
 
@@ -230,7 +230,7 @@ def _faithfulness(here: Selected, n_shown: int) -> None:
             x=at, y=1, yref="paper", yanchor="bottom", text="shown above", showarrow=False
         )
     figure.update_layout(height=340)
-    draw(
+    draw_figure(
         figure,
         key="faithfulness",
         alt="Faithfulness of circuits by their share of edges; the numbers are on the page “Data”",
@@ -271,7 +271,7 @@ def _edge_table(
 
 
 def choices(here: Selected) -> list[str]:
-    """Return "METHOD NODE" of every score there is, units (heads, neurons) added up."""
+    """Return "METHOD NODE" of every score; units (heads, neurons) are summed."""
     scores = []
     for analysis in ("relevance_patching", "activation_patching"):
         if here.labels(analysis):
@@ -296,7 +296,7 @@ def _source(here: Selected, of: str) -> tuple[Any, str]:
 
 
 def grid(here: Selected, of: str) -> Grid:
-    """Return a score [layer token], heads and neurons added up."""
+    """Return a score [layer token], summed over heads and neurons."""
     of = of if of in (known := choices(here)) else known[0]
     cell, name = _source(here, of)
     measured = here.measured(cell)
@@ -307,7 +307,7 @@ def grid(here: Selected, of: str) -> Grid:
         where = {"node": node} | ({"method": method} if method else {})
         return over_positions(here, cell, where, title=f"{of}, mean over prompts", is_signed=True)
     values = values[:, : int(measured.of_prompt("n_pos", here.ex))]
-    notes = ("Heads (or neurons) are added up.",) if has_units else ()
+    notes = ("Scores of heads (or neurons) are summed.",) if has_units else ()
     if here.is_over_all:
         notes = (*notes, "Units have no mean over prompts here; this is the selected prompt.")
     return Grid(

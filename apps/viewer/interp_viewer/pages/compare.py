@@ -21,7 +21,7 @@ TITLE = "Compare"
 
 
 def page(here: Selected) -> None:
-    """Draw a grid of here, of what it is compared with, and their difference."""
+    """Draw this run's grid, the one it is compared with, and their difference."""
     builders = _builders()
     measured = [name for name, (_, needed) in builders.items() if any(map(here.labels, needed))]
     if not measured:
@@ -51,8 +51,8 @@ def page(here: Selected) -> None:
         _ranked(difference)
     else:
         st.info(
-            f"The grids have {shapes[0]} and {shapes[1]} cells, so no cell has a counterpart;"
-            " below, means over depth."
+            f"The grids have {shapes[0]} and {shapes[1]} cells,"
+            " so no cell has a counterpart; below, means over depth."
         )
         _over_depth(grids, names)
 
@@ -77,7 +77,7 @@ def _side_by_side(here: Selected, grids: list[Grid], names: list[str]) -> None:
 
 
 def _difference(grids: list[Grid], *, title: str) -> Grid:
-    """Return the first grid minus the second, without what only either of them has."""
+    """Return the first grid minus the second, over the rows and columns that both have."""
     first, second = grids
     of_one = dict.fromkeys(("low", "high", "n", "texts", "threshold", "top"))
     return replace(
@@ -121,7 +121,7 @@ def _other(here: Selected) -> Selected | None:
 
 
 def _counterpart(here: Selected, run: OpenedRun) -> tuple[str, str]:
-    """Return the model and task of a run that are nearest: both, the task alone, or the first."""
+    """Return a run's closest model and task: the same two, else the same task, else the first."""
     known = run.models_and_tasks
     if not known:
         raise RunError(f"{run.id} has nothing measured yet")
@@ -139,7 +139,7 @@ def _name(here: Selected, other: Selected, side: Selected) -> str:
 def _warn(here: Selected, other: Selected, grids: list[Grid]) -> None:
     both = here.tokens and other.tokens and here.tokens != other.tokens
     if both and "token" in grids[0].cols.keys:
-        st.warning("The two prompts have different tokens; columns are compared by their number.")
+        st.warning("The two prompts have different tokens; columns are compared by position.")
     if here.model != other.model:
         st.warning(plain(f"Two models: {here.model} and {other.model}."))
 

@@ -39,8 +39,8 @@ def _tensors(here: Selected, cell: Cell) -> None:
     st.subheader("Tensors")
     measured = here.measured(cell)
     st.caption(
-        f"{len(measured.files)} files, {measured.n_prompts} prompts; those of prompt {here.ex} are"
-        " shown."
+        f"{len(measured.files)} files, {measured.n_prompts} prompts;"
+        f" those of prompt {here.ex} are shown."
     )
     rows = []
     for name, (dtype, shape) in measured.names.items():

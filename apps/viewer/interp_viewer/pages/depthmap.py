@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from interp_viewer.grid import Axis, Grid
-from interp_viewer.lines import draw
+from interp_viewer.lines import draw_figure
 from interp_viewer.pane import pane
 from interp_viewer.selected import Selected
 from interp_viewer.widgets import option
@@ -81,7 +81,7 @@ def page(here: Selected) -> None:
         figure.update_xaxes(title_text="target, in front of layer").update_yaxes(
             title_text="source"
         )
-        draw(
+        draw_figure(
             figure,
             key="depthmap-best",
             alt="The best source layer of every target layer; a table stands below",

@@ -131,10 +131,10 @@ def _token(here: Selected) -> None:
             here.run.vocabulary(here.model),
             measured.of_prompt("top", here.ex)[:, token],
         )
-        said = [
+        first_choices = [
             " ".join(visible(vocabulary[i]) for i in row if i < len(vocabulary))
             for row in best.tolist()
         ]
-        rows = {"most probable tokens": said, **rows}
+        rows = {"most probable tokens": first_choices, **rows}
     st.markdown("**The selected token, layer by layer**")
     st.dataframe({"in front of layer": list(_taps(len(readings)).labels)} | rows, hide_index=True)

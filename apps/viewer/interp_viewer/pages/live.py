@@ -29,8 +29,8 @@ def page() -> None:
     """Draw the form, run what was asked, and link to it."""
     begin("live")
     st.warning(
-        "This page loads a model and computes on this machine. All other pages only read what is"
-        " finished."
+        "This page loads a model and computes on this machine."
+        " All other pages only read what is finished."
     )
     with st.form("live"):
         names = [*shipped_models(), *filter(is_there, FETCHED)]
@@ -46,8 +46,8 @@ def page() -> None:
         text = st.text_area("Prompt", max_chars=_LONGEST, placeholder="A text to be continued")
         answer = st.text_input("Answer that should follow (optional)")
         st.caption(
-            "For relevance patching: the same text with something else in it, and what would be"
-            " right then (optional)."
+            "For relevance patching: the same text with something else in it,"
+            " and what would be right then (optional)."
         )
         corrupted = st.text_input("Corrupted twin")
         wrong = st.text_input("Wrong answer")
@@ -97,7 +97,7 @@ def _compute(model: str, text: str, answer: str, corrupted: str, wrong: str) -> 
 
 
 def _run(model: str, prompt: dict[str, str], out: Path, root: Path) -> dict[str, Any]:
-    """Run the quick analyses of a prompt; what is finished of the same prompt and model is read."""
+    """Run the quick analyses on a prompt; finished results for it and the model are reused."""
     with st.status("Loading the library and the model", expanded=False) as status:
         import transformers
 

@@ -34,8 +34,8 @@ def page() -> None:
     )
     shown = [summary for summary in known if all(word in _searched(summary) for word in words)]
     st.caption(
-        f"{len(shown)} of {len(known)} runs in {plain(root)}. Tick one to open it, two to compare"
-        " them."
+        f"{len(shown)} of {len(known)} runs in {plain(root)}."
+        " Tick one to open it, two to compare them."
     )
     picked = st.dataframe(
         _table(shown),

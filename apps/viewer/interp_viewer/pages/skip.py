@@ -33,7 +33,7 @@ class Effect:
 
     @property
     def name(self) -> str:
-        """Return what the choice is called."""
+        """Return the effect's name in the menu."""
         shown = (
             f"all positions minus {SHOWN[self.scope]}" if self.is_difference else SHOWN[self.scope]
         )
@@ -46,7 +46,7 @@ def choices(here: Selected) -> list[str]:
 
 
 def effects(here: Selected) -> list[Effect]:
-    """Return what there is to choose of."""
+    """Return the effects to choose from."""
     names = here.measured(here.cell("layer_skip")).names
     scopes = [scope for scope in SHOWN if f"{scope}.max" in names]
     plain = [Effect(scope, statistic) for statistic in STATISTICS for scope in scopes]
@@ -69,8 +69,8 @@ def grid(here: Selected, of: str) -> Grid:
     )
     over = "largest over prompts" if here.is_over_all and choice.statistic == "max" else over
     return Grid(
-        f"Change of a layer's write, relative to it, when another is skipped: {choice.name};"
-        f" {over}",
+        "Change of a layer's write, relative to it,"
+        f" when another is skipped: {choice.name}; {over}",
         np.where(is_later, values, np.nan).astype(np.float32),
         Axis.of("skipped layer", n, "src", "layer"),
         Axis.of("affected layer", n, "tgt"),

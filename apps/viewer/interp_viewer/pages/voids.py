@@ -56,8 +56,8 @@ def grid(here: Selected, of: str) -> Grid:
     n_void = int((values < alpha).sum())
     notes = [f"{n_void} of {int(there.sum()) * len(values)} cells are void below {alpha:g}."]
     notes.append(
-        f"Where no change came before, {_ALWAYS:g} stands for longer (active), −{_ALWAYS:g} for"
-        " shorter (void)."
+        f"Where no change came before, {_ALWAYS:g} stands for longer (active),"
+        f" −{_ALWAYS:g} for shorter (void)."
     )
     notes += (
         [f"Tokens {', '.join(map(str, massive))} hold massive activations."] if len(massive) else []
@@ -65,8 +65,8 @@ def grid(here: Selected, of: str) -> Grid:
     n = values.shape[1]
     cols = token_axis(here, n) if phase == "prompt" else Axis.of("token of the response", n)
     return Grid(
-        f"Change of a token's norm by a layer, over the range of changes before it ({phase}"
-        f" {here.ex})",
+        "Change of a token's norm by a layer,"
+        f" over the range of changes before it ({phase} {here.ex})",
         values,
         Axis.of("layer", len(values), "layer"),
         cols,
@@ -100,6 +100,6 @@ def _map(here: Selected) -> None:
     pane(here, grid(here, of), key="voids")
     stored(here, here.cell("void_detection"))
     st.caption(
-        "Void cells are grey and hatched; the slider moves the threshold at once, and the address"
-        " when it is let go."
+        "Void cells are grey and hatched;"
+        " the slider moves the threshold at once, and the address when it is let go."
     )
