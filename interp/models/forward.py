@@ -101,7 +101,7 @@ class _LayerHooks:
 
     def on_input(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Read and edit what the block reads."""
-        name, resid = self.block.parameters[0], self.resid
+        name, resid = self.block.call.parameters[0], self.resid
         read = kwargs[name] if name in kwargs else args[0]
         resid["pre"] = self.at["resid_pre"](read) if "resid_pre" in self.at else read
         if resid["pre"] is read:

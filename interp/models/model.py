@@ -80,8 +80,7 @@ class Model:
         self.weights = Weights(self.module)
         self._store: ActivationStore | None = None
         self._bridge: tuple[str, Any] | None = None  # with the weights that it was built over
-        self._while_running: dict[str, Any] = {}  # forgotten when nothing runs any more
-        self.running = Running(self.module, between=self._while_running.clear)
+        self.running = Running(self.module)
         with self.running:
             try:
                 self.modules = Modules(self.module)
@@ -146,10 +145,9 @@ class Model:
         """Return a hash of configuration and weights as they are now, equal for equal models."""
         if self.running.is_outermost:
             return self.weights.fingerprint()
-        if "fingerprint" not in self._while_running:
-            self._while_running["fingerprint"] = self.weights.fingerprint()
-        fingerprint: str = self._while_running["fingerprint"]
-        return fingerprint
+        if "fingerprint" not in self.running.memo:
+            self.running.memo["fingerprint"] = self.weights.fingerprint()
+        return str(self.running.memo["fingerprint"])
 
     @property
     def store(self) -> ActivationStore | None:
@@ -177,9 +175,9 @@ class Model:
                 f"{self.name!r} was not loaded by load_model, so it cannot load {name!r}"
             )
         key = f"model {name}"
-        if key not in self._while_running:
-            self._while_running[key] = self.load_another(name)
-        other: Model = self._while_running[key]
+        if key not in self.running.memo:
+            self.running.memo[key] = self.load_another(name)
+        other: Model = self.running.memo[key]
         return other
 
     def keys(self, rows: Sequence[Sequence[int]]) -> list[str]:

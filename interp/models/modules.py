@@ -12,6 +12,7 @@ from interp.models.bridge.building import ModulePaths, module_paths
 from interp.models.bridge.routing import find_experts
 from interp.models.rounding import is_near, is_sum
 from interp.replay import Arguments, Block, Recording, dry_pass
+from interp.replay.blocks import Signature
 from interp.sites import Site
 
 _CACHES = ("past_key_values", "layer_past", "past_key_value")
@@ -96,8 +97,7 @@ def _block(module: nn.Module, paths: ModulePaths, config: Any, returned: Seen) -
             "blocks compiled by torch.compile(block) given;"
             " compile in place (block.compile()) or not at all"
         )
-    parameters = tuple(inspect.signature(module.forward).parameters)
-    attn_output = returned[attn]
+    call = Signature.of(module, returned[module])
     return Block(
         module=module,
         attn=attn,
@@ -108,11 +108,9 @@ def _block(module: nn.Module, paths: ModulePaths, config: Any, returned: Seen) -
         experts=None if paths.mlp is None else find_experts(module.get_submodule(paths.mlp)),
         n_heads=int(config.num_attention_heads),
         is_parallel=paths.is_parallel,
-        returns_tuple=isinstance(returned[module], tuple),
-        attn_returns=len(attn_output) if isinstance(attn_output, tuple) else 1,
-        parameters=parameters,
-        attn_parameters=tuple(inspect.signature(attn.forward).parameters),
-        cache_parameter=_cache_parameter(module, parameters),
+        call=call,
+        attn_call=Signature.of(attn, returned[attn]),
+        cache_parameter=_cache_parameter(module, call.parameters),
         write_scale=float(getattr(config, "residual_multiplier", None) or 1.0),
     )
 

@@ -1,7 +1,7 @@
 """A user's module while this library runs it, and restored afterwards."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,13 +17,13 @@ class Running:
 
     Inside it the module is in eval mode, its weights want no gradient, nothing of it is compiled,
     autocast and inference mode are off, and the owner's backward hooks rest. The owner's forward
-    hooks are called, and refused, by ModelError, where they change anything. `between` is called
-    when the outermost one is entered and left.
+    hooks are called, and refused, by ModelError, where they change anything. `memo` may hold what
+    is true while something runs; the outermost one empties it when it is entered and left.
     """
 
-    def __init__(self, module: nn.Module, between: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, module: nn.Module) -> None:
+        self.memo: dict[str, Any] = {}
         self._named = list(module.named_modules())
-        self._between = between
         self._depth = 0
         self._undo: ExitStack | None = None
 
@@ -34,7 +34,7 @@ class Running:
 
     def __enter__(self) -> None:
         if self._depth == 0:
-            self._between()
+            self.memo.clear()
             with ExitStack() as stack:
                 self._prepare(stack)
                 self._undo = stack.pop_all()
@@ -43,7 +43,7 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if self._depth == 0 and self._undo is not None:
-            self._between()
+            self.memo.clear()
             self._undo.close()
             self._undo = None
 

@@ -1,5 +1,6 @@
-"""A decoder block: its modules, the arguments it receives, and what it reads and writes."""
+"""A decoder block's modules, how it is called, and what it reads and writes while it runs."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,15 +14,38 @@ from interp.errors import SiteError
 from interp.shapes import KV
 from interp.sites import Site, SiteKind
 
+Arguments = dict[str, Any]  # what one block receives beside the residual, by parameter name
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A module's `parameters`, and the length of the tuple that it returns (0: a bare tensor)."""
+
+    parameters: tuple[str, ...]
+    n_returned: int
+
+    @classmethod
+    def of(cls, module: nn.Module, output: Any) -> "Signature":
+        """Return the signature of a module that returned `output`."""
+        parameters = tuple(inspect.signature(module.forward).parameters)
+        return cls(parameters, len(output) if isinstance(output, tuple) else 0)
+
+    def named(self, args: Sequence[Any], kwargs: Arguments) -> Arguments:
+        """Return the arguments of a call by parameter name."""
+        return dict(zip(self.parameters, args, strict=False)) | kwargs
+
+    def returning(self, tensor: Tensor) -> Any:
+        """Return what the module must return for `tensor` to be its result, and None all else."""
+        return (tensor, *[None] * (self.n_returned - 1)) if self.n_returned else tensor
+
 
 @dataclass(frozen=True)
 class Block:
-    """A decoder block's modules.
+    """A decoder block's modules, and how the block (`call`) and its attention are called.
 
-    `write_scale` times what `attn_write` and `mlp_write` return is added to the stream.
-
-    `z_reader` reads what the `n_heads` heads return, side by side; `mlp_post_reader` reads the
-    neurons, and `experts` the router's choice, where there are any.
+    `write_scale` times what `attn_write` and `mlp_write` return is added to the stream. `z_reader`
+    reads what the `n_heads` heads return, side by side; `mlp_post_reader` reads the neurons, and
+    `experts` the router's choice, where there are any.
     """
 
     module: nn.Module
@@ -33,10 +57,8 @@ class Block:
     experts: nn.Module | None
     n_heads: int
     is_parallel: bool
-    returns_tuple: bool
-    attn_returns: int
-    parameters: tuple[str, ...]
-    attn_parameters: tuple[str, ...]
+    call: Signature
+    attn_call: Signature
     cache_parameter: str
     write_scale: float = 1.0
 
@@ -48,9 +70,6 @@ class Block:
     def adding(self, write: Tensor, output: Any) -> Any:
         """Return what `attn_write` or `mlp_write` must return so that `write` is added."""
         return with_first(output, (write / self.write_scale).reshape(first(output).shape))
-
-
-Arguments = dict[str, Any]  # what one block receives besides the residual, by parameter name
 
 
 class KVTap:
@@ -115,13 +134,13 @@ def dry_pass(blocks: Sequence[Block], run: Callable[[], object]) -> tuple[Tensor
 
     def identity(block: Block) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            arguments = dict(zip(block.parameters, args, strict=False)) | kwargs
-            resid = arguments.pop(block.parameters[0])
+            arguments = block.call.named(args, kwargs)
+            resid = arguments.pop(block.call.parameters[0])
             embeddings.append(resid)
             recorded.append(arguments)
             if len(recorded) == len(blocks):
                 raise Stop
-            return (resid,) if block.returns_tuple else resid
+            return block.call.returning(resid)
 
         return forward
 

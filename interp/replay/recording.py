@@ -283,9 +283,9 @@ class Recording:
         block = self.blocks[layer]
 
         def nothing(*args: Any, **kwargs: Any) -> Any:
-            given = dict(zip(block.attn_parameters, args, strict=False)) | kwargs
+            given = block.attn_call.named(args, kwargs)
             zero = given["residual"] if "residual" in given else torch.zeros_like(resid)
-            return zero if block.attn_returns == 1 else (zero, *[None] * (block.attn_returns - 1))
+            return block.attn_call.returning(zero)
 
         with self.running(), ExitStack() as stack:
             stack.enter_context(replaced_forward(block.attn, nothing))
