@@ -14,7 +14,7 @@ from interp.errors import SiteError
 from interp.shapes import KV
 from interp.sites import Site, SiteKind
 
-Arguments = dict[str, Any]  # what one block receives beside the residual, by parameter name
+Arguments = dict[str, Any]  # what one block receives besides the residual, by parameter name
 
 
 @dataclass(frozen=True)

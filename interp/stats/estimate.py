@@ -1,4 +1,4 @@
-"""An estimate: a number over prompts with its 95 % interval, which knows how to print itself."""
+"""An estimate: a number over prompts with its 95 % interval, and how it is printed."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""The cosines of a layer's writes with the stream, and of the stream with itself behind it."""
+"""Cosines of a layer's writes with the stream, and of the stream in front and behind."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Maps from every tap of one model to every tap of another, fitted and tested as tokens stream.
+"""Maps from every tap of one model to every tap of another, fitted and tested token by token.
 
 Target taps are done in groups that fit into memory; without a store, every group runs the models
 again.

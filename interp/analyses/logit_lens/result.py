@@ -120,11 +120,11 @@ class LogitLensResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return columns measure, layer, position, mean, median, low, high, n_prompts.
 
-        Layer `n_layers` is behind the last layer. Position 0 is the last, -1 the one before it. Without
-        a position a row is the mean over positions (of answers: the last position), with its 95 %
-        bootstrap interval. "answer rank" counts the tokens more probable than the answer's first.
-        "effective depth (…)": `layer` is the 0-based layer, missing where never reached, and `mean` the
-        share of depth, (layer + 1) / n_layers.
+        Layer `n_layers` is behind the last layer. Position 0 is the last, -1 the one before it.
+        Without a position a row is the mean over positions (of answers: the last position), with
+        its 95 % bootstrap interval. "answer rank" counts the tokens more probable than the answer's
+        first. "effective depth (…)": `layer` is the 0-based layer, missing where never reached, and
+        `mean` the share of depth, (layer + 1) / n_layers.
         """
         rows = [*self._curve_rows(), *self._position_rows(), self._depth_rows()]
         return pd.concat(rows, ignore_index=True).astype({"layer": "Int64", "position": "Int64"})
