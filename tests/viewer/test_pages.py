@@ -281,7 +281,7 @@ def test_one_prompt_has_no_interval(tmp_path: Path, seen: Draw) -> None:
     [
         ({"layer": 99}, "there is 0 to 4"),
         ({"token": -1}, "there is 0 to"),
-        ({"ex": "x"}, "no number"),
+        ({"ex": "x"}, "is not a number"),
     ],
 )
 def test_a_bad_link_is_said_and_ignored(
