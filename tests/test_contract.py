@@ -68,23 +68,21 @@ def test_the_contract_is_kept(name: str) -> None:
 @torch.no_grad()
 def test_notebooks_show_it_small_and_without_scripts(name: str) -> None:
     shown = result_of(name)._repr_html_()
-    assert ("<svg" in shown) == (name != "hop_stages")  # boxes are not drawn
+    assert "<svg" in shown
     assert "<table" in shown
     assert "<script" not in shown
     assert len(shown) < 50_000
     assert repr(result_of(name)).count("\n") == 0
 
 
-def test_findings_have_numbers_with_a_unit_and_an_ordered_interval(name: str) -> None:
-    findings = result_of(name).findings()
-    assert findings[0].claim == result_of(name).summary()
-    for finding in findings:
-        assert finding.claim
-        assert finding.measure
-        assert finding.estimate is not None
-        assert finding.estimate.n
-        # too few prompts of each level here
-        assert finding.estimate.has_interval or name == "depth_score"
+def test_the_first_finding_is_the_summary_and_has_a_number_with_a_unit(name: str) -> None:
+    first = result_of(name).findings()[0]
+    assert first.claim == result_of(name).summary()
+    assert first.measure
+    assert first.estimate is not None
+    assert first.estimate.n
+    # too few prompts of each level here
+    assert first.estimate.has_interval or name == "depth_score"
 
 
 def test_the_numbers_of_the_shipped_model_stay(name: str) -> None:

@@ -212,7 +212,7 @@ def test_a_study_carries_how_texts_are_meant(tmp_path: Path) -> None:
     study = Study(
         ("m",), (str(file),), {}, chat=True, columns={"text": "q", "answer": "gold"}, space="never"
     )
-    (task,) = study.load_tasks().values()
+    task = study.load_task(str(file))
     assert task.chat
     assert (task.prompts[0].text, task.prompts[0].answer, task.prompts[0].space) == (
         "Ada friend",

@@ -14,6 +14,7 @@ Figure = dict[str, Any]
 Values = NDArray[np.float64]
 _WIDTH, _HEIGHT = 220.0, 130.0  # of a panel, in pixels
 _LEFT, _TOP, _RIGHT, _BELOW = 44.0, 18.0, 10.0, 34.0  # around it
+_MOST_POINTS = 120
 _MOST_PANELS = 4
 _COLOUR = "#0072B2"  # of traces that name none
 _DRAWN = ("heatmap", "scatter", "bar", "box")
@@ -67,6 +68,11 @@ class Panel:
         """Return where a trace's points stand [point 2], in pixels; NaN where one is missing."""
         along = [axis.at(axis.numbers(trace[of])) for of, axis in (("x", self.x), ("y", self.y))]
         return np.stack(along, axis=1)
+
+
+def thinned(points: Values) -> Values:
+    """Return at most a few hundred of the points, evenly picked: a still picture stays small."""
+    return points[:: -(-len(points) // _MOST_POINTS) or 1]
 
 
 def svg_of(figure: Figure) -> str:
@@ -234,7 +240,7 @@ def _scatter(trace: Trace, panel: Panel) -> Iterator[str]:
         size = 1.5 if "lines" in mode else 2.5
         yield from (
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{colour}"/>'
-            for x, y in points[known]
+            for x, y in thinned(points[known])
         )
 
 

@@ -95,7 +95,7 @@ class BlockInfluenceResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return which layers turn the stream least and most, and what lengths alone explain."""
-        order = self.of("BI").argsort()
+        order = self.of("BI").argsort().tolist()
         if self.n_layers < 2:
             return (self._finding(0, "least"),)
         next_one = Compared(f"layer {order[1]}, the next", self._estimate("BI", order[1]))

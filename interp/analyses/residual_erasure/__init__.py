@@ -113,7 +113,7 @@ class ResidualErasure(Analysis):
         """Return effects aligned at the prompts' ends."""
         arrays = [{key: value.numpy() for key, value in part.items()} for part in parts]
         last, n_pos = ([part[key] for part in arrays] for key in ("last", "n_pos"))
-        effects = [key for key in arrays[0] if key not in ("last", "n_pos")]
+        effects = [f"{scope}.{of}" for scope in self.scopes for of in ("output", "answer")]
         aligned = {
             key: align([part[key] for part in arrays], last=last, n_pos=n_pos) for key in effects
         }
