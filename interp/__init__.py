@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from interp._moved import install
+
 if TYPE_CHECKING:
     from interp.models import Model, load_model
     from interp.runs import open_run
@@ -32,6 +34,8 @@ __all__ = [
     "open_run",
     "view",
 ]
+
+install()
 
 
 def __getattr__(name: str) -> Any:

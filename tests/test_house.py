@@ -19,7 +19,7 @@ def drawn() -> list[str]:
 
 def test_the_drawing_names_exactly_the_packages_that_exist() -> None:
     there = {path.parent.name for path in (ROOT / "interp").glob("*/__init__.py")}
-    there |= {path.stem for path in (ROOT / "interp").glob("*.py")} - {"__init__"}
+    there |= {path.stem for path in (ROOT / "interp").glob("*.py")} - {"__init__", "_moved"}
     assert sorted(drawn()) == sorted(there)
 
 
@@ -27,6 +27,7 @@ def test_the_drawing_has_the_floors_that_imports_keep_to() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
     floor = {name: i for i, layer in enumerate(layers) for name in layer.split(" | ")}
+    del floor["_moved"]
     assert [floor[name] for name in drawn()] == sorted(floor.values())
 
 

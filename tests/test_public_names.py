@@ -1,11 +1,14 @@
 """Public is what the API pages name: all of it can be imported, and no `__all__` promises more."""
 
 import importlib
+import sys
 from types import ModuleType
 
 import pytest
 
 import interp
+import interp.runs
+from interp._moved import MOVED
 from tests.test_docs import documented, found
 
 # Names in the `__all__` of a public module that only the library's own packages need.
@@ -52,3 +55,20 @@ def test_the_face_of_the_package_is_documented_by_name() -> None:
     assert {*interp.__all__} - {"__version__"} == {
         value.__name__ for value in (*functions, *classes)
     }
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_a_module_of_an_earlier_version_is_found_and_says_where_it_went(old: str, new: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):
+        module = importlib.import_module(old)
+    home = importlib.import_module(new)
+    public = [name for name in dir(home) if not name.startswith("_")]
+    assert all(getattr(module, name) is getattr(home, name) for name in public)
+
+
+def test_names_of_runs_of_an_earlier_version_are_found() -> None:
+    with pytest.warns(DeprecationWarning, match="Run is now interp.runs.RunFolder"):
+        assert interp.runs.Run is interp.runs.RunFolder
+    with pytest.raises(AttributeError, match="has no attribute 'Runs'"):
+        _ = interp.runs.Runs

@@ -6,6 +6,8 @@ What is named here is imported when it is asked for: a run folder is read withou
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from interp._moved import RENAMED_IN_RUNS, warn_moved
+
 if TYPE_CHECKING:
     from interp.runs.costs import CellCost, estimate_costs
     from interp.runs.execution import execute
@@ -41,6 +43,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in RENAMED_IN_RUNS:
+        warn_moved(f"{__name__}.{name}", f"{__name__}.{RENAMED_IN_RUNS[name]}")
+        name = RENAMED_IN_RUNS[name]
     if name not in _MODULES:
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}; there is {', '.join(__all__)}"
