@@ -59,7 +59,7 @@ def capture(
     for site in sites:
         model.refuse(site)
     wanted = {TOKENS: None, **{stored_name(site): site for site in sites}}
-    captured = _Captured(store, {part: [] for part in wanted}, progress)
+    captured = _Captured(store, {name: [] for name in wanted}, progress)
     try:
         groups = _groups(_rows(model, texts))
         with closing(_written(model, store, groups, wanted)) as written:
@@ -68,7 +68,7 @@ def capture(
     finally:
         store.pinned.clear()
     captured.refuse_lost()
-    spans = {part: tuple(each) for part, each in captured.spans.items()}
+    spans = {name: tuple(each) for name, each in captured.spans.items()}
     manifest = Manifest(store.model, store.name, captured.n_tokens, spans)
     write_manifest(store.files, f"{store.folder}/{name}{SUFFIX}", manifest)
     return Corpus(store.files, name, manifest)
@@ -108,7 +108,7 @@ def _written(
             if last is None:
                 first = torch.tensor([rows[0]], device=model.device)
                 model.refuse_hooks(first, of_blocks=True)
-            missing = {part: wanted[part] for part in store.hold(keys, wanted)}
+            missing = {name: wanted[name] for name in store.hold(keys, wanted)}
             prompts = dict(zip(keys, rows, strict=True))
             tensors = _compute(model, store, [*prompts.values()], missing) if missing else {}
             if last is not None:
@@ -134,12 +134,12 @@ class _Captured:
         """Add prompts, once their shard is written."""
         if writing is not None:
             self.store.add(*writing.result())
-        for part, spans in self.spans.items():
-            places = self.store.places(keys, part)
+        for tensor_name, spans in self.spans.items():
+            places = self.store.places(keys, tensor_name)
             if places is None:
                 raise StoreError(
                     f"{self.store.files.url}:"
-                    f" {part} of a prompt was removed while the corpus was captured"
+                    f" {tensor_name} of a prompt was removed while the corpus was captured"
                 )
             self.store.pinned |= {place.shard for place in places}
             extend(spans, places)
@@ -212,28 +212,31 @@ def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _compute(
-    model: Model, store: ActivationStore, rows: Sequence[Row], parts: Mapping[str, Site | None]
+    model: Model,
+    store: ActivationStore,
+    rows: Sequence[Row],
+    sites_by_name: Mapping[str, Site | None],
 ) -> dict[str, Tensor]:
-    """Return the parts [token ...] of prompts.
+    """Return the named sites' tensors [token ...] of prompts.
 
     Inner sites come from a pass of their own, so that block sites stay stock.
     """
     lengths = torch.tensor([len(row) for row in rows])
     starts = (lengths.cumsum(0) - lengths).tolist()
     tensors = {TOKENS: torch.tensor([token for row in rows for token in row], dtype=torch.int32)}
-    sites = {site: part for part, site in parts.items() if site is not None}
+    sites = {site: name for name, site in sites_by_name.items() if site is not None}
     for kind in (False, True):
-        of_kind = {site: part for site, part in sites.items() if is_inner(site) is kind}
+        of_kind = {site: name for site, name in sites.items() if is_inner(site) is kind}
         for batch in _batches(rows, model.d_vocab) if of_kind else ():
             captured = model.forward(
                 _token_batch(model, [row for _, row in batch]), capture=of_kind
             ).activations
-            for site, part in of_kind.items():
-                values = store.cast(part, captured[site]).cpu()
-                if part not in tensors:
-                    tensors[part] = values.new_empty(int(lengths.sum()), *values.shape[2:])
+            for site, name in of_kind.items():
+                values = store.cast(name, captured[site]).cpu()
+                if name not in tensors:
+                    tensors[name] = values.new_empty(int(lengths.sum()), *values.shape[2:])
                 for (number, row), value in zip(batch, values, strict=True):
-                    tensors[part][starts[number] : starts[number] + len(row)] = value
+                    tensors[name][starts[number] : starts[number] + len(row)] = value
     return tensors
 
 

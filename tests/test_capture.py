@@ -121,7 +121,7 @@ def test_the_same_call_computes_nothing_and_more_sites_only_those(
     more = capture(model, rows(), sites=SITES, name="c")
     assert next(n_forwards) > 0
     assert all(
-        "resid.0" not in more.reader.header(f"{p.parent.name}/{p.name}").parts
+        "resid.0" not in more.reader.header(f"{p.parent.name}/{p.name}").tensors
         for p in {*shards(tmp_path)} - before
     )
     for site in SITES:

@@ -15,10 +15,10 @@ from tests.test_docs import documented, found
 SHARED = {
     "interp": {"__version__"},
     "interp.replay": {
-        "Arguments", "Block", "KVTap", "Read", "Runner", "Work", "OnWrite",
+        "Arguments", "Block", "CacheStandIn", "Read", "Runner", "Work", "OnWrite",
         "dry_pass", "first", "replaced_forward", "with_first",
     },
-    "interp.store": {"checksum", "prompt_key", "stored_name"},
+    "interp.store": {"prompt_key", "stored_name"},
     "interp.tasks": {"SHARD"},
 }  # fmt: skip
 NAMES, MODULES = documented()

@@ -26,7 +26,7 @@ _SIZES = {
 }
 _AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
-Place = Annotated[
+StorePath = Annotated[
     str,
     typer.Argument(
         metavar="PATH", help="A store: a folder, or any fsspec URL such as s3://BUCKET/FOLDER."
@@ -35,7 +35,7 @@ Place = Annotated[
 
 
 @app.command()
-def info(place: Place, as_json: AsJson = False) -> None:
+def info(place: StorePath, as_json: AsJson = False) -> None:
     """Say what a store holds, from headers alone.
 
     Example: interp store info runs/store
@@ -64,7 +64,7 @@ def info(place: Place, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(place: Place, as_json: AsJson = False) -> None:
+def verify(place: StorePath, as_json: AsJson = False) -> None:
     """Read everything and compare checksums; exit status 1 if anything is damaged.
 
     Example: interp store verify runs/store
@@ -87,7 +87,7 @@ def verify(place: Place, as_json: AsJson = False) -> None:
 
 @app.command()
 def prune(
-    place: Place,
+    place: StorePath,
     older_than: Annotated[
         str | None, typer.Option(metavar="AGE", help="Unused for this long: 12h, 30d, 8w.")
     ] = None,
@@ -130,7 +130,7 @@ def prune(
 
 @app.command()
 def configure(
-    place: Place,
+    place: StorePath,
     quota: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="Largest size, such as 20GB; `none` for no limit."),

@@ -32,9 +32,8 @@ class RuleHooks:
 NO_RULES = RuleHooks()
 
 
-Place = Callable[
-    [Tensor], Tensor
-]  # takes the activation at a site; returns what goes on from there
+# takes the activation at a site; returns what goes on from there
+SiteHook = Callable[[Tensor], Tensor]
 
 
 @contextmanager
@@ -42,24 +41,26 @@ def stock_hooks(
     blocks: Sequence[Block], edits: Edits, capture: set[Site], *, into: dict[Site, Tensor]
 ) -> Iterator[None]:
     """Edit and capture block sites of the stock modules inside the `with` block."""
-    places: dict[int, dict[str, Place]] = {}
+    by_layer: dict[int, dict[str, SiteHook]] = {}
     resid: dict[str, Tensor] = {}  # one for all layers, so that no more than one is held
     for site in {*edits, *capture}:
-        places.setdefault(site.layer, {})[site.kind] = _place(site, edits, capture, into, resid)
+        by_layer.setdefault(site.layer, {})[site.kind] = _site_hook(
+            site, edits, capture, into, resid
+        )
     edited: dict[int, set[str]] = {}
     for site in edits:
         edited.setdefault(site.layer, set()).add(site.kind)
     with ExitStack() as stack:
-        for layer, at in places.items():
+        for layer, at in by_layer.items():
             hooks = _LayerHooks(blocks[layer], at, resid, edited.get(layer, set()))
             for handle in hooks.register():
                 stack.callback(handle.remove)
         yield
 
 
-def _place(
+def _site_hook(
     site: Site, edits: Edits, capture: set[Site], into: dict[Site, Tensor], resid: dict[str, Tensor]
-) -> Place:
+) -> SiteHook:
     """Return what happens to the activation at a site: it is edited, then captured."""
     interventions, is_kept = edits.get(site, ()), site in capture
 
@@ -81,7 +82,7 @@ class _LayerHooks:
     """
 
     block: Block
-    at: dict[str, Place]
+    at: dict[str, SiteHook]
     resid: dict[str, Tensor]
     edited: set[str]
 

@@ -3,7 +3,7 @@
 from interp.replay.blocks import (
     Arguments,
     Block,
-    KVTap,
+    CacheStandIn,
     dry_pass,
     first,
     replaced_forward,
@@ -15,7 +15,7 @@ from interp.replay.runner import OnWrite, Read, Runner
 __all__ = [
     "Arguments",
     "Block",
-    "KVTap",
+    "CacheStandIn",
     "OnWrite",
     "Read",
     "Recording",

@@ -72,7 +72,7 @@ class Block:
         return with_first(output, (write / self.write_scale).reshape(first(output).shape))
 
 
-class KVTap:
+class CacheStandIn:
     """A stand-in for a cache: gives a block a prefix's keys and values, and keeps what it wrote."""
 
     is_compileable = False

@@ -21,7 +21,7 @@ from interp.errors import SiteError
 from interp.interventions import NO_INTERVENTION, Plan
 from interp.replay.blocks import (
     Arguments,
-    KVTap,
+    CacheStandIn,
     Stop,
     first,
     for_rows,
@@ -30,7 +30,7 @@ from interp.replay.blocks import (
     without_hidden,
     writes_of,
 )
-from interp.replay.rows import VariantRows, flat, unflat, variants_at_once
+from interp.replay.rows import Variants, flat, unflat, variants_at_once
 from interp.replay.runner import OnWrite, Read, Runner
 from interp.shapes import KV, Hidden, Logits, Prefix, Resid
 from interp.sites import BLOCK_KINDS, Site, SiteKind
@@ -167,28 +167,28 @@ class Recording:
     def run(
         self,
         layer: int,
-        rows: VariantRows,
+        variants: Variants,
         *,
         start: int = 0,
         prefix: Prefix | None = None,
         hidden: Bool[Tensor, "#variant #batch query key"] | None = None,
-    ) -> VariantRows:
-        """Run one block on residuals [variant batch pos-start d_model], a few variants at a time.
+    ) -> Variants:
+        """Run one block on variants [variant batch pos-start d_model], a few of them at a time.
 
         From a `start` behind the first position on, earlier keys and values are read: those of
         `prefix`, for every variant its own (rows variant-major) or for all the same (of the batch);
         None means the clean pass's. Keys that are `hidden` from a query get no attention from it.
         """
-        if not len(rows):
-            return rows
-        n_variants, batch, n_queries, _ = rows.shape
-        size = self._at_once(rows.device, start)
+        if not len(variants):
+            return variants
+        n_variants, batch, n_queries, _ = variants.shape
+        size = self._at_once(variants.device, start)
         if hidden is not None:
             hidden = hidden.expand(n_variants, batch, n_queries, hidden.shape[-1])
         outputs: list[Tensor] = []
         for first_variant in range(0, n_variants, size):
             some = slice(first_variant, first_variant + size)
-            resid, unseen = flat(rows[some]), None if hidden is None else flat(hidden[some])
+            resid, unseen = flat(variants[some]), None if hidden is None else flat(hidden[some])
             if not start:
                 outputs.append(self.block(layer, resid, hidden=unseen))
                 continue
@@ -199,14 +199,14 @@ class Recording:
             outputs.append(self.tail(layer, resid, start=start, prefix=own, hidden=unseen))
         return unflat(torch.cat(outputs), batch)
 
-    def run_kv(self, layer: int, rows: VariantRows) -> tuple[VariantRows, KV]:
+    def run_kv(self, layer: int, variants: Variants) -> tuple[Variants, KV]:
         """Run one block on variants; also return the keys and values it wrote [rows ...]."""
         done = [
             self.block_kv(layer, flat(some))
-            for some in torch.split(rows, self._at_once(rows.device, 0))
+            for some in torch.split(variants, self._at_once(variants.device, 0))
         ]
         keys, values = (torch.cat(parts) for parts in zip(*(kv for _, kv in done), strict=True))
-        return unflat(torch.cat([resid for resid, _ in done]), rows.shape[1]), (keys, values)
+        return unflat(torch.cat([resid for resid, _ in done]), variants.shape[1]), (keys, values)
 
     def _at_once(self, device: torch.device, start: int) -> int:
         return variants_at_once(
@@ -217,17 +217,17 @@ class Recording:
 
     def block(self, layer: int, resid: Resid, *, hidden: Hidden | None = None) -> Resid:
         """Run one block on residuals [variant*batch pos d_model], with `hidden` keys unattended."""
-        return self._run(layer, resid, tap=None, start=0, hidden=hidden)
+        return self._run(layer, resid, cache=None, start=0, hidden=hidden)
 
     def block_kv(self, layer: int, resid: Resid) -> tuple[Resid, KV]:
         """Run one block; also return its keys and values [variant*batch kv_head pos d_head]."""
-        tap = KVTap()
-        resid = self._run(layer, resid, tap=tap, start=0)
-        if tap.written is None:
+        cache = CacheStandIn()
+        resid = self._run(layer, resid, cache=cache, start=0)
+        if cache.written is None:
             raise SiteError(
                 f"block {layer} wrote no keys and values; its attention does not use a cache"
             )
-        return resid, tap.written
+        return resid, cache.written
 
     def tail(
         self,
@@ -252,7 +252,7 @@ class Recording:
             repeat(keys[:, :, :start], "batch ... -> (variant batch) ...", variant=variants),
             repeat(values[:, :, :start], "batch ... -> (variant batch) ...", variant=variants),
         )
-        return self._run(layer, resid, tap=KVTap(prefix), start=start, hidden=hidden)
+        return self._run(layer, resid, cache=CacheStandIn(prefix), start=start, hidden=hidden)
 
     def chain(self, layers: Sequence[int], resid: Resid) -> Resid:
         """Run blocks along any path: skip, repeat or reorder them."""
@@ -271,7 +271,7 @@ class Recording:
         with self.running():
             handle = block.attn_write.register_forward_hook(stop)
             try:
-                self._run(layer, resid, tap=None, start=0, share=0.5)
+                self._run(layer, resid, cache=None, start=0, share=0.5)
             except Stop:
                 pass
             finally:
@@ -292,7 +292,7 @@ class Recording:
             if block.attn_write is not block.attn:
                 stack.enter_context(replaced_forward(block.attn_write, torch.zeros_like))
             writes = stack.enter_context(writes_of(block, resid))
-            self._run(layer, resid, tap=None, start=0, share=0.5)
+            self._run(layer, resid, cache=None, start=0, share=0.5)
         return writes["mlp"]
 
     def block_with(
@@ -359,7 +359,7 @@ class Recording:
         layer: int,
         resid: Tensor,
         *,
-        tap: KVTap | None,
+        cache: CacheStandIn | None,
         start: int,
         share: float = 1.0,
         hidden: Tensor | None = None,
@@ -370,7 +370,7 @@ class Recording:
         recorded = self._arguments[start][layer]
         rows, n_pos, _ = resid.shape
         arguments = for_rows(recorded, batch=self.batch_size, rows=rows) | {
-            block.cache_parameter: tap
+            block.cache_parameter: cache
         }
         if hidden is not None:
             arguments["attention_mask"] = without_hidden(

@@ -1,4 +1,4 @@
-"""Rows of many variants, run a few variants at a time: as many as a block runs best."""
+"""Variants [variant batch ...] as rows [variant*batch ...], and how many a block runs at once."""
 
 import math
 
@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-VariantRows = Float[Tensor, "variant batch pos d_model"]
+Variants = Float[Tensor, "variant batch pos d_model"]
 CPU_TOKENS = 1024
 _NUMBERS_HELD = 32  # per token and d_model: an MLP of 4 d_model with gates, queries, keys, ...
 _READ_WEIGHT = 8  # keys and values of so many earlier positions weigh as much as one token run
@@ -32,13 +32,13 @@ def variants_at_once(tokens: int, *, batch: int, n_pos: int, start: int) -> int:
     return max(1, tokens // (batch * max(n_pos - start, n_pos // _READ_WEIGHT, 1)))
 
 
-def flat(tensor: Tensor) -> Tensor:
-    """Return [variant batch ...] as rows [variant*batch ...], variant-major."""
-    rows: Tensor = rearrange(tensor, "variant batch ... -> (variant batch) ...")
+def flat(variants: Tensor) -> Tensor:
+    """Return variants [variant batch ...] as rows [variant*batch ...], variant-major."""
+    rows: Tensor = rearrange(variants, "variant batch ... -> (variant batch) ...")
     return rows
 
 
 def unflat(rows: Tensor, batch: int) -> Tensor:
-    """Return rows [variant*batch ...] of `batch` prompts as [variant batch ...]."""
-    tensor: Tensor = rearrange(rows, "(variant batch) ... -> variant batch ...", batch=batch)
-    return tensor
+    """Return rows [variant*batch ...] of `batch` prompts as variants [variant batch ...]."""
+    variants: Tensor = rearrange(rows, "(variant batch) ... -> variant batch ...", batch=batch)
+    return variants

@@ -16,9 +16,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from interp.errors import RunError
+from interp.files.checksum import tensor_checksum
 from interp.files.whole import write_atomically
 from interp.shapes import Tensors
-from interp.store import checksum
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def pack(tensors: Mapping[str, Tensor], key: str) -> bytes:
     whole = {
         name: tensor.detach().cpu().clone(memory_format=rows) for name, tensor in tensors.items()
     }
-    sums = {name: checksum(name, tensor) for name, tensor in sorted(whole.items())}
+    sums = {name: tensor_checksum(name, tensor) for name, tensor in sorted(whole.items())}
     away = [name for name, tensor in sorted(tensors.items()) if tensor.device.type != "cpu"]
     about = json.dumps(
         {"key": key, "checksums": sums, "on_device": away}
@@ -66,7 +66,7 @@ def unpack(path: Path, *, key: str | None = None, device: torch.device | None = 
         stored_key, sums, away = about["key"], about["checksums"], about["on_device"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})") from None
-    if sums != {name: checksum(name, tensor) for name, tensor in tensors.items()}:
+    if sums != {name: tensor_checksum(name, tensor) for name, tensor in tensors.items()}:
         raise RunError(f"{path} is damaged: its tensors are not what was written")
     if key is not None and stored_key != key:
         raise RunError(f"{path} belongs to another model, prompt or parameter")

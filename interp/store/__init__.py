@@ -17,7 +17,6 @@ from interp.store.export import to_arrow, to_dataset, to_numpy
 from interp.store.keys import prompt_key, stored_name
 from interp.store.loader import TokenVectors
 from interp.store.settings import Settings, configure, read_settings
-from interp.store.shard import checksum
 from interp.store.upkeep import info, prune, shards, verify, verify_shard
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "Corpus",
     "Settings",
     "TokenVectors",
-    "checksum",
     "configure",
     "info",
     "open_corpus",

@@ -17,8 +17,8 @@ from interp.store.shard import SUFFIX, DamagedError, OutdatedError, ShardHeader,
 from interp.store.upkeep import evict
 
 
-class Place(NamedTuple):
-    """Where a prompt lies: its shard, and its number there."""
+class ShardEntry(NamedTuple):
+    """A prompt in a shard: the shard's name, and the prompt's number there."""
 
     shard: str
     number: int
@@ -46,7 +46,7 @@ class ActivationStore:
         self._bytes: int | None = None
         self._seen: set[str] = set()
         self._headers: dict[str, ShardHeader] = {}
-        self._where: dict[str, list[Place]] = {}
+        self._where: dict[str, list[ShardEntry]] = {}
         self._lock = threading.RLock()  # `publish` may evict in a thread what another looks for
 
     @property
@@ -71,7 +71,7 @@ class ActivationStore:
                 self._forget(shard)
                 return None
 
-    def places(self, keys: Sequence[str], name: str) -> list[Place] | None:
+    def places(self, keys: Sequence[str], name: str) -> list[ShardEntry] | None:
         """Return where these prompts' tensors of one name lie; None if one is missing."""
         names = [self._own(key) for key in keys]
         with self._lock:
@@ -132,7 +132,7 @@ class ActivationStore:
                 self._seen.add(shard)
                 self._headers[shard] = header
                 for number, key in enumerate(header.keys):
-                    self._where.setdefault(key, []).append(Place(shard, number))
+                    self._where.setdefault(key, []).append(ShardEntry(shard, number))
         return shard
 
     def cast(self, name: str, tensor: Tensor) -> Tensor:
@@ -156,12 +156,12 @@ class ActivationStore:
     def _own(self, key: str) -> str:
         return key if self.settings.dtype is None else f"{key}-{self.settings.dtype}"
 
-    def _place(self, key: str, name: str) -> Place | None:
+    def _place(self, key: str, name: str) -> ShardEntry | None:
         return next(
             (
                 place
                 for place in self._where.get(key, ())
-                if name in self._headers[place.shard].parts
+                if name in self._headers[place.shard].tensors
             ),
             None,
         )

@@ -28,14 +28,14 @@ class Corpus:
         self.files, self.name, self.manifest = files, name, manifest
         self.reader = ShardReader(files)
         self._ends = {
-            part: list(accumulate(span.n_prompts for span in spans))
-            for part, spans in manifest.spans.items()
+            tensor: list(accumulate(span.n_prompts for span in spans))
+            for tensor, spans in manifest.spans.items()
         }
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Return the captured sites, in the order of a forward pass."""
-        return tuple(sorted(stored_site(part) for part in self.manifest.spans if part != TOKENS))
+        return tuple(sorted(stored_site(name) for name in self.manifest.spans if name != TOKENS))
 
     @property
     def n_tokens(self) -> int:
@@ -54,7 +54,7 @@ class Corpus:
 
     def read(self, prompt: int, site: Site, *, start: int = 0, stop: int | None = None) -> Tensor:
         """Return a site's activations [pos ...] for a prompt's tokens from `start` up to `stop`."""
-        return self.rows(prompt, self.part(site))[start:stop]
+        return self.rows(prompt, self.tensor_name(site))[start:stop]
 
     def tokens(self, prompt: int) -> Tensor:
         """Return a prompt's token ids [pos]."""
@@ -67,16 +67,16 @@ class Corpus:
 
     def column(self, site: Site) -> Iterator[Tensor]:
         """Yield one site of all prompts in order, as pieces [token ...] of a shard each."""
-        yield from self.pieces(self.part(site))
+        yield from self.pieces(self.tensor_name(site))
 
-    def pieces(self, part: str) -> Iterator[Tensor]:
+    def pieces(self, tensor_name: str) -> Iterator[Tensor]:
         """Yield one tensor of all prompts in order, in pieces [token ...] of one shard each."""
-        for span in self.manifest.spans[part]:
-            yield self.piece(span, part)
+        for span in self.manifest.spans[tensor_name]:
+            yield self.piece(span, tensor_name)
 
-    def piece(self, span: Span, part: str) -> Tensor:
+    def piece(self, span: Span, tensor_name: str) -> Tensor:
         """Return the rows [token ...] of a span of prompts."""
-        tensor = self._tensor(span, part)
+        tensor = self._tensor(span, tensor_name)
         starts = self.reader.header(span.shard).starts
         return tensor[starts[span.first] : starts[span.first + span.n_prompts]]
 
@@ -84,25 +84,25 @@ class Corpus:
         """Return the number of tokens of a span of prompts; reads a header only."""
         return sum(self._lengths(span))
 
-    def part(self, site: Site) -> str:
+    def tensor_name(self, site: Site) -> str:
         """Return the stored name of a captured site; raise StoreError if it was not captured."""
-        part = stored_name(site)
-        if part not in self.manifest.spans:
+        tensor_name = stored_name(site)
+        if tensor_name not in self.manifest.spans:
             raise StoreError(
                 f"{site} was not captured in {self.name!r}; there is"
                 f" {', '.join(map(str, self.sites))}"
             )
-        return part
+        return tensor_name
 
-    def rows(self, prompt: int, part: str) -> Tensor:
+    def rows(self, prompt: int, tensor_name: str) -> Tensor:
         """Return the tensor of this name of one prompt [pos ...]."""
         number = prompt + len(self) if prompt < 0 else prompt
         if not 0 <= number < len(self):
             raise StoreError(f"prompt {prompt} asked for; {self.name!r} has {len(self)}")
-        ends = self._ends[part]
+        ends = self._ends[tensor_name]
         index = bisect_right(ends, number)
-        span = self.manifest.spans[part][index]
-        tensor, starts = self._tensor(span, part), self.reader.header(span.shard).starts
+        span = self.manifest.spans[tensor_name][index]
+        tensor, starts = self._tensor(span, tensor_name), self.reader.header(span.shard).starts
         row = span.first + number - (ends[index] - span.n_prompts)
         return tensor[starts[row] : starts[row + 1]]
 
@@ -112,9 +112,9 @@ class Corpus:
         except (FileNotFoundError, DamagedError) as error:
             raise self._lost(span, error) from None
 
-    def _tensor(self, span: Span, part: str) -> Tensor:
+    def _tensor(self, span: Span, tensor_name: str) -> Tensor:
         try:
-            return self.reader.tensor(span.shard, part)
+            return self.reader.tensor(span.shard, tensor_name)
         except (FileNotFoundError, DamagedError) as error:
             raise self._lost(span, error) from None
 

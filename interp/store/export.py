@@ -33,17 +33,17 @@ def to_numpy(corpus: Corpus, folder: Path | str) -> dict[str, Path]:
     with _aside(Path(folder) / "starts.npy") as path:
         np.lib.format.open_memmap(path, "w+", np.dtype(np.int64), starts.shape)[:] = starts
     written["starts"] = Path(folder) / "starts.npy"
-    for part in corpus.manifest.spans:
-        target = Path(folder) / f"{part}.npy"
+    for tensor_name in corpus.manifest.spans:
+        target = Path(folder) / f"{tensor_name}.npy"
         with _aside(target) as path:
-            _write_npy(path, corpus, part)
-        written[part] = target
+            _write_npy(path, corpus, tensor_name)
+        written[tensor_name] = target
     return written
 
 
-def _write_npy(path: Path, corpus: Corpus, part: str) -> None:
+def _write_npy(path: Path, corpus: Corpus, tensor_name: str) -> None:
     out, row = None, 0
-    for piece in corpus.pieces(part):
+    for piece in corpus.pieces(tensor_name):
         array = as_array(piece)
         if out is None:
             out = np.lib.format.open_memmap(
@@ -85,22 +85,22 @@ def to_arrow(corpus: Corpus, path: Path | str) -> Path:
 def _record_batches(corpus: Corpus) -> "Iterator[pyarrow.RecordBatch]":
     import pyarrow as pa
 
-    parts = list(corpus.manifest.spans)
+    tensor_names = list(corpus.manifest.spans)
     first = 0
     for span in corpus.manifest.spans[TOKENS]:
         lengths = corpus.reader.header(span.shard).lengths[span.first : span.first + span.n_prompts]
         offsets = pa.array(np.cumsum([0, *lengths], dtype=np.int32))
         columns: dict[str, Any] = {}
-        for part in parts:
-            rows = torch.cat([corpus.rows(first + i, part) for i in range(span.n_prompts)])
+        for tensor_name in tensor_names:
+            rows = torch.cat([corpus.rows(first + i, tensor_name) for i in range(span.n_prompts)])
             array = as_array(rows)
             flat = pa.array(array.reshape(-1))
             values = (
                 flat
-                if part == TOKENS
+                if tensor_name == TOKENS
                 else pa.FixedSizeListArray.from_arrays(flat, int(np.prod(array.shape[1:])))
             )
-            columns[part] = pa.ListArray.from_arrays(offsets, values)
+            columns[tensor_name] = pa.ListArray.from_arrays(offsets, values)
         yield pa.RecordBatch.from_pydict(columns)
         first += span.n_prompts
 

@@ -35,7 +35,9 @@ class TokenVectors(IterableDataset[Batch]):
         if batch_size < 1:
             raise StoreError(f"batch_size={batch_size} given; at least 1 is needed")
         self.corpus, self.batch_size, self.seed = corpus, batch_size, seed
-        self.parts = {TOKENS: TOKENS} | {str(site): corpus.part(site) for site in sites}
+        self.tensor_names = {TOKENS: TOKENS} | {
+            str(site): corpus.tensor_name(site) for site in sites
+        }
 
     def __len__(self) -> int:
         return -(-self.corpus.n_tokens // self.batch_size)
@@ -43,18 +45,18 @@ class TokenVectors(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         mine, n_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        ends = {part: self._ends(part) for part in self.parts.values()}
+        ends = {stored: self._ends(stored) for stored in self.tensor_names.values()}
         for number, places in enumerate(self._batches(ends[TOKENS])):
             if number % n_workers == mine:
                 yield {
-                    name: self._gather(part, places, ends[part])
-                    for name, part in self.parts.items()
+                    name: self._gather(stored, places, ends[stored])
+                    for name, stored in self.tensor_names.items()
                 }
 
-    def _ends(self, part: str) -> Tensor:
-        """Return where every span of a part ends [span], in tokens from the start of the corpus."""
+    def _ends(self, tensor_name: str) -> Tensor:
+        """Return where every span of a tensor ends [span], in tokens from the corpus's start."""
         return torch.tensor(
-            [self.corpus.n_rows(span) for span in self.corpus.manifest.spans[part]],
+            [self.corpus.n_rows(span) for span in self.corpus.manifest.spans[tensor_name]],
             dtype=torch.long,
         ).cumsum(0)
 
@@ -77,10 +79,10 @@ class TokenVectors(IterableDataset[Batch]):
         if len(rest):
             yield rest
 
-    def _gather(self, part: str, places: Tensor, ends: Tensor) -> Tensor:
+    def _gather(self, tensor_name: str, places: Tensor, ends: Tensor) -> Tensor:
         numbers, gathered = torch.searchsorted(ends, places, right=True), None
         for number in sorted(set(numbers.tolist())):
-            piece = self.corpus.piece(self.corpus.manifest.spans[part][number], part)
+            piece = self.corpus.piece(self.corpus.manifest.spans[tensor_name][number], tensor_name)
             is_here = numbers == number
             if gathered is None:
                 gathered = piece.new_empty(len(places), *piece.shape[1:])

@@ -51,7 +51,7 @@ def write_manifest(files: Files, name: str, manifest: Manifest) -> None:
         "model": manifest.model,
         "model_name": manifest.model_name,
         "n_tokens": manifest.n_tokens,
-        "runs": {part: [*map(list, spans)] for part, spans in manifest.spans.items()},
+        "runs": {tensor: [*map(list, spans)] for tensor, spans in manifest.spans.items()},
     }
     content["checksum"] = text_checksum(content)
     files.publish(name, json.dumps(content).encode())
@@ -69,7 +69,7 @@ def read_manifest(files: Files, name: str) -> Manifest:
         if expected != text_checksum(content):
             raise ValueError
         spans = {
-            part: tuple(Span(*one) for one in given) for part, given in content["runs"].items()
+            tensor: tuple(Span(*one) for one in given) for tensor, given in content["runs"].items()
         }
         manifest = Manifest(content["model"], content["model_name"], content["n_tokens"], spans)
         for shard in manifest.shards():

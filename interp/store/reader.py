@@ -38,17 +38,17 @@ class ShardReader:
                 raise
         return self._headers[shard]
 
-    def tensor(self, shard: str, part: str) -> Tensor:
+    def tensor(self, shard: str, tensor_name: str) -> Tensor:
         """Return a whole tensor [token ...]; do not write to it, it may be memory-mapped.
 
         Raises FileNotFoundError if the shard is gone, and DamagedError, after removing it, if it is
         not what was written.
         """
-        at = (shard, part)
+        at = (shard, tensor_name)
         if at not in self._tensors:
             read = read_tensor if at in self._verified else verify_tensor
             try:
-                self._tensors[at] = read(self.files, shard, part, self.header(shard))
+                self._tensors[at] = read(self.files, shard, tensor_name, self.header(shard))
             except DamagedError as error:
                 self._discard(shard, error)
                 raise

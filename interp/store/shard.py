@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from interp.errors import StoreError
-from interp.files.checksum import array_checksum
+from interp.files.checksum import tensor_checksum
 from interp.files.whole import digest_of
 from interp.store.files import Files
 from interp.store.keys import is_tensor_name, is_word
@@ -47,7 +47,7 @@ class OutdatedError(StoreError):
 
 
 @dataclass(frozen=True)
-class Part:
+class StoredTensor:
     """A tensor in a shard: its type, shape, place in the file [begin, end) and checksum."""
 
     dtype: str
@@ -65,20 +65,12 @@ class ShardHeader:
     model_name: str
     keys: tuple[str, ...]
     lengths: tuple[int, ...]
-    parts: Mapping[str, Part]
+    tensors: Mapping[str, StoredTensor]
 
     @cached_property
     def starts(self) -> list[int]:
         """Return the first row of every prompt, and the number of rows."""
         return list(accumulate(self.lengths, initial=0))
-
-
-def checksum(name: str, tensor: Tensor) -> str:
-    """Return a hash of a tensor's name, shape, type and bytes."""
-    content = (
-        tensor.contiguous().flatten().view(torch.uint8).numpy().data if tensor.numel() else b""
-    )
-    return array_checksum(name, tensor.shape, str(tensor.dtype), content)
 
 
 def text_checksum(value: object) -> str:
@@ -101,7 +93,7 @@ def pack(
         if not is_word(key):
             raise StoreError(f"key {key!r} given; letters, digits and _.@+- are allowed")
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    sums = {name: checksum(name, tensor) for name, tensor in sorted(whole.items())}
+    sums = {name: tensor_checksum(name, tensor) for name, tensor in sorted(whole.items())}
     metadata = {
         "format": str(FORMAT),
         "model": model,
@@ -137,7 +129,7 @@ def read_header(files: Files, name: str) -> ShardHeader:
         refuse_other_format(path, version)
     try:
         about = _header(path, header, metadata, offset=8 + size)
-        if files.is_local and files.size(name) < max(part.end for part in about.parts.values()):
+        if files.is_local and files.size(name) < max(each.end for each in about.tensors.values()):
             raise DamagedError(f"{path} is truncated")
         return about
     except UNREADABLE:
@@ -168,27 +160,27 @@ def _header(
         raise DamagedError(f"{path}: its tensors are not those that were written")
     keys = tuple(str(key) for key, _ in prompts)
     lengths = tuple(int(length) for _, length in prompts)
-    parts = {}
+    tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
-        parts[name] = part = Part(
+        tensors[name] = stored = StoredTensor(
             entry["dtype"], tuple(entry["shape"]), offset + begin, offset + end, sums[name]
         )
         if (
             not is_tensor_name(name)
-            or part.dtype not in _DTYPES
-            or part.shape[0] != sum(lengths)
+            or stored.dtype not in _DTYPES
+            or stored.shape[0] != sum(lengths)
             or not 0 <= begin <= end
         ):
             raise DamagedError(f"{path}: tensor {name!r} is not one that this library writes")
     if not all(map(is_word, keys)) or min(lengths, default=0) < 0:
         raise DamagedError(f"{path}: its prompts are not as this library writes them")
-    return ShardHeader(metadata["model"], metadata["model_name"], keys, lengths, parts)
+    return ShardHeader(metadata["model"], metadata["model_name"], keys, lengths, tensors)
 
 
-def read_tensor(files: Files, name: str, part: str, header: ShardHeader) -> Tensor:
+def read_tensor(files: Files, name: str, tensor_name: str, header: ShardHeader) -> Tensor:
     """Return a tensor, not verified: memory-mapped if the store is local, else read as a range."""
-    about = header.parts[part]
+    about = header.tensors[tensor_name]
     if not files.is_local:
         content = files.read(name, about.begin, about.end)
         try:
@@ -205,9 +197,9 @@ def read_tensor(files: Files, name: str, part: str, header: ShardHeader) -> Tens
         raise DamagedError(f"{files.path(name)} is truncated ({error})") from None
 
 
-def verify_tensor(files: Files, name: str, part: str, header: ShardHeader) -> Tensor:
+def verify_tensor(files: Files, name: str, tensor_name: str, header: ShardHeader) -> Tensor:
     """Read a tensor and return it; raise DamagedError if its checksum does not fit."""
-    tensor = read_tensor(files, name, part, header)
-    if checksum(part, tensor) != header.parts[part].checksum:
-        raise DamagedError(f"{files.path(name)}: {part} is not what was written")
+    tensor = read_tensor(files, name, tensor_name, header)
+    if tensor_checksum(tensor_name, tensor) != header.tensors[tensor_name].checksum:
+        raise DamagedError(f"{files.path(name)}: {tensor_name} is not what was written")
     return tensor

@@ -78,9 +78,9 @@ def info(url: str | Path) -> StoreInfo:
                 about.prompts + len(header.keys),
                 about.tokens + header.starts[-1],
             )
-            about.tensors |= header.parts.keys()
+            about.tensors |= header.tensors.keys()
             about.dtypes |= {
-                part.dtype for part in header.parts.values() if not part.dtype.startswith("I")
+                each.dtype for each in header.tensors.values() if not each.dtype.startswith("I")
             }
         elif name.endswith(CORPUS):
             models.setdefault(folder, ModelInfo(folder)).corpora.append(name.removesuffix(CORPUS))
@@ -124,8 +124,8 @@ def verify(url: str | Path) -> tuple[int, list[str]]:
 
 def _verify(files: Files, name: str) -> ShardHeader:
     header = read_header(files, name)
-    for part in header.parts:
-        verify_tensor(files, name, part, header)
+    for tensor_name in header.tensors:
+        verify_tensor(files, name, tensor_name, header)
     return header
 
 
@@ -246,5 +246,5 @@ def shards(folder: Path) -> Iterator[Path]:
 
 def verify_shard(path: Path) -> int:
     """Read a whole local shard and return its number of tensors; StoreError if it is damaged."""
-    files = Files(path.parent.parent)
-    return len(_verify(files, f"{path.parent.name}/{path.name.removesuffix(SUFFIX)}{SUFFIX}").parts)
+    name = f"{path.parent.name}/{path.name.removesuffix(SUFFIX)}{SUFFIX}"
+    return len(_verify(Files(path.parent.parent), name).tensors)
