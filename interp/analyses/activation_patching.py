@@ -11,11 +11,12 @@ from typing import ClassVar
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.analysis import Analysis, Cost, Finding, Result
+from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.metrics import WORDS, Metric
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import Finding, Result
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.exact_patching import NODE_KINDS, all_effects, clean_runs, forwards_of

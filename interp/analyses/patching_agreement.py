@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.analysis import Analysis, Compared, Cost, Finding, Result
+from interp.analysis import Analysis, Cost
 from interp.backward import rules_named
 from interp.figures.plots import scatters_with_diagonal
 from interp.metrics import Metric
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.result import Compared, Finding, Result
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.stats.agreement import MEASURES, agreement

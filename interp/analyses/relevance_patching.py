@@ -13,12 +13,13 @@ from typing import Annotated, ClassVar
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.analysis import Analysis, Cost, Finding, Result
+from interp.analysis import Analysis, Cost
 from interp.backward import rules_named
 from interp.metrics import WORDS, Metric
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.result import Finding, Result
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.attribution import (

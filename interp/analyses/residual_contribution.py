@@ -18,12 +18,13 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
-from interp.analysis import Analysis, Cost, Finding, Result, joined
+from interp.analysis import Analysis, Cost
 from interp.errors import TaskError
 from interp.figures.plots import lines_over_depth
 from interp.figures.words import layers_named
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import Finding, Result, joined
 from interp.shapes import Tensors
 from interp.stats.bootstrap import resampled_means
 from interp.stats.estimate import Estimate, estimate_of

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.analysis import Analysis, Compared, Cost, Finding, Result, joined
+from interp.analysis import Analysis, Cost
 from interp.figures.plots import lines_over_depth
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import Compared, Finding, Result, joined
 from interp.shapes import Tensors
 from interp.stats.estimate import estimate, estimates
 from interp.sweeps.answers import require_answers

@@ -23,14 +23,17 @@ _FEW = 20  # points, up to which Plotly marks each of a line that says nothing e
 
 @dataclass(frozen=True)
 class PixelAxis:
-    """Where values stand along an axis of `length` pixels; words stand in order at 0, 1, …"""
+    """Where values stand along an axis of `length` pixels; words stand in order at 0, 1, …
+
+    Values grow with the pixels, to the right or downwards; if `is_upward`, against them.
+    """
 
     names: tuple[str, ...]
     low: float
     high: float
     length: float
     is_log: bool = False
-    is_downward: bool = True
+    is_upward: bool = False
 
     def numbers(self, values: Any) -> Values:
         """Return values as numbers along the axis."""
@@ -43,7 +46,7 @@ class PixelAxis:
     def at(self, numbers: Values) -> Values:
         """Return where numbers along the axis stand, in pixels."""
         share = (numbers - self.low) / ((self.high - self.low) or 1.0)
-        return self.length * (share if self.is_downward else 1 - share)
+        return self.length * (1 - share if self.is_upward else share)
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -71,7 +74,7 @@ class Panel:
 
 
 def thinned(points: Values) -> Values:
-    """Return at most a few hundred of the points, evenly picked: a still picture stays small."""
+    """Return at most 120 of the points, evenly picked, so that a still picture stays small."""
     return points[:: -(-len(points) // _MOST_POINTS) or 1]
 
 
@@ -144,8 +147,8 @@ def _axis(traces: list[Trace], of: str, layout: dict[str, Any]) -> PixelAxis:
     names = _names((trace[of] for trace in traces), is_forced=layout.get("type") == "category")
     is_log = layout.get("type") == "log"
     length = _WIDTH if of == "x" else _HEIGHT
-    is_downward = of == "x" or layout.get("autorange") == "reversed"
-    axis = PixelAxis(names, 0.0, 1.0, length, is_log, is_downward)
+    is_upward = of == "y" and layout.get("autorange") != "reversed"
+    axis = PixelAxis(names, 0.0, 1.0, length, is_log, is_upward)
     numbers = [axis.numbers(trace[of]) for trace in traces]
     finite = np.concatenate([values[np.isfinite(values)] for values in numbers])
     low, high = float(finite.min()), float(finite.max())
@@ -157,7 +160,7 @@ def _axis(traces: list[Trace], of: str, layout: dict[str, Any]) -> PixelAxis:
         low, high = low - half, high + half
     if layout.get("range") and not names:
         low, high = map(float, layout["range"])
-    return PixelAxis(names, low, high, length, is_log, is_downward)
+    return PixelAxis(names, low, high, length, is_log, is_upward)
 
 
 def _names(values: Iterable[Any], *, is_forced: bool) -> tuple[str, ...]:
@@ -189,7 +192,7 @@ def _draw(panel: Panel) -> str:
     left, right = panel.x.ends
     marks += [_text(0.0, _HEIGHT + 12.0, left), _text(_WIDTH, _HEIGHT + 12.0, right, anchor="end")]
     low, high = panel.y.ends
-    bottom, top = (8.0, float(_HEIGHT)) if panel.y.is_downward else (float(_HEIGHT), 8.0)
+    bottom, top = (float(_HEIGHT), 8.0) if panel.y.is_upward else (8.0, float(_HEIGHT))
     marks += [_text(-4.0, bottom, low, anchor="end"), _text(-4.0, top, high, anchor="end")]
     frame = 'fill="none" stroke="currentColor" stroke-opacity="0.25"'
     return "".join([*marks, f'<rect width="{_WIDTH:g}" height="{_HEIGHT:g}" {frame}/>'])
@@ -210,7 +213,7 @@ def _heatmap(trace: Trace, panel: Panel) -> Iterator[str]:
         for axis, values in ((panel.x, columns), (panel.y, rows))
     ]
     (left, right), (top, bottom) = (sorted(end) for end in ends)
-    picture = png_of(trace, grid if panel.y.is_downward else grid[::-1])
+    picture = png_of(trace, grid[::-1] if panel.y.is_upward else grid)
     yield (
         f'<image href="{picture}" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}"'
         f' height="{bottom - top:.1f}" preserveAspectRatio="none"'

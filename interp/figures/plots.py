@@ -1,6 +1,7 @@
 """Tidy frames to Plotly figures; knows no model."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,16 @@ from plotly.subplots import make_subplots
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _TICKS = 8  # along an axis of layers, at most about so many
-Panel = tuple[int, int]  # row and column, from 1
+RowCol = tuple[int, int]  # of a panel, from 1
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The words beside a figure's axes, and what its colours are (`of`)."""
+
+    x: str
+    y: str
+    of: str = ""
 
 
 def titled(figure: go.Figure, title: str) -> go.Figure:
@@ -32,21 +42,23 @@ def interval(rows: pd.DataFrame, column: str = "mean") -> dict[str, Any]:
 
 
 def heatmap(
-    figure: go.Figure, grid: np.ndarray, *, at: Panel, x: str, y: str, **trace: Any
+    figure: go.Figure, grid: np.ndarray, *, at: RowCol, x: str, y: str, **trace: Any
 ) -> None:
     """Draw a grid [y x] in a panel; NaN is left blank.
 
     `x` and `y` name the axes (`y` only on the first column); `trace` goes to Plotly.
     """
     row, col = at
-    figure.add_heatmap(**_cells(grid, x=x, y=y, **trace), row=row, col=col)
+    figure.add_heatmap(**_heatmap_trace(grid, x=x, y=y, **trace), row=row, col=col)
     step = max(1, len(grid) // _TICKS)
     common = {"tick0": 0, "showgrid": False, "row": row, "col": col}
     figure.update_xaxes(title_text=x, dtick=step, **common)
     figure.update_yaxes(title_text=y if col == 1 else None, dtick=step, **common)
 
 
-def _cells(grid: np.ndarray, *, x: str, y: str, value: str = "%{z:.3f}", **trace: Any) -> Any:
+def _heatmap_trace(
+    grid: np.ndarray, *, x: str, y: str, value: str = "%{z:.3f}", **trace: Any
+) -> Any:
     """Return a heatmap trace; `value` is what hovering shows after the names of the axes."""
     hover = f"{y} %{{y}}<br>{x} %{{x}}<br>{value}<extra></extra>"
     given = {"colorscale": "Cividis", "hoverongaps": False, "hovertemplate": hover, **trace}
@@ -54,7 +66,7 @@ def _cells(grid: np.ndarray, *, x: str, y: str, value: str = "%{z:.3f}", **trace
 
 
 def bars(
-    figure: go.Figure, frames: dict[str, pd.DataFrame], *, at: Panel, x: str, y: str = "mean"
+    figure: go.Figure, frames: dict[str, pd.DataFrame], *, at: RowCol, x: str, y: str = "mean"
 ) -> None:
     """Draw bars in a panel, a set per frame: column `y` by column `x`, with `low` and `high`."""
     row, col = at
@@ -167,24 +179,22 @@ def grids_over_rates(
     grids: dict[str, np.ndarray],
     bars_by_name: dict[str, pd.DataFrame],
     *,
-    x: str,
-    y: str,
-    of: str,
+    axes: Axes,
     below: str,
     title: str,
 ) -> go.Figure:
-    """Draw grids [y x] of shares, row 0 at the bottom; and bars of shares below.
+    """Draw grids [y x] of shares, row 0 at the bottom; and bars of shares under the title `below`.
 
     Each frame of `bars_by_name` has a row per bar, with columns kind, rate, low and high.
     """
     figure = _panels_over_one(grids, below)
-    label = {"text": of, "side": "right"}
+    label = {"text": axes.of, "side": "right"}
     scale = {"len": 0.45, "y": 0.8, "tickformat": ".0%", "title": label}
     for col, grid in enumerate(grids.values(), 1):
         is_roomy = len(grid) * len(grids) <= 16
         how = {"zmin": 0, "zmax": 1, "showscale": col == len(grids), "colorbar": scale}
         written = {"value": "%{z:.1%}", "texttemplate": "%{z:.0%}" if is_roomy else None}
-        heatmap(figure, grid, at=(1, col), x=x, y=y, **how, **written)
+        heatmap(figure, grid, at=(1, col), x=axes.x, y=axes.y, **how, **written)
     bars(figure, bars_by_name, at=(2, 1), x="kind", y="rate")
     figure.update_yaxes(title_text="share repaired", range=[0, 1], tickformat=".0%", row=2, col=1)
     figure.update_layout(height=680, legend={"y": 0.3})
@@ -213,9 +223,9 @@ def grids_over_positions(
         rows = frame[frame[panels] == name]
         positions = list(dict.fromkeys(rows["position"]))
         grid = rows.pivot_table(index="layer", columns="position", values="mean", sort=False)
-        cells = _cells(grid[positions].to_numpy(np.float32), x="position", y=y, **how)
-        cells |= {"x": positions, "y": grid.index.to_numpy(), "showscale": col == len(names)}
-        figure.add_heatmap(**cells, row=1, col=col)
+        trace = _heatmap_trace(grid[positions].to_numpy(np.float32), x="position", y=y, **how)
+        trace |= {"x": positions, "y": grid.index.to_numpy(), "showscale": col == len(names)}
+        figure.add_heatmap(**trace, row=1, col=col)
         common = {"showgrid": False, "row": 1, "col": col}
         figure.update_xaxes(title_text="position (0: last token)", type="category", **common)
         step = max(1, len(grid) // _TICKS)
@@ -227,33 +237,31 @@ def grid_below(
     figure: go.Figure,
     grid: np.ndarray,
     *,
-    x: str,
-    y: str,
-    of: str,
+    axes: Axes,
     x_first: int = 0,
     y_first: int = 0,
     top: float | None = None,
 ) -> go.Figure:
     """Add one grid [y x] under a row of panels: row 0 at the bottom, NaN left blank.
 
-    Colours run from 0 to `top`, or to the largest value.
+    Axes begin at `x_first` and `y_first`. Colours run from 0 to `top`, or to the largest value.
     """
     figure.update_yaxes(domain=[0.62, 1])
-    hover = f"{x} %{{x}}<br>{y} %{{y}}<br>%{{z:.3f}}<extra></extra>"
+    hover = f"{axes.x} %{{x}}<br>{axes.y} %{{y}}<br>%{{z:.3f}}<extra></extra>"
     figure.add_heatmap(
-        **_cells(grid, x=x, y=y, hovertemplate=hover),
+        **_heatmap_trace(grid, x=axes.x, y=axes.y, hovertemplate=hover),
         zmin=0,
         zmax=float(np.nanmax(grid)) if top is None else top,
         x=x_first + np.arange(grid.shape[1]),
         y=y_first + np.arange(grid.shape[0]),
         xaxis="x99",
         yaxis="y99",
-        colorbar={"len": 0.45, "y": 0.2, "title": {"text": of}},
+        colorbar={"len": 0.45, "y": 0.2, "title": {"text": axes.of}},
     )
     rows, columns = ({"dtick": max(1, size // 16), "showgrid": False} for size in grid.shape)
     return figure.update_layout(
-        xaxis99={"anchor": "y99", "title": x, **columns},
-        yaxis99={"anchor": "x99", "title": y, "domain": [0, 0.42], **rows},
+        xaxis99={"anchor": "y99", "title": axes.x, **columns},
+        yaxis99={"anchor": "x99", "title": axes.y, "domain": [0, 0.42], **rows},
         height=640,
     )
 
@@ -263,9 +271,8 @@ def curves(
     *,
     x: str,
     groups: str,
+    axes: Axes,
     title: str,
-    x_label: str,
-    y_label: str,
     is_log: bool = False,
 ) -> go.Figure:
     """Draw `mean` with its interval (`low`, `high`) against `x`: a line per value of `groups`."""
@@ -281,9 +288,9 @@ def curves(
             line={"color": COLOURS[i % len(COLOURS)]},
         )
     figure.update_xaxes(
-        title_text=x_label, type="log" if is_log else "linear", dtick=1 if is_log else None
+        title_text=axes.x, type="log" if is_log else "linear", dtick=1 if is_log else None
     )
-    figure.update_yaxes(title_text=y_label)
+    figure.update_yaxes(title_text=axes.y)
     return titled(figure, title)
 
 

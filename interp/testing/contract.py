@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from interp.analysis import Analysis, Result, usable_shards
+from interp.analysis import Analysis, usable_shards
 from interp.errors import AnalysisError
 from interp.models import Model
-from interp.result import faults_of
+from interp.result import Result, faults_of
 from interp.runs.parts import pack, unpack, write_part
 from interp.shapes import Tensors
 from interp.tasks import Prompt, Task

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from interp.analyses.attention_knockout.result import AttentionKnockoutResult
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
 from interp.sweeps.cuts import (

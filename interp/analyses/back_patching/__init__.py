@@ -1,10 +1,9 @@
 """Does running late activations through early layers repair answers more often than chance?
 
-"Hopping Too Late" (arXiv 2406.12775), section 6: the output of a source layer at one token is
-written over the output of an earlier target layer at the same token, and the rest of the model is
-run again. A prompt counts there as repaired if any of the L(L-1)/2 pairs of layers makes the answer
-come out; here every control has as many tries, and one fixed pair of layers, chosen on one half of
-the prompts, is scored on the other.
+"Hopping Too Late" (arXiv 2406.12775), section 6: at one token, the output of a source layer is
+written over that of an earlier target layer, and the rest of the model is run again. There, a
+prompt is repaired if any of L(L-1)/2 pairs of layers makes the answer come out; here every control
+has as many tries, and one fixed pair, chosen on one half of the prompts, is scored on the other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,11 +26,12 @@ from interp.analyses.back_patching.tries import (
     n_pairs,
     work_of,
 )
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
 from interp.sweeps.patches import (

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from interp.analyses.back_patching.failures import Failures
 from interp.analyses.back_patching.frame import group_frame, whole_frame
-from interp.figures.plots import grids_over_rates
+from interp.figures.plots import Axes, grids_over_rates
 from interp.figures.words import counted
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import estimate
@@ -81,9 +81,7 @@ class BackPatchingResult(Failures, Result):
         return grids_over_rates(
             grids,
             bars,
-            x="target layer",
-            y="source layer",
-            of="share of the failures repaired",
+            axes=Axes("target layer", "source layer", of="share of the failures repaired"),
             below=f"{below} (95 % intervals)",
             title=f"Back-patching at {_WHERE[self.analysis.position]} (below the diagonal, as a"
             " control: early layers over late ones)",

@@ -20,10 +20,11 @@ from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
 from interp.analyses.block_influence.result import BlockInfluenceResult
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.cosines import MEASURES, SMALLEST_NORM, influence
 from interp.tasks import Task

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.figures.plots import grid_below, lines_over_depth
+from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimates
 from interp.sweeps.cosines import MEASURES
@@ -87,9 +87,7 @@ class BlockInfluenceResult(Result):
         return grid_below(
             figure,
             grid,
-            x="first layer of the span",
-            y="layers in the span",
-            of="half turns",
+            axes=Axes("first layer of the span", "layers in the span", of="half turns"),
             y_first=1,
         )
 

@@ -27,12 +27,13 @@ from interp.analyses.circuit_discovery.edges import (
     plain_pass,
 )
 from interp.analyses.circuit_discovery.result import KINDS, CircuitDiscoveryResult
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.backward import GRADIENT, Rules, rules_named
 from interp.errors import AnalysisError, TaskError
 from interp.metrics import Metric
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.tags import key_of
 from interp.sweeps.twins import check_twins, twins_of

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from interp.analyses import circuit_discovery
 from interp.analyses.circuit_discovery.circuits import Circuit
-from interp.analysis import Compared, Finding, Result
-from interp.figures.plots import curves
+from interp.figures.plots import Axes, curves
 from interp.figures.words import listed
 from interp.metrics import WORDS
+from interp.result import Compared, Finding, Result
 from interp.stats.bootstrap import bootstrap_interval, resampled_means
 from interp.stats.estimate import Estimate, estimate_of
 
@@ -156,9 +156,10 @@ class CircuitDiscoveryResult(Result):
             frame,
             x="fraction",
             groups="kind",
+            axes=Axes(
+                "share of all edges in the circuit (log scale)", "faithfulness (1: whole model)"
+            ),
             title=f"How much of {analysis.metric} circuits keep (other edges: {analysis.ablation})",
-            x_label="share of all edges in the circuit (log scale)",
-            y_label="faithfulness (1: whole model)",
             is_log=True,
         )
 

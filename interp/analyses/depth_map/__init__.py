@@ -2,10 +2,9 @@
 
 "Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.4: a linear map from
 every tap of a source to every tap of a target, judged by the mean over tokens of ‖y - ŷ‖ / ‖y‖. The
-paper trains the maps; the training loss has a minimum in closed form, which is computed here from
-streamed moments. Tokens of held-out prompts are read again, target taps group by group, because the
-ratio of a token is no function of moments. Tap l is the residual in front of layer l, tap L the one
-behind the last. Position 0 is left out, as published.
+paper trains the maps; here the same loss is minimised in closed form from streamed moments.
+Held-out prompts are read again, target taps group by group, as a token's ratio is no function of
+moments. Tap l is in front of layer l, tap L behind the last. Position 0 is left out, as published.
 """
 
 from collections.abc import Sequence
@@ -22,10 +21,11 @@ from interp.analyses.depth_map.similarity import example_similarity
 from interp.analyses.depth_map.split import batches_by_role, halves_of
 from interp.analyses.depth_map.tap_maps import TapMaps
 from interp.analyses.depth_map.taps import What, n_taps, pooled
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Tensors
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch

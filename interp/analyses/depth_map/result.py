@@ -15,8 +15,8 @@ from interp.analyses.depth_map.layer_alignment import (
     permuted,
     share_at_least,
 )
-from interp.analysis import Compared, Finding, Result
 from interp.figures.plots import COLOURS, heatmap, titled
+from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate
 
 _PERMUTATIONS = 1000

@@ -23,11 +23,12 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from interp.analyses.depth_score.result import DepthScoreResult, depth_score, layer_effects
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError, unknown
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.answers import Answered, answered, answered_sizes, require_answers
 from interp.sweeps.staircase import Ends, Step, staircase

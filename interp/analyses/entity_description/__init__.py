@@ -14,12 +14,13 @@ from typing import Annotated, ClassVar, Literal
 import torch
 
 from interp.analyses.entity_description.result import EntityDescriptionResult
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.interventions import Patch
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Tensors
 from interp.sites import Site
 from interp.sweeps.answers import require_answers

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.figures.plots import grid_below, lines_over_depth
+from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import estimate, estimates
 from interp.sweeps.two_hop import answer_groups, nothing_compared
@@ -152,7 +152,7 @@ class EntityDescriptionResult(Result):
             return figure
         of = f"{entity} said, {_FROM[position]},<br>{group}: share"
         return grid_below(
-            figure, is_said.mean(0), x="target layer", y="source layer", of=of, top=1.0
+            figure, is_said.mean(0), axes=Axes("target layer", "source layer", of), top=1.0
         )
 
     def _lines(

@@ -17,10 +17,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.analyses.hop_stages.result import MEASURES, HopStagesResult
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
 from interp.sweeps.cuts import (
@@ -61,9 +62,8 @@ from interp.tasks.batch import TokenBatch
 class HopStages(Analysis):
     """Find each stage's first layer in prompts with known hops and no working shortcut.
 
-    `variant`, `prompt` and `placeholder` are those of entity_description, `half_width` (by default
-    3 in 32 layers) that of attention_knockout. The control looks for another prompt's bridge and
-    answer, and hides another token.
+    `variant`, `prompt` and `placeholder` are entity_description's, `half_width` (3 in 32 layers) is
+    attention_knockout's. The control looks for another prompt's entities, and hides another token.
     """
 
     variant: Literal["cheap", "full"] = "cheap"

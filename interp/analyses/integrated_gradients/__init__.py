@@ -24,12 +24,13 @@ from interp.analyses.integrated_gradients.quadrature import (
     left_riemann,
 )
 from interp.analyses.integrated_gradients.result import IntegratedGradientsResult
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.models.gradients import graph, slopes
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Tensors
 from interp.sites import Site
 from interp.stats.align import align

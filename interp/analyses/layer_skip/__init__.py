@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from interp.analyses.layer_skip.result import LayerSkipResult
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.staircase import Ends, Part, Scope, Step, staircase
 from interp.tasks.batch import TokenBatch

@@ -20,7 +20,7 @@ from interp.analyses.logit_lens.measures import (
     effective_depths,
     over_positions,
 )
-from interp.figures.plots import grid_below, lines_over_depth
+from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.result import Finding, Result
 from interp.stats.bootstrap import interval_of, resampled_means
 from interp.stats.estimate import Estimate, estimates
@@ -178,8 +178,8 @@ class LogitLensResult(Result):
             return figure
         grid = np.nanmean(at[PROBABILITY], axis=0)
         x, y = "position (0: the prompt's last token)", "in front of layer"
-        of, first = "probability of the answer", 1 - grid.shape[1]
-        return grid_below(figure, grid, x=x, y=y, of=of, x_first=first, top=1.0)
+        axes = Axes(x, y, of="probability of the answer")
+        return grid_below(figure, grid, axes=axes, x_first=1 - grid.shape[1], top=1.0)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how deep the stream agrees with the prediction, by the definitions reached."""

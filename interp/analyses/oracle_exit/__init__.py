@@ -15,11 +15,12 @@ from typing import Annotated, ClassVar
 import torch
 
 from interp.analyses.oracle_exit.result import OracleExitResult
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.lens import first_choices, held
 from interp.tasks.batch import TokenBatch

@@ -22,10 +22,11 @@ from interp.analyses.parallel_window.result import (
     ParallelWindowResult,
     first_and_last,
 )
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Resid, Tensors
 from interp.sweeps.cosines import SMALLEST_NORM
 from interp.sweeps.lens import held, readings

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.errors import AnalysisError
-from interp.figures.plots import grid_below, lines_over_depth
+from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimates
 
@@ -83,7 +83,10 @@ class ParallelWindowResult(Result):
         figure.update_xaxes(title_text="first layer of the window")
         top = max(1.0, float(np.nanquantile(self.grid(), 0.95)))
         return grid_below(
-            figure, self.grid().T, x="first layer", y="last layer", of="relative error", top=top
+            figure,
+            self.grid().T,
+            axes=Axes("first layer", "last layer", of="relative error"),
+            top=top,
         )
 
     def findings(self) -> tuple[Finding, ...]:

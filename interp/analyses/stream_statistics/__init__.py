@@ -17,11 +17,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.analyses.stream_statistics.result import POSITIONS, STATISTICS, StreamStatisticsResult
-from interp.analysis import Analysis, Cost, joined
+from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.result import joined
 from interp.shapes import Resid, Tensors
 from interp.tasks.batch import TokenBatch
 

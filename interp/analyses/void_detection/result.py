@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from interp.figures.plots import grid_below, lines_over_depth
+from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.result import Finding, Result
 from interp.shapes import Tensors
 from interp.stats.estimate import estimate, estimates
@@ -160,8 +160,9 @@ class VoidDetectionResult(Result):
             grids.append(np.where(count > 0, total / np.maximum(count, 1), np.nan))
         first = 1 - grids[0].shape[1]
         x, y = "position (0: the prompt's last token; from 1 on: the response)", "layer"
-        of, grid = "share of tokens", np.concatenate(grids, axis=1)
-        return grid_below(figure, grid, x=x, y=y, of=of, x_first=first, top=1.0)
+        axes = Axes(x, y, of="share of tokens")
+        grid = np.concatenate(grids, axis=1)
+        return grid_below(figure, grid, axes=axes, x_first=first, top=1.0)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the share of layers that tokens use, by phase."""

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from interp.errors import RunError
-from interp.figures.plots import curves
+from interp.figures.plots import Axes, curves
 from interp_viewer import annotations
 from interp_viewer.drawing import drawing, svg
 from interp_viewer.grid import Axis, Grid
@@ -216,9 +216,8 @@ def _faithfulness(here: Selected, n_shown: int) -> None:
         rows.replace({"kind": names}),
         x="fraction",
         groups="kind",
+        axes=Axes("share of all edges (log scale)", "faithfulness"),
         title="What circuits of this size keep",
-        x_label="share of all edges (log scale)",
-        y_label="faithfulness",
         is_log=True,
     )
     if n_shown:
