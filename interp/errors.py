@@ -5,7 +5,7 @@ InterpError
 ├── TaskError       a task, a prompt or a prompt file
 ├── SiteError       a place in a model that does not exist or cannot be read or written
 ├── AnalysisError   an analysis or one of its parameters
-├── RunError        a run folder or a study file
+├── RunError        a study file, or a run folder; ChangedError if its results are of something else
 └── StoreError      an activation store on disk
 
 Messages follow one formula: what was given; what there is.
@@ -41,6 +41,10 @@ class AnalysisError(InterpError):
 
 class RunError(InterpError):
     """A run folder or a study file is not usable."""
+
+
+class ChangedError(RunError):
+    """Finished results were computed from another model or other prompts than the present ones."""
 
 
 class StoreError(InterpError):

@@ -70,13 +70,14 @@ def parse_columns(text: str) -> dict[str, str]:
 
 def _set(parameters: dict[str, dict[str, Any]], setting: str) -> None:
     """Set a parameter of one of these analyses as ANALYSIS.PARAMETER=VALUE says."""
+    from interp.runs.folder import Cell
     from interp.runs.registry import parse_parameter
 
     target, equals, text = setting.partition("=")
     name, _, parameter = target.rpartition(".")
     if not (name and parameter and equals):
         raise RunError(f"--set {setting!r} given; ANALYSIS.PARAMETER=VALUE is needed")
-    value = parse_parameter(name.partition("@")[0], parameter, text)
+    value = parse_parameter(Cell.parse("", "", name).analysis, parameter, text)
     if name not in parameters:
         names = ", ".join(parameters)
         raise RunError(f"--set {setting!r} given; the analyses of this run are {names}")

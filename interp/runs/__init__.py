@@ -11,26 +11,24 @@ from interp._moved import RENAMED_IN_RUNS, warn_moved
 if TYPE_CHECKING:
     from interp.runs.costs import CellCost, estimate_costs
     from interp.runs.execution import execute
-    from interp.runs.opened import RunFolder, open_run
-    from interp.runs.record import Changed, write_result
+    from interp.runs.record import write_result
     from interp.runs.registry import find_analyses, make_analysis
+    from interp.runs.run_folder import RunFolder, open_run
     from interp.runs.study import Study
 
 _MODULES = {
     "CellCost": "costs",
-    "Changed": "record",
-    "RunFolder": "opened",
+    "RunFolder": "run_folder",
     "Study": "study",
     "estimate_costs": "costs",
     "execute": "execution",
     "find_analyses": "registry",
     "make_analysis": "registry",
-    "open_run": "opened",
+    "open_run": "run_folder",
     "write_result": "record",
 }
 __all__ = [
     "CellCost",
-    "Changed",
     "RunFolder",
     "Study",
     "estimate_costs",

@@ -3,20 +3,20 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import product
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
 from interp.analysis import Analysis
-from interp.errors import ModelError, RunError
+from interp.errors import ChangedError, ModelError, RunError
 from interp.files.whole import write_atomically
 from interp.result import Result
 from interp.runs.cluster import make_executors
 from interp.runs.executors import Executor, call, run_jobs
 from interp.runs.folder import Cell
 from interp.runs.parts import read_part
-from interp.runs.plan import Failure, Job, PlannedCell, RunPlan, Spent, part_path
-from interp.runs.record import Changed, RunRecord, Status, damaged_files, write_result
+from interp.runs.plan import Failure, Job, PlannedCell, Spent, TaskPlan, part_path
+from interp.runs.record import RunRecord, Status, damaged_files, write_result
 from interp.runs.session import Stopping, alone_in, logged
 from interp.runs.study import Study
 from interp.runs.worker import Worker
@@ -55,7 +55,8 @@ def execute(
         executors = make_executors(worker, workers=workers, ray_address=ray, gpus=gpus)
         run = _Run(study, record, executors, stopping, progress)
         try:
-            changed = [error for error in map(run.of, product(study.models, study.tasks)) if error]
+            errors = starmap(run.run_task, product(study.models, study.tasks))
+            changed = [error for error in errors if error is not None]
         finally:
             for executor in executors:
                 executor.close()
@@ -76,12 +77,11 @@ class _Run:
     stopping: Stopping
     progress: Progress
 
-    def of(self, names: tuple[str, str]) -> Changed | None:
+    def run_task(self, model: str, task: str) -> ChangedError | None:
         """Run a task on a model; return the error if what is finished is of something else."""
-        model, task = names
         try:
             _TaskOnModel(self, model, task).run()
-        except Changed as error:
+        except ChangedError as error:
             return error
         return None
 
@@ -99,7 +99,7 @@ class _TaskOnModel:
     def run(self) -> None:
         """Plan, prepare, measure and combine what is not finished.
 
-        Raises Changed if finished results are of something else.
+        Raises ChangedError if finished results are of something else.
         """
         cells = self.shared.study.planned(self.model, self.task)
         todo = [planned for planned in cells if not self._is_finished(planned.cell)]
@@ -138,24 +138,24 @@ class _TaskOnModel:
             _log.warning("%s: %s damaged; made again from its parts", cell.path, ", ".join(damaged))
         return not damaged
 
-    def _plan(self, cells: Sequence[PlannedCell], todo: Sequence[PlannedCell]) -> RunPlan | None:
+    def _plan(self, cells: Sequence[PlannedCell], todo: Sequence[PlannedCell]) -> TaskPlan | None:
         """Return what is to be done; None, after failing `todo`, without a model or a task."""
         record = self.shared.record
         finished = {p.cell: record.of(p.cell)["identity"] for p in cells if p not in todo}
         asked = (self.model, self.task, cells, finished)
         try:
-            plan: RunPlan = call(self.shared.executors[0], "plan", *asked)
+            plan: TaskPlan = call(self.shared.executors[0], "plan", *asked)
         except Exception as error:
             if finished and not todo:
                 unchecked = f"what is finished of {self.model!r} cannot be checked: {error}"
-                raise Changed(f"{record.out}: {unchecked}") from error
+                raise ChangedError(f"{record.out}: {unchecked}") from error
             if len(self.shared.study.models) == 1 and isinstance(error, ModelError):
                 raise
             for planned in todo:
                 self._fail(planned.cell, Failure.of(error))
             return None
-        for cell, what in plan.changed.items():
-            raise Changed(f"{record.out} holds {cell.path} of other {what}; choose another --out")
+        for cell, why in plan.changed.items():
+            raise ChangedError(f"{record.out / cell.path} {why}; choose another --out")
         record.note_model(self.model, plan.model)
         record.note_task(self.task, plan.task)
         return plan
@@ -182,7 +182,7 @@ class _TaskOnModel:
         trace = {} if is_skipped else {"traceback": failure.traceback}
         self.shared.record.note_cell(cell, status | trace)
 
-    def _finish(self, planned: PlannedCell, plan: RunPlan) -> None:
+    def _finish(self, planned: PlannedCell, plan: TaskPlan) -> None:
         """Combine the parts, write the result, and record the cell."""
         cell, folder = planned.cell, self.shared.record.out / planned.cell.path
         own = plan.cells[cell]
@@ -207,7 +207,7 @@ class _TaskOnModel:
         _log.info("%s finished", cell.path)
         self.shared.record.note_cell(cell, status)
 
-    def _parts(self, cell: Cell, plan: RunPlan) -> list[Tensors]:
+    def _parts(self, cell: Cell, plan: TaskPlan) -> list[Tensors]:
         parts = []
         for i, key in plan.cells[cell].keys.items():
             path = part_path(self.shared.record.out, cell, i)
@@ -241,7 +241,7 @@ def _costs(spent: Spent) -> Status:
     }
 
 
-def _numbers_of(measured: Sequence[Prompt], plan: RunPlan) -> list[int]:
+def _numbers_of(measured: Sequence[Prompt], plan: TaskPlan) -> list[int]:
     """Return which of the task's prompts were measured."""
     ids = {prompt.id for prompt in measured}
     every = [prompt for shard in plan.shards for prompt in shard]

@@ -97,11 +97,11 @@ class CellPlan:
 
 
 @dataclass(frozen=True)
-class RunPlan:
-    """A task on a model: what both are, the prompts of every shard, and what becomes of cells.
+class TaskPlan:
+    """One task on one model: what both are, the prompts of every shard, and what becomes of cells.
 
-    Every cell is in one of `cells`, `refused` (the task does not suit it) and `changed` (finished
-    results are of something else, named in words).
+    Every cell is in `cells` or `refused` (the task does not suit it). Finished cells whose results
+    are not of this model and these prompts are in `changed` too, with the reason as a predicate.
     """
 
     model: dict[str, Any]

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from interp.errors import RunError
+from interp.errors import ChangedError, RunError
 from interp.files.whole import digest_of, write_atomically, write_json
 from interp.result import Result
 from interp.runs.folder import SCHEMA, Cell, is_whole, read_run
@@ -16,10 +16,6 @@ from interp.runs.study import Study
 from interp.tasks import Task
 
 Status = dict[str, Any]
-
-
-class Changed(RunError):
-    """Finished results in a folder cannot be of the present model and prompts."""
 
 
 class RunRecord:
@@ -67,19 +63,19 @@ class RunRecord:
         self._write()
 
     def note_model(self, name: str, described: dict[str, Any]) -> None:
-        """Record what a model is; raise Changed if it was another one when results were made."""
+        """Record what a model is; raise ChangedError if results are of another."""
         self._note("models", name, described, identity="fingerprint")
 
     def note_task(self, name: str, described: dict[str, Any]) -> None:
-        """Record what a task is; raise Changed if it was another one when results were made."""
+        """Record what a task is; raise ChangedError if results are of another."""
         self._note("tasks", name, described, identity="hash")
 
     def _note(self, kind: str, name: str, described: dict[str, Any], *, identity: str) -> None:
         noted = self.values[kind].get(name, {})
         has_results = any(cell["status"] == "ok" for cell in self.values["cells"].values())
         if noted.get(identity, described[identity]) != described[identity] and has_results:
-            changed = f"results of another {name!r}: its {identity} has changed"
-            raise Changed(f"{self.out} holds {changed}; choose another --out")
+            changed = f"results of another {name!r} (its {identity} has changed)"
+            raise ChangedError(f"{self.out} holds {changed}; choose another --out")
         self.values[kind][name] = noted | described
         self._write()
 

@@ -20,7 +20,16 @@ from interp.replay import Recording
 from interp.runs.folder import Cell, folder_name, task_path
 from interp.runs.identity import Fed, NumberIdentity, hash_of_task, hash_of_tokenizer
 from interp.runs.parts import pack, read_part, write_part
-from interp.runs.plan import CellPlan, Failure, Job, Outcome, PlannedCell, RunPlan, Spent, part_path
+from interp.runs.plan import (
+    CellPlan,
+    Failure,
+    Job,
+    Outcome,
+    PlannedCell,
+    Spent,
+    TaskPlan,
+    part_path,
+)
 from interp.runs.study import Study
 from interp.shapes import Tensors
 from interp.tasks import Task
@@ -52,7 +61,7 @@ class Worker:
         task: str,
         cells: Sequence[PlannedCell],
         finished: Mapping[Cell, Mapping[str, str]],
-    ) -> RunPlan:
+    ) -> TaskPlan:
         """Return the shards of a task on a model, and what its cells' numbers will depend on.
 
         `finished` maps finished cells to the identity that was recorded of their numbers.
@@ -71,15 +80,15 @@ class Worker:
                 except Exception as error:
                     refused[cell] = Failure.of(error)
                     if cell in finished:
-                        changed[cell] = "prompts or weights, which it cannot measure"
+                        changed[cell] = f"can no longer be measured: {error}"
                     continue
                 if cell in finished and (what := plans[cell].identity.changed(finished[cell])):
-                    changed[cell] = ", ".join(what)
+                    changed[cell] = f"was computed from other {', '.join(what)}"
             if not changed:
                 self._keep_prompts(loaded, task, batches, is_new=not finished)
             shards = tuple(batch.prompts for batch in batches)
             about = {"prompts": len(drawn.task), "hash": hash_of_task(drawn.task)}
-            return RunPlan(describe(loaded), about, shards, str(drawn), plans, refused, changed)
+            return TaskPlan(describe(loaded), about, shards, str(drawn), plans, refused, changed)
 
     def _plan_of(self, planned: PlannedCell, of_model: NumberIdentity) -> CellPlan:
         model, task = planned.cell.model, planned.cell.task

@@ -12,7 +12,7 @@ import pytest
 import torch
 from interp_viewer.guarded import LARGEST_FILE
 from interp_viewer.listing import summaries
-from interp_viewer.reading import open_run
+from interp_viewer.reading import find_run
 from interp_viewer.selected import Selected
 from interp_viewer.selection import Selection
 from interp_viewer.tensors import Measured
@@ -61,14 +61,14 @@ def test_runs_are_found_below_folders_but_not_below_runs(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["../runs/one", "..", "/etc", "one/../one", "one/random", "nope"])
 def test_a_run_is_found_by_its_name_only(folder: Path, name: str) -> None:
     with pytest.raises(RunError, match="unknown run"):
-        open_run(folder, name)
+        find_run(folder, name)
 
 
 def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "secret", n_taps=3, n_pos=4)
     (folder / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(RunError, match="leads out of"):
-        open_run(folder, "link")
+        find_run(folder, "link")
     assert (
         next(summary for summary in summaries(folder) if summary.id == "link").status
         == "unreadable"
@@ -80,13 +80,13 @@ def test_a_linked_file_is_refused(folder: Path, tmp_path: Path, file: str) -> No
     path = folder / "one" / CELL.path / file
     path.rename(tmp_path / "outside")
     path.symlink_to(tmp_path / "outside")
-    run = open_run(folder, "one")
+    run = find_run(folder, "one")
     with pytest.raises(RunError, match="leads out of"):
         {"frame.parquet": run.frame, "figure.json": run.figure}.get(file, run.measured)(CELL)
 
 
 def test_names_in_a_record_cannot_lead_out(folder: Path) -> None:
-    run = open_run(folder, "one")
+    run = find_run(folder, "one")
     for model, task in (("..", ".."), ("a", "../../..")):
         with pytest.raises(RunError):
             run.frame(Cell(model, task, "secret"))
@@ -96,7 +96,7 @@ def test_names_in_a_record_cannot_lead_out(folder: Path) -> None:
     for outside in ("../../secret", "/etc/secret", "a/../../../b/secret"):
         path.write_text(json.dumps(run.info | {"cells": {outside: record}}))
         with pytest.raises(RunError, match="outside of the run"):
-            open_run(folder, "one")
+            find_run(folder, "one")
 
 
 def test_a_table_of_two_gigabytes_is_refused_by_its_size(folder: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_table_of_two_gigabytes_is_refused_by_its_size(folder: Path) -> None:
         file.truncate(2 * 2**30)
     began = time.monotonic()
     with pytest.raises(RunError, match=r"frame\.parquet has 2,048 MB"):
-        open_run(folder, "one").frame(CELL)
+        find_run(folder, "one").frame(CELL)
     assert time.monotonic() - began < 2
     assert path.stat().st_size > LARGEST_FILE
 
@@ -115,7 +115,7 @@ def test_a_table_of_two_gigabytes_is_refused_by_its_size(folder: Path) -> None:
 )
 def test_a_flipped_bit_is_named_and_never_read(folder: Path, file: str) -> None:
     flip(folder / "one" / CELL.path / file)
-    run = open_run(folder, "one")
+    run = find_run(folder, "one")
     read = {
         "frame.parquet": lambda: run.frame(CELL),
         "figure.json": lambda: run.figure(CELL),
@@ -126,7 +126,7 @@ def test_a_flipped_bit_is_named_and_never_read(folder: Path, file: str) -> None:
 
 
 def test_a_file_that_is_damaged_later_is_noticed(folder: Path) -> None:
-    run = open_run(folder, "one")
+    run = find_run(folder, "one")
     run.measured(CELL).of_prompt("readings", 0)
     path = folder / "one" / CELL.path / "parts" / "00000.safetensors"
     flip(path)
@@ -150,7 +150,7 @@ def test_a_newer_schema_asks_for_an_upgrade(folder: Path) -> None:
     info = read_json(folder / "one" / "run.json")
     write_json(folder / "one" / "run.json", info | {"schema": 9})
     with pytest.raises(RunError, match="upgrade interp"):
-        open_run(folder, "one")
+        find_run(folder, "one")
 
 
 def test_values_are_those_of_the_files(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_the_viewer_reads_without_torch(folder: Path) -> None:
     program = (
         "import sys; from interp_viewer.menu import entries; entries()\n"
         "from pathlib import Path; from interp_viewer.reading import"
-        f" open_run; from interp.runs.folder import Cell\nrun = open_run(Path({str(folder)!r}),"
+        f" find_run; from interp.runs.folder import Cell\nrun = find_run(Path({str(folder)!r}),"
         f" 'one'); cell = Cell({MODEL!r}, {TASK!r}, 'logit_lens')\nrun.frame(cell);"
         " run.measured(cell).of_prompt('readings', 0)\nassert 'torch' not in sys.modules, 'torch"
         " was imported'"
@@ -207,7 +207,7 @@ def test_the_viewer_reads_without_torch(folder: Path) -> None:
 
 
 def test_a_selection_of_another_prompt_has_its_tokens(folder: Path) -> None:
-    run = open_run(folder, "one")
+    run = find_run(folder, "one")
     here = Selected(run, Selection(run="one"), MODEL, TASK, run.prompts(MODEL, TASK), ())
     vocabulary, ids = run.vocabulary(MODEL), run.tokens(MODEL, TASK)
     assert here.at(ex=1).tokens == tuple(vocabulary[i] for i in ids[1])

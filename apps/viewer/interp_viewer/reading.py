@@ -24,7 +24,7 @@ MOST_NUMBERS = 40_000_000
 
 
 @dataclass(frozen=True)
-class OpenedRun:
+class ViewedRun:
     """One run folder; `info` is its run.json."""
 
     id: str
@@ -123,7 +123,7 @@ class OpenedRun:
         return _read_list(path, "vocabulary", str, stat.st_mtime_ns, stat.st_size)
 
 
-def open_run(root: Path, name: str) -> OpenedRun:
+def find_run(root: Path, name: str) -> ViewedRun:
     """Return the run with this name below `root`; raise RunError if it is missing or unreadable."""
     known = {summary.id: summary for summary in summaries(root)}
     if name not in known:
@@ -132,7 +132,7 @@ def open_run(root: Path, name: str) -> OpenedRun:
         raise RunError(known[name].error)
     folder = known[name].path
     stat = (folder / "run.json").stat()
-    return OpenedRun(name, root, folder, _read_run(folder, stat.st_mtime_ns, stat.st_size))
+    return ViewedRun(name, root, folder, _read_run(folder, stat.st_mtime_ns, stat.st_size))
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)

@@ -14,7 +14,7 @@ from interp.errors import RunError
 from interp.runs.folder import Cell, cells_of
 from interp_viewer import menu
 from interp_viewer.claims import draw_findings
-from interp_viewer.reading import OpenedRun, open_run
+from interp_viewer.reading import ViewedRun, find_run
 from interp_viewer.selected import Missing, Selected, tokens_of
 from interp_viewer.selection import Selection
 from interp_viewer.strip import strip
@@ -95,7 +95,7 @@ def refuse(error: RunError) -> None:
 
 def _selected(selection: Selection) -> Selected | None:
     """Return what an address selects, or None if nothing in the run has been measured yet."""
-    run = open_run(root_folder(), selection.run)
+    run = find_run(root_folder(), selection.run)
     known = run.models_and_tasks
     if not known:
         return None
@@ -118,25 +118,24 @@ def _selected(selection: Selection) -> Selected | None:
     return Selected(run, replace(selection, bad=()), model, task, prompts, tokens)
 
 
-def _expected(run: OpenedRun) -> set[Cell]:
+def _expected(run: ViewedRun) -> set[Cell]:
     config = run.info["config"]
-    named = [name.partition("@") for name in config["analyses"]]
     return {
-        Cell(model, task, name, label)
+        Cell.parse(model, task, name)
         for model in config["models"]
         for task in config["tasks"]
-        for name, _, label in named
+        for name in config["analyses"]
     }
 
 
 def _wait(name: str) -> None:
     """Refresh until the run has made progress."""
-    before = len(open_run(root_folder(), name).info["cells"])
+    before = len(find_run(root_folder(), name).info["cells"])
 
     @st.fragment(run_every="2s")
     def look() -> None:
         try:
-            if len(open_run(root_folder(), name).info["cells"]) != before:
+            if len(find_run(root_folder(), name).info["cells"]) != before:
                 st.rerun()
         except RunError:
             return  # it is being written

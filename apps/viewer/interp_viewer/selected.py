@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from interp.runs.folder import Cell
-from interp_viewer.reading import OpenedRun
+from interp_viewer.reading import ViewedRun
 from interp_viewer.selection import Selection, select
 from interp_viewer.strip import visible
 from interp_viewer.tensors import Measured
@@ -22,7 +22,7 @@ class Missing(Exception):
 class Selected:
     """The subject of a page: a run, a model and a task in it, and one of its prompts."""
 
-    run: OpenedRun
+    run: ViewedRun
     selection: Selection
     model: str
     task: str
@@ -96,7 +96,7 @@ class Selected:
         return f"{i} {visible(self.tokens[i])}" if 0 <= i < len(self.tokens) else str(i)
 
 
-def tokens_of(run: OpenedRun, model: str, task: str, ex: int) -> tuple[str, ...]:
+def tokens_of(run: ViewedRun, model: str, task: str, ex: int) -> tuple[str, ...]:
     """Return the texts of a prompt's tokens; none in a run that keeps none."""
     ids, vocabulary = run.tokens(model, task), run.vocabulary(model)
     if not 0 <= ex < len(ids):

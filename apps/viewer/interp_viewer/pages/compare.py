@@ -12,7 +12,7 @@ from interp_viewer import menu
 from interp_viewer.grid import Grid
 from interp_viewer.listing import summaries
 from interp_viewer.pane import pane, picture, selected_cell
-from interp_viewer.reading import OpenedRun, open_run
+from interp_viewer.reading import ViewedRun, find_run
 from interp_viewer.selected import Missing, Selected, tokens_of
 from interp_viewer.text import number, plain
 from interp_viewer.widgets import choose, option
@@ -108,7 +108,7 @@ def _other(here: Selected) -> Selected | None:
     choose("Compare with run", readable, at, choose_run, key="cmp-run")
     if not name:
         return None
-    run = open_run(here.run.root, name)
+    run = find_run(here.run.root, name)
     model, task = _counterpart(here, run)
     prompts = run.prompts(model, task)
     n = max(1, len(prompts))
@@ -120,7 +120,7 @@ def _other(here: Selected) -> Selected | None:
     return Selected(run, selection, model, task, prompts, tokens_of(run, model, task, ex))
 
 
-def _counterpart(here: Selected, run: OpenedRun) -> tuple[str, str]:
+def _counterpart(here: Selected, run: ViewedRun) -> tuple[str, str]:
     """Return a run's closest model and task: the same two, else the same task, else the first."""
     known = run.models_and_tasks
     if not known:

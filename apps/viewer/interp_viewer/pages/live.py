@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from interp.errors import InterpError
+from interp.errors import ChangedError, InterpError
 from interp.files.fetched import FETCHED, is_there
 from interp.files.paths import shipped_models
 from interp.files.whole import write_atomically
@@ -101,7 +101,7 @@ def _run(model: str, prompt: dict[str, str], out: Path, root: Path) -> dict[str,
     with st.status("Loading the library and the model", expanded=False) as status:
         import transformers
 
-        from interp.runs import Changed, Study, execute
+        from interp.runs import Study, execute
 
         transformers.utils.logging.disable_progress_bar()
         task = out.parent / f"{out.name}.jsonl"
@@ -116,7 +116,7 @@ def _run(model: str, prompt: dict[str, str], out: Path, root: Path) -> dict[str,
         }
         try:
             done = execute(study, out, **how)
-        except Changed:  # the model is another one now
+        except ChangedError:  # the model is another one now
             shutil.rmtree(out)
             done = execute(study, out, **how)
         status.update(label="Done", state="complete")
