@@ -1,7 +1,7 @@
 """What an analysis is: a question with parameters, measured by shard and combined into a result.
 
-A new analysis is one file in `interp/analyses/`: a frozen dataclass that extends `Analysis`, and a
-`Result`.
+A new analysis is one file, or one package, in `interp/analyses/`: a frozen dataclass that extends
+`Analysis`, and a `Result`.
 """
 
 import re
@@ -128,7 +128,7 @@ class Analysis(ABC):
             batches = [model.tokenize(shard) for shard in model.shards(fitted.task)]
             usable = usable_shards(self, model, batches)
             for left_out in filter(None, (str(fitted), usable.left_out(batches))):
-                warnings.warn(f"{task.name}: {left_out} are left out", stacklevel=2)
+                warnings.warn(f"{task.name}, left out: {left_out}", stacklevel=2)
             chosen = [batches[i] for i in usable.shards]
             prepared = self.prepare(model, usable.task(fitted.task, batches))
             bar = tqdm(chosen, desc=name_of(type(self)), delay=_PATIENCE, leave=False)

@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 import torch
 
 from interp.figures.pictures import svg_of
+from interp.figures.words import value_text
 from interp.shapes import Tensors
 from interp.stats.estimate import Estimate
 
@@ -112,7 +113,7 @@ class Result(ABC):
         """Return what notebooks show: findings, a still picture and the first rows, no scripts."""
         frame, name = self.to_frame(), type(self).__name__
         picture = svg_of(json.loads(str(self.plot().to_json())))
-        table = frame.head(_ROWS_SHOWN).map(_short).to_html(index=False, border=0)
+        table = frame.head(_ROWS_SHOWN).map(_cell).to_html(index=False, border=0)
         shape = f"{len(frame)} rows: {', '.join(frame.columns)}"
         claims = "<br>".join(escape(finding.claim) for finding in self.findings())
         return (
@@ -122,10 +123,8 @@ class Result(ABC):
         )
 
 
-def _short(value: object) -> str:
-    if value is None or value is pd.NA or value != value:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _cell(value: object) -> str:
+    return value_text(None if value is pd.NA else value)
 
 
 def joined(parts: Sequence[Tensors]) -> dict[str, np.ndarray]:

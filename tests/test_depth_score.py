@@ -164,7 +164,7 @@ def test_bad_input_is_one_line() -> None:
         AnalysisError, match="prompt 'a' has an answer of 1 tokens; splits='within_answer' needs 5"
     ):
         DepthScore(tag="hops", splits="within_answer").run(model, Task("t", prompts))
-    with pytest.raises(TaskError, match="an answer is needed for every prompt; 1 prompts"):
+    with pytest.raises(TaskError, match="an answer is needed for every prompt; 1 prompt"):
         DepthScore(tag="hops").run(
             model, Task("t", (Prompt("a", "Ada mother", tags={"hops": "1"}),))
         )

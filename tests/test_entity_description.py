@@ -112,7 +112,7 @@ def test_bad_input_is_named() -> None:
         TaskError, match="prompt 'target prompt': subject 'Ada' found 2 times; once is needed"
     ):
         EntityDescription(prompt="Ada friend Ada", placeholder="Ada").run(model, task)
-    with pytest.raises(TaskError, match="does not know every word of 1 prompts"):
+    with pytest.raises(TaskError, match="does not know every word of 1 prompt"):
         EntityDescription(prompt="a heliotrope", placeholder="a").run(model, task)
     with pytest.raises(AnalysisError, match="source=4; the model's last layer is 3"):
         described_texts(model, task.prompts, layers=(4, 0), position="last")

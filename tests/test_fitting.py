@@ -88,11 +88,11 @@ def test_what_does_not_fit_is_counted_by_reason() -> None:
     )
     assert [p.id for p in fitted.task.prompts] == ["good"]
     assert fitted.left_out == {UNKNOWN: 1, SEVERAL: 1, UNALIGNED: 1}
-    assert str(fitted).startswith("1 prompts with words")
+    assert str(fitted).startswith("1 prompt with words")
 
 
 def test_a_users_task_is_not_thinned() -> None:
-    with pytest.raises(TaskError, match="does not know every word of 1 prompts"):
+    with pytest.raises(TaskError, match="does not know every word of 1 prompt "):
         load_model("zoo/hops-4l").tokenize(Task("mine", (Prompt("a", "Ada colleague"),)).prompts)
 
 
@@ -104,7 +104,7 @@ def test_a_run_warns_of_what_it_leaves_out() -> None:
         needs=("single_token_answer",),
     )
     with pytest.warns(
-        UserWarning, match="1 prompts with words that the tokenizer does not know are left out"
+        UserWarning, match="left out: 1 prompt with words that the tokenizer does not know"
     ):
         LayerSkip(scopes=("all",)).run(model, task)
     with warnings.catch_warnings():

@@ -198,7 +198,7 @@ def test_bad_input_is_one_line() -> None:
     model = interp.load_model("zoo/hops-4l")
     with pytest.raises(
         TaskError,
-        match=r"an answer is needed for every prompt; 1 prompts \(first: '0'\) without one",
+        match=r"an answer is needed for every prompt; 1 prompt \(first: '0'\) without one",
     ):
         IntegratedGradients().run(model, Task.from_texts(["Ada mother mother"]))
     short = Task("short", (Prompt("a", "Ada", answer="Emil"),))

@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 
 from interp import cli
 from interp.errors import RunError
+from interp.figures.words import value_text
 from interp.files.whole import read_json, write_json
-from interp.reports import flatten, schema, value_text, write_report
+from interp.reports import flatten, schema, write_report
 from interp.runs import Study, execute
 from interp.runs.registry import find_analyses
 

@@ -130,7 +130,7 @@ def test_work_is_stated_and_stays_at_the_bound(scope: str) -> None:
 
 def test_bad_input_is_one_line() -> None:
     model = interp.load_model("zoo/hops-4l")
-    with pytest.raises(TaskError, match="an answer is needed for every prompt; 1 prompts"):
+    with pytest.raises(TaskError, match="an answer is needed for every prompt; 1 prompt"):
         ResidualErasure().run(model, Task.from_texts(["Ada mother mother"]))
     with pytest.raises(AnalysisError, match="prompt 'a' has 2 tokens; at least 3 are needed"):
         ResidualErasure().run(model, Task("short", (Prompt("a", "Ada", answer="Emil"),)))

@@ -143,7 +143,7 @@ def test_a_text_that_names_the_unknown_token_or_brings_bos_is_taken_at_its_word(
     model = model_of(words())
     assert model.tokenize("a <unk> b").tokens.tolist() == [ids("<s> a <unk> b")]
     assert model.tokenize("<s> a b").tokens.tolist() == [ids("<s> a b")]
-    with pytest.raises(TaskError, match=r"does not know every word of 1 prompts .*; not 'zebra'"):
+    with pytest.raises(TaskError, match=r"does not know every word of 1 prompt .*; not 'zebra'"):
         model.tokenize("a <unk> zebra")
 
 
@@ -190,14 +190,13 @@ def test_one_bad_prompt_is_left_out_and_counted() -> None:
         "without a token": 1,
     }
     with pytest.raises(
-        TaskError, match="task 't' does not fit this tokenizer: 1 prompts with words"
+        TaskError, match="task 't' does not fit this tokenizer: 1 prompt with words"
     ):
         model.fit(Task("t", tuple(bad)))
     with pytest.warns(
         UserWarning,
         match=(
-            "1 prompts with words .*, 1 prompts longer than .*, 1 prompts without a token are"
-            " left out"
+            "left out: 1 prompt with words .*, 1 prompt longer than .*, 1 prompt without a token"
         ),
     ):
         LogitLens(top_k=2).run(model, Task("t", (*bad, *good)))

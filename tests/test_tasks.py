@@ -47,7 +47,7 @@ def test_answers_follow_and_the_positions_in_front_predict_them(model: Model) ->
     assert batch.answer_positions.tolist() == [[2, 3, 4], [3, 4, 5]]
     following = batch.tokens[1, batch.answer_positions[1] + 1]
     assert torch.equal(following, batch.answer_tokens[1])
-    with pytest.raises(TaskError, match=r"1 prompts \(first: 'b'\) with more"):
+    with pytest.raises(TaskError, match=r"1 prompt \(first: 'b'\) with more"):
         batch.require_single_token_answers()
 
 
@@ -69,7 +69,7 @@ def test_corrupted_twins_line_up_token_by_token(model: Model) -> None:
     [
         (
             Prompt("x", "Ada colleague"),
-            r"does not know every word of 1 prompts \(first: 'x'\); not 'colleague'",
+            r"does not know every word of 1 prompt \(first: 'x'\); not 'colleague'",
         ),
         (Prompt("x", "Ada " * 200), "at most 128"),
     ],

@@ -165,7 +165,7 @@ def test_a_run_on_ids_shows_their_names(
     ]
     done = CliRunner().invoke(app, [*asked, "--out", "r"])
     assert done.exit_code == 0, done.output
-    assert "1 prompts of text, for a model without a tokenizer" in done.output
+    assert "1 prompt of text, for a model without a tokenizer" in done.output
     folder = next(path.parent for path in Path("r").rglob("tokens.json"))
     assert json.loads((folder / "tokens.json").read_text())["tokens"] == [[1, 2, 3], [4, 5, 6]]
     vocabulary = json.loads(next(Path("r").rglob("vocabulary.json")).read_text())["vocabulary"]

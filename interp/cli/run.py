@@ -143,7 +143,7 @@ def _print_cells(cells: dict[str, dict[str, Any]], folder: Path) -> None:
     paths_of: dict[tuple[str, str], list[str]] = {}
     for path, cell in cells.items():
         text = cell.get("summary") or f"{cell['status']}: {cell['error']}"
-        left_out = f" ({cell['left_out']} left out)" if cell.get("left_out") else ""
+        left_out = f" (left out: {cell['left_out']})" if cell.get("left_out") else ""
         paths_of.setdefault((path.rpartition("/")[0], text + left_out), []).append(path)
     for (task, text), paths in paths_of.items():
         where = paths[0] if len(paths) == 1 else f"{task} ({len(paths)} analyses)"

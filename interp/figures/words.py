@@ -43,3 +43,18 @@ def listed(names: Sequence[str]) -> str:
 def counted(n: int, noun: str) -> str:
     """Return "1 prompt", "1,200 prompts"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def value_text(value: object, spec: str = ".3g") -> str:
+    """Return a value as text: a float by `spec` with a real minus, "–" for what is missing.
+
+    Both zeros are "0".
+    """
+    if value is None or value != value:
+        return "–"
+    return with_minus(format(value + 0.0, spec)) if isinstance(value, float) else str(value)
+
+
+def with_minus(numbers: str) -> str:
+    """Return numbers in which hyphens have become minus signs."""
+    return numbers.replace("-", "−")

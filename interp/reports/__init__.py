@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from interp.errors import RunError, unknown
+from interp.figures.words import value_text
 from interp.files.whole import write_atomically
 from interp.reports.comparison import comparison_figure
 from interp.reports.flat import flatten
@@ -66,7 +67,7 @@ def _environment(*, is_page: bool) -> Environment:
         value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     )
     environment.filters["cell"] = lambda value: (
-        str(value_text(value)).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+        value_text(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
     )
     return environment
 
@@ -95,15 +96,6 @@ def _figures(folder: Path, report: dict[str, Any]) -> tuple[dict[str, dict[str, 
         }
         for name, figure in drawn.items()
     }, shared
-
-
-def value_text(value: object) -> str:
-    """Return a table's value as text: three digits, a real minus, a dash for what is missing."""
-    if value is None or value != value:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.3g}".replace("-", "−")
-    return str(value)
 
 
 def _for_script(value: Any) -> str:

@@ -50,7 +50,7 @@ def gather(folder: Path) -> dict[str, Any]:
             sections.append(section)
             warnings += wrong
         if info.get("left_out"):
-            warnings.append(f"{path}: {info['left_out']} left out")
+            warnings.append(f"{path}, left out: {info['left_out']}")
         if info.get("n_prompts") == 1:
             warnings.append(f"{path}: one prompt, so intervals say nothing about others")
     return {

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from interp.figures.words import counted
+from interp.figures.words import counted, with_minus
 from interp.stats.estimate import NAN, Estimate
 
 _ROLES = {"control": "control", "rival": "strongest rival"}
@@ -49,4 +49,4 @@ def _in_words(number: Mapping[str, Any]) -> tuple[str, str]:
         NAN if number.get(key) is None else float(number[key]) for key in ("value", "low", "high")
     )
     n = number.get("n")
-    return str(Estimate(value, low, high)).replace("-", "−"), counted(n, "prompt") if n else ""
+    return with_minus(str(Estimate(value, low, high))), counted(n, "prompt") if n else ""

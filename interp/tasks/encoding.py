@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from interp.errors import TaskError
+from interp.figures.words import counted
 from interp.tasks.given import Ids
 from interp.tasks.prompts import Prompt, followed_by
 
@@ -338,7 +339,7 @@ def _behind(prompt: Prompt, answer: str) -> str:
 
 def named(ids: Sequence[str]) -> str:
     """Return the number of prompts and the first of them, in words."""
-    return f"{len(ids)} prompts (first: {', '.join(map(repr, ids[:3]))})"
+    return f"{counted(len(ids), 'prompt')} (first: {', '.join(map(repr, ids[:3]))})"
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:

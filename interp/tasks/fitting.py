@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from interp.errors import TaskError
+from interp.figures.words import counted
 from interp.tasks.chat import in_template
 from interp.tasks.encoding import NO_LIMITS, UNKNOWN, Encoded, Encoder, Limits
 from interp.tasks.prompts import Prompt
@@ -23,7 +24,7 @@ class Fitted:
 
     def __str__(self) -> str:
         """Return how many prompts were left out, and why; nothing if none was."""
-        return ", ".join(f"{n} prompts {reason}" for reason, n in self.left_out.items())
+        return ", ".join(f"{counted(n, 'prompt')} {reason}" for reason, n in self.left_out.items())
 
 
 def fit(tokenizer: Any, task: Task, *, limits: Limits = NO_LIMITS) -> Fitted:

@@ -219,7 +219,7 @@ def test_text_is_no_markup() -> None:
     assert [number(x) for x in (-0.5, 0.0, 1e-5, 123.456)] == [
         "−0.500",
         "0.000",
-        "1.00e-05",
+        "1.00e−05",
         "123.5",
     ]
 

@@ -2,6 +2,8 @@
 
 import re
 
+from interp.figures.words import value_text
+
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|$~:&^=])")
 
 
@@ -11,15 +13,7 @@ def plain(text: object) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number as people write it, with a real minus sign in front."""
-    if value != value:
-        return "–"
+    """Return a number with three decimals, or one from 10 on; in powers of ten at the extremes."""
     size = abs(value)
-    text = (
-        f"{size:.2e}"
-        if size and (size < 0.001 or size >= 1e5)
-        else f"{size:.3f}"
-        if size < 10
-        else f"{size:.1f}"
-    )
-    return f"−{text}" if value < 0 else text
+    is_extreme = size != 0 and (size < 0.001 or size >= 1e5)
+    return value_text(float(value), ".2e" if is_extreme else ".3f" if size < 10 else ".1f")

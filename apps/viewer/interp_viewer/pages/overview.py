@@ -51,7 +51,7 @@ def _findings(here: Selected, cell: Cell, info: dict) -> None:
             st.markdown(f"{plain(name)} · {plain(info.get('question', ''))}")
             draw_findings(info)
             if info.get("left_out"):
-                st.caption(plain(f"{info['left_out']} left out"))
+                st.caption(plain(f"left out: {info['left_out']}"))
         entry = menu.entry_of(cell.analysis)
         changes = {"label": cell.label, "of": name if entry.name == ANY else "", "over": ""}
         params = here.selection.moved(model=here.model, task=here.task, **changes).params()
