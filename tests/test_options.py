@@ -68,8 +68,7 @@ def test_labels_may_be_a_column_of_their_own() -> None:
         (
             LEGS,
             "2",
-            "row 1: the answer '2' may be the text of choice 0 or a number; labels beside the"
-            " choices",
+            "row 1: the answer '2' may be the text of choice 0 or a number; give labels",
         ),
         (["3", "0", "1"], 1, "row 1: the answer 1 may be the text of choice 2 or a number"),
         (["B", "A", "O"], "A", "row 1: the answer 'A' may be the text of choice 1 or a letter"),
