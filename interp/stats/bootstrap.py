@@ -42,12 +42,10 @@ def resampled_means(
     return means
 
 
-def ends_of(
-    resampled: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the ends [...] of the 95 % percentile interval of numbers [resample ...]."""
-    low, high = np.quantile(resampled, QUANTILES, axis=0)
-    return low, high
+def ends_of(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return low and high [2 ...] of the 95 % percentile interval of numbers [resample ...]."""
+    ends: NDArray[np.float64] = np.quantile(resampled, QUANTILES, axis=0)
+    return ends
 
 
 def interval_of(samples: Iterable[float], *, share: float = 0.95) -> tuple[float, float]:
