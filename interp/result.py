@@ -127,9 +127,14 @@ def _cell(value: object) -> str:
     return value_text(None if value is pd.NA else value)
 
 
+def concatenated(parts: Sequence[Tensors]) -> Tensors:
+    """Return the tensors of all parts, concatenated along their first axis."""
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
 def joined(parts: Sequence[Tensors]) -> dict[str, np.ndarray]:
     """Return the tensors of all parts, concatenated, as arrays; bfloat16 becomes float32."""
-    whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    whole = concatenated(parts)
     return {
         key: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
         for key, tensor in whole.items()

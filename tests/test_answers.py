@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from interp.models import Model
-from interp.sweeps.answers import answered, answered_sizes, probability
+from interp.sweeps.answers import by_answer_length, length_group_sizes, probability
 from tests.families import tiny, tokens
 from tests.test_integrated_gradients import answering
 
@@ -27,16 +27,16 @@ def test_a_recording_of_other_tokens_is_a_pass_whose_work_counts_there(
 def test_answers_of_one_token_need_no_other_pass() -> None:
     batch = answering(tokens())
     recording = tiny("llama").record(batch)
-    (group,) = answered(recording, batch)
+    (group,) = by_answer_length(recording, batch)
     assert group.recording is recording
-    assert [size.passed for size in answered_sizes(batch)] == [0]
-    assert [size.passed for size in answered_sizes(batch, whole=True)] == [3 * 13]
+    assert [size.passed for size in length_group_sizes(batch)] == [0]
+    assert [size.passed for size in length_group_sizes(batch, whole=True)] == [3 * 13]
 
 
 @torch.no_grad()
 def test_longer_answers_follow_their_prompts_but_for_their_last_token() -> None:
     model, batch = tiny("llama"), answering(tokens(), lengths=(1, 3, 1))
-    one, three = answered(model.record(batch), batch)
+    one, three = by_answer_length(model.record(batch), batch)
     assert (one.rows.tolist(), three.rows.tolist()) == ([0, 2], [1])
     assert three.tokens.tolist() == [batch.tokens[1].tolist() + batch.answer_tokens[1, :2].tolist()]
     logits = model.module(input_ids=three.tokens).logits[0].softmax(-1)

@@ -19,7 +19,7 @@ from interp.models import Model
 from interp.runs.registry import make_analysis
 from interp.sites import Site
 from interp.sweeps.patches import ends_of_patched, outputs_at
-from interp.sweeps.tags import read_tags, tags_of
+from interp.sweeps.tags import tags_of, texts_of
 from interp.sweeps.texts import holds_answer, patched_texts
 from interp.sweeps.two_hop import known_hops
 from interp.tasks import Prompt, Task
@@ -278,8 +278,8 @@ def test_tags_come_back_from_tensors() -> None:
             Prompt(str(i), "x", tags={"set": s}) for i, s in enumerate(("a", "häuser", ""))
         ),
     )
-    assert read_tags(tags_of(batch, "set").numpy()) == ["a", "häuser", ""]
-    assert read_tags(tags_of(batch, "other").numpy()) == ["", "", ""]
+    assert texts_of(tags_of(batch, "set").numpy()) == ["a", "häuser", ""]
+    assert texts_of(tags_of(batch, "other").numpy()) == ["", "", ""]
 
 
 def test_bad_input_is_named() -> None:

@@ -26,7 +26,7 @@ from interp.errors import SiteError
 from interp.interventions import Patch
 from interp.models import Model
 from interp.sites import Site
-from interp.sweeps.answers import Answered
+from interp.sweeps.answers import SameLength
 from interp.sweeps.attribution import Attribution
 from interp.sweeps.exact_patching import patch_effects
 from interp.sweeps.twins import Twins
@@ -70,7 +70,7 @@ def twins_of(
     model: Model, reference: dict[str, Tensor], direction: str = "denoise"
 ) -> tuple[Twins, TokenBatch]:
     clean, answers = batch_of(reference["inputs/clean"]), reference["inputs/answers"]
-    group = Answered(
+    group = SameLength(
         torch.arange(2),
         model.record(clean),
         clean.tokens,

@@ -15,7 +15,7 @@ from interp.backward import GRADIENT, RELP
 from interp.errors import AnalysisError, SiteError, TaskError
 from interp.models import Model, load_model
 from interp.sites import Site
-from interp.sweeps.answers import Answered
+from interp.sweeps.answers import SameLength
 from interp.sweeps.attribution import Attribution
 from interp.sweeps.twins import Twins
 from interp.tasks import load_task
@@ -25,7 +25,7 @@ from tests.families import tiny, tokens
 def twins_of(model: Model) -> Twins:
     clean, twin = tokens(batch=2, n_pos=6), tokens(batch=2, n_pos=6).tokens.clone()
     twin[:, 2] = torch.tensor([50, 51])
-    group = Answered(
+    group = SameLength(
         torch.arange(2), model.record(clean), clean.tokens, torch.tensor([[7], [8]]), 5
     )
     return Twins(group, twin, torch.tensor([9, 10]), "logit_diff", "denoise")

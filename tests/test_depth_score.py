@@ -142,11 +142,8 @@ def test_the_distance_of_levels_has_an_interval() -> None:
         for key, value in (("layer", torch.ones(12, 2, 2)), ("output", effects))
         for s in ("max", "mean")
     }
-    finding, _ = (
-        DepthScore(tag="hops")
-        .combine([both | {"level": torch.tensor([[50]] * 6 + [[51]] * 6)}])
-        .findings()
-    )
+    level = torch.tensor([[50]] * 6 + [[51]] * 6, dtype=torch.uint8)
+    finding, _ = DepthScore(tag="hops").combine([both | {"level": level}]).findings()
     assert finding.estimate.value == pytest.approx(1 - 1 / 3)
     assert 0.5 < finding.estimate.low < 2 / 3 < finding.estimate.high < 0.75
 

@@ -10,7 +10,6 @@ from interp.result import Compared, Finding, faults_of
 from interp.stats.bootstrap import bootstrap_interval
 from interp.stats.estimate import (
     Estimate,
-    by_group,
     estimate,
     estimate_difference,
     estimate_of,
@@ -46,8 +45,7 @@ def test_an_estimate_is_the_mean_with_the_bootstrap_interval() -> None:
     assert math.isnan(estimate([]).value)
 
 
-def test_estimates_of_groups_ratios_and_differences() -> None:
-    assert by_group(["b", "a", "b"], [1.0, 5.0, 3.0])["b"].value == 2.0
+def test_estimates_of_ratios_and_differences() -> None:
     assert estimate_of(0.5, [0.4, 0.5, 0.6], n=3) == Estimate(0.5, 0.4, 0.6, 3)
     difference = estimate_difference([3.0, 3.0], [1.0, 1.0, 1.0])
     assert difference == Estimate(2.0, 2.0, 2.0, 5)

@@ -200,7 +200,7 @@ def refused(model: Model, shard: TokenBatch, **settings: object) -> str:
 def test_bad_input_is_refused_in_one_line() -> None:
     model, shard = tiny("llama"), shard_of()
     assert "are the same" in refused(model, replace(shard, corrupted=shard.tokens))
-    assert "start with one token" in refused(model, replace(shard, wrong=shard.answer))
+    assert "start with the same token" in refused(model, replace(shard, wrong=shard.answer))
     assert "needs a wrong answer" in refused(
         model, replace(shard, wrong=None, prompts=(Prompt("0", "x", answer="a"),) * 2)
     )

@@ -96,5 +96,7 @@ def test_prompts_of_one_token_have_nothing_behind_the_first(model: Model) -> Non
     without = ResidualContribution(first_position=False)
     np.testing.assert_array_equal(without.combine(parts).mean, without.combine(parts[1:]).mean)
     assert np.isfinite(ResidualContribution().combine(parts).mean).all()
-    with pytest.raises(TaskError, match="there is none left"):
+    with pytest.raises(
+        TaskError, match="every prompt has 1 token; first_position=False needs at least 2"
+    ):
         without.combine(parts[:1])

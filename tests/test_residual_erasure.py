@@ -19,9 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def naive(
-    model: Model, ids: torch.Tensor, mean: torch.Tensor | None, *, site: int, erased: slice
+    model: Model, ids: torch.Tensor, mean: torch.Tensor | None, *, tap: int, erased: slice
 ) -> torch.Tensor:
-    """Return the probabilities [pos d_vocab] of a forward, positions erased at a site."""
+    """Return the probabilities [pos d_vocab] of a forward, positions erased at a tap."""
 
     def erase(resid: torch.Tensor) -> torch.Tensor:
         changed = resid.clone()
@@ -32,8 +32,8 @@ def naive(
     def before(_module, args, kwargs):
         return (erase(args[0]), *args[1:]), kwargs
 
-    layer = min(site, model.n_layers - 1)
-    if site < model.n_layers:
+    layer = min(tap, model.n_layers - 1)
+    if tap < model.n_layers:
         handle = model.blocks[layer].module.register_forward_pre_hook(before, with_kwargs=True)
     else:
 
@@ -47,7 +47,7 @@ def naive(
 
 
 @torch.no_grad()
-def test_every_site_and_position_equals_a_whole_forward(model: Model) -> None:
+def test_every_tap_and_position_equals_a_whole_forward(model: Model) -> None:
     batch = answering(tokens(n_pos=8), lengths=(1, 3, 1))
     mean = 0.3 * torch.randn(
         model.n_layers + 1, model.d_model, generator=torch.Generator().manual_seed(2)
@@ -56,8 +56,8 @@ def test_every_site_and_position_equals_a_whole_forward(model: Model) -> None:
     for row, n in ((0, 1), (1, 3)):
         answer = batch.answer_tokens[row, :n]
         ids = torch.cat([batch.tokens[row], answer[:-1]])
-        clean = naive(model, ids, None, site=0, erased=slice(0, 0))[7:]
-        for site in range(model.n_layers + 1):
+        clean = naive(model, ids, None, tap=0, erased=slice(0, 0))[7:]
+        for tap in range(model.n_layers + 1):
             for position in range(len(ids)):
                 for scope, erased in (
                     ("position", slice(position, position + 1)),
@@ -65,8 +65,8 @@ def test_every_site_and_position_equals_a_whole_forward(model: Model) -> None:
                 ):
                     if scope == "prefix" and position == 0:
                         continue
-                    change = clean - naive(model, ids, mean[site], site=site, erased=erased)[7:]
-                    at = (row, site, position)
+                    change = clean - naive(model, ids, mean[tap], tap=tap, erased=erased)[7:]
+                    at = (row, tap, position)
                     assert_close(
                         arrays[f"{scope}.output"][at], change.norm(dim=-1).amax(), rtol=0, atol=1e-5
                     )
@@ -95,7 +95,7 @@ def test_erasing_with_the_clean_stream_changes_nothing() -> None:
         dataclasses.replace(tokens(batch=1), tokens=torch.full((1, 12), 5)), lengths=(1,)
     )
     recording = model.record(batch)
-    mean = torch.stack([recording.resid(site)[0, 4] for site in range(model.n_layers + 1)])
+    mean = torch.stack([recording.resid(tap)[0, 4] for tap in range(model.n_layers + 1)])
     arrays = ResidualErasure(scopes=("position",)).measure(recording, batch, {"mean": mean})
     assert bool((arrays["position.output"][:, :, 4] < 1e-6).all())
 
@@ -105,11 +105,11 @@ def test_the_mean_is_over_the_tokens_of_the_first_prompts() -> None:
     model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=5)
     for begin in (0, 1):
         mean = ResidualErasure(n_mean=3, first_position=begin == 0).prepare(model, task)["mean"]
-        for site in (0, 2, 4):
+        for tap in (0, 2, 4):
             resids = [
-                model.record(model.tokenize([p])).resid(site)[0, begin:] for p in task.prompts[:3]
+                model.record(model.tokenize([p])).resid(tap)[0, begin:] for p in task.prompts[:3]
             ]
-            assert_close(mean[site], torch.cat(resids).mean(0), rtol=0, atol=1e-5)
+            assert_close(mean[tap], torch.cat(resids).mean(0), rtol=0, atol=1e-5)
 
 
 @torch.no_grad()

@@ -14,12 +14,12 @@ from interp.analyses.void_skip.scores import log_likelihood, nats_per_token
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model, load_model
 from interp.replay import first
+from interp.sweeps.tags import draw_seed
 from interp.sweeps.voids import (
     active_layers,
     changes_of,
     is_massive,
     norms_of,
-    prompt_hash,
     range_over_batch,
 )
 from interp.tasks import Prompt, Task
@@ -351,7 +351,7 @@ def test_what_is_drawn_depends_on_the_prompt_alone_and_goes_on_with_a_longer_tex
     assert torch.equal(two[:, 1:], drawn(prompts[1:], n=2, n_layers=3, n_pos=5, seed=1))
     assert torch.equal(two, drawn(prompts, n=2, n_layers=3, n_pos=9, seed=1)[..., :5])
     assert not torch.equal(two, drawn(prompts, n=2, n_layers=3, n_pos=5, seed=2))
-    assert prompt_hash("a") != prompt_hash("a", seed=1)
+    assert draw_seed("a") != draw_seed("a", seed=1)
 
 
 def test_ties_are_broken_by_layer() -> None:

@@ -24,6 +24,7 @@ from interp.result import Compared, Finding, Result
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.stats.agreement import MEASURES, agreement
+from interp.stats.bootstrap import QUANTILES
 from interp.stats.estimate import Estimate
 from interp.sweeps.attribution import (
     Attribution,
@@ -115,11 +116,11 @@ class PatchingAgreementResult(Result):
 
     def _compare(self, method: str, kind: str, prompts: np.ndarray) -> dict[str, float]:
         """Return the agreement of the means over some prompts."""
-        estimate, exact = (
+        cheap, exact = (
             self.scores.mean(f"{name} {kind}", prompts).ravel() for name in (method, "exact")
         )
         gap = float((self.scores.source - self.scores.base)[prompts].mean())
-        return agreement(estimate, exact, gap=gap, top_k=self.analysis.top_k)
+        return agreement(cheap, exact, gap=gap, top_k=self.analysis.top_k)
 
     def to_frame(self) -> pd.DataFrame:
         """Return columns node, method, level, measure, value, low, high and n_prompts.
@@ -133,7 +134,7 @@ class PatchingAgreementResult(Result):
             for method in self.analysis.methods:
                 for level, (values, resampled) in self._levels(method, kind).items():
                     for measure in MEASURES:
-                        low, high = resampled[measure].quantile([0.025, 0.975])
+                        low, high = resampled[measure].quantile(QUANTILES)
                         rows.append((kind, method, level, measure, values[measure], low, high))
         columns = ["node", "method", "level", "measure", "value", "low", "high"]
         return pd.DataFrame(rows, columns=columns).assign(n_prompts=len(self.scores.base))
@@ -155,10 +156,10 @@ class PatchingAgreementResult(Result):
         for kind in self.analysis.nodes:
             exact = self.scores.mean(f"exact {kind}").ravel()
             for method in self.analysis.methods:
-                estimate = self.scores.mean(f"{method} {kind}").ravel()
+                cheap = self.scores.mean(f"{method} {kind}").ravel()
                 frames.append(
                     pd.DataFrame(
-                        {"exact": exact, "estimate": estimate, "method": method, "node": kind}
+                        {"exact": exact, "estimate": cheap, "method": method, "node": kind}
                     )
                 )
         title = (

@@ -88,7 +88,9 @@ class RelevancePatching(Analysis):
                 self.methods, self.nodes, rules=rules_named(self.rules), steps=self.steps
             )
             rows.append(twins.clean.rows.cpu())
-            groups.append(scores | {"base": runs.base.cpu(), "source": runs.source_value.cpu()})
+            groups.append(
+                scores | {"base": runs.base_value.cpu(), "source": runs.source_value.cpu()}
+            )
         return join_scores(rows, groups, last=shard.last.cpu())
 
     def combine(self, parts: Sequence[Tensors]) -> "RelevancePatchingResult":

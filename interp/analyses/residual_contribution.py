@@ -26,7 +26,7 @@ from interp.models import Model
 from interp.replay import Recording
 from interp.result import Finding, Result, joined
 from interp.shapes import Tensors
-from interp.stats.bootstrap import resampled_means
+from interp.stats.bootstrap import ends_of, resampled_means
 from interp.stats.estimate import Estimate, estimate_of
 from interp.sweeps.cosines import SMALLEST_NORM, Write, cosines_of, writes_of
 from interp.tasks.batch import TokenBatch
@@ -88,12 +88,10 @@ class ResidualContribution(Analysis):
         mean, maximum, n_tokens = (of_all[key] for key in keys)
         n_tokens = n_tokens - (0 if self.first_position else 1)
         if not (has_tokens := n_tokens > 0).any():
-            raise TaskError(
-                "every prompt is one token; with first_position=false there is none left"
-            )
+            raise TaskError("every prompt has 1 token; first_position=False needs at least 2")
         n_tokens, mean = n_tokens[has_tokens], mean[has_tokens]
         resampled = resampled_means(mean, weights=n_tokens, seed=self.seed)
-        low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+        low, high = ends_of(resampled)
         average = np.average(mean, axis=0, weights=n_tokens)
         ratio = estimate_of(float(second_half(average)), second_half(resampled), n=len(mean))
         maxima = maximum[has_tokens].max(0)

@@ -29,6 +29,8 @@ from interp.sweeps.two_hop import (
     another_prompts_entities,
     answer_groups,
     comparable_prompts,
+    compared_frame,
+    empty_figure,
     last_logits,
     nothing_compared,
     other_prompts_entities,
@@ -123,8 +125,7 @@ class SublayerProjectionResult(Result):
         ]
         whole = dict.fromkeys(("layer", "n_prompts"), "Int64")
         real = dict.fromkeys(("rate", "low", "high", "median_rank"), "float64")
-        frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame([{"n_prompts": 0}])
-        return frame.reindex(columns=["group", "part", "token", *whole, *real]).astype(whole | real)
+        return compared_frame(rows, keys=["group", "part", "token"], types=whole | real)
 
     def _ranks(self, group: str, part: str, token: str) -> np.ndarray:
         """Return the token's ranks [prompt layer] in what a part writes."""
@@ -152,7 +153,7 @@ class SublayerProjectionResult(Result):
             f" {_WHERE[self.analysis.position]}"
         )
         if frame.empty:
-            return go.Figure().update_layout(title=f"{title}: no prompts are compared")
+            return empty_figure(title)
         figure = lines_over_depth(frame, y="rate", groups="token", panels="panel", title=title)
         figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
         return figure.update_yaxes(title_text="share of prompts", col=1)

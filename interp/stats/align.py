@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from interp.stats.bootstrap import bootstrap_interval
+from interp.stats.estimate import estimates
 
 Array = NDArray[np.float32]
 
@@ -41,18 +41,10 @@ class Aligned:
     def _column(self, i: int, name: str, seed: int) -> pd.DataFrame:
         column: NDArray[np.float64] = self.values[:, :, i].astype(np.float64)
         values = column[~np.isnan(column).any(1)]
-        low, high = bootstrap_interval(values, seed=seed)
-        return pd.DataFrame(
-            {
-                "layer": np.arange(values.shape[1]),
-                "position": name,
-                "mean": values.mean(0),
-                "low": low,
-                "high": high,
-                "max": values.max(0),
-                "n_prompts": len(values),
-            }
-        )
+        columns = estimates(values, seed=seed)
+        n_prompts, largest = columns.pop("n_prompts"), {"max": values.max(0)}
+        keys = {"layer": np.arange(values.shape[1]), "position": name}
+        return pd.DataFrame(keys | columns | largest | {"n_prompts": n_prompts})
 
 
 def align(

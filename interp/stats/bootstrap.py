@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+QUANTILES = [0.025, 0.975]  # a 95 % interval's ends
+
 
 def bootstrap_interval(
     values: NDArray[np.float64],
@@ -38,6 +40,12 @@ def resampled_means(
     )
     means: NDArray[np.float64] = np.tensordot(drawn / drawn.sum(1, keepdims=True), values, axes=1)
     return means
+
+
+def ends_of(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return low and high [2 ...] of the 95 % percentile interval of numbers [resample ...]."""
+    ends: NDArray[np.float64] = np.quantile(resampled, QUANTILES, axis=0)
+    return ends
 
 
 def interval_of(samples: Iterable[float], *, share: float = 0.95) -> tuple[float, float]:

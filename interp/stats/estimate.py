@@ -1,9 +1,8 @@
 """An estimate: a number over prompts with its 95 % interval, and how it is printed."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -107,11 +106,3 @@ def estimate_difference(one: ArrayLike, other: ArrayLike, *, seed: int = 0) -> E
         return Estimate(NAN)
     interval = interval_of_difference(first, second, seed=seed)
     return Estimate(float(first.mean() - second.mean()), *interval, len(first) + len(second))
-
-
-def by_group(
-    groups: Iterable[Any], values: ArrayLike, *, of: Callable[[Array], Estimate] = estimate
-) -> dict[Any, Estimate]:
-    """Return the estimate of every group's values [prompt], groups in order of appearance."""
-    names, array = np.array(list(groups), dtype=object), np.asarray(values, dtype=np.float64)
-    return {name: of(array[names == name]) for name in dict.fromkeys(names)}

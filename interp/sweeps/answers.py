@@ -17,7 +17,7 @@ from interp.tasks.batch import TokenBatch
 
 
 @dataclass(frozen=True)
-class Answered:
+class SameLength:
     """Prompts `rows` of a shard with answers of one length; `start` predicts the first token."""
 
     rows: Int[Tensor, " batch"]
@@ -31,10 +31,10 @@ class Answered:
         """Return the positions that predict the answer's tokens."""
         return slice(self.start, self.start + self.answer.shape[1])
 
-    def only(self, rows: Int[Tensor, " kept"]) -> "Answered":
+    def only(self, rows: Int[Tensor, " kept"]) -> "SameLength":
         """Return some of the prompts, with a recording of their own."""
         tokens = self.tokens[rows]
-        return Answered(
+        return SameLength(
             self.rows[rows], self.recording.of(tokens), tokens, self.answer[rows], self.start
         )
 
@@ -61,7 +61,9 @@ def _by_length(shard: TokenBatch) -> dict[int, Int[Tensor, " batch"]]:
     return {n: (lengths == n).nonzero()[:, 0] for n in sorted(set(lengths.tolist()))}
 
 
-def answered(recording: Recording, shard: TokenBatch, *, whole: bool = False) -> Iterator[Answered]:
+def by_answer_length(
+    recording: Recording, shard: TokenBatch, *, whole: bool = False
+) -> Iterator[SameLength]:
     """Yield the prompts of a shard with their answers, one length of answer at a time.
 
     An answer's last token predicts nothing that is asked for, and is left out unless the `whole`
@@ -73,11 +75,11 @@ def answered(recording: Recording, shard: TokenBatch, *, whole: bool = False) ->
         answer = require_answers(shard)[rows, :n]
         tokens = torch.cat([shard.tokens[rows], answer if whole else answer[:, :-1]], dim=1)
         is_own = tokens.shape == shard.tokens.shape
-        yield Answered(rows, recording if is_own else recording.of(tokens), tokens, answer, start)
+        yield SameLength(rows, recording if is_own else recording.of(tokens), tokens, answer, start)
 
 
-def answered_sizes(shard: TokenBatch, *, whole: bool = False) -> list[Size]:
-    """Return the size of each group that `answered` yields."""
+def length_group_sizes(shard: TokenBatch, *, whole: bool = False) -> list[Size]:
+    """Return the size of each group that `by_answer_length` yields."""
     sizes = []
     for n, rows in _by_length(shard).items():
         n_pos = shard.tokens.shape[1] + n - (0 if whole else 1)

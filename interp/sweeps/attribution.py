@@ -94,7 +94,7 @@ class Attribution:
         self._base_value: Tensor | None = None
 
     @property
-    def base(self) -> Tensor:
+    def base_value(self) -> Tensor:
         """Return the metric of the base run [batch]."""
         if self._base_value is None:
             self._run("base", GRADIENT)

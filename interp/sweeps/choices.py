@@ -73,7 +73,7 @@ def _require_choice(prompt: Prompt) -> None:
     if not is_choice(prompt):
         raise TaskError(
             f"prompt {prompt.id!r} has {len(prompt.choices)} choices and the answer"
-            f" {prompt.answer!r}; it must be one of two"
+            f" {prompt.answer!r}; the answer must be one of at least two choices"
         )
 
 

@@ -10,9 +10,15 @@ from torch import Tensor
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model
 from interp.replay import Recording
+from interp.shapes import Tensors
 from interp.sweeps.patches import ends_of_patched, of_token, ranks
-from interp.sweeps.two_hop import Tokens, last_logits
-from interp.tasks import Prompt
+from interp.sweeps.two_hop import (
+    Tokens,
+    comparable_prompts,
+    last_logits,
+    other_prompts_entities,
+)
+from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 
 _PROMPTS = (  # the first whose every word a tokenizer knows: any English text, or the zoo's world
@@ -53,6 +59,16 @@ def refuse_half_a_prompt(prompt: str, placeholder: str) -> None:
 def target_layers(n_layers: int, *, is_full: bool) -> range:
     """Return all layers, or the first four."""
     return range(n_layers if is_full else min(4, n_layers))
+
+
+def description_tensors(
+    model: Model, task: Task, target: TokenBatch, *, known_only: bool, no_shortcuts: bool
+) -> Tensors:
+    """Return which prompts are compared, others' bridges and answers, and the target prompt."""
+    kept = comparable_prompts(model, task, known_only=known_only, no_shortcuts=no_shortcuts)
+    place = torch.tensor(placeholder_position(target))
+    others = other_prompts_entities(model, task)
+    return {"kept": kept, "target": target.tokens, "place": place} | others
 
 
 def placeholder_position(target: TokenBatch) -> int:

@@ -12,7 +12,7 @@ from interp.errors import AnalysisError, TaskError
 from interp.metrics import Metric, Predictions, Values, kl, log_prob, logit_diff
 from interp.models import Model
 from interp.replay import Recording
-from interp.sweeps.answers import Answered, answered, require_answers
+from interp.sweeps.answers import SameLength, by_answer_length, require_answers
 from interp.tasks.batch import TokenBatch
 
 Direction = Literal["denoise", "noise"]
@@ -31,7 +31,7 @@ class Twins:
     holds the clean run's logits where the answer is predicted.
     """
 
-    clean: Answered
+    clean: SameLength
     corrupted: Int[Tensor, "batch pos"]
     wrong: Int[Tensor, " batch"] | None
     metric: Metric
@@ -91,7 +91,7 @@ def twins_of(
             shard.why.get("corrupted")
             or f"{shard.first_without('corrupted')}; a corrupted twin is needed"
         )
-    for group in answered(recording, shard):
+    for group in by_answer_length(recording, shard):
         twin = torch.cat([shard.corrupted[group.rows], group.answer[:, :-1]], dim=1)
         wrong = None if shard.wrong is None else shard.wrong[group.rows]
         yield Twins(group, twin, wrong, metric, direction)
@@ -133,5 +133,5 @@ def check_twins(model: Model, shard: TokenBatch, *, metric: Metric) -> None:
         if right == wrong:
             raise TaskError(
                 f"prompt {prompt.id!r}:"
-                f" answer {prompt.answer!r} and wrong {prompt.wrong!r} start with one token"
+                f" answer {prompt.answer!r} and wrong {prompt.wrong!r} start with the same token"
             )

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -61,10 +63,10 @@ def require_subject(shard: TokenBatch) -> Int[Tensor, " batch"]:
 def related_answered(
     model: Model, task: Task, names: Collection[str], *, max_new_tokens: int | None = None
 ) -> dict[str, dict[str, bool]]:
-    """Map a prompt's id to those of its related prompts, by name, that the model answers.
+    """Return, by a prompt's id and the name, whether the model answers each related prompt.
 
-    Without `max_new_tokens` one is answered if the answer's first token is the first guess; with
-    it, if a text of so many tokens holds the answer. One that cannot be asked is not answered.
+    Without `max_new_tokens`, the model's first guess has to be the answer's first token; with it, a
+    text of that many tokens has to hold the answer. A prompt that does not fit it counts as wrong.
     """
     asked = {
         other.id: (prompt.id, name, other)
@@ -132,7 +134,9 @@ def hops_known(shard: TokenBatch, prepared: Tensors) -> Int[Tensor, " batch"]:
     """
     if "asked" not in prepared:
         return torch.full((len(shard.prompts),), -1, dtype=torch.int8)
-    asked, unknown = (torch.isin(keys_of(shard), prepared[name]) for name in ("asked", "unknown"))
+    asked, unknown = (
+        torch.isin(keys_of(shard.prompts), prepared[name]) for name in ("asked", "unknown")
+    )
     return torch.where(asked, (~unknown).to(torch.int8), -1).to(torch.int8)
 
 
@@ -145,7 +149,7 @@ def right_and_compared(
 ) -> Tensors:
     """Return whether each prompt's first guess is its answer, and whether it is compared."""
     is_right = torch.eq(last_logits(recording).argmax(-1), require_answers(shard)[:, 0]).cpu()
-    return {"is_right": is_right, "is_compared": torch.isin(keys_of(shard), kept)}
+    return {"is_right": is_right, "is_compared": torch.isin(keys_of(shard.prompts), kept)}
 
 
 def answer_groups(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -163,6 +167,19 @@ def nothing_compared(arrays: dict[str, np.ndarray]) -> str:
     )
 
 
+def compared_frame(
+    frames: Sequence[pd.DataFrame], *, keys: Sequence[str], types: dict[str, str]
+) -> pd.DataFrame:
+    """Return all rows with typed columns; one with `n_prompts` 0 if no prompts are compared."""
+    whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame([{"n_prompts": 0}])
+    return whole.reindex(columns=[*keys, *types]).astype(types)
+
+
+def empty_figure(title: str) -> go.Figure:
+    """Return a figure whose title says that no prompts are compared."""
+    return go.Figure().update_layout(title=f"{title}: no prompts are compared")
+
+
 # Another prompt's entities, to see what comes out by chance
 
 
@@ -178,7 +195,7 @@ def other_prompts_entities(model: Model, task: Task, *, n: int = 64) -> Tensors:
     shards = [model.tokenize(shard) for shard in model.shards(task.of(task.prompts[:n]))]
     return {
         "other_entities": torch.cat([entities(shard) for shard in shards]).cpu(),
-        "other_keys": torch.cat([keys_of(shard) for shard in shards]),
+        "other_keys": torch.cat([keys_of(shard.prompts) for shard in shards]),
     }
 
 

@@ -7,17 +7,15 @@ every alpha.
 """
 
 from collections.abc import Sequence
-from hashlib import blake2b
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.linalg import vector_norm
 
 from interp.errors import AnalysisError
 from interp.replay import Recording
 from interp.shapes import Resid
-from interp.tasks import Prompt
 
 Norms = Float[Tensor, "batch tap pos"]
 Active = Bool[Tensor, "variant batch layer pos"]
@@ -76,19 +74,3 @@ def is_massive(
     large = resid[massive].float().abs()  # the median is what costs, and few tokens need it
     massive[massive.clone()] = large.amax(-1) > ratio * large.median(dim=-1).values
     return massive
-
-
-def prompt_hash(prompt_id: str, *, seed: int = 0) -> int:
-    """Return a number made of an id and a seed; it names a prompt in tensors and seeds draws."""
-    return int.from_bytes(blake2b(f"{seed}:{prompt_id}".encode(), digest_size=7).digest(), "little")
-
-
-def prompt_hashes(prompts: Sequence[Prompt]) -> Int[Tensor, " batch"]:
-    """Return the hash of every prompt's id."""
-    return torch.tensor([prompt_hash(prompt.id) for prompt in prompts])
-
-
-def rows_of(hashes: Int[Tensor, " prompt"], prompts: Sequence[Prompt]) -> list[int]:
-    """Return the rows of some prompts among the `hashes` of all."""
-    row_of = {number: row for row, number in enumerate(hashes.tolist())}
-    return [row_of[number] for number in prompt_hashes(prompts).tolist()]

@@ -11,7 +11,7 @@ from interp.figures.plots import lines_over_depth
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimates, number
 from interp.sweeps.cuts import half_width_of
-from interp.sweeps.two_hop import answer_groups, nothing_compared
+from interp.sweeps.two_hop import answer_groups, compared_frame, empty_figure, nothing_compared
 
 if TYPE_CHECKING:
     from interp.analyses.attention_knockout import AttentionKnockout
@@ -33,7 +33,11 @@ _OFTEN = 0.1  # share of prompts from which on a layer is critical
 
 @dataclass(frozen=True, repr=False)
 class AttentionKnockoutResult(Result):
-    """Per prompt: `arrays["key.changed"]`, `arrays["key.fall"]` [prompt centre]; so "elsewhere"."""
+    """Whether the first guess changes, and how far the answer's logit falls, by window's centre.
+
+    `arrays["key.changed"]` and `arrays["key.fall"]` are [prompt centre]; the control's begin with
+    "elsewhere" instead.
+    """
 
     analysis: "AttentionKnockout"
     arrays: dict[str, np.ndarray]
@@ -42,6 +46,12 @@ class AttentionKnockoutResult(Result):
     def n_layers(self) -> int:
         """Return the number of layers."""
         return int(self.arrays["key.fall"].shape[1])
+
+    @property
+    def _key(self) -> str:
+        """Return what is hidden, as sentences name it."""
+        is_start = self.analysis.key == "start"
+        return "the first-hop phrase's first token" if is_start else _KEYS[self.analysis.key]
 
     @property
     def half_width(self) -> int:
@@ -62,11 +72,10 @@ class AttentionKnockoutResult(Result):
         Hidden "difference": the key minus the control.
         """
         rows = [self._rows(group, chosen) for group, chosen in answer_groups(self.arrays).items()]
-        frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame([{"n_prompts": 0}])
         types = {"layer": "Int64", "n_prompts": "Int64"} | dict.fromkeys(
             ("mean", "low", "high"), "float64"
         )
-        return frame.reindex(columns=["group", "hidden", "measure", *types]).astype(types)
+        return compared_frame(rows, keys=["group", "hidden", "measure"], types=types)
 
     def _rows(self, group: str, chosen: np.ndarray) -> pd.DataFrame:
         values = {}
@@ -95,12 +104,12 @@ class AttentionKnockoutResult(Result):
         frame = frame[frame["hidden"] != "difference"]
         frame["line"] = frame["group"] + ": " + frame["hidden"]
         title = (
-            f"What changes when {_KEYS[self.analysis.key]} is hidden from"
+            f"What changes when {self._key} is hidden from"
             f" {_QUERIES[self.analysis.query]}, in {2 * self.half_width + 1}"
             f" layer{'s' * (self.half_width > 0)} around each"
         )
         if frame.empty:
-            return go.Figure().update_layout(title=f"{title}: no prompts are compared")
+            return empty_figure(title)
         figure = lines_over_depth(frame, y="mean", groups="line", panels="measure", title=title)
         figure.update_yaxes(title_text="share of prompts", tickformat=".0%", col=1)
         return figure.update_yaxes(title_text="nats", col=2)
@@ -120,10 +129,9 @@ class AttentionKnockoutResult(Result):
         if "elsewhere" in self._hidden:
             of_other = self.arrays["elsewhere.changed"][chosen, layer]
             control = Compared(f"{_ELSEWHERE} hidden", estimate(of_other, seed=seed))
-        key = _KEYS[self.analysis.key].replace("its", "the first-hop phrase's")
         return Finding(
-            f"Hiding {key} from {_QUERIES[self.analysis.query]} around layer {layer} changes the"
-            f" guess in {share:.0%} of prompts with {group}.",
+            f"Hiding {self._key} from {_QUERIES[self.analysis.query]} around layer {layer} changes"
+            f" the guess in {share:.0%} of prompts with {group}.",
             share,
             f"share of prompts with {group} whose first guess changes at the most critical layer",
             control=control,

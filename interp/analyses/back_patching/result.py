@@ -12,7 +12,7 @@ from interp.figures.plots import Axes, grids_over_rates
 from interp.figures.words import counted
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import estimate
-from interp.sweeps.tags import read_tags
+from interp.sweeps.tags import texts_of
 
 _SHOWN = {
     "back": "back-patching",
@@ -25,8 +25,8 @@ _SHOWN = {
     "rescaled": "back-patching at the target's norm",
 }
 _WHERE = {"subject": "the first hop's last token", "last": "the last token"}
-_FEWEST = 10  # failures in a group that is spoken of
-_MOST = 5  # groups that are spoken of
+_FEWEST_FAILURES = 10  # in a group that findings and figures name
+_MOST_GROUPS = 5
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +35,7 @@ class BackPatchingResult(Failures, Result):
 
     def groups(self) -> dict[str, "BackPatchingResult"]:
         """Return the result for all prompts and, where they differ, for each value of the tag."""
-        tags = np.array(read_tags(self.arrays["tag"]))
+        tags = np.array(texts_of(self.arrays["tag"]))
         groups = {"all": self}
         for tag in sorted({*tags} - {""}) if len({*tags}) > 1 else []:
             arrays = {key: array[tags == tag] for key, array in self.arrays.items()}
@@ -57,17 +57,17 @@ class BackPatchingResult(Failures, Result):
         """
         return whole_frame({name: group_frame(group) for name, group in self.groups().items()})
 
-    def _spoken_of(self) -> dict[str, "BackPatchingResult"]:
+    def _reported_groups(self) -> dict[str, "BackPatchingResult"]:
         """Return up to five groups with enough failures, the most repaired first, or else all."""
-        groups = {k: r for k, r in self.groups().items() if r.is_failure.sum() >= _FEWEST}
+        groups = {k: r for k, r in self.groups().items() if r.is_failure.sum() >= _FEWEST_FAILURES}
         groups.pop("all", None)
-        most = sorted(groups, key=lambda name: -int(groups[name].is_failure.sum()))[:_MOST]
+        most = sorted(groups, key=lambda name: -int(groups[name].is_failure.sum()))[:_MOST_GROUPS]
         return {name: groups[name] for name in groups if name in most} or {"all": self}
 
     def plot(self) -> go.Figure:
         """Draw by group the share of failures that each pair of layers repairs, and the rates."""
         grids, bars = {}, {}
-        for name, result in (self._spoken_of() if self.is_failure.any() else {}).items():
+        for name, result in (self._reported_groups() if self.is_failure.any() else {}).items():
             grid = np.full((self.n_layers, self.n_layers), np.nan)
             for kind in ("back", "forward") if "forward" in self.analysis.controls else ("back",):
                 grid[self.pairs(kind)] = result.repaired(kind).mean(0)
@@ -98,18 +98,18 @@ class BackPatchingResult(Failures, Result):
                     f"Nothing to repair: of {n} prompts {right} are right{unknown * (right < n)}."
                 ),
             )
-        if failures < _FEWEST:
+        if failures < _FEWEST_FAILURES:
             asked = bool((self.arrays["hops"] >= 0).all())
             hops = "both single hops known" if asked else "single hops not asked"
             return (
                 Finding(
                     f"{failures} of {n} prompts fail ({hops}):"
-                    f" too few for rates ({_FEWEST} are needed).",
+                    f" too few for rates ({_FEWEST_FAILURES} are needed).",
                     estimate(self.is_failure, seed=self.analysis.seed),
                     "share of prompts to repair; too few for rates",
                 ),
             )
-        groups = self._spoken_of()
+        groups = self._reported_groups()
         by_rate = sorted(groups, key=lambda name: -groups[name].scores("back", "fixed").mean())
         first = groups[by_rate[0]]
         rates = [first._rate_finding(by_rate[0]), first._gain_finding(by_rate[0])]

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from interp.analyses.back_patching.tries import Tries, n_pairs
 from interp.models import Model
+from interp.result import concatenated
 from interp.shapes import Tensors
-from interp.sweeps.tags import keys_of
+from interp.sweeps.tags import keys_of, rows_of
 from interp.sweeps.texts import hold_answers, patched_texts, sampled_texts
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
@@ -31,14 +32,14 @@ def judge_texts(
         parts.append(
             _judged(model, shard, tries_of(shard), max_new_tokens=max_new_tokens, seed=seed)
         )
-    return {f"{_TEXTS}{key}": torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return {f"{_TEXTS}{key}": of_all for key, of_all in concatenated(parts).items()}
 
 
 def judgements_of(shard: TokenBatch, prepared: Tensors) -> Tensors:
     """Return what `judge_texts` found for a shard's prompts; nothing if texts do not decide."""
     if f"{_TEXTS}key" not in prepared:
         return {}
-    rows = [int((prepared[f"{_TEXTS}key"] == key).nonzero()[0, 0]) for key in keys_of(shard)]
+    rows = rows_of(prepared[f"{_TEXTS}key"], shard.prompts)
     return {
         key.removeprefix(_TEXTS): value[rows]
         for key, value in prepared.items()
@@ -55,7 +56,7 @@ def _judged(
     sampled = sampled_texts(model, shard, n=n_tries, max_new_tokens=max_new_tokens, seed=seed)
     is_drawn = hold_answers(sampled, shard.prompts)
     tensors: Tensors = {
-        "key": keys_of(shard),
+        "key": keys_of(shard.prompts),
         "is_right": hold_answers([clean], shard.prompts)[0],
         "sampled.one": is_drawn.float().mean(0),
         "sampled.any": is_drawn.any(0).float(),

@@ -21,12 +21,12 @@ from torch.nn.functional import cosine_similarity
 
 from interp.analyses.block_influence.result import BlockInfluenceResult
 from interp.analysis import Analysis, Cost
-from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.cosines import MEASURES, SMALLEST_NORM, influence
+from interp.sweeps.positions import require_positions
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -62,10 +62,7 @@ class BlockInfluence(Analysis):
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise AnalysisError for prompts without a position to average."""
-        if shard.tokens.shape[1] < 2 and not self.first_position:
-            raise AnalysisError(
-                f"prompt {shard.prompts[0].id!r} has 1 token; first_position=False needs at least 2"
-            )
+        require_positions(shard, first_position=self.first_position)
 
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return every layer's ZD over its matrices: a norm's gains, near 1, would decide it."""

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from interp.analyses import circuit_discovery
 from interp.analyses.circuit_discovery.circuits import Circuit
 from interp.figures.plots import Axes, curves
 from interp.figures.words import listed
@@ -16,6 +16,9 @@ from interp.metrics import WORDS
 from interp.result import Compared, Finding, Result
 from interp.stats.bootstrap import bootstrap_interval, resampled_means
 from interp.stats.estimate import Estimate, estimate_of
+
+if TYPE_CHECKING:
+    from interp.analyses.circuit_discovery import CircuitDiscovery
 
 KINDS = {
     "circuit": "the best edges",
@@ -30,7 +33,7 @@ _EDGES_LISTED = 200
 class CircuitDiscoveryResult(Result):
     """All edges with their scores, and the metric of circuits on new prompts [prompt fraction]."""
 
-    analysis: "circuit_discovery.CircuitDiscovery"
+    analysis: "CircuitDiscovery"
     whole: Circuit
     values: dict[str, NDArray[np.float64]]
 

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.analyses import depth_map
 from interp.analyses.depth_map.layer_alignment import (
     alignment_statistics,
     monotone_alignment,
@@ -17,7 +17,11 @@ from interp.analyses.depth_map.layer_alignment import (
 )
 from interp.figures.plots import COLOURS, heatmap, titled
 from interp.result import Compared, Finding, Result
+from interp.stats.bootstrap import ends_of
 from interp.stats.estimate import Estimate
+
+if TYPE_CHECKING:
+    from interp.analyses.depth_map import DepthMap
 
 _PERMUTATIONS = 1000
 _AXES = {"residual": "in front of layer", "contribution": "contribution of layer"}
@@ -30,7 +34,7 @@ class DepthMapResult(Result):
     `halves` [resample source target] are errors (or similarities) of random halves of the prompts.
     """
 
-    analysis: "depth_map.DepthMap"
+    analysis: "DepthMap"
     grids: dict[str, np.ndarray]
     halves: np.ndarray
     n_prompts: int
@@ -67,7 +71,7 @@ class DepthMapResult(Result):
         cuts, rows = [1, 1 + len(self.halves)], []
         for name, values in alignment_statistics(grids).items():
             (value,), halves, null = np.split(values, cuts)
-            low, high = np.quantile(halves, [0.025, 0.975])
+            low, high = ends_of(halves)
             chance = {"permuted": np.quantile(null, 0.95), "p": share_at_least(null, value)}
             rows.append({"measure": name, "value": value, "low": low, "high": high, **chance})
         return pd.DataFrame(rows).set_index("measure")
@@ -101,8 +105,7 @@ class DepthMapResult(Result):
             if measure == "constant":
                 cells["source"] = None
             if measure == self.measure:
-                ends = np.quantile(self.halves, [0.025, 0.975], axis=0).reshape(2, -1)
-                cells["low"], cells["high"] = ends
+                cells["low"], cells["high"] = (end.ravel() for end in ends_of(self.halves))
                 for column, path in (("is_best", self.best), ("is_aligned", self.aligned)):
                     chosen = np.zeros(grid.shape, bool)
                     chosen[path, self._targets] = True
@@ -182,6 +185,8 @@ class DepthMapResult(Result):
     def _statistic(self, name: str, claim: str, measure: str) -> Finding:
         columns = ["value", "low", "high", "permuted"]
         value, low, high, chance = map(float, self.statistics.loc[name, columns])
-        estimate = Estimate(value, low, high, self.n_prompts)
+        estimate = Estimate(value, n=self.n_prompts)
+        if low <= value <= high:  # the halves' can all lie on one side of it
+            estimate = Estimate(value, low, high, self.n_prompts)
         control = Compared("permuted layers (95th percentile)", Estimate(chance))
         return Finding(f"{claim} {estimate:.2f}.", estimate, measure, control=control)

@@ -30,8 +30,9 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
-from interp.sweeps.answers import Answered, answered, answered_sizes, require_answers
+from interp.sweeps.answers import SameLength, by_answer_length, length_group_sizes, require_answers
 from interp.sweeps.staircase import Ends, Step, staircase
+from interp.sweeps.tags import bytes_of, texts_of
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 
@@ -123,11 +124,11 @@ class DepthScore(Analysis):
         Those on layers are [batch skipped affected], on the output [batch skipped].
         """
         n, layers = len(shard.prompts), recording.n_layers
-        parts: Tensors = {"level": _as_bytes([self._level(prompt) for prompt in shard.prompts])}
+        parts: Tensors = {"level": bytes_of([self._level(prompt) for prompt in shard.prompts])}
         for statistic in ("max", "mean"):
             parts[f"layer.{statistic}"] = torch.zeros(n, layers, layers)
             parts[f"output.{statistic}"] = torch.zeros(n, layers)
-        for group in answered(recording, shard, whole=self._is_whole):
+        for group in by_answer_length(recording, shard, whole=self._is_whole):
             rows = group.rows.cpu()
             splits = self._splits(group.start, group.answer.shape[1])
             for key, skipped, change in _changes(group, splits):
@@ -139,7 +140,7 @@ class DepthScore(Analysis):
 
     def combine(self, parts: Sequence[Tensors]) -> DepthScoreResult:
         """Return the scores of every level."""
-        levels = [level for part in parts for level in _as_texts(part["level"])]
+        levels = [level for part in parts for level in texts_of(part["level"].numpy())]
         effects = [{k: v.double() for k, v in part.items() if k != "level"} for part in parts]
         return DepthScoreResult(self, np.array(levels), joined(effects))
 
@@ -149,7 +150,7 @@ class DepthScore(Analysis):
         Where answers are appended, their clean pass is included.
         """
         layers, last, block_tokens = model.n_layers, shard.tokens.shape[1] - 1, 0.0
-        sizes = answered_sizes(shard, whole=self._is_whole)
+        sizes = length_group_sizes(shard, whole=self._is_whole)
         for size in sizes:
             n_answer = size.n_pos - last - (1 if self._is_whole else 0)
             behind = sum(size.n_pos - split for split in self._splits(last, n_answer))
@@ -163,7 +164,7 @@ class DepthScore(Analysis):
         return Cost(block_tokens / (layers * shard.tokens.numel()), numbers, held)
 
 
-def _changes(group: Answered, splits: list[int]) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
+def _changes(group: SameLength, splits: list[int]) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
     """Yield how skipping a layer changes what comes after each split.
 
     Each is "layer" or "output", the skipped layer (and the affected one), and the change [batch
@@ -183,14 +184,3 @@ def _changes(group: Answered, splits: list[int]) -> Iterator[tuple[str, tuple[in
                     changed = recording.logits(resid).softmax(-1)
                     change = vector_norm(clean[:, event.start - min(splits) :] - changed, dim=-1)
                     yield "output", (skipped,), change.cpu()
-
-
-def _as_bytes(texts: Sequence[str]) -> Tensor:
-    """Return texts as UTF-8 [batch byte], padded with zeros: parts hold numbers only."""
-    encoded = [list(text.encode()) for text in texts]
-    width = max(map(len, encoded))
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in encoded], dtype=torch.uint8)
-
-
-def _as_texts(rows: Tensor) -> list[str]:
-    return [bytes(row).rstrip(b"\0").decode() for row in rows.tolist()]

@@ -27,6 +27,7 @@ from interp.sweeps.answers import require_answers
 from interp.sweeps.descriptions import (
     described_ranks,
     description_steps,
+    description_tensors,
     placeholder_position,
     refuse_half_a_prompt,
     target_layers,
@@ -36,8 +37,6 @@ from interp.sweeps.descriptions import (
 from interp.sweeps.patches import outputs_at, span_of
 from interp.sweeps.two_hop import (
     another_prompts_entities,
-    comparable_prompts,
-    other_prompts_entities,
     require_bridge,
     require_hops,
     right_and_compared,
@@ -95,12 +94,7 @@ class EntityDescription(Analysis):
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return which prompts are compared, others' bridges and answers, and the target prompt."""
         only = {"known_only": self.known_only, "no_shortcuts": self.no_shortcuts}
-        target = self.target(model)
-        return {
-            "kept": comparable_prompts(model, task, **only),
-            "target": target.tokens,
-            "place": torch.tensor(placeholder_position(target)),
-        } | other_prompts_entities(model, task)
+        return description_tensors(model, task, self.target(model), **only)
 
     def _layers(self, n_layers: int) -> range:
         return target_layers(n_layers, is_full=self.variant == "full")

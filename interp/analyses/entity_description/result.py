@@ -11,12 +11,12 @@ import plotly.graph_objects as go
 from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import estimate, estimates
-from interp.sweeps.two_hop import answer_groups, nothing_compared
+from interp.sweeps.two_hop import answer_groups, compared_frame, empty_figure, nothing_compared
 
 if TYPE_CHECKING:
     from interp.analyses.entity_description import EntityDescription
 
-ENTITIES = ("bridge", "answer")  # each is followed by another prompt's, two places on
+ENTITIES = ("bridge", "answer")  # the last axis: one's own, then another prompt's
 _FROM = {"subject": "first-hop token", "last": "last token"}
 _SHOWN = (("subject", "bridge"), ("last", "bridge"), ("last", "answer"))
 _KEYS = ["statistic", "group", "position", "entity"]
@@ -78,11 +78,10 @@ class EntityDescriptionResult(Result):
             for entity in ENTITIES
             for row in self._rows(group, position, entity)
         ]
-        frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame([{"n_prompts": 0}])
         types = dict.fromkeys(("source", "target", "tries", "n_prompts"), "Int64") | dict.fromkeys(
             _REAL, "float64"
         )
-        return frame.reindex(columns=[*_KEYS, *types]).astype(types)
+        return compared_frame(rows, keys=_KEYS, types=types)
 
     def _rows(self, group: str, position: str, entity: str) -> Iterator[pd.DataFrame]:
         is_said = self.is_said(group, position, entity)
@@ -141,7 +140,7 @@ class EntityDescriptionResult(Result):
             for line in self._lines(frame, group, *shown)
         ]
         if not lines:
-            return go.Figure().update_layout(title=f"{title}: no prompts are compared")
+            return empty_figure(title)
         figure = lines_over_depth(
             pd.concat(lines), y="rate", groups="line", panels="panel", title=title
         )

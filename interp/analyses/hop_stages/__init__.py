@@ -36,6 +36,7 @@ from interp.sweeps.cuts import (
 from interp.sweeps.descriptions import (
     described_ranks,
     description_steps,
+    description_tensors,
     placeholder_position,
     refuse_half_a_prompt,
     target_layers,
@@ -45,10 +46,8 @@ from interp.sweeps.descriptions import (
 from interp.sweeps.patches import logits_at_the_end, outputs_at, span_of
 from interp.sweeps.two_hop import (
     another_prompts_entities,
-    comparable_prompts,
     first_layer,
     last_logits,
-    other_prompts_entities,
     require_bridge,
     require_hops,
     right_and_compared,
@@ -104,12 +103,9 @@ class HopStages(Analysis):
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return which prompts are compared, others' bridges and answers, and the target prompt."""
         only = {"known_only": self.known_only, "no_shortcuts": self.no_shortcuts}
-        target = target_prompt(model, self.prompt, self.placeholder)
-        return {
-            "kept": comparable_prompts(model, task, **only),
-            "target": target.tokens,
-            "place": torch.tensor(placeholder_position(target)),
-        } | other_prompts_entities(model, task)
+        return description_tensors(
+            model, task, target_prompt(model, self.prompt, self.placeholder), **only
+        )
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return the first layers of `MEASURES` and of their controls [batch measure]; -1: none."""

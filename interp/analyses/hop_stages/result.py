@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from interp.figures.plots import boxes
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimate_difference
-from interp.sweeps.two_hop import RIGHT, WRONG, answer_groups, nothing_compared
+from interp.sweeps.two_hop import RIGHT, WRONG, answer_groups, compared_frame, nothing_compared
 
 if TYPE_CHECKING:
     from interp.analyses.hop_stages import HopStages
@@ -83,8 +83,8 @@ class HopStagesResult(Result):
         ]
         rows += [self._later(name) for name in (*STAGES, *_IN_THE_LENS)]
         types = dict.fromkeys(_REAL, "float64") | dict.fromkeys(("n_defined", "n_prompts"), "Int64")
-        frame = pd.DataFrame([row for row in rows if row] or [{"n_prompts": 0}])
-        return frame.reindex(columns=["kind", "name", "group", *types]).astype(types)
+        frames = [pd.DataFrame(kept)] if (kept := [row for row in rows if row]) else []
+        return compared_frame(frames, keys=["kind", "name", "group"], types=types)
 
     def _share(self, group: str, name: str, kind: Literal["own", "control"] = "own") -> Estimate:
         """Return the share of a group's prompts in which something happens at any layer."""

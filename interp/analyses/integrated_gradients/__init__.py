@@ -34,7 +34,13 @@ from interp.result import joined
 from interp.shapes import Tensors
 from interp.sites import Site
 from interp.stats.align import align
-from interp.sweeps.answers import Answered, answered, answered_sizes, probability, require_answers
+from interp.sweeps.answers import (
+    SameLength,
+    by_answer_length,
+    length_group_sizes,
+    probability,
+    require_answers,
+)
 from interp.sweeps.staircase import Part
 from interp.tasks.batch import TokenBatch
 
@@ -93,17 +99,15 @@ class IntegratedGradients(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return attributions [batch layer pos], and how well each sum is known [batch layer]."""
         n, layers = len(shard.prompts), recording.n_layers
-        sizes = answered_sizes(shard, whole=self.whole_answer)
+        sizes = length_group_sizes(shard, whole=self.whole_answer)
         parts: Tensors = {
             "attribution": torch.zeros(n, layers, max(size.n_pos for size in sizes)),
-            "difference": torch.zeros(n, layers),
-            "error": torch.zeros(n, layers),
-            "nodes": torch.zeros(n, layers, dtype=torch.int32),
-            "capped": torch.zeros(n, layers, dtype=torch.int32),
+            **{key: torch.zeros(n, layers) for key in ("difference", "error")},
+            **{key: torch.zeros(n, layers, dtype=torch.int32) for key in ("nodes", "capped")},
             "n_pos": torch.zeros(n, dtype=torch.int64),
             "last": shard.last.cpu(),
         }
-        for group in answered(recording, shard, whole=self.whole_answer):
+        for group in by_answer_length(recording, shard, whole=self.whole_answer):
             n_pos = group.recording.n_pos
             parts["n_pos"][group.rows.cpu()] = n_pos
             for layer in range(layers):
@@ -116,7 +120,7 @@ class IntegratedGradients(Analysis):
                     parts["capped"][row, layer] = integral.is_capped
         return parts
 
-    def _integrals(self, group: Answered, layer: int) -> list[Integral]:
+    def _integrals(self, group: SameLength, layer: int) -> list[Integral]:
         evaluate, n = self._slopes(group, layer), len(group.rows)
         if self.nodes == "adaptive":
             return integrate(evaluate, n, tolerance=self.tolerance, max_nodes=self.max_nodes)
@@ -125,7 +129,7 @@ class IntegratedGradients(Analysis):
         ends = probability(logits, group.answer).tolist()
         return left_riemann(evaluate, n, n_nodes=self.max_nodes, ends=ends)
 
-    def _slopes(self, group: Answered, layer: int) -> Evaluate:
+    def _slopes(self, group: SameLength, layer: int) -> Evaluate:
         """Return what evaluates F and its slope along the path, at each position."""
         recording = group.recording
         source = self._varied(recording, layer)
@@ -161,8 +165,7 @@ class IntegratedGradients(Analysis):
         """Return what the path ends at [batch pos d_model]."""
         if self.part == "layer":
             return recording.resid(layer + 1)
-        is_attention = self.part == "attention"
-        return recording.clean(Site("attn_out" if is_attention else "mlp_out", layer))
+        return recording.clean(Site("attn_out" if self.part == "attention" else "mlp_out", layer))
 
     def _behind(
         self, clean: Recording, rows: Recording, which: Tensor, layer: int, varied: Tensor
@@ -187,7 +190,7 @@ class IntegratedGradients(Analysis):
         """Return `max_nodes` times there and back through each layer's later blocks, a bound."""
         layers, n_tokens = model.n_layers, shard.tokens.numel()
         blocks = sum(range(layers)) + (0.5 * layers if self.part == "attention" else 0)
-        sizes = answered_sizes(shard, whole=self.whole_answer)
+        sizes = length_group_sizes(shard, whole=self.whole_answer)
         n_read = sum(size.n_prompts * size.n_pos for size in sizes)
         there_and_back = 2 * self.max_nodes * blocks * n_read
         clean = sum(size.passed for size in sizes) * layers

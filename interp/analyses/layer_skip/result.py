@@ -119,8 +119,12 @@ class LayerSkipResult(Result):
         part, seed = _PARTS[self.analysis.part], self.analysis.seed
         of_answer = self._output_effect == "answer"
         per_layer = self.arrays["all.answer_fall" if of_answer else "all.output_mean"].T
-        most, least = per_layer.mean(1).argmax(), per_layer.mean(1).argmin()
-        cost = estimate(per_layer[most], seed=seed)
+        most = int(per_layer.mean(1).argmax())
+        cost, others = estimate(per_layer[most], seed=seed), np.delete(per_layer, most, axis=0)
+        control = None
+        if len(others):
+            average = estimate(others.mean(0), seed=seed)
+            control = Compared("the other layers, on average", average)
         skipped = f"layer {most}" if part == "layer" else f"layer {most}'s {part}"
         if of_answer:
             claim = f"Skipping {skipped} costs most: {cost:.2f} of the answer's logit."
@@ -131,9 +135,7 @@ class LayerSkipResult(Result):
             claim,
             cost,
             f"{change} without the {part} that the output needs most",
-            control=Compared(
-                f"layer {least}, which costs least", estimate(per_layer[least], seed=seed)
-            ),
+            control=control,
         )
         return (first, *self._future())
 
@@ -142,14 +144,10 @@ class LayerSkipResult(Result):
         if "future" not in self.scopes or self.arrays["all.max"].shape[1] < 2:
             return
         later = (slice(None), *np.triu_indices(self.arrays["all.max"].shape[1], 1))
-        everywhere, future = (
-            estimate(self.arrays[f"{scope}.mean"][later].mean(1), seed=self.analysis.seed)
-            for scope in ("all", "future")
-        )
+        future = estimate(self.arrays["future.mean"][later].mean(1), seed=self.analysis.seed)
         yield Finding(
             "A skipped layer changes what later layers write"
             f" at later tokens by {future:.2f} of its size.",
             future,
             "relative change of later layers' writes at tokens behind the skip, mean over layers",
-            control=Compared("the same and later tokens together", everywhere),
         )

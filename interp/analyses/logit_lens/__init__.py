@@ -23,6 +23,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.cosines import write_cosines
 from interp.sweeps.lens import READINGS, held, readings
+from interp.sweeps.positions import require_positions
 from interp.tasks.batch import TokenBatch
 
 
@@ -67,10 +68,7 @@ class LogitLens(Analysis):
         """Raise AnalysisError for too small a vocabulary, or a prompt without a position to use."""
         if self.top_k > model.d_vocab:
             raise AnalysisError(f"top_k={self.top_k}; the model has {model.d_vocab} tokens")
-        if shard.tokens.shape[1] < 2 and not self.first_position:
-            raise AnalysisError(
-                f"prompt {shard.prompts[0].id!r} has 1 token; first_position=False needs at least 2"
-            )
+        require_positions(shard, first_position=self.first_position)
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return readings [batch tap pos reading] and cosines of writes [batch layer part].

@@ -30,6 +30,7 @@ from interp.result import joined
 from interp.shapes import Resid, Tensors
 from interp.sweeps.cosines import SMALLEST_NORM
 from interp.sweeps.lens import held, readings
+from interp.sweeps.positions import require_positions
 from interp.tasks.batch import TokenBatch
 
 __all__ = ["ParallelWindow", "ParallelWindowResult"]
@@ -75,10 +76,7 @@ class ParallelWindow(Analysis):
                 raise AnalysisError(
                     f"output window {text!r} given; the model's last layer is {model.n_layers - 1}"
                 )
-        if shard.tokens.shape[1] < 2 and not self.first_position:
-            raise AnalysisError(
-                f"prompt {shard.prompts[0].id!r} has 1 token; first_position=False needs at least 2"
-            )
+        require_positions(shard, first_position=self.first_position)
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return means over positions [batch first last measure], 0 where last < first.

@@ -3,8 +3,8 @@
 "Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.3: in front of layer
 l the residual of position t is replaced by one without information, the mean over all positions of
 the task's first prompts at that place; the effect is the L2 change of the probabilities where the
-answer's tokens are predicted, the largest over them. Site l is the stream in front of layer l; the
-last site is the stream behind all layers.
+answer's tokens are predicted, the largest over them. Tap l is the stream in front of layer l; the
+last tap is the stream behind all layers.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.stats.align import align
-from interp.sweeps.answers import Answered, answered, answered_sizes, require_answers
+from interp.sweeps.answers import SameLength, by_answer_length, length_group_sizes, require_answers
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -33,11 +33,10 @@ __all__ = ["ResidualErasure", "ResidualErasureResult"]
 
 @dataclass(frozen=True)
 class ResidualErasure(Analysis):
-    """Erase one position ("position"), or all from 1 up to it ("prefix"), at every site.
+    """Erase one position ("position"), or all from 1 up to it ("prefix"), at every tap.
 
-    The residual without information is the mean over the first `n_mean` prompts; `first_position`
-    False leaves position 0 out of it. Findings call an effect of `matters` or more one that
-    matters.
+    What replaces a residual is the mean over the first `n_mean` prompts, without position 0 if
+    `first_position` is False. In findings, erasing matters where its effect is `matters` or more.
     """
 
     scopes: tuple[Erasing, ...] = ("position", "prefix")
@@ -74,36 +73,36 @@ class ResidualErasure(Analysis):
             )
 
     def prepare(self, model: Model, task: Task) -> Tensors:
-        """Return the mean residual [site d_model] over all positions of the first prompts."""
+        """Return the mean residual [tap d_model] over all positions of the first prompts."""
         begin = 0 if self.first_position else 1
         shape, count = (model.n_layers + 1, model.d_model), 0
         total = torch.zeros(shape, dtype=torch.float64, device=model.device)
         for shard in model.shards(Task(task.name, task.prompts[: self.n_mean])):
             recording = model.record(model.tokenize(shard))
-            for site in range(model.n_layers + 1):
-                total[site] += recording.resid(site)[:, begin:].double().sum((0, 1))
+            for tap in range(model.n_layers + 1):
+                total[tap] += recording.resid(tap)[:, begin:].double().sum((0, 1))
             count += len(shard) * (recording.n_pos - begin)
         return {"mean": (total / count).to(model.dtype)}
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return per prompt, by scope, how the output changes [batch site pos].
+        """Return per prompt, by scope, how the output changes [batch tap pos].
 
         "output" is the change of the probabilities, "answer" the fall of the answer's.
         """
-        n, sites = len(shard.prompts), recording.n_layers + 1
-        sizes = answered_sizes(shard)
-        shape = (n, sites, max(size.n_pos for size in sizes))
+        n, taps = len(shard.prompts), recording.n_layers + 1
+        sizes = length_group_sizes(shard)
+        shape = (n, taps, max(size.n_pos for size in sizes))
         keys = [f"{scope}.{key}" for scope in self.scopes for key in ("output", "answer")]
         parts = {key: torch.zeros(shape) for key in keys}
         parts |= {"n_pos": torch.zeros(n, dtype=torch.int64), "last": shard.last.cpu()}
-        for group in answered(recording, shard):
+        for group in by_answer_length(recording, shard):
             rows = group.rows.cpu()
             parts["n_pos"][rows] = group.recording.n_pos
             clean = _probabilities(group, group.recording.resid(recording.n_layers), start=0)
             for scope in self.scopes:
                 for erased in ERASE[scope](group.recording, prepared["mean"]):
-                    for site, resid in enumerate(erased.resid, erased.first_site):
-                        index = (rows, site, erased.position)
+                    for tap, resid in enumerate(erased.resid, erased.first_tap):
+                        index = (rows, tap, erased.position)
                         changed = _probabilities(group, resid, start=erased.start)
                         effects = _effects(group, clean, changed)
                         parts[f"{scope}.output"][index], parts[f"{scope}.answer"][index] = effects
@@ -120,9 +119,9 @@ class ResidualErasure(Analysis):
         return ResidualErasureResult(self, aligned)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return about a quarter of (sites x positions) forwards a scope: only later blocks run."""
+        """Return about a quarter of (taps x positions) forwards a scope: only later blocks run."""
         layers, n_tokens = model.n_layers, shard.tokens.numel()
-        sizes = answered_sizes(shard)
+        sizes = length_group_sizes(shard)
         half = layers * (layers + 1) / 2
         block_tokens = float(sum(size.passed for size in sizes) * layers)
         for size in sizes:
@@ -135,7 +134,7 @@ class ResidualErasure(Analysis):
         return Cost(block_tokens / (layers * n_tokens), numbers, held)
 
 
-def _probabilities(group: Answered, resid: Tensor, *, start: int) -> Tensor:
+def _probabilities(group: SameLength, resid: Tensor, *, start: int) -> Tensor:
     """Return the probabilities [batch answer_pos d_vocab] where answers are predicted.
 
     Residuals begin at position `start`.
@@ -144,7 +143,7 @@ def _probabilities(group: Answered, resid: Tensor, *, start: int) -> Tensor:
     return group.recording.logits(resid, positions=positions).softmax(-1)
 
 
-def _effects(group: Answered, clean: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
+def _effects(group: SameLength, clean: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
     """Return the probabilities' largest L2 change [batch], and the fall of the answer's.
 
     The answer's probability is summed over its tokens.

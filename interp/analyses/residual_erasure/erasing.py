@@ -13,19 +13,19 @@ from interp.replay import Recording
 
 @dataclass(frozen=True)
 class Erased:
-    """The last residuals of the sites, from `first_site` on, at which `position` was erased."""
+    """The last residuals of the taps, from `first_tap` on, at which `position` was erased."""
 
     position: int
-    first_site: int
+    first_tap: int
     start: int
-    resid: Float[Tensor, "site batch pos_from_start d_model"]
+    resid: Float[Tensor, "tap batch pos_from_start d_model"]
 
 
-def erased_positions(recording: Recording, mean: Float[Tensor, "site d_model"]) -> Iterator[Erased]:
-    """Erase one position at every site, one site at a time.
+def erased_positions(recording: Recording, mean: Float[Tensor, "tap d_model"]) -> Iterator[Erased]:
+    """Erase one position at every tap, one tap at a time.
 
     Only positions from it on are run, over the clean keys and values before it. One sweep over the
-    layers serves all sites; a site's row joins in front of its layer.
+    layers serves all taps; a tap's row joins in front of its layer.
     """
     for position in range(recording.n_pos):
         rows = _erased(recording, 0, mean, position)
@@ -35,33 +35,33 @@ def erased_positions(recording: Recording, mean: Float[Tensor, "site d_model"]) 
         yield Erased(position, 0, position, rows)
 
 
-def _erased(recording: Recording, site: int, mean: Tensor, position: int) -> Tensor:
+def _erased(recording: Recording, tap: int, mean: Tensor, position: int) -> Tensor:
     """Return the clean residuals from a position on, that one erased [1 batch pos d_model]."""
-    rows = recording.resid(site)[None, :, position:].clone()
-    rows[:, :, 0] = mean[site]
+    rows = recording.resid(tap)[None, :, position:].clone()
+    rows[:, :, 0] = mean[tap]
     return rows
 
 
-def erased_prefixes(recording: Recording, mean: Float[Tensor, "site d_model"]) -> Iterator[Erased]:
-    """Erase positions 1 to `position` at every site.
+def erased_prefixes(recording: Recording, mean: Float[Tensor, "tap d_model"]) -> Iterator[Erased]:
+    """Erase positions 1 to `position` at every tap.
 
-    Up to `position`, everything is as where all positions are erased. So that is run once per site,
-    and the later positions are run over its keys and values.
+    Erasing every position gives the same streams up to `position`, so that is run once per tap, and
+    only the later positions are run anew, over its keys and values.
     """
-    for site in range(recording.n_layers + 1):
-        clean = recording.resid(site)
+    for tap in range(recording.n_layers + 1):
+        clean = recording.resid(tap)
         n, n_pos, _ = clean.shape
-        rest = repeat(mean[site], "d_model -> batch pos d_model", batch=n, pos=n_pos - 1)
+        rest = repeat(mean[tap], "d_model -> batch pos d_model", batch=n, pos=n_pos - 1)
         everything = torch.cat([clean[:, :1], rest], 1)
         prefixes = {}
-        for layer in range(site, recording.n_layers):
+        for layer in range(tap, recording.n_layers):
             everything, prefixes[layer] = recording.block_kv(layer, everything)
         for position in range(1, recording.n_pos):
             rows = clean[:, position + 1 :]
-            for layer in range(site, recording.n_layers) if position + 1 < recording.n_pos else ():
+            for layer in range(tap, recording.n_layers) if position + 1 < recording.n_pos else ():
                 rows = recording.tail(layer, rows, start=position + 1, prefix=prefixes[layer])
             resid = torch.cat([everything[:, 1 : position + 1], rows], dim=1)[None]
-            yield Erased(position, site, 1, resid)
+            yield Erased(position, tap, 1, resid)
 
 
 ERASE = {"position": erased_positions, "prefix": erased_prefixes}

@@ -27,13 +27,13 @@ _COLUMNS = ["scope", "effect", "layer", "position", "mean", "low", "high", "max"
 
 @dataclass(frozen=True, repr=False)
 class ResidualErasureResult(Result):
-    """Effects [prompt site column] by name, such as "position.output"."""
+    """Effects [prompt tap column] by name, such as "position.output"."""
 
     analysis: "ResidualErasure"
     effects: dict[str, Aligned]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per scope, effect, layer (site) and position; statistics over prompts.
+        """Return one row per scope, effect, layer (tap) and position; statistics over prompts.
 
         Effects: "output" (L2 change of the probabilities, at most 1.41) and "answer" (fall of the
         answer's probability). `position` counts from the prompt's last token, 0; "first" is the
@@ -47,7 +47,7 @@ class ResidualErasureResult(Result):
         return pd.concat(frames, ignore_index=True)[_COLUMNS]
 
     def plot(self) -> go.Figure:
-        """Draw the mean change of the probabilities by site and position.
+        """Draw the mean change of the probabilities by tap and position.
 
         The first token does not set the colours.
         """
@@ -82,12 +82,12 @@ class ResidualErasureResult(Result):
         )
 
     def _depth(self, largest: np.ndarray) -> float:
-        """Return the share of layers in front of the last site where the effect [site] matters."""
-        sites = np.flatnonzero(largest >= self.analysis.matters)
-        return float(sites[-1]) / (len(largest) - 1) if len(sites) else 0.0
+        """Return the share of layers in front of the last tap where the effect [tap] matters."""
+        taps = np.flatnonzero(largest >= self.analysis.matters)
+        return float(taps[-1]) / (len(largest) - 1) if len(taps) else 0.0
 
     def _resampled(self, scope: str) -> np.ndarray:
-        """Return the largest mean effect over positions [resample site] of resampled prompts."""
+        """Return the largest mean effect over positions [resample tap] of resampled prompts."""
         aligned, seed = self.effects[f"{scope}.output"], self.analysis.seed
         largest = np.zeros(0)
         for column in self._columns(scope):

@@ -29,15 +29,15 @@ from interp.errors import TaskError
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.result import concatenated
 from interp.shapes import Tensors
+from interp.sweeps.tags import keys_of, rows_of
 from interp.sweeps.voids import (
     changes_of,
     is_massive,
     norms_of,
-    prompt_hashes,
     range_over_batch,
     require_alphas,
-    rows_of,
 )
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
@@ -99,7 +99,7 @@ class VoidDetection(Analysis):
         if not self.max_new_tokens:
             return prepared
         parts = [self._responses(model, shard) for shard in shards]
-        responses = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        responses = concatenated(parts)
         if not bool(responses["response.is_read"].any()):
             raise TaskError(
                 f"task {task.name!r}: every response ends at its first token;"
@@ -113,7 +113,7 @@ class VoidDetection(Analysis):
         response = respond(model, shard, max_new_tokens=self.max_new_tokens, **rule)
         missing = self.max_new_tokens - 1 - response.is_read.shape[1]
         return {
-            "key": prompt_hashes(shard.prompts),
+            "key": keys_of(shard.prompts),
             "response.norms": pad(response.norms, (0, missing)).cpu(),
             "response.massive": pad(response.massive, (0, missing)).cpu(),
             "response.is_read": pad(response.is_read, (0, missing)).cpu(),

@@ -163,7 +163,7 @@ class VoidSkip(Analysis):
         return {name: value.cpu() for name, value in measured.items()}
 
     def combine(self, parts: Sequence[Tensors]) -> VoidSkipResult:
-        """Return scores of all prompts; a score that some prompts do not have is of the others."""
+        """Return every score, over the prompts that have it."""
         names = dict.fromkeys(name for part in parts for name in part)
         arrays = {
             n: torch.cat([part[n] for part in parts if n in part]).double().numpy() for n in names

@@ -14,7 +14,8 @@ from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.cosines import influence
-from interp.sweeps.voids import Active, prompt_hash
+from interp.sweeps.tags import draw_seed
+from interp.sweeps.voids import Active
 from interp.tasks import Prompt, Task
 
 KINDS = ("voids", "random layers", "random tokens", "least influence")
@@ -99,7 +100,7 @@ def drawn(
     So a longer text begins with the same ones.
     """
     rows = [
-        np.random.default_rng(prompt_hash(prompt.id, seed=seed)).random((n_pos, n, n_layers))
+        np.random.default_rng(draw_seed(prompt.id, seed=seed)).random((n_pos, n, n_layers))
         for prompt in prompts
     ]
     return torch.from_numpy(np.stack(rows)).float().permute(2, 0, 3, 1)

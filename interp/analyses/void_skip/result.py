@@ -77,13 +77,6 @@ class VoidSkipResult(Result):
         weights, seed = self._weights(score), self.analysis.seed
         return PairedDifference.of(differences, weights=weights, seed=seed)
 
-    def against_full(
-        self, score: str, evaluation: str, *, alpha: float | None = None, kind: str = "voids"
-    ) -> PairedDifference:
-        """Return by how much a score is above the full model's."""
-        own = self.per_prompt(score, evaluation, alpha=alpha, kind=kind)
-        return self._paired(score, own - self.arrays[f"full.{score}"])
-
     def gain(
         self, score: str, evaluation: str, *, over: str, alpha: float | None = None
     ) -> PairedDifference:

@@ -15,7 +15,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.choices import option_order
 from interp.sweeps.lens import LOGITS_HELD
-from interp.sweeps.voids import prompt_hashes, rows_of
+from interp.sweeps.tags import keys_of, rows_of
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
@@ -48,7 +48,7 @@ def option_tensors(model: Model, prompts: Sequence[Prompt], *, seed: int) -> Ten
     for i, row in enumerate(rows):
         for j, option in enumerate(row):
             options[i, j, : len(option)] = torch.tensor(option)
-    key = prompt_hashes(prompts)
+    key = keys_of(prompts)
     return {"key": key, "options": options, "right_option": torch.tensor(right)}
 
 

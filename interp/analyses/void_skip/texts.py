@@ -12,7 +12,7 @@ from interp.analyses.void_skip.evaluations import EVALUATIONS, streams_of
 from interp.analyses.void_skip.masks import KINDS, Skipping, drawn_first
 from interp.models import Model
 from interp.shapes import Tensors
-from interp.sweeps.voids import prompt_hashes, rows_of
+from interp.sweeps.tags import keys_of, rows_of
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 
@@ -44,7 +44,7 @@ def verdicts_on_texts(model: Model, task: Task, skipping: Skipping, *, n_new: in
             "(way alpha) batch kind -> batch way alpha kind",
             way=len(EVALUATIONS),
         )
-        parts.append((prompt_hashes(shard.prompts), full, by_way))
+        parts.append((keys_of(shard.prompts), full, by_way))
     key, of_full, of_ways = (torch.cat(column) for column in zip(*parts, strict=True))
     return {"said.key": key, "said.full": of_full, "said": of_ways}
 
