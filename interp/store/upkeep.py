@@ -154,11 +154,9 @@ def prune(
         raise StoreError("nothing to prune by; an age, a size or a model is needed")
     files, now = Files(url), time.time()
     stored = files.all()
-    shards = [
-        file
-        for file in stored
-        if is_shard(file.name) and (model is None or _is_of(files, file.name, model))
-    ]
+    shards = [file for file in stored if is_shard(file.name)]
+    if model is not None:
+        shards = [file for file in shards if _is_of(files, file.name, model)]
     if model is not None and not shards:
         raise StoreError(
             f"{files.url} holds nothing of {model!r}; `interp store info` lists what it holds"

@@ -44,7 +44,6 @@ from interp.sweeps.answers import (
 from interp.sweeps.staircase import Part
 from interp.tasks.batch import TokenBatch
 
-__all__ = ["IntegratedGradients", "IntegratedGradientsResult"]
 Nodes = Literal["adaptive", "published"]
 _GRAPH_TOKENS = 2048  # many layers hold a graph: more than the one block of `Recording.run`
 
