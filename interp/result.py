@@ -145,17 +145,19 @@ def faults_of(findings: Sequence[Finding]) -> list[str]:
     """Return which rules of `Result.findings` these findings break."""
     faults = [] if 1 <= len(findings) <= MOST_FINDINGS else [f"{len(findings)} findings; 1 to 3"]
     for finding in findings:
-        claim = finding.claim
+        claim, estimate = finding.claim, finding.estimate
         if len(claim) > LONGEST_CLAIM:
             faults.append(f"{len(claim)} characters (at most {LONGEST_CLAIM}): {claim}")
         if ". " in claim.rstrip("."):
             faults.append(f"more than one sentence: {claim}")
-        if finding.estimate is not None and not finding.measure:
+        if estimate is None:
+            continue
+        if not finding.measure:
             faults.append(f"a number without a measure: {claim}")
-        if (estimate := finding.estimate) is not None and estimate.has_interval:
+        if estimate.has_interval:
             slack = 1e-6 * max(1.0, abs(estimate.value))
             if not estimate.low - slack <= estimate.value <= estimate.high + slack:
                 faults.append(f"{estimate} is outside its interval: {claim}")
-        if estimate is not None and math.isinf(estimate.value):
+        if math.isinf(estimate.value):
             faults.append(f"an infinite number: {claim}")
     return faults

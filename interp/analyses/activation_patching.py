@@ -111,12 +111,5 @@ class ActivationPatchingResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the shares of the difference that the largest nodes carry alone."""
-        difference = WORDS[self.analysis.metric]
-        return tuple(
-            Finding(
-                f"Patched alone, {node} carries {share:.0%} of the change in {difference}.",
-                share,
-                f"share of the difference that the largest {what} carries",
-            )
-            for what, node, share in self.scores.largest(self._names, seed=self.analysis.seed)
-        )
+        metric, seed = WORDS[self.analysis.metric], self.analysis.seed
+        return self.scores.findings(self._names, by="Patched alone", difference=metric, seed=seed)

@@ -138,12 +138,5 @@ class RelevancePatchingResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the shares of the difference that the largest nodes get by the first method."""
-        method, difference = self.analysis.methods[0], WORDS[self.analysis.metric]
-        return tuple(
-            Finding(
-                f"By {method}, {node} carries {share:.0%} of the change in {difference}.",
-                share,
-                f"share of the difference that the largest {what} carries",
-            )
-            for what, node, share in self.scores.largest(self._names, seed=self.analysis.seed)
-        )
+        by, metric = f"By {self.analysis.methods[0]}", WORDS[self.analysis.metric]
+        return self.scores.findings(self._names, by=by, difference=metric, seed=self.analysis.seed)

@@ -98,6 +98,7 @@ def run(
     keys = None if columns is None else parse_columns(columns)
     flags = StudyFlags(model, task, n, seed, dtype, device_map, chat or None, keys, space)
     asked = study_of(study, flags, analyses=analysis or [], settings=set_ or [])
+    _hide_loading_bars()
     if dry_run:
         _print_costs(asked, as_json=as_json)
         return
@@ -106,13 +107,17 @@ def run(
     _execute(asked, folder, how, as_json=as_json)
 
 
-def _execute(study: "Study", folder: Path, how: dict[str, Any], *, as_json: bool) -> None:
-    """Run a study and print what became of it; exit with 1 if a cell failed or none is finished."""
+def _hide_loading_bars() -> None:
+    """Let transformers draw no bars of its own between ours."""
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _execute(study: "Study", folder: Path, how: dict[str, Any], *, as_json: bool) -> None:
+    """Run a study and print what became of it; exit with 1 if a cell failed or none is finished."""
     from interp.runs import execute
 
-    transformers.utils.logging.disable_progress_bar()
     with Progress(console=err, disable=not err.is_terminal or err.quiet) as bars:
         record = execute(study, folder, progress=_progress_on(bars), **how)
     if as_json:
@@ -154,11 +159,8 @@ def _print_cells(cells: dict[str, dict[str, Any]], folder: Path) -> None:
 
 
 def _print_costs(study: "Study", *, as_json: bool) -> None:
-    import transformers
-
     from interp.runs import estimate_costs
 
-    transformers.utils.logging.disable_progress_bar()
     costs = estimate_costs(study)
     if as_json:
         say_json([asdict(cost) for cost in costs])

@@ -132,10 +132,8 @@ class Recording:
             clean[Site("resid_pre", layer)] = resid
             with writes_of(block, resid) as writes:
                 resid, kv = self.block_kv(layer, resid)
-            clean[Site("attn_out", layer)], clean[Site("mlp_out", layer)] = (
-                writes["attn"],
-                writes["mlp"],
-            )
+            clean[Site("attn_out", layer)] = writes["attn"]
+            clean[Site("mlp_out", layer)] = writes["mlp"]
             self._kv[layer] = kv
         clean[Site("resid_post", self.n_layers - 1)] = resid
         self._clean = clean
@@ -344,10 +342,8 @@ class Recording:
         return self.runner.forked(tokens, read=read, on_write=on_write, backward=backward)
 
     def _count_passes(self, tokens: Tensor, backward: Rules | None) -> None:
-        there_and_back = (
-            1.0 if backward is None else 2.0
-        )  # the way back costs what the way there does
-        self.work.add(there_and_back * tokens.numel() * self.n_layers)
+        passes = 1 if backward is None else 2  # the way back costs what the way there does
+        self.work.add(float(passes * tokens.numel() * self.n_layers))
 
     def _dry(self, start: int) -> tuple[Tensor, list[Arguments]]:
         resid, arguments = self.runner.dry(self.tokens, self.mask, start=start)

@@ -222,14 +222,15 @@ class _TaskOnModel:
 
 def _status_of(analysis: Analysis, result: Result) -> Status:
     """Return what run.json says of an analysis and its findings."""
+    findings = result.findings()
     return {
         "status": "ok",
         "parameters": asdict(analysis),
         "question": type(analysis).question,
         "how": type(analysis).how,
         "caveat": type(analysis).caveat,
-        "summary": result.summary(),
-        "findings": [finding.to_json() for finding in result.findings()],
+        "summary": findings[0].claim,
+        "findings": [finding.to_json() for finding in findings],
     }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp.figures.plots import grids_over_positions
 from interp.models import Model
+from interp.result import Finding
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.stats.align import Aligned, align
@@ -142,7 +143,23 @@ class NodeScores:
             is_signed=True,
         )
 
-    def largest(self, names: Mapping[str, str], *, seed: int) -> list[tuple[str, str, Estimate]]:
+    def findings(
+        self, names: Mapping[str, str], *, by: str, difference: str, seed: int
+    ) -> tuple[Finding, ...]:
+        """Return the shares of the difference that the largest nodes carry.
+
+        `by` says how they were found, and begins the claims; `difference` is the metric in words.
+        """
+        return tuple(
+            Finding(
+                f"{by}, {node} carries {share:.0%} of the change in {difference}.",
+                share,
+                f"share of the difference that the largest {what} carries",
+            )
+            for what, node, share in self._reported(names, seed=seed)
+        )
+
+    def _reported(self, names: Mapping[str, str], *, seed: int) -> list[tuple[str, str, Estimate]]:
         """Return the largest node of all kinds, then those of the last two kinds if they differ.
 
         Each is what was looked at ("node", or the kind), the node in words, and its share of the
