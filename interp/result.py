@@ -58,7 +58,7 @@ class Finding:
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values: claim, measure, kind, note, and the estimate's; control and rival."""
+        """Return plain values: claim, measure, kind, note, the estimate's, comparisons."""
         nothing = dict.fromkeys(("value", "low", "high", "n", "n_groups"))
         comparisons = {"control": self.control, "rival": self.rival}
         return {
@@ -89,8 +89,8 @@ class Origin:
 class Result(ABC):
     """What an analysis returns.
 
-    `origin` is the run folder that it was read from, if any; `prompt_groups` [prompt] are the groups of
-    the prompts that were measured, in the order of the parts (None: every prompt is its own).
+    `origin` is the run folder that it was read from, if any; `prompt_groups` [prompt] are the
+    groups of the prompts measured, in the order of the parts (None: every prompt is its own).
     """
 
     origin: Origin | None = None

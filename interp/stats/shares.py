@@ -16,8 +16,8 @@ def share(are: ArrayLike, *, groups: ArrayLike | None = None) -> Estimate:
     """Return the share of prompts for which something is so [prompt], with Wilson's interval.
 
     0 of 32 is "0 % [0, 11]". Near 0 and 1, where Wilson's own covers too seldom, its end comes from
-    Poisson's distribution (Brown, Cai & DasGupta 2001). Grouped prompts count as the number of independent ones that would
-    have the share's variance over groups (Korn & Graubard 1998), at least one a group.
+    Poisson's distribution (Brown, Cai & DasGupta 2001). Grouped prompts count as the number of
+    independent ones that would have the share's variance over groups (Korn & Graubard 1998).
     """
     array = np.asarray(are, np.float64)
     if not len(array):
