@@ -25,7 +25,7 @@ from interp.errors import AnalysisError, RunError
 from interp.parameters import coerce, hints_of, parse
 from interp.reports.gather import _command
 from interp.runs import Study
-from interp.runs.registry import find_analyses
+from interp.runs.registry import find_analyses, make_analysis, parse_parameter
 
 ANALYSES = find_analyses()
 PARAMETERS = [(name, key) for name, analysis in ANALYSES.items() for key in hints_of(analysis)]
@@ -102,7 +102,10 @@ def test_the_command_of_a_report_gives_back_every_value(
         ("void_skip.alphas=[0.2, 1]", (0.2, 1.0)),
         ("oracle_exit.stable_for=4", (4,)),
         ("parallel_window.output_windows=", ()),
-        ("logit_lens.first_position=False", False),
+        ("logit_lens.first_position=False", "excluded"),
+        ("logit_lens.first_position=true", "included"),
+        ("logit_lens.first_position=excluded", "excluded"),
+        ("void_skip.skipped_positions=all but the first", "all but the first"),
     ],
 )
 def test_a_value_is_read_by_its_declared_type(
@@ -120,7 +123,10 @@ def test_a_value_is_read_by_its_declared_type(
     [
         ("logit_lens.top_k=5.5", "logit_lens.top_k is '5.5'; int is needed"),
         ("logit_lens.top_k=none", "logit_lens.top_k is 'none'; int is needed"),
-        ("logit_lens.first_position=1", "logit_lens.first_position is 1; bool is needed"),
+        (
+            "logit_lens.first_position=1",
+            "logit_lens.first_position: unknown value '1'; there is included, excluded",
+        ),
         ("logit_lens.kl_share=nan", "logit_lens.kl_share is nan; a number is needed"),
         ("oracle_exit.stable_for=2,x", "oracle_exit.stable_for is 'x'; int is needed"),
         (
@@ -180,7 +186,11 @@ def test_from_python_values_are_checked_as_from_files() -> None:
             "logit_lens.weighting: unknown value 'tokens'; did you mean 'token'",
         ),
         (LogitLens, {"top_k": "5"}, "logit_lens.top_k is '5'; int is needed"),
-        (LogitLens, {"first_position": 1}, "logit_lens.first_position is 1; bool is needed"),
+        (
+            LogitLens,
+            {"first_position": 1},
+            "logit_lens.first_position: unknown value '1'; there is included, excluded",
+        ),
         (BlockInfluence, {"seed": True}, "block_influence.seed is True; int is needed"),
         (IntegratedGradients, {"tolerance": float("nan")}, "integrated_gradients.tolerance is nan"),
         (DepthMap, {"target": 3}, "depth_map.target is 3; str or none is needed"),
@@ -194,6 +204,22 @@ def test_from_python_values_are_checked_as_from_files() -> None:
 def test_every_analysis_checks_every_parameter(name: str, key: str) -> None:
     with pytest.raises(AnalysisError, match=rf"{name}\.{key}\b"):
         made(ANALYSES[name], **{key: object()})
+
+
+@pytest.mark.parametrize("name", sorted(
+    name for name, of in ANALYSES.items() if "first_position" in hints_of(of)
+))  # fmt: skip
+def test_a_first_position_of_an_earlier_version_is_translated(name: str) -> None:
+    for former, now in ((True, "included"), (False, "excluded"), ("true", "included")):
+        assert make_analysis(name, {"first_position": former}).first_position == now
+    assert parse_parameter(name, "first_position", "False") == "excluded"
+
+
+def test_what_void_skip_called_the_first_position_is_where_it_skips() -> None:
+    for former, now in ((True, "all"), (False, "all but the first")):
+        assert make_analysis("void_skip", {"first_position": former}).skipped_positions == now
+    with pytest.raises(AnalysisError, match="unknown value 'excluded'; there is all, all but the"):
+        make_analysis("void_skip", {"first_position": "excluded"})
 
 
 def test_equal_values_are_one_value() -> None:
