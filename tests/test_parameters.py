@@ -22,7 +22,7 @@ from interp.analyses.logit_lens import LogitLens
 from interp.analyses.oracle_exit import OracleExit
 from interp.analysis import Analysis
 from interp.errors import AnalysisError, RunError
-from interp.parameters import coerce, hints_of, parse
+from interp.parameters import Formerly, coerce, hints_of, parse
 from interp.reports.gather import _command
 from interp.runs import Study
 from interp.runs.registry import find_analyses, make_analysis, parse_parameter
@@ -48,7 +48,8 @@ def values_of(hint: Any) -> list[Any]:
     if hint is str:
         return [*HOSTILE, "", "none"]
     if origin is Annotated:
-        values, ranges = values_of(inside[0]), inside[1:]
+        values = values_of(inside[0])
+        ranges = [each for each in inside[1:] if not isinstance(each, Formerly)]
         values += [type(value)(each.least) for value in values[-1:] for each in ranges]
         refused = [any(each.refusal(v) for each in ranges if v is not None) for v in values]
         return [value for value, is_refused in zip(values, refused, strict=True) if not is_refused]
@@ -125,7 +126,7 @@ def test_a_value_is_read_by_its_declared_type(
         ("logit_lens.top_k=none", "logit_lens.top_k is 'none'; int is needed"),
         (
             "logit_lens.first_position=1",
-            "logit_lens.first_position: unknown value '1'; there is included, excluded",
+            "logit_lens.first_position: unknown value '1'; there is excluded, included",
         ),
         ("logit_lens.kl_share=nan", "logit_lens.kl_share is nan; a number is needed"),
         ("oracle_exit.stable_for=2,x", "oracle_exit.stable_for is 'x'; int is needed"),
@@ -189,7 +190,7 @@ def test_from_python_values_are_checked_as_from_files() -> None:
         (
             LogitLens,
             {"first_position": 1},
-            "logit_lens.first_position: unknown value '1'; there is included, excluded",
+            "logit_lens.first_position: unknown value '1'; there is excluded, included",
         ),
         (BlockInfluence, {"seed": True}, "block_influence.seed is True; int is needed"),
         (IntegratedGradients, {"tolerance": float("nan")}, "integrated_gradients.tolerance is nan"),

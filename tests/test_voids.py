@@ -177,7 +177,7 @@ def test_usage_of_sets_of_tokens_by_hand() -> None:
     )
     at = frame[frame["position"].notna()].set_index(["layer", "position"])["usage"]
     assert at[0].tolist() == [1.0, 0.0, 1.0]
-    assert at[0].index.tolist() == [-2, -1, 0]
+    assert at[0].index.tolist() == [-3, -2, -1]
 
 
 def test_punctuation_is_what_has_no_letters() -> None:

@@ -77,7 +77,7 @@ def _link(edge: Edge, *, width: float, is_lit: bool) -> dict[str, Any]:
         "curveness": 0.12 if edge.receiver[0] != "k" else -0.12,
         "type": "solid" if edge.score >= 0 else "dashed",
     }
-    value = f"{edge.name} {edge.score:+.4f}"
+    value = f"{edge.shown} {edge.score:+.4f}"
     return {
         "source": node_named(edge.sender),
         "target": node_named(edge.node),
