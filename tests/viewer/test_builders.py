@@ -226,8 +226,8 @@ def test_text_is_no_markup() -> None:
 
 def test_every_choice_of_layer_skip_has_its_own_name() -> None:
     names = [
-        skip.Effect(scope, statistic, d).name
-        for scope in skip.SHOWN
+        skip.Effect(scope, statistic, "all positions", d).name
+        for scope in ("all", "future", "direct", "direct_future")
         for statistic in skip.STATISTICS
         for d in (False, True)
     ]
