@@ -162,7 +162,7 @@ def test_cases_that_want_more_nodes_are_counted() -> None:
     assert part["nodes"].max() <= 20
     assert part["capped"].any()
     sums = analysis.combine([part]).findings()[1]
-    assert f"{int(part['capped'].sum())} of 12 sums wanted more nodes" in sums.claim
+    assert f"{int(part['capped'].sum())} of 12 cases wanted more nodes" in sums.claim
 
 
 def test_a_sum_by_hand() -> None:
@@ -172,11 +172,13 @@ def test_a_sum_by_hand() -> None:
         return a * a + a, torch.stack([2 * a, torch.ones_like(a)], 1)
 
     (exact,) = integrate(evaluate, 1, tolerance=0.01, max_nodes=64)
-    assert_close(exact.components, torch.tensor([1.0, 1.0]))
+    assert_close(exact.components, torch.tensor([1.0, 1.0]).double())
+    assert exact.worst_error < 1e-6
     assert (exact.n_nodes, exact.difference, exact.is_capped) == (9, 2.0, False)
     (steps,) = left_riemann(evaluate, 1, n_nodes=4, ends=[2.0])
-    assert_close(steps.components, torch.tensor([0.75, 1.0]))  # 2 (0 + 1/4 + 1/2 + 3/4) / 4
+    assert_close(steps.components, torch.tensor([0.75, 1.0]).double())  # 2 (0 + 1/4 + 1/2 + 3/4) / 4
     assert steps.error == pytest.approx(0.25)
+    assert_close(steps.component_error, torch.tensor([0.25, 0.0]).double())  # 0.75 - 2 (1/2) / 2
 
 
 def test_nodes_gather_where_the_path_is_steep() -> None:
@@ -190,7 +192,7 @@ def test_nodes_gather_where_the_path_is_steep() -> None:
 
     (steep,) = integrate(evaluate, 1, tolerance=0.01, max_nodes=256)
     assert steep.error < 0.01
-    assert len(set(asked)) == len(asked) == steep.n_nodes < 60
+    assert len(set(asked)) == len(asked) == steep.n_nodes < 70
     assert sum(0.5 < a < 0.9 for a in asked) > 0.7 * len(asked)
 
 

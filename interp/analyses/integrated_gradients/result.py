@@ -34,7 +34,7 @@ def taken_over(share: np.ndarray) -> int | None:
 
 @dataclass(frozen=True, repr=False)
 class IntegratedGradientsResult(Result):
-    """Attributions, and `arrays` [prompt layer]: difference, error, nodes, capped."""
+    """Attributions, and `arrays` [prompt layer]: difference, error, token_error, nodes, capped."""
 
     analysis: "IntegratedGradients"
     attribution: Aligned
@@ -63,8 +63,10 @@ class IntegratedGradientsResult(Result):
         Statistics are over prompts.
 
         Measures: "attribution" (in probability; `position` counts from the prompt's last token, 0),
-        and of every sum "share of the last token", "difference" F(S) - F(B), "nodes", "relative
-        error" and "capped" (1: more nodes were wanted than allowed).
+        and of every case "share of the last token", "difference" F(S) - F(B), "nodes", "relative
+        error" (of the sum, against the known difference), "token error" (the worst token's,
+        estimated; relative to itself, or to 5 % of all tokens' sizes together) and "capped" (1:
+        more nodes were wanted than allowed).
         """
         seed = self.analysis.seed
         frames = [self.attribution.to_frame(seed=seed).assign(measure="attribution")]
@@ -73,6 +75,7 @@ class IntegratedGradientsResult(Result):
             "difference": self.arrays["difference"],
             "nodes": self.arrays["nodes"],
             "relative error": self.relative_error,
+            "token error": self.arrays["token_error"],
             "capped": self.arrays["capped"],
         }
         for name, values in measures.items():
@@ -98,7 +101,7 @@ class IntegratedGradientsResult(Result):
         error = self.relative_error
         worst = Estimate(float(error.max()), n=len(error))
         n_capped = int(self.arrays["capped"].sum())
-        limit = f"; {n_capped} of {error.size} sums wanted more nodes" if n_capped else ""
+        limit = f"; {n_capped} of {error.size} cases wanted more nodes" if n_capped else ""
         sums = Finding(
             "The attributions add up to the change in"
             f" probability within {worst:.1%} at worst{limit}.",
