@@ -86,15 +86,16 @@ class _Path:
         return torch.einsum("rn,pnc,p->rpc", _RULES, nodes, widths)
 
     def _too_coarse(self, tolerance: float) -> list[bool]:
-        """Return which panels have more than their share of an error that is too large."""
+        """Return which panels must go: without them, all errors are small enough."""
         halves, whole = self._rules()
         differences = [self.values[b] - self.values[a] for a, b in self.panels]
         miss = halves.sum(1) - torch.tensor(differences, dtype=torch.float64)
         errors = torch.column_stack([(halves - whole).abs(), miss.abs()])
         change = torch.tensor([max(abs(self.difference), FLOOR)], dtype=torch.float64)
         most = tolerance * torch.cat([sizes(halves.sum(0)), change])
-        is_off = errors.sum(0) > most
-        return [bool(row) for row in ((errors > most / len(errors)) & is_off).any(1)]
+        errors, order = errors.sort(dim=0)
+        is_over = errors.cumsum(0) > most
+        return [bool(row) for row in torch.zeros_like(is_over).scatter(0, order, is_over).any(1)]
 
     def refine(self, *, tolerance: float, max_nodes: int) -> bool:
         """Halve the panels that are too coarse; return whether nodes are missing now."""
