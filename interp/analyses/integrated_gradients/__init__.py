@@ -52,11 +52,10 @@ _GRAPH_TOKENS = 2048  # many layers hold a graph: more than the one block of `Re
 class IntegratedGradients(Analysis):
     """Integrate from a mean residual to the clean one, at every layer.
 
-    `nodes` "adaptive" places at most `max_nodes` until each token's attribution is settled within
-    `tolerance`, relative to its size or 5 % of all sizes together, and so is the sum, relative to
-    at least 0.01; "published" takes `max_nodes` equal steps, each at its left end.
-    `part` is what is varied. `first_position` False leaves position 0 out of the baseline;
-    `whole_answer` counts the answer's last token in, as published, for one more clean pass.
+    `nodes` "adaptive" places at most `max_nodes` until each token is settled within `tolerance` (of
+    its size, or of 5 % of all sizes) and so is the sum (of at least 0.01); "published" takes
+    `max_nodes` equal steps, each at its left end. `part` is varied; `first_position` False leaves
+    position 0 out of the baseline; `whole_answer` counts the answer's last token in, as published.
     """
 
     part: Part = "layer"
@@ -70,9 +69,8 @@ class IntegratedGradients(Analysis):
     page: ClassVar[str] = "erasure"
     question: ClassVar[str] = "Until which layer does each token matter for the answer?"
     how: ClassVar[str] = (
-        "The answer's probability is differentiated at points on the way from a mean stream to the"
-        " clean one, at every layer. Points are added until the attributions settle and add up to"
-        " the known change of the probability."
+        "The answer's probability is differentiated at points between a mean stream and the clean"
+        " one, at every layer. Points are added until attributions settle and add up to its change."
     )
     caveat: ClassVar[str] = (
         "Attributions depend on the stream that stands for “no information”; another baseline"
