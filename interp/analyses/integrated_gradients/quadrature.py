@@ -17,6 +17,9 @@ from torch import Tensor
 FEWEST_NODES = 9
 FLOOR = 0.01  # a change below this, and a whole below it, are held to an absolute error
 SMALL = 0.05  # a component below this share of the whole is held to that share
+# The difference of the two rules is the coarser one's error; the finer one's is far smaller where
+# the path is smooth.
+_OF_DIFFERENCE = 0.8
 _HALVES = [w / 180 for w in (7, 32, 12, 32, 14, 32, 12, 32, 7)]
 _WHOLE = [w / 90 for w in (7, 0, 32, 0, 12, 0, 32, 0, 7)]
 _RULES = torch.tensor([_HALVES, _WHOLE], dtype=torch.float64)
@@ -90,7 +93,7 @@ class _Path:
         halves, whole = self._rules()
         differences = [self.values[b] - self.values[a] for a, b in self.panels]
         miss = halves.sum(1) - torch.tensor(differences, dtype=torch.float64)
-        errors = torch.column_stack([(halves - whole).abs(), miss.abs()])
+        errors = torch.column_stack([_OF_DIFFERENCE * (halves - whole).abs(), miss.abs()])
         change = torch.tensor([max(abs(self.difference), FLOOR)], dtype=torch.float64)
         most = tolerance * torch.cat([sizes(halves.sum(0)), change])
         errors, order = errors.sort(dim=0)
@@ -110,7 +113,7 @@ class _Path:
 
     def integral(self) -> Integral:
         halves, whole = self._rules()
-        components, apart = halves.sum(0), (halves - whole).abs().sum(0)
+        components, apart = halves.sum(0), _OF_DIFFERENCE * (halves - whole).abs().sum(0)
         return Integral(components, apart, self.difference, len(self.values), self.is_capped)
 
 
