@@ -94,71 +94,84 @@ class CircuitDiscovery(Analysis):
         model.refuse_rules(self._rules)
 
     def prepare(self, model: Model, task: Task) -> Tensors:
-        """Return edge scores [prompt receiver sender] and mean writes, on half of the prompts."""
-        discovery = [prompt for prompt in task.prompts if is_for_discovery(prompt.id)]
-        if not discovery or len(discovery) == len(task.prompts):
-            raise TaskError(
-                "circuits are found on half of the prompts and tried on the other;"
-                f" {len(task.prompts)} are too few"
-            )
-        wiring = Wiring.of(model)
-        writes = torch.zeros(wiring.is_edge.shape[1], model.d_model, device=model.device)
-        scores, keys, n_tokens = [], [], 0
-        for prompts in model.shards(task.of(discovery)):
-            shard = model.tokenize(prompts)
-            recording = model.record(shard)
-            for twins in twins_of(recording, shard, metric=self.metric, direction="denoise"):
-                scores.append(edge_scores(recording, twins, wiring, rules=self._rules).cpu())
-                keys += [key_of(prompts[row].id) for row in twins.clean.rows.tolist()]
-                if self.ablation == "mean":
-                    away = plain_pass(recording, twins.corrupted, wiring).writes.float()
-                    writes = writes + away.sum((0, 1))
-                    n_tokens += away.shape[0] * away.shape[1]
-        means = {"writes": writes / n_tokens} if self.ablation == "mean" else {}
-        scored = {"scores": torch.cat(scores), "key": torch.tensor(keys)}
-        return scored | {"wiring": wiring.numbers} | means
+        """Return edge scores from half of the prompts, circuits' metric on the others, controls.
 
-    def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return edge scores [batch receiver sender] and the metric of circuits [batch fraction].
-
-        Prompts on which edges were scored have their scores, the others the metric; the rest is 0.
+        The other prompts are halved once more; each half chooses a circuit, for which random
+        controls are drawn. "chosen" and "half" say which; "random" holds the edges [choice draw
+        receiver sender].
         """
-        wiring = Wiring.from_numbers(prepared["wiring"])
-        whole = Circuit.whole(wiring, prepared["scores"].double().mean(0).numpy())
-        tried = self._tried(whole)
-        is_new = torch.tensor([not is_for_discovery(prompt.id) for prompt in shard.prompts])
-        values = torch.zeros(len(shard.prompts), len(tried))
-        for every in twins_of(recording, shard, metric=self.metric, direction="denoise"):
-            twins = every.only(is_new[every.clean.rows.cpu()].nonzero()[:, 0])
-            if not len(twins.clean.rows):
-                continue
-            away = plain_pass(recording, twins.corrupted, wiring)
-            if self.metric == "kl":
-                twins = twins.with_reference(recording.forward(twins.clean.tokens).logits)
-            kept = circuit_values(
-                recording, twins, wiring, tried, away=away, instead=prepared.get("writes")
+        by_use: dict[bool, list[Prompt]] = {True: [], False: []}
+        for prompt in task.prompts:
+            by_use[is_for_discovery(prompt.id)].append(prompt)
+        if not by_use[True] or len(by_use[False]) < 2:
+            raise TaskError(
+                "circuits are found on half of the prompts, and chosen and tried on two halves of"
+                f" the other; {len(task.prompts)} are too few"
             )
-            values[twins.clean.rows.cpu()] = kept.T.cpu()
-        scored = dict(zip(prepared["key"].tolist(), prepared["scores"], strict=True))
-        nothing = torch.zeros(wiring.is_edge.shape)
-        scores = [scored.get(key_of(prompt.id), nothing) for prompt in shard.prompts]
-        by_kind = values[:, :-2].chunk(len(KINDS), dim=1)
-        return {
-            **{kind: part.contiguous() for kind, part in zip(KINDS, by_kind, strict=True)},
-            "all": values[:, -2].contiguous(),
-            "none": values[:, -1].contiguous(),
-            "is_new": is_new.int(),
-            "wiring": wiring.numbers.repeat(len(shard.prompts), 1),
-            "scores": torch.stack(scores),
+        prepared = scored_edges(
+            model,
+            task.of(by_use[True]),
+            metric=self.metric,
+            rules=self._rules,
+            needs_means=self.ablation == "mean",
+        )
+        whole = self._whole(prepared)
+        tried, keys, parts = self.circuits(whole), [], []
+        kept = [*(circuit.kept for circuit in tried), whole.kept, np.zeros_like(whole.kept)]
+        for prompts in model.shards(task.of(by_use[False])):
+            shard = model.tokenize(prompts)
+            parts.append(metric_of(model.record(shard), shard, kept, prepared, metric=self.metric))
+            keys += [key_of(prompt.id) for prompt in prompts]
+        values = torch.cat(parts)
+        chosen = chosen_by_halves(values.double().numpy(), [c.n_edges for c in tried])
+        controls = {
+            at: torch.from_numpy(random_circuits(tried[at], self.draws, seed=self.seed))
+            for at in chosen
+        }
+        return prepared | {
+            "values": values,
+            "new": torch.tensor(keys),
+            "chosen": torch.tensor(chosen),
+            "random": torch.stack([controls[at] for at in chosen]),
         }
 
-    def _tried(self, whole: Circuit) -> list[NDArray[np.bool_]]:
-        """Return the kept edges of circuits, random controls, complements, all edges and none."""
-        circuits, every = self.circuits(whole), whole.kept
-        sizes = [circuit.n_edges for circuit in circuits]
-        others = [every & ~circuit.kept for circuit in circuits]
-        random = random_circuits(whole.wiring, sizes, seed=self.seed)
-        return [*(c.kept for c in circuits), *random, *others, every, np.zeros_like(every)]
+    def _whole(self, prepared: Tensors) -> Circuit:
+        wiring = Wiring.from_numbers(prepared["wiring"])
+        return Circuit.whole(wiring, prepared["scores"].double().mean(0).numpy())
+
+    def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
+        """Return edge scores [batch receiver sender], or the metric of circuits and controls.
+
+        Prompts on which edges were scored have their scores, the others the metric [batch
+        fraction], of random circuits [batch choice draw]; the rest is 0.
+        """
+        whole, n = self._whole(prepared), len(shard.prompts)
+        chosen = prepared["chosen"].tolist()
+        random = prepared["random"][: len(set(chosen))]
+        others = [whole.kept & ~circuit.kept for circuit in self.circuits(whole)]
+        tried = [*others, *random.flatten(0, 1).numpy()]
+        values = metric_of(recording, shard, tried, prepared, metric=self.metric)
+        complement, drawn = values.split([len(others), len(tried) - len(others)], dim=1)
+        drawn = drawn.reshape(n, -1, self.draws).expand(-1, 2, -1)
+        known = {key: row for row, key in enumerate(prepared["new"].tolist())}
+        rows = [known.get(key_of(prompt.id), -1) for prompt in shard.prompts]
+        nothing = torch.zeros_like(prepared["values"][:1])
+        circuits = torch.cat([prepared["values"], nothing])[rows]
+        scored = dict(zip(prepared["key"].tolist(), prepared["scores"], strict=True))
+        empty = torch.zeros_like(prepared["scores"][0])
+        scores = [scored.get(key_of(prompt.id), empty) for prompt in shard.prompts]
+        return {
+            "circuit": circuits[:, :-2].contiguous(),
+            "random": drawn.contiguous(),
+            "complement": complement.contiguous(),
+            "all": circuits[:, -2].contiguous(),
+            "none": circuits[:, -1].contiguous(),
+            "is_new": is_new(shard).int(),
+            "half": torch.tensor(rows).remainder(2).int(),
+            "chosen": prepared["chosen"].int().repeat(n, 1),
+            "wiring": prepared["wiring"].repeat(n, 1),
+            "scores": torch.stack(scores),
+        }
 
     def circuits(self, whole: Circuit) -> list[Circuit]:
         """Return the circuit of each fraction of all edges."""
@@ -168,21 +181,21 @@ class CircuitDiscovery(Analysis):
     def combine(self, parts: Sequence[Tensors]) -> CircuitDiscoveryResult:
         """Return the scored edges, and what circuits of them do on unseen prompts."""
         arrays = {key: array.astype(np.float64) for key, array in joined(parts).items()}
-        is_new = arrays.pop("is_new") > 0
+        unseen = arrays.pop("is_new") > 0
         wiring = Wiring.from_numbers(torch.from_numpy(arrays.pop("wiring")[0]))
-        whole = Circuit.whole(wiring, arrays.pop("scores")[~is_new].mean(0))
-        values = {key: array[is_new] for key, array in arrays.items()}
-        return CircuitDiscoveryResult(self, whole, values)
+        whole = Circuit.whole(wiring, arrays.pop("scores")[~unseen].mean(0))
+        one, other = arrays.pop("chosen")[0].astype(int).tolist()
+        values = {key: array[unseen] for key, array in arrays.items()}
+        return CircuitDiscoveryResult(self, whole, values, (one, other))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return a pass for every circuit, of the prompts that edges are not scored on."""
+        """Return at most a pass for every complement and random control, of unseen prompts.
+
+        `prepare` runs the circuits themselves, a pass for every fraction.
+        """
         wiring, k = Wiring.of(model), len(self.fractions)
         held = 4 * max(TOKENS_AT_ONCE, shard.tokens.numel()) * len(wiring.senders) * model.d_model
-        new = sum(not is_for_discovery(prompt.id) for prompt in shard.prompts) / len(shard.prompts)
-        passes = (3.0 * k + 3 + (self.metric == "kl")) * new
-        return Cost(passes, len(shard.prompts) * (wiring.is_edge.size + 3 * k + 8), held)
-
-
-def is_for_discovery(prompt_id: str) -> bool:
-    """Tell whether edges are scored on a prompt: half of them are, chosen by id alone."""
-    return crc32(prompt_id.encode()) % 2 == 0
+        passes = k + 2.0 * self.draws + 1 + (self.metric == "kl")
+        numbers = wiring.is_edge.size + 2 * k + 2 * self.draws + 10
+        new = float(is_new(shard).float().mean())
+        return Cost(passes * new, len(shard.prompts) * numbers, held, is_bound=True)
