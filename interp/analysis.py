@@ -53,6 +53,8 @@ class Cost:
 
 
 Measure = Callable[[Any, Recording, TokenBatch, Tensors], Tensors]
+Combine = Callable[[Any, Sequence[Tensors]], Result]
+GROUP = "prompt.group"  # in every part: the prompts' groups [batch]
 
 
 def _as_a_whole(measure: Measure) -> Measure:
@@ -61,9 +63,21 @@ def _as_a_whole(measure: Measure) -> Measure:
         analysis: Any, recording: Recording, shard: TokenBatch, prepared: Tensors
     ) -> Tensors:
         with recording.running():
-            return measure(analysis, recording, shard, prepared)
+            return {**measure(analysis, recording, shard, prepared), GROUP: shard.groups}
 
     return measured
+
+
+def _with_groups(combine: Combine) -> Combine:
+    @wraps(combine)
+    def combined(analysis: Any, parts: Sequence[Tensors]) -> Result:
+        own = [{key: tensor for key, tensor in part.items() if key != GROUP} for part in parts]
+        result = combine(analysis, own)
+        if not all(GROUP in part for part in parts):  # parts of interp 0.1
+            return result
+        return result.of_groups(torch.cat([part[GROUP] for part in parts]).cpu().numpy())
+
+    return combined
 
 
 @dataclass(frozen=True)
@@ -83,9 +97,11 @@ class Analysis(ABC):
     page: ClassVar[str] = "analysis"
 
     def __init_subclass__(cls) -> None:
-        """Check the model once for all of `measure`, not before every block."""
+        """Check the model once for all of `measure`, and pass the prompts' groups to the result."""
         if "measure" in vars(cls):
             cls.measure = _as_a_whole(cls.measure)  # type: ignore[assignment,method-assign]
+        if "combine" in vars(cls):
+            cls.combine = _with_groups(cls.combine)  # type: ignore[assignment,method-assign]
 
     def __post_init__(self) -> None:
         """Convert every parameter to its declared type; raise AnalysisError if that fails."""

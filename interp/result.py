@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,14 @@ from interp.figures.pictures import svg_of
 from interp.figures.words import value_text
 from interp.shapes import Tensors
 from interp.stats.estimate import Estimate
+from interp.stats.groups import Groups
 
 LONGEST_CLAIM = 160  # characters
 MOST_FINDINGS = 3
 _ROWS_SHOWN = 5
+
+
+Kind = Literal["describes", "compares"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,11 @@ class Compared:
 class Finding:
     """One claim in one sentence, and the number that it rests on.
 
-    `measure` says what the number is and does not change with the model or the task, so that
-    findings can be compared. The number of prompts, the control and the strongest rival are shown
+    `kind` "describes" gives a size; "compares" gives a difference from its control, with an
+    interval, and claims an effect only where that excludes 0. `measure` says what the number is,
+    with its unit, and does not change with the model or the task, so that findings can be compared.
+    The number of prompts, the control (which could have made the finding worthless), the strongest
+    rival and a `note` (how the number was made, if it was picked or many were tested) are shown
     next to the claim, not in it.
     """
 
@@ -47,14 +54,18 @@ class Finding:
     measure: str = ""
     control: Compared | None = None
     rival: Compared | None = None
+    kind: Kind = "describes"
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values: claim, measure, value, low, high, n; control and rival likewise."""
-        nothing = dict.fromkeys(("value", "low", "high", "n"))
+        """Return plain values: claim, measure, kind, note, the estimate's, comparisons."""
+        nothing = dict.fromkeys(("value", "low", "high", "n", "n_groups"))
         comparisons = {"control": self.control, "rival": self.rival}
         return {
             "claim": self.claim,
             "measure": self.measure,
+            "kind": self.kind,
+            **({"note": self.note} if self.note else {}),
             **(nothing if self.estimate is None else self.estimate.to_json()),
             **{
                 role: {"name": other.name, **other.estimate.to_json()}
@@ -76,14 +87,26 @@ class Origin:
 
 
 class Result(ABC):
-    """What an analysis returns; `origin` is the run folder that it was read from, if any."""
+    """What an analysis returns.
+
+    `origin` is the run folder that it was read from, if any; `prompt_groups` [prompt] are the
+    groups of the prompts measured, in the order of the parts (None: every prompt is its own).
+    """
 
     origin: Origin | None = None
+    prompt_groups: Groups | None = None
 
     def read_from(self, origin: Origin) -> "Result":
         """Return this result as read from a run folder."""
+        return self._with(origin=origin)
+
+    def of_groups(self, groups: Groups | None) -> "Result":
+        """Return this result with the groups of its prompts."""
+        return self._with(prompt_groups=groups)
+
+    def _with(self, **attributes: Any) -> "Result":
         result = copy(self)
-        vars(result)["origin"] = origin  # results are frozen
+        vars(result).update(attributes)  # results are frozen
         return result
 
     @abstractmethod
@@ -152,6 +175,8 @@ def faults_of(findings: Sequence[Finding]) -> list[str]:
             faults.append(f"more than one sentence: {claim}")
         if estimate is None:
             continue
+        if finding.kind == "compares" and finding.control is None:
+            faults.append(f"a comparison without a control: {claim}")
         if not finding.measure:
             faults.append(f"a number without a measure: {claim}")
         if estimate.has_interval:

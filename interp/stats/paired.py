@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 from interp.stats.estimate import Estimate, estimate
+from interp.stats.groups import Array, Grouping
+
+_FLIPS = 4999
 
 
 @dataclass(frozen=True)
@@ -18,29 +21,29 @@ class PairedDifference:
     @classmethod
     def of(
         cls,
-        differences: NDArray[np.float64],
+        differences: ArrayLike,
         *,
-        weights: NDArray[np.float64] | None = None,
+        weights: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
         seed: int = 0,
     ) -> "PairedDifference":
         """Return the (weighted) mean of paired differences [prompt]."""
-        return cls(estimate(differences, weights=weights, seed=seed), paired_p(differences))
+        array = np.asarray(differences, np.float64)
+        p = float(paired_p(array, groups=groups, seed=seed))
+        return cls(estimate(array, weights=weights, groups=groups, seed=seed), p)
 
 
-def paired_p(differences: NDArray[np.float64]) -> float:
-    """Return the two-sided p-value of paired differences [prompt]; 1 if all are 0.
+def paired_p(differences: ArrayLike, *, groups: ArrayLike | None = None, seed: int = 0) -> Array:
+    """Return the two-sided p-value [...] of paired differences [prompt ...]; 1 if all are 0.
 
-    If all that are not 0 have the same size (right against wrong), this is McNemar's exact test,
-    otherwise Wilcoxon's signed-rank test, which uses only the order of the differences. Differences
-    are rounded to 0.0001, so that sums computed in another order do not count as different.
+    By flipping the signs of whole groups at random (4,999 times): if neither way is better, either
+    sign was as likely. Differences are rounded to 0.0001, so that sums computed in another order do
+    not count as different.
     """
-    from scipy import stats  # half a second, and only results need it
-
-    rounded = differences.round(4)
-    nonzero = rounded[rounded != 0]
-    if not len(nonzero):
-        return 1.0
-    if np.ptp(np.abs(nonzero)) == 0:
-        return float(stats.binomtest(int((nonzero > 0).sum()), len(nonzero)).pvalue)
-    method = "auto" if len(nonzero) < 20 else "asymptotic"
-    return float(stats.wilcoxon(nonzero, method=method).pvalue)
+    rounded = np.asarray(differences, np.float64).round(4)
+    sums = Grouping.of(len(rounded), groups).sums(rounded)
+    flat = sums.reshape(len(sums), -1)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(_FLIPS, len(sums)))
+    reached = np.abs(signs @ flat) >= np.abs(flat.sum(0)) - 1e-9
+    p: Array = ((1 + reached.sum(0)) / (1 + _FLIPS)).reshape(sums.shape[1:])
+    return p

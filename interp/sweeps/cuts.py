@@ -11,9 +11,9 @@ from torch import Tensor
 from interp.errors import AnalysisError, SiteError
 from interp.models import Model
 from interp.replay import Recording
-from interp.sweeps.tags import key_of
 from interp.sweeps.two_hop import require_subject
 from interp.tasks.batch import TokenBatch
+from interp.tasks.prompts import key_of
 
 Key = Literal["subject", "start", "phrase"]
 Query = Literal["last", "subject", "all"]

@@ -10,13 +10,9 @@ from torch import Tensor
 
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
+from interp.tasks.prompts import key_of
 
 _TAG_BYTES = 48
-
-
-def key_of(prompt_id: str) -> int:
-    """Return a number that stands for a prompt's id in tensors, and is a seed of its own."""
-    return int.from_bytes(blake2b(prompt_id.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def draw_seed(prompt_id: str, *, seed: int = 0) -> int:

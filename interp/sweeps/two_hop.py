@@ -17,10 +17,11 @@ from interp.shapes import Tensors
 from interp.sites import Site
 from interp.sweeps.answers import require_answers
 from interp.sweeps.patches import ranks
-from interp.sweeps.tags import key_of, keys_of
+from interp.sweeps.tags import keys_of
 from interp.sweeps.texts import hold_answers
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
+from interp.tasks.prompts import key_of
 
 RIGHT, WRONG = "right answers", "wrong answers"
 PARTS = ("attention", "MLP", "stream")

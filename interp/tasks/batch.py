@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.errors import TaskError
 from interp.tasks.encoding import NO_LIMITS, UNKNOWN, Encoded, Encoder, Limits, named
 from interp.tasks.given import described, is_ids, list_of, plain, read_ids
-from interp.tasks.prompts import Prompt
+from interp.tasks.prompts import Prompt, key_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class TokenBatch:
     bridge: Int[Tensor, " batch"] | None = None
     subject_start: Int[Tensor, " batch"] | None = None
     why: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> Int[Tensor, " batch"]:
+        """Return a number for each prompt's group: prompts with equal ones were drawn together."""
+        return torch.tensor([key_of(prompt.drawn) for prompt in self.prompts])
 
     @property
     def is_padded(self) -> bool:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 from interp.errors import TaskError
 from interp.tasks.given import is_missing, list_of_texts, read_ids, spelled
 from interp.tasks.spacing import Space, check_space, space_between
 
-_OPTIONAL_TEXTS = ("answer", "wrong", "corrupted", "subject", "bridge")
+_OPTIONAL_TEXTS = ("answer", "wrong", "corrupted", "subject", "bridge", "group")
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,10 @@ class Prompt:
 
     All but `id` and `text` are optional. `aliases` are other right answers; `corrupted` is a twin
     of the text in which something else, usually `wrong`, is right; `subject` is the phrase that
-    names the first hop's entity, `bridge` the first hop's answer. `answer_index` says which of the
-    `choices` is the answer, where two read the same. `space` is how answers follow the text. With
-    `tokens` the prompt is these ids, as they are, and `spelling` has the ids of its answers,
+    names the first hop's entity, `bridge` the first hop's answer; prompts of one `group` share what
+    was drawn (a fact, names, a text) and count as one draw in intervals. `answer_index` says which
+    of the `choices` is the answer, where two read the same. `space` is how answers follow the text.
+    With `tokens` the prompt is these ids, as they are, and `spelling` has the ids of its answers,
     choices and twin, by text. Blank texts count as missing. Raises TaskError if a field is invalid.
     """
 
@@ -37,6 +39,7 @@ class Prompt:
     space: Space = "auto"
     tokens: tuple[int, ...] | None = None
     spelling: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    group: str | None = None
 
     def __post_init__(self) -> None:
         where = f"prompt {self.id!r}"
@@ -97,6 +100,11 @@ class Prompt:
             return self.answer_index
         return self.choices.index(self.answer) if self.answer in self.choices else None
 
+    @property
+    def drawn(self) -> str:
+        """Return what was drawn independently: the group; by default the subject, else the id."""
+        return self.group or self.subject or self.id
+
     def to_record(self) -> dict[str, Any]:
         """Return the fields that are not empty."""
         empty = {"space": "auto"}
@@ -105,6 +113,11 @@ class Prompt:
             for key, value in asdict(self).items()
             if value not in (None, "", (), {}, empty.get(key))
         }
+
+
+def key_of(text: str) -> int:
+    """Return a number that stands for an id or a group in tensors."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def followed_by(text: str, answer: str, *, space: Space = "auto") -> str:

@@ -218,6 +218,8 @@ def _prompt(record: Mapping[str, Any], where: str, *, number: str, names: Sequen
     if "choices" in record:
         record["choices"], own_labels = _choices(record["choices"], where)
         record |= _chosen(record, own_labels if labels is None else _labels(labels, where), where)
+    if "group" in record:
+        record["group"] = _id(record["group"])
     if "answer_index" in record:
         record["answer_index"] = _whole(record["answer_index"], where)
     if "tokens" in record:

@@ -37,7 +37,11 @@ def one_hop(world: World) -> Task:
         held_out = "held-out" if (entity, relation) in world.held_out else "trained"
         prompts.append(
             Prompt(
-                f"{entity}-{relation}", " ".join(words[1:]), answer=answer, tags={"set": held_out}
+                f"{entity}-{relation}",
+                " ".join(words[1:]),
+                answer=answer,
+                tags={"set": held_out},
+                group=entity,
             )
         )
     about = "facts of the synthetic world, “Ada friend” → “Ned”."
@@ -134,6 +138,7 @@ def greater_than(names: Names, *, n: int = 200) -> Task:
                 corrupted=text.replace(f"{NUMBERS[year]} to", "01 to"),
                 aliases=tuple(sorted(later[1:])),
                 tags={"year": NUMBERS[year]},
+                group=NUMBERS[year],
             )
         )
     about = (

@@ -20,10 +20,10 @@ from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.patches import Spans, outputs_at, patching_steps
-from interp.sweeps.tags import key_of
 from interp.sweeps.two_hop import other_prompts, other_prompts_entities
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
+from interp.tasks.prompts import key_of
 
 Control = Literal["identity", "forward", "example", "random", "position", "rescaled"]
 CONTROLS: tuple[Control, ...] = get_args(Control)

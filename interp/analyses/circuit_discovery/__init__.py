@@ -35,10 +35,10 @@ from interp.models import Model
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
-from interp.sweeps.tags import key_of
 from interp.sweeps.twins import check_twins, twins_of
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
+from interp.tasks.prompts import key_of
 
 
 @dataclass(frozen=True)
