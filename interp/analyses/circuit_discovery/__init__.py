@@ -6,39 +6,41 @@ Circuits of the best edges are then run: every other edge carries what it would 
 run, or a mean. Faithfulness and its two areas follow MIB (arXiv 2504.13151):
 
     f(C) = (m(C) - m(no edge)) / (m(all edges) - m(no edge))
-    CPR = area under f,   CMD = area under |1 - f|
+    CPR = mean of f over the range of fractions,   CMD = that of |1 - f|
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal
-from zlib import crc32
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from interp.analyses.circuit_discovery.circuits import Circuit, Wiring, random_circuits
-from interp.analyses.circuit_discovery.edges import (
-    TOKENS_AT_ONCE,
-    circuit_values,
-    edge_scores,
-    plain_pass,
+from interp.analyses.circuit_discovery.circuits import Circuit, Wiring
+from interp.analyses.circuit_discovery.controls import controls_for_halves
+from interp.analyses.circuit_discovery.edges import TOKENS_AT_ONCE
+from interp.analyses.circuit_discovery.halves import (
+    is_for_discovery,
+    is_new,
+    metric_of,
+    metric_of_task,
+    scored_edges,
 )
-from interp.analyses.circuit_discovery.result import KINDS, CircuitDiscoveryResult
+from interp.analyses.circuit_discovery.result import CircuitDiscoveryResult
 from interp.analysis import Analysis, Cost
 from interp.backward import GRADIENT, Rules, rules_named
 from interp.errors import AnalysisError, TaskError
 from interp.metrics import Metric
 from interp.models import Model
+from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
-from interp.sweeps.twins import check_twins, twins_of
+from interp.sweeps.twins import check_twins
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
-from interp.tasks.prompts import key_of
+from interp.tasks.prompts import Prompt, key_of
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class CircuitDiscovery(Analysis):
     `method` is "relevance" (with the named `rules`) or "attribution"; `ranking` orders edges by
     "absolute" or "signed" score. `ablation` says what all other edges carry: the "corrupted" run's
     values, or their "mean" over the corrupted runs and positions (which also hides where a token
-    stands). `fractions` of all edges are tried, each with two controls: as many random edges, and
-    all edges but the circuit's.
+    stands). `fractions` of all edges are tried, and all edges but those. The smallest faithful
+    circuit is chosen on a half of the other half, beside `draws` random circuits made like it
+    (see `interp.analyses.circuit_discovery.controls`).
     """
 
     method: Literal["relevance", "attribution"] = "relevance"
@@ -58,6 +61,7 @@ class CircuitDiscovery(Analysis):
     ranking: Literal["absolute", "signed"] = "absolute"
     ablation: Literal["corrupted", "mean"] = "corrupted"
     fractions: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    draws: Annotated[int, AtLeast(1)] = 20
     seed: int = 0
     rank: ClassVar[int] = 6
     page: ClassVar[str] = "circuit"
@@ -116,24 +120,14 @@ class CircuitDiscovery(Analysis):
             needs_means=self.ablation == "mean",
         )
         whole = self._whole(prepared)
-        tried, keys, parts = self.circuits(whole), [], []
+        tried = self.circuits(whole)
         kept = [*(circuit.kept for circuit in tried), whole.kept, np.zeros_like(whole.kept)]
-        for prompts in model.shards(task.of(by_use[False])):
-            shard = model.tokenize(prompts)
-            parts.append(metric_of(model.record(shard), shard, kept, prepared, metric=self.metric))
-            keys += [key_of(prompt.id) for prompt in prompts]
-        values = torch.cat(parts)
-        chosen = chosen_by_halves(values.double().numpy(), [c.n_edges for c in tried])
-        controls = {
-            at: torch.from_numpy(random_circuits(tried[at], self.draws, seed=self.seed))
-            for at in chosen
-        }
-        return prepared | {
-            "values": values,
-            "new": torch.tensor(keys),
-            "chosen": torch.tensor(chosen),
-            "random": torch.stack([controls[at] for at in chosen]),
-        }
+        new = task.of(by_use[False])
+        measured, groups = metric_of_task(model, new, kept, prepared, metric=self.metric)
+        controls = controls_for_halves(
+            tried, whole, measured["values"], groups, n=self.draws, seed=self.seed
+        )
+        return prepared | measured | controls
 
     def _whole(self, prepared: Tensors) -> Circuit:
         wiring = Wiring.from_numbers(prepared["wiring"])
@@ -151,12 +145,14 @@ class CircuitDiscovery(Analysis):
         others = [whole.kept & ~circuit.kept for circuit in self.circuits(whole)]
         tried = [*others, *random.flatten(0, 1).numpy()]
         values = metric_of(recording, shard, tried, prepared, metric=self.metric)
-        complement, drawn = values.split([len(others), len(tried) - len(others)], dim=1)
+        complement, drawn = values[:, : len(others)], values[:, len(others) :]
         drawn = drawn.reshape(n, -1, self.draws).expand(-1, 2, -1)
         known = {key: row for row, key in enumerate(prepared["new"].tolist())}
-        rows = [known.get(key_of(prompt.id), -1) for prompt in shard.prompts]
-        nothing = torch.zeros_like(prepared["values"][:1])
-        circuits = torch.cat([prepared["values"], nothing])[rows]
+        unseen = is_new(shard)
+        rows = [
+            known[key_of(p.id)] if new else 0 for p, new in zip(shard.prompts, unseen, strict=True)
+        ]
+        circuits = prepared["values"][rows] * unseen[:, None]
         scored = dict(zip(prepared["key"].tolist(), prepared["scores"], strict=True))
         empty = torch.zeros_like(prepared["scores"][0])
         scores = [scored.get(key_of(prompt.id), empty) for prompt in shard.prompts]
@@ -166,9 +162,10 @@ class CircuitDiscovery(Analysis):
             "complement": complement.contiguous(),
             "all": circuits[:, -2].contiguous(),
             "none": circuits[:, -1].contiguous(),
-            "is_new": is_new(shard).int(),
-            "half": torch.tensor(rows).remainder(2).int(),
+            "is_new": unseen.int(),
+            "half": prepared["half"][rows].int(),
             "chosen": prepared["chosen"].int().repeat(n, 1),
+            "shared": prepared["shared"].repeat(n, 1),
             "wiring": prepared["wiring"].repeat(n, 1),
             "scores": torch.stack(scores),
         }
@@ -185,8 +182,9 @@ class CircuitDiscovery(Analysis):
         wiring = Wiring.from_numbers(torch.from_numpy(arrays.pop("wiring")[0]))
         whole = Circuit.whole(wiring, arrays.pop("scores")[~unseen].mean(0))
         one, other = arrays.pop("chosen")[0].astype(int).tolist()
+        shared = float(arrays.pop("shared")[0].mean())
         values = {key: array[unseen] for key, array in arrays.items()}
-        return CircuitDiscoveryResult(self, whole, values, (one, other))
+        return CircuitDiscoveryResult(self, whole, values, (one, other), shared, unseen)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return at most a pass for every complement and random control, of unseen prompts.

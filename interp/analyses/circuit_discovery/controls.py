@@ -1,16 +1,21 @@
-"""Random circuits that could have won: connected paths, made like the circuit that they stand beside.
+"""Random circuits that could have won: connected paths, made like the circuit they stand beside.
 
 A control has as many edges as its circuit, of the same kinds (such as head → query), as many from
 each layer's heads and MLP, and as many into them; every edge lies on a path from the embedding to
 the logits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from interp.analyses.circuit_discovery.areas import chosen_by_halves
 from interp.analyses.circuit_discovery.circuits import Circuit, Wiring
+from interp.shapes import Tensors
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -31,6 +36,34 @@ def random_circuits(circuit: Circuit, n: int, *, seed: int) -> Bools:
         for _ in range(_ROUNDS):
             drawn[i] = _moved(drawn[i], ends, rng)
     return drawn
+
+
+def controls_for_halves(
+    tried: Sequence[Circuit],
+    whole: Circuit,
+    values: Tensor,
+    groups: Tensor,
+    *,
+    n: int,
+    seed: int,
+) -> Tensors:
+    """Return the "half" of prompts, the fraction "chosen" by each, and "random" circuits for them.
+
+    `values` [prompt fraction+2] are those of circuits, of all edges and of none. "random" are edges
+    [choice draw receiver sender], and "shared" the share of them that the circuit has too [choice].
+    """
+    sizes = [circuit.n_edges for circuit in [*tried, whole]]
+    half, chosen = chosen_by_halves(
+        values.double().numpy(), sizes, groups=groups.numpy(), seed=seed
+    )
+    drawn = {at: random_circuits(tried[at], n, seed=seed) for at in {*chosen}}
+    shared = [(drawn[at] & tried[at].kept).sum() / (n * max(1, sizes[at])) for at in chosen]
+    return {
+        "half": torch.from_numpy(half),
+        "chosen": torch.tensor(chosen),
+        "random": torch.from_numpy(np.stack([drawn[at] for at in chosen])),
+        "shared": torch.tensor(shared, dtype=torch.float32),
+    }
 
 
 def _relabelled(circuit: Circuit, rng: np.random.Generator) -> Bools:
@@ -91,11 +124,14 @@ class _Ends:
         Edges go forward only, so all lie on a path once every node that sends also reads, and
         every receiver's node sends; the embedding need not read, nor the logits send.
         """
-        reads, sends = kept.any(1), kept.any(0)
-        hears, speaks = (self.feeds & reads[:, None]).any(0), (self.feeds & sends).any(1)
+        reads, sends = np.any(kept, axis=1), np.any(kept, axis=0)
+        hears = np.any(self.feeds & reads[:, None], axis=0)
+        speaks = np.any(self.feeds & sends, axis=1)
         hears[0] = speaks[-1] = True
         deaf, mute = sends & ~hears, reads & ~speaks
-        return mute | (self.feeds & deaf).any(1), deaf | (self.feeds & mute[:, None]).any(0)
+        mute_too = np.any(self.feeds & deaf, axis=1)
+        deaf_too = np.any(self.feeds & mute[:, None], axis=0)
+        return mute | mute_too, deaf | deaf_too
 
 
 def _moved(kept: Bools, ends: _Ends, rng: np.random.Generator) -> Bools:

@@ -134,7 +134,7 @@ def _values(
         if instead is not None:
             ground = ground + (ablated - writes)[:, :, :n_before].sum(2, keepdim=True)
         change = torch.bmm(chosen, changes[:, :n_before])
-        own = ground + rearrange(change, "c r (b p d) -> c b p r d", b=batch, p=n_pos)
+        own: Tensor = ground + rearrange(change, "c r (b p d) -> c b p r d", b=batch, p=n_pos)
         own = rearrange(own.to(resid.dtype), "c b p r d -> (c b) p r d")
         return own if kind in ("q", "k", "v") else own[:, :, 0].expand_as(resid)
 

@@ -5,7 +5,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,10 +16,10 @@ from interp.metrics import Metric
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
-from interp.sweeps.tags import key_of
 from interp.sweeps.twins import twins_of
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
+from interp.tasks.prompts import key_of
 
 
 def is_for_discovery(prompt_id: str) -> bool:
@@ -80,3 +80,21 @@ def metric_of(
         )
         values[twins.clean.rows.cpu()] = kept.T.cpu()
     return values
+
+
+def metric_of_task(
+    model: Model,
+    task: Task,
+    circuits: Sequence[NDArray[np.bool_]],
+    prepared: Tensors,
+    *,
+    metric: Metric,
+) -> tuple[Tensors, Int[Tensor, " prompt"]]:
+    """Return the metric of circuits as "values" [prompt circuit], the keys "new", and groups."""
+    values, keys, groups = [], [], []
+    for prompts in model.shards(task):
+        shard = model.tokenize(prompts)
+        values.append(metric_of(model.record(shard), shard, circuits, prepared, metric=metric))
+        keys += [key_of(prompt.id) for prompt in prompts]
+        groups.append(shard.groups)
+    return {"values": torch.cat(values), "new": torch.tensor(keys)}, torch.cat(groups)
