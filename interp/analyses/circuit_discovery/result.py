@@ -82,8 +82,8 @@ class CircuitDiscoveryResult(Result):
         """Return what circuits keep [prompt fraction]; of random ones, the mean over draws."""
         value = self.values[kind]
         if kind == "random":
-            value = np.full(self.values["circuit"].shape, np.nan)
-            value[:, [*self.chosen]] = self.values[kind].mean(2)
+            drawn, value = value.mean(2), np.full(self.values["circuit"].shape, np.nan)
+            value[:, [*self.chosen]] = drawn
         gained: Array = value - self.values["none"][:, None]
         return gained
 
@@ -97,10 +97,9 @@ class CircuitDiscoveryResult(Result):
         return ratio(gained, self._gap, groups=self._groups, seed=self.analysis.seed)
 
     def kept(self, kind: str = "circuit") -> Estimate:
-        """Return f of the circuit chosen on one half of the new prompts, measured on the other.
+        """Return f of what one half of the new prompts chose, measured on the other, pooled.
 
-        Both halves choose and are pooled. `kind` may be "random" or "complement", for f of its
-        controls.
+        `kind` may be "random" or "complement", for its controls.
         """
         return self._share(self._crossed(kind))
 
@@ -114,8 +113,8 @@ class CircuitDiscoveryResult(Result):
         """Tell whether both halves chose a circuit that is faithful there and not all edges."""
         gained, halves = self._gained("circuit"), self.values["half"]
         for half, at in enumerate(self.chosen):
-            own = halves == half
-            own = own if own.any() else ~own  # with one group of prompts, all choose
+            # with one group of prompts, all choose for both halves
+            own = (halves == half) | ~np.any(halves == half)
             f = gained[own, at].mean() / self._gap[own].mean()
             if abs(1 - f) > MARGIN or self.circuits[at].n_edges == self.whole.n_edges:
                 return False
@@ -150,13 +149,12 @@ class CircuitDiscoveryResult(Result):
         """Return "CPR" (1 is perfect) or "CMD" (0 is) over the range of fractions tried."""
         if self.is_absent:
             return Estimate(np.nan, n=len(self._gap))
-        columns = np.column_stack([self._gained("circuit"), self._gap])
-        fractions = self.analysis.fractions
-
-        def area(mean: Array) -> float:
-            return area_of(name, mean[:-1] / mean[-1], fractions)
-
-        return estimate_of(area, columns, groups=self._groups, seed=self.analysis.seed)
+        return estimate_of(
+            lambda mean: area_of(name, mean[:-1] / mean[-1], self.analysis.fractions),
+            np.column_stack([self._gained("circuit"), self._gap]),
+            groups=self._groups,
+            seed=self.analysis.seed,
+        )
 
     @property
     def cpr(self) -> float:
@@ -174,18 +172,15 @@ class CircuitDiscoveryResult(Result):
         return self.circuits[good[0]] if len(good) else None
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return what the smallest faithful circuit keeps, against random paths, and the largest.
-
-        Where the gap's interval holds 0 or is negative, return that there is nothing to explain.
-        """
+        """Return what the smallest faithful circuit keeps, or that there is nothing to explain."""
         return findings_of(self)
 
     def to_frame(self) -> pd.DataFrame:
         """Return the metric, faithfulness by kind and fraction, areas and the 200 largest edges.
 
         Columns measure, kind, fraction, n_edges, sender, receiver, mean, low, high, n_prompts and
-        note. "kept" is faithfulness by cross-fitting; of random draws, there are also the best, the
-        share that keep as much as the circuit, and the share of edges in common with it.
+        note. "kept" is faithfulness by cross-fitting; of draws there are the best and the share
+        that keep as much.
         """
         return frame_of(self)
 
