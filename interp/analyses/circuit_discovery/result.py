@@ -129,15 +129,15 @@ class CircuitDiscoveryResult(Result):
         return kept
 
     def faithfulness(self, kind: str) -> Array:
-        """Return f of each fraction for "circuit", "random" or "complement": a ratio of means.
+        """Return f [fraction] of a kind, a ratio of means.
 
-        It is NaN where there is no behaviour to explain, and where no random circuits were drawn.
+        NaN: there is no behaviour to explain, or no random circuits were drawn.
         """
         return self.curve(kind)["mean"]
 
     def curve(self, kind: str) -> dict[str, Array]:
         """Return `faithfulness` with its interval's ends: mean, low and high [fraction]."""
-        gained = self._gained(kind) * (np.nan if self.is_absent else 1.0)
+        gained = np.where(self.is_absent, np.nan, self._gained(kind))
         known = ~np.any(np.isnan(gained), axis=0)
         found = ratios(gained[:, known], self._gap, groups=self._groups, seed=self.analysis.seed)
         whole = {name: np.full(len(known), np.nan) for name in ("mean", "low", "high")}
@@ -178,9 +178,7 @@ class CircuitDiscoveryResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return the metric, faithfulness by kind and fraction, areas and the 200 largest edges.
 
-        Columns measure, kind, fraction, n_edges, sender, receiver, mean, low, high, n_prompts and
-        note. "kept" is faithfulness by cross-fitting; of draws there are the best and the share
-        that keep as much.
+        Columns measure, kind, fraction, n_edges, sender, receiver, mean, low, high, n_prompts, note.
         """
         return frame_of(self)
 
