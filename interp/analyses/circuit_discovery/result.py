@@ -178,7 +178,7 @@ class CircuitDiscoveryResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return the metric, faithfulness by kind and fraction, areas and the 200 largest edges.
 
-        Columns measure, kind, fraction, n_edges, sender, receiver, mean, low, high, n_prompts, note.
+        "kept" is cross-fitted faithfulness; "metric", "CPR" and "edge score" rows have no fraction.
         """
         return frame_of(self)
 
