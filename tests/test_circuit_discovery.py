@@ -278,7 +278,7 @@ def test_random_circuits_are_paths_of_the_same_kinds_and_layers(
     assert len({kept.tobytes() for kept in draws}) == 20
     in_common = (draws & circuit.kept).sum() / draws.sum()
     assert in_common < 0.5 + 0.5 * share
-    np.testing.assert_array_equal(draws, random_circuits(circuit, 20, seed=0))
+    np.testing.assert_array_equal(draws[:1], random_circuits(circuit, 1, seed=0))
 
 
 def test_random_circuits_of_all_edges_and_of_none_are_the_same() -> None:
