@@ -312,7 +312,7 @@ def test_one_more_twin_is_told_apart_from_twins_as_rarely_as_stated() -> None:
                 Sampled(np.array(offsets[i] + shared[:, i].mean()), drawn @ shared[:, i], 30)
                 for i in range(4)
             )
-            told_apart += model.beyond(twins).excludes(0)
+            told_apart += model.beyond(twins).excludes(0.0)
         assert told_apart <= 400 * 0.05 + 3 * (400 * 0.05 * 0.95) ** 0.5
 
 

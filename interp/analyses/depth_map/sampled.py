@@ -19,7 +19,7 @@ class Sampled:
     """A value over `n` prompts, or several [...], and its resampled values [draw ...].
 
     Resampled grids have the noise of two samples, which pulls correlations down: only their spread
-    is used, around the value itself, so that no interval misses its own value.
+    is used (`depth_gain` gives them centred), around the value, so that no interval misses its own value.
     """
 
     value: ndarray
@@ -107,5 +107,7 @@ def _crossfitted(
     halves = grids.of(two_halves(grids.n_prompts, seed=seed))[:, first:, first:]
     resampled = grids.resampled[:, first:, first:]
     one, other = measure(halves, halves[0])[1], measure(halves, halves[1])[0]
-    drawn = (measure(resampled, halves[0]) + measure(resampled, halves[1])) / 2
-    return Sampled(np.asarray((one + other) / 2), drawn, grids.n_prompts)
+    drawn = [measure(resampled, half) for half in halves]
+    # every prompt is judged by one of the two choices, so their spreads are not averaged away
+    spread = np.concatenate([values - values.mean() for values in drawn])
+    return Sampled(np.asarray((one + other) / 2), spread, grids.n_prompts)
