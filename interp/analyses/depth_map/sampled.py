@@ -19,7 +19,7 @@ class Sampled:
     """A value over `n` prompts, or several [...], and its resampled values [draw ...].
 
     Resampled grids have the noise of two samples, which pulls correlations down: only their spread
-    is used (`depth_gain` gives them centred), around the value, so that no interval misses its own value.
+    is used (`depth_gain` gives them centred), around the value, so that no interval misses it.
     """
 
     value: ndarray
