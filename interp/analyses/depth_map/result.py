@@ -68,7 +68,7 @@ class DepthMapResult(Result):
 
     def shown(self, errors: np.ndarray) -> np.ndarray:
         """Return errors as what is shown: themselves, or similarities."""
-        return 1 - errors if self.analysis.is_pooled else errors
+        return np.asarray(1 - errors if self.analysis.is_pooled else errors)
 
     @cached_property
     def statistics(self) -> pd.DataFrame:
