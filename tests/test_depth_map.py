@@ -46,6 +46,7 @@ from interp.models.untrained import untrained
 from interp.replay import first
 from interp.runs import Study, execute, open_run
 from interp.runs.registry import make_analysis
+from interp.stats.groups import Grouping
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 
@@ -244,7 +245,11 @@ def drawn_errors(n: int, *, seed: int, means: np.ndarray | None = None) -> Error
     rng = np.random.default_rng(seed)
     tokens = rng.integers(3, 9, n).astype(float)
     means = np.full((4, 4), 0.5) if means is None else means
-    return ErrorGrids(tokens[:, None, None] * (means + 0.1 * rng.normal(size=(n, 4, 4))), tokens)
+    return ErrorGrids(
+        tokens[:, None, None] * (means + 0.1 * rng.normal(size=(n, 4, 4))),
+        tokens,
+        Grouping.of(n, None),
+    )
 
 
 def test_a_prompt_counts_as_often_as_it_is_drawn() -> None:
@@ -252,14 +257,14 @@ def test_a_prompt_counts_as_often_as_it_is_drawn() -> None:
     tripled = [grids.errors[i] for i in (0, 0, 2)]
     by_hand = sum(tripled) / (2 * grids.tokens[0] + grids.tokens[2])
     np.testing.assert_allclose(grids.of(np.array([[2.0, 0.0, 1.0]]))[0], by_hand)
-    assert (two_halves(7, seed=0).sum(1) == [3, 4]).all()
-    assert (two_halves(7, seed=0).sum(0) == 1).all()
+    assert (two_halves(Grouping.of(7, None), seed=0).sum(1) == [3, 4]).all()
+    assert (two_halves(Grouping.of(7, None), seed=0).sum(0) == 1).all()
 
 
 def test_the_gain_is_chosen_on_one_half_and_measured_on_the_other() -> None:
     grids = drawn_errors(12, seed=1, means=0.4 + 0.1 * np.abs(np.subtract.outer(*2 * [range(4)])))
     gains = []
-    halves = two_halves(12, seed=5).astype(bool)
+    halves = two_halves(Grouping.of(12, None), seed=5).astype(bool)
     for chosen, judged in (halves, halves[::-1]):
         mean = {
             half: grids.errors[rows].sum(0)[1:, 1:] / grids.tokens[rows].sum()
@@ -310,7 +315,7 @@ def test_one_more_twin_is_told_apart_from_twins_as_rarely_as_stated() -> None:
             offsets, shared = spread * rng.normal(size=4), rng.normal(size=(30, 4))
             drawn = rng.multinomial(30, np.full(30, 1 / 30), size=200) / 30
             model, *twins = (
-                Sampled(np.array(offsets[i] + shared[:, i].mean()), drawn @ shared[:, i], 30)
+                Sampled(np.array(offsets[i] + shared[:, i].mean()), drawn @ shared[:, i], 30, 30)
                 for i in range(4)
             )
             told_apart += model.beyond(twins).excludes(0.0)

@@ -18,7 +18,7 @@ import torch
 
 from interp.analyses.depth_map.grids import error_grids, similarity_grids
 from interp.analyses.depth_map.result import DepthMapResult
-from interp.analyses.depth_map.split import batches_by_role, held_out, stacked
+from interp.analyses.depth_map.split import batches_by_role, held_out, misses_of, stacked
 from interp.analyses.depth_map.tap_maps import TapMaps
 from interp.analyses.depth_map.taps import What, n_taps, pooled, pooled_by_prompt
 from interp.analyses.depth_map.untrained_twins import N_TWINS, twins_errors, twins_pooled
@@ -150,21 +150,15 @@ class DepthMap(Analysis):
         or taps [batch twin tap d_model]; these are "own_control" where twins are mapped to
         themselves.
         """
+        begin = first_read(self.first_position)
+        if not self.is_pooled:
+            return misses_of(shard, prepared, begin=begin)
         keys = [prompt.id for prompt in shard.prompts]
-        control = stacked(prepared, "control", keys)
-        if self.is_pooled:
-            source = pooled(recording, shard, self.what, begin=first_read(self.first_position))
-            target = stacked(prepared, "prompt", keys)
-            name = "own_control" if target is None else "control"
-            parts = {"source": source, "target": source.clone() if target is None else target}
-            return parts if control is None else parts | {name: control}
-        misses = stacked(prepared, "prompt", keys)
-        assert misses is not None  # some prompt is held out
-        n_read = shard.tokens.shape[1] - first_read(self.first_position)
-        tokens = [n_read * (f"prompt {key}" in prepared) for key in keys]
-        parts = {"error": misses[:, 0], "squared": misses[:, 1], "tokens": torch.tensor(tokens)}
-        parts["ridge"] = prepared["ridge"].expand(len(keys), -1, -1).contiguous()
-        return parts if control is None else parts | {"control": control}
+        source = pooled(recording, shard, self.what, begin=begin)
+        target, control = (stacked(prepared, kind, keys) for kind in ("prompt", "control"))
+        name = "own_control" if target is None else "control"
+        parts = {"source": source, "target": source.clone() if target is None else target}
+        return parts | {"drawn": shard.groups} | ({} if control is None else {name: control})
 
     def combine(self, parts: Sequence[Tensors]) -> DepthMapResult:
         """Return the grid over sources and targets, and those towards untrained twins."""

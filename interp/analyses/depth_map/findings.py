@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.analyses.depth_map.sampled import Sampled, best_error, sampled
-from interp.result import Compared, Finding
+from interp.result import Compared, Finding, Kind
 from interp.stats.estimate import Estimate
 
 if TYPE_CHECKING:
     from interp.analyses.depth_map.result import DepthMapResult
 
 _UNTRAINED = "untrained models of the target's shape"
+_NOTE = "sources chosen on one half of the held-out prompts, measured on the other"
 _HOW = {"error": "miss {:.2g} less of its norm", "similarity": "are more similar to it by {:.2g}"}
 
 
@@ -19,14 +20,20 @@ def gained(result: "DepthMapResult") -> Finding:
     """Return what sources save that follow the target's depth, beyond untrained models."""
     row = result.statistics.loc["gain"].to_dict()
     start, measure = "Without a control", f"gain in {result.measure} of following the depth"
-    gain, control = Estimate(row["value"], row["low"], row["high"], result.n_prompts), None
+    sizes = result.n_prompts, result.measured.grouping.n_groups
+    gain, control = Estimate(row["value"], row["low"], row["high"], *sizes), None
     if result.twins:
         start, measure = "Beyond what untrained models gain", f"{measure}, beyond untrained models"
         ends = row["beyond_low"], row["beyond_high"]
-        gain = Estimate(row["beyond"], *ends, result.n_prompts)
+        gain = Estimate(row["beyond"], *ends, *sizes)
         control = Compared(_UNTRAINED, Estimate(row["untrained"]))
-    claim = f"{start}, sources that follow the target's depth {_HOW[result.measure].format(gain)}"
-    return Finding(f"{claim} than one source for all.", gain, measure, control=control)
+    if control and not gain.excludes(0):
+        claim = f"Sources that follow the target's depth gain no more than in {_UNTRAINED}"
+        return Finding(f"{claim}: {gain:.2g}.", gain, measure, control, kind="compares", note=_NOTE)
+    how = _HOW[result.measure].format(gain)
+    claim = f"{start}, sources that follow the target's depth {how} than one source for all."
+    kind: Kind = "compares" if control else "describes"
+    return Finding(claim, gain, measure, control, kind=kind, note=_NOTE)
 
 
 def reached(result: "DepthMapResult") -> Finding:
@@ -45,7 +52,7 @@ def reached(result: "DepthMapResult") -> Finding:
         of_embedding = sampled(result.measured, lambda errors: errors[:, 0, first:].mean(-1))
         rival = Compared("the embedding as source", _estimate(result, of_embedding))
     measure = f"mean {result.measure} at the best source"
-    return Finding(claim, best, measure, control=control, rival=rival)
+    return Finding(claim, best, measure, control=control, rival=rival, note=_NOTE)
 
 
 def risen(result: "DepthMapResult") -> Finding:
@@ -63,4 +70,4 @@ def risen(result: "DepthMapResult") -> Finding:
 def _estimate(result: "DepthMapResult", errors: Sampled) -> Estimate:
     """Return an error, or the similarity that it stands for, with its interval."""
     value, margin = float(result.shown(errors.value)), float(errors.margin())
-    return Estimate(value, value - margin, value + margin, errors.n)
+    return Estimate(value, value - margin, value + margin, errors.n, errors.n_groups)

@@ -18,6 +18,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from interp.analyses.depth_map.similarity import example_similarity
+from interp.stats.groups import Grouping
 
 _RESAMPLES = 200
 
@@ -25,10 +26,12 @@ _RESAMPLES = 200
 class Grids(ABC):
     """Grids [source target] of any prompts; those of the same number of prompts are drawn alike."""
 
+    grouping: Grouping
+
     @property
-    @abstractmethod
     def n_prompts(self) -> int:
         """Return how many prompts are held out, or compared."""
+        return len(self.grouping.codes)
 
     @abstractmethod
     def of(self, counts: Float[ndarray, "draw prompt"]) -> Float[ndarray, "draw source target"]:
@@ -56,11 +59,7 @@ class ErrorGrids(Grids):
 
     errors: Float[ndarray, "prompt source target"]
     tokens: Float[ndarray, " prompt"]
-
-    @property
-    def n_prompts(self) -> int:
-        """Return how many prompts are held out."""
-        return len(self.tokens)
+    grouping: Grouping
 
     def of(self, counts: Float[ndarray, "draw prompt"]) -> Float[ndarray, "draw source target"]:
         """Return the mean errors per token."""
@@ -69,10 +68,10 @@ class ErrorGrids(Grids):
         return mean
 
     def draws(self) -> Float[ndarray, "draw prompt"]:
-        """Return prompts drawn with replacement."""
-        n = self.n_prompts
+        """Return groups of prompts drawn with replacement."""
+        n = self.grouping.n_groups
         drawn = np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
-        return drawn.astype(np.float64)
+        return drawn.astype(np.float64)[:, self.grouping.codes]
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,7 @@ class SimilarityGrids(Grids):
     x: Tensor
     y: Tensor
     kind: Literal["cka", "rsa"]
-
-    @property
-    def n_prompts(self) -> int:
-        """Return how many prompts are compared."""
-        return self.x.shape[1]
+    grouping: Grouping
 
     def of(self, counts: Float[ndarray, "draw prompt"]) -> Float[ndarray, "draw source target"]:
         """Return the distances, 1 minus the similarity of the prompts that are drawn."""
@@ -95,23 +90,23 @@ class SimilarityGrids(Grids):
         return distances
 
     def draws(self) -> Float[ndarray, "draw prompt"]:
-        """Return random halves of the prompts."""
-        rng, n = np.random.default_rng(self.n_prompts), self.n_prompts
-        return np.stack([rng.permutation(n) < n // 2 for _ in range(_RESAMPLES)]).astype(np.float64)
+        """Return random halves of the prompts; no group is in both."""
+        halves = [self.grouping.half(seed=seed) for seed in range(_RESAMPLES)]
+        return np.stack(halves).astype(np.float64)
 
 
-def two_halves(n: int, *, seed: int) -> Float[ndarray, "2 n"]:
-    """Return n prompts split at random: what is chosen on one half is measured on the other."""
-    first = np.zeros(n)
-    first[np.random.default_rng(seed).permutation(n)[: n // 2]] = 1
-    return np.stack([first, 1 - first])
+def two_halves(grouping: Grouping, *, seed: int) -> Float[ndarray, "2 prompt"]:
+    """Return prompts split at random: what is chosen on one half is measured on the other."""
+    first = grouping.half(seed=seed)
+    return np.stack([first, ~first]).astype(np.float64)
 
 
 def error_grids(held: dict[str, ndarray]) -> tuple[Grids, tuple[Grids, ...]]:
     """Return the grids of held-out prompts' errors, and those towards untrained twins."""
     tokens, twins = held["tokens"], np.moveaxis(held.get("control", np.empty((0, 0))), 1, 0)
-    measured = ErrorGrids(held["error"][:, :-1], tokens)
-    return measured, tuple(ErrorGrids(twin, tokens) for twin in twins)
+    grouping = Grouping.of(len(tokens), held.get("drawn"))
+    measured = ErrorGrids(held["error"][:, :-1], tokens, grouping)
+    return measured, tuple(ErrorGrids(twin, tokens, grouping) for twin in twins)
 
 
 def similarity_grids(
@@ -121,8 +116,10 @@ def similarity_grids(
     taps = {
         key: rearrange(torch.from_numpy(value), "prompt ... tap d_model -> ... tap prompt d_model")
         for key, value in whole.items()
+        if key != "drawn"
     }
+    grouping = Grouping.of(len(whole["source"]), whole.get("drawn"))
     twins = [(taps["source"], twin) for twin in taps.get("control", ())]
     twins += [(twin, twin) for twin in taps.get("own_control", ())]
-    measured = SimilarityGrids(taps["source"], taps["target"], kind)
-    return measured, tuple(SimilarityGrids(x, y, kind) for x, y in twins)
+    measured = SimilarityGrids(taps["source"], taps["target"], kind, grouping)
+    return measured, tuple(SimilarityGrids(x, y, kind, grouping) for x, y in twins)

@@ -103,7 +103,9 @@ class DepthMapResult(Result):
         names = ("diagonal", *_PICKED)
         gain = {"gain": depth_gain(grids, first=first, seed=self.analysis.seed)}
         return gain | {
-            name: Sampled(np.asarray(whole.value[i]), whole.resampled[:, i], whole.n)
+            name: Sampled(
+                np.asarray(whole.value[i]), whole.resampled[:, i], whole.n, whole.n_groups
+            )
             for i, name in enumerate(names)
         }
 

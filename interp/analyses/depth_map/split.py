@@ -54,6 +54,22 @@ def stacked(prepared: Tensors, kind: str, ids: Sequence[str]) -> Tensor | None:
     return torch.stack([prepared.get(f"{kind} {key}", torch.zeros_like(known)) for key in ids])
 
 
+def misses_of(shard: TokenBatch, prepared: Tensors, *, begin: int) -> Tensors:
+    """Return what maps miss on a shard's held-out prompts, and the number of tokens judged."""
+    keys = [prompt.id for prompt in shard.prompts]
+    misses, control = (stacked(prepared, kind, keys) for kind in ("prompt", "control"))
+    assert misses is not None  # some prompt is held out
+    n_read = shard.tokens.shape[1] - begin
+    parts = {
+        "error": misses[:, 0],
+        "squared": misses[:, 1],
+        "tokens": torch.tensor([n_read * (f"prompt {key}" in prepared) for key in keys]),
+        "ridge": prepared["ridge"].expand(len(keys), -1, -1).contiguous(),
+        "drawn": shard.groups,
+    }
+    return parts if control is None else parts | {"control": control}
+
+
 def held_out(whole: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the rows of held-out prompts; raise AnalysisError for fewer than two."""
     is_held = whole["tokens"] > 0
@@ -61,4 +77,7 @@ def held_out(whole: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         raise AnalysisError(
             f"{is_held.sum()} of {len(is_held)} prompts held out; 2 are needed: give more prompts"
         )
-    return {key: rows[is_held].astype(np.float64) for key, rows in whole.items()}
+    return {
+        key: rows[is_held] if key == "drawn" else rows[is_held].astype(np.float64)
+        for key, rows in whole.items()
+    }
