@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from interp.figures.words import listed
+from interp.figures.words import listed, node_named
 from interp.metrics import WORDS
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate
@@ -19,7 +19,8 @@ def findings_of(result: "CircuitDiscoveryResult") -> tuple[Finding, ...]:
     if result.is_absent:
         claim = f"No behaviour to explain: corrupting lowers {WORDS[metric]} by {gap:.2g}."
         return (Finding(claim, gap, f"clean less corrupted {metric}"),)
-    largest = listed([f"{sender} → {receiver}" for sender, receiver, _ in result.whole.edges[:3]])
+    ends = [tuple(map(node_named, edge[:2])) for edge in result.whole.edges[:3]]
+    largest = listed([f"{sender} → {receiver}" for sender, receiver in ends])
     edges = Finding(f"By {result.analysis.method}, the largest edges are {largest}.")
     return _kept(result), _beyond(result), edges
 
@@ -48,9 +49,12 @@ def _beyond(result: "CircuitDiscoveryResult") -> Finding:
     draws, beyond = result.by_draw, result.beyond_random
     n_best = int((draws >= result.kept().value).sum())
     best = Estimate(float(draws.max()), n=beyond.n)
+    claim = f"It keeps no more than random paths do: {beyond:.0%} of the gap."
+    if beyond.excludes(0):
+        claim = f"That is {beyond:.0%} of the gap more than random paths keep;"
+        claim += f" {n_best} of {len(draws)} draws keep as much."
     return Finding(
-        f"That is {beyond:.0%} of the gap more than random paths keep;"
-        f" {n_best} of {len(draws)} draws keep as much.",
+        claim,
         beyond,
         "share of the gap that it keeps beyond random paths",
         control=_random(result),
