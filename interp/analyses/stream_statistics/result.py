@@ -99,7 +99,8 @@ class StreamStatisticsResult(Result):
 
         `layer` is the layer that reads the stream, `n_layers` behind the last; low and high are a
         95 % interval over groups of prompts; max is the largest of any prompt, that of `prompt`,
-        and "max |h|" also has its place. Fits of the variance, such as "linear fit: slope", have no layer.
+        and "max |h|" also has its place. Fits of the variance, such as "linear fit: slope", have no
+        layer.
         """
         frame = pd.concat([*self._tap_rows(), *self._fit_rows()], ignore_index=True)
         return frame.astype(dict.fromkeys(("layer", "prompt", "position", "dimension"), "Int64"))
