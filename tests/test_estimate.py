@@ -143,8 +143,10 @@ def test_many_shares_are_each_what_one_alone_is() -> None:
             alone = share(one[:, *at], groups=groups)
             difference = share_difference(one[:, *at], other[:, *at], groups=groups)
             for columns, estimate_of_one in ((many, alone), (apart, difference)):
-                assert_allclose([columns[name][at] for name in ("mean", "low", "high")],
-                                [estimate_of_one.value, estimate_of_one.low, estimate_of_one.high])
+                np.testing.assert_allclose(
+                    [columns[name][at] for name in ("mean", "low", "high")],
+                    [estimate_of_one.value, estimate_of_one.low, estimate_of_one.high],
+                )
 
 
 def test_differences_of_shares_have_intervals_even_where_none_differs() -> None:

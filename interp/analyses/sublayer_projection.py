@@ -20,7 +20,8 @@ from interp.models import Model
 from interp.replay import Recording
 from interp.result import Compared, Finding, Result, joined
 from interp.shapes import Tensors
-from interp.stats.estimate import estimate, estimates
+from interp.stats.groups import Groups
+from interp.stats.shares import share, share_difference, shares
 from interp.sweeps.answers import require_answers
 from interp.sweeps.patches import span_of
 from interp.sweeps.two_hop import (
@@ -114,8 +115,8 @@ class SublayerProjectionResult(Result):
         """Return one row per group, part, token and layer.
 
         `rate` is the share of prompts in which the part projects the token (rank 0), with its 95 %
-        bootstrap interval over prompts; layer missing: in any layer, which is as many tries as
-        there are layers. `median_rank` is the median number of tokens above it.
+        (Wilson's) interval over groups of prompts; layer missing: in any layer, which is as many
+        tries as there are layers. `median_rank` is the median number of tokens above it.
         """
         rows = [
             self._rows(group, part, token)
@@ -138,7 +139,7 @@ class SublayerProjectionResult(Result):
         ranks = np.concatenate([ranks, ranks.min(1, keepdims=True)], axis=1)
         keys = {"group": group, "part": part, "token": token}
         layers = {"layer": [*range(ranks.shape[1] - 1), None]}
-        rates = estimates(ranks == 0, seed=self.analysis.seed)
+        rates = shares(ranks == 0, groups=self._groups(group))
         columns = keys | layers | rates | {"median_rank": np.median(ranks, axis=0)}
         return pd.DataFrame(columns).rename(columns={"mean": "rate"})
 
@@ -158,23 +159,41 @@ class SublayerProjectionResult(Result):
         figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
         return figure.update_yaxes(title_text="share of prompts", col=1)
 
-    def findings(self) -> tuple[Finding, ...]:
-        """Return how often attention writes the bridge in any layer, by group."""
-        if not answer_groups(self.arrays):
-            return (Finding(nothing_compared(self.arrays)),)
-        return tuple(self._bridge_written(group) for group in answer_groups(self.arrays))
+    def _groups(self, group: str) -> Groups | None:
+        """Return the groups of the prompts with such answers."""
+        chosen = answer_groups(self.arrays)[group]
+        return None if self.prompt_groups is None else self.prompt_groups[chosen]
 
-    def _bridge_written(self, group: str) -> Finding:
-        is_first, by_chance = (
-            self._ranks(group, "attention", token) == 0 for token in ("bridge", "another's bridge")
+    def findings(self) -> tuple[Finding, ...]:
+        """Return whether attention writes the bridge, and MLPs the answer, beyond chance."""
+        groups = answer_groups(self.arrays)
+        if not groups:
+            return (Finding(nothing_compared(self.arrays)),)
+        written = [self._written(group, "attention", "bridge") for group in groups]
+        if RIGHT in groups:
+            written.insert(1, self._written(RIGHT, "MLP", "answer"))
+        return tuple(written)
+
+    def _written(self, group: str, part: str, entity: str) -> Finding:
+        """Return in how many more prompts a part writes their own entity than another's."""
+        own, others = (
+            (self._ranks(group, part, token) == 0).any(1)
+            for token in (entity, f"another's {entity}")
         )
-        share, control = (
-            estimate(rows.any(1), seed=self.analysis.seed) for rows in (is_first, by_chance)
+        groups = self._groups(group)
+        more = share_difference(own, others, groups=groups)
+        who = "attention writes" if part == "attention" else "MLPs write"
+        often = (
+            f"in {more:.0%} of prompts more than another prompt's"
+            if more.excludes() and more.value > 0
+            else f"no more often than another prompt's: {more:.0%} of prompts"
         )
-        most = f", most often in layer {is_first.mean(0).argmax()}" if share.value else ""
         return Finding(
-            f"With {group}, attention writes the bridge in {share:.0%} of prompts{most}.",
-            share,
-            f"share of prompts with {group} in which attention writes the bridge in any layer",
-            control=Compared("another prompt's bridge", control),
+            f"With {group}, {who} the {entity} in some layer {often}.",
+            more,
+            f"share of prompts with {group} in which {part} writes the {entity} in any layer, less"
+            f" that in which it writes another prompt's {entity}",
+            control=Compared(f"another prompt's {entity}", share(others, groups=groups)),
+            kind="compares",
+            note=f"its own {entity}: {share(own, groups=groups):.0%}",
         )
