@@ -133,7 +133,8 @@ def test_findings_compare_with_another_prompts_entity() -> None:
         "With right answers, MLPs write the answer in some layer in 73 %"
     )
     assert answer.control.estimate.value == 4 / 22
-    assert answer.note.startswith("its own answer: 91 %")
+    assert answer.note.startswith("its own: 91 %")
+    assert "most often in layer 3: 91 %" in answer.note
     frame = SublayerProjection().combine([part]).of_groups(groups).to_frame()
     rows = frame.query("part == 'MLP' and token == 'answer' and layer == 3")
     alone = share(np.arange(22) < 20, groups=groups[:22])

@@ -174,7 +174,7 @@ class StreamStatisticsResult(Result):
         of_law = self._of_fits(lambda fits: fits[law].error)
         of_other = self._of_fits(lambda fits: fits[other].error)
         claim = (
-            f"The variance follows {_LAWS[law]} more closely than {_LAWS[other]}"
+            f"{_LAWS[law].capitalize()} fits the variance better than {_LAWS[other]}"
             if less.excludes()
             else f"Neither {_LAWS[law]} nor {_LAWS[other]} is shown to fit the variance better"
         )

@@ -1,47 +1,30 @@
-"""In which layers do attention and MLP write the bridge, the answer and the prediction?
+"""How often each sublayer projects each token, over prompts."""
 
-"Hopping Too Late" (arXiv 2406.12775), section 5: what a sublayer adds to the stream at one token is
-given alone to the final norm and the unembedding; it projects an entity if no token stands above
-the entity's first. The paper looks at the prompt's last token and takes any alias; here it is the
-first token of the name as the task writes it.
-"""
-
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.analysis import Analysis, Cost
 from interp.figures.plots import lines_over_depth
-from interp.models import Model
-from interp.replay import Recording
-from interp.result import Compared, Finding, Result, joined
-from interp.shapes import Tensors
+from interp.figures.words import PICKED
+from interp.result import Compared, Finding, Result
+from interp.stats.estimate import number
 from interp.stats.groups import Groups
+from interp.stats.picked import picked
 from interp.stats.shares import share, share_difference, shares
-from interp.sweeps.answers import require_answers
-from interp.sweeps.patches import span_of
 from interp.sweeps.two_hop import (
     PARTS,
     RIGHT,
-    another_prompts_entities,
     answer_groups,
-    comparable_prompts,
     compared_frame,
     empty_figure,
-    last_logits,
     nothing_compared,
-    other_prompts_entities,
-    require_bridge,
-    require_hops,
-    right_and_compared,
-    written_ranks,
 )
-from interp.tasks import Task
-from interp.tasks.batch import TokenBatch
+
+if TYPE_CHECKING:
+    from interp.analyses.sublayer_projection import SublayerProjection
 
 TOKENS = ("bridge", "answer", "prediction", "another's bridge", "another's answer")
 _WHERE = {
@@ -50,65 +33,11 @@ _WHERE = {
 }
 
 
-@dataclass(frozen=True)
-class SublayerProjection(Analysis):
-    """Unembed every write at the prompt's last token, or the first-hop phrase's last ("subject").
-
-    With `known_only`, only prompts whose two single hops the model answers are compared; with
-    `no_shortcuts`, only those whose shortcuts it does not answer. The control is the bridge and the
-    answer of another prompt, with as many tries.
-    """
-
-    position: Literal["last", "subject"] = "last"
-    known_only: bool = True
-    no_shortcuts: bool = True
-    seed: int = 0
-    question: ClassVar[str] = (
-        "In which layers do attention and MLP write the bridge, the answer and the prediction?"
-    )
-    how: ClassVar[str] = (
-        "What attention or MLP adds to the stream at one token is given alone to the final norm and"
-        " the unembedding; it writes an entity if no token stands above the entity's first. The"
-        " control is another prompt's entity."
-    )
-    caveat: ClassVar[str] = (
-        "A write that names a token can be undone by later ones; it is a sign, not an effect."
-    )
-
-    def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise TaskError where an answer, a bridge or a subject is missing."""
-        require_hops(shard)
-
-    def prepare(self, model: Model, task: Task) -> Tensors:
-        """Return which prompts are compared, and bridges and answers of others."""
-        kept = comparable_prompts(
-            model, task, known_only=self.known_only, no_shortcuts=self.no_shortcuts
-        )
-        return {"kept": kept} | other_prompts_entities(model, task)
-
-    def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return ranks [batch part layer token], and which prompts are right and compared."""
-        prediction = last_logits(recording).argmax(-1)
-        own = (require_bridge(shard), require_answers(shard)[:, 0], prediction)
-        tokens = [*own, *another_prompts_entities(shard, prepared)]
-        rank = written_ranks(recording, span_of(shard, self.position)[:, 0], tokens)
-        return right_and_compared(recording, shard, prepared["kept"]) | {"rank": rank.cpu().int()}
-
-    def combine(self, parts: Sequence[Tensors]) -> "SublayerProjectionResult":
-        """Return ranks of all prompts."""
-        return SublayerProjectionResult(self, joined(parts))
-
-    def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Nothing beyond the clean pass but three unembeddings of one token per layer."""
-        n = len(shard.prompts)
-        return Cost(0.0, n * len(PARTS) * model.n_layers * len(TOKENS), 3 * n * model.d_vocab)
-
-
 @dataclass(frozen=True, repr=False)
 class SublayerProjectionResult(Result):
     """Per prompt: `arrays["rank"]` [prompt part layer token] of `PARTS` and `TOKENS`."""
 
-    analysis: SublayerProjection
+    analysis: "SublayerProjection"
     arrays: dict[str, np.ndarray]
 
     def to_frame(self) -> pd.DataFrame:
@@ -176,24 +105,25 @@ class SublayerProjectionResult(Result):
 
     def _written(self, group: str, part: str, entity: str) -> Finding:
         """Return in how many more prompts a part writes their own entity than another's."""
-        own, others = (
-            (self._ranks(group, part, token) == 0).any(1)
-            for token in (entity, f"another's {entity}")
-        )
+        names = entity, f"another's {entity}"
+        own, others = (self._ranks(group, part, name) == 0 for name in names)
         groups = self._groups(group)
-        more = share_difference(own, others, groups=groups)
+        more = share_difference(own.any(1), others.any(1), groups=groups)
+        most = picked(own, groups=groups, seed=self.analysis.seed)
         who = "attention writes" if part == "attention" else "MLPs write"
-        often = (
-            f"in {more:.0%} of prompts more than another prompt's"
-            if more.excludes() and more.value > 0
-            else f"no more often than another prompt's: {more:.0%} of prompts"
-        )
+        if not more.has_interval:
+            often = f"in {more:.0%} of prompts more than another's, of too few to tell"
+        elif more.excludes() and more.value > 0:
+            often = f"in {more:.0%} of prompts more than another prompt's"
+        else:
+            often = f"no more often than another prompt's: {more:.0%} of prompts"
         return Finding(
             f"With {group}, {who} the {entity} in some layer {often}.",
             more,
             f"share of prompts with {group} in which {part} writes the {entity} in any layer, less"
             f" that in which it writes another prompt's {entity}",
-            control=Compared(f"another prompt's {entity}", share(others, groups=groups)),
+            control=Compared(f"another prompt's {entity}", share(others.any(1), groups=groups)),
             kind="compares",
-            note=f"its own {entity}: {share(own, groups=groups):.0%}",
+            note=f"its own: {share(own.any(1), groups=groups):.0%}; most often in layer"
+            f" {most.index}: {number(most.estimate.value, '.0%')}, {PICKED}",
         )
