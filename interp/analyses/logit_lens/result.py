@@ -126,11 +126,12 @@ class LogitLensResult(Result):
 
     def _depth_finding(self, name: str) -> Finding:
         layer, depth, asked = self.effective_depths[name], self._curves.depths[name], self.analysis
+        share, above = (number(x, ".0%") for x in (asked.kl_share, asked.overlap_above))
         said = {
-            "KL": f"KL from the final prediction first falls below {number(asked.kl_share, '.0%')} of its"
-            f" largest in front of layer {layer}",
-            "overlap": f"More than {number(asked.overlap_above, '.0%')} of the {asked.top_k} most probable"
-            f" tokens are first the final ones in front of layer {layer}",
+            "KL": f"KL from the final prediction first falls below {share} of its largest in front"
+            f" of layer {layer}",
+            "overlap": f"More than {above} of the {asked.top_k} most probable tokens are first the"
+            f" final ones in front of layer {layer}",
             "cosine": f"Layer {layer} is the last that writes against the stream in front of one"
             " that does not",
         }
