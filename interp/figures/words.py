@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 MOST_NAMED = 3
+PICKED = "picked on one half of the prompts, measured on the other"  # a finding's note
 
 
 def layers_named(layers: Iterable[int], *, of: int | None = None, what: str = "layer") -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 from interp.analyses.layer_skip.result import LayerSkipResult
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
+from interp.metrics import changes, outcomes
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
@@ -90,14 +91,15 @@ class LayerSkip(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return per prompt the effects on layers [batch skipped affected] and on the output.
 
-        On layers: maxima over positions, where they are, and means; output effects are [batch
-        skipped].
+        On layers: maxima over positions, where they are, and means; on the output [batch skipped]:
+        ||p - p'|| and KL (maxima and means over positions), and the answer's outcomes after the
+        skip; without a skip they are [batch].
         """
         n, layers = len(shard.prompts), recording.n_layers
         splits = self._splits(recording.n_pos)
         effects = {scope: _Effects(n, layers) for scope in self._scopes}
-        outputs: Tensors = {}
         clean = recording.logits(recording.resid(layers))
+        outputs: Tensors = {f"clean.{k}": v for k, v in _outcomes(clean[:, -1], shard).items()}
         for event in staircase(recording, part=self.part, scopes=self._scopes, splits=splits):
             if isinstance(event, Step):
                 effects[event.scope].add(event)
@@ -111,7 +113,9 @@ class LayerSkip(Analysis):
 
     def combine(self, parts: Sequence[Tensors]) -> LayerSkipResult:
         """Return maxima (as the paper), percentiles and means over prompts, for every scope."""
-        return LayerSkipResult(self, joined(parts), self._scopes)
+        known = set.intersection(*map(set, parts))  # some prompts may lack a wrong answer
+        whole = joined([{key: part[key] for key in part if key in known} for part in parts])
+        return LayerSkipResult(self, whole, self._scopes)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Half a sweep per scope over all positions; per split, the share of them behind it."""
@@ -119,8 +123,8 @@ class LayerSkip(Analysis):
         layers = model.n_layers
         behind = sum((n_pos - t) / n_pos for t in self._splits(n_pos))
         sweeps = sum(behind if scope.endswith("future") else 1.0 for scope in self._scopes)
-        held = 8 * layers * n_tokens * model.d_model + 3 * n_tokens * model.d_vocab
-        numbers = len(shard.prompts) * layers * (3 * layers + 3) * len(self._scopes)
+        held = 8 * layers * n_tokens * model.d_model + 6 * n_tokens * model.d_vocab
+        numbers = len(shard.prompts) * layers * (3 * layers + 7) * len(self._scopes)
         return Cost((layers - 1) / 2 * sweeps, numbers, held)
 
 
@@ -160,21 +164,29 @@ def _reduce(into: Tensors, key: str, value: Tensor) -> None:
         into[key] = torch.maximum(into[key], value) if key.endswith("max") else into[key] + value
 
 
+def _outcomes(logits: Tensor, shard: TokenBatch) -> Tensors:
+    """Return the outcomes [batch] of logits [batch d_vocab]; none without answers."""
+    if shard.answer is None:
+        return {}
+    found = outcomes(logits, shard.answer, shard.wrong)
+    return {name: value.cpu() for name, value in found.items()}
+
+
 def _output_effects(
     recording: Recording, shard: TokenBatch, clean: Tensor, ends: Ends, *, share: float
-) -> dict[str, Tensor]:
+) -> Tensors:
     """Return how skips change the output, each [batch skipped].
 
-    ||p - p'||, its maximum and mean over positions, and the fall of the answer's logit. What is
-    averaged over splits comes multiplied by `share`, to be added up.
+    What is averaged over splits comes multiplied by `share`, to be added up.
     """
-    probs = clean[:, ends.start :].softmax(-1)
-    change, fall = [], []
+    first = 0 if ends.start else 1  # position 0 is never skipped
+    before, effects = clean[:, ends.start + first :], {}
     for resid in ends.resid:
         logits = recording.logits(resid)
-        change.append((probs - logits.softmax(-1)).norm(dim=-1)[:, 0 if ends.start else 1 :])
-        if shard.answer is not None:
-            fall.append((clean[:, -1] - logits[:, -1]).gather(1, shard.answer[:, None])[:, 0])
-    changes = torch.stack(change, dim=1).cpu()
-    effects = {"output_max": changes.amax(-1), "output_mean": share * changes.mean(-1)}
-    return effects | ({"answer_fall": share * torch.stack(fall, dim=1).cpu()} if fall else {})
+        found = _outcomes(logits[:, -1], shard)
+        change = changes(logits[:, first:], before)
+        for name, value in (("output", change["l2"]), ("kl", change["kl"])):
+            found |= {f"{name}_max": value.amax(-1).cpu(), f"{name}_mean": value.mean(-1).cpu()}
+        for key, value in found.items():
+            effects.setdefault(key, []).append(value if key.endswith("max") else share * value)
+    return {key: torch.stack(values, dim=1) for key, values in effects.items()}
