@@ -1,6 +1,7 @@
 """From a name to a model: shipped, in a local folder, on the Hugging Face hub, or in memory."""
 
 import json
+import re
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,12 @@ from interp.files.fetched import FETCHED, folder_of, is_there
 from interp.files.paths import shipped_models
 from interp.models.bridge.building import stock_model
 from interp.models.model import Model
+from interp.models.untrained import untrained
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ADAPTER = "adapter_config.json"
 _TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "spiece*")
+_UNTRAINED = re.compile(r"(?P<base>.+)@untrained(-(?P<seed>\d+))?")
 _ONE_FILE = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
 DeviceMap = str | dict[str, int | str]
 
@@ -49,11 +52,12 @@ def load_model(
     local folder, a Hugging Face id, or a transformers module or TransformerBridge: that stays as it
     is, and `device` and `dtype` must be its own. A folder of a PEFT adapter is merged into its
     base. `revision` is a branch or commit of the hub, or a shipped model's seed or checkpoint
-    ("step-0400"; also "zoo/hops-8l@step-0400"). `dtype` "auto" is the checkpoint's. `device_map`
-    spreads a model over devices, as accelerate understands it, instead of `device`. Code that comes
-    with a checkpoint is run only with `trust_remote_code`. With `store`, clean activations are kept
-    in that folder and read from it. Raises ModelError when there is no such model, or weights are
-    missing, unexpected or not finite.
+    ("step-0400"; also "zoo/hops-8l@step-0400"). NAME@untrained (or @untrained-3, by its seed) has
+    the initial weights of NAME's class and configuration. `dtype` "auto" is the checkpoint's.
+    `device_map` spreads a model over devices, as accelerate understands it, instead of `device`.
+    Code that comes with a checkpoint is run only with `trust_remote_code`. With `store`, clean
+    activations are kept in that folder and read from it. Raises ModelError when there is no such
+    model, or weights are missing, unexpected or not finite.
     """
     dtype, tokenizer = check_dtype(dtype), _given(tokenizer)
     if isinstance(name, nn.Module):
@@ -65,12 +69,25 @@ def load_model(
     if revision is not None and str(name) in shipped_models():
         name, revision = f"{name}@{revision}", None
     how: dict[str, Any] = {"device_map": device_map, "trust_remote_code": trust_remote_code}
+    another = partial(load_model, device=device, dtype=dtype, store=store, **how)
+    if twin := _UNTRAINED.fullmatch(str(name)):
+        own: dict[str, Any] = {"revision": revision, "tokenizer": tokenizer, "store": store}
+        trained = load_model(twin["base"], device=device, dtype=dtype, **own, **how)
+        return _untrained(str(name), trained, int(twin["seed"] or 0))
     source = locate(str(name))
     module = _load_module(source, revision, device=device, dtype=dtype, **how)
     if tokenizer is None:
         tokenizer = _load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
-    another = partial(load_model, device=device, dtype=dtype, store=store, **how)
     return Model(str(name), module, tokenizer, _folder(store), another)
+
+
+def _untrained(name: str, trained: Model, seed: int) -> Model:
+    twin = untrained(trained, seed=seed)
+    if twin is None:
+        family = type(trained.module).__name__
+        raise ModelError(f"{name}: a {family} cannot be built from its configuration alone")
+    another = trained.load_another
+    return Model(name, twin.module, trained.tokenizer, trained.store_folder, another)
 
 
 def check_dtype(dtype: object) -> str:
@@ -136,6 +153,8 @@ def _refuse_other_form(module: PreTrainedModel, *, device: str, dtype: str) -> N
 
 def locate(name: str) -> str:
     """Return the folder or hub id of a name; raise ModelError if it cannot name a model."""
+    if twin := _UNTRAINED.fullmatch(name):
+        return locate(twin["base"])
     shipped, path = shipped_models(), Path(name)
     if name in shipped:
         return str(shipped[name])

@@ -14,7 +14,7 @@ from interp import __version__
 from interp.errors import RunError
 from interp.files.whole import read_json
 from interp.reports.comparison import compare
-from interp.runs.evidence import findings_of
+from interp.runs.evidence import beside_untrained, findings_of, is_control
 from interp.runs.folder import Cell, read_file, read_run
 from interp.runs.questions import Declared, declared_in_files
 from interp.runs.tables import read_frame
@@ -41,10 +41,16 @@ def gather(folder: Path) -> dict[str, Any]:
     Raises RunError if there is no run.
     """
     run = read_run(folder)
+    named = run["config"]["models"]
     sections, warnings, ids = [], [], _ids(run["cells"])
-    n_sections = sum(info["status"] == "ok" for info in run["cells"].values())
+    shown = {
+        path: info
+        for path, info in beside_untrained(run["cells"]).items()
+        if info["status"] != "ok" or not is_control(info["model"], named)
+    }
+    n_sections = sum(info["status"] == "ok" for info in shown.values())
     most_rows = MOST_ROWS * _MANY // max(_MANY, n_sections)
-    for path, info in run["cells"].items():
+    for path, info in shown.items():
         if info["status"] == "ok":
             section, wrong = _section(folder, path, info, id=ids[path], most_rows=most_rows)
             sections.append(section)
@@ -57,13 +63,17 @@ def gather(folder: Path) -> dict[str, Any]:
         "schema": SCHEMA,
         "interp": __version__,
         "run": folder.resolve().name,
-        "title": f"What each layer does in {', '.join(run['config']['models'])}",
+        "title": f"What each layer does in {_listed(named)}",
         "findings": _findings(sections),
         "comparisons": compare(sections, run["models"]),
         "warnings": [*_made_from(run), *_resumed_with(run), *_unfinished(run["cells"]), *warnings],
         "analyses": sections,
         "provenance": _provenance(run),
     }
+
+
+def _listed(models: list[str]) -> str:
+    return ", ".join(model for model in models if not is_control(model, models))
 
 
 def _unfinished(cells: dict[str, dict[str, Any]]) -> list[str]:

@@ -1,13 +1,18 @@
 """What run.json records of findings, for reports and the viewer alike; no torch here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from interp.figures.words import counted, with_minus
 from interp.stats.estimate import NAN, Estimate
 
-_ROLES = {"control": "control", "rival": "strongest rival"}
+_ROLES = {
+    "control": "control",
+    "rival": "strongest rival",
+    "untrained": "the same of an untrained model",
+}
+UNTRAINED = "@untrained"
 
 
 @dataclass(frozen=True)
@@ -27,16 +32,54 @@ def findings_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(record.get("findings") or [{"claim": record.get("summary", "")}])
 
 
-def evidence(finding: Mapping[str, Any]) -> list[Evidence]:
-    """Return a finding's own number, its control's and its strongest rival's.
+def beside_untrained(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return a run's cells, each finding with the untrained model's value of the same measure.
 
-    Those that a finding lacks are left out; runs of interp 0.1 have neither control nor rival.
+    It is taken from the cell of MODEL@untrained with the same task, analysis and label.
     """
-    numbers = [(str(finding.get("measure") or "value"), finding)]
+    found = {path: dict(cell) for path, cell in cells.items()}
+    of = {_name(cell): cell for cell in found.values()}
+    for (model, task, analysis, label), cell in of.items():
+        twin = of.get((f"{model}{UNTRAINED}", task, analysis, label))
+        if twin is None or "findings" not in cell:
+            continue
+        values = {
+            finding["measure"]: finding
+            for finding in reversed(findings_of(twin))
+            if finding.get("measure") and finding.get("value") is not None
+        }
+        cell["findings"] = [
+            {**finding, "untrained": values[finding["measure"]]}
+            if finding.get("measure") in values
+            else finding
+            for finding in cell["findings"]
+        ]
+    return found
+
+
+def is_control(model: str, models: Iterable[str]) -> bool:
+    """Tell whether a model is only there to stand beside another of a run's models."""
+    return model.endswith(UNTRAINED) and model.removesuffix(UNTRAINED) in models
+
+
+def _name(cell: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    return cell["model"], cell["task"], cell["analysis"], cell.get("label") or ""
+
+
+def evidence(finding: Mapping[str, Any]) -> list[Evidence]:
+    """Return a finding's own number, its control's, its strongest rival's, the untrained model's.
+
+    Those that a finding lacks are left out; runs of interp 0.1 have none but its own.
+    """
+    own = str(finding.get("measure") or "value")
+    if finding.get("note"):
+        own += f" ({finding['note']})"
+    numbers = [(own, finding)]
     for role, words in _ROLES.items():
         other = finding.get(role)
         if other:
-            numbers.append((f"{words}, {other.get('name', '')}", other))
+            name = other.get("name")
+            numbers.append((f"{words}, {name}" if name else words, other))
     return [
         Evidence(what[:1].upper() + what[1:], *_in_words(number))
         for what, number in numbers
@@ -48,5 +91,10 @@ def _in_words(number: Mapping[str, Any]) -> tuple[str, str]:
     value, low, high = (
         NAN if number.get(key) is None else float(number[key]) for key in ("value", "low", "high")
     )
-    n = number.get("n")
-    return with_minus(str(Estimate(value, low, high))), counted(n, "prompt") if n else ""
+    n, n_groups = number.get("n") or 0, number.get("n_groups")
+    estimate = Estimate(value, low, high, n, n_groups)
+    prompts = counted(n, "prompt") if n else ""
+    if n_groups and n_groups != n:
+        prompts += f" in {counted(n_groups, 'group')}"
+    few = "few prompts" if estimate.is_of_few else ""
+    return with_minus(str(estimate)), "; ".join(filter(None, (prompts, few)))

@@ -15,6 +15,7 @@ import streamlit as st
 
 from interp.errors import RunError, unknown
 from interp.files.whole import read_json
+from interp.runs.evidence import beside_untrained
 from interp.runs.folder import Cell, cells_of, folder_name, read_file, read_run, task_folder
 from interp_viewer.guarded import inside, require_small
 from interp_viewer.listing import summaries
@@ -137,7 +138,8 @@ def find_run(root: Path, name: str) -> ViewedRun:
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _read_run(folder: Path, written: int, size: int) -> dict[str, Any]:  # noqa: ARG001
-    return read_run(folder)
+    run = read_run(folder)
+    return run | {"cells": beside_untrained(run["cells"])}
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)

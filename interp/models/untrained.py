@@ -1,0 +1,30 @@
+"""Untrained twins: the same configuration and tokenizer, weights as training begins."""
+
+from copy import deepcopy
+
+import torch
+
+from interp.errors import ModelError
+from interp.models.model import Model
+
+
+@torch.inference_mode(mode=False)  # its weights could not be in a graph
+def untrained(model: Model, *, seed: int) -> Model | None:
+    """Return a twin with the initial weights of its class, drawn with a seed on the CPU.
+
+    None where the class cannot be built from its configuration alone, or where what it builds has
+    another number of layers or width. Nothing of it is kept in a store.
+    """
+    module = model.module
+    if getattr(module, "is_quantized", False):
+        return None
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            twin = type(module)(deepcopy(module.config))
+        twin.to(device=model.device, dtype=model.dtype).eval().requires_grad_(False)
+        made = Model(f"{model.name}, untrained ({seed})", twin, model.tokenizer)
+    except (ModelError, TypeError, ValueError):
+        return None
+    same = (made.n_layers, made.d_model) == (model.n_layers, model.d_model)
+    return made if same else None
