@@ -72,8 +72,10 @@ def _effective(values: Array, grouping: Grouping) -> float:
 def _wilson(value: float, n: float) -> tuple[float, float]:
     middle = (value + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     spread = _Z * np.sqrt(value * (1 - value) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-    low, high = max(0.0, float(middle - spread)), min(1.0, float(middle + spread))
     cases, exceptions = value * n, (1 - value) * n
+    # where there are none, the end is exact, not a rounding error off
+    low = max(0.0, float(middle - spread)) if cases else 0.0
+    high = min(1.0, float(middle + spread)) if exceptions else 1.0
     if 0 < cases <= _RARE:
         low = float(gammaincinv(cases, 0.05)) / n
     if 0 < exceptions <= _RARE:

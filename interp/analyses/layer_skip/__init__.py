@@ -180,7 +180,8 @@ def _output_effects(
     What is averaged over splits comes multiplied by `share`, to be added up.
     """
     first = 0 if ends.start else 1  # position 0 is never skipped
-    before, effects = clean[:, ends.start + first :], {}
+    before = clean[:, ends.start + first :]
+    effects: dict[str, list[Tensor]] = {}
     for resid in ends.resid:
         logits = recording.logits(resid)
         found = _outcomes(logits[:, -1], shard)

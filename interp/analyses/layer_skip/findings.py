@@ -37,7 +37,7 @@ def _pick(result: "LayerSkipResult", values: np.ndarray, *, rank: int = 0) -> Pi
     costs = result.costs
     return picked(
         values,
-        choose=lambda rows: int(np.argsort(-costs[rows].mean(0), kind="stable")[rank]),
+        choose=lambda rows: int((-costs[rows]).mean(0).argsort(kind="stable")[rank]),
         groups=result.prompt_groups,
         seed=result.analysis.seed,
     )

@@ -113,8 +113,8 @@ class LayerSkipResult(Result):
         after = self.arrays[f"{scope}.accuracy"]
         shares = [share(column, groups=self.prompt_groups) for column in after.T]
         rows = pd.DataFrame([each.columns() for each in shares]).drop(columns="n_prompts")
-        keys = {"scope": scope, "effect": "accuracy", "skipped": np.arange(after.shape[1])}
-        return rows.assign(**keys, clean=self.arrays["clean.accuracy"].mean())
+        rows = rows.assign(scope=scope, effect="accuracy", skipped=np.arange(after.shape[1]))
+        return rows.assign(clean=self.arrays["clean.accuracy"].mean())
 
     def _columns(self, maxima: np.ndarray, means: np.ndarray) -> dict[str, np.ndarray]:
         interval = estimates(means, groups=self.prompt_groups, seed=self.analysis.seed)
