@@ -26,7 +26,7 @@ def findings_of(result: "LayerSkipResult") -> tuple[Finding, ...]:
 
 
 def _n_layers(result: "LayerSkipResult") -> int:
-    return result.costs.shape[1]
+    return int(result.costs.shape[1])
 
 
 def _pick(result: "LayerSkipResult", values: np.ndarray, *, rank: int = 0) -> Picked:
@@ -35,12 +35,13 @@ def _pick(result: "LayerSkipResult", values: np.ndarray, *, rank: int = 0) -> Pi
     What is measured are the values [prompt layer] of the layer picked on the other half.
     """
     costs = result.costs
-    return picked(
-        values,
-        choose=lambda rows: int((-costs[rows]).mean(0).argsort(kind="stable")[rank]),
-        groups=result.prompt_groups,
-        seed=result.analysis.seed,
-    )
+
+    def choose(rows: np.ndarray) -> int:
+        ranked: list[int] = np.argsort(-costs[rows].mean(0), kind="stable").tolist()
+        return ranked[rank]
+
+    groups, seed = result.prompt_groups, result.analysis.seed
+    return picked(values, choose=choose, groups=groups, seed=seed)
 
 
 def _others(values: np.ndarray) -> np.ndarray:
