@@ -196,7 +196,9 @@ def test_skipping_layers_equals_hooks_on_the_stock_model(smollm2: str) -> None:
 
 
 @torch.no_grad()
-def test_without_layer_0_it_loses_every_answer_though_their_logits_hardly_fall(smollm2: str) -> None:
+def test_without_layer_0_every_answer_is_lost_though_logits_hardly_fall(
+    smollm2: str,
+) -> None:
     """Recomputed by hooks on the stock model, where nothing but position 0 runs layer 0."""
     model, plain = loaded(smollm2, "float32"), stock(smollm2)
     lost, falls, right = [], [], torch.zeros(2)

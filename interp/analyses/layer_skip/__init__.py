@@ -2,32 +2,35 @@
 
 "Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.2. The effect of
 skipping layer s on layer l is the relative change of l's contribution, ||c_l - c'_l|| / ||c_l||; on
-the output, the L2 change of the probabilities. Scopes: "all" skips s at every position but 0;
-"future" skips before a split and measures from the split on; "direct" subtracts s's write from the
-input of each later layer alone, so nothing propagates (both at all positions, and before the split
-only, as "direct_future"). The paper's h_l - h_s for direct effects is, in its code, h_l - c_s; so
-it is here.
+the output, the L2 change of the probabilities. Scopes: "all" skips s everywhere; "future" skips
+before a split and measures from the split on; "direct" subtracts s's write from the input of each
+later layer alone, so nothing propagates (both everywhere, and before the split only, as
+"direct_future"). The paper's h_l - h_s for direct effects is, in its code, h_l - c_s; so it is
+here. The paper skips all positions, its code all but the first, which is the default.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-
+from interp.analyses.layer_skip.effects import (
+    LayerEffects,
+    outcomes_of,
+    output_effects,
+    reduce_into,
+)
 from interp.analyses.layer_skip.result import LayerSkipResult
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
-from interp.metrics import changes, outcomes
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
-from interp.sweeps.staircase import Ends, Part, Scope, Step, staircase
+from interp.sweeps.positions import FirstPosition, SkippedPositions, first_read, first_skipped
+from interp.sweeps.staircase import Part, Scope, Step, staircase
 from interp.tasks.batch import TokenBatch
 
 __all__ = ["LayerSkip", "LayerSkipResult"]
@@ -39,6 +42,9 @@ class LayerSkip(Analysis):
     """Skip every layer, or one part of it, in one sweep.
 
     `splits` "even" spreads them over the prompt; "paper" draws them as published (seed 123).
+    `skipped_positions` "all but the first", as in the published code, spares position 0, often a
+    sink without which everything changes. `first_position` says whether changes there are measured
+    (there are none where it is spared).
     """
 
     part: Part = "layer"
@@ -46,6 +52,8 @@ class LayerSkip(Analysis):
     splits: Literal["even", "paper"] = "even"
     n_splits: Annotated[int, AtLeast(1)] = 4
     percentile: float = 95.0
+    skipped_positions: SkippedPositions = "all but the first"
+    first_position: FirstPosition = "excluded"
     seed: int = 0
     rank: ClassVar[int] = 1
     page: ClassVar[str] = "skip"
@@ -54,8 +62,8 @@ class LayerSkip(Analysis):
     )
     how: ClassVar[str] = (
         "Each layer is left out in turn, and every later layer and the output are compared with the"
-        " clean run; once at all positions, once only before a split (what future tokens need), and"
-        " once for each later layer alone (direct effects)."
+        " clean run: skipped at every position (but the first, unless asked for), only before a"
+        " split (what future tokens need), and for each later layer alone (direct effects)."
     )
     caveat: ClassVar[str] = (
         "Later layers meet a stream that they never saw in training,"
@@ -96,17 +104,22 @@ class LayerSkip(Analysis):
         skip; without a skip they are [batch].
         """
         n, layers = len(shard.prompts), recording.n_layers
-        splits = self._splits(recording.n_pos)
-        effects = {scope: _Effects(n, layers) for scope in self._scopes}
+        splits, first = self._splits(recording.n_pos), first_read(self.first_position)
+        effects = {scope: LayerEffects(n, layers) for scope in self._scopes}
         clean = recording.logits(recording.resid(layers))
-        outputs: Tensors = {f"clean.{k}": v for k, v in _outcomes(clean[:, -1], shard).items()}
-        for event in staircase(recording, part=self.part, scopes=self._scopes, splits=splits):
+        outputs: Tensors = {f"clean.{k}": v for k, v in outcomes_of(clean[:, -1], shard).items()}
+        how: dict[str, Any] = {"scopes": self._scopes, "splits": splits}
+        begin = first_skipped(self.skipped_positions)
+        for event in staircase(recording, part=self.part, begin=begin, **how):
             if isinstance(event, Step):
-                effects[event.scope].add(event)
+                effects[event.scope].add(event, first=first)
                 continue
             share = 1.0 if event.scope == "all" else 1 / len(splits)
-            for key, value in _output_effects(recording, shard, clean, event, share=share).items():
-                _reduce(outputs, f"{event.scope}.{key}", value)
+            of_output = output_effects(
+                recording, shard, clean, event, share=share, skip=max(first - event.start, 0)
+            )
+            for key, value in of_output.items():
+                reduce_into(outputs, f"{event.scope}.{key}", value)
         for scope, effect in effects.items():
             outputs |= {f"{scope}.{key}": value for key, value in effect.tensors().items()}
         return outputs
@@ -126,68 +139,3 @@ class LayerSkip(Analysis):
         held = 8 * layers * n_tokens * model.d_model + 6 * n_tokens * model.d_vocab
         numbers = len(shard.prompts) * layers * (3 * layers + 7) * len(self._scopes)
         return Cost((layers - 1) / 2 * sweeps, numbers, held)
-
-
-class _Effects:
-    """Running maximum, its position, and mean of one scope, per prompt [batch skipped affected]."""
-
-    def __init__(self, n: int, layers: int) -> None:
-        self.maximum = torch.zeros(n, layers, layers)
-        self.position = torch.zeros(n, layers, layers, dtype=torch.int32)
-        self.total = torch.zeros(n, layers, layers)
-        self.count = torch.zeros(n, layers, layers)
-
-    def add(self, step: Step) -> None:
-        """Take in one layer's changes [variant batch pos]; position 0 does not count."""
-        change = step.change[:, :, 1:] if step.start == 0 else step.change
-        value, position = (t.transpose(0, 1).cpu() for t in change.max(-1))
-        at = (slice(None), slice(0, len(change)), step.layer)
-        larger = value > self.maximum[at]
-        self.position[at] = torch.where(
-            larger, position + max(step.start, 1), self.position[at]
-        ).to(torch.int32)
-        self.maximum[at] = torch.where(larger, value, self.maximum[at])
-        self.total[at] += change.sum(-1).transpose(0, 1).cpu()
-        self.count[at] += change.shape[-1]
-
-    def tensors(self) -> Tensors:
-        """Return the finished arrays."""
-        mean = self.total / self.count.clamp_min(1)
-        return {"max": self.maximum, "position": self.position, "mean": mean}
-
-
-def _reduce(into: Tensors, key: str, value: Tensor) -> None:
-    """Keep the larger of maxima, and the sum of shares."""
-    if key not in into:
-        into[key] = value
-    else:
-        into[key] = torch.maximum(into[key], value) if key.endswith("max") else into[key] + value
-
-
-def _outcomes(logits: Tensor, shard: TokenBatch) -> Tensors:
-    """Return the outcomes [batch] of logits [batch d_vocab]; none without answers."""
-    if shard.answer is None:
-        return {}
-    found = outcomes(logits, shard.answer, shard.wrong)
-    return {name: value.cpu() for name, value in found.items()}
-
-
-def _output_effects(
-    recording: Recording, shard: TokenBatch, clean: Tensor, ends: Ends, *, share: float
-) -> Tensors:
-    """Return how skips change the output, each [batch skipped].
-
-    What is averaged over splits comes multiplied by `share`, to be added up.
-    """
-    first = 0 if ends.start else 1  # position 0 is never skipped
-    before = clean[:, ends.start + first :]
-    effects: dict[str, list[Tensor]] = {}
-    for resid in ends.resid:
-        logits = recording.logits(resid)
-        found = _outcomes(logits[:, -1], shard)
-        change = changes(logits[:, first:], before)
-        for name, value in (("output", change["l2"]), ("kl", change["kl"])):
-            found |= {f"{name}_max": value.amax(-1).cpu(), f"{name}_mean": value.mean(-1).cpu()}
-        for key, value in found.items():
-            effects.setdefault(key, []).append(value if key.endswith("max") else share * value)
-    return {key: torch.stack(values, dim=1) for key, values in effects.items()}

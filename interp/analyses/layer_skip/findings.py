@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.figures.words import PICKED
+from interp.figures.words import PICKED, mlp_named
 from interp.metrics import CHANGES, OUTCOMES
 from interp.result import Compared, Finding
 from interp.stats.estimate import estimate
@@ -51,8 +51,10 @@ def _others(values: np.ndarray) -> np.ndarray:
 
 
 def _named(result: "LayerSkipResult", layer: int) -> str:
-    part = _PARTS[result.analysis.part]
-    return f"layer {layer}" if part == "layer" else f"layer {layer}'s {part}"
+    part = result.analysis.part
+    if part == "mlp":
+        return mlp_named(layer)
+    return f"layer {layer}'s attention" if part == "attention" else f"layer {layer}"
 
 
 def _costliest(result: "LayerSkipResult") -> Finding:

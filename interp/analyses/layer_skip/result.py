@@ -14,6 +14,7 @@ from interp.metrics import CHANGES, OUTCOMES
 from interp.result import Finding, Result
 from interp.stats.estimate import estimates
 from interp.stats.shares import share
+from interp.sweeps.positions import positions_skipped
 from interp.sweeps.staircase import Scope
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 Statistic = Literal["max", "percentile", "mean"]
 _SHOWN = {
-    "all": "all positions",
     "future": "future tokens",
     "direct": "direct",
     "direct_future": "direct, future tokens",
@@ -40,6 +40,12 @@ class LayerSkipResult(Result):
     analysis: "LayerSkip"
     arrays: dict[str, np.ndarray]
     scopes: tuple[Scope, ...]
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """Return what each scope is called: where layers are skipped, or who is looked at."""
+        everywhere = positions_skipped(self.analysis.skipped_positions)
+        return {scope: _SHOWN.get(scope, everywhere) for scope in self.scopes}
 
     @property
     def has_answers(self) -> bool:
@@ -74,9 +80,9 @@ class LayerSkipResult(Result):
         Effects: "layer" (relative change of a later layer's contribution), "output" (L2 change of
         the probabilities), "kl" (nats), of the answer's first token "log_prob" (loss of nats) and
         "logit_diff" (loss, where a wrong answer is given), and "accuracy" (after the skip; `clean`
-        is without). Statistics over prompts: max and percentile of each prompt's maximum over
-        positions; mean with its 95 % interval (bootstrap-t over groups, of accuracy Wilson's; each
-        row's own); which prompt and position made the maximum.
+        is without). Statistics over prompts: max and percentile of each prompt's maximum over the
+        positions measured; mean with its 95 % interval (bootstrap-t over groups, of accuracy
+        Wilson's; each row's own); which prompt and position (0 is the first) made the maximum.
         """
         frame = pd.concat(
             [rows for scope in self.scopes for rows in self._rows(scope)], ignore_index=True
@@ -128,12 +134,12 @@ class LayerSkipResult(Result):
         """
         earlier = np.tri(self.arrays["all.max"].shape[1], k=-1, dtype=bool)
         grids = {
-            _SHOWN[scope]: np.where(earlier, np.nan, self.grid(scope)) for scope in self.scopes
+            name: np.where(earlier, np.nan, self.grid(scope)) for scope, name in self.shown.items()
         }
         frame = self.to_frame()
         effect = "log_prob" if self.has_answers else "output"
         output = frame[frame["effect"] == effect]
-        bars = {_SHOWN[str(scope)]: rows for scope, rows in output.groupby("scope", sort=False)}
+        bars = {self.shown[str(scope)]: rows for scope, rows in output.groupby("scope", sort=False)}
         title = (
             "What skipping a layer changes:"
             " later layers (largest relative change), and the output (mean)"
