@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+
 from interp.analyses.layer_skip.effects import (
     LayerEffects,
     outcomes_of,

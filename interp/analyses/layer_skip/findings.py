@@ -57,6 +57,10 @@ def _named(result: "LayerSkipResult", layer: int) -> str:
     return f"layer {layer}'s attention" if part == "attention" else f"layer {layer}"
 
 
+def _note(result: "LayerSkipResult") -> str:
+    return f"skipped at {result.shown['all']}; {PICKED}"
+
+
 def _costliest(result: "LayerSkipResult") -> Finding:
     costs, part = result.costs, _PARTS[result.analysis.part]
     most = _pick(result, costs)
@@ -74,7 +78,7 @@ def _costliest(result: "LayerSkipResult") -> Finding:
         next_most = _pick(result, costs, rank=1)
         rival = Compared(f"{_named(result, next_most.index)}, the next", next_most.estimate)
     measure = f"{measure} without the {part} that the output needs most"
-    return Finding(claim, most.estimate, measure, control=control, rival=rival, note=PICKED)
+    return Finding(claim, most.estimate, measure, control=control, rival=rival, note=_note(result))
 
 
 def _accuracy(result: "LayerSkipResult") -> Iterator[Finding]:
@@ -95,7 +99,7 @@ def _accuracy(result: "LayerSkipResult") -> Iterator[Finding]:
         control=Compared(_OTHERS, share(others, groups=groups)),
         rival=Compared("nothing skipped", share(result.arrays["clean.accuracy"], groups=groups)),
         kind="compares",
-        note=PICKED,
+        note=_note(result),
     )
 
 
