@@ -36,7 +36,8 @@ def share_difference(
     """Return share(one) - share(other) of the same prompts, both [prompt], with its interval.
 
     Agresti & Min's interval (2005): Wald's after one more pair each way is put half into each
-    discordant cell, so that no difference at all has an interval too; grouped as in `share`.
+    discordant cell, so that no difference at all has an interval too; grouped as in `share`. What
+    is so in part (a mean over draws, between 0 and 1) is discordant in part.
     """
     first, second = (np.asarray(values, np.float64) for values in (one, other))
     n = len(first)
@@ -47,7 +48,7 @@ def share_difference(
     if grouping.n_groups < FEWEST:
         return Estimate(value, n=n, n_groups=grouping.n_groups)
     held = _effective(difference, grouping)
-    up, down = ((difference > 0).mean() * held + 0.5, (difference < 0).mean() * held + 0.5)
+    up, down = (side.clip(0).mean() * held + 0.5 for side in (difference, -difference))
     middle = (up - down) / (held + 2)
     spread = _Z * np.sqrt((up + down) / (held + 2) - middle**2) / np.sqrt(held + 2)
     low, high = max(-1.0, middle - spread), min(1.0, middle + spread)
@@ -71,8 +72,10 @@ def _effective(values: Array, grouping: Grouping) -> float:
 def _wilson(value: float, n: float) -> tuple[float, float]:
     middle = (value + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     spread = _Z * np.sqrt(value * (1 - value) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-    low, high = max(0.0, float(middle - spread)), min(1.0, float(middle + spread))
     cases, exceptions = value * n, (1 - value) * n
+    # where there are none, the end is exact, not a rounding error off
+    low = max(0.0, float(middle - spread)) if cases else 0.0
+    high = min(1.0, float(middle + spread)) if exceptions else 1.0
     if 0 < cases <= _RARE:
         low = float(gammaincinv(cases, 0.05)) / n
     if 0 < exceptions <= _RARE:
