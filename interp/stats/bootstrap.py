@@ -114,18 +114,3 @@ def corrected_interval(value: float, resampled: NDArray[np.float64]) -> tuple[fl
     shares = ndtr(2 * ndtri(below) + ndtri(np.array(QUANTILES)))
     low, high = np.quantile(resampled, shares, method="nearest")
     return float(low), float(high)
-
-
-def ends_of(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return low and high [2 ...] of the 95 % percentile interval of numbers [resample ...]."""
-    ends: NDArray[np.float64] = np.quantile(resampled, QUANTILES, axis=0)
-    return ends
-
-
-def bootstrap_interval(values, *, weights=None, seed=0):  # TODO: gone with its last user
-    return ends_of(resampled_means(values, weights=weights, seed=seed))
-
-
-def interval_of(samples):  # TODO: gone with its last user
-    low, high = np.quantile(np.fromiter(samples, np.float64), QUANTILES, method="nearest")
-    return float(low), float(high)

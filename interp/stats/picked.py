@@ -37,14 +37,30 @@ class Picked:
         return self.halves == (self.index, self.index)
 
 
+def ranked(values: ArrayLike, rank: int = 0, *, weights: ArrayLike | None = None) -> Choose:
+    """Return a choice of the option with the largest (weighted) mean, or the `rank`-th behind it.
+
+    `values` are [prompt option].
+    """
+    array = np.asarray(values, np.float64)
+    below = np.ones(len(array)) if weights is None else np.asarray(weights, np.float64)
+
+    def choose(rows: NDArray[np.bool_]) -> int:
+        means = np.average(array[rows], axis=0, weights=below[rows])
+        return int(np.argsort(-means, kind="stable")[rank])
+
+    return choose
+
+
 def picked(
     values: ArrayLike,
     *,
     choose: Choose | None = None,
+    weights: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     seed: int = 0,
 ) -> Picked:
-    """Pick one of the options of values [prompt option] and estimate its mean by cross-fitting.
+    """Pick one of the options of values [prompt option], estimate its (weighted) mean crosswise.
 
     Each half of the groups picks for the other; by default the option with the largest mean.
     `choose` returns the option picked on some prompts (a mask). With one group there are no halves,
@@ -52,7 +68,8 @@ def picked(
     """
     array = np.asarray(values, np.float64)
     grouping = Grouping.of(len(array), groups)
-    pick: Choose = choose or (lambda rows: int(array[rows].mean(0).argmax()))
+    below = np.ones(len(array)) if weights is None else np.asarray(weights, np.float64)
+    pick = choose or ranked(array, weights=below)
     every = np.ones(len(array), bool)
     index = pick(every)
     half = grouping.half(seed=seed)
@@ -61,15 +78,28 @@ def picked(
     else:
         first, second = pick(half), pick(~half)
         measured, halves = np.where(half, array[:, second], array[:, first]), (first, second)
-    plain = estimate(measured, groups=groups, seed=seed)
-    low, high = (plain.value + _WIDER * (end - plain.value) for end in (plain.low, plain.high))
-    return Picked(index, halves, measured, replace(plain, low=low, high=high))
+    plain = estimate(measured, weights=below, groups=groups, seed=seed)
+    return Picked(index, halves, measured, widened(plain))
+
+
+def widened(plain: Estimate, *, between: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
+    """Return an estimate over `Picked.measured` with its interval widened as that of `picked`.
+
+    `between` are the limits of what is estimated: 0 and 1 for a share, -1 and 1 for a difference.
+    """
+    ends = (plain.value + _WIDER * (end - plain.value) for end in (plain.low, plain.high))
+    low, high = (float(np.clip(end, *between)) for end in ends)
+    return replace(plain, low=low, high=high)
 
 
 def band(
-    values: ArrayLike, *, groups: ArrayLike | None = None, seed: int = 0
+    values: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
 ) -> tuple[Array, Array]:
-    """Return low and high [option] that hold the means of all options together in 95 %.
+    """Return low and high [option] that hold the (weighted) means of all options in 95 %.
 
     `values` are [prompt option]. The half-width is the 95th percentile over resampled groups of the
     largest |t| of any option (max-statistic); Bonferroni's with fewer than 10 groups, NaN with
@@ -77,12 +107,13 @@ def band(
     """
     array = np.asarray(values, np.float64)
     grouping = Grouping.of(len(array), groups)
-    n, mean = grouping.n_groups, array.mean(0)
+    below = np.ones(len(array)) if weights is None else np.asarray(weights, np.float64)
+    n, mean = grouping.n_groups, np.average(array, axis=0, weights=below)
     if n < FEWEST:
         nothing = np.full(mean.shape, np.nan)
         return nothing, nothing
-    rest, sizes = grouping.sums(array - mean), np.bincount(grouping.codes)
-    error = np.sqrt((rest**2).sum(0) * n / (n - 1)) / len(array)
+    rest, sizes = grouping.sums((array - mean) * below[:, None]), grouping.sums(below)
+    error = np.sqrt((rest**2).sum(0) * n / (n - 1)) / below.sum()
     if n < FEW:
         times = float(stdtrit(n - 1, 1 - 0.025 / max(1, array.shape[1])))
     else:
