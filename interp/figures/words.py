@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 MOST_NAMED = 3
+PICKED = "picked on one half of the prompts, measured on the other"  # a finding's note
 ALL, ALL_BUT_FIRST = "all positions", "all positions but the first"
 
 
