@@ -46,7 +46,7 @@ def interval_of_ratio(
     low, high = ratio - t * error, ratio + t * error
     if n >= FEW:
         drawn = draws(n, seed=seed)
-        for at in _chunks(ratio.shape[0]):
+        for at in chunks(ratio.shape[0]):
             lowest, highest = _studentised(rest[:, at], under[:, at], drawn)
             for ends, quantile in ((low, highest), (high, lowest)):
                 # where a resample hardly varies, t is huge
@@ -78,7 +78,8 @@ def _error(squares: Array, total: Array, n: int) -> Array:
     return error
 
 
-def _chunks(n: int) -> Iterator[slice]:
+def chunks(n: int) -> Iterator[slice]:
+    """Yield slices of `n` columns that can be resampled at once."""
     return (slice(i, i + _COLUMNS) for i in range(0, n, _COLUMNS))
 
 
