@@ -20,7 +20,7 @@ from interp.stats.estimate import (
 from interp.stats.groups import Grouping
 from interp.stats.paired import paired_p
 from interp.stats.picked import band, picked
-from interp.stats.shares import share, share_difference
+from interp.stats.shares import share, share_difference, share_differences, shares
 
 
 def test_it_prints_itself_in_any_format() -> None:
@@ -131,6 +131,20 @@ def test_shares_have_wilson_intervals() -> None:
     grouped = share(np.repeat(np.arange(16) < 8, 2), groups=np.repeat(np.arange(16), 2))
     assert grouped.high - grouped.low > 1.35 * (half.high - half.low)
     assert share(np.zeros(32), groups=np.repeat(np.arange(16), 2)).high > none.high
+
+
+def test_many_shares_are_each_what_one_alone_is() -> None:
+    rng = np.random.default_rng(0)
+    one, other = (rng.random((20, 2, 3)) < p for p in (0.1, 0.6))
+    for groups in (None, np.repeat(np.arange(10), 2), np.arange(20) % 3):
+        many = shares(one, groups=groups)
+        apart = share_differences(one, other, groups=groups)
+        for at in np.ndindex(2, 3):
+            alone = share(one[:, *at], groups=groups)
+            difference = share_difference(one[:, *at], other[:, *at], groups=groups)
+            for columns, estimate_of_one in ((many, alone), (apart, difference)):
+                assert_allclose([columns[name][at] for name in ("mean", "low", "high")],
+                                [estimate_of_one.value, estimate_of_one.low, estimate_of_one.high])
 
 
 def test_differences_of_shares_have_intervals_even_where_none_differs() -> None:

@@ -62,8 +62,17 @@ def picked(
         first, second = pick(half), pick(~half)
         measured, halves = np.where(half, array[:, second], array[:, first]), (first, second)
     plain = estimate(measured, groups=groups, seed=seed)
-    low, high = (plain.value + _WIDER * (end - plain.value) for end in (plain.low, plain.high))
-    return Picked(index, halves, measured, replace(plain, low=low, high=high))
+    return Picked(index, halves, measured, widened(plain))
+
+
+def widened(plain: Estimate, *, between: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
+    """Return an estimate over `Picked.measured` with its interval widened as that of `picked`.
+
+    `between` are the limits of what is estimated: 0 and 1 for a share, -1 and 1 for a difference.
+    """
+    ends = (plain.value + _WIDER * (end - plain.value) for end in (plain.low, plain.high))
+    low, high = (float(np.clip(end, *between)) for end in ends)
+    return replace(plain, low=low, high=high)
 
 
 def band(
