@@ -95,6 +95,7 @@ class Analysis(ABC):
     caveat: ClassVar[str] = ""
     rank: ClassVar[int] = 100
     page: ClassVar[str] = "analysis"
+    formerly: ClassVar[Mapping[str, str]] = {}  # former names of parameters, to those of today
 
     def __init_subclass__(cls) -> None:
         """Check the model once for all of `measure`, and pass the prompts' groups to the result."""

@@ -36,6 +36,19 @@ class Between:
         return "" if is_inside else f"{self.least:g} to {self.most:g} is needed"
 
 
+@dataclass(frozen=True)
+class Formerly:
+    """What a parameter's values were in earlier versions, and what they are called now."""
+
+    now: Mapping[bool, str]
+
+    def translated(self, value: Any) -> Any:
+        """Return today's value for a former one, also as the text "true" or "false"."""
+        if isinstance(value, str):
+            value = {"true": True, "false": False}.get(value.lower(), value)
+        return self.now[value] if isinstance(value, bool) else value
+
+
 @cache
 def hints_of(declared: type) -> dict[str, Any]:
     """Return the declared type of every parameter of a dataclass."""
@@ -49,6 +62,7 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if origin is Annotated:
+        value = _of_today(inside[1:], value)
         return _in_range(inside[1:], coerce(inside[0], value, where), where)
     if origin is Mapping:
         if not isinstance(value, Mapping):
@@ -84,6 +98,7 @@ def parse(hint: Any, text: str, where: str) -> Any:
     if hint is str:
         return text
     if origin is Annotated:
+        text = _of_today(inside[1:], text)
         return _in_range(inside[1:], parse(inside[0], text, where), where)
     if origin is tuple and inside[-1:] == (...,):
         items = _items(text, where)
@@ -101,6 +116,14 @@ def parse(hint: Any, text: str, where: str) -> Any:
     if hint in (int, float):
         return _read_number(hint, text, where)
     return coerce(hint, text if hint is Any else _json(text), where)
+
+
+def _of_today(notes: tuple[Any, ...], value: Any) -> Any:
+    """Return a value under the name that it has today."""
+    for each in notes:
+        if isinstance(each, Formerly):
+            value = each.translated(value)
+    return value
 
 
 def _in_range(ranges: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -51,9 +51,9 @@ def test_large_weights_are_counted_over_all_of_a_layers_weights() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("first_position", [True, False])
-def test_it_equals_the_stock_models_residuals(model: Model, first_position: bool) -> None:
-    batch, start = tokens(), 0 if first_position else 1
+@pytest.mark.parametrize("first_position", ["included", "excluded"])
+def test_it_equals_the_stock_models_residuals(model: Model, first_position: str) -> None:
+    batch, start = tokens(), int(first_position == "excluded")
     stream = [resid[:, start:].double().numpy() for resid in hooked(model, batch)[0]]
     part = BlockInfluence(first_position=first_position).measure(
         model.record(batch), batch, prepared(model)
@@ -123,6 +123,6 @@ def test_lim_is_block_influence_less_one_and_orders_layers_alike() -> None:
 
 def test_a_prompt_of_one_token_is_refused_without_its_first_position() -> None:
     with pytest.raises(
-        AnalysisError, match="prompt '0' has 1 token; first_position=False needs at least 2"
+        AnalysisError, match="prompt '0' has 1 token; first_position='excluded' needs at least 2"
     ):
-        BlockInfluence(first_position=False).check(tiny("llama"), tokens(n_pos=1))
+        BlockInfluence(first_position="excluded").check(tiny("llama"), tokens(n_pos=1))

@@ -183,7 +183,7 @@ def test_cka_does_not_see_rotations_shifts_and_scales_and_is_not_fooled_by_width
     )  # the biased form: 0.9
 
 
-def test_pooling_leaves_out_padding_and_position_0() -> None:
+def test_pooling_leaves_out_padding_and_position_0_if_asked() -> None:
     model = tiny("llama")
     short, long = tokens(batch=1, n_pos=7), tokens(batch=1, n_pos=10, seed=1)
     ids = torch.cat([torch.nn.functional.pad(short.tokens, (0, 3)), long.tokens])
@@ -191,10 +191,11 @@ def test_pooling_leaves_out_padding_and_position_0() -> None:
     prompts, last = short.prompts + long.prompts, torch.tensor([6, 9])
     both = replace(short, prompts=prompts, tokens=ids, mask=mask, last=last, answer=None)
     with torch.no_grad():
-        together = pooled(model.record(both), both, "residual")
-        for row, batch in zip(together, (short, long), strict=True):
-            alone = torch.stack(residuals(model, batch))[:, 0, 1:].mean(1)
-            assert_close(row, alone, rtol=1e-5, atol=1e-5)
+        for begin in (0, 1):
+            together = pooled(model.record(both), both, "residual", begin=begin)
+            for row, batch in zip(together, (short, long), strict=True):
+                alone = torch.stack(residuals(model, batch))[:, 0, begin:].mean(1)
+                assert_close(row, alone, rtol=1e-5, atol=1e-5)
 
 
 # The grid's statistics

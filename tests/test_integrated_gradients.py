@@ -203,7 +203,7 @@ def test_bad_input_is_one_line() -> None:
         IntegratedGradients().run(model, Task.from_texts(["Ada mother mother"]))
     short = Task("short", (Prompt("a", "Ada", answer="Emil"),))
     with pytest.raises(AnalysisError, match="prompt 'a' has 2 tokens; a baseline needs at least 3"):
-        IntegratedGradients(first_position=False).run(model, short)
+        IntegratedGradients(first_position="excluded").run(model, short)
     with pytest.raises(AnalysisError, match="max_nodes=4; at least 9 are needed"):
         IntegratedGradients(max_nodes=4)
     with pytest.raises(

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import interp
 from interp.analyses.layer_skip import LayerSkip
-from interp.models import Model
+from interp.models import Model, load_model
 from interp.replay import first, rows
 from interp.sites import Site
 from tests.families import stock_logits, tiny, tokens
@@ -17,8 +18,10 @@ from tests.test_replay import naive
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def skipping(model: Model, batch, skipped: int, part: str, before: int) -> list[torch.Tensor]:
-    """Run the stock model with a part of one layer skipped at positions 1 .. before - 1; return
+def skipping(
+    model: Model, batch, skipped: int, part: str, before: int, begin: int = 1
+) -> list[torch.Tensor]:
+    """Run the stock model with a part of one layer skipped at positions begin .. before - 1; return
     resid_pre of every layer.
     """
     blocks = [block.module for block in model.blocks]
@@ -32,7 +35,7 @@ def skipping(model: Model, batch, skipped: int, part: str, before: int) -> list[
     def edit(_module, args, kwargs, output):
         resid = args[0] if args else kwargs.get("hidden_states")
         new = first(output).clone()
-        new[:, 1:before] = resid[:, 1:before] if part == "layer" else 0
+        new[:, begin:before] = resid[:, begin:before] if part == "layer" else 0
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     handles = [b.register_forward_pre_hook(see, with_kwargs=True) for b in blocks]
@@ -84,6 +87,45 @@ def test_all_and_future_equal_the_naive_loop(model: Model, part: str) -> None:
             rtol=0,
             atol=1e-5,
         )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("first_position", ["included", "excluded"])
+def test_position_0_may_be_skipped_too_and_is_measured_if_asked(first_position: str) -> None:
+    model, batch = tiny("llama"), tokens()
+    analysis = LayerSkip(skipped_positions="all", first_position=first_position)
+    arrays = analysis.measure(model.record(batch), batch, {})
+    begin, n_pos = int(first_position == "excluded"), batch.tokens.shape[1]
+    clean = skipping(model, batch, 0, "layer", before=0, begin=0)
+    splits = analysis._splits(n_pos)
+    for skipped in range(model.n_layers):
+        changed = skipping(model, batch, skipped, "layer", before=n_pos, begin=0)
+        future = [skipping(model, batch, skipped, "layer", before=t, begin=0) for t in splits]
+        probs = [model.unembed(run[-1]).softmax(-1) for run in (clean, changed)]
+        output = (probs[0] - probs[1]).norm(dim=-1)[:, begin:].mean(-1)
+        assert_close(arrays["all.output_mean"][:, skipped], output, rtol=0, atol=1e-5)
+        for layer in range(skipped, model.n_layers):
+            at, whole = (slice(None), skipped, layer), change(clean, changed, layer)[:, begin:]
+            assert_close(arrays["all.mean"][at], whole.mean(-1), rtol=1e-5, atol=1e-5)
+            behind = [
+                change(clean, run, layer)[:, t:].amax(-1)
+                for run, t in zip(future, splits, strict=True)
+            ]
+            largest = torch.stack(behind).amax(0)
+            assert_close(arrays["future.max"][at], largest, rtol=1e-5, atol=1e-5)
+    same = LayerSkip(first_position=first_position).measure(model.record(batch), batch, {})
+    assert not torch.equal(arrays["direct.mean"], same["direct.mean"])
+
+
+def test_figures_say_whether_the_first_position_is_left_out() -> None:
+    model, task = load_model("zoo/hops-4l"), interp.load_task("two-hop", n=2)
+    for skipped, shown in (
+        ("all", "all positions"),
+        ("all but the first", "all positions but the first"),
+    ):
+        figure = LayerSkip(skipped_positions=skipped, scopes=("all",)).run(model, task).plot()
+        titles = [each.text for each in figure.layout.annotations]
+        assert shown in titles
 
 
 @torch.no_grad()

@@ -303,3 +303,21 @@ def test_a_revision_of_a_folder_is_refused() -> None:
     folder = shipped_models()["zoo/hops-4l"]
     with pytest.raises(ModelError, match=r"revision='main' asked of the folder"):
         load_model(folder, revision="main")
+
+
+def test_untrained_twins_have_the_initial_weights_of_the_same_configuration() -> None:
+    trained, twin, same, other = (
+        load_model(f"zoo/hops-4l{at}") for at in ("", "@untrained", "@untrained-0", "@untrained-1")
+    )
+    assert (twin.n_layers, twin.d_model, twin.dtype) == (
+        trained.n_layers,
+        trained.d_model,
+        trained.dtype,
+    )
+    assert twin.name == "zoo/hops-4l@untrained"
+    assert twin.fingerprint == same.fingerprint
+    assert len({trained.fingerprint, twin.fingerprint, other.fingerprint}) == 3
+    weight = next(iter(twin.module.state_dict().values()))
+    assert weight.std() == pytest.approx(twin.module.config.initializer_range, rel=0.05)
+    with pytest.raises(ModelError, match="no-such"):
+        load_model("zoo/no-such@untrained")

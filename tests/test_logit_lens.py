@@ -181,10 +181,10 @@ def part_of(*prompts: list[float], answered: bool = True) -> dict[str, torch.Ten
 
 
 @pytest.mark.parametrize(("weighting", "first_position", "mean"), [
-    ("prompt", True, (2.0 + 5.0) / 2), ("token", True, (1 + 2 + 3 + 4 + 6) / 5),
-    ("prompt", False, (2.5 + 6.0) / 2), ("token", False, (2 + 3 + 6) / 3),
+    ("prompt", "included", (2.0 + 5.0) / 2), ("token", "included", (1 + 2 + 3 + 4 + 6) / 5),
+    ("prompt", "excluded", (2.5 + 6.0) / 2), ("token", "excluded", (2 + 3 + 6) / 3),
 ])  # fmt: skip
-def test_prompts_or_tokens_are_weighted(weighting: str, first_position: bool, mean: float) -> None:
+def test_prompts_or_tokens_are_weighted(weighting: str, first_position: str, mean: float) -> None:
     parts = [part_of([1.0, 2.0, 3.0]), part_of([4.0, 6.0])]
     result = LogitLens(weighting=weighting, first_position=first_position).combine(parts)
     assert result.curves["KL(lens‖final), nats"][0] == pytest.approx(mean)
@@ -195,9 +195,9 @@ def test_prompts_or_tokens_are_weighted(weighting: str, first_position: bool, me
         & frame["position"].notna()
     ]
     assert rows[["position", "mean", "n_prompts"]].to_numpy().tolist() == [
-        [-2, 1, 1],
-        [-1, 3, 2],
-        [0, 4.5, 2],
+        [-3, 1, 1],
+        [-2, 3, 2],
+        [-1, 4.5, 2],
     ]
 
 
@@ -225,9 +225,9 @@ def test_bad_shards_are_refused_before_any_work() -> None:
     with pytest.raises(AnalysisError, match="top_k=98; the model has 97 tokens"):
         LogitLens(top_k=98).check(tiny("llama"), tokens())
     with pytest.raises(
-        AnalysisError, match="prompt '0' has 1 token; first_position=False needs at least 2"
+        AnalysisError, match="prompt '0' has 1 token; first_position='excluded' needs at least 2"
     ):
-        LogitLens(first_position=False).check(tiny("llama"), tokens(n_pos=1))
+        LogitLens(first_position="excluded").check(tiny("llama"), tokens(n_pos=1))
 
 
 def test_a_weighted_bootstrap_keeps_constants() -> None:

@@ -118,7 +118,7 @@ def test_work_stays_at_the_bound(tmp_path: Path) -> None:
 def test_the_first_position_can_be_left_out() -> None:
     model, batch = tiny("llama"), tokens()
     stream, _ = hooked(model, batch)
-    part = ParallelWindow(first_position=False).measure(model.record(batch), batch, {})
+    part = ParallelWindow(first_position="excluded").measure(model.record(batch), batch, {})
     parallel = stream[2] + write_on(model, batch, 2, stream[1])
     error = (parallel - stream[3]).norm(dim=-1) / (stream[3] - stream[1]).norm(dim=-1)
     assert_close(part["windows"][:, 1, 2, 0], error[:, 1:].mean(1), rtol=1e-5, atol=1e-5)
@@ -152,6 +152,6 @@ def test_bad_shards_are_refused_before_any_work() -> None:
     ):
         ParallelWindow(output_windows=("2-4",)).check(tiny("llama"), tokens())
     with pytest.raises(
-        AnalysisError, match="prompt '0' has 1 token; first_position=False needs at least 2"
+        AnalysisError, match="prompt '0' has 1 token; first_position='excluded' needs at least 2"
     ):
-        ParallelWindow(first_position=False).check(tiny("llama"), tokens(n_pos=1))
+        ParallelWindow(first_position="excluded").check(tiny("llama"), tokens(n_pos=1))

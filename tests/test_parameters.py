@@ -22,10 +22,10 @@ from interp.analyses.logit_lens import LogitLens
 from interp.analyses.oracle_exit import OracleExit
 from interp.analysis import Analysis
 from interp.errors import AnalysisError, RunError
-from interp.parameters import coerce, hints_of, parse
+from interp.parameters import Formerly, coerce, hints_of, parse
 from interp.reports.gather import _command
 from interp.runs import Study
-from interp.runs.registry import find_analyses
+from interp.runs.registry import find_analyses, make_analysis, parse_parameter
 
 ANALYSES = find_analyses()
 PARAMETERS = [(name, key) for name, analysis in ANALYSES.items() for key in hints_of(analysis)]
@@ -48,7 +48,8 @@ def values_of(hint: Any) -> list[Any]:
     if hint is str:
         return [*HOSTILE, "", "none"]
     if origin is Annotated:
-        values, ranges = values_of(inside[0]), inside[1:]
+        values = values_of(inside[0])
+        ranges = [each for each in inside[1:] if not isinstance(each, Formerly)]
         values += [type(value)(each.least) for value in values[-1:] for each in ranges]
         refused = [any(each.refusal(v) for each in ranges if v is not None) for v in values]
         return [value for value, is_refused in zip(values, refused, strict=True) if not is_refused]
@@ -102,7 +103,10 @@ def test_the_command_of_a_report_gives_back_every_value(
         ("void_skip.alphas=[0.2, 1]", (0.2, 1.0)),
         ("oracle_exit.stable_for=4", (4,)),
         ("parallel_window.output_windows=", ()),
-        ("logit_lens.first_position=False", False),
+        ("logit_lens.first_position=False", "excluded"),
+        ("logit_lens.first_position=true", "included"),
+        ("logit_lens.first_position=excluded", "excluded"),
+        ("void_skip.skipped_positions=all but the first", "all but the first"),
     ],
 )
 def test_a_value_is_read_by_its_declared_type(
@@ -120,7 +124,10 @@ def test_a_value_is_read_by_its_declared_type(
     [
         ("logit_lens.top_k=5.5", "logit_lens.top_k is '5.5'; int is needed"),
         ("logit_lens.top_k=none", "logit_lens.top_k is 'none'; int is needed"),
-        ("logit_lens.first_position=1", "logit_lens.first_position is 1; bool is needed"),
+        (
+            "logit_lens.first_position=1",
+            "logit_lens.first_position: unknown value '1'; there is excluded, included",
+        ),
         ("logit_lens.kl_share=nan", "logit_lens.kl_share is nan; a number is needed"),
         ("oracle_exit.stable_for=2,x", "oracle_exit.stable_for is 'x'; int is needed"),
         (
@@ -180,7 +187,11 @@ def test_from_python_values_are_checked_as_from_files() -> None:
             "logit_lens.weighting: unknown value 'tokens'; did you mean 'token'",
         ),
         (LogitLens, {"top_k": "5"}, "logit_lens.top_k is '5'; int is needed"),
-        (LogitLens, {"first_position": 1}, "logit_lens.first_position is 1; bool is needed"),
+        (
+            LogitLens,
+            {"first_position": 1},
+            "logit_lens.first_position: unknown value '1'; there is excluded, included",
+        ),
         (BlockInfluence, {"seed": True}, "block_influence.seed is True; int is needed"),
         (IntegratedGradients, {"tolerance": float("nan")}, "integrated_gradients.tolerance is nan"),
         (DepthMap, {"target": 3}, "depth_map.target is 3; str or none is needed"),
@@ -194,6 +205,22 @@ def test_from_python_values_are_checked_as_from_files() -> None:
 def test_every_analysis_checks_every_parameter(name: str, key: str) -> None:
     with pytest.raises(AnalysisError, match=rf"{name}\.{key}\b"):
         made(ANALYSES[name], **{key: object()})
+
+
+@pytest.mark.parametrize("name", sorted(
+    name for name, of in ANALYSES.items() if "first_position" in hints_of(of)
+))  # fmt: skip
+def test_a_first_position_of_an_earlier_version_is_translated(name: str) -> None:
+    for former, now in ((True, "included"), (False, "excluded"), ("true", "included")):
+        assert make_analysis(name, {"first_position": former}).first_position == now
+    assert parse_parameter(name, "first_position", "False") == "excluded"
+
+
+def test_what_void_skip_called_the_first_position_is_where_it_skips() -> None:
+    for former, now in ((True, "all"), (False, "all but the first")):
+        assert make_analysis("void_skip", {"first_position": former}).skipped_positions == now
+    with pytest.raises(AnalysisError, match="unknown value 'excluded'; there is all, all but the"):
+        make_analysis("void_skip", {"first_position": "excluded"})
 
 
 def test_equal_values_are_one_value() -> None:

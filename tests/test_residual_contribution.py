@@ -93,10 +93,10 @@ def test_prompts_of_one_token_have_nothing_behind_the_first(model: Model) -> Non
             ResidualContribution().measure(model.record(batch), batch, {}) for batch in (one, more)
         ]
     assert parts[0]["max_without_first"].isnan().all()
-    without = ResidualContribution(first_position=False)
+    without = ResidualContribution(first_position="excluded")
     np.testing.assert_array_equal(without.combine(parts).mean, without.combine(parts[1:]).mean)
     assert np.isfinite(ResidualContribution().combine(parts).mean).all()
     with pytest.raises(
-        TaskError, match="every prompt has 1 token; first_position=False needs at least 2"
+        TaskError, match="every prompt has 1 token; first_position='excluded' needs at least 2"
     ):
         without.combine(parts[:1])

@@ -104,7 +104,8 @@ def test_erasing_with_the_clean_stream_changes_nothing() -> None:
 def test_the_mean_is_over_the_tokens_of_the_first_prompts() -> None:
     model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=5)
     for begin in (0, 1):
-        mean = ResidualErasure(n_mean=3, first_position=begin == 0).prepare(model, task)["mean"]
+        first = ("included", "excluded")[begin]
+        mean = ResidualErasure(n_mean=3, first_position=first).prepare(model, task)["mean"]
         for tap in (0, 2, 4):
             resids = [
                 model.record(model.tokenize([p])).resid(tap)[0, begin:] for p in task.prompts[:3]
@@ -146,6 +147,6 @@ def test_positions_are_counted_from_the_prompts_end() -> None:
     rows = frame[(frame["scope"] == "position") & (frame["effect"] == "output")].set_index(
         ["layer", "position"]
     )["mean"]
-    assert rows[4, "0"] > 0
-    assert rows[4, "-1"] == 0
-    assert rows[0, "-2"] > 0.5  # the entity that is asked about
+    assert rows[4, "-1"] > 0
+    assert rows[4, "-2"] == 0
+    assert rows[0, "-3"] > 0.5  # the entity that is asked about

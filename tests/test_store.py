@@ -55,7 +55,7 @@ def test_another_analysis_reads_it_too(tmp_path: Path) -> None:
     batch = tokens()
     ResidualContribution().measure(with_store(tmp_path).record(batch), batch, {})
     recording = with_store(tmp_path).record(batch)
-    ResidualContribution(first_position=False).measure(recording, batch, {})
+    ResidualContribution(first_position="excluded").measure(recording, batch, {})
     assert recording.work.block_tokens == 0
 
 

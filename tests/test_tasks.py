@@ -280,3 +280,25 @@ def test_a_task_survives_a_round_trip(tmp_path: Path) -> None:
     task.to_jsonl(tmp_path / "two-hop.jsonl")
     assert Task.from_jsonl(tmp_path / "two-hop.jsonl").prompts == task.prompts
     assert "wrong" in json.loads((tmp_path / "two-hop.jsonl").read_text().splitlines()[0])
+
+
+def test_groups_are_given_or_the_subject_or_the_prompt(model: Model) -> None:
+    prompts = [
+        Prompt("a", "Ada friend", group="1"),
+        Prompt("b", "Ned friend", group="1"),
+        Prompt("c", "Ada boss friend", subject="Ada boss"),
+        Prompt("d", "Ada boss mother", subject="Ada boss"),
+        Prompt("e", "Ada mother"),
+    ]
+    assert [prompt.drawn for prompt in prompts] == ["1", "1", "Ada boss", "Ada boss", "e"]
+    pair, other = model.tokenize(prompts[:2]).groups, model.tokenize(prompts[2:4]).groups
+    assert len({*pair.tolist()}) == len({*other.tolist()}) == 1
+    assert pair[0] != other[0]
+
+
+def test_groups_are_read_from_files_as_text(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"text": "Ada friend", "group": 7}\n{"text": "Ned friend", "group": "x"}\n')
+    task = Task.from_jsonl(file)
+    assert [prompt.group for prompt in task.prompts] == ["7", "x"]
+    assert task.to_records()[0]["group"] == "7"

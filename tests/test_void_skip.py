@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.testing import assert_close
 
 import interp
 from interp.analyses.back_patching import BackPatching
@@ -35,6 +36,7 @@ from interp.stats.paired import PairedDifference, paired_p
 from interp.sweeps.choices import score_choices, shuffled
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
+from tests.test_logit_lens import hooked
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -87,8 +89,17 @@ def test_calibration_is_measured_on_the_first_prompts_alone() -> None:
     same = VoidSkip().prepare(model, task.of(task.prompts[:2]))
     assert all(torch.equal(few[key], same[key]) for key in few)
     assert bool((few["rates"] >= 0).all())
-    spared = VoidSkip(first_position=False).prepare(model, task)
+    spared = VoidSkip(skipped_positions="all but the first").prepare(model, task)
     assert spared["rates"].shape == (2, 3, 4)
+    turned, n = torch.zeros(4), 0
+    for prompt in task.prompts:
+        batch = model.tokenize([prompt])
+        resid = [r[0, 1:].double() for r in hooked(model, batch)[0]]
+        for layer in range(4):
+            cosines = torch.cosine_similarity(resid[layer], resid[layer + 1], dim=-1)
+            turned[layer] += float((1 - cosines).sum())
+        n += len(resid[0])
+    assert_close(spared["influence"], turned / n, rtol=1e-4, atol=1e-5)
 
 
 # Options

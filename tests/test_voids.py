@@ -18,7 +18,6 @@ from interp.sweeps.tags import draw_seed
 from interp.sweeps.voids import (
     active_layers,
     changes_of,
-    is_massive,
     norms_of,
     range_over_batch,
 )
@@ -88,12 +87,6 @@ def test_the_published_threshold_of_the_first_layer_is_the_range_over_the_batch(
     assert spread.tolist() == [[3.0], [3.0]]
     assert active_layers(norms, (0.5,), first_range=spread)[0, :, 0, 0].tolist() == [False, True]
     assert active_layers(norms, (0.5,))[0, :, 0, 0].tolist() == [True, True]
-
-
-def test_massive_tokens_by_hand() -> None:
-    resid = torch.full((1, 3, 5), 0.01)
-    resid[0, 0, 2], resid[0, 1, 2], resid[0, 2] = 200.0, 50.0, 150.0
-    assert is_massive(resid).tolist() == [[True, False, False]]
 
 
 # Norms, in both phases
@@ -184,7 +177,7 @@ def test_usage_of_sets_of_tokens_by_hand() -> None:
     )
     at = frame[frame["position"].notna()].set_index(["layer", "position"])["usage"]
     assert at[0].tolist() == [1.0, 0.0, 1.0]
-    assert at[0].index.tolist() == [-2, -1, 0]
+    assert at[0].index.tolist() == [-3, -2, -1]
 
 
 def test_punctuation_is_what_has_no_letters() -> None:
@@ -308,7 +301,7 @@ def test_the_masked_stream_judges_what_it_has_masked(model: Model) -> None:
 @torch.no_grad()
 def test_the_first_token_may_be_left_alone() -> None:
     model, batch = tiny("llama"), tokens()
-    assert bool(masked_stream(model.record(batch), ALPHAS, first_position=False)[..., 0].all())
+    assert bool(masked_stream(model.record(batch), ALPHAS, begin=1)[..., 0].all())
 
 
 @torch.no_grad()

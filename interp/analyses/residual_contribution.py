@@ -29,6 +29,7 @@ from interp.shapes import Tensors
 from interp.stats.bootstrap import ends_of, resampled_means
 from interp.stats.estimate import Estimate, estimate_of
 from interp.sweeps.cosines import SMALLEST_NORM, Write, cosines_of, writes_of
+from interp.sweeps.positions import FirstPosition, first_read, positions_read
 from interp.tasks.batch import TokenBatch
 
 _RATIO, _COSINE = "norm relative to the stream", "cosine with the stream"
@@ -43,10 +44,10 @@ MEASURES = (
 class ResidualContribution(Analysis):
     """Measure what each sublayer writes.
 
-    `first_position` False leaves out position 0, which is often a sink.
+    `first_position` "excluded" leaves out position 0, which is often a sink.
     """
 
-    first_position: bool = True
+    first_position: FirstPosition = "included"
     seed: int = 0
     rank: ClassVar[int] = 4
     page: ClassVar[str] = "residual"
@@ -82,20 +83,21 @@ class ResidualContribution(Analysis):
 
     def combine(self, parts: Sequence[Tensors]) -> "ResidualContributionResult":
         """Return token-weighted means with a bootstrap interval over prompts, and maxima."""
-        suffix = "" if self.first_position else "_without_first"
+        suffix = "_without_first" if first_read(self.first_position) else ""
         keys = ("mean" + suffix, "max" + suffix, "n_pos")
         of_all = joined([{key: part[key].double() for key in keys} for part in parts])
         mean, maximum, n_tokens = (of_all[key] for key in keys)
-        n_tokens = n_tokens - (0 if self.first_position else 1)
+        n_tokens = n_tokens - first_read(self.first_position)
         if not (has_tokens := n_tokens > 0).any():
-            raise TaskError("every prompt has 1 token; first_position=False needs at least 2")
+            raise TaskError("every prompt has 1 token; first_position='excluded' needs at least 2")
         n_tokens, mean = n_tokens[has_tokens], mean[has_tokens]
         resampled = resampled_means(mean, weights=n_tokens, seed=self.seed)
         low, high = ends_of(resampled)
         average = np.average(mean, axis=0, weights=n_tokens)
         ratio = estimate_of(float(second_half(average)), second_half(resampled), n=len(mean))
         maxima = maximum[has_tokens].max(0)
-        return ResidualContributionResult(average, low, high, maxima, ratio)
+        positions = positions_read(self.first_position)
+        return ResidualContributionResult(average, low, high, maxima, ratio, positions)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Nothing beyond the clean pass."""
@@ -138,6 +140,7 @@ class ResidualContributionResult(Result):
     high: np.ndarray
     maximum: np.ndarray
     second_half: Estimate
+    positions: str
 
     def to_frame(self) -> pd.DataFrame:
         """Return columns measure, component, layer, mean, low, high and max.
@@ -159,7 +162,7 @@ class ResidualContributionResult(Result):
             y="mean",
             groups="component",
             panels="measure",
-            title="What each sublayer writes to the residual stream",
+            title=f"What each sublayer writes to the residual stream, mean over {self.positions}",
         )
 
     def findings(self) -> tuple[Finding, ...]:

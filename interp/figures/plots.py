@@ -206,8 +206,8 @@ def grids_over_positions(
 ) -> go.Figure:
     """Draw column `mean` by `layer` (0 at the bottom) and `position`, a grid per value of `panels`.
 
-    Positions count from the prompt's last token, 0; "first" is the first token, on which the common
-    colour scale does not depend.
+    Positions count from the prompt's end, "-1" is its last token; "first" is the first token, on
+    which the common colour scale does not depend.
     """
     names = list(dict.fromkeys(frame[panels]))
     figure = make_subplots(rows=1, cols=len(names), subplot_titles=names, shared_yaxes=True)
@@ -227,7 +227,7 @@ def grids_over_positions(
         trace |= {"x": positions, "y": grid.index.to_numpy(), "showscale": col == len(names)}
         figure.add_heatmap(**trace, row=1, col=col)
         common = {"showgrid": False, "row": 1, "col": col}
-        figure.update_xaxes(title_text="position (0: last token)", type="category", **common)
+        figure.update_xaxes(title_text="position (−1: last token)", type="category", **common)
         step = max(1, len(grid) // _TICKS)
         figure.update_yaxes(title_text=y if col == 1 else None, dtick=step, tick0=0, **common)
     return titled(figure, title)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 MOST_NAMED = 3
+ALL, ALL_BUT_FIRST = "all positions", "all positions but the first"
 
 
 def layers_named(layers: Iterable[int], *, of: int | None = None, what: str = "layer") -> str:
@@ -58,3 +59,27 @@ def value_text(value: object, spec: str = ".3g") -> str:
 def with_minus(numbers: str) -> str:
     """Return numbers in which hyphens have become minus signs."""
     return numbers.replace("-", "−")
+
+
+def head_named(layer: int, head: int) -> str:
+    """Return a head's name: "L23H3" is head 3 of layer 23."""
+    return f"L{layer}H{head}"
+
+
+def mlp_named(layer: int) -> str:
+    """Return an MLP's name: "MLP 23" is that of layer 23."""
+    return f"MLP {layer}"
+
+
+_READS = {"a": "", "q": " (query)", "k": " (key)", "v": " (value)"}
+
+
+def node_named(key: str) -> str:
+    """Return a circuit's node in words: "a2.h3" is "L2H3", "q2.h3" its query, "m2" is "MLP 2".
+
+    The embedding and the logits keep their names.
+    """
+    layer, _, head = key[1:].partition(".h")
+    if not layer.isdecimal():
+        return key
+    return head_named(int(layer), int(head)) + _READS[key[0]] if head else mlp_named(int(layer))

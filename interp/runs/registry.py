@@ -70,6 +70,7 @@ def make_analysis(name: str, parameters: Mapping[str, Any], *, seed: int | None 
     `seed` is for an analysis that has one, unless its parameters say otherwise.
     """
     analysis, hints = _declared(name, parameters)
+    parameters = {analysis.formerly.get(key, key): value for key, value in parameters.items()}
     if seed is not None and "seed" in hints:
         parameters = {"seed": seed} | dict(parameters)
     return analysis(
@@ -82,8 +83,8 @@ def parse_parameter(name: str, key: str, text: str) -> Any:
 
     Raises AnalysisError as `make_analysis` does.
     """
-    _, hints = _declared(name, [key])
-    return parse(hints[key], text, f"{name}.{key}")
+    analysis, hints = _declared(name, [key])
+    return parse(hints[analysis.formerly.get(key, key)], text, f"{name}.{key}")
 
 
 def _declared(name: str, parameters: Iterable[str]) -> tuple[type[Analysis], dict[str, Any]]:
@@ -93,6 +94,6 @@ def _declared(name: str, parameters: Iterable[str]) -> tuple[type[Analysis], dic
         raise AnalysisError(unknown("analysis", name, analyses))
     hints = hints_of(analyses[name])
     for key in parameters:
-        if key not in hints:
+        if analyses[name].formerly.get(key, key) not in hints:
             raise AnalysisError(unknown(f"parameter of {name}", key, hints))
     return analyses[name], hints

@@ -1,4 +1,7 @@
-"""Values at positions counted from the prompts' ends, averaged over prompts of any lengths."""
+"""Values at positions counted from the prompts' ends, averaged over prompts of any lengths.
+
+Positions are -1 for the prompt's last token, -2 for the one before it, and 1, 2, ... behind it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,22 +20,22 @@ class Aligned:
     """Values [prompt layer column], NaN where a prompt has none.
 
     Column 0 is every prompt's first token, which is often an attention sink and is in no other
-    column. The others are offsets from the prompt's last token, which predicts the answer's first
-    token and has offset 0.
+    column. The others are positions from the end: -1 is the prompt's last token, which predicts the
+    answer's first token; -2 the one before it, 1 the first behind it. There is no 0 among them.
     """
 
     values: Array
-    offsets: NDArray[np.int64]
+    positions: NDArray[np.int64]
 
     @property
     def columns(self) -> list[str]:
-        """Return what each column holds: "first", or an offset."""
-        return ["first", *map(str, self.offsets)]
+        """Return what each column holds: "first", or a position such as "-1" or "+1"."""
+        return ["first", *(f"{p:+d}" for p in self.positions)]
 
     def to_frame(self, *, seed: int) -> pd.DataFrame:
         """Return columns layer, position, mean, low, high, max and n_prompts.
 
-        `position` is an offset, as text, or "first".
+        `position` counts from the end, as text ("-1" is the last, "+1" behind it), or is "first".
         """
         return pd.concat(
             [self._column(i, name, seed) for i, name in enumerate(self.columns)], ignore_index=True
@@ -64,4 +67,5 @@ def align(
             begin = 1 + (1 - end) - lowest
             row[:, begin : begin + length - 1] = values[:, 1:length]
             rows.append(row)
-    return Aligned(np.stack(rows), np.arange(lowest, highest + 1))
+    offsets = np.arange(lowest, highest + 1)  # 0 is the last token
+    return Aligned(np.stack(rows), np.where(offsets > 0, offsets, offsets - 1))

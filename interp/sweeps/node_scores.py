@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.figures.plots import grids_over_positions
+from interp.figures.words import head_named, mlp_named
 from interp.models import Model
 from interp.result import Finding
 from interp.shapes import Tensors
@@ -19,12 +20,12 @@ from interp.sites import Site, SiteKind
 from interp.stats.align import Aligned, align
 from interp.stats.estimate import Estimate
 
-_NODES = {
-    "resid_pre": "the residual in front of layer {layer}",
-    "attn_out": "attention of layer {layer}",
-    "z": "L{layer}H{unit}",
-    "mlp_out": "the MLP of layer {layer}",
-    "mlp_post": "neuron {unit} of layer {layer}",
+_NODES: dict[str, Callable[[int, int], str]] = {
+    "resid_pre": lambda layer, _: f"the residual in front of layer {layer}",
+    "attn_out": lambda layer, _: f"attention of layer {layer}",
+    "z": head_named,
+    "mlp_out": lambda layer, _: mlp_named(layer),
+    "mlp_post": lambda layer, neuron: f"neuron {neuron} of {mlp_named(layer)}",
 }
 
 
@@ -185,8 +186,8 @@ def _largest(frame: pd.DataFrame) -> "pd.Series[Any]":
 def _in_words(kind: str, row: "pd.Series[Any]") -> str:
     """Return a node in words: "L2H3 at the last token"."""
     unit = 0 if pd.isna(row["unit"]) else row["unit"]
-    node = _NODES.get(kind, f"{kind} of layer {{layer}}").format(layer=row["layer"], unit=unit)
-    places = {"first": "the first token", "0": "the last token"}
+    node = _NODES[kind](row["layer"], unit)
+    places = {"first": "the first token", "-1": "the last token"}
     position = row["position"]
     return f"{node} at {places.get(position, f'position {position}')}"
 

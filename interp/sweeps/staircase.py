@@ -9,7 +9,7 @@ Language Models Use Their Depth Efficiently?", section 3.2.)
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import repeat
@@ -61,8 +61,8 @@ def relative_change(
     return change
 
 
-def skipped(recording: Recording, layer: int, part: Part) -> Tensor:
-    """Return the residual behind `layer` [batch pos d_model] without its part; position 0 stays."""
+def skipped(recording: Recording, layer: int, part: Part, *, begin: int = 1) -> Tensor:
+    """Return the residual behind `layer` [batch pos d_model] without its part from `begin` on."""
     pre, post = recording.resid(layer), recording.resid(layer + 1)
     match part:
         case "layer":
@@ -71,26 +71,32 @@ def skipped(recording: Recording, layer: int, part: Part) -> Tensor:
             without = pre + recording.mlp(layer, pre)
         case "mlp":
             without = pre + recording.clean(Site("attn_out", layer))
-    return torch.cat([post[:, :1], without[:, 1:]], dim=1)
+    return torch.cat([post[:, :begin], without[:, begin:]], dim=1)
 
 
-def write_of(recording: Recording, layer: int, part: Part) -> Tensor:
-    """Return what a part wrote in the clean pass [batch pos d_model]; 0 at position 0."""
+def write_of(recording: Recording, layer: int, part: Part, *, begin: int = 1) -> Tensor:
+    """Return what a part wrote in the clean pass [batch pos d_model]; 0 in front of `begin`."""
     kinds = {"layer": ("attn_out", "mlp_out"), "attention": ("attn_out",), "mlp": ("mlp_out",)}[
         part
     ]
     write = sum((recording.clean(Site(kind, layer)) for kind in kinds), torch.zeros(()))  # type: ignore[arg-type]
-    return torch.cat([torch.zeros_like(write[:, :1]), write[:, 1:]], dim=1)
+    return torch.cat([torch.zeros_like(write[:, :begin]), write[:, begin:]], dim=1)
 
 
 def staircase(
-    recording: Recording, *, part: Part, scopes: Sequence[Scope], splits: Sequence[int]
+    recording: Recording,
+    *,
+    part: Part,
+    scopes: Sequence[Scope],
+    splits: Sequence[int],
+    begin: int = 1,
 ) -> Iterator[Step | Ends]:
     """Yield each layer's relative change for every skipped layer, then the skips' last residuals.
 
-    Variants are the skipped layers 0 .. layer - 1; an "all" step also has the skipped layer itself
-    as its last variant.
+    Layers are skipped from position `begin` on. Variants are the skipped layers 0 .. layer - 1; an
+    "all" step also has the skipped layer itself as its last variant.
     """
+    how: dict[str, Any] = {"part": part, "begin": begin}
     all_rows: list[Tensor] = []
     future_rows: dict[int, list[Tensor]] = {t: [] for t in splits if "future" in scopes}
     for layer in range(recording.n_layers):
@@ -107,8 +113,8 @@ def staircase(
             all_rows = list(after)
             changes = relative_change(write, _write(after, before))
             del before, after, kv, futures
-            yield from _direct(recording, layer, part=part, scopes=scopes, splits=splits)
-        out = skipped(recording, layer, part)
+            yield from _direct(recording, layer, scopes=scopes, splits=splits, **how)
+        out = skipped(recording, layer, **how)
         own = relative_change(write, _write(out, clean))[None]
         yield Step("all", layer, 0, torch.cat([changes, own]) if all_rows else own)
         all_rows.append(out)
@@ -120,14 +126,21 @@ def staircase(
 
 
 def _direct(
-    recording: Recording, layer: int, *, part: Part, scopes: Sequence[Scope], splits: Sequence[int]
+    recording: Recording,
+    layer: int,
+    *,
+    part: Part,
+    scopes: Sequence[Scope],
+    splits: Sequence[int],
+    begin: int,
 ) -> Iterator[Step]:
     """Yield how `layer` changes if it reads the clean residual minus one earlier layer's write."""
     if "direct" not in scopes and "direct_future" not in scopes:
         return
     clean = recording.resid(layer)
     write = _write(recording.resid(layer + 1), clean)
-    before = clean - torch.stack([write_of(recording, earlier, part) for earlier in range(layer)])
+    writes = [write_of(recording, earlier, part, begin=begin) for earlier in range(layer)]
+    before = clean - torch.stack(writes)
     after, kv = _run(recording, layer, before, with_kv="direct_future" in scopes)
     yield Step("direct", layer, 0, relative_change(write, _write(after, before)))
     for t in splits if "direct_future" in scopes else ():

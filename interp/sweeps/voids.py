@@ -15,7 +15,6 @@ from torch.linalg import vector_norm
 
 from interp.errors import AnalysisError
 from interp.replay import Recording
-from interp.shapes import Resid
 
 Norms = Float[Tensor, "batch tap pos"]
 Active = Bool[Tensor, "variant batch layer pos"]
@@ -64,13 +63,3 @@ def active_layers(
     if first_range is not None:
         spread[:, 0] = first_range
     return torch.stack([changes >= alpha * spread for alpha in alphas])
-
-
-def is_massive(
-    resid: Resid, *, above: float = 100.0, ratio: float = 1000.0
-) -> Bool[Tensor, "rows pos"]:
-    """Return which tokens hold a value above `above` and above `ratio` times their own median."""
-    massive: Tensor = vector_norm(resid.float(), ord=torch.inf, dim=-1) > above
-    large = resid[massive].float().abs()  # the median is what costs, and few tokens need it
-    massive[massive.clone()] = large.amax(-1) > ratio * large.median(dim=-1).values
-    return massive

@@ -16,6 +16,7 @@ from interp_viewer.text import number, plain
 from interp_viewer.wiring import Edge, Wires, graph_of
 
 from interp.analyses.circuit_discovery.circuits import Wiring
+from interp.figures.words import node_named
 from interp.runs.folder import Cell
 from interp.runs.registry import find_analyses
 from interp.runs.viewing import address, app_path
@@ -134,7 +135,7 @@ def test_a_drawing_has_every_node_of_its_edges_in_its_lane() -> None:
         "series"
     ]
     assert {node["name"] for node in series["data"]} == {
-        name for edge in edges for name in (edge.sender, edge.node)
+        node_named(name) for edge in edges for name in (edge.sender, edge.node)
     }
     assert len(series["links"]) == 30
     assert all(
@@ -143,6 +144,19 @@ def test_a_drawing_has_every_node_of_its_edges_in_its_lane() -> None:
     )
     places = drawing.places(found)
     assert len(set(places.values())) == len(places)
+
+
+def test_nodes_have_the_names_that_people_give_them() -> None:
+    keys = ["embed", "a23.h3", "q2.h11", "k2.h0", "v2.h0", "m7", "logits"]
+    assert [node_named(key) for key in keys] == [
+        "embed",
+        "L23H3",
+        "L2H11 (query)",
+        "L2H0 (key)",
+        "L2H0 (value)",
+        "MLP 7",
+        "logits",
+    ]
 
 
 def test_a_circuit_of_eighty_layers_is_drawn() -> None:
@@ -226,8 +240,8 @@ def test_text_is_no_markup() -> None:
 
 def test_every_choice_of_layer_skip_has_its_own_name() -> None:
     names = [
-        skip.Effect(scope, statistic, d).name
-        for scope in skip.SHOWN
+        skip.Effect(scope, statistic, "all positions", d).name
+        for scope in ("all", "future", "direct", "direct_future")
         for statistic in skip.STATISTICS
         for d in (False, True)
     ]

@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from interp.figures.words import node_named
 from interp_viewer.wiring import Edge, Wires
 
 POSITIVE, NEGATIVE = "#3182bd", "#d6453d"  # on white and on black
@@ -23,6 +24,11 @@ def places(wires: Wires) -> dict[str, tuple[float, float]]:
     return lanes
 
 
+def nodes_of(edges: list[Edge]) -> list[str]:
+    """Return the nodes at the ends of edges, each once."""
+    return list(dict.fromkeys(name for edge in edges for name in (edge.sender, edge.node)))
+
+
 def drawing(
     edges: list[Edge],
     wires: Wires,
@@ -34,14 +40,14 @@ def drawing(
 ) -> dict[str, Any]:
     """Return an ECharts graph of fixed places, with numbers in tooltips."""
     at, largest = places(wires), max((abs(e.score) for e in edges), default=1.0) or 1.0
-    used = list(dict.fromkeys(name for e in edges for name in (e.sender, e.node)))
+    used = nodes_of(edges)
     step_x, step_y = 560 / (wires.n_heads + 2), 520 / (wires.n_layers + 1)
     nodes = []
     for name in used:
         place = {"x": at[name][0] * step_x, "y": -at[name][1] * step_y}
         colour = _SELECTED if name == node else _PINNED if name in pinned else _PLAIN
         size = 26 if name == node else 16
-        nodes.append(place | _node(name, labels.get(name, name), colour, size=size))
+        nodes.append(place | _node(name, labels.get(name, node_named(name)), colour, size=size))
     links = []
     for e in edges:
         is_lit = not (node or edge) or e.name == edge or node in (e.sender, e.node)
@@ -55,7 +61,7 @@ def drawing(
 
 def _node(name: str, label: str, colour: str, *, size: int) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": node_named(name),
         "symbol": _SHAPES.get(name, _SHAPES.get(name[0], "circle")),
         "symbolSize": size,
         "label": {"show": True, "position": "right", "formatter": label, "fontSize": 12},
@@ -71,8 +77,13 @@ def _link(edge: Edge, *, width: float, is_lit: bool) -> dict[str, Any]:
         "curveness": 0.12 if edge.receiver[0] != "k" else -0.12,
         "type": "solid" if edge.score >= 0 else "dashed",
     }
-    value = f"{edge.name} {edge.score:+.4f}"
-    return {"source": edge.sender, "target": edge.node, "value": value, "lineStyle": style}
+    value = f"{edge.shown} {edge.score:+.4f}"
+    return {
+        "source": node_named(edge.sender),
+        "target": node_named(edge.node),
+        "value": value,
+        "lineStyle": style,
+    }
 
 
 def svg(spec: dict[str, Any]) -> str:

@@ -39,12 +39,15 @@ def over_positions(
             )
             columns[column] = pivot.reindex(index=layers, columns=names).to_numpy(np.float32)
     last = len(here.tokens) - 1 if here.tokens else 0
-    values = tuple(0 if name == "first" else last + int(float(name)) for name in names)
+    behind = last + (0 if "0" in names else 1)  # of interp 0.1, where 0 was the last token
+    values = tuple(
+        0 if name == "first" else (last if int(name) > 0 else behind) + int(name) for name in names
+    )
     return Grid(
         title,
         columns["mean"],
         Axis(rows_name, tuple(map(str, layers)), tuple(int(layer) for layer in layers), ("layer",)),
-        Axis("position from the last token", tuple(names), values, ("token",)),
+        Axis("position (−1: the last token)", tuple(names), values, ("token",)),
         is_signed=is_signed,
         missing="no prompt has this position",
         low=columns.get("low"),

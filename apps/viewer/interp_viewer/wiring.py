@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.errors import RunError
+from interp.figures.words import node_named
 from interp_viewer.selected import Selected
 
 MOST_EDGES = 2000
@@ -24,6 +25,11 @@ class Edge:
     def name(self) -> str:
         """Return the edge's name in the address."""
         return f"{self.sender}~{self.receiver}"
+
+    @property
+    def shown(self) -> str:
+        """Return the edge in words: "L0H1 → L2H3 (query)"."""
+        return f"{node_named(self.sender)} → {node_named(self.receiver)}"
 
     @property
     def node(self) -> str:

@@ -26,7 +26,12 @@ from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.cosines import MEASURES, SMALLEST_NORM, influence
-from interp.sweeps.positions import require_positions
+from interp.sweeps.positions import (
+    FirstPosition,
+    first_read,
+    positions_read,
+    require_positions,
+)
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -43,10 +48,10 @@ __all__ = [
 class BlockInfluence(Analysis):
     """Measure how far every layer, and every span of layers, turns the stream.
 
-    `first_position` False leaves position 0 out.
+    `first_position` "excluded" leaves position 0 out of every mean.
     """
 
-    first_position: bool = True
+    first_position: FirstPosition = "included"
     seed: int = 0
     question: ClassVar[str] = (
         "How much does a layer turn the stream, and which layers would go first?"
@@ -79,7 +84,7 @@ class BlockInfluence(Analysis):
 
         Those are of the last token, [batch tap tap].
         """
-        start, n = 0 if self.first_position else 1, len(shard.prompts)
+        start, n = first_read(self.first_position), len(shard.prompts)
         stream = [recording.resid(layer)[:, start:] for layer in range(recording.n_layers + 1)]
         pairs = list(pairwise(stream))
         flat = [
@@ -99,7 +104,7 @@ class BlockInfluence(Analysis):
     def combine(self, parts: Sequence[Tensors]) -> BlockInfluenceResult:
         """Return token-weighted means; of angles and flattened cosines, means over prompts."""
         arrays = joined([{key: value.double() for key, value in part.items()} for part in parts])
-        return BlockInfluenceResult(arrays, seed=self.seed)
+        return BlockInfluenceResult(arrays, self.seed, positions_read(self.first_position))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Nothing beyond the clean pass."""

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.plots import Axes, grid_below, lines_over_depth
+from interp.figures.words import ALL
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimates
 from interp.sweeps.cosines import MEASURES
@@ -19,6 +20,7 @@ class BlockInfluenceResult(Result):
 
     arrays: dict[str, np.ndarray]
     seed: int = 0
+    positions: str = ALL
 
     @property
     def n_layers(self) -> int:
@@ -74,7 +76,7 @@ class BlockInfluenceResult(Result):
         frame = pd.concat(self._layer_rows(), ignore_index=True)
         frame["panel"] = frame["measure"].map(panels)
         title = (
-            "How far each layer turns the stream;"
+            f"How far each layer turns the stream, mean over {self.positions};"
             " below, how far the spans of layers turn the last token"
         )
         figure = lines_over_depth(

@@ -13,7 +13,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from interp.analyses.depth_map.result import DepthMapResult
@@ -27,6 +26,7 @@ from interp.models import Model
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
+from interp.sweeps.positions import FirstPosition, first_read, require_positions
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 
@@ -38,13 +38,15 @@ class DepthMap(Analysis):
     `method`: "linear" (ridge, chosen on validation prompts) and "orthogonal" (a rotation and one
     scale) map token by token and need one tokenizer; "cka" (debiased) and "rsa" compare each
     prompt's mean over positions and need none. `what`: residuals, or each layer's contribution to
-    them. `weighting` "relative" weighs tokens by 1 / ‖y‖² in the fit.
+    them. `weighting` "relative" weighs tokens by 1 / ‖y‖² in the fit. `first_position` says whether
+    position 0 is fitted and judged (or pooled) too.
     """
 
     target: str | None = None
     method: Literal["linear", "orthogonal", "cka", "rsa"] = "linear"
     what: What = "residual"
     weighting: Literal["equal", "relative"] = "equal"
+    first_position: FirstPosition = "excluded"
     seed: int = 0
     rank: ClassVar[int] = 9
     page: ClassVar[str] = "depthmap"
@@ -78,15 +80,12 @@ class DepthMap(Analysis):
     def maps(self, model: Model) -> TapMaps:
         """Return how tokens are mapped."""
         is_orthogonal, is_relative = self.method == "orthogonal", self.weighting == "relative"
-        return TapMaps(model, self.target_of(model), self.what, is_orthogonal, is_relative)
+        how = (self.what, is_orthogonal, is_relative, first_read(self.first_position))
+        return TapMaps(model, self.target_of(model), *how)
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise AnalysisError for prompts of one token, or another tokenizer if tokens matter."""
-        if shard.tokens.shape[1] < 2:
-            raise AnalysisError(
-                f"prompt {shard.prompts[0].id!r} has 1 token;"
-                " position 0 is left out, so 2 are needed"
-            )
+        require_positions(shard, first_position=self.first_position)
         target = self.target_of(model)
         if target is model or self.is_pooled:
             return
@@ -120,10 +119,10 @@ class DepthMap(Analysis):
             raise AnalysisError(
                 f"{n_prompts} prompts given; method={self.method!r} needs at least 8"
             )
-        by_prompt: Tensors = {}
+        by_prompt, begin = dict[str, Tensor](), first_read(self.first_position)
         for shard in shards if target is not model else ():
             batch = target.tokenize(shard)
-            vectors = pooled(target.record(batch), batch, self.what)
+            vectors = pooled(target.record(batch), batch, self.what, begin=begin)
             for prompt, row in zip(shard, vectors, strict=True):
                 by_prompt[f"prompt {prompt.id}"] = row
         return by_prompt
@@ -135,13 +134,15 @@ class DepthMap(Analysis):
         over "tokens" [batch]; 0 for others.
         """
         keys = [f"prompt {prompt.id}" for prompt in shard.prompts]
+        begin = first_read(self.first_position)
         if self.is_pooled:
-            source = pooled(recording, shard, self.what)
+            source = pooled(recording, shard, self.what, begin=begin)
             target = torch.stack([prepared[key] for key in keys]) if prepared else source.clone()
             return {"source": source, "target": target}
         nothing = torch.zeros_like(next(value for key, value in prepared.items() if key != "ridge"))
         misses = torch.stack([prepared.get(key, nothing) for key in keys])
-        tokens = torch.tensor([shard.tokens.shape[1] - 1 if key in prepared else 0 for key in keys])
+        n_read = shard.tokens.shape[1] - begin
+        tokens = torch.tensor([n_read if key in prepared else 0 for key in keys])
         ridge = prepared["ridge"].expand(len(keys), -1, -1).contiguous()
         return {"error": misses[:, 0], "squared": misses[:, 1], "tokens": tokens, "ridge": ridge}
 
@@ -179,12 +180,9 @@ class DepthMap(Analysis):
         masks = torch.zeros(1 + len(halves), n)
         for mask, half in zip(masks, [np.arange(n), *halves], strict=True):
             mask[half] = 1
-        x, y = (
-            rearrange(taps, "prompt tap d_model -> tap prompt d_model") for taps in (source, target)
-        )
-        grids = example_similarity(
-            x, y, masks, kind="cka" if self.method == "cka" else "rsa"
-        ).numpy()
+        x, y = source.transpose(0, 1), target.transpose(0, 1)  # [tap prompt d_model]
+        kind: Literal["cka", "rsa"] = "cka" if self.method == "cka" else "rsa"
+        grids = example_similarity(x, y, masks, kind=kind).numpy()
         return DepthMapResult(self, {"similarity": grids[0]}, grids[1:], n_prompts=n, n_tokens=None)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:

@@ -39,7 +39,7 @@ class TapMaps:
     """How one model's taps are mapped to another's, token by token; both read the same tokens.
 
     `is_relative` weighs a token by 1 / ‖y‖², so that fitting minimises the mean square of what is
-    judged.
+    judged. Positions before `begin` are left out.
     """
 
     source: Model
@@ -47,6 +47,7 @@ class TapMaps:
     what: What = "residual"
     is_orthogonal: bool = False
     is_relative: bool = False
+    begin: int = 1
 
     def fit_and_test(self, batches: Mapping[Role, Sequence[TokenBatch]]) -> Tensors:
         """Fit all maps; return what they miss on every held-out prompt [2 source+1 target].
@@ -81,7 +82,9 @@ class TapMaps:
                 f"{n_prompts} prompts given; at least 4 are needed to hold some out"
             )
         n_tokens = sum(
-            batch.tokens[:, 1:].numel() for role in ("fit", "validation") for batch in batches[role]
+            batch.tokens[:, self.begin :].numel()
+            for role in ("fit", "validation")
+            for batch in batches[role]
         )
         if n_tokens <= self.source.d_model:
             raise AnalysisError(
@@ -108,11 +111,11 @@ class TapMaps:
         )
 
     def _tokens(self, batch: TokenBatch, chosen: slice) -> tuple[Tensor, Tensor]:
-        """Return source and chosen target taps of a batch [tap token d], from position 1 on."""
+        """Return source and chosen target taps of a batch [tap token d], from `begin` on."""
         x = taps(self.source.record(batch), self.what)
         y = x if self.target is self.source else taps(self.target.record(batch), self.what)
         flat = "tap batch pos d_model -> tap (batch pos) d_model"
-        return rearrange(x[:, :, 1:], flat), rearrange(y[chosen, :, 1:], flat)
+        return rearrange(x[:, :, self.begin :], flat), rearrange(y[chosen, :, self.begin :], flat)
 
     def moments(self, batches: Sequence[TokenBatch], chosen: slice, *, is_first: bool) -> Moments:
         """Return the sums over batches; `xx` of shared weights for the first group only."""

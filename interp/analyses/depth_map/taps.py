@@ -32,10 +32,10 @@ def taps(recording: Recording, what: What) -> Float[Tensor, "tap batch pos d_mod
 
 
 def pooled(
-    recording: Recording, batch: TokenBatch, what: What
+    recording: Recording, batch: TokenBatch, what: What, *, begin: int
 ) -> Float[Tensor, "batch tap d_model"]:
-    """Return each tap's mean over a prompt's positions, without padding and without position 0."""
+    """Return each tap's mean over a prompt's positions from `begin` on, without padding."""
     mask = batch.mask.clone()
-    mask[:, 0] = False
+    mask[:, :begin] = False
     total = torch.einsum("sbpd,bp->bsd", taps(recording, what).float(), mask.float())
     return (total / mask.sum(1)[:, None, None]).cpu()

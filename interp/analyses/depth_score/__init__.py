@@ -15,7 +15,7 @@ would grow with the level.
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.answers import SameLength, by_answer_length, length_group_sizes, require_answers
+from interp.sweeps.positions import SkippedPositions, first_skipped
 from interp.sweeps.staircase import Ends, Step, staircase
 from interp.sweeps.tags import bytes_of, texts_of
 from interp.tasks import Prompt, Task
@@ -48,19 +49,21 @@ class DepthScore(Analysis):
     `splits` "prediction" measures from the position that predicts the answer's first token;
     "answer" from the answer's first token on, as published for multi-hop questions (which says
     nothing about answers of one token); "within_answer" at up to `n_splits` of the answer's offsets
-    0, 4, 8, ..., as published for worked solutions.
+    0, 4, 8, ..., as published for worked solutions. `skipped_positions` "all but the first", as in
+    the published code, spares position 0, often a sink.
     """
 
     tag: str = "set"
     splits: Splits = "prediction"
     n_splits: Annotated[int, AtLeast(1)] = 4
+    skipped_positions: SkippedPositions = "all but the first"
     seed: int = 0
     rank: ClassVar[int] = 3
     question: ClassVar[str] = "Do harder prompts use deeper layers?"
     how: ClassVar[str] = (
-        "Every layer is skipped for the tokens before a split, and the effect behind it is"
-        " measured. The score is the mean layer, weighted by that effect,"
-        " for prompts of each level of difficulty apart."
+        "Every layer is skipped for the tokens before a split (but the first, unless asked for),"
+        " and the effect behind it is measured. The score is the mean layer, weighted by that"
+        " effect, for prompts of each level of difficulty apart."
     )
     caveat: ClassVar[str] = (
         "Levels can differ in length and wording too;"
@@ -131,7 +134,8 @@ class DepthScore(Analysis):
         for group in by_answer_length(recording, shard, whole=self._is_whole):
             rows = group.rows.cpu()
             splits = self._splits(group.start, group.answer.shape[1])
-            for key, skipped, change in _changes(group, splits):
+            begin = first_skipped(self.skipped_positions)
+            for key, skipped, change in _changes(group, splits, begin=begin):
                 at: tuple[int | Tensor, ...] = (rows, *skipped)
                 largest, mean = parts[f"{key}.max"], parts[f"{key}.mean"]
                 largest[at] = torch.maximum(largest[at], change.amax(-1))
@@ -145,7 +149,7 @@ class DepthScore(Analysis):
         return DepthScoreResult(self, np.array(levels), joined(effects))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return half a sweep over all positions and, per split, the share of it behind the split.
+        """Return half a sweep over the prompt and, per split, the share of it behind the split.
 
         Where answers are appended, their clean pass is included.
         """
@@ -164,7 +168,9 @@ class DepthScore(Analysis):
         return Cost(block_tokens / (layers * shard.tokens.numel()), numbers, held)
 
 
-def _changes(group: SameLength, splits: list[int]) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
+def _changes(
+    group: SameLength, splits: list[int], *, begin: int
+) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
     """Yield how skipping a layer changes what comes after each split.
 
     Each is "layer" or "output", the skipped layer (and the affected one), and the change [batch
@@ -174,7 +180,8 @@ def _changes(group: SameLength, splits: list[int]) -> Iterator[tuple[str, tuple[
     clean = recording.logits(
         recording.resid(recording.n_layers), positions=slice(min(splits), None)
     ).softmax(-1)
-    for event in staircase(recording, part="layer", scopes=("future",), splits=splits):
+    how: dict[str, Any] = {"part": "layer", "scopes": ("future",), "splits": splits}
+    for event in staircase(recording, begin=begin, **how):
         match event:
             case Step(scope="future"):
                 for skipped, change in enumerate(event.change):

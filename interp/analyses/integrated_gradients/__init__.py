@@ -41,6 +41,7 @@ from interp.sweeps.answers import (
     probability,
     require_answers,
 )
+from interp.sweeps.positions import FirstPosition, first_read
 from interp.sweeps.staircase import Part
 from interp.tasks.batch import TokenBatch
 
@@ -54,7 +55,7 @@ class IntegratedGradients(Analysis):
 
     `nodes` "adaptive" places them until the attributions add up within `tolerance` (relative to at
     least 0.01), at most `max_nodes`; "published" takes `max_nodes` equal steps, each at its left
-    end. `part` is what is varied. `first_position` False leaves position 0 out of the baseline;
+    end. `part` is what is varied. `first_position` "excluded" leaves position 0 out of the mean;
     `whole_answer` counts the answer's last token in, as published, for one more clean pass.
     """
 
@@ -62,7 +63,7 @@ class IntegratedGradients(Analysis):
     nodes: Nodes = "adaptive"
     tolerance: float = 0.01
     max_nodes: Annotated[int, AtLeast(1)] = 256
-    first_position: bool = True
+    first_position: FirstPosition = "included"
     whole_answer: bool = False
     seed: int = 0
     rank: ClassVar[int] = 11
@@ -88,7 +89,7 @@ class IntegratedGradients(Analysis):
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise TaskError without answers, AnalysisError for prompts too short for a baseline."""
         require_answers(shard)
-        n_pos, fewest = shard.tokens.shape[1], 2 if self.first_position else 3
+        n_pos, fewest = shard.tokens.shape[1], 2 + first_read(self.first_position)
         if n_pos < fewest:
             name = shard.prompts[0].id
             raise AnalysisError(
@@ -132,8 +133,7 @@ class IntegratedGradients(Analysis):
         """Return what evaluates F and its slope along the path, at each position."""
         recording = group.recording
         source = self._varied(recording, layer)
-        read = source if self.first_position else source[:, 1:]
-        baseline = read.float().mean(1, keepdim=True)
+        baseline = source[:, first_read(self.first_position) :].float().mean(1, keepdim=True)
         path = source.float() - baseline
 
         def some(which: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:

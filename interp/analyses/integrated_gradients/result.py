@@ -53,7 +53,7 @@ class IntegratedGradientsResult(Result):
         Position 0 is left out.
         """
         size = np.abs(self.attribution.values[:, :, 1:])
-        last = size[:, :, list(self.attribution.offsets).index(0)]
+        last = size[:, :, list(self.attribution.positions).index(-1)]
         share: np.ndarray = last / np.maximum(np.nansum(size, axis=2), 1e-12)
         return share
 
@@ -62,9 +62,10 @@ class IntegratedGradientsResult(Result):
 
         Statistics are over prompts.
 
-        Measures: "attribution" (in probability; `position` counts from the prompt's last token, 0),
-        and of every sum "share of the last token", "difference" F(S) - F(B), "nodes", "relative
-        error" and "capped" (1: more nodes were wanted than allowed).
+        Measures: "attribution" (in probability; `position` counts from the prompt's end, "-1" is
+        its last token, "+1" behind it), and of every sum "share of the last token" (of all tokens
+        but the first), "difference" F(S) - F(B), "nodes", "relative error" and "capped" (1: more
+        nodes were wanted than allowed).
         """
         seed = self.analysis.seed
         frames = [self.attribution.to_frame(seed=seed).assign(measure="attribution")]
@@ -118,7 +119,7 @@ class IntegratedGradientsResult(Result):
         depth = estimate_of((taken + 1) / n_layers, depths, n=n)
         return Finding(
             f"From layer {taken} on, {depth:.0%} of the depth,"
-            " the last token holds most of the attribution.",
+            " the last token holds most of the attribution (the first token left out).",
             depth,
-            "share of layers until the last token holds most of the attribution",
+            "share of layers until the last token holds most of the attribution, without the first",
         )

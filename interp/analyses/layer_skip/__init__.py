@@ -2,17 +2,17 @@
 
 "Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.2. The effect of
 skipping layer s on layer l is the relative change of l's contribution, ||c_l - c'_l|| / ||c_l||; on
-the output, the L2 change of the probabilities. Scopes: "all" skips s at every position but 0;
-"future" skips before a split and measures from the split on; "direct" subtracts s's write from the
-input of each later layer alone, so nothing propagates (both at all positions, and before the split
-only, as "direct_future"). The paper's h_l - h_s for direct effects is, in its code, h_l - c_s; so
-it is here.
+the output, the L2 change of the probabilities. Scopes: "all" skips s everywhere; "future" skips
+before a split and measures from the split on; "direct" subtracts s's write from the input of each
+later layer alone, so nothing propagates (both everywhere, and before the split only, as
+"direct_future"). The paper's h_l - h_s for direct effects is, in its code, h_l - c_s; so it is
+here. The paper skips all positions, its code all but the first, which is the default.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
+from interp.sweeps.positions import FirstPosition, SkippedPositions, first_read, first_skipped
 from interp.sweeps.staircase import Ends, Part, Scope, Step, staircase
 from interp.tasks.batch import TokenBatch
 
@@ -38,6 +39,9 @@ class LayerSkip(Analysis):
     """Skip every layer, or one part of it, in one sweep.
 
     `splits` "even" spreads them over the prompt; "paper" draws them as published (seed 123).
+    `skipped_positions` "all but the first", as in the published code, spares position 0, often a
+    sink without which everything changes. `first_position` says whether changes there are measured
+    (there are none where it is spared).
     """
 
     part: Part = "layer"
@@ -45,6 +49,8 @@ class LayerSkip(Analysis):
     splits: Literal["even", "paper"] = "even"
     n_splits: Annotated[int, AtLeast(1)] = 4
     percentile: float = 95.0
+    skipped_positions: SkippedPositions = "all but the first"
+    first_position: FirstPosition = "excluded"
     seed: int = 0
     rank: ClassVar[int] = 1
     page: ClassVar[str] = "skip"
@@ -53,8 +59,8 @@ class LayerSkip(Analysis):
     )
     how: ClassVar[str] = (
         "Each layer is left out in turn, and every later layer and the output are compared with the"
-        " clean run; once at all positions, once only before a split (what future tokens need), and"
-        " once for each later layer alone (direct effects)."
+        " clean run: skipped at every position (but the first, unless asked for), only before a"
+        " split (what future tokens need), and for each later layer alone (direct effects)."
     )
     caveat: ClassVar[str] = (
         "Later layers meet a stream that they never saw in training,"
@@ -94,16 +100,21 @@ class LayerSkip(Analysis):
         skipped].
         """
         n, layers = len(shard.prompts), recording.n_layers
-        splits = self._splits(recording.n_pos)
+        splits, first = self._splits(recording.n_pos), first_read(self.first_position)
         effects = {scope: _Effects(n, layers) for scope in self._scopes}
         outputs: Tensors = {}
         clean = recording.logits(recording.resid(layers))
-        for event in staircase(recording, part=self.part, scopes=self._scopes, splits=splits):
+        how: dict[str, Any] = {"scopes": self._scopes, "splits": splits}
+        begin = first_skipped(self.skipped_positions)
+        for event in staircase(recording, part=self.part, begin=begin, **how):
             if isinstance(event, Step):
-                effects[event.scope].add(event)
+                effects[event.scope].add(event, first=first)
                 continue
             share = 1.0 if event.scope == "all" else 1 / len(splits)
-            for key, value in _output_effects(recording, shard, clean, event, share=share).items():
+            of_output = _output_effects(
+                recording, shard, clean, event, share=share, skip=max(first - event.start, 0)
+            )
+            for key, value in of_output.items():
                 _reduce(outputs, f"{event.scope}.{key}", value)
         for scope, effect in effects.items():
             outputs |= {f"{scope}.{key}": value for key, value in effect.tensors().items()}
@@ -133,14 +144,14 @@ class _Effects:
         self.total = torch.zeros(n, layers, layers)
         self.count = torch.zeros(n, layers, layers)
 
-    def add(self, step: Step) -> None:
-        """Take in one layer's changes [variant batch pos]; position 0 does not count."""
-        change = step.change[:, :, 1:] if step.start == 0 else step.change
+    def add(self, step: Step, *, first: int) -> None:
+        """Take in one layer's changes [variant batch pos], those before `first` left out."""
+        change = step.change[:, :, max(first - step.start, 0) :]
         value, position = (t.transpose(0, 1).cpu() for t in change.max(-1))
         at = (slice(None), slice(0, len(change)), step.layer)
         larger = value > self.maximum[at]
         self.position[at] = torch.where(
-            larger, position + max(step.start, 1), self.position[at]
+            larger, position + max(step.start, first), self.position[at]
         ).to(torch.int32)
         self.maximum[at] = torch.where(larger, value, self.maximum[at])
         self.total[at] += change.sum(-1).transpose(0, 1).cpu()
@@ -161,18 +172,19 @@ def _reduce(into: Tensors, key: str, value: Tensor) -> None:
 
 
 def _output_effects(
-    recording: Recording, shard: TokenBatch, clean: Tensor, ends: Ends, *, share: float
+    recording: Recording, shard: TokenBatch, clean: Tensor, ends: Ends, *, share: float, skip: int
 ) -> dict[str, Tensor]:
     """Return how skips change the output, each [batch skipped].
 
     ||p - p'||, its maximum and mean over positions, and the fall of the answer's logit. What is
-    averaged over splits comes multiplied by `share`, to be added up.
+    averaged over splits comes multiplied by `share`, to be added up. The first `skip` positions
+    do not count.
     """
     probs = clean[:, ends.start :].softmax(-1)
     change, fall = [], []
     for resid in ends.resid:
         logits = recording.logits(resid)
-        change.append((probs - logits.softmax(-1)).norm(dim=-1)[:, 0 if ends.start else 1 :])
+        change.append((probs - logits.softmax(-1)).norm(dim=-1)[:, skip:])
         if shard.answer is not None:
             fall.append((clean[:, -1] - logits[:, -1]).gather(1, shard.answer[:, None])[:, 0])
     changes = torch.stack(change, dim=1).cpu()

@@ -9,8 +9,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.plots import grids_over_bars
+from interp.figures.words import mlp_named
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import estimate, estimates
+from interp.sweeps.positions import positions_skipped
 from interp.sweeps.staircase import Scope
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
 Statistic = Literal["max", "percentile", "mean"]
 _SHOWN = {
-    "all": "all positions",
     "future": "future tokens",
     "direct": "direct",
     "direct_future": "direct, future tokens",
@@ -39,6 +40,12 @@ class LayerSkipResult(Result):
     scopes: tuple[Scope, ...]
 
     @property
+    def shown(self) -> dict[str, str]:
+        """Return what each scope is called: where layers are skipped, or who is looked at."""
+        everywhere = positions_skipped(self.analysis.skipped_positions)
+        return {scope: _SHOWN.get(scope, everywhere) for scope in self.scopes}
+
+    @property
     def _output_effect(self) -> Literal["answer", "output"]:
         """Return what findings are about: the answer, or all probabilities if none is known."""
         return "answer" if "all.answer_fall" in self.arrays else "output"
@@ -57,8 +64,8 @@ class LayerSkipResult(Result):
 
         Effects: "layer" (relative change of a later layer's contribution), "output" (L2 change of
         the probabilities) and "answer" (fall of the answer's logit). Statistics over prompts: max
-        and percentile of each prompt's maximum over positions; mean with its 95 % bootstrap
-        interval; which prompt and position made the maximum.
+        and percentile of each prompt's maximum over the positions measured; mean with its 95 %
+        bootstrap interval; which prompt and position (0 is the first) made the maximum.
         """
         frame = pd.concat(
             [rows for scope in self.scopes for rows in self._rows(scope)], ignore_index=True
@@ -96,11 +103,11 @@ class LayerSkipResult(Result):
         """
         earlier = np.tri(self.arrays["all.max"].shape[1], k=-1, dtype=bool)
         grids = {
-            _SHOWN[scope]: np.where(earlier, np.nan, self.grid(scope)) for scope in self.scopes
+            name: np.where(earlier, np.nan, self.grid(scope)) for scope, name in self.shown.items()
         }
         frame = self.to_frame()
         output = frame[frame["effect"] == self._output_effect]
-        bars = {_SHOWN[str(scope)]: rows for scope, rows in output.groupby("scope", sort=False)}
+        bars = {self.shown[str(scope)]: rows for scope, rows in output.groupby("scope", sort=False)}
         title = (
             "What skipping a layer changes:"
             " later layers (largest relative change), and the output (mean)"
@@ -125,7 +132,8 @@ class LayerSkipResult(Result):
         if len(others):
             average = estimate(others.mean(0), seed=seed)
             control = Compared("the other layers, on average", average)
-        skipped = f"layer {most}" if part == "layer" else f"layer {most}'s {part}"
+        skipped = mlp_named(most) if part == "MLP" else f"layer {most}"
+        skipped += "'s attention" if part == "attention" else ""
         if of_answer:
             claim = f"Skipping {skipped} costs most: {cost:.2f} of the answer's logit."
         else:

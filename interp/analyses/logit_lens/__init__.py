@@ -23,7 +23,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.cosines import write_cosines
 from interp.sweeps.lens import READINGS, held, readings
-from interp.sweeps.positions import require_positions
+from interp.sweeps.positions import FirstPosition, first_read, require_positions
 from interp.tasks.batch import TokenBatch
 
 
@@ -31,13 +31,13 @@ from interp.tasks.batch import TokenBatch
 class LogitLens(Analysis):
     """Unembed the residual in front of every layer.
 
-    `weighting` is "prompt" as published, or "token" as in the follow-up. `first_position` False
-    leaves position 0 (often a sink) out of means over positions. `kl_share`
-    and `overlap_above` are the follow-up's thresholds of effective depth.
+    `weighting` is "prompt" as published, or "token" as in the follow-up. `first_position`
+    "excluded" leaves position 0 (often a sink) out of means over positions. `kl_share` and
+    `overlap_above` are the follow-up's thresholds of effective depth.
     """
 
     top_k: Annotated[int, AtLeast(1)] = 5
-    first_position: bool = True
+    first_position: FirstPosition = "included"
     weighting: Literal["prompt", "token"] = "prompt"
     kl_share: float = 0.5
     overlap_above: float = 0.3
@@ -76,7 +76,7 @@ class LogitLens(Analysis):
         "top" [batch tap pos top_k] are the lens's most probable tokens, for a look at single
         prompts.
         """
-        layers, start = range(recording.n_layers), 0 if self.first_position else 1
+        layers, start = range(recording.n_layers), first_read(self.first_position)
         taps = [recording.resid(tap) for tap in range(recording.n_layers + 1)]
         read, top = readings(recording, taps, top_k=self.top_k, answer=shard.answer)
         cosines = [write_cosines(recording, layer)[:, start:].mean(1) for layer in layers]

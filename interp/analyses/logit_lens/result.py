@@ -24,6 +24,7 @@ from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.result import Finding, Result
 from interp.stats.bootstrap import interval_of, resampled_means
 from interp.stats.estimate import Estimate, estimates
+from interp.sweeps.positions import first_read, positions_read
 
 if TYPE_CHECKING:
     from interp.analyses.logit_lens import LogitLens
@@ -60,19 +61,19 @@ class LogitLensResult(Result):
     @cached_property
     def _per_prompt(self) -> dict[str, np.ndarray]:
         """Return every measure [prompt tap], averaged over positions; the answer's at the last."""
-        first = None if self.analysis.first_position else self.readings.shape[2] - self._n_pos
+        n_pad = self.readings.shape[2] - self._n_pos
+        first = n_pad if first_read(self.analysis.first_position) else None
         values = over_positions(self._at_positions, left_out=first)
         return values | {COSINE: self.cosines.mean(2)}
 
     @property
     def _n_pos(self) -> np.ndarray:
-        n_pos: np.ndarray = (~np.isnan(self.readings[:, 0, :, 0])).sum(1)
-        return n_pos
+        return np.asarray((~np.isnan(self.readings[:, 0, :, 0])).sum(1))
 
     def _weights(self, measure: str) -> np.ndarray:
         """Return every prompt's weight in a mean: 1, or its tokens for means over tokens."""
         if self.analysis.weighting == "token" and measure not in OF_ANSWER:
-            return self._n_pos - (0.0 if self.analysis.first_position else 1.0)
+            return self._n_pos - float(first_read(self.analysis.first_position))
         return np.ones(len(self._per_prompt[measure]))
 
     @cached_property
@@ -120,7 +121,7 @@ class LogitLensResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return columns measure, layer, position, mean, median, low, high, n_prompts.
 
-        Layer `n_layers` is behind the last layer. Position 0 is the last, -1 the one before it.
+        Layer `n_layers` is behind the last layer. Position -1 is the last, -2 the one before it.
         Without a position a row is the mean over positions (of answers: the last position), with
         its 95 % bootstrap interval. "answer rank" counts the tokens more probable than the answer's
         first. "effective depth (…)": `layer` is the 0-based layer, missing where never reached, and
@@ -140,12 +141,11 @@ class LogitLensResult(Result):
     def _position_rows(self) -> Iterator[pd.DataFrame]:
         for measure, values in self._at_positions.items():
             _, n_taps, n_pos = values.shape
-            taps, positions = (axis.ravel() for axis in np.mgrid[:n_taps, 1 - n_pos : 1])
+            taps, positions = (axis.ravel() for axis in np.mgrid[:n_taps, -n_pos:0])
             keys = {"measure": measure, "layer": taps, "position": positions}
             mean, median = (f(values, axis=0).ravel() for f in (np.nanmean, np.nanmedian))
             numbers = {"mean": mean, "median": median, "low": np.nan, "high": np.nan}
-            counts = (~np.isnan(values)).sum(0).ravel()
-            yield pd.DataFrame(keys | numbers | {"n_prompts": counts})
+            yield pd.DataFrame(keys | numbers | {"n_prompts": (~np.isnan(values)).sum(0).ravel()})
 
     def _depth_rows(self) -> pd.DataFrame:
         rows = [
@@ -164,7 +164,10 @@ class LogitLensResult(Result):
         panels |= {self._overlap: self._overlap, COSINE: COSINE}
         frame = pd.concat(self._curve_rows(), ignore_index=True)
         frame["panel"] = frame["measure"].map(panels)
-        title = "What the stream predicts in front of every layer (dotted: effective depth)"
+        title = (
+            "What the stream predicts in front of every layer, mean over"
+            f" {positions_read(self.analysis.first_position)} (dotted: effective depth)"
+        )
         figure = lines_over_depth(
             frame.dropna(subset="panel"), y="mean", groups="measure", panels="panel", title=title
         )
@@ -173,13 +176,12 @@ class LogitLensResult(Result):
             layer = self.effective_depths[name]
             if layer is not None:
                 figure.add_vline(x=layer, line_dash="dot", row=1, col=shown.index(panel) + 1)
-        at = self._at_positions
-        if PROBABILITY not in at:
+        if (of_answer := self._at_positions.get(PROBABILITY)) is None:
             return figure
-        grid = np.nanmean(at[PROBABILITY], axis=0)
-        x, y = "position (0: the prompt's last token)", "in front of layer"
+        grid = np.nanmean(of_answer, axis=0)
+        x, y = "position (−1: the prompt's last token)", "in front of layer"
         axes = Axes(x, y, of="probability of the answer")
-        return grid_below(figure, grid, axes=axes, x_first=1 - grid.shape[1], top=1.0)
+        return grid_below(figure, grid, axes=axes, x_first=-grid.shape[1], top=1.0)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how deep the stream agrees with the prediction, by the definitions reached."""

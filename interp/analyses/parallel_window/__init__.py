@@ -30,7 +30,7 @@ from interp.result import joined
 from interp.shapes import Resid, Tensors
 from interp.sweeps.cosines import SMALLEST_NORM
 from interp.sweeps.lens import held, readings
-from interp.sweeps.positions import require_positions
+from interp.sweeps.positions import FirstPosition, first_read, require_positions
 from interp.tasks.batch import TokenBatch
 
 __all__ = ["ParallelWindow", "ParallelWindowResult"]
@@ -40,11 +40,11 @@ __all__ = ["ParallelWindow", "ParallelWindowResult"]
 class ParallelWindow(Analysis):
     """Run every window of layers side by side; `output_windows` ("2-3") up to the output.
 
-    `first_position` False leaves position 0 (often a sink) out of the means.
+    `first_position` "excluded" leaves position 0 (often a sink) out of the means.
     """
 
     output_windows: tuple[str, ...] = ()
-    first_position: bool = True
+    first_position: FirstPosition = "included"
     seed: int = 0
     question: ClassVar[str] = (
         "Does the order of layers matter, or could a window of them run side by side?"
@@ -83,7 +83,7 @@ class ParallelWindow(Analysis):
 
         Those of output windows are [batch window 3].
         """
-        n, layers, start = len(shard.prompts), recording.n_layers, 0 if self.first_position else 1
+        n, layers, start = len(shard.prompts), recording.n_layers, first_read(self.first_position)
         windows = torch.zeros(n, layers, layers, len(MEASURES))
         ends: dict[tuple[int, int], Resid] = {}
         for last, streams in enumerate(parallel_streams(recording)):

@@ -12,6 +12,7 @@ from interp.errors import AnalysisError
 from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimates
+from interp.sweeps.positions import positions_read
 
 if TYPE_CHECKING:
     from interp.analyses.parallel_window import ParallelWindow
@@ -76,8 +77,8 @@ class ParallelWindowResult(Result):
         frame = frame[frame["layers"].isin(shown)]
         frame["window"] = frame["layers"].astype(str) + " layers"
         title = (
-            "Windows of layers side by side instead of in order (error 1:"
-            " as far off as without them)"
+            "Windows of layers side by side instead of in order, mean over"
+            f" {positions_read(self.analysis.first_position)} (error 1: as far off as without them)"
         )
         figure = lines_over_depth(frame, y="mean", groups="window", panels="measure", title=title)
         figure.update_xaxes(title_text="first layer of the window")

@@ -25,6 +25,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.stats.align import align
 from interp.sweeps.answers import SameLength, by_answer_length, length_group_sizes, require_answers
+from interp.sweeps.positions import FirstPosition, first_read
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -36,12 +37,13 @@ class ResidualErasure(Analysis):
     """Erase one position ("position"), or all from 1 up to it ("prefix"), at every tap.
 
     What replaces a residual is the mean over the first `n_mean` prompts, without position 0 if
-    `first_position` is False. In findings, erasing matters where its effect is `matters` or more.
+    `first_position` is "excluded". In findings, erasing matters where its effect is at least
+    `matters`.
     """
 
     scopes: tuple[Erasing, ...] = ("position", "prefix")
     n_mean: Annotated[int, AtLeast(1)] = 10
-    first_position: bool = True
+    first_position: FirstPosition = "included"
     matters: float = 0.1
     seed: int = 0
     rank: ClassVar[int] = 10
@@ -73,8 +75,8 @@ class ResidualErasure(Analysis):
             )
 
     def prepare(self, model: Model, task: Task) -> Tensors:
-        """Return the mean residual [tap d_model] over all positions of the first prompts."""
-        begin = 0 if self.first_position else 1
+        """Return the mean residual [tap d_model] over the positions of the first prompts."""
+        begin = first_read(self.first_position)
         shape, count = (model.n_layers + 1, model.d_model), 0
         total = torch.zeros(shape, dtype=torch.float64, device=model.device)
         for shard in model.shards(Task(task.name, task.prompts[: self.n_mean])):

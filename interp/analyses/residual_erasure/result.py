@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Erasing = Literal["position", "prefix"]
 _SHOWN = {"position": "one position erased", "prefix": "all up to a position erased, but the first"}
 _ERASED = {
-    "position": "one token before the last",
-    "prefix": "all tokens before the last but the first",
+    "position": "one token between the first and the last",
+    "prefix": "all tokens between the first and the last",
 }
 _COLUMNS = ["scope", "effect", "layer", "position", "mean", "low", "high", "max", "n_prompts"]
 
@@ -36,8 +36,8 @@ class ResidualErasureResult(Result):
         """Return one row per scope, effect, layer (tap) and position; statistics over prompts.
 
         Effects: "output" (L2 change of the probabilities, at most 1.41) and "answer" (fall of the
-        answer's probability). `position` counts from the prompt's last token, 0; "first" is the
-        first token.
+        answer's probability). `position` counts from the prompt's end: "-1" is its last token,
+        "+1" behind it; "first" is the first token.
         """
         frames = []
         for key, aligned in self.effects.items():
@@ -104,6 +104,6 @@ class ResidualErasureResult(Result):
     def _columns(self, scope: str) -> list[int]:
         """Return the columns before the last position; of prefixes, only the longest."""
         columns = [
-            i for i, offset in enumerate(self.effects[f"{scope}.output"].offsets, 1) if offset < 0
+            i for i, at in enumerate(self.effects[f"{scope}.output"].positions, 1) if at < -1
         ]
         return columns[-1:] if scope == "prefix" else columns

@@ -3,13 +3,13 @@
 "Peri-LN" (arXiv 2502.02732): the variance of the stream over its dimensions grows linearly with
 depth where writes are normed; in a pre-norm model it grows linearly at the start of training and
 exponentially after it. Both laws are fitted here. "Massive Activations in Large Language Models"
-(arXiv 2402.17762): single values above 100 that are also 1,000 times the median of the hidden
-state, mostly at the first token; so everything is given with and without position 0.
+(arXiv 2402.17762): single values above 100 and 1,000 times the median of the hidden state, mostly
+at the first token; so everything is given with and without position 0.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Resid, Tensors
+from interp.sweeps.massive import massive_activations, median_size
 from interp.tasks.batch import TokenBatch
 
 _SMALLEST_MEDIAN = 1e-6
@@ -33,7 +34,8 @@ _SMALLEST_MEDIAN = 1e-6
 class StreamStatistics(Analysis):
     """Measure the stream at every tap; growth is fitted from tap `fit_from` on.
 
-    A massive activation is above `massive_above` and above `massive_ratio` times the median.
+    A massive activation is above `massive_above` and at least `massive_ratio` times the median of
+    the prompt's hidden state (`sweeps.massive`).
     """
 
     massive_above: Annotated[float, AtLeast(0)] = 100.0
@@ -70,12 +72,13 @@ class StreamStatistics(Analysis):
 
         "where" [batch tap positions 2] holds position and dimension; "n_pos" [batch] counts tokens.
         """
-        rule = {"massive_above": self.massive_above, "massive_ratio": self.massive_ratio}
+        rule: dict[str, Any] = {"above": self.massive_above, "ratio": self.massive_ratio}
         statistics, where = [], []
         for tap in range(recording.n_layers + 1):
             resid = recording.resid(tap)
+            n_massive = massive_activations(resid, **rule).sum(-1)
             for start in (0, 1):
-                statistics.append(statistics_of(resid[:, start:], **rule).cpu())
+                statistics.append(statistics_of(resid[:, start:], n_massive[:, start:]).cpu())
                 where.append(where_largest(resid[:, start:]).cpu() + torch.tensor([start, 0]))
         shape = (len(shard.prompts), recording.n_layers + 1, len(POSITIONS), -1)
         return {
@@ -97,23 +100,19 @@ class StreamStatistics(Analysis):
 
 
 def statistics_of(
-    resid: Resid, *, massive_above: float = 100.0, massive_ratio: float = 1000.0
+    resid: Resid, n_massive: Int[Tensor, "rows pos"]
 ) -> Float[Tensor, "rows statistic"]:
     """Return `STATISTICS` of each prompt's hidden state, in fp32.
 
     The variance is over d_model, then averaged over positions; maximum, median and number of
-    massive activations (above `massive_above` and above `massive_ratio` times the median) are over
-    all of a prompt's positions and dimensions.
+    massive activations (of which each position has `n_massive`) are over all of a prompt's
+    positions and dimensions.
     """
     resid = resid.float()
-    size = resid.abs().flatten(1)
-    median, top = size.median(dim=1).values, size.amax(1)
-    massive = ((size > massive_above) & (size > massive_ratio * median[:, None])).sum(1)
-    variance = resid.var(dim=-1, correction=0).mean(1)
-    return torch.stack(
-        [variance, size.mean(1), top, top / median.clamp_min(_SMALLEST_MEDIAN), massive.float()],
-        dim=1,
-    )
+    size, median = resid.abs().flatten(1), median_size(resid)
+    top, variance = size.amax(1), resid.var(dim=-1, correction=0).mean(1)
+    share = top / median.clamp_min(_SMALLEST_MEDIAN)
+    return torch.stack([variance, size.mean(1), top, share, n_massive.sum(1).float()], dim=1)
 
 
 def where_largest(resid: Resid) -> Int[Tensor, "rows 2"]:

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.plots import COLOURS, lines_over_depth
+from interp.figures.words import ALL, ALL_BUT_FIRST
 from interp.result import Compared, Finding, Result
 from interp.stats.bootstrap import resampled_means
 from interp.stats.estimate import Estimate, estimate_of, estimates
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from interp.analyses.stream_statistics import StreamStatistics
 
 STATISTICS = ("variance", "mean |h|", "max |h|", "max / median |h|", "massive activations")
-POSITIONS = ("all positions", "without the first")
+POSITIONS = (ALL, ALL_BUT_FIRST)
 _LAWS = {"linear": "a line", "exponential": "an exponential"}
 
 
@@ -65,7 +66,7 @@ class StreamStatisticsResult(Result):
     n_pos: np.ndarray
 
     def curve(self, statistic: str, positions: str = POSITIONS[0]) -> np.ndarray:
-        """Return the mean [tap] of one of `STATISTICS`, over all positions or without the first."""
+        """Return the mean [tap] of one of `STATISTICS`, over all positions or all but the first."""
         return self._estimates(statistic, positions)["mean"]
 
     def fits(self, positions: str = POSITIONS[0]) -> dict[str, Fit]:
@@ -126,13 +127,13 @@ class StreamStatisticsResult(Result):
         frame = pd.concat(self._tap_rows(), ignore_index=True)
         title = (
             "How the residual stream grows (dashed:"
-            " linear and exponential fit of all positions' variance)"
+            f" linear and exponential fit of the variance, {POSITIONS[1]})"
         )
         figure = lines_over_depth(
             frame, y="mean", groups="positions", panels="measure", title=title
         )
         taps = np.arange(self.analysis.fit_from, self.statistics.shape[1])
-        for i, (law, fit) in enumerate(self.fits().items()):
+        for i, (law, fit) in enumerate(self.fits(POSITIONS[1]).items()):
             fitted = fit.intercept + fit.slope * taps
             y = (np.exp(fitted) if law == "exponential" else fitted).astype(np.float32)
             look = {"line": {"dash": "dash", "color": COLOURS[2 + i]}, "name": f"{law} fit"}
@@ -161,15 +162,16 @@ class StreamStatisticsResult(Result):
         )
 
     def _law(self) -> Finding:
-        fits = self.fits()
+        fits = self.fits(POSITIONS[1])
         law, other = sorted(fits, key=lambda name: fits[name].error)
         n = len(self.n_pos)
         error = Estimate(fits[law].error, n=n)
         return Finding(
             f"The variance follows {_LAWS[law]} more closely than {_LAWS[other]}: the root mean"
-            f" square error is {error:.0%} of its mean.",
+            f" square error is {error:.0%} of its mean, position 0 left out.",
             error,
-            "error of the better of two laws of growth, as a share of the mean variance",
+            "error of the better of two laws of growth, as a share of the mean variance,"
+            " without position 0",
             rival=Compared(_LAWS[other], Estimate(fits[other].error, n=n)),
         )
 

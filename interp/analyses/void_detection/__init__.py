@@ -10,7 +10,7 @@ prompts; the published threshold of the first layer, a range over the batch, is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch.nn.functional import pad
@@ -31,10 +31,10 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import concatenated
 from interp.shapes import Tensors
+from interp.sweeps.massive import massive_activations
 from interp.sweeps.tags import keys_of, rows_of
 from interp.sweeps.voids import (
     changes_of,
-    is_massive,
     norms_of,
     range_over_batch,
     require_alphas,
@@ -48,8 +48,8 @@ class VoidDetection(Analysis):
     """Find void layers at `alpha` (and `alphas`), in prompts and in greedy responses.
 
     Responses have up to `max_new_tokens` tokens (0: none); the last is never read by a pass. A
-    token has a massive activation if a value exceeds `massive_above` and `massive_ratio` times the
-    token's own median.
+    token has a massive activation if a value is above `massive_above` and at least
+    `massive_ratio` times the median of the hidden state (`sweeps.massive`).
     """
 
     alpha: float = 0.8
@@ -122,9 +122,10 @@ class VoidDetection(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return norms [batch tap pos], and classes and massive tokens [batch pos], by phase."""
         device = shard.tokens.device
-        rule = {"above": self.massive_above, "ratio": self.massive_ratio}
+        rule: dict[str, Any] = {"above": self.massive_above, "ratio": self.massive_ratio}
+        rule |= {"mask": shard.mask}
         taps = range(recording.n_layers + 1)
-        massive = [is_massive(recording.resid(tap), **rule) for tap in taps]
+        massive = [massive_activations(recording.resid(tap), **rule).any(-1) for tap in taps]
         none = torch.zeros(0, dtype=torch.long)
         punctuation = prepared.get("punctuation", none).to(device)
         classes = torch.where(torch.isin(shard.tokens, punctuation), PUNCTUATION, OTHER)

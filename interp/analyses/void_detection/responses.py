@@ -13,7 +13,7 @@ from torch.linalg import vector_norm
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.sites import Site
-from interp.sweeps.voids import is_massive
+from interp.sweeps.massive import massive_activations
 from interp.tasks.batch import TokenBatch
 
 
@@ -46,11 +46,16 @@ def respond(
     sites = [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in range(model.n_layers))]
     generation = model.generate(batch, max_new_tokens=max_new_tokens, capture=sites)
     span = slice(generation.response.start, generation.response.stop - 1)
-    streams = [generation.activations[site][:, span] for site in sites]
+    texts = [generation.activations[site] for site in sites]
+    streams = [text[:, span] for text in texts]
+    is_read = generation.mask[:, generation.response][:, 1:]
+    rule: dict[str, Any] = {"mask": torch.cat([batch.mask, is_read], dim=1)}
+    rule |= {"above": above, "ratio": ratio}
+    massive = [massive_activations(text, **rule).any(-1)[:, span] for text in texts]
     return Response(
         torch.stack([vector_norm(stream.float(), dim=-1) for stream in streams], dim=1),
-        torch.stack([is_massive(stream, above=above, ratio=ratio) for stream in streams]).any(0),
-        generation.mask[:, generation.response][:, 1:],
+        torch.stack(massive).any(0),
+        is_read,
         generation.tokens,
         span,
     )

@@ -90,8 +90,8 @@ class VoidDetectionResult(Result):
         """Return columns alpha, phase, tokens, layer, position, usage, low, high, n_tokens.
 
         low and high are a 95 % bootstrap over prompts (n_prompts). Without a layer, a row is the
-        mean over layers; usage is a mean over tokens. Rows with a position are of `alpha` alone: 0
-        is the prompt's last token, 1 the first of the response.
+        mean over layers; usage is a mean over tokens. Rows with a position are of `alpha` alone:
+        -1 is the prompt's last token, 1 the first of the response.
         """
         frame = pd.concat([*self._set_rows(), *self._position_rows()], ignore_index=True)
         return frame.astype({"layer": "Int64", "position": "Int64"})
@@ -113,7 +113,7 @@ class VoidDetectionResult(Result):
             n_layers, n_pos = total.shape
             layer, pos = (axis.ravel() for axis in np.mgrid[:n_layers, :n_pos])
             keys = {"alpha": self.analysis.alpha, "phase": phase, "tokens": "all", "layer": layer}
-            keys |= {"position": pos + (1 - n_pos if phase == "prompt" else 1)}
+            keys |= {"position": pos + (-n_pos if phase == "prompt" else 1)}
             usage = total.ravel() / np.maximum(count, 1)[pos]
             numbers = {"usage": usage, "low": np.nan, "high": np.nan}
             counts = {"n_tokens": count[pos], "n_prompts": count[pos]}
@@ -158,10 +158,11 @@ class VoidDetectionResult(Result):
         for phase in self.phases:
             total, count = self._by_position(phase)
             grids.append(np.where(count > 0, total / np.maximum(count, 1), np.nan))
-        first = 1 - grids[0].shape[1]
-        x, y = "position (0: the prompt's last token; from 1 on: the response)", "layer"
+            grids.append(np.full_like(grids[-1][:, :1], np.nan))  # there is no position 0
+        first = -grids[0].shape[1]
+        x, y = "position (−1: the prompt's last token; from 1 on: the response)", "layer"
         axes = Axes(x, y, of="share of tokens")
-        grid = np.concatenate(grids, axis=1)
+        grid = np.concatenate(grids[:-1], axis=1)
         return grid_below(figure, grid, axes=axes, x_first=first, top=1.0)
 
     def findings(self) -> tuple[Finding, ...]:

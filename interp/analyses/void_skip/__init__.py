@@ -9,7 +9,7 @@ kept). Each has controls that skip as much: random layers, random tokens, and th
 block influence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -34,6 +34,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
 from interp.sweeps.choices import is_choice, option_order
+from interp.sweeps.positions import SkippedPositions, first_skipped
 from interp.sweeps.voids import require_alphas
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
@@ -46,9 +47,9 @@ class VoidSkip(Analysis):
     Random controls are means of `n_random` draws. `scores` are "answer" (the answer's first token:
     whether it is the first choice, and its logit), "choices" (the likeliest option) and "text"
     (perplexity); by default all that suit the prompts, "text" only without answers. With
-    `max_new_tokens`, greedy responses of that length are also matched with the answer. Without
-    `first_position`, token 0 skips nothing. Rates and block influence are measured on the first
-    `n_calibration` prompts.
+    `max_new_tokens`, greedy responses of that length are also matched with the answer. With
+    `skipped_positions` "all but the first", token 0 skips nothing. Rates and block influence are
+    measured on the first `n_calibration` prompts, where layers can be skipped.
     """
 
     alpha: float = 0.8
@@ -56,7 +57,7 @@ class VoidSkip(Analysis):
     scores: tuple[Literal["answer", "choices", "text"], ...] = ()
     max_new_tokens: Annotated[int, AtLeast(0)] = 0
     n_random: Annotated[int, AtLeast(1)] = 2
-    first_position: bool = True
+    skipped_positions: SkippedPositions = "all"
     n_calibration: Annotated[int, AtLeast(1)] = 32
     seed: int = 0
     question: ClassVar[str] = (
@@ -70,6 +71,7 @@ class VoidSkip(Analysis):
     caveat: ClassVar[str] = (
         "Voids are found by a full pass, so what is saved has to be weighed against finding them."
     )
+    formerly: ClassVar[Mapping[str, str]] = {"first_position": "skipped_positions"}
     rank: ClassVar[int] = 7
     page: ClassVar[str] = "voids"
 
@@ -111,9 +113,8 @@ class VoidSkip(Analysis):
         """Return the calibration, the tokens of options, and verdicts on generated texts."""
         first = task.of(task.prompts[: self.n_calibration])
         with torch.no_grad():
-            prepared = calibrate(
-                model, first, alphas=self.all_alphas, first_position=self.first_position
-            )
+            begin = first_skipped(self.skipped_positions)
+            prepared = calibrate(model, first, alphas=self.all_alphas, begin=begin)
         if self._wants_choices(task.prompts):
             prepared |= option_tensors(model, task.prompts, seed=self.seed)
         if self.max_new_tokens:
@@ -124,9 +125,8 @@ class VoidSkip(Analysis):
     def skipping(self, prepared: Tensors) -> Skipping:
         """Return what is skipped, given the calibration."""
         rates, influence = prepared["rates"], prepared["influence"]
-        return Skipping(
-            self.all_alphas, self.n_random, self.first_position, self.seed, rates, influence
-        )
+        begin = first_skipped(self.skipped_positions)
+        return Skipping(self.all_alphas, self.n_random, begin, self.seed, rates, influence)
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return scores of the full model [batch] and of skipping [batch evaluation alpha kind].

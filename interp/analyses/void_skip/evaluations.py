@@ -24,18 +24,17 @@ EVALUATIONS = ("read-out", MASKED, "two-pass", "two-pass, keys kept")
 
 
 def active_for(
-    recording: Recording, evaluation: str, alphas: Sequence[float], *, first_position: bool = True
+    recording: Recording, evaluation: str, alphas: Sequence[float], *, begin: int = 0
 ) -> Active:
     """Return the layers that are not void by an evaluation; the variants are `alphas`.
 
-    Voids are those of the clean pass, or of the masked stream. Without `first_position`, position 0
-    skips nothing.
+    Voids are those of the clean pass, or of the masked stream. Positions before
+    `begin` skip nothing.
     """
     if evaluation == MASKED:
-        return masked_stream(recording, alphas, first_position=first_position)
+        return masked_stream(recording, alphas, begin=begin)
     active = active_layers(norms_of(recording), alphas)
-    if not first_position:
-        active[..., 0] = True
+    active[..., :begin] = True
     return active
 
 
@@ -83,13 +82,11 @@ def bypass(recording: Recording, active: Active, *, keys_kept: bool) -> Streams:
     return rows
 
 
-def masked_stream(
-    recording: Recording, alphas: Sequence[float], *, first_position: bool = True
-) -> Active:
+def masked_stream(recording: Recording, alphas: Sequence[float], *, begin: int = 0) -> Active:
     """Return what is active if voids are judged on the stream that earlier voids have left.
 
     The range of earlier changes covers all that the layers would have written, skipped or not. Keys
-    are kept. Without `first_position`, position 0 skips nothing.
+    are kept. Positions before `begin` skip nothing.
     """
     alpha = torch.tensor(alphas, device=recording.resid(0).device)
     rows = repeat(recording.resid(0), "batch pos d -> variant batch pos d", variant=len(alpha))
@@ -100,8 +97,7 @@ def masked_stream(
         after = recording.run(layer, rows)
         change = vector_norm(after.float(), dim=-1) - vector_norm(rows.float(), dim=-1)
         runs = change >= threshold * (high - low)
-        if not first_position:
-            runs[..., 0] = True
+        runs[..., :begin] = True
         high = torch.maximum(high, change) if layer else change
         low = torch.minimum(low, change) if layer else change
         rows = torch.where(runs[..., None], after, rows)

@@ -26,12 +26,12 @@ class Skipping:
     """What is skipped: voids at every alpha, each with its controls (see `with_controls`).
 
     `rates` [base alpha layer] are how often layers are void, by the clean pass and by the masked
-    stream; `influence` [layer] is block influence.
+    stream; `influence` [layer] is block influence. Positions before `begin` skip nothing.
     """
 
     alphas: tuple[float, ...]
     n_random: int
-    first_position: bool
+    begin: int
     seed: int
     rates: Float[Tensor, "base alpha layer"]
     influence: Float[Tensor, " layer"]
@@ -41,11 +41,10 @@ class Skipping:
         n_layers, n_pos = recording.n_layers, recording.n_pos
         if evaluation == FULL:
             return torch.ones(1, len(prompts), n_layers, n_pos, dtype=torch.bool)
-        active = active_for(recording, evaluation, self.alphas, first_position=self.first_position)
+        active = active_for(recording, evaluation, self.alphas, begin=self.begin)
         n = 2 * self.n_random
         uniform = drawn(prompts, n=n, n_layers=n_layers, n_pos=n_pos, seed=self.seed)
-        if not self.first_position:
-            uniform[..., 0] = 2.0  # above any rate
+        uniform[..., : self.begin] = 2.0  # above any rate
         rates = self.rates[int(evaluation == MASKED)].to(active.device)
         least = self.influence.to(active.device)
         return with_controls(active, uniform.to(active.device), rates=rates, influence=least)
@@ -57,10 +56,8 @@ class Skipping:
         return streams_of(recording, evaluation, self.masks(recording, prompts, evaluation))
 
 
-def calibrate(
-    model: Model, task: Task, *, alphas: Sequence[float], first_position: bool
-) -> Tensors:
-    """Return "rates" [base alpha layer] and "influence" [layer], means over a task's tokens.
+def calibrate(model: Model, task: Task, *, alphas: Sequence[float], begin: int) -> Tensors:
+    """Return "rates" [base alpha layer] and "influence" [layer], means over tokens from `begin` on.
 
     "key_share" [layer] is the share of each layer's weights that make keys and values.
     """
@@ -69,13 +66,13 @@ def calibrate(
         recording = model.record(shard)
         layers = range(recording.n_layers)
         ends = [(recording.resid(layer), recording.resid(layer + 1)) for layer in layers]
-        turned = turned + torch.stack([influence(*both)[..., 0].sum() for both in ends]).cpu()
+        turned = turned + torch.stack([influence(*both)[:, begin:, 0].sum() for both in ends]).cpu()
         bases = [
-            active_for(recording, evaluation, alphas, first_position=first_position)
+            active_for(recording, evaluation, alphas, begin=begin)
             for evaluation in ("two-pass", MASKED)
         ]
         void = void + (~torch.stack(bases)).sum((2, 4)).cpu()
-        n_tokens += shard.tokens.numel() - (0 if first_position else len(shard.prompts))
+        n_tokens += shard.tokens.numel() - begin * len(shard.prompts)
     shares = [_share_of_keys(recording, layer) for layer in layers]
     return {
         "influence": turned / n_tokens,

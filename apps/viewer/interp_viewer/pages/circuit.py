@@ -11,8 +11,9 @@ import streamlit as st
 
 from interp.errors import RunError
 from interp.figures.plots import Axes, curves
+from interp.figures.words import node_named
 from interp_viewer import annotations
-from interp_viewer.drawing import drawing, svg
+from interp_viewer.drawing import drawing, nodes_of, svg
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import draw_figure
 from interp_viewer.pane import pane
@@ -102,7 +103,7 @@ def _spec(
 
 def _draw(here: Selected, edges: list[Edge], spec: dict[str, Any]) -> None:
     selection = here.selection
-    used = [node["name"] for node in spec["series"][0]["data"]]
+    used = nodes_of(edges)
 
     def picked() -> None:
         """Select what was clicked.
@@ -143,18 +144,24 @@ def _head(node: str) -> int | None:
 
 
 def _choose_node(here: Selected, edges: list[Edge]) -> None:
-    names = list(dict.fromkeys(name for edge in edges for name in (edge.sender, edge.node)))
+    names = nodes_of(edges)
     at = names.index(here.selection.node) if here.selection.node in names else None
     choose(
         "Node",
-        names,
+        [node_named(name) for name in names],
         at,
         lambda i: here.select(node=names[i], edge="", layer=_layer(names[i]), head=_head(names[i])),
         key="node",
     )
     known = [edge.name for edge in edges]
     at = known.index(here.selection.edge) if here.selection.edge in known else None
-    choose("Edge", known, at, lambda i: here.select(edge=known[i], node=""), key="edge")
+    choose(
+        "Edge",
+        [edge.shown for edge in edges],
+        at,
+        lambda i: here.select(edge=known[i], node=""),
+        key="edge",
+    )
 
 
 def _about(here: Selected, wires: Wires, edges: list[Edge], notes: "annotations.Notes") -> None:
@@ -162,7 +169,7 @@ def _about(here: Selected, wires: Wires, edges: list[Edge], notes: "annotations.
     selection = here.selection
     if edge := next((edge for edge in edges if edge.name == selection.edge), None):
         place = edges.index(edge) + 1
-        st.metric(f"{edge.sender} → {edge.receiver}", number(edge.score))
+        st.metric(edge.shown, number(edge.score))
         st.caption(f"the {place}. largest of {wires.n_edges:,} edges")
         _of_prompts(here, wires, edge)
     elif selection.node:
@@ -171,13 +178,10 @@ def _about(here: Selected, wires: Wires, edges: list[Edge], notes: "annotations.
             for side in (lambda e: e.node, lambda e: e.sender)
         )
         st.markdown(
-            f"**{plain(selection.node)}**: {len(incoming)} edges in,"
+            f"**{plain(node_named(selection.node))}**: {len(incoming)} edges in,"
             f" {len(outgoing)} out, of those shown"
         )
-        shown = [
-            f"- {plain(e.sender)} → {plain(e.receiver)} {number(e.score)}"
-            for e in [*incoming, *outgoing]
-        ]
+        shown = [f"- {plain(e.shown)} {number(e.score)}" for e in [*incoming, *outgoing]]
         more = (
             [f"- {len(shown) - _LISTED} more, in the table below"] if len(shown) > _LISTED else []
         )
@@ -241,7 +245,8 @@ def _edge_table(
 ) -> None:
     st.markdown("**The edges shown**")
     frame = pd.DataFrame(
-        [(e.sender, e.receiver, e.score) for e in edges], columns=["sender", "receiver", "score"]
+        [(node_named(e.sender), node_named(e.receiver), e.score) for e in edges],
+        columns=["sender", "receiver", "score"],
     )
     st.dataframe(frame, hide_index=True, height=260)
     graph = graph_of(edges, notes.labels)

@@ -15,8 +15,8 @@ COMPARED = ("residual_erasure", "integrated_gradients")
 SHOWN = {
     "position.output": "one position erased: change of the probabilities (L2)",
     "position.answer": "one position erased: fall of the answer's probability",
-    "prefix.output": "all up to a position erased: change of the probabilities (L2)",
-    "prefix.answer": "all up to a position erased: fall of the answer's probability",
+    "prefix.output": "all but the first up to a position erased: change of the probabilities (L2)",
+    "prefix.answer": "all but the first up to a position erased: fall of the answer's probability",
 }
 GRADIENTS = "integrated gradients: attribution"
 

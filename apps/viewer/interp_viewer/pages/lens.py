@@ -78,9 +78,9 @@ def _over_prompts(here: Selected, of: str, *, missing: str, **how: object) -> Gr
     offsets = [int(offset) for offset in values.columns]
     last = len(here.tokens) - 1 if here.tokens else 0
     cols = Axis(
-        "position from the last token",
+        "position (−1: the last token)",
         tuple(map(str, offsets)),
-        tuple(last + o for o in offsets),
+        tuple(last + o - max(offsets) for o in offsets),
         ("token",),
     )
     n = counts.to_numpy(np.float32)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import streamlit as st
 
+from interp.figures.words import ALL, ALL_BUT_FIRST
 from interp_viewer.grid import Axis, Grid, Values
 from interp_viewer.lines import lines
 from interp_viewer.pane import pane
@@ -13,8 +14,7 @@ from interp_viewer.widgets import mean_or_prompt, option
 
 TITLE = "Layer skip"
 COMPARED = ("layer_skip",)
-SHOWN = {
-    "all": "all positions",
+_SCOPES = {
     "future": "future tokens",
     "direct": "direct",
     "direct_future": "direct, future tokens",
@@ -29,15 +29,19 @@ class Effect:
 
     scope: str
     statistic: str
+    everywhere: str
     is_difference: bool = False
 
     @property
     def name(self) -> str:
         """Return the effect's name in the menu."""
-        shown = (
-            f"all positions minus {SHOWN[self.scope]}" if self.is_difference else SHOWN[self.scope]
-        )
-        return f"{shown} ({STATISTICS[self.statistic]})"
+        minus = f"{self.everywhere} minus " if self.is_difference else ""
+        return f"{minus}{self.shown} ({STATISTICS[self.statistic]})"
+
+    @property
+    def shown(self) -> str:
+        """Return what the scope is called."""
+        return _SCOPES.get(self.scope, self.everywhere)
 
 
 def choices(here: Selected) -> list[str]:
@@ -47,10 +51,14 @@ def choices(here: Selected) -> list[str]:
 
 def effects(here: Selected) -> list[Effect]:
     """Return the effects to choose from."""
-    names = here.measured(here.cell("layer_skip")).names
-    scopes = [scope for scope in SHOWN if f"{scope}.max" in names]
-    plain = [Effect(scope, statistic) for statistic in STATISTICS for scope in scopes]
-    return [*plain, *(Effect(scope, "mean", is_difference=True) for scope in scopes[1:])]
+    cell = here.cell("layer_skip")
+    names, asked = here.measured(cell).names, here.info(cell)["parameters"]
+    # interp 0.1 had no such parameter and spared position 0
+    skipped = asked.get("skipped_positions", "all but the first")
+    everywhere = ALL if skipped == "all" else ALL_BUT_FIRST
+    scopes = [scope for scope in ("all", *_SCOPES) if f"{scope}.max" in names]
+    plain = [Effect(scope, of, everywhere) for of in STATISTICS for scope in scopes]
+    return [*plain, *(Effect(s, "mean", everywhere, is_difference=True) for s in scopes[1:])]
 
 
 def grid(here: Selected, of: str) -> Grid:
@@ -133,7 +141,7 @@ def page(here: Selected) -> None:
     lines(
         here,
         rows.assign(layer=layers, line="mean over prompts", panel=panels),
-        title=f"What skipping a layer does to the output ({SHOWN[choice.scope]})",
+        title=f"What skipping a layer does to the output ({choice.shown})",
         key="skip-lines",
         marked="src",
     )
