@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 MOST_NAMED = 3
+PICKED = "picked on one half of the prompts, measured on the other"  # a finding's note
 ALL, ALL_BUT_FIRST = "all positions", "all positions but the first"
 
 
@@ -44,6 +45,11 @@ def listed(names: Sequence[str]) -> str:
 def counted(n: int, noun: str) -> str:
     """Return "1 prompt", "1,200 prompts"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def points(share: object) -> str:
+    """Return a difference of shares, or an estimate of it, in points: "7 points [2, 11]"."""
+    return format(share, ".0%").replace(" %", " points")
 
 
 def value_text(value: object, spec: str = ".3g") -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from interp.stats.bootstrap import draws
+from interp.stats.bootstrap import draws, squares_around
 from interp.stats.estimate import Estimate, estimate
 from interp.stats.groups import FEW, FEWEST, Array, Grouping
 
@@ -98,9 +98,8 @@ def band(
         drawn = draws(n, seed=seed)
         total = (drawn @ sizes)[:, None]
         shift = drawn @ rest / total
-        squares = drawn @ rest**2 - 2 * shift * (drawn @ (rest * sizes[:, None]))
-        squares += shift**2 * (drawn @ sizes**2)[:, None]
-        errors = np.sqrt(np.maximum(squares, 0) * n / (n - 1)) / total
-        t = np.divide(np.abs(shift), errors, out=np.zeros_like(shift), where=errors > 1e-12)
+        squares = squares_around(shift, rest, sizes[:, None].astype(np.float64), drawn)
+        errors = np.sqrt(squares * n / (n - 1)) / total
+        t = np.divide(np.abs(shift), errors, out=np.zeros_like(shift), where=errors > 0)
         times = float(np.quantile(t.max(1), 0.95))
     return mean - times * error, mean + times * error

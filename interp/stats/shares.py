@@ -15,16 +15,17 @@ _RARE = 3  # so few cases (or exceptions) are counted as Poisson's
 def share(are: ArrayLike, *, groups: ArrayLike | None = None) -> Estimate:
     """Return the share of prompts for which something is so [prompt], as `shares`."""
     array = np.asarray(are, np.float64)
-    return _one(shares(array, groups=groups), groups) if len(array) else Estimate(NAN)
+    return _one(shares(array[:, None], groups=groups), groups) if len(array) else Estimate(NAN)
 
 
 def shares(are: ArrayLike, *, groups: ArrayLike | None = None) -> dict[str, Array]:
-    """Return the shares of prompts for which things are so [prompt ...], with Wilson's interval.
+    """Return the shares of prompts for which things are so [prompt column ...], with intervals.
 
-    Columns mean, low, high and n_prompts, each [...]. 0 of 32 is "0 % [0, 11]". Near 0 and 1, where
-    Wilson's own covers too seldom, its end comes from Poisson's distribution (Brown, Cai & DasGupta
-    2001). Grouped prompts count as the number of independent ones that would have the share's
-    variance over groups (Korn & Graubard 1998). Every interval is its own: of many, some miss.
+    Columns mean, low, high and n_prompts, each [column ...]. Intervals are Wilson's: 0 of 32 is
+    "0 % [0, 11]". Near 0 and 1, where his cover too seldom, an end comes from Poisson's
+    distribution (Brown, Cai & DasGupta 2001). Grouped prompts count as the number of independent
+    ones that would have the share's variance over groups (Korn & Graubard 1998). Every interval is
+    its own: of many, some miss.
     """
     array = np.asarray(are, np.float64)
     grouping, mean = Grouping.of(len(array), groups), array.mean(0)
@@ -38,13 +39,13 @@ def share_difference(
     first, second = (np.asarray(values, np.float64) for values in (one, other))
     if not len(first):
         return Estimate(NAN)
-    return _one(share_differences(first, second, groups=groups), groups)
+    return _one(share_differences(first[:, None], second[:, None], groups=groups), groups)
 
 
 def share_differences(
     one: ArrayLike, other: ArrayLike, *, groups: ArrayLike | None = None
 ) -> dict[str, Array]:
-    """Return shares(one) - shares(other) of the same prompts, both [prompt ...], with intervals.
+    """Return shares(one) - shares(other) of the same prompts, both [prompt column ...].
 
     Agresti & Min's (2005): Wald's after one more pair each way is put half into each discordant
     cell, so that no difference at all has an interval too; grouped and given as in `shares`. What
@@ -69,7 +70,7 @@ def _columns(
 
 
 def _one(columns: dict[str, Array], groups: ArrayLike | None) -> Estimate:
-    mean, low, high, n = (float(column) for column in columns.values())
+    mean, low, high, n = (float(column[0]) for column in columns.values())
     return Estimate(mean, low, high, int(n), Grouping.of(int(n), groups).n_groups)
 
 
