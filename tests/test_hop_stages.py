@@ -13,6 +13,7 @@ from interp.analyses.hop_stages import HopStages
 from interp.analyses.hop_stages.result import MEASURES, STAGES
 from interp.analyses.sublayer_projection import TOKENS, SublayerProjection
 from interp.errors import AnalysisError, TaskError
+from interp.result import faults_of
 from interp.runs.registry import make_analysis
 from interp.sweeps.two_hop import first_layer
 
@@ -44,6 +45,18 @@ def test_the_bridge_of_a_first_fact_held_out_is_there_and_its_answer_is_not() ->
         > stages.loc["1 first hop resolved", "control_high"]
     )
     assert list(stages.index) == list(STAGES)
+    *resolved, later = result.findings()
+    assert faults_of(result.findings()) == []
+    for group, finding in zip(("right answers", "wrong answers"), resolved, strict=True):
+        own, other = (
+            np.isfinite(result.layers(group, "1 first hop resolved", kind=kind)).mean()
+            for kind in ("own", "control")
+        )
+        assert finding.estimate.value == pytest.approx(own - other)
+        assert finding.estimate.low > 0.5
+    assert later.estimate.value == pytest.approx(wrong.mean() - right.mean())
+    assert later.control.estimate.value == pytest.approx(right.mean())
+    assert later.estimate.n_groups < later.estimate.n == len(right) + len(wrong)
 
 
 def test_the_stages_are_joined_from_what_the_analyses_find() -> None:

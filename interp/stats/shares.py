@@ -99,4 +99,4 @@ def _wilson(value: Array, n: Array) -> tuple[Array, Array]:
         rare, common = (gammaincinv(few, 0.05) / n for few in (cases, exceptions))
     low = np.where((cases > 0) & (cases <= _RARE), rare, low)
     high = np.where((exceptions > 0) & (exceptions <= _RARE), 1 - common, high)
-    return low, high
+    return np.minimum(low, value), np.maximum(high, value)  # rounding of 0 and 1

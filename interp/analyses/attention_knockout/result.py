@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 CHANGED = "first guess changes, share of prompts"
 LOSS = "loss of the answer's log-probability, mean (nats)"
 _KEYS = {
-    "subject": "the first-hop phrase's last token",
-    "start": "its first token",
-    "phrase": "the whole first-hop phrase",
+    "subject": "the first hop's last token",
+    "start": "the first hop's first token",
+    "phrase": "the whole first hop",
 }
 _QUERIES = {
     "last": "the last token",
-    "subject": "the phrase's last token",
+    "subject": "its last token",
     "all": "all later tokens",
 }
 _ELSEWHERE = "another token"
@@ -52,9 +52,8 @@ class AttentionKnockoutResult(Result):
 
     @property
     def _key(self) -> str:
-        """Return what is hidden, as sentences name it."""
-        is_start = self.analysis.key == "start"
-        return "the first-hop phrase's first token" if is_start else _KEYS[self.analysis.key]
+        """Return what is hidden."""
+        return _KEYS[self.analysis.key]
 
     @property
     def half_width(self) -> int:
@@ -64,7 +63,7 @@ class AttentionKnockoutResult(Result):
     @property
     def _hidden(self) -> dict[str, str]:
         """Return the names in the frame of what is hidden, the control last."""
-        names = {"key": _KEYS[self.analysis.key], "elsewhere": _ELSEWHERE}
+        names = {"key": self._key, "elsewhere": _ELSEWHERE}
         return {key: name for key, name in names.items() if f"{key}.changed" in self.arrays}
 
     def to_frame(self) -> pd.DataFrame:
@@ -166,9 +165,9 @@ class AttentionKnockoutResult(Result):
         other = at_most_critical(changed["elsewhere"]).measured
         gain = widened(share_difference(key.measured, other, groups=groups), between=(-1.0, 1.0))
         how = (
-            f"{points(gain)} more guesses than hiding {_ELSEWHERE}"
+            f"{points(gain)} more guesses than {_ELSEWHERE}"
             if gain.low > 0
-            else f"no more guesses than hiding {_ELSEWHERE}: {points(gain)}"
+            else f"no more guesses than {_ELSEWHERE}: {points(gain)}"
         )
         return Finding(
             f"{claim} {how} ({group}).",

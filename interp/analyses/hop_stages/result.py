@@ -181,7 +181,7 @@ class HopStagesResult(Result):
         return Finding(
             f"With {group}, the first hop is resolved {how}",
             gain,
-            f"share of prompts with {group} whose first hop is resolved, above {_CONTROL}'s",
+            f"share of prompts with {group} whose first hop is resolved, above another prompt's",
             control=Compared(_CONTROL, share(other, groups=groups)),
             kind="compares",
             note="at any layer, for both",

@@ -14,7 +14,7 @@ from interp.figures.words import points
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate
 from interp.stats.paired import paired_p
-from interp.stats.shares import share
+from interp.stats.shares import share, share_difference
 
 if TYPE_CHECKING:
     from interp.analyses.oracle_exit import OracleExit
@@ -106,8 +106,10 @@ class OracleExitResult(Result):
         below = int(depth)
         ends = (self.score(self._everyone_at(tap), score).mean() for tap in (below, below + 1))
         per_layer = np.diff([*ends])[0] if below < self.n_layers else 0.0
-        gains = self.score(exits, score) - fixed
-        return self._estimate(gains - per_layer * (exits - depth))
+        own = self.score(exits, score)
+        if (own == fixed).all():
+            return share_difference(own, fixed, groups=self.prompt_groups)
+        return self._estimate(own - fixed - per_layer * (exits - depth))
 
     def _everyone_at(self, tap: int) -> np.ndarray:
         return np.full(len(self.choice), tap)
