@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from interp.backward import (
     AH,
@@ -220,6 +220,26 @@ def test_the_ratio_has_its_limit_at_zero() -> None:
     torch.testing.assert_close(
         up, 0.5 * whole.activations[sites[1]] / torch.nn.functional.silu(torch.tensor(1.0))
     )
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_the_activation_of_falcon_is_known(activation: str) -> None:
+    given = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("falcon", **given, alibi=False, activation=activation)
+    model = Model("falcon", AutoModelForCausalLM.from_config(config).float().eval())
+    reference = {
+        "inputs/clean": torch.randint(3, 97, (2, 6)),
+        "inputs/corrupted": torch.randint(3, 97, (2, 6)),
+        "inputs/answers": torch.tensor([[7, 9], [8, 10]]),
+    }
+    twins, _ = twins_of(model, reference)
+    site = Site("resid_pre", 0)
+    runs = Attribution(twins.clean.recording, twins, [site])
+    by_rule = runs.scores("relevance", rules=Rules("one", (Identity(),)), steps=1)[site]
+    plain = runs.scores("relevance", rules=GRADIENT, steps=1)[site]
+    # relu(x) / x is its slope; that of gelu is not
+    assert torch.allclose(by_rule, plain, atol=1e-5, rtol=1e-4) == (activation == "relu")
 
 
 def test_query_and_key_norms_are_a_switch() -> None:

@@ -3,14 +3,27 @@ cut off is dropped.
 """
 
 import json
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from interp.analyses.circuit_discovery import CircuitDiscovery, is_for_discovery
+from interp.analyses.circuit_discovery import CircuitDiscovery
+from interp.analyses.circuit_discovery.areas import (
+    MIB_FRACTIONS,
+    area_of,
+    chosen_at,
+    chosen_by_halves,
+    why_not_comparable,
+)
 from interp.analyses.circuit_discovery.circuits import Circuit, Wiring
+from interp.analyses.circuit_discovery.controls import random_circuits
 from interp.analyses.circuit_discovery.edges import circuit_values, edge_scores, plain_pass
+from interp.analyses.circuit_discovery.halves import is_for_discovery
+from interp.analyses.circuit_discovery.result import CircuitDiscoveryResult
 from interp.backward import GRADIENT, RELP
 from interp.errors import AnalysisError, SiteError, TaskError
 from interp.models import Model, load_model
@@ -127,13 +140,161 @@ def test_few_edges_keep_indirect_objects_and_contain_the_heads_that_move_the_nam
     result = CircuitDiscovery(fractions=(0.05, 0.1, 1.0)).run(
         load_model("zoo/names-6l"), load_task("ioi", n=32)
     )
-    smallest = result.smallest(0.9)
+    smallest = result.smallest()
     assert smallest is not None
     assert smallest.n_edges <= 0.1 * result.whole.n_edges
     assert {"a0.h0", "a2.h3"} <= {*smallest.nodes}
-    assert result.faithfulness("random")[1] < 0.1
+    assert not result.is_absent
+    assert result.is_faithful
+    assert result.by_draw.max() < 0.8 * result.kept().value
+    assert result.kept("random").value == pytest.approx(result.by_draw.mean())
+    assert result.beyond_random.low > 0.5
     assert result.faithfulness("complement")[1] < 0.1
     assert result.faithfulness("circuit")[-1] == pytest.approx(1.0, abs=1e-3)
+
+
+def untrained(seed: int) -> Model:
+    """Return names-6l as it was before training, but for the seed."""
+    trained = load_model("zoo/names-6l")
+    torch.manual_seed(seed)
+    module = AutoModelForCausalLM.from_config(trained.module.config).float().eval()
+    return load_model(module, tokenizer=trained.tokenizer)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_untrained_model_has_no_behaviour_to_explain(seed: int) -> None:
+    result = CircuitDiscovery(fractions=(0.05, 1.0), draws=2).run(
+        untrained(seed), load_task("ioi", n=32)
+    )
+    assert result.is_absent == (result.gap.low <= 0)
+    assert result.is_absent
+    (finding,) = result.findings()
+    assert finding.claim.startswith("No behaviour to explain: ")
+    assert finding.estimate == result.gap
+    assert np.isnan(result.faithfulness("circuit")).all()
+    assert np.isnan(result.cpr)
+
+
+def made(values: dict[str, list[Any]], chosen: tuple[int, int] = (0, 0)) -> CircuitDiscoveryResult:
+    """Return a result with given metrics for three circuits of a model of 38 edges."""
+    wiring = Wiring(2, 2, 2, is_parallel=False)
+    whole = Circuit.whole(wiring, np.random.default_rng(0).normal(size=wiring.is_edge.shape))
+    arrays = {name: np.array(value, float) for name, value in values.items()}
+    analysis = CircuitDiscovery(fractions=(0.2, 0.5, 1.0), draws=2)
+    unseen = np.ones(len(arrays["all"]), bool)
+    return CircuitDiscoveryResult(analysis, whole, arrays, chosen, 0.25, unseen)
+
+
+def test_what_a_half_chose_is_measured_on_the_other() -> None:
+    values = {
+        "all": [2.0, 2.0, 4.0, 4.0],
+        "none": [0.0, 0.0, 0.0, 2.0],
+        "half": [0, 1, 0, 1],
+        "circuit": [[1.0, 1.5, 2], [1.2, 1.6, 2], [2.0, 3.0, 4], [2.6, 3.4, 4]],
+        "complement": [[0.0] * 3] * 4,
+        "random": [[[0.1, 0.3], [0.5, 0.7]]] * 3 + [[[2.1, 2.3], [2.5, 2.7]]],
+    }
+    result = made(values, chosen=(0, 1))  # half 0 chose the first circuit, half 1 the second
+    # prompts 0 and 2 are measured by the second, 1 and 3 by the first; gaps are 2, 2, 4 and 2
+    assert result.kept().value == pytest.approx((1.5 + 1.2 + 3.0 + 0.6) / 10)
+    np.testing.assert_allclose(
+        result.by_draw, [(0.5 + 0.1 + 0.5 + 0.1) / 10, (0.7 + 0.3 + 0.7 + 0.3) / 10]
+    )
+    assert result.kept("random").value == pytest.approx(1.6 / 10)
+    f = np.array([1.0 + 1.2 + 2.0 + 0.6, 1.5 + 1.6 + 3.0 + 1.4, 10]) / 10
+    np.testing.assert_allclose(result.faithfulness("circuit"), f)
+    cpr = (0.3 * (f[0] + f[1]) / 2 + 0.5 * (f[1] + f[2]) / 2) / 0.8
+    assert result.cpr == pytest.approx(cpr)
+    assert result.cmd == pytest.approx(1 - cpr)  # as f is below 1 here
+    assert (result.clean.value, result.corrupted.value, result.gap.value) == (3.0, 0.5, 2.5)
+
+
+def test_a_perfect_circuit_has_areas_1_and_0_and_mibs_protocol_alone_is_comparable() -> None:
+    f = np.ones(10)
+    assert area_of("CPR", f, MIB_FRACTIONS) == pytest.approx(1.0)
+    assert area_of("CMD", f, MIB_FRACTIONS) == 0.0
+    assert area_of("CPR", np.ones(2), (0.3, 0.4)) == pytest.approx(1.0)
+    assert why_not_comparable("CMD", CircuitDiscovery()) == ""
+    assert why_not_comparable("CPR", CircuitDiscovery(ranking="signed")) == ""
+    assert "ranking" in why_not_comparable("CPR", CircuitDiscovery())
+    other = CircuitDiscovery(fractions=(0.1, 1.0), metric="kl", ablation="mean")
+    assert why_not_comparable("CMD", other).endswith("other fractions, metric, ablation")
+
+
+def test_what_keeps_more_than_all_is_not_faithful() -> None:
+    gap, is_part = np.full(4, 2.0), np.array([True, True, True, False])
+    kept = gap[:, None] * np.array([0.5, 1.3, 0.95, 1.0])
+    assert chosen_at(kept, gap, is_part=is_part) == 2
+    assert chosen_at(kept[:, [0, 1, 3]], gap, is_part=is_part[[0, 1, 3]]) == 1  # the closest
+    assert chosen_at(kept[:, 3:], gap, is_part=is_part[3:]) == 0
+
+
+def test_a_group_of_prompts_chooses_or_is_measured_never_both() -> None:
+    rng = np.random.default_rng(0)
+    values, groups = rng.normal(size=(40, 5)), np.arange(40) // 4
+    half, _ = chosen_by_halves(values, [3, 5, 7, 9], groups=groups, seed=0)
+    assert {len({*half[groups == group].tolist()}) for group in range(10)} == {1}
+    assert half.sum() == 20
+    one, (first, other) = chosen_by_halves(values, [3, 5, 7, 9], groups=0 * groups, seed=0)
+    assert len({*one.tolist()}) == 1
+    assert first == other
+
+
+WIRINGS = {
+    "each head its own keys": Wiring(6, 4, 4, is_parallel=False),
+    "groups of heads": Wiring(5, 6, 2, is_parallel=False),
+    "parallel": Wiring(4, 4, 1, is_parallel=True),
+}
+
+
+def a_circuit(wiring: Wiring, share: float) -> Circuit:
+    scores = np.exp(2 * np.random.default_rng(1).normal(size=wiring.is_edge.shape))
+    whole = Circuit.whole(wiring, scores)
+    return whole.top(round(share * whole.n_edges))
+
+
+def makeup(wiring: Wiring, kept: np.ndarray) -> list[Counter[str]]:
+    """Return how many edges there are by kinds, by the sender's layer and by the receiver's."""
+    rows = [(wiring.senders[s], wiring.receivers[r]) for r, s in zip(*kept.nonzero(), strict=True)]
+    return [
+        Counter(f"{sender[0]} {receiver[0]}" for sender, receiver in rows),
+        Counter(sender.split(".")[0] for sender, _ in rows),
+        Counter(receiver.split(".")[0] for _, receiver in rows),
+    ]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+@pytest.mark.parametrize("wiring", WIRINGS.values(), ids=WIRINGS)
+def test_random_circuits_are_paths_of_the_same_kinds_and_layers(
+    wiring: Wiring, share: float
+) -> None:
+    circuit = a_circuit(wiring, share)
+    draws = random_circuits(circuit, 20, seed=0)
+    assert circuit.n_edges
+    for kept in draws:
+        assert not (kept & ~wiring.is_edge).any()
+        np.testing.assert_array_equal(Circuit(wiring, circuit.scores, kept).connected().kept, kept)
+        assert makeup(wiring, kept) == makeup(wiring, circuit.kept)
+    assert len({kept.tobytes() for kept in draws}) == 20
+    in_common = (draws & circuit.kept).sum() / draws.sum()
+    assert in_common < 0.5 + 0.5 * share
+    np.testing.assert_array_equal(draws[:1], random_circuits(circuit, 1, seed=0))
+
+
+def test_random_circuits_of_all_edges_and_of_none_are_the_same() -> None:
+    wiring = WIRINGS["groups of heads"]
+    for kept in (wiring.is_edge, np.zeros_like(wiring.is_edge)):
+        draws = random_circuits(Circuit(wiring, np.zeros(kept.shape), kept), 3, seed=0)
+        np.testing.assert_array_equal(draws, np.stack([kept] * 3))
+
+
+def test_random_circuits_of_all_edges_keep_everything() -> None:
+    analysis = CircuitDiscovery(fractions=(0.9999, 1.0), draws=3)
+    result = analysis.run(load_model("zoo/names-6l"), load_task("ioi", n=12))
+    assert result.circuits[0].n_edges == result.whole.n_edges
+    np.testing.assert_allclose(result.by_draw, 1.0, atol=1e-4)
+    assert result.shared == pytest.approx(1.0)
+    assert "No smaller circuit tried" in result.summary()
 
 
 def test_bad_input_is_refused_in_one_line() -> None:

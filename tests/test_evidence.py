@@ -15,9 +15,10 @@ def test_groups_few_prompts_and_notes_are_said() -> None:
     estimate = Estimate(0.5, 0.1, 0.9, n=12, n_groups=6)
     note = "picked on one half of the prompts, measured on the other"
     finding = Finding("Half.", estimate, "share", control, kind="compares", note=note)
-    own, other = map(str, evidence(finding.to_json()))
-    assert own == f"Share ({note}): 0.5 [0.1, 0.9], 12 prompts in 6 groups; few prompts"
+    own, other, how = map(str, evidence(finding.to_json()))
+    assert own == "Share: 0.5 [0.1, 0.9], 12 prompts in 6 groups; few prompts"
     assert other == "Control, chance: 0.25, 12 prompts"
+    assert how == "Picked on one half of the prompts, measured on the other"
 
 
 def test_the_untrained_models_number_stands_beside_the_same_measure() -> None:

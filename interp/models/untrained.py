@@ -1,4 +1,4 @@
-"""Untrained twins: the same configuration and tokenizer, weights as training begins."""
+"""An untrained twin of a model: its configuration and tokenizer, weights as training begins."""
 
 from copy import deepcopy
 

@@ -17,14 +17,18 @@ UNTRAINED = "@untrained"
 
 @dataclass(frozen=True)
 class Evidence:
-    """A number that supports a claim: what it is, its interval, and over how many prompts."""
+    """A number that supports a claim: what it is, its interval, and over how many prompts.
+
+    Without a number it is a note on how the claim's own was made.
+    """
 
     what: str
-    number: str
+    number: str = ""
     prompts: str = ""
 
     def __str__(self) -> str:
-        return ", ".join(filter(None, (f"{self.what}: {self.number}", self.prompts)))
+        number = f"{self.what}: {self.number}" if self.number else self.what
+        return ", ".join(filter(None, (number, self.prompts)))
 
 
 def findings_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -71,20 +75,22 @@ def evidence(finding: Mapping[str, Any]) -> list[Evidence]:
 
     Those that a finding lacks are left out; runs of interp 0.1 have none but its own.
     """
-    own = str(finding.get("measure") or "value")
-    if finding.get("note"):
-        own += f" ({finding['note']})"
-    numbers = [(own, finding)]
+    numbers = [(str(finding.get("measure") or "value"), finding)]
     for role, words in _ROLES.items():
         other = finding.get(role)
         if other:
             name = other.get("name")
             numbers.append((f"{words}, {name}" if name else words, other))
-    return [
-        Evidence(what[:1].upper() + what[1:], *_in_words(number))
+    found = [
+        Evidence(_capital(what), *_in_words(number))
         for what, number in numbers
         if number.get("value") is not None
     ]
+    return [*found, Evidence(_capital(finding["note"]))] if finding.get("note") else found
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _in_words(number: Mapping[str, Any]) -> tuple[str, str]:

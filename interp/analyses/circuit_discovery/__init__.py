@@ -6,39 +6,41 @@ Circuits of the best edges are then run: every other edge carries what it would 
 run, or a mean. Faithfulness and its two areas follow MIB (arXiv 2504.13151):
 
     f(C) = (m(C) - m(no edge)) / (m(all edges) - m(no edge))
-    CPR = area under f,   CMD = area under |1 - f|
+    CPR = mean of f over the range of fractions,   CMD = that of |1 - f|
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal
-from zlib import crc32
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from interp.analyses.circuit_discovery.circuits import Circuit, Wiring, random_circuits
-from interp.analyses.circuit_discovery.edges import (
-    TOKENS_AT_ONCE,
-    circuit_values,
-    edge_scores,
-    plain_pass,
+from interp.analyses.circuit_discovery.circuits import Circuit, Wiring
+from interp.analyses.circuit_discovery.controls import controls_for_halves
+from interp.analyses.circuit_discovery.edges import TOKENS_AT_ONCE
+from interp.analyses.circuit_discovery.halves import (
+    is_for_discovery,
+    is_new,
+    metric_of,
+    metric_of_task,
+    scored_edges,
 )
-from interp.analyses.circuit_discovery.result import KINDS, CircuitDiscoveryResult
+from interp.analyses.circuit_discovery.result import CircuitDiscoveryResult
 from interp.analysis import Analysis, Cost
 from interp.backward import GRADIENT, Rules, rules_named
 from interp.errors import AnalysisError, TaskError
 from interp.metrics import Metric
 from interp.models import Model
+from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
-from interp.sweeps.twins import check_twins, twins_of
+from interp.sweeps.twins import check_twins
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
-from interp.tasks.prompts import key_of
+from interp.tasks.prompts import Prompt, key_of
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class CircuitDiscovery(Analysis):
     `method` is "relevance" (with the named `rules`) or "attribution"; `ranking` orders edges by
     "absolute" or "signed" score. `ablation` says what all other edges carry: the "corrupted" run's
     values, or their "mean" over the corrupted runs and positions (which also hides where a token
-    stands). `fractions` of all edges are tried, each with two controls: as many random edges, and
-    all edges but the circuit's.
+    stands). `fractions` of all edges are tried, and all edges but those. The smallest faithful
+    circuit is chosen on a half of the other half, beside `draws` random circuits made like it
+    (see `interp.analyses.circuit_discovery.controls`).
     """
 
     method: Literal["relevance", "attribution"] = "relevance"
@@ -58,6 +61,7 @@ class CircuitDiscovery(Analysis):
     ranking: Literal["absolute", "signed"] = "absolute"
     ablation: Literal["corrupted", "mean"] = "corrupted"
     fractions: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    draws: Annotated[int, AtLeast(1)] = 20
     seed: int = 0
     rank: ClassVar[int] = 6
     page: ClassVar[str] = "circuit"
@@ -94,71 +98,77 @@ class CircuitDiscovery(Analysis):
         model.refuse_rules(self._rules)
 
     def prepare(self, model: Model, task: Task) -> Tensors:
-        """Return edge scores [prompt receiver sender] and mean writes, on half of the prompts."""
-        discovery = [prompt for prompt in task.prompts if is_for_discovery(prompt.id)]
-        if not discovery or len(discovery) == len(task.prompts):
+        """Return edge scores from half of the prompts, circuits' metric on the others, controls.
+
+        The other prompts are halved once more; each half chooses a circuit, for which random
+        controls are drawn. "chosen" and "half" say which; "random" holds the edges [choice draw
+        receiver sender].
+        """
+        by_use: dict[bool, list[Prompt]] = {True: [], False: []}
+        for prompt in task.prompts:
+            by_use[is_for_discovery(prompt.id)].append(prompt)
+        if not by_use[True] or len(by_use[False]) < 2:
             raise TaskError(
-                "circuits are found on half of the prompts and tried on the other;"
-                f" {len(task.prompts)} are too few"
+                "circuits are found on half of the prompts, and chosen and tried on two halves of"
+                f" the other; {len(task.prompts)} are too few"
             )
-        wiring = Wiring.of(model)
-        writes = torch.zeros(wiring.is_edge.shape[1], model.d_model, device=model.device)
-        scores, keys, n_tokens = [], [], 0
-        for prompts in model.shards(task.of(discovery)):
-            shard = model.tokenize(prompts)
-            recording = model.record(shard)
-            for twins in twins_of(recording, shard, metric=self.metric, direction="denoise"):
-                scores.append(edge_scores(recording, twins, wiring, rules=self._rules).cpu())
-                keys += [key_of(prompts[row].id) for row in twins.clean.rows.tolist()]
-                if self.ablation == "mean":
-                    away = plain_pass(recording, twins.corrupted, wiring).writes.float()
-                    writes = writes + away.sum((0, 1))
-                    n_tokens += away.shape[0] * away.shape[1]
-        means = {"writes": writes / n_tokens} if self.ablation == "mean" else {}
-        scored = {"scores": torch.cat(scores), "key": torch.tensor(keys)}
-        return scored | {"wiring": wiring.numbers} | means
+        prepared = scored_edges(
+            model,
+            task.of(by_use[True]),
+            metric=self.metric,
+            rules=self._rules,
+            needs_means=self.ablation == "mean",
+        )
+        whole = self._whole(prepared)
+        tried = self.circuits(whole)
+        kept = [*(circuit.kept for circuit in tried), whole.kept, np.zeros_like(whole.kept)]
+        new = task.of(by_use[False])
+        measured, groups = metric_of_task(model, new, kept, prepared, metric=self.metric)
+        controls = controls_for_halves(
+            tried, whole, measured["values"], groups, n=self.draws, seed=self.seed
+        )
+        return prepared | measured | controls
+
+    def _whole(self, prepared: Tensors) -> Circuit:
+        wiring = Wiring.from_numbers(prepared["wiring"])
+        return Circuit.whole(wiring, prepared["scores"].double().mean(0).numpy())
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return edge scores [batch receiver sender] and the metric of circuits [batch fraction].
+        """Return edge scores [batch receiver sender], or the metric of circuits and controls.
 
-        Prompts on which edges were scored have their scores, the others the metric; the rest is 0.
+        Prompts on which edges were scored have their scores, the others the metric [batch
+        fraction], of random circuits [batch choice draw]; the rest is 0.
         """
-        wiring = Wiring.from_numbers(prepared["wiring"])
-        whole = Circuit.whole(wiring, prepared["scores"].double().mean(0).numpy())
-        tried = self._tried(whole)
-        is_new = torch.tensor([not is_for_discovery(prompt.id) for prompt in shard.prompts])
-        values = torch.zeros(len(shard.prompts), len(tried))
-        for every in twins_of(recording, shard, metric=self.metric, direction="denoise"):
-            twins = every.only(is_new[every.clean.rows.cpu()].nonzero()[:, 0])
-            if not len(twins.clean.rows):
-                continue
-            away = plain_pass(recording, twins.corrupted, wiring)
-            if self.metric == "kl":
-                twins = twins.with_reference(recording.forward(twins.clean.tokens).logits)
-            kept = circuit_values(
-                recording, twins, wiring, tried, away=away, instead=prepared.get("writes")
-            )
-            values[twins.clean.rows.cpu()] = kept.T.cpu()
+        whole, n = self._whole(prepared), len(shard.prompts)
+        chosen = prepared["chosen"].tolist()
+        random = prepared["random"][: len(set(chosen))]
+        others = [whole.kept & ~circuit.kept for circuit in self.circuits(whole)]
+        tried = [*others, *random.flatten(0, 1).numpy()]
+        values = metric_of(recording, shard, tried, prepared, metric=self.metric)
+        complement, drawn = values[:, : len(others)], values[:, len(others) :]
+        drawn = drawn.reshape(n, -1, self.draws).expand(-1, 2, -1)
+        known = {key: row for row, key in enumerate(prepared["new"].tolist())}
+        unseen = is_new(shard)
+        rows = [
+            known[key_of(p.id)] if new else 0 for p, new in zip(shard.prompts, unseen, strict=True)
+        ]
+        circuits = prepared["values"][rows] * unseen[:, None]
         scored = dict(zip(prepared["key"].tolist(), prepared["scores"], strict=True))
-        nothing = torch.zeros(wiring.is_edge.shape)
-        scores = [scored.get(key_of(prompt.id), nothing) for prompt in shard.prompts]
-        by_kind = values[:, :-2].chunk(len(KINDS), dim=1)
+        empty = torch.zeros_like(prepared["scores"][0])
+        scores = [scored.get(key_of(prompt.id), empty) for prompt in shard.prompts]
         return {
-            **{kind: part.contiguous() for kind, part in zip(KINDS, by_kind, strict=True)},
-            "all": values[:, -2].contiguous(),
-            "none": values[:, -1].contiguous(),
-            "is_new": is_new.int(),
-            "wiring": wiring.numbers.repeat(len(shard.prompts), 1),
+            "circuit": circuits[:, :-2].contiguous(),
+            "random": drawn.contiguous(),
+            "complement": complement.contiguous(),
+            "all": circuits[:, -2].contiguous(),
+            "none": circuits[:, -1].contiguous(),
+            "is_new": unseen.int(),
+            "half": prepared["half"][rows].int(),
+            "chosen": prepared["chosen"].int().repeat(n, 1),
+            "shared": prepared["shared"].repeat(n, 1),
+            "wiring": prepared["wiring"].repeat(n, 1),
             "scores": torch.stack(scores),
         }
-
-    def _tried(self, whole: Circuit) -> list[NDArray[np.bool_]]:
-        """Return the kept edges of circuits, random controls, complements, all edges and none."""
-        circuits, every = self.circuits(whole), whole.kept
-        sizes = [circuit.n_edges for circuit in circuits]
-        others = [every & ~circuit.kept for circuit in circuits]
-        random = random_circuits(whole.wiring, sizes, seed=self.seed)
-        return [*(c.kept for c in circuits), *random, *others, every, np.zeros_like(every)]
 
     def circuits(self, whole: Circuit) -> list[Circuit]:
         """Return the circuit of each fraction of all edges."""
@@ -168,21 +178,22 @@ class CircuitDiscovery(Analysis):
     def combine(self, parts: Sequence[Tensors]) -> CircuitDiscoveryResult:
         """Return the scored edges, and what circuits of them do on unseen prompts."""
         arrays = {key: array.astype(np.float64) for key, array in joined(parts).items()}
-        is_new = arrays.pop("is_new") > 0
+        unseen = arrays.pop("is_new") > 0
         wiring = Wiring.from_numbers(torch.from_numpy(arrays.pop("wiring")[0]))
-        whole = Circuit.whole(wiring, arrays.pop("scores")[~is_new].mean(0))
-        values = {key: array[is_new] for key, array in arrays.items()}
-        return CircuitDiscoveryResult(self, whole, values)
+        whole = Circuit.whole(wiring, arrays.pop("scores")[~unseen].mean(0))
+        one, other = arrays.pop("chosen")[0].astype(int).tolist()
+        shared = float(arrays.pop("shared")[0].mean())
+        values = {key: array[unseen] for key, array in arrays.items()}
+        return CircuitDiscoveryResult(self, whole, values, (one, other), shared, unseen)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return a pass for every circuit, of the prompts that edges are not scored on."""
+        """Return at most a pass for every complement and random control, of unseen prompts.
+
+        `prepare` runs the circuits themselves, a pass for every fraction.
+        """
         wiring, k = Wiring.of(model), len(self.fractions)
         held = 4 * max(TOKENS_AT_ONCE, shard.tokens.numel()) * len(wiring.senders) * model.d_model
-        new = sum(not is_for_discovery(prompt.id) for prompt in shard.prompts) / len(shard.prompts)
-        passes = (3.0 * k + 3 + (self.metric == "kl")) * new
-        return Cost(passes, len(shard.prompts) * (wiring.is_edge.size + 3 * k + 8), held)
-
-
-def is_for_discovery(prompt_id: str) -> bool:
-    """Tell whether edges are scored on a prompt: half of them are, chosen by id alone."""
-    return crc32(prompt_id.encode()) % 2 == 0
+        passes = k + 2.0 * self.draws + 1 + (self.metric == "kl")
+        numbers = wiring.is_edge.size + 2 * k + 2 * self.draws + 10
+        new = float(is_new(shard).float().mean())
+        return Cost(passes * new, len(shard.prompts) * numbers, held, is_bound=True)

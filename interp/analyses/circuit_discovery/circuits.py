@@ -4,7 +4,6 @@ Receivers are q, k and v of a head, an MLP and the logits.
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,15 +175,3 @@ class Circuit:
             for sender, receiver, score in self.edges
         ]
         return json.dumps({"nodes": self.nodes, "edges": edges})
-
-
-def random_circuits(wiring: Wiring, sizes: Iterable[int], *, seed: int) -> list[NDArray[np.bool_]]:
-    """Return as many random edges as each of `sizes` [receiver sender]."""
-    rng, edges = np.random.default_rng(seed), wiring.is_edge.nonzero()
-    circuits = []
-    for size in sizes:
-        kept = np.zeros_like(wiring.is_edge)
-        chosen = rng.permutation(len(edges[0]))[:size]
-        kept[edges[0][chosen], edges[1][chosen]] = True
-        circuits.append(kept)
-    return circuits

@@ -20,7 +20,7 @@ from interp.models.gradients import graph, slopes
 from interp.replay import Recording
 from interp.sweeps.twins import Twins
 
-TOKENS_AT_ONCE = 4096
+TOKENS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -108,31 +108,33 @@ def _values(
     away: Pass,
     instead: Tensor | None,
 ) -> Tensor:
-    n_circuits, writes = len(kept), away.writes.float()
+    n_circuits, (batch, n_pos, n_senders, d_model) = len(kept), away.writes.shape
+    writes = away.writes.float()
     ablated = writes if instead is None else instead.float().expand_as(writes)
-    moved = ablated - writes
-    changes: list[Tensor] = []
-    rows = {name: i for i, name in enumerate(wiring.receivers)}
+    # senders in front, so that the sum over them is a product of matrices and nothing is copied
+    changes = writes.new_empty(n_circuits, n_senders, batch * n_pos * d_model)
+    seen, rows = [0], {name: i for i, name in enumerate(wiring.receivers)}
 
     def keep(kind: str, layer: int, write: Tensor) -> None:  # noqa: ARG001
         write = write if kind == "heads" else write[:, :, None]
         write = rearrange(write.float(), "(c b) ... -> c b ...", c=n_circuits)
-        first = sum(change.shape[3] for change in changes)
-        changes.append(write - ablated[:, :, first : first + write.shape[3]])
+        own = slice(seen[-1], seen[-1] + write.shape[3])
+        change = write - ablated[:, :, own]
+        changes[:, own] = rearrange(change, "c b p s d -> c s (b p d)")
+        seen.append(own.stop)
 
     def read(kind: str, layer: int, resid: Tensor) -> Tensor:
-        change = torch.cat(changes, dim=3)
         names = ["logits"] if kind == "logits" else [f"m{layer}"]
         if kind in ("q", "k", "v"):
             names = [f"{kind}{layer}.h{head}" for head in range(wiring.n_read(kind))]
         n_before = wiring.n_before(names[0])
         chosen = kept[:, [rows[name] for name in names], :n_before].float()
-        asked = away.read[kind, layer].float()
-        asked = asked if asked.ndim == 4 else asked[:, :, None]
-        ground = asked + moved[:, :, :n_before].sum(2, keepdim=True)
-        own: Tensor = ground + einsum(
-            chosen, change[:, :, :, :n_before], "c r s, c b p s d -> c b p r d"
-        )
+        ground = away.read[kind, layer].float()
+        ground = ground if ground.ndim == 4 else ground[:, :, None]
+        if instead is not None:
+            ground = ground + (ablated - writes)[:, :, :n_before].sum(2, keepdim=True)
+        change = torch.bmm(chosen, changes[:, :n_before])
+        own: Tensor = ground + rearrange(change, "c r (b p d) -> c b p r d", b=batch, p=n_pos)
         own = rearrange(own.to(resid.dtype), "c b p r d -> (c b) p r d")
         return own if kind in ("q", "k", "v") else own[:, :, 0].expand_as(resid)
 

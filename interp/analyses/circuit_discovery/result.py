@@ -1,4 +1,4 @@
-"""What circuits keep on prompts that were not used to find them."""
+"""What circuits keep on prompts that were not used to find them, if there is something to keep."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,33 +9,37 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from interp.analyses.circuit_discovery.areas import MARGIN, area_of
 from interp.analyses.circuit_discovery.circuits import Circuit
+from interp.analyses.circuit_discovery.findings import findings_of
+from interp.analyses.circuit_discovery.frame import KINDS, frame_of
 from interp.figures.plots import Axes, curves
-from interp.figures.words import listed
-from interp.metrics import WORDS
-from interp.result import Compared, Finding, Result
-from interp.stats.bootstrap import bootstrap_interval, resampled_means
-from interp.stats.estimate import Estimate, estimate_of
+from interp.result import Finding, Result
+from interp.stats.estimate import Estimate, estimate, estimate_of, ratio, ratios
 
 if TYPE_CHECKING:
     from interp.analyses.circuit_discovery import CircuitDiscovery
 
-KINDS = {
-    "circuit": "the best edges",
-    "random": "as many random edges",
-    "complement": "all but the best edges",
-}
-_ENOUGH = 0.9  # what findings call 90 %
-_EDGES_LISTED = 200
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, repr=False)
 class CircuitDiscoveryResult(Result):
-    """All edges with their scores, and the metric of circuits on new prompts [prompt fraction]."""
+    """All edges with their scores, and the metric of circuits on new prompts.
+
+    `values` hold "circuit" and "complement" [prompt fraction], "random" [prompt choice draw], "all"
+    and "none" [prompt], and the "half" of the new prompts that each is in. `chosen` are the
+    fractions' indices that the two halves chose, `shared` the share of edges that random circuits
+    have in common with theirs, and `unseen` which of all prompts the new ones are.
+    """
 
     analysis: "CircuitDiscovery"
     whole: Circuit
-    values: dict[str, NDArray[np.float64]]
+    values: dict[str, Array]
+    chosen: tuple[int, int]
+    shared: float
+    unseen: NDArray[np.bool_]
 
     @cached_property
     def circuits(self) -> list[Circuit]:
@@ -43,117 +47,145 @@ class CircuitDiscoveryResult(Result):
         return self.analysis.circuits(self.whole)
 
     @property
-    def _gap(self) -> NDArray[np.float64]:
-        gap: NDArray[np.float64] = self.values["all"] - self.values["none"]
+    def _groups(self) -> NDArray[np.generic] | None:
+        return None if self.prompt_groups is None else np.asarray(self.prompt_groups)[self.unseen]
+
+    def _mean(self, values: Array) -> Estimate:
+        return estimate(values, groups=self._groups, seed=self.analysis.seed)
+
+    @property
+    def clean(self) -> Estimate:
+        """Return the mean metric of the whole model on new prompts."""
+        return self._mean(self.values["all"])
+
+    @property
+    def corrupted(self) -> Estimate:
+        """Return the mean metric with no edge: that of the corrupted run, or of means."""
+        return self._mean(self.values["none"])
+
+    @cached_property
+    def gap(self) -> Estimate:
+        """Return the mean of clean less corrupted: what a circuit can keep."""
+        return self._mean(self._gap)
+
+    @property
+    def is_absent(self) -> bool:
+        """Tell whether the gap's 95 % interval holds 0 or is negative: nothing is to be kept."""
+        return self.gap.has_interval and self.gap.low <= 0
+
+    @property
+    def _gap(self) -> Array:
+        gap: Array = self.values["all"] - self.values["none"]
         return gap
 
-    def _gained(self, kind: str) -> NDArray[np.float64]:
-        gained: NDArray[np.float64] = self.values[kind] - self.values["none"][:, None]
+    def _gained(self, kind: str) -> Array:
+        """Return what circuits keep [prompt fraction]; of random ones, the mean over draws."""
+        value = self.values[kind]
+        if kind == "random":
+            drawn, value = value.mean(2), np.full(self.values["circuit"].shape, np.nan)
+            value[:, [*self.chosen]] = drawn
+        gained: Array = value - self.values["none"][:, None]
         return gained
 
-    def faithfulness(self, kind: str) -> NDArray[np.float64]:
-        """Return f of each fraction for "circuit", "random" or "complement": a ratio of means."""
-        ratio: NDArray[np.float64] = self._gained(kind).mean(0) / self._gap.mean()
-        return ratio
+    def _crossed(self, kind: str) -> Array:
+        """Return what the circuit chosen on the other half of new prompts keeps [prompt]."""
+        theirs = np.array(self.chosen)[1 - self.values["half"].astype(int)]
+        crossed: Array = self._gained(kind)[np.arange(len(theirs)), theirs]
+        return crossed
 
-    def _intervals(self, kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        gap = self._gap
-        ratios = self._gained(kind) / np.where(gap == 0, np.nan, gap)[:, None]
-        return bootstrap_interval(np.nan_to_num(ratios), weights=gap, seed=self.analysis.seed)
+    def _share(self, gained: Array) -> Estimate:
+        return ratio(gained, self._gap, groups=self._groups, seed=self.analysis.seed)
 
-    def _estimate(self, kind: str, at: int) -> Estimate:
-        low, high = self._intervals(kind)
-        f = float(self.faithfulness(kind)[at])
-        return Estimate(f, float(low[at]), float(high[at]), len(self._gap))
+    def kept(self, kind: str = "circuit") -> Estimate:
+        """Return f of what one half of the new prompts chose, measured on the other, pooled.
+
+        `kind` may be "random" or "complement", for its controls.
+        """
+        return self._share(self._crossed(kind))
+
+    @property
+    def beyond_random(self) -> Estimate:
+        """Return how much more that circuit keeps than random ones do, as a share of the gap."""
+        return self._share(self._crossed("circuit") - self._crossed("random"))
+
+    @property
+    def is_faithful(self) -> bool:
+        """Tell whether both halves chose a circuit that is faithful there and not all edges."""
+        gained, halves = self._gained("circuit"), self.values["half"]
+        for half, at in enumerate(self.chosen):
+            # with one group of prompts, all choose for both halves
+            own = (halves == half) | ~np.any(halves == half)
+            f = gained[own, at].mean() / self._gap[own].mean()
+            if abs(1 - f) > MARGIN or self.circuits[at].n_edges == self.whole.n_edges:
+                return False
+        return True
+
+    @property
+    def by_draw(self) -> Array:
+        """Return `kept` of every random draw [draw]."""
+        rows = np.arange(len(self._gap))
+        values = self.values["random"][rows, 1 - self.values["half"].astype(int)]
+        kept: Array = (values - self.values["none"][:, None]).mean(0) / self._gap.mean()
+        return kept
+
+    def faithfulness(self, kind: str) -> Array:
+        """Return f [fraction] of a kind, a ratio of means.
+
+        NaN: there is no behaviour to explain, or no random circuits were drawn.
+        """
+        return self.curve(kind)["mean"]
+
+    def curve(self, kind: str) -> dict[str, Array]:
+        """Return `faithfulness` with its interval's ends: mean, low and high [fraction]."""
+        gained = np.where(self.is_absent, np.nan, self._gained(kind))
+        known = ~np.any(np.isnan(gained), axis=0)
+        found = ratios(gained[:, known], self._gap, groups=self._groups, seed=self.analysis.seed)
+        whole = {name: np.full(len(known), np.nan) for name in ("mean", "low", "high")}
+        for name, column in whole.items():
+            column[known] = found[name]
+        return whole
+
+    def area(self, name: str) -> Estimate:
+        """Return "CPR" (1 is perfect) or "CMD" (0 is) over the range of fractions tried."""
+        if self.is_absent:
+            return Estimate(np.nan, n=len(self._gap))
+        return estimate_of(
+            lambda mean: area_of(name, mean[:-1] / mean[-1], self.analysis.fractions),
+            np.column_stack([self._gained("circuit"), self._gap]),
+            groups=self._groups,
+            seed=self.analysis.seed,
+        )
 
     @property
     def cpr(self) -> float:
-        """Return the area under f over the fractions of edges."""
-        return float(np.trapezoid(self.faithfulness("circuit"), self.analysis.fractions))
+        """Return the mean of f over the range of fractions: 1 for a perfect circuit."""
+        return self.area("CPR").value
 
     @property
     def cmd(self) -> float:
-        """Return the area under |1 - f| over the fractions of edges; 0 is best."""
-        missing = np.abs(1 - self.faithfulness("circuit"))
-        return float(np.trapezoid(missing, self.analysis.fractions))
+        """Return the mean of |1 - f| over the range of fractions: 0 for a perfect circuit."""
+        return self.area("CMD").value
 
-    def smallest(self, faithfulness: float = _ENOUGH) -> Circuit | None:
-        """Return the smallest tried circuit that is at least so faithful."""
-        at = int(_first_faithful(self.faithfulness("circuit"), least=faithfulness))
-        return self.circuits[at] if at < len(self.circuits) else None
+    def smallest(self, within: float = MARGIN) -> Circuit | None:
+        """Return the smallest tried circuit whose f is in 1 ± `within` over all new prompts."""
+        good = (np.abs(1 - self.faithfulness("circuit")) <= within).nonzero()[0]
+        return self.circuits[good[0]] if len(good) else None
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return what the smallest faithful circuit keeps, its share of edges, and the largest."""
-        largest = listed([f"{sender} → {receiver}" for sender, receiver, _ in self.whole.edges[:3]])
-        edges = Finding(f"By {self.analysis.method}, the largest edges are {largest}.")
-        f, what = self.faithfulness("circuit"), WORDS[self.analysis.metric]
-        at = int(_first_faithful(f))
-        if at == len(f):
-            best = self._estimate("circuit", int(np.nan_to_num(f).argmax()))
-            claim = f"No circuit tried keeps 90 % of {what}; the best keeps {best:.0%}."
-            return Finding(claim, best, "what the best circuit tried keeps"), edges
-        kept, total = self._estimate("circuit", at), self.whole.n_edges
-        n_edges = self.circuits[at].n_edges
-        return (
-            Finding(
-                f"{n_edges:,} of {total:,} edges keep {kept:.0%} of {what} on unseen prompts.",
-                kept,
-                "what the smallest circuit that keeps 90 % keeps",
-                control=Compared("as many random edges", self._estimate("random", at)),
-                rival=Compared("all other edges", self._estimate("complement", at)),
-            ),
-            self._size(),
-            edges,
-        )
-
-    def _size(self) -> Finding:
-        """Return the share of edges of the smallest circuit that is faithful."""
-        resampled = resampled_means(
-            np.column_stack([self._gained("circuit"), self._gap]), seed=self.analysis.seed
-        )
-        n_edges = np.array([circuit.n_edges for circuit in self.circuits])
-        shares = np.array([*n_edges / self.whole.n_edges, np.inf])
-        share = estimate_of(
-            float(shares[_first_faithful(self.faithfulness("circuit"))]),
-            shares[_first_faithful(resampled[:, :-1] / resampled[:, -1:])],
-            n=len(self._gap),
-        )
-        return Finding(
-            f"The smallest circuit that keeps 90 % has {share:.1%} of all edges.",
-            share,
-            f"share of all edges that keeps 90 % of {self.analysis.metric}",
-        )
+        """Return what the smallest faithful circuit keeps, or that there is nothing to explain."""
+        return findings_of(self)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return faithfulness by kind and fraction, then the scores of the 200 largest edges.
+        """Return the metric, faithfulness by kind and fraction, areas and the 200 largest edges.
 
-        Columns measure ("faithfulness", "edge score"), kind, fraction, n_edges, sender, receiver,
-        mean, low, high and n_prompts.
+        "kept" is cross-fitted faithfulness; "metric", "CPR" and "edge score" rows have no fraction.
         """
-        frames, n_edges = [], np.array([circuit.n_edges for circuit in self.circuits])
-        for kind in KINDS:
-            low, high = self._intervals(kind)
-            rows = {
-                "measure": "faithfulness",
-                "kind": kind,
-                "fraction": self.analysis.fractions,
-                "n_edges": self.whole.n_edges - n_edges if kind == "complement" else n_edges,
-                "mean": self.faithfulness(kind),
-                "low": low,
-                "high": high,
-                "n_prompts": len(self._gap),
-            }
-            frames.append(pd.DataFrame(rows))
-        columns = ["sender", "receiver", "mean"]
-        edges = pd.DataFrame(self.whole.edges[:_EDGES_LISTED], columns=columns)
-        frames.append(edges.assign(measure="edge score"))
-        first = ["measure", "kind", "fraction", "n_edges", *columns, "low", "high", "n_prompts"]
-        whole = pd.concat(frames, ignore_index=True).reindex(columns=first)
-        return whole.astype({"n_edges": "Int64", "n_prompts": "Int64"})
+        return frame_of(self)
 
     def plot(self) -> go.Figure:
         """Draw faithfulness against the share of edges kept."""
         whole, analysis = self.to_frame(), self.analysis
+        absent = "No behaviour to explain: h" if self.is_absent else "H"
         frame = whole.loc[whole["measure"] == "faithfulness"].replace({"kind": KINDS})
         return curves(
             frame,
@@ -162,15 +194,7 @@ class CircuitDiscoveryResult(Result):
             axes=Axes(
                 "share of all edges in the circuit (log scale)", "faithfulness (1: whole model)"
             ),
-            title=f"How much of {analysis.metric} circuits keep (other edges: {analysis.ablation})",
+            title=f"{absent}ow much of {analysis.metric} circuits keep"
+            f" (other edges: {analysis.ablation})",
             is_log=True,
         )
-
-
-def _first_faithful(
-    faithfulness: NDArray[np.float64], *, least: float = _ENOUGH
-) -> NDArray[np.int64]:
-    """Return the index of the first faithful fraction [... fraction]; their number if none is."""
-    good = faithfulness >= least
-    at: NDArray[np.int64] = np.where(good.any(-1), good.argmax(-1), good.shape[-1])
-    return at

@@ -5,6 +5,8 @@ every tap of a source to every tap of a target, judged by the mean over tokens o
 paper trains the maps; here the same loss is minimised in closed form from streamed moments.
 Held-out prompts are read again, target taps group by group, as a token's ratio is no function of
 moments. Tap l is in front of layer l, tap L behind the last. Position 0 is left out, as published.
+A residual stream is a walk, so neighbouring layers are alike in any model: what is found is
+compared with untrained twins of the target, mapped in the same way.
 """
 
 from collections.abc import Sequence
@@ -13,13 +15,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from interp.analyses.depth_map.grids import error_grids, similarity_grids
 from interp.analyses.depth_map.result import DepthMapResult
-from interp.analyses.depth_map.similarity import example_similarity
-from interp.analyses.depth_map.split import batches_by_role, halves_of
+from interp.analyses.depth_map.split import batches_by_role, held_out, misses_of, stacked
 from interp.analyses.depth_map.tap_maps import TapMaps
-from interp.analyses.depth_map.taps import What, n_taps, pooled
+from interp.analyses.depth_map.taps import What, n_taps, pooled, pooled_by_prompt
+from interp.analyses.depth_map.untrained_twins import N_TWINS, twins_errors, twins_pooled
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model
@@ -39,7 +41,8 @@ class DepthMap(Analysis):
     scale) map token by token and need one tokenizer; "cka" (debiased) and "rsa" compare each
     prompt's mean over positions and need none. `what`: residuals, or each layer's contribution to
     them. `weighting` "relative" weighs tokens by 1 / ‖y‖² in the fit. `first_position` says whether
-    position 0 is fitted and judged (or pooled) too.
+    token 0 is fitted and judged (or pooled) too. `control` "untrained" maps to three untrained
+    twins of the target too (from twins to themselves, if the target is the model).
     """
 
     target: str | None = None
@@ -47,6 +50,7 @@ class DepthMap(Analysis):
     what: What = "residual"
     weighting: Literal["equal", "relative"] = "equal"
     first_position: FirstPosition = "excluded"
+    control: Literal["untrained", "none"] = "untrained"
     seed: int = 0
     rank: ClassVar[int] = 9
     page: ClassVar[str] = "depthmap"
@@ -54,7 +58,8 @@ class DepthMap(Analysis):
     how: ClassVar[str] = (
         "Linear maps from every layer of one model to every layer of the other are fitted on"
         " training prompts, by a closed formula, and judged on held-out prompts by the error"
-        " relative to a token's norm. The diagonal is compared with permuted layers."
+        " relative to a token's norm. What following the depth gains is compared with untrained"
+        " models of the target's shape."
     )
     caveat: ClassVar[str] = (
         "That a layer can be predicted linearly does not say that it computes the same; small"
@@ -77,11 +82,11 @@ class DepthMap(Analysis):
         target = self.target_of(model)
         return {} if target is model else {"target": target.fingerprint}
 
-    def maps(self, model: Model) -> TapMaps:
+    def maps(self, source: Model, target: Model) -> TapMaps:
         """Return how tokens are mapped."""
         is_orthogonal, is_relative = self.method == "orthogonal", self.weighting == "relative"
         how = (self.what, is_orthogonal, is_relative, first_read(self.first_position))
-        return TapMaps(model, self.target_of(model), *how)
+        return TapMaps(source, target, *how)
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise AnalysisError for prompts of one token, or another tokenizer if tokens matter."""
@@ -101,17 +106,29 @@ class DepthMap(Analysis):
             )
 
     def prepare(self, model: Model, task: Task) -> Tensors:
-        """Return prompts' pooled target taps, or what fitted maps miss on held-out prompts."""
-        shards = model.shards(task)
+        """Return prompts' pooled target taps, or what fitted maps miss on held-out prompts.
+
+        Also "control" of every prompt, the same towards untrained twins, where they can be built.
+        """
+        shards, target = model.shards(task), self.target_of(model)
         if self.is_pooled:
             return self._pooled_target(model, shards)
-        maps = self.maps(model)
-        if self.method == "orthogonal" and maps.target.d_model < model.d_model:
+        maps = self.maps(model, target)
+        if self.method == "orthogonal" and target.d_model < model.d_model:
             raise AnalysisError(
-                f"method='orthogonal' from {model.d_model} features to {maps.target.d_model};"
+                f"method='orthogonal' from {model.d_model} features to {target.d_model};"
                 " at least as many are needed"
             )
-        return maps.fit_and_test(batches_by_role(model, shards, seed=self.seed))
+        batches = batches_by_role(model, shards, seed=self.seed)
+        found = maps.fit_and_test(batches)
+        if self.control == "untrained":
+            found |= twins_errors(
+                lambda twin: self.maps(twin if target is model else model, twin),
+                target,
+                batches,
+                seed=self.seed,
+            )
+        return found
 
     def _pooled_target(self, model: Model, shards: Sequence[Sequence[Prompt]]) -> Tensors:
         target, n_prompts = self.target_of(model), sum(map(len, shards))
@@ -119,80 +136,59 @@ class DepthMap(Analysis):
             raise AnalysisError(
                 f"{n_prompts} prompts given; method={self.method!r} needs at least 8"
             )
-        by_prompt, begin = dict[str, Tensor](), first_read(self.first_position)
-        for shard in shards if target is not model else ():
-            batch = target.tokenize(shard)
-            vectors = pooled(target.record(batch), batch, self.what, begin=begin)
-            for prompt, row in zip(shard, vectors, strict=True):
-                by_prompt[f"prompt {prompt.id}"] = row
+        how = (self.what, first_read(self.first_position))
+        by_prompt = {} if target is model else pooled_by_prompt(target, shards, *how)
+        if self.control == "untrained":
+            by_prompt |= twins_pooled(target, shards, *how, seed=self.seed)
         return by_prompt
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return pooled taps "source" and "target" [batch tap d_model], or the maps' misses.
 
         The misses of held-out prompts are "error" and "squared" [batch source+1 target], summed
-        over "tokens" [batch]; 0 for others.
+        over "tokens" [batch]; 0 for others. "control" are twins' errors [batch twin source target]
+        or taps [batch twin tap d_model]; these are "own_control" where twins are mapped to
+        themselves.
         """
-        keys = [f"prompt {prompt.id}" for prompt in shard.prompts]
         begin = first_read(self.first_position)
-        if self.is_pooled:
-            source = pooled(recording, shard, self.what, begin=begin)
-            target = torch.stack([prepared[key] for key in keys]) if prepared else source.clone()
-            return {"source": source, "target": target}
-        nothing = torch.zeros_like(next(value for key, value in prepared.items() if key != "ridge"))
-        misses = torch.stack([prepared.get(key, nothing) for key in keys])
-        n_read = shard.tokens.shape[1] - begin
-        tokens = torch.tensor([n_read if key in prepared else 0 for key in keys])
-        ridge = prepared["ridge"].expand(len(keys), -1, -1).contiguous()
-        return {"error": misses[:, 0], "squared": misses[:, 1], "tokens": tokens, "ridge": ridge}
+        if not self.is_pooled:
+            return misses_of(shard, prepared, begin=begin)
+        keys = [prompt.id for prompt in shard.prompts]
+        source = pooled(recording, shard, self.what, begin=begin)
+        target, control = (stacked(prepared, kind, keys) for kind in ("prompt", "control"))
+        name = "own_control" if target is None else "control"
+        parts = {"source": source, "target": source.clone() if target is None else target}
+        return parts | {"drawn": shard.groups} | ({} if control is None else {name: control})
 
     def combine(self, parts: Sequence[Tensors]) -> DepthMapResult:
-        """Return the grid over sources and targets, and over random halves of the prompts."""
+        """Return the grid over sources and targets, and those towards untrained twins."""
         whole = joined(parts)
         if self.is_pooled:
-            return self._combine_pooled(
-                *(torch.from_numpy(whole[key]) for key in ("source", "target"))
-            )
-        held_out = whole["tokens"] > 0
-        if not held_out.any():
-            raise AnalysisError(f"none of {len(held_out)} prompts is held out; give more")
-        tokens, error, squared = (
-            whole[key][held_out].astype(np.float64) for key in ("tokens", "error", "squared")
-        )
-        mean, total = error.sum(0) / tokens.sum(), squared.sum(0)
+            kind: Literal["cka", "rsa"] = "cka" if self.method == "cka" else "rsa"
+            return DepthMapResult(self, *similarity_grids(whole, kind), {})
+        held = held_out(whole)
+        total = held["squared"].sum(0)
         unexplained = np.divide(
             total[:-1], total[-1], out=np.zeros_like(total[:-1]), where=total[-1] > 0
         )
-        grids = {"error": mean[:-1], "r2": 1 - unexplained, "constant": mean[-1:]}
+        constant = held["error"][:, -1:].sum(0) / held["tokens"].sum()
+        grids = {"r2": 1 - unexplained, "constant": constant}
         if self.method == "linear":
             grids["ridge"] = whole["ridge"][0].astype(np.float64)
-        halves = [
-            error[half, :-1].sum(0) / tokens[half].sum()
-            for half in halves_of(len(tokens), seed=self.seed)
-        ]
-        return DepthMapResult(
-            self, grids, np.stack(halves), n_prompts=len(tokens), n_tokens=int(tokens.sum())
-        )
-
-    def _combine_pooled(self, source: Tensor, target: Tensor) -> DepthMapResult:
-        n = len(source)
-        halves = halves_of(n, seed=self.seed)
-        masks = torch.zeros(1 + len(halves), n)
-        for mask, half in zip(masks, [np.arange(n), *halves], strict=True):
-            mask[half] = 1
-        x, y = source.transpose(0, 1), target.transpose(0, 1)  # [tap prompt d_model]
-        kind: Literal["cka", "rsa"] = "cka" if self.method == "cka" else "rsa"
-        grids = example_similarity(x, y, masks, kind=kind).numpy()
-        return DepthMapResult(self, {"similarity": grids[0]}, grids[1:], n_prompts=n, n_tokens=None)
+        return DepthMapResult(self, *error_grids(held), grids)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return the passes for every group of targets that fits into memory."""
-        maps, n_prompts = self.maps(model), len(shard.prompts)
-        n_sources, n_targets = n_taps(model, self.what), n_taps(maps.target, self.what)
-        of_target = 0.0 if maps.target is model else maps.target.n_layers / model.n_layers
+        """Return the passes for every group of targets that fits into memory, of twins too."""
+        target, n_prompts = self.target_of(model), len(shard.prompts)
+        n_sources, n_targets = n_taps(model, self.what), n_taps(target, self.what)
+        is_self, n_twins = target is model, N_TWINS if self.control == "untrained" else 0
+        of_target = target.n_layers / model.n_layers
+        passes = n_twins * of_target + (0 if is_self else of_target)
         if self.is_pooled:
-            each = n_sources * model.d_model + n_targets * maps.target.d_model
-            return Cost(of_target, n_prompts * each)
-        numbers = n_prompts * ((3 * n_sources + 2) * n_targets + 2)
-        passes = len(maps.groups()) * (1 + of_target) - 1
-        return Cost(passes, numbers, 2 * maps.held())  # float64 counts twice
+            each = n_sources * model.d_model + (1 + n_twins) * n_targets * target.d_model
+            return Cost(passes, n_prompts * each)
+        maps = self.maps(model, target)
+        numbers = n_prompts * (((3 + n_twins) * n_sources + 2) * n_targets + 2)
+        if not is_self:
+            passes += n_twins  # the source is read again for every twin
+        return Cost(len(maps.groups()) * (1 + passes) - 1, numbers, 2 * maps.held())  # fp64: twice

@@ -63,22 +63,6 @@ def alignment_statistics(
     }
 
 
-def permuted(
-    errors: Float[ndarray, "source target"], *, n: int, seed: int = 0
-) -> Float[ndarray, "n source target"]:
-    """Return the grid with its sources and targets shuffled, n times."""
-    rng = np.random.default_rng(seed)
-    n_sources, n_targets = errors.shape
-    return np.stack(
-        [errors[rng.permutation(n_sources)][:, rng.permutation(n_targets)] for _ in range(n)]
-    )
-
-
-def share_at_least(null: ndarray, observed: float) -> float:
-    """Return the permutation p-value: (1 + how many reach what was observed) / (1 + how many)."""
-    return float((1 + (null >= observed - 1e-9).sum()) / (1 + len(null)))
-
-
 def _centred(values: ndarray) -> ndarray:
     centred: ndarray = values - values.mean(-1, keepdims=True)
     return centred

@@ -1,4 +1,4 @@
-"""Which layer predicts which: grids of errors, and how far they run along their diagonal."""
+"""Which layer predicts which: grids of errors, and what following the depth gains."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,38 +7,38 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from interp.analyses.depth_map.layer_alignment import (
-    alignment_statistics,
-    monotone_alignment,
-    permuted,
-    share_at_least,
-)
-from interp.figures.plots import COLOURS, heatmap, titled
-from interp.result import Compared, Finding, Result
-from interp.stats.bootstrap import ends_of
-from interp.stats.estimate import Estimate
+from interp.analyses.depth_map.figure import AXES, draw
+from interp.analyses.depth_map.findings import gained, reached, risen
+from interp.analyses.depth_map.grids import Grids
+from interp.analyses.depth_map.layer_alignment import alignment_statistics, monotone_alignment
+from interp.analyses.depth_map.sampled import Sampled, depth_gain, sampled
+from interp.result import Finding, Result
+from interp.stats.estimate import NAN, Estimate
 
 if TYPE_CHECKING:
     from interp.analyses.depth_map import DepthMap
 
-_PERMUTATIONS = 1000
-_AXES = {"residual": "in front of layer", "contribution": "contribution of layer"}
+_PICKED = ("spearman", "slope", "order")
 
 
 @dataclass(frozen=True, repr=False)
 class DepthMapResult(Result):
-    """Grids [source target] of "error", "r2", "ridge" and "constant" [1 target], or "similarity".
+    """What every prompt says of every source and target: `measured`, and towards untrained `twins`.
 
-    `halves` [resample source target] are errors (or similarities) of random halves of the prompts.
+    There are no twins where none were asked for or could be built. `grids` [source target] are
+    "r2", "ridge" and "constant" [1 target], of errors only.
     """
 
     analysis: "DepthMap"
+    measured: Grids
+    twins: tuple[Grids, ...]
     grids: dict[str, np.ndarray]
-    halves: np.ndarray
-    n_prompts: int
-    n_tokens: int | None
+
+    @property
+    def n_prompts(self) -> int:
+        """Return how many prompts are held out, or compared."""
+        return self.measured.n_prompts
 
     @property
     def measure(self) -> str:
@@ -46,58 +46,85 @@ class DepthMapResult(Result):
         return "similarity" if self.analysis.is_pooled else "error"
 
     @property
-    def _first(self) -> int:
+    def first(self) -> int:
+        """Return the first tap that is judged: embeddings are not, as published."""
         return 1 if self.analysis.what == "residual" else 0
 
-    @property
-    def _targets(self) -> np.ndarray:
-        return np.arange(self._first, self.grids[self.measure].shape[1])
-
-    def _judged(self, grid: np.ndarray) -> np.ndarray:
-        """Return errors, or 1 minus similarities, without the embeddings, as published."""
-        errors = 1 - grid if self.analysis.is_pooled else grid
-        judged: np.ndarray = errors[..., self._first :, self._first :]
-        return judged
-
     @cached_property
-    def statistics(self) -> pd.DataFrame:
-        """Return how strong the diagonal is: value, 95 % interval, and what permuted taps reach.
-
-        `permuted` is their 95th percentile, `p` the p-value.
-        """
-        errors = self._judged(self.grids[self.measure])
-        shuffled = permuted(errors, n=_PERMUTATIONS, seed=self.analysis.seed)
-        grids = np.concatenate([errors[None], self._judged(self.halves), shuffled])
-        cuts, rows = [1, 1 + len(self.halves)], []
-        for name, values in alignment_statistics(grids).items():
-            (value,), halves, null = np.split(values, cuts)
-            low, high = ends_of(halves)
-            chance = {"permuted": np.quantile(null, 0.95), "p": share_at_least(null, value)}
-            rows.append({"measure": name, "value": value, "low": low, "high": high, **chance})
-        return pd.DataFrame(rows).set_index("measure")
+    def errors(self) -> np.ndarray:
+        """Return the errors, or 1 minus the similarities, of all taps [source target]."""
+        return self.measured.whole
 
     @property
     def best(self) -> np.ndarray:
         """Return the best source of every target but the embeddings."""
-        best: np.ndarray = self._judged(self.grids[self.measure]).argmin(0) + self._first
+        best: np.ndarray = self.errors[self.first :, self.first :].argmin(0) + self.first
         return best
 
     @property
     def aligned(self) -> np.ndarray:
         """Return the best sources that never fall with the target."""
-        return monotone_alignment(self._judged(self.grids[self.measure])) + self._first
+        return monotone_alignment(self.errors[self.first :, self.first :]) + self.first
+
+    def shown(self, errors: np.ndarray) -> np.ndarray:
+        """Return errors as what is shown: themselves, or similarities."""
+        return np.asarray(1 - errors if self.analysis.is_pooled else errors)
+
+    @cached_property
+    def statistics(self) -> pd.DataFrame:
+        """Return how far the grid follows the depth, and how far beyond untrained twins.
+
+        Columns: value, low, high; "untrained" (the twins' mean); "beyond" (the difference),
+        "beyond_low" and "beyond_high". Rows are "gain" (see `depth_gain`) and the statistics of
+        `alignment_statistics`; those of the best sources, which are picked on the same prompts,
+        have no intervals.
+        """
+        of = [self._numbers(grids) for grids in (self.measured, *self.twins)]
+        rows = []
+        for name, number in of[0].items():
+            twins = [numbers[name] for numbers in of[1:]]
+            value, beyond = number.estimate(), number.beyond(twins) if twins else Estimate(NAN)
+            if name in _PICKED:
+                value, beyond = Estimate(value.value), Estimate(beyond.value)
+            untrained = float(np.mean([twin.value for twin in twins])) if twins else NAN
+            ends = {"beyond": beyond.value, "beyond_low": beyond.low, "beyond_high": beyond.high}
+            row = {"value": value.value, "low": value.low, "high": value.high}
+            rows.append({"measure": name, **row, "untrained": untrained, **ends})
+        return pd.DataFrame(rows).set_index("measure")
+
+    def _numbers(self, grids: Grids) -> dict[str, Sampled]:
+        first = self.first
+
+        def statistics(errors: np.ndarray) -> np.ndarray:
+            by_name = alignment_statistics(errors[:, first:, first:])
+            return np.stack(list(by_name.values()), axis=1)
+
+        whole = sampled(grids, statistics)
+        names = ("diagonal", *_PICKED)
+        gain = {"gain": depth_gain(grids, first=first, seed=self.analysis.seed)}
+        return gain | {
+            name: Sampled(
+                np.asarray(whole.value[i]), whole.resampled[:, i], whole.n, whole.n_groups
+            )
+            for i, name in enumerate(names)
+        }
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per measure, source and target, and one per statistic of the whole grid.
 
         Measures: "error" (mean over held-out tokens of ‖y - ŷ‖ / ‖y‖, with its 95 % interval),
         "r2", "ridge" (in units of trace / d), "constant" (the error of always predicting the mean),
-        or "similarity". `is_best` and `is_aligned` mark the best source of a target, freely and in
-        order. Statistics have no layers, but the 95th percentile (`permuted`) and p-value (`p`)
-        under permuted ones.
+        or "similarity"; "untrained_error" or "untrained_similarity" is the mean of the twins.
+        `is_best` and `is_aligned` mark the best source of a target, freely and in order. Statistics
+        have no layers, but the columns of `statistics`.
         """
+        margin = sampled(self.measured, lambda errors: errors).margin()
+        grids = {self.measure: self.shown(self.errors)}
+        if self.twins:
+            mean = np.mean([twin.whole for twin in self.twins], axis=0)
+            grids[f"untrained_{self.measure}"] = self.shown(mean)
         rows = []
-        for measure, grid in self.grids.items():
+        for measure, grid in (grids | self.grids).items():
             sources, targets = (axis.ravel() for axis in np.indices(grid.shape))
             cells = pd.DataFrame(
                 {"measure": measure, "source": sources, "target": targets, "value": grid.ravel()}
@@ -105,10 +132,10 @@ class DepthMapResult(Result):
             if measure == "constant":
                 cells["source"] = None
             if measure == self.measure:
-                cells["low"], cells["high"] = (end.ravel() for end in ends_of(self.halves))
+                cells["low"], cells["high"] = (grid - margin).ravel(), (grid + margin).ravel()
                 for column, path in (("is_best", self.best), ("is_aligned", self.aligned)):
                     chosen = np.zeros(grid.shape, bool)
-                    chosen[path, self._targets] = True
+                    chosen[path, np.arange(self.first, grid.shape[1])] = True
                     cells[column] = chosen.ravel()
             rows.append(cells)
         frame = pd.concat([*rows, self.statistics.reset_index()], ignore_index=True)
@@ -118,75 +145,24 @@ class DepthMapResult(Result):
 
     def plot(self) -> go.Figure:
         """Draw the grid with every target's best source, and next to it what is reached there."""
-        grid, axis = self.grids[self.measure], _AXES[self.analysis.what]
-        label = "relative error"
-        if self.analysis.is_pooled:
-            label = f"{self.analysis.method.upper()} similarity"
-        titles = [f"{label}, every source and target", f"{label} at the best source"]
-        shape = {"column_widths": [0.6, 0.4], "horizontal_spacing": 0.2}
-        figure = make_subplots(rows=1, cols=2, subplot_titles=titles, **shape)
-        heatmap(
-            figure,
-            grid,
-            at=(1, 1),
-            x=f"target ({axis})",
-            y=f"source ({axis})",
-            reversescale=self.measure == "error",
-            zmin=0,
-            zmax=max(1.0, float(np.quantile(grid, 0.9))),
-            colorbar={"title": {"text": label}, "x": 0.52},
-        )
-        self._draw_sources(figure)
-        figure.update_xaxes(title_text=f"target ({axis})", dtick=max(1, grid.shape[1] // 8))
-        figure.update_yaxes(title_text=label, rangemode="tozero", row=1, col=2)
-        figure.update_layout(legend={"orientation": "h", "y": -0.25}, height=460)
-        name = self.analysis.target or "the model itself"
-        return titled(figure, f"Which layer predicts which layer of {name}")
-
-    def _draw_sources(self, figure: go.Figure) -> None:
-        dots = {"mode": "markers", "marker": {"color": COLOURS[1], "size": 9}}
-        line = {"mode": "lines", "line": {"color": COLOURS[1], "width": 2}}
-        for name, path, style in (
-            ("best source", self.best, dots),
-            ("best sources in order", self.aligned, line),
-        ):
-            figure.add_scatter(x=self._targets, y=path, name=name, **style, row=1, col=1)
-        lines = {"at the best source": (self.grids[self.measure][self.best, self._targets], 0)}
+        analysis = self.analysis
+        label = f"{analysis.method.upper()} similarity" if analysis.is_pooled else "relative error"
+        targets = np.arange(self.first, self.errors.shape[1])
+        lines = {"at the best source": self.shown(self.errors)[self.best, targets]}
+        if self.twins:
+            least = [twin.whole[self.first :, self.first :].min(0) for twin in self.twins]
+            lines["there, of untrained models"] = self.shown(np.mean(least, axis=0))
         if "constant" in self.grids:
-            lines["always the mean"] = (self.grids["constant"][0, self._targets], 5)
-        for name, (y, colour) in lines.items():
-            look = {"name": name, "line_color": COLOURS[colour]}
-            figure.add_scatter(x=self._targets, y=y.astype(np.float32), **look, row=1, col=2)
+            lines["always the mean"] = self.grids["constant"][0, targets]
+        return draw(
+            self.shown(self.errors),
+            {"best source": self.best, "best sources in order": self.aligned},
+            lines,
+            label=label,
+            axis=AXES[analysis.what],
+            name=analysis.target or "the model itself",
+        )
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return the strength of the diagonal, what the best sources reach, and how they rise."""
-        grid, method = self.grids[self.measure], self.analysis.method.upper()
-        reached = Estimate(float(grid[self.best, self._targets].mean()), n=self.n_prompts)
-        grows = "Similarity falls" if self.analysis.is_pooled else "Errors grow"
-        miss, constant = f"The best sources have a mean {method} of {reached:.2g}.", None
-        if not self.analysis.is_pooled:
-            miss = f"The best sources miss {reached:.2g} of a held-out token's norm on average."
-            mean = Estimate(float(self.grids["constant"][0, self._targets].mean()))
-            constant = Compared("always predicting the mean", mean)
-        return (
-            self._statistic(
-                "diagonal",
-                f"{grows} with the distance in relative depth, with a correlation of",
-                "correlation of errors with the distance in relative depth",
-            ),
-            Finding(miss, reached, f"mean {self.measure} at the best source", control=constant),
-            self._statistic(
-                "slope",
-                "The depth of the best source rises with the target's, with a slope of",
-                "slope of the best source's relative depth against the target's",
-            ),
-        )
-
-    def _statistic(self, name: str, claim: str, measure: str) -> Finding:
-        columns = ["value", "low", "high", "permuted"]
-        value, low, high, chance = map(float, self.statistics.loc[name, columns])
-        estimate = Estimate(value, n=self.n_prompts)
-        if low <= value <= high:  # the halves' can all lie on one side of it
-            estimate = Estimate(value, low, high, self.n_prompts)
-        control = Compared("permuted layers (95th percentile)", Estimate(chance))
-        return Finding(f"{claim} {estimate:.2f}.", estimate, measure, control=control)
+        """Return what following the depth gains, what the best sources reach, how they rise."""
+        return gained(self), reached(self), risen(self)

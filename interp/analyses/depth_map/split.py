@@ -1,17 +1,20 @@
-"""Which prompts are fitted, which choose the ridge, which are held out; and random halves."""
+"""Which prompts are fitted, which choose the ridge, which are held out; what is known of them."""
 
 import random
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from interp.errors import AnalysisError
 from interp.models import Model
+from interp.shapes import Tensors
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
 Role = Literal["fit", "validation", "test"]
-_RESAMPLES = 200
 
 
 def roles_of(prompts: Sequence[Prompt], *, seed: int) -> dict[str, Role]:
@@ -40,10 +43,41 @@ def batches_by_role(
     return by_role
 
 
-def halves_of(n: int, *, seed: int) -> list[np.ndarray]:
-    """Return random halves of n prompts.
+def stacked(prepared: Tensors, kind: str, ids: Sequence[str]) -> Tensor | None:
+    """Return what was prepared of every prompt [batch ...], 0 for those that have nothing.
 
-    A mean over a half, drawn without replacement, varies about as much as one over n drawn anew.
+    None if no prompt has anything.
     """
-    rng = np.random.default_rng(seed)
-    return [np.sort(rng.permutation(n)[: max(1, n // 2)]) for _ in range(_RESAMPLES)]
+    known = next((value for key, value in prepared.items() if key.startswith(f"{kind} ")), None)
+    if known is None:
+        return None
+    return torch.stack([prepared.get(f"{kind} {key}", torch.zeros_like(known)) for key in ids])
+
+
+def misses_of(shard: TokenBatch, prepared: Tensors, *, begin: int) -> Tensors:
+    """Return what maps miss on a shard's held-out prompts, and the number of tokens judged."""
+    keys = [prompt.id for prompt in shard.prompts]
+    misses, control = (stacked(prepared, kind, keys) for kind in ("prompt", "control"))
+    assert misses is not None  # some prompt is held out
+    n_read = shard.tokens.shape[1] - begin
+    parts = {
+        "error": misses[:, 0],
+        "squared": misses[:, 1],
+        "tokens": torch.tensor([n_read * (f"prompt {key}" in prepared) for key in keys]),
+        "ridge": prepared["ridge"].expand(len(keys), -1, -1).contiguous(),
+        "drawn": shard.groups,
+    }
+    return parts if control is None else parts | {"control": control}
+
+
+def held_out(whole: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the rows of held-out prompts; raise AnalysisError for fewer than two."""
+    is_held = whole["tokens"] > 0
+    if is_held.sum() < 2:
+        raise AnalysisError(
+            f"{is_held.sum()} of {len(is_held)} prompts held out; 2 are needed: give more prompts"
+        )
+    return {
+        key: rows[is_held] if key == "drawn" else rows[is_held].astype(np.float64)
+        for key, rows in whole.items()
+    }

@@ -1,5 +1,6 @@
 """Taps: residuals in front of every layer and behind the last, or what each layer adds."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor
 
 from interp.models import Model
 from interp.replay import Recording
+from interp.shapes import Tensors
 from interp.sites import Site
+from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
 What = Literal["residual", "contribution"]
@@ -39,3 +42,15 @@ def pooled(
     mask[:, :begin] = False
     total = torch.einsum("sbpd,bp->bsd", taps(recording, what).float(), mask.float())
     return (total / mask.sum(1)[:, None, None]).cpu()
+
+
+def pooled_by_prompt(
+    model: Model, shards: Sequence[Sequence[Prompt]], what: What, begin: int
+) -> Tensors:
+    """Return "prompt ID" and that prompt's pooled taps [tap d_model]."""
+    by_prompt: Tensors = {}
+    for shard in shards:
+        batch = model.tokenize(shard)
+        vectors = pooled(model.record(batch), batch, what, begin=begin)
+        by_prompt |= {f"prompt {p.id}": row for p, row in zip(shard, vectors, strict=True)}
+    return by_prompt

@@ -6,7 +6,7 @@ layer hands on, S, from a baseline B without information, S's mean over the prom
 
     A[l, t] = sum_d (S - B)[t, d] * integral over a in [0, 1] of dF/dS (B + a (S - B)) [t, d]
 
-The attributions of all positions add up to the known F(S) - F(B); nodes are added until they do.
+Nodes are added until each integral is settled and all add up to the known F(S) - F(B).
 """
 
 from collections.abc import Sequence
@@ -53,16 +53,16 @@ _GRAPH_TOKENS = 2048  # many layers hold a graph: more than the one block of `Re
 class IntegratedGradients(Analysis):
     """Integrate from a mean residual to the clean one, at every layer.
 
-    `nodes` "adaptive" places them until the attributions add up within `tolerance` (relative to at
-    least 0.01), at most `max_nodes`; "published" takes `max_nodes` equal steps, each at its left
-    end. `part` is what is varied. `first_position` "excluded" leaves position 0 out of the mean;
-    `whole_answer` counts the answer's last token in, as published, for one more clean pass.
+    `nodes` "adaptive" places at most `max_nodes` until each token is settled within `tolerance` (of
+    its size, or of 5 % of all sizes) and so is the sum (of at least 0.01); "published" takes
+    `max_nodes` equal steps, each at its left end. `part` is varied; `first_position` "excluded"
+    leaves token 0 out of the mean; `whole_answer` counts the answer's last token in, as published.
     """
 
     part: Part = "layer"
     nodes: Nodes = "adaptive"
     tolerance: float = 0.01
-    max_nodes: Annotated[int, AtLeast(1)] = 256
+    max_nodes: Annotated[int, AtLeast(2)] = 256
     first_position: FirstPosition = "included"
     whole_answer: bool = False
     seed: int = 0
@@ -70,9 +70,8 @@ class IntegratedGradients(Analysis):
     page: ClassVar[str] = "erasure"
     question: ClassVar[str] = "Until which layer does each token matter for the answer?"
     how: ClassVar[str] = (
-        "The answer's probability is differentiated at points on the way from a mean stream to the"
-        " clean one, at every layer. Points are added until the attributions add up to the known"
-        " change of the probability."
+        "The answer's probability is differentiated at points between a mean stream and the clean"
+        " one, at every layer. Points are added until attributions settle and add up to its change."
     )
     caveat: ClassVar[str] = (
         "Attributions depend on the stream that stands for “no information”; another baseline"
@@ -97,12 +96,12 @@ class IntegratedGradients(Analysis):
             )
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return attributions [batch layer pos], and how well each sum is known [batch layer]."""
+        """Return attributions [batch layer pos], and how well they are known [batch layer]."""
         n, layers = len(shard.prompts), recording.n_layers
         sizes = length_group_sizes(shard, whole=self.whole_answer)
         parts: Tensors = {
             "attribution": torch.zeros(n, layers, max(size.n_pos for size in sizes)),
-            **{key: torch.zeros(n, layers) for key in ("difference", "error")},
+            **{key: torch.zeros(n, layers) for key in ("difference", "error", "token_error")},
             **{key: torch.zeros(n, layers, dtype=torch.int32) for key in ("nodes", "capped")},
             "n_pos": torch.zeros(n, dtype=torch.int64),
             "last": shard.last.cpu(),
@@ -116,6 +115,7 @@ class IntegratedGradients(Analysis):
                     parts["attribution"][row, layer, :n_pos] = integral.components.cpu()
                     parts["difference"][row, layer] = integral.difference
                     parts["error"][row, layer] = integral.error
+                    parts["token_error"][row, layer] = integral.worst_error
                     parts["nodes"][row, layer] = integral.n_nodes
                     parts["capped"][row, layer] = integral.is_capped
         return parts
@@ -194,7 +194,7 @@ class IntegratedGradients(Analysis):
         there_and_back = 2 * self.max_nodes * blocks * n_read
         clean = sum(size.passed for size in sizes) * layers
         longest = max(size.n_pos for size in sizes)
-        numbers = len(shard.prompts) * layers * (longest + 4)
+        numbers = len(shard.prompts) * layers * (longest + 5)
         held = max(_GRAPH_TOKENS, longest) * (16 * layers * model.d_model + 3 * model.d_vocab)
         forwards = (there_and_back + clean) / (layers * n_tokens)
         return Cost(forwards, numbers, held, is_bound=self.nodes == "adaptive")

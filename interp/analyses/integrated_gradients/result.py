@@ -34,7 +34,7 @@ def taken_over(share: np.ndarray) -> int | None:
 
 @dataclass(frozen=True, repr=False)
 class IntegratedGradientsResult(Result):
-    """Attributions, and `arrays` [prompt layer]: difference, error, nodes, capped."""
+    """Attributions, and `arrays` [prompt layer]: difference, error, token_error, nodes, capped."""
 
     analysis: "IntegratedGradients"
     attribution: Aligned
@@ -64,8 +64,8 @@ class IntegratedGradientsResult(Result):
 
         Measures: "attribution" (in probability; `position` counts from the prompt's end, "-1" is
         its last token, "+1" behind it), and of every sum "share of the last token" (of all tokens
-        but the first), "difference" F(S) - F(B), "nodes", "relative error" and "capped" (1: more
-        nodes were wanted than allowed).
+        but the first), "difference" F(S) - F(B), "nodes", "relative error", "token error" (the
+        worst token's, estimated) and "capped" (1: more nodes were wanted than allowed).
         """
         seed = self.analysis.seed
         frames = [self.attribution.to_frame(seed=seed).assign(measure="attribution")]
@@ -74,6 +74,7 @@ class IntegratedGradientsResult(Result):
             "difference": self.arrays["difference"],
             "nodes": self.arrays["nodes"],
             "relative error": self.relative_error,
+            "token error": self.arrays["token_error"],
             "capped": self.arrays["capped"],
         }
         for name, values in measures.items():
@@ -99,7 +100,7 @@ class IntegratedGradientsResult(Result):
         error = self.relative_error
         worst = Estimate(float(error.max()), n=len(error))
         n_capped = int(self.arrays["capped"].sum())
-        limit = f"; {n_capped} of {error.size} sums wanted more nodes" if n_capped else ""
+        limit = f"; {n_capped} of {error.size} cases wanted more nodes" if n_capped else ""
         sums = Finding(
             "The attributions add up to the change in"
             f" probability within {worst:.1%} at worst{limit}.",

@@ -45,6 +45,13 @@ class Findings:
 _KNOWN: "WeakKeyDictionary[Any, Findings]" = WeakKeyDictionary()
 
 
+def activations_named(config: Any) -> list[str]:
+    """Return the names that a configuration gives its activation function; Falcon's key is last."""
+    keys = ("hidden_activation", "hidden_act", "activation_function", "activation")
+    named = (getattr(config, key, None) for key in keys)
+    return [name for name in named if isinstance(name, str)]
+
+
 def unreadable(bridge: Any, site: Site) -> str:
     """Return why an inner site cannot be read; nothing if it can."""
     return _findings(bridge).unreadable[site]
@@ -282,9 +289,7 @@ def _why_not_pre(seen: _Seen, config: Any) -> str:
     pre, post, up = (seen.hooked.get(kind) for kind in ("mlp_pre", "mlp_post", "mlp_pre_linear"))
     if pre is None or post is None or pre.shape != post.shape:
         return "its shape is not that of mlp_post"
-    keys = ("hidden_activation", "hidden_act", "activation_function", "activation")
-    named = (getattr(config, key, None) for key in keys)
-    for phi in (ACT2FN[name] for name in named if isinstance(name, str) and name in ACT2FN):
+    for phi in (ACT2FN[name] for name in activations_named(config) if name in ACT2FN):
         if is_near(phi(pre) * (1.0 if up is None else up), post):
             return ""
     returned = [

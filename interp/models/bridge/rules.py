@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.backward import AH, LN, DetachedGate, Half, Identity, Rules, ScaledAttention
 from interp.errors import SiteError
-from interp.models.bridge.inner import unwritable
+from interp.models.bridge.inner import activations_named, unwritable
 from interp.models.forward import Hook, RuleHooks
 from interp.models.gradients import graph
 from interp.models.rounding import is_near
@@ -119,10 +119,7 @@ class _Activation:
         from transformers.activations import ACT2FN
 
         config = bridge.original_model.config.get_text_config()
-        keys = ("hidden_activation", "hidden_act", "activation_function")
-        name = next(
-            (value for key in keys if (value := getattr(config, key, None)) is not None), None
-        )
+        name = next(iter(activations_named(config)), None)
         if name not in ACT2FN:
             raise SiteError(
                 "rules Identity and Half need to know the activation function;"

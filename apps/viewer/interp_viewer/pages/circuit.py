@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from interp.analyses.circuit_discovery.frame import KINDS
 from interp.errors import RunError
 from interp.figures.plots import Axes, curves
 from interp.figures.words import node_named
@@ -210,14 +211,9 @@ def _of_prompts(here: Selected, wires: Wires, edge: Edge) -> None:
 def _faithfulness(here: Selected, n_shown: int) -> None:
     frame = here.run.frame(here.cell("circuit_discovery"))
     rows = frame[frame["measure"] == "faithfulness"].reset_index(drop=True)
-    names = {
-        "circuit": "the best edges",
-        "random": "as many random edges",
-        "complement": "all but the best edges",
-    }
     total = float(rows["n_edges"].max())
     figure = curves(
-        rows.replace({"kind": names}),
+        rows.replace({"kind": KINDS}),
         x="fraction",
         groups="kind",
         axes=Axes("share of all edges (log scale)", "faithfulness"),

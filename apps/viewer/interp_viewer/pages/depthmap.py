@@ -34,14 +34,15 @@ def grid(here: Selected, of: str) -> Grid:
     }
     n_sources, n_targets = columns["value"].shape
     parameters = here.info(cell)["parameters"]
-    is_low_good = of == "error"
+    is_low_good = of.endswith("error")
     return Grid(
         f"{of}: every layer of {here.model} predicts every layer of"
-        f" {parameters['target'] or 'itself'}",
+        f" {parameters['target'] or 'itself'}"
+        + (", mean of its untrained twins" if of.startswith("untrained_") else ""),
         columns["value"],
         Axis.of("source, in front of layer", n_sources, "src", "layer"),
         Axis.of("target, in front of layer", n_targets, "tgt"),
-        top=1.0 if of in ("error", "r2", "similarity") else None,
+        top=1.0 if of.removeprefix("untrained_") in ("error", "r2", "similarity") else None,
         lower_is_better=is_low_good,
         low=columns.get("low"),
         high=columns.get("high"),

@@ -1,0 +1,68 @@
+"""What a circuit's result claims."""
+
+from typing import TYPE_CHECKING
+
+from interp.figures.words import listed, node_named
+from interp.metrics import WORDS
+from interp.result import Compared, Finding
+from interp.stats.estimate import Estimate
+
+if TYPE_CHECKING:
+    from interp.analyses.circuit_discovery.result import CircuitDiscoveryResult
+
+_CROSSED = "Chosen on one half of the new prompts and measured on the other, both ways."
+
+
+def findings_of(result: "CircuitDiscoveryResult") -> tuple[Finding, ...]:
+    """Return what the smallest faithful circuit keeps, against random paths, and the largest."""
+    metric, gap = result.analysis.metric, result.gap
+    if result.is_absent:
+        claim = f"No behaviour to explain: corrupting lowers {WORDS[metric]} by {gap:.2g}."
+        return (Finding(claim, gap, f"clean less corrupted {metric}"),)
+    ends = [tuple(map(node_named, edge[:2])) for edge in result.whole.edges[:3]]
+    largest = listed([f"{sender} → {receiver}" for sender, receiver in ends])
+    edges = Finding(f"By {result.analysis.method}, the largest edges are {largest}.")
+    return _kept(result), _beyond(result), edges
+
+
+def _kept(result: "CircuitDiscoveryResult") -> Finding:
+    what, kept = WORDS[result.analysis.metric], result.kept()
+    sizes = sorted({result.circuits[at].n_edges for at in result.chosen})
+    edges = f"{'–'.join(f'{n:,}' for n in sizes)} of {result.whole.n_edges:,} edges"
+    claim = f"{edges} keep {kept:.0%} of {what} on prompts that did not choose them."
+    if not result.is_faithful:
+        claim = f"No smaller circuit tried is faithful (90–110 %); {edges} keep {kept:.0%}."
+    behaviour = (
+        f"Clean {result.clean:.2g}, corrupted {result.corrupted:.2g}, a gap of {result.gap:.2g}."
+    )
+    return Finding(
+        claim,
+        kept,
+        "share of the gap that the chosen circuit keeps",
+        control=_random(result),
+        rival=Compared("all other edges", result.kept("complement")),
+        note=f"{behaviour} {_CROSSED}",
+    )
+
+
+def _beyond(result: "CircuitDiscoveryResult") -> Finding:
+    draws, beyond = result.by_draw, result.beyond_random
+    n_best = int((draws >= result.kept().value).sum())
+    best = Estimate(float(draws.max()), n=beyond.n)
+    claim = f"It keeps no more than random paths do: {beyond:.0%} of the gap."
+    if beyond.excludes(0):
+        claim = f"That is {beyond:.0%} of the gap more than random paths keep;"
+        claim += f" {n_best} of {len(draws)} draws keep as much."
+    return Finding(
+        claim,
+        beyond,
+        "share of the gap that it keeps beyond random paths",
+        control=_random(result),
+        rival=Compared(f"the best of {len(draws)} draws", best),
+        kind="compares",
+        note=f"Random paths have {result.shared:.0%} of their edges in common with it. {_CROSSED}",
+    )
+
+
+def _random(result: "CircuitDiscoveryResult") -> Compared:
+    return Compared("as many edges on random paths", result.kept("random"))

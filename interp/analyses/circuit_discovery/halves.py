@@ -1,0 +1,100 @@
+"""Edges are scored on half of the prompts, and the metric of circuits is measured on the other."""
+
+from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.analyses.circuit_discovery.circuits import Wiring
+from interp.analyses.circuit_discovery.edges import circuit_values, edge_scores, plain_pass
+from interp.backward import Rules
+from interp.metrics import Metric
+from interp.models import Model
+from interp.replay import Recording
+from interp.shapes import Tensors
+from interp.sweeps.twins import twins_of
+from interp.tasks import Task
+from interp.tasks.batch import TokenBatch
+from interp.tasks.prompts import key_of
+
+
+def is_for_discovery(prompt_id: str) -> bool:
+    """Tell whether edges are scored on a prompt: half of them are, chosen by id alone."""
+    return crc32(prompt_id.encode()) % 2 == 0
+
+
+def is_new(shard: TokenBatch) -> Bool[Tensor, " batch"]:
+    """Return on which prompts no edges are scored."""
+    return torch.tensor([not is_for_discovery(prompt.id) for prompt in shard.prompts])
+
+
+def scored_edges(
+    model: Model, task: Task, *, metric: Metric, rules: Rules, needs_means: bool
+) -> Tensors:
+    """Return edge "scores" [prompt receiver sender], the prompts' "key", and the "wiring".
+
+    With `needs_means`, also the mean "writes" [sender d_model] over corrupted runs and positions.
+    """
+    wiring = Wiring.of(model)
+    writes = torch.zeros(wiring.is_edge.shape[1], model.d_model, device=model.device)
+    scores, keys, n_tokens = [], [], 0
+    for prompts in model.shards(task):
+        shard = model.tokenize(prompts)
+        recording = model.record(shard)
+        for twins in twins_of(recording, shard, metric=metric, direction="denoise"):
+            scores.append(edge_scores(recording, twins, wiring, rules=rules).cpu())
+            keys += [key_of(prompts[row].id) for row in twins.clean.rows.tolist()]
+            if needs_means:
+                away = plain_pass(recording, twins.corrupted, wiring).writes.float()
+                writes = writes + away.sum((0, 1))
+                n_tokens += away.shape[0] * away.shape[1]
+    means = {"writes": writes / n_tokens} if needs_means else {}
+    scored = {"scores": torch.cat(scores), "key": torch.tensor(keys)}
+    return scored | {"wiring": wiring.numbers} | means
+
+
+def metric_of(
+    recording: Recording,
+    shard: TokenBatch,
+    circuits: Sequence[NDArray[np.bool_]],
+    prepared: Tensors,
+    *,
+    metric: Metric,
+) -> Float[Tensor, "batch circuit"]:
+    """Return the metric of circuits of kept edges; 0 where edges are scored on a prompt."""
+    wiring, unseen = Wiring.from_numbers(prepared["wiring"]), is_new(shard)
+    values = torch.zeros(len(shard.prompts), len(circuits))
+    for every in twins_of(recording, shard, metric=metric, direction="denoise"):
+        twins = every.only(unseen[every.clean.rows.cpu()].nonzero()[:, 0])
+        if not len(twins.clean.rows):
+            continue
+        away = plain_pass(recording, twins.corrupted, wiring)
+        if metric == "kl":
+            twins = twins.with_reference(recording.forward(twins.clean.tokens).logits)
+        kept = circuit_values(
+            recording, twins, wiring, circuits, away=away, instead=prepared.get("writes")
+        )
+        values[twins.clean.rows.cpu()] = kept.T.cpu()
+    return values
+
+
+def metric_of_task(
+    model: Model,
+    task: Task,
+    circuits: Sequence[NDArray[np.bool_]],
+    prepared: Tensors,
+    *,
+    metric: Metric,
+) -> tuple[Tensors, Int[Tensor, " prompt"]]:
+    """Return the metric of circuits as "values" [prompt circuit], the keys "new", and groups."""
+    values, keys, groups = [], [], []
+    for prompts in model.shards(task):
+        shard = model.tokenize(prompts)
+        values.append(metric_of(model.record(shard), shard, circuits, prepared, metric=metric))
+        keys += [key_of(prompt.id) for prompt in prompts]
+        groups.append(shard.groups)
+    return {"values": torch.cat(values), "new": torch.tensor(keys)}, torch.cat(groups)
