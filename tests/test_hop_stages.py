@@ -140,3 +140,10 @@ def test_a_model_that_knows_no_hop_is_told_so() -> None:
         assert result.summary().startswith("Nothing to compare: each of 6 prompts has a single hop")
         assert result.to_frame()["n_prompts"].tolist() == [0]
         assert result.plot().layout.title.text
+
+
+def test_a_single_right_answer_is_not_spoken_of() -> None:
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=4)
+    for name in ("hop_stages", "entity_description", "attention_knockout"):
+        result = make_analysis(name, {}).run(model, task)
+        assert result.summary().startswith("Too few to compare: ")

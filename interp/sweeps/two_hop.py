@@ -16,6 +16,7 @@ from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site
+from interp.stats.groups import FEWEST, Groups
 from interp.sweeps.answers import require_answers
 from interp.sweeps.patches import ranks
 from interp.sweeps.tags import keys_of
@@ -165,8 +166,24 @@ def answer_groups(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: chosen for name, chosen in members.items() if chosen.any()}
 
 
+def enough(members: dict[str, np.ndarray], prompt_groups: Groups | None) -> dict[str, np.ndarray]:
+    """Return those members [prompt] that are of enough groups of prompts for an interval."""
+    n_groups = {
+        name: len(
+            np.unique(np.flatnonzero(chosen) if prompt_groups is None else prompt_groups[chosen])
+        )
+        for name, chosen in members.items()
+    }
+    return {name: chosen for name, chosen in members.items() if n_groups[name] >= FEWEST}
+
+
 def nothing_compared(arrays: dict[str, np.ndarray]) -> str:
-    """Return the sentence for a task of which no prompt can be compared."""
+    """Return the sentence for a task of which no prompts, or too few, can be compared."""
+    if n := int(arrays["is_compared"].sum()):
+        return (
+            f"Too few to compare: {counted(n, 'prompt')}; {FEWEST} groups of prompts with right, or"
+            " wrong, answers are needed."
+        )
     return (
         f"Nothing to compare: each of {counted(len(arrays['is_compared']), 'prompt')} has a single"
         " hop that is not known, or a shortcut that works."

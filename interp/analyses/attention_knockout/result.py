@@ -14,7 +14,13 @@ from interp.stats.estimate import Estimate, estimates
 from interp.stats.picked import Picked, band, picked, widened
 from interp.stats.shares import share, share_difference, share_differences, shares
 from interp.sweeps.cuts import half_width_of
-from interp.sweeps.two_hop import answer_groups, compared_frame, empty_figure, nothing_compared
+from interp.sweeps.two_hop import (
+    answer_groups,
+    compared_frame,
+    empty_figure,
+    enough,
+    nothing_compared,
+)
 
 if TYPE_CHECKING:
     from interp.analyses.attention_knockout import AttentionKnockout
@@ -133,7 +139,7 @@ class AttentionKnockoutResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how many guesses the most critical layer changes, by group, and the last layer."""
-        groups = answer_groups(self.arrays)
+        groups = enough(answer_groups(self.arrays), self.prompt_groups)
         if not groups:
             return (Finding(nothing_compared(self.arrays)),)
         most = [self._most_critical(group, chosen) for group, chosen in groups.items()]

@@ -14,7 +14,13 @@ from interp.result import Compared, Finding, Result
 from interp.stats.estimate import estimate_of
 from interp.stats.groups import Groups
 from interp.stats.shares import share, share_difference, share_differences, shares
-from interp.sweeps.two_hop import answer_groups, compared_frame, empty_figure, nothing_compared
+from interp.sweeps.two_hop import (
+    answer_groups,
+    compared_frame,
+    empty_figure,
+    enough,
+    nothing_compared,
+)
 
 if TYPE_CHECKING:
     from interp.analyses.entity_description import EntityDescription
@@ -163,7 +169,7 @@ class EntityDescriptionResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how often vectors say the bridge, and the answer, and from which layer on."""
-        groups = list(answer_groups(self.arrays))
+        groups = list(enough(answer_groups(self.arrays), self.prompt_groups))
         if not groups:
             return (Finding(nothing_compared(self.arrays)),)
         first, *more = self._drawn
@@ -175,11 +181,12 @@ class EntityDescriptionResult(Result):
     def _finding(self, group: str, position: str, entity: str) -> Finding:
         own, other = self.is_said(group, position, entity)
         whose = f"With {group}, the {_FROM[position]}'s vector"
-        if not len(own):
-            return Finding(f"{whose} cannot be judged: the target prompt says the {entity} anyway.")
         groups = self.groups_of(self._chosen(group, entity))
         said, of_other = (each.any((1, 2)) for each in (own, other))
         gain = share_difference(said, of_other, groups=groups)
+        if not gain.has_interval:
+            anyway = f"in most prompts, the target prompt says the {entity} anyway"
+            return Finding(f"{whose} cannot be judged: {anyway}.")
         than = f"than another prompt's {entity}"
         how = (
             f"in {points(gain)} more of the prompts {than}."

@@ -13,7 +13,14 @@ from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimate_difference
 from interp.stats.groups import Groups
 from interp.stats.shares import share, share_difference
-from interp.sweeps.two_hop import RIGHT, WRONG, answer_groups, compared_frame, nothing_compared
+from interp.sweeps.two_hop import (
+    RIGHT,
+    WRONG,
+    answer_groups,
+    compared_frame,
+    enough,
+    nothing_compared,
+)
 
 if TYPE_CHECKING:
     from interp.analyses.hop_stages import HopStages
@@ -160,11 +167,13 @@ class HopStagesResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how often the first hop is resolved, by group, and how much later in failures."""
-        groups = [group for group in answer_groups(self.arrays) if self.chosen(group).any()]
-        if not answer_groups(self.arrays):
+        members = enough(answer_groups(self.arrays), self.prompt_groups)
+        if not members:
             return (Finding(nothing_compared(self.arrays)),)
+        groups = enough({group: self.chosen(group) for group in members}, self.prompt_groups)
         if not groups:
-            return (Finding("Nothing to judge: the target prompt says the entities anyway."),)
+            anyway = "in most prompts, the target prompt says the entities anyway"
+            return (Finding(f"Nothing to judge: {anyway}."),)
         resolved = tuple(self._first_hop(group) for group in groups)
         later = self._later_by_the_lens()
         return resolved if later is None else (*resolved, later)
@@ -190,7 +199,7 @@ class HopStagesResult(Result):
     def _later_by_the_lens(self) -> Finding | None:
         name = _IN_THE_LENS[0]
         later = self._difference(name)
-        if later is None:
+        if later is None or not later.has_interval:
             return None
         than = "in wrong answers than in right ones"
         how = (

@@ -201,6 +201,8 @@ class OracleExitResult(Result):
             if gain.low > 0
             else f"{does} no more often than {_FIXED}: {points(gain)}."
         )
+        if not gain.has_interval:
+            how = f"cannot be compared with {_FIXED}: too few prompts."
         full = self.score(self._everyone_at(self.n_layers), score)
         return Finding(
             f"Leaving after {k} equal choices {how}",
