@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from numpy.typing import ArrayLike
 
 from interp.figures.pictures import svg_of
 from interp.figures.words import value_text
@@ -103,6 +104,10 @@ class Result(ABC):
     def of_groups(self, groups: Groups | None) -> "Result":
         """Return this result with the groups of its prompts."""
         return self._with(prompt_groups=groups)
+
+    def groups_of(self, chosen: ArrayLike) -> Groups | None:
+        """Return the groups of the prompts chosen by a mask or by numbers; None as of all."""
+        return None if self.prompt_groups is None else self.prompt_groups[np.asarray(chosen)]
 
     def _with(self, **attributes: Any) -> "Result":
         result = copy(self)

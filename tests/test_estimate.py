@@ -140,6 +140,13 @@ def test_shares_have_wilson_intervals() -> None:
     assert share(np.zeros(32), groups=np.repeat(np.arange(16), 2)).high > none.high
 
 
+def test_a_rare_case_does_not_widen_the_band_of_the_others() -> None:
+    """A resample without the rare case has no spread but that of rounding."""
+    common = (np.arange(54) < 15).astype(float)
+    low, _ = band(np.stack([common, np.arange(54) < 1, np.arange(54) < 2], axis=1))
+    assert low[0] > 0.1
+
+
 def test_many_shares_are_each_what_one_alone_is() -> None:
     rng = np.random.default_rng(0)
     one, other = (rng.random((20, 2, 3)) < p for p in (0.1, 0.6))

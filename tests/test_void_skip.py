@@ -11,7 +11,11 @@ from torch.testing import assert_close
 import interp
 from interp.analyses.back_patching import BackPatching
 from interp.analyses.oracle_exit import OracleExit
-from interp.analyses.oracle_exit.result import first_agreeing, first_stable
+from interp.analyses.oracle_exit.result import (
+    OracleExitResult,
+    first_agreeing,
+    first_stable,
+)
 from interp.analyses.void_detection import VoidDetection
 from interp.analyses.void_skip import VoidSkip
 from interp.analyses.void_skip.evaluations import EVALUATIONS
@@ -396,11 +400,35 @@ def test_exits_by_hand() -> None:
         [{"choice": torch.tensor(choice), "answer": torch.tensor([7, 3, 4, 9])}]
     )
     assert result.score(first_stable(choice, 2), "accuracy").tolist() == [1, 0, 1, 0]
-    assert result.fixed(first_stable(choice, 2)).tolist() == [3, 3, 3, 3]
+    exits = first_stable(choice, 2)  # 2.5 on average: half of the prompts leave at 2, half at 3
+    assert result.fixed(exits, "accuracy").tolist() == [0.5, 0.5, 1, 0]
+    assert result.above_fixed(exits, "accuracy").value == 0  # exits score 1, 0, 1, 0
     rows = result.to_frame().query("statistic == 'rule' and score == 'accuracy'").set_index("rule")
     assert rows.loc["oracle", "mean"] == 0.75
     assert rows.loc["oracle", "difference"] == 0
     assert rows.loc["same choice 2 times", "depth"] == pytest.approx(10 / 16)
+
+
+def test_the_gain_of_a_rule_resamples_the_depth_of_its_control() -> None:
+    rng = np.random.default_rng(0)
+    choice = np.where(
+        rng.random((200, 9)) < np.linspace(0.1, 0.9, 9), 1, rng.integers(2, 4, (200, 9))
+    )
+    result = OracleExitResult(OracleExit(), choice, np.ones(200, np.int64))
+    exits = result.rules["same choice 2 times"]
+
+    def recomputed(rows: np.ndarray) -> float:
+        right = (choice[rows] == 1).mean(0)
+        fixed = np.interp(exits[rows].mean(), np.arange(9), right)
+        return float((choice[rows, exits[rows]] == 1).mean() - fixed)
+
+    gain = result.above_fixed(exits, "accuracy")
+    assert gain.value == pytest.approx(recomputed(np.arange(200)))
+    again = [recomputed(rng.integers(0, 200, 200)) for _ in range(2000)]
+    low, high = np.quantile(again, [0.025, 0.975])
+    assert gain.high - gain.low == pytest.approx(high - low, rel=0.1)
+    plain = estimate(result.score(exits, "accuracy") - result.fixed(exits, "accuracy"))
+    assert plain.high - plain.low > 1.1 * (high - low)  # as if the depth were known
 
 
 @torch.no_grad()

@@ -63,13 +63,23 @@ def _studentised(rest: Array, under: Array, drawn: Array) -> tuple[Array, Array]
     total = drawn @ shared
     with np.errstate(divide="ignore", invalid="ignore"):
         shift = (drawn @ rest) / total
-        squares = drawn @ rest**2 - 2 * shift * (drawn @ (rest * shared))
-        squares += shift**2 * (drawn @ shared**2)
-        statistic = shift / _error(np.maximum(squares, 0), total, len(rest))
+        squares = squares_around(shift, rest, shared, drawn)
+        statistic = shift / _error(squares, total, len(rest))
     # 0 / 0: nothing moved; x / 0 stays infinite, and Student's end is kept
     statistic = np.where(np.isnan(statistic), 0.0, statistic)
     low, high = np.quantile(statistic, QUANTILES, axis=0, method="nearest")
     return low, high
+
+
+def squares_around(shift: Array, rest: Array, under: Array, drawn: Array) -> Array:
+    """Return Σ (rest - shift · under)² [resample column] of `drawn`; 0 where only rounding is left.
+
+    `rest` and `under` are [group column], or [group 1].
+    """
+    first = drawn @ rest**2
+    squares = first - 2 * shift * (drawn @ (rest * under)) + shift**2 * (drawn @ under**2)
+    exact: Array = np.where(squares <= 1e-9 * first, 0.0, squares)
+    return exact
 
 
 def _error(squares: Array, total: Array, n: int) -> Array:
