@@ -35,6 +35,7 @@ from interp.errors import AnalysisError, TaskError
 from interp.models import Model, load_model
 from interp.replay import first
 from interp.runs.registry import make_analysis
+from interp.stats.estimate import estimate
 from interp.stats.groups import Grouping
 from interp.stats.paired import paired_p
 from interp.stats.shares import share, share_difference

@@ -1,7 +1,7 @@
 """For which layers hiding the first hop changes the model's guess, over prompts."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -87,7 +87,8 @@ class AttentionKnockoutResult(Result):
         return compared_frame(rows, keys=["group", "hidden", "measure"], types=types)
 
     def _rows(self, group: str, chosen: np.ndarray) -> pd.DataFrame:
-        how, columns = {"groups": self.groups_of(chosen)}, {}
+        how: dict[str, Any] = {"groups": self.groups_of(chosen)}
+        columns = {}
         changed, losses = self._changed(chosen), self._of(chosen, "loss")
         for hidden, name in self._hidden.items():
             columns[name, CHANGED] = shares(_and_anywhere(changed[hidden]), **how)
