@@ -52,7 +52,7 @@ def ours(model: Model, batch: TokenBatch) -> tuple[Tensor, float]:
     parts = BackPatching(position="last", controls=(), known_only=False).measure(
         recording, batch, {}
     )
-    return parts["own.answer"], recording.work.block_tokens / (
+    return parts["own.log_prob"], recording.work.block_tokens / (
         batch.tokens.numel() * model.n_layers
     )
 

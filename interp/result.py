@@ -8,12 +8,13 @@ from copy import copy
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from numpy.typing import ArrayLike
 
 from interp.figures.pictures import svg_of
 from interp.figures.words import value_text
@@ -96,15 +97,19 @@ class Result(ABC):
     origin: Origin | None = None
     prompt_groups: Groups | None = None
 
-    def read_from(self, origin: Origin) -> "Result":
+    def read_from(self, origin: Origin) -> Self:
         """Return this result as read from a run folder."""
         return self._with(origin=origin)
 
-    def of_groups(self, groups: Groups | None) -> "Result":
+    def of_groups(self, groups: Groups | None) -> Self:
         """Return this result with the groups of its prompts."""
         return self._with(prompt_groups=groups)
 
-    def _with(self, **attributes: Any) -> "Result":
+    def groups_of(self, chosen: ArrayLike) -> Groups | None:
+        """Return the groups of the prompts chosen by a mask or by numbers; None as of all."""
+        return None if self.prompt_groups is None else self.prompt_groups[np.asarray(chosen)]
+
+    def _with(self, **attributes: Any) -> Self:
         result = copy(self)
         vars(result).update(attributes)  # results are frozen
         return result

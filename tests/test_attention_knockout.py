@@ -4,16 +4,19 @@ is refused.
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 import interp
 from interp.analyses.attention_knockout import AttentionKnockout
-from interp.analyses.attention_knockout.result import CHANGED
+from interp.analyses.attention_knockout.result import CHANGED, AttentionKnockoutResult
 from interp.errors import AnalysisError, SiteError
 from interp.models import Model
+from interp.result import faults_of
 from interp.runs.registry import make_analysis
+from interp.stats.groups import Grouping
 from interp.sweeps.cuts import (
     Cut,
     cut_elsewhere,
@@ -168,6 +171,40 @@ def test_hiding_the_first_hop_matters_and_hiding_another_token_does_not() -> Non
     frame = frame.set_index("hidden")
     assert frame.loc["difference", "low"] > 0.15
     assert frame.loc["another token", "mean"] < 0.05
+    most, *_, last = result.findings()
+    assert most.estimate.low > 0.2
+    assert 4 <= last.estimate.value <= 6
+    assert faults_of(result.findings()) == []
+
+
+def made_up(key: np.ndarray, other: np.ndarray | None = None) -> AttentionKnockoutResult:
+    """Return a result of right prompts whose guesses change as given [prompt centre]."""
+    arrays = {"key.changed": key, "is_right": np.ones(len(key), bool)}
+    arrays |= {} if other is None else {"elsewhere.changed": other}
+    arrays["is_compared"] = arrays["is_right"]
+    groups = np.arange(len(key)) // 2
+    return AttentionKnockoutResult(AttentionKnockout(), arrays).of_groups(groups)
+
+
+def test_the_critical_layer_is_picked_on_the_other_half() -> None:
+    half = Grouping.of(40, np.arange(40) // 2).half(seed=0)
+    key, other = np.zeros((2, 40, 3), bool)
+    key[:, 0] = other[:, 0] = True  # changes most, and not by what is read there
+    key[half, 1] = True  # critical on one half alone
+    key[:, 2] = np.arange(40) % 4 == 0
+    result = made_up(key, other)
+    most, last = result.findings()
+    # the second half picks layer 2 and is measured at layer 1, and the other way round
+    assert most.estimate.value == pytest.approx(key[half, 2].sum() / 40)
+    assert most.control.estimate.value == 0
+    assert "around layer 1 changes" in most.claim
+    assert last.estimate.value == 2
+    nothing = made_up(other, other)
+    assert "no more guesses than another token: 0 points" in nothing.findings()[0].claim
+    assert "at no layer" in nothing.findings()[1].claim
+    alone = made_up(key)  # parts of interp 0.1 without losses, and no control
+    assert alone.findings()[0].kind == "describes"
+    assert set(alone.to_frame()["measure"]) == {CHANGED}
 
 
 def test_bad_input_is_named() -> None:

@@ -5,23 +5,26 @@ have equal tries.
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 import interp
 from interp.analyses.back_patching import CONTROLS, BackPatching
-from interp.analyses.back_patching.failures import chosen_try
+from interp.analyses.back_patching.result import BackPatchingResult
 from interp.analyses.back_patching.tries import other_positions
 from interp.errors import AnalysisError, SiteError, TaskError
 from interp.interventions import Patch
 from interp.models import Model
 from interp.runs.registry import make_analysis
 from interp.sites import Site
+from interp.stats.groups import Grouping
+from interp.stats.shares import share_difference
 from interp.sweeps.patches import ends_of_patched, outputs_at
-from interp.sweeps.tags import tags_of, texts_of
+from interp.sweeps.tags import keys_of, tags_of, texts_of
 from interp.sweeps.texts import holds_answer, patched_texts
-from interp.sweeps.two_hop import known_hops
+from interp.sweeps.two_hop import hops_known, known_hops
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 from tests.test_replay import naive
@@ -81,15 +84,12 @@ def test_the_grid_equals_the_naive_double_loop(model: Model, position: str, span
                     )
                 logits = naive(model, batch, {target: put(value, at)})[:, -1]
                 answer = logits.gather(1, batch.answer[:, None])[:, 0]
-                change = answer - clean.gather(1, batch.answer[:, None])[:, 0]
-                bridge = (logits - clean).gather(1, batch.bridge[:, None])[:, 0]
-                assert_close(arrays[f"{kind}.answer"][:, source, target], change, rtol=0, atol=1e-5)
-                assert_close(
-                    arrays[f"{kind}.difference"][:, source, target],
-                    change - bridge,
-                    rtol=0,
-                    atol=2e-5,
-                )
+                likelier = logits.log_softmax(-1) - clean.log_softmax(-1)
+                log_prob = likelier.gather(1, batch.answer[:, None])[:, 0]
+                bridge = likelier.gather(1, batch.bridge[:, None])[:, 0]
+                for what, wanted in (("log_prob", log_prob), ("difference", log_prob - bridge)):
+                    ours = arrays[f"{kind}.{what}"][:, source, target]
+                    assert_close(ours, wanted, rtol=0, atol=2e-5)
                 rank = (logits > answer[:, None] + 1e-5).sum(-1)
                 assert bool((arrays[f"{kind}.rank"][:, source, target] - rank).abs().max() <= 1)
 
@@ -168,9 +168,9 @@ def test_a_first_fact_held_out_is_repaired_at_the_bridge_and_a_second_is_not(
     groups = result.groups()
     first, second = groups["first-held-out"], groups["second-held-out"]
     assert first.best_pair() == (model.n_layers - 1, 0)
-    assert first.rate("back", "fixed").value > 0.6
+    assert first.rate("back", "fixed").value > 0.5
     for statistic in ("oracle", "fixed"):
-        assert first.rate("back", statistic, over=first.best_control(statistic)).low > 0.35
+        assert first.rate("back", statistic, over=first.best_control(statistic)).low > 0.2
         assert second.rate("back", statistic, over=second.best_control(statistic)).low <= 0
     assert second.rate("back", "fixed").value < 0.1
     assert result.identity_change() < 1e-4
@@ -184,8 +184,13 @@ def test_a_first_fact_held_out_is_repaired_at_the_bridge_and_a_second_is_not(
     assert set(frame[frame.statistic == "oracle"].tries) == {result.n_tries}
     pairs = frame[frame.statistic == "pair"].groupby(["group", "kind"]).size()
     assert set(pairs) == {result.n_tries}
-    assert "first-held-out: at the first hop's last token" in result.summary()
-    assert any("second-held-out" in finding.claim for finding in result.findings())
+    whole, *tags = result.findings()
+    assert whole.kind == "compares"
+    assert whole.estimate.low > 0.1
+    effects = {finding.claim.split(":")[0]: finding.estimate for finding in tags}
+    assert effects["first-held-out"].low > 0.2
+    assert not effects["second-held-out"].excludes()
+    assert sum(" no more of the failures" in finding.claim for finding in tags) == 1
 
 
 def test_at_the_last_token_nothing_is_repaired() -> None:
@@ -234,13 +239,62 @@ def test_an_alias_counts_and_a_letter_does_not() -> None:
     assert not holds_answer(" is J. Doe", prompt)
 
 
-def test_the_chosen_try_is_scored_on_the_other_half() -> None:
-    done = torch.tensor(
-        [[1, 0], [0, 1], [1, 0], [0, 1]]
-    ).numpy()  # what is best on one half fails on the other
-    assert chosen_try(done).tolist() == [0, 0, 0, 0]
-    assert chosen_try(done[:, [0, 0]]).tolist() == [1, 0, 1, 0]
-    assert chosen_try(done[:1]).tolist() == [0]
+def made_up(groups: np.ndarray, **right: np.ndarray) -> BackPatchingResult:
+    """Return a result of wrong prompts with what pairs [prompt source target] repair."""
+    n, n_layers = len(groups), right["own"].shape[1]
+    arrays = {
+        "is_right": np.zeros(n, bool),
+        "hops": np.ones(n, np.int8),
+        "sampled.one": np.zeros(n),
+        "own.rank": np.zeros((n, n_layers, n_layers)),
+    }
+    arrays |= {f"{kind}.right": value.astype(np.int8) for kind, value in right.items()}
+    analysis = BackPatching(controls=tuple(kind for kind in right if kind != "own"))
+    return BackPatchingResult(analysis, arrays).of_groups(groups)
+
+
+def test_pair_and_control_are_picked_on_the_other_half_of_the_groups() -> None:
+    """What is only good where it was picked repairs nothing elsewhere."""
+    groups = np.arange(24) // 2
+    half = Grouping.of(24, groups).half(seed=0)
+    own, random, example = np.zeros((3, 24, 3, 3))
+    own[half, 1, 0], own[~half, 2, 0], own[:, 2, 1] = 1, 1, np.arange(24) % 3 == 0
+    random[np.arange(24), 2, np.arange(24) % 2] = half  # half of one half by each of two pairs
+    example[:, 2, 0] = np.arange(24) % 4 == 0
+    result = made_up(groups, own=own, random=random, example=example)
+    assert result.scores("back", "fixed").tolist() == [0] * 24
+    assert result.scores("example", "fixed").mean() == 0.25
+    control, gain = result.over_best_control()
+    # the first half picks "random", with nothing to repair in the second, which picks "example"
+    assert control.value == (example[half, 2, 0].sum()) / 24
+    assert gain.value == -control.value
+    assert (gain.n, gain.n_groups) == (24, 12)
+
+
+def test_the_gain_is_less_certain_over_first_hops_than_over_prompts() -> None:
+    model, task = zoo("hops-4l"), two_hop().tagged(set="first-held-out")
+    result = BackPatching(controls=("forward",)).run(model, task)
+    one, other = (result.scores(kind, "fixed") for kind in ("back", "forward"))
+    over = result.rate("back", "fixed", over="forward")
+    assert over.value == pytest.approx(one.mean() - other.mean())
+    hops = [result.groups_of(result.is_failure), None]
+    by_hop, by_prompt = (share_difference(one, other, groups=groups) for groups in hops)
+    assert by_hop.n_groups < by_prompt.n / 4
+    assert 1.3 <= (by_hop.high - by_hop.low) / (by_prompt.high - by_prompt.low) <= 1.4
+
+
+def test_intervals_are_wider_where_prompts_share_a_first_hop() -> None:
+    repaired = np.repeat(np.arange(20) % 2, 4)  # by first hop
+    own = np.zeros((80, 2, 2))
+    own[:, 1, 0] = repaired
+    width = {}
+    for groups in (np.arange(80), np.arange(80) // 4):
+        gain = made_up(groups, own=own).rate("back", "fixed", over="sampled")
+        assert gain.value == 0.5
+        width[gain.n_groups] = gain.high - gain.low
+    assert width[20] > 1.7 * width[80]  # four of a kind: twice, and Student's t
+    few = made_up(np.arange(80) // 20, own=own)
+    assert "too few for rates (10 are needed, of 5 groups)" in few.summary()
 
 
 def test_known_hops_are_those_that_the_model_answers() -> None:
@@ -254,6 +308,16 @@ def test_known_hops_are_those_that_the_model_answers() -> None:
     )
     assert (alone.arrays["hops"] == -1).all()
     assert "single hops not asked" in alone.summary()
+    first = {p.id: {"first_hop": task.related[p.id]["first_hop"]} for p in task.prompts}
+    half_asked = replace(task, related=first)
+    assert len(known_hops(model, half_asked)["asked"]) == 0
+    both, one = (
+        {"asked": keys_of(task.prompts), "unknown": torch.tensor([], dtype=torch.long)},
+        known_hops(model, half_asked),
+    )
+    shard = model.tokenize(task.prompts[:1])
+    assert (hops_known(shard, both).item(), hops_known(shard, one).item()) == (1, -1)
+    assert hops_known(shard, one | {"unknown": keys_of(task.prompts)}).item() == 0
     assert "too few for rates" in alone.summary()
 
 

@@ -4,6 +4,7 @@ ranks say.
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -12,6 +13,7 @@ import interp
 from interp.analyses.entity_description import EntityDescription, described_texts
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model
+from interp.result import faults_of
 from interp.runs.registry import make_analysis
 from interp.sweeps.descriptions import described_logits, described_ranks, unpatched_guesses
 from interp.sweeps.patches import outputs_at
@@ -96,6 +98,35 @@ def test_a_prompt_does_not_count_where_the_target_prompt_says_its_bridge_anyway(
     )
     result = EntityDescription(prompt=query, placeholder="mother").run(model, ada)
     assert result.arrays["anyway"][:, 0].sum() == 3
+
+
+def test_findings_are_the_difference_from_another_prompts_entities() -> None:
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=48)
+    result = EntityDescription().run(model, task)
+    bridge, answer, since = result.findings()
+    assert faults_of(result.findings()) == []
+    kept = result.arrays["is_right"] & result.arrays["is_compared"]
+    for finding, position, entity in ((bridge, "subject", 0), (answer, "last", 1)):
+        counts = kept & ~result.arrays["anyway"][:, [entity, entity + 2]].any(1)
+        said = (result.arrays[f"{position}.rank"][counts] == 0).any((1, 2))
+        own, other = said[:, entity], said[:, entity + 2]
+        assert finding.estimate.value == pytest.approx(own.mean() - other.mean())
+        assert finding.control.estimate.value == pytest.approx(other.mean())
+        n_groups = len(np.unique(result.prompt_groups[counts]))
+        assert (finding.estimate.n, finding.estimate.n_groups) == (counts.sum(), n_groups)
+        assert finding.estimate.low > 0.3
+    by_source = (result.arrays["last.rank"][kept][..., 1] == 0).any(2).mean(0)
+    assert since.estimate.value == np.flatnonzero(by_source >= 0.5)[0]
+
+
+def test_an_untrained_models_vectors_say_nothing() -> None:
+    model, task = interp.load_model("zoo/hops-8l@step-0000"), interp.load_task("two-hop", n=24)
+    result = EntityDescription(known_only=False, no_shortcuts=False).run(model, task)
+    bridge, answer, since = result.findings()
+    for finding in (bridge, answer):
+        assert not finding.estimate.excludes()
+        assert "no more often than another prompt's" in finding.claim
+    assert since.claim.endswith("at no layer.")
 
 
 def test_bad_input_is_named() -> None:

@@ -95,6 +95,13 @@ def test_the_bootstrap_is_studentised() -> None:
     assert found.high == pytest.approx(mean - lowest * whole)
 
 
+def test_one_large_value_among_tiny_ones_does_not_make_an_endless_interval() -> None:
+    values = np.array([-7.3, *(-1e-4 * np.arange(1, 12))])
+    found, error = estimate(values), values.std(ddof=1) / np.sqrt(12)
+    assert found.value - found.low == pytest.approx(5 * 2.200985 * error)
+    assert found.value < found.high < found.value + 2.2 * error
+
+
 def test_ratios_resample_both_sides() -> None:
     above, below = np.random.default_rng(1).exponential(size=(2, 40)) + 1
     groups = np.arange(40) // 2
@@ -131,6 +138,13 @@ def test_shares_have_wilson_intervals() -> None:
     grouped = share(np.repeat(np.arange(16) < 8, 2), groups=np.repeat(np.arange(16), 2))
     assert grouped.high - grouped.low > 1.35 * (half.high - half.low)
     assert share(np.zeros(32), groups=np.repeat(np.arange(16), 2)).high > none.high
+
+
+def test_a_rare_case_does_not_widen_the_band_of_the_others() -> None:
+    """A resample without the rare case has no spread but that of rounding."""
+    common = (np.arange(54) < 15).astype(float)
+    low, _ = band(np.stack([common, np.arange(54) < 1, np.arange(54) < 2], axis=1))
+    assert low[0] > 0.1
 
 
 def test_many_shares_are_each_what_one_alone_is() -> None:

@@ -13,19 +13,11 @@ from interp.analyses.hop_stages import HopStages
 from interp.analyses.hop_stages.result import MEASURES, STAGES
 from interp.analyses.sublayer_projection import TOKENS, SublayerProjection
 from interp.errors import AnalysisError, TaskError
+from interp.result import faults_of
 from interp.runs.registry import make_analysis
-from interp.stats.bootstrap import interval_of_difference
 from interp.sweeps.two_hop import first_layer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def test_the_interval_of_a_difference_holds_it() -> None:
-    rng = np.random.default_rng(0)
-    one, other = rng.normal(1.0, 1, 200), rng.normal(0.0, 1, 150)
-    low, high = interval_of_difference(one, other)
-    assert low < one.mean() - other.mean() < high
-    assert 0.25 < high - low < 0.6  # 2 · 1.96 · sqrt(1/200 + 1/150) = 0.42
 
 
 def test_the_bridge_of_a_first_fact_held_out_is_there_and_its_answer_is_not() -> None:
@@ -53,6 +45,18 @@ def test_the_bridge_of_a_first_fact_held_out_is_there_and_its_answer_is_not() ->
         > stages.loc["1 first hop resolved", "control_high"]
     )
     assert list(stages.index) == list(STAGES)
+    *resolved, later = result.findings()
+    assert faults_of(result.findings()) == []
+    for group, finding in zip(("right answers", "wrong answers"), resolved, strict=True):
+        own, other = (
+            np.isfinite(result.layers(group, "1 first hop resolved", kind=kind)).mean()
+            for kind in ("own", "control")
+        )
+        assert finding.estimate.value == pytest.approx(own - other)
+        assert finding.estimate.low > 0.5
+    assert later.estimate.value == pytest.approx(wrong.mean() - right.mean())
+    assert later.control.estimate.value == pytest.approx(right.mean())
+    assert later.estimate.n_groups < later.estimate.n == len(right) + len(wrong)
 
 
 def test_the_stages_are_joined_from_what_the_analyses_find() -> None:
@@ -133,6 +137,13 @@ def test_a_model_that_knows_no_hop_is_told_so() -> None:
     model, task = interp.load_model("zoo/hops-8l@step-0000"), interp.load_task("two-hop", n=6)
     for name in ("hop_stages", "entity_description", "sublayer_projection", "attention_knockout"):
         result = make_analysis(name, {}).run(model, task)
-        assert result.summary().startswith("Nothing to compare: of 6 prompts, none has known hops")
+        assert result.summary().startswith("Nothing to compare: each of 6 prompts has a single hop")
         assert result.to_frame()["n_prompts"].tolist() == [0]
         assert result.plot().layout.title.text
+
+
+def test_a_single_right_answer_is_not_spoken_of() -> None:
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=4)
+    for name in ("hop_stages", "entity_description", "attention_knockout"):
+        result = make_analysis(name, {}).run(model, task)
+        assert result.summary().startswith("Too few to compare: ")

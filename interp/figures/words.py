@@ -47,6 +47,11 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def points(share: object) -> str:
+    """Return a difference of shares, or an estimate of it, in points: "7 points [2, 11]"."""
+    return format(share, ".0%").replace(" %", " points")
+
+
 def value_text(value: object, spec: str = ".3g") -> str:
     """Return a value as text: a float by `spec` with a real minus, "–" for what is missing.
 

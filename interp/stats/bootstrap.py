@@ -10,6 +10,7 @@ from interp.stats.groups import FEW, FEWEST, Array, Grouping
 
 QUANTILES = [0.025, 0.975]  # a 95 % interval's ends
 N_RESAMPLES = 1000
+_FARTHEST = 5  # times as far as Student's end, which no interval exceeds
 _COLUMNS = 2048  # of values resampled at once, so that memory stays bounded
 
 
@@ -28,8 +29,8 @@ def interval_of_ratio(
     """Return Σ above / Σ below over prompts and its interval's ends, each [column].
 
     `above` and `below` are [prompt column]. Bootstrap-t over groups (Efron & Tibshirani 1993,
-    chapter 12.5); Student's t with fewer than 10 groups and where a resample has no variance; NaN
-    with fewer than 5 groups.
+    chapter 12.5), at most 5 times as far as Student's t; Student's t with fewer than 10 groups and
+    where a resample has no variance; NaN with fewer than 5 groups.
     """
     over, under = grouping.sums(above), grouping.sums(below)
     total = under.sum(0)
@@ -45,11 +46,13 @@ def interval_of_ratio(
     low, high = ratio - t * error, ratio + t * error
     if n >= FEW:
         drawn = draws(n, seed=seed)
-        for at in _chunks(ratio.shape[0]):
+        for at in chunks(ratio.shape[0]):
             lowest, highest = _studentised(rest[:, at], under[:, at], drawn)
             for ends, quantile in ((low, highest), (high, lowest)):
+                # where a resample hardly varies, t is huge
+                times = np.clip(quantile, -_FARTHEST * t, _FARTHEST * t)
                 good = np.isfinite(quantile)
-                ends[at] = np.where(good, ratio[at] - quantile * error[at], ends[at])
+                ends[at] = np.where(good, ratio[at] - times * error[at], ends[at])
     return ratio, low, high
 
 
@@ -60,13 +63,23 @@ def _studentised(rest: Array, under: Array, drawn: Array) -> tuple[Array, Array]
     total = drawn @ shared
     with np.errstate(divide="ignore", invalid="ignore"):
         shift = (drawn @ rest) / total
-        squares = drawn @ rest**2 - 2 * shift * (drawn @ (rest * shared))
-        squares += shift**2 * (drawn @ shared**2)
-        statistic = shift / _error(np.maximum(squares, 0), total, len(rest))
+        squares = squares_around(shift, rest, shared, drawn)
+        statistic = shift / _error(squares, total, len(rest))
     # 0 / 0: nothing moved; x / 0 stays infinite, and Student's end is kept
     statistic = np.where(np.isnan(statistic), 0.0, statistic)
     low, high = np.quantile(statistic, QUANTILES, axis=0, method="nearest")
     return low, high
+
+
+def squares_around(shift: Array, rest: Array, under: Array, drawn: Array) -> Array:
+    """Return Σ (rest - shift · under)² [resample column] of `drawn`; 0 where only rounding is left.
+
+    `rest` and `under` are [group column], or [group 1].
+    """
+    first = drawn @ rest**2
+    squares = first - 2 * shift * (drawn @ (rest * under)) + shift**2 * (drawn @ under**2)
+    exact: Array = np.where(squares <= 1e-9 * first, 0.0, squares)
+    return exact
 
 
 def _error(squares: Array, total: Array, n: int) -> Array:
@@ -75,7 +88,8 @@ def _error(squares: Array, total: Array, n: int) -> Array:
     return error
 
 
-def _chunks(n: int) -> Iterator[slice]:
+def chunks(n: int) -> Iterator[slice]:
+    """Yield slices of `n` columns that can be resampled at once."""
     return (slice(i, i + _COLUMNS) for i in range(0, n, _COLUMNS))
 
 

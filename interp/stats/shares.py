@@ -22,7 +22,7 @@ def shares(are: ArrayLike, *, groups: ArrayLike | None = None) -> dict[str, Arra
     """Return the shares of prompts for which things are so [prompt column ...], with intervals.
 
     Columns mean, low, high and n_prompts, each [column ...]. Intervals are Wilson's: 0 of 32 is
-    "0 % [0, 11]". Near 0 and 1, where his cover too seldom, an end comes from Poisson's
+    "0 % [0, 11]". Near 0 and 1, where it covers too seldom, an end comes from Poisson's
     distribution (Brown, Cai & DasGupta 2001). Grouped prompts count as the number of independent
     ones that would have the share's variance over groups (Korn & Graubard 1998). Every interval is
     its own: of many, some miss.
@@ -99,4 +99,4 @@ def _wilson(value: Array, n: Array) -> tuple[Array, Array]:
         rare, common = (gammaincinv(few, 0.05) / n for few in (cases, exceptions))
     low = np.where((cases > 0) & (cases <= _RARE), rare, low)
     high = np.where((exceptions > 0) & (exceptions <= _RARE), 1 - common, high)
-    return low, high
+    return np.minimum(low, value), np.maximum(high, value)  # rounding of 0 and 1

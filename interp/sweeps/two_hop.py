@@ -11,10 +11,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import AnalysisError, TaskError
+from interp.figures.words import counted
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site
+from interp.stats.groups import FEWEST, Groups
 from interp.sweeps.answers import require_answers
 from interp.sweeps.patches import ranks
 from interp.sweeps.tags import keys_of
@@ -108,8 +110,8 @@ def comparable_prompts(
 ) -> Int[Tensor, " kept"]:
     """Return the keys of the prompts that are compared.
 
-    With `known_only`, the model answers both of their single hops; with `no_shortcuts`, none of
-    their shortcuts. A hop or shortcut that a task does not have excludes nothing.
+    With `known_only`, the model answers their single hops; with `no_shortcuts`, none of their
+    shortcuts. A hop or shortcut that a task does not have excludes nothing.
     """
     wanted = dict.fromkeys(HOPS, True) if known_only else {}
     wanted |= dict.fromkeys(SHORTCUTS, False) if no_shortcuts else {}
@@ -122,14 +124,18 @@ def comparable_prompts(
 
 
 def known_hops(model: Model, task: Task, *, max_new_tokens: int | None = None) -> Tensors:
-    """Return the keys of prompts with single hops ("asked"), and with a wrong one ("unknown")."""
+    """Return the keys of prompts with both single hops ("asked"), and with a wrong one ("unknown").
+
+    A prompt of which one hop was asked, and is right, is neither.
+    """
     answered = related_answered(model, task, HOPS, max_new_tokens=max_new_tokens)
+    asked = [prompt for prompt, by_name in answered.items() if len(by_name) == len(HOPS)]
     unknown = [prompt for prompt, by_name in answered.items() if not all(by_name.values())]
-    return {"asked": _keys(sorted(answered)), "unknown": _keys(sorted(unknown))}
+    return {"asked": _keys(sorted(asked)), "unknown": _keys(sorted(unknown))}
 
 
 def hops_known(shard: TokenBatch, prepared: Tensors) -> Int[Tensor, " batch"]:
-    """Return 1 where the model knows both single hops, 0 where not, -1 where none was asked.
+    """Return 1 where both single hops are known, 0 where one is not, -1 where not both were asked.
 
     `prepared` holds `known_hops`, or nothing of it where no hop was to be asked.
     """
@@ -138,7 +144,7 @@ def hops_known(shard: TokenBatch, prepared: Tensors) -> Int[Tensor, " batch"]:
     asked, unknown = (
         torch.isin(keys_of(shard.prompts), prepared[name]) for name in ("asked", "unknown")
     )
-    return torch.where(asked, (~unknown).to(torch.int8), -1).to(torch.int8)
+    return torch.where(unknown, 0, torch.where(asked, 1, -1)).to(torch.int8)
 
 
 def _keys(prompt_ids: Iterable[str]) -> Int[Tensor, " prompt"]:
@@ -160,11 +166,27 @@ def answer_groups(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: chosen for name, chosen in members.items() if chosen.any()}
 
 
+def enough(members: dict[str, np.ndarray], prompt_groups: Groups | None) -> dict[str, np.ndarray]:
+    """Return those members [prompt] that are of enough groups of prompts for an interval."""
+    n_groups = {
+        name: len(
+            np.unique(np.flatnonzero(chosen) if prompt_groups is None else prompt_groups[chosen])
+        )
+        for name, chosen in members.items()
+    }
+    return {name: chosen for name, chosen in members.items() if n_groups[name] >= FEWEST}
+
+
 def nothing_compared(arrays: dict[str, np.ndarray]) -> str:
-    """Return the sentence for a task of which no prompt can be compared."""
+    """Return the sentence for a task of which no prompts, or too few, can be compared."""
+    if n := int(arrays["is_compared"].sum()):
+        return (
+            f"Too few to compare: {counted(n, 'prompt')}; {FEWEST} groups of prompts with right, or"
+            " wrong, answers are needed."
+        )
     return (
-        f"Nothing to compare: of {len(arrays['is_compared'])} prompts, none has known hops and"
-        " shortcuts that do not work."
+        f"Nothing to compare: each of {counted(len(arrays['is_compared']), 'prompt')} has a single"
+        " hop that is not known, or a shortcut that works."
     )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 
 from interp.analyses.attention_knockout.result import AttentionKnockoutResult
 from interp.analysis import Analysis, Cost
+from interp.metrics import outcomes
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
@@ -29,7 +30,7 @@ from interp.sweeps.cuts import (
     half_width_of,
     require_hiding,
 )
-from interp.sweeps.patches import logits_at_the_end, of_token
+from interp.sweeps.patches import logits_at_the_end
 from interp.sweeps.two_hop import (
     comparable_prompts,
     last_logits,
@@ -48,7 +49,7 @@ class AttentionKnockout(Analysis):
     Keys are of the first-hop phrase: its last token ("subject"), its first ("start"), or all of it
     ("phrase"). Queries are the prompt's last token, the phrase's last, or all behind the keys. The
     control hides as many other earlier keys, drawn at random for each prompt. Prompts are selected
-    as in the paper: hops known, shortcuts not.
+    as in the paper: hops known, shortcuts not, where the task asks them.
     """
 
     key: Key = "subject"
@@ -88,16 +89,17 @@ class AttentionKnockout(Analysis):
         return {"kept": comparable_prompts(model, task, **only)}
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return whether guesses change, and answers' falls [batch centre], by what is hidden.
+        """Return whether guesses change, and what answers lose [batch centre], by what is hidden.
 
-        "key" is what is asked for, "elsewhere" the control.
+        "key" is what is asked for, "elsewhere" the control; losses are of log-probability in nats.
         """
         clean, answer = last_logits(recording), require_answers(shard)[:, 0]
         tensors = right_and_compared(recording, shard, prepared["kept"])
         for hidden, cut in self._cuts(shard, recording.n_layers).items():
             logits = logits_at_the_end(recording, ends_of_cuts(recording, cut))
             tensors[f"{hidden}.changed"] = (logits.argmax(-1) != clean.argmax(-1)).T.cpu()
-            tensors[f"{hidden}.fall"] = (of_token(clean, answer) - of_token(logits, answer)).T.cpu()
+            before, after = (outcomes(each, answer)["log_prob"] for each in (clean, logits))
+            tensors[f"{hidden}.loss"] = (before - after).T.cpu()
         return tensors
 
     def combine(self, parts: Sequence[Tensors]) -> AttentionKnockoutResult:

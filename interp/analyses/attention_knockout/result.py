@@ -1,42 +1,51 @@
 """For which layers hiding the first hop changes the model's guess, over prompts."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.plots import lines_over_depth
+from interp.figures.words import PICKED, counted, points
 from interp.result import Compared, Finding, Result
-from interp.stats.estimate import Estimate, estimate, estimates, number
+from interp.stats.estimate import Estimate, estimates
+from interp.stats.picked import Picked, band, picked, widened
+from interp.stats.shares import share, share_difference, share_differences, shares
 from interp.sweeps.cuts import half_width_of
-from interp.sweeps.two_hop import answer_groups, compared_frame, empty_figure, nothing_compared
+from interp.sweeps.two_hop import (
+    answer_groups,
+    compared_frame,
+    empty_figure,
+    enough,
+    nothing_compared,
+)
 
 if TYPE_CHECKING:
     from interp.analyses.attention_knockout import AttentionKnockout
 
-CHANGED, FALL = "first guess changes, share of prompts", "fall of the answer's logit, mean"
+CHANGED = "first guess changes, share of prompts"
+LOSS = "loss of the answer's log-probability, mean (nats)"
 _KEYS = {
-    "subject": "the first-hop phrase's last token",
-    "start": "its first token",
-    "phrase": "the whole first-hop phrase",
+    "subject": "the first hop's last token",
+    "start": "the first hop's first token",
+    "phrase": "the whole first hop",
 }
 _QUERIES = {
     "last": "the last token",
-    "subject": "the phrase's last token",
+    "subject": "its last token",
     "all": "all later tokens",
 }
 _ELSEWHERE = "another token"
-_OFTEN = 0.1  # share of prompts from which on a layer is critical
 
 
 @dataclass(frozen=True, repr=False)
 class AttentionKnockoutResult(Result):
-    """Whether the first guess changes, and how far the answer's logit falls, by window's centre.
+    """Whether the first guess changes, and what the answer loses, by window's centre.
 
-    `arrays["key.changed"]` and `arrays["key.fall"]` are [prompt centre]; the control's begin with
-    "elsewhere" instead.
+    `arrays["key.changed"]` and `arrays["key.loss"]` are [prompt centre]; the control's begin with
+    "elsewhere" instead. Parts of interp 0.1 have no losses.
     """
 
     analysis: "AttentionKnockout"
@@ -45,13 +54,12 @@ class AttentionKnockoutResult(Result):
     @property
     def n_layers(self) -> int:
         """Return the number of layers."""
-        return int(self.arrays["key.fall"].shape[1])
+        return int(self.arrays["key.changed"].shape[1])
 
     @property
     def _key(self) -> str:
-        """Return what is hidden, as sentences name it."""
-        is_start = self.analysis.key == "start"
-        return "the first-hop phrase's first token" if is_start else _KEYS[self.analysis.key]
+        """Return what is hidden."""
+        return _KEYS[self.analysis.key]
 
     @property
     def half_width(self) -> int:
@@ -61,15 +69,16 @@ class AttentionKnockoutResult(Result):
     @property
     def _hidden(self) -> dict[str, str]:
         """Return the names in the frame of what is hidden, the control last."""
-        names = {"key": _KEYS[self.analysis.key], "elsewhere": _ELSEWHERE}
+        names = {"key": self._key, "elsewhere": _ELSEWHERE}
         return {key: name for key, name in names.items() if f"{key}.changed" in self.arrays}
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per group, hidden place, measure and layer (the window's centre).
 
-        `mean` is the share of prompts whose first guess changes, or the mean fall of the answer's
-        logit, with its 95 % bootstrap interval over prompts. Layer missing: changed at any layer.
-        Hidden "difference": the key minus the control.
+        `mean` is the share of prompts whose first guess changes, or the mean loss of the answer's
+        log-probability in nats, with the 95 % interval of `shares` (`estimates` for losses) over
+        groups of prompts. Layer missing: changed at any layer. Hidden "difference": the key minus
+        the control, paired.
         """
         rows = [self._rows(group, chosen) for group, chosen in answer_groups(self.arrays).items()]
         types = {"layer": "Int64", "n_prompts": "Int64"} | dict.fromkeys(
@@ -78,24 +87,39 @@ class AttentionKnockoutResult(Result):
         return compared_frame(rows, keys=["group", "hidden", "measure"], types=types)
 
     def _rows(self, group: str, chosen: np.ndarray) -> pd.DataFrame:
-        values = {}
+        how: dict[str, Any] = {"groups": self.groups_of(chosen)}
+        columns = {}
+        changed, losses = self._changed(chosen), self._of(chosen, "loss")
         for hidden, name in self._hidden.items():
-            changed = self.arrays[f"{hidden}.changed"][chosen].astype(np.float64)
-            anywhere = changed.max(1, keepdims=True)
-            values[name, CHANGED] = np.concatenate([changed, anywhere], axis=1)
-            values[name, FALL] = self.arrays[f"{hidden}.fall"][chosen].astype(np.float64)
-        if len(self._hidden) > 1:
-            key, control = self._hidden.values()
-            for measure in (CHANGED, FALL):
-                values["difference", measure] = values[key, measure] - values[control, measure]
+            columns[name, CHANGED] = shares(_and_anywhere(changed[hidden]), **how)
+            if losses:
+                columns[name, LOSS] = estimates(losses[hidden], seed=self.analysis.seed, **how)
+        if "elsewhere" in changed:
+            both = (_and_anywhere(changed[hidden]) for hidden in self._hidden)
+            columns["difference", CHANGED] = share_differences(*both, **how)
+            if losses:
+                more = losses["key"] - losses["elsewhere"]
+                columns["difference", LOSS] = estimates(more, seed=self.analysis.seed, **how)
+        layers = [*range(self.n_layers), None]
         return pd.concat(
             pd.DataFrame(
                 {"group": group, "hidden": hidden, "measure": measure}
-                | {"layer": [*range(self.n_layers), None][: rows.shape[1]]}
-                | estimates(rows, seed=self.analysis.seed)
+                | {"layer": layers[: len(rows["mean"])]}
+                | rows
             )
-            for (hidden, measure), rows in values.items()
+            for (hidden, measure), rows in columns.items()
         )
+
+    def _changed(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        return self._of(chosen, "changed")
+
+    def _of(self, chosen: np.ndarray, what: str) -> dict[str, np.ndarray]:
+        """Return values [prompt centre] of some prompts by what is hidden; none without them."""
+        return {
+            hidden: self.arrays[f"{hidden}.{what}"][chosen].astype(np.float64)
+            for hidden in self._hidden
+            if f"{hidden}.{what}" in self.arrays
+        }
 
     def plot(self) -> go.Figure:
         """Draw how often guesses change, and how far answers fall, by the window's centre."""
@@ -116,37 +140,71 @@ class AttentionKnockoutResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how many guesses the most critical layer changes, by group, and the last layer."""
-        groups = answer_groups(self.arrays)
+        groups = enough(answer_groups(self.arrays), self.prompt_groups)
         if not groups:
             return (Finding(nothing_compared(self.arrays)),)
         most = [self._most_critical(group, chosen) for group, chosen in groups.items()]
         return (*most, self._last_critical(*next(iter(groups.items()))))
 
     def _most_critical(self, group: str, chosen: np.ndarray) -> Finding:
-        changed = self.arrays["key.changed"][chosen]
-        layer, seed = int(changed.mean(0).argmax()), self.analysis.seed
-        share, control = estimate(changed[:, layer], seed=seed), None
-        if "elsewhere" in self._hidden:
-            of_other = self.arrays["elsewhere.changed"][chosen, layer]
-            control = Compared(f"{_ELSEWHERE} hidden", estimate(of_other, seed=seed))
+        changed, groups = self._changed(chosen), self.groups_of(chosen)
+        more = changed["key"] - changed.get("elsewhere", 0.0)
+
+        def at_most_critical(values: np.ndarray) -> Picked:
+            """Return values [prompt centre] at the layer picked on the other half."""
+            return picked(
+                values,
+                choose=lambda rows: int(more[rows].mean(0).argmax()),
+                groups=groups,
+                seed=self.analysis.seed,
+            )
+
+        key = at_most_critical(changed["key"])
+        of_key = widened(share(key.measured, groups=groups), between=(0.0, 1.0))
+        claim = (
+            f"Hiding {self._key} from {_QUERIES[self.analysis.query]} around layer {key.index}"
+            " changes"
+        )
+        measure = f"share of prompts with {group} whose first guess changes at the critical layer"
+        if "elsewhere" not in changed:
+            claim = f"{claim} the guess in {of_key:.0%} of prompts with {group}."
+            return Finding(claim, of_key, measure, note=PICKED)
+        other = at_most_critical(changed["elsewhere"]).measured
+        gain = widened(share_difference(key.measured, other, groups=groups), between=(-1.0, 1.0))
+        how = (
+            f"{points(gain)} more guesses than {_ELSEWHERE}"
+            if gain.low > 0
+            else f"no more guesses than {_ELSEWHERE}: {points(gain)}"
+        )
         return Finding(
-            f"Hiding {self._key} from {_QUERIES[self.analysis.query]} around layer {layer} changes"
-            f" the guess in {share:.0%} of prompts with {group}.",
-            share,
-            f"share of prompts with {group} whose first guess changes at the most critical layer",
-            control=control,
+            f"{claim} {how} ({group}).",
+            gain,
+            f"{measure}, above hiding {_ELSEWHERE}",
+            control=Compared(
+                f"{_ELSEWHERE} hidden", widened(share(other, groups=groups), between=(0.0, 1.0))
+            ),
+            kind="compares",
+            note=PICKED,
         )
 
     def _last_critical(self, group: str, chosen: np.ndarray) -> Finding:
-        changed = self.arrays["key.changed"][chosen]
-        often = number(_OFTEN, ".0%")
-        critical = np.flatnonzero(changed.mean(0) >= _OFTEN)
-        measure = f"last layer at which hiding the key changes {often} of the guesses, {group}"
+        changed = self._changed(chosen)
+        more = changed["key"] - changed.get("elsewhere", 0.0)
+        low, _ = band(more, groups=self.groups_of(chosen), seed=self.analysis.seed)
+        than = f" more often than hiding {_ELSEWHERE}" if "elsewhere" in changed else ""
+        critical = np.flatnonzero(low > 0)
         if not len(critical):
-            return Finding(f"With {group}, no layer changes {often} of the guesses.")
-        last = Estimate(float(critical[-1]), n=len(changed))
+            return Finding(f"With {group}, hiding {self._key} changes guesses{than} at no layer.")
+        last = Estimate(float(critical[-1]), n=len(more))
         return Finding(
-            f"With {group}, {often} or more of the guesses change up to layer {last:.0f}.",
+            f"With {group}, hiding {self._key} changes guesses{than} up to layer {last:.0f}.",
             last,
-            measure,
+            f"last layer at which hiding the key changes guesses{than}, {group}",
+            note=f"layers where a max-statistic band over {counted(self.n_layers, 'layer')}"
+            " lies above 0",
         )
+
+
+def _and_anywhere(changed: np.ndarray) -> np.ndarray:
+    """Return changes [prompt centre] and, last, whether there is one at any centre."""
+    return np.concatenate([changed, changed.max(1, keepdims=True)], axis=1)

@@ -28,6 +28,7 @@ from interp.analyses.back_patching.tries import (
 )
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
+from interp.metrics import outcomes
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
@@ -125,7 +126,7 @@ class BackPatching(Analysis):
         )
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return ranks, changes of logits and what is right [batch source target] by kind of patch.
+        """Return ranks, changes and what is right [batch source target] by kind of patch.
 
         "own" holds the pairs of the prompt's own vectors: back, identity and forward.
         """
@@ -144,7 +145,7 @@ class BackPatching(Analysis):
         for tries in self._tries(recording, shard, prepared):
             ends = ends_of_patched(recording, tries.values, positions=tries.positions)
             effects = {t: _effects(recording, end, clean, shard) for t, end in ends.items()}
-            for what in ("rank", "right", "answer", "difference"):
+            for what in ("rank", "right", "log_prob", "difference"):
                 of_target = {target: effect[what] for target, effect in effects.items()}
                 tensors[f"{tries.kind}.{what}"] = tries.grid(of_target, n_layers=n_layers)
         return tensors | judgements_of(shard, prepared)
@@ -188,13 +189,17 @@ def _effects(
     clean: Float[Tensor, "batch d_vocab"],
     shard: TokenBatch,
 ) -> dict[str, Num[Tensor, "source batch"]]:
-    """Return the answer's rank, whether it is 0, and its changes, alone and over the bridge."""
+    """Return the answer's rank, whether it is 0, and how much more probable the answer is.
+
+    In nats: its log-probability, and its logit less the bridge's, both as changes.
+    """
     assert shard.answer is not None
     logits = logits_at_the_end(recording, end)
-    change = logits - clean
+    after, before = (outcomes(each, shard.answer, shard.bridge) for each in (logits, clean))
     rank = ranks(logits, shard.answer).int()
-    answer = of_token(change, shard.answer)
-    over = torch.zeros_like(answer)
+    log_prob = after["log_prob"] - before["log_prob"]
+    over = torch.zeros_like(log_prob)
     if shard.bridge is not None:
-        over = answer - of_token(change, shard.bridge)
-    return {"rank": rank, "right": (rank == 0).to(torch.int8), "answer": answer, "difference": over}
+        over = after["logit_diff"] - before["logit_diff"]
+    right = (rank == 0).to(torch.int8)
+    return {"rank": rank, "right": right, "log_prob": log_prob, "difference": over}

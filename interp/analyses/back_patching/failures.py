@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.analyses.back_patching.tries import n_pairs
-from interp.stats.estimate import Estimate, estimate
+from interp.result import Result
+from interp.stats.estimate import Estimate
+from interp.stats.groups import Grouping
+from interp.stats.picked import Picked, picked, widened
+from interp.stats.shares import share, share_difference
 
 if TYPE_CHECKING:
     from interp.analyses.back_patching import BackPatching
@@ -15,7 +19,7 @@ _RIVALS = ("forward", "example", "random", "position", "sampled")  # "rescaled" 
 
 
 @dataclass(frozen=True, repr=False)
-class Failures:
+class Failures(Result):
     """Per prompt and pair: `arrays["own.right"]` [prompt source target]; rates over failures."""
 
     analysis: "BackPatching"
@@ -31,6 +35,11 @@ class Failures:
         """Return which prompts [prompt] are to be repaired: wrong ones without an unknown hop."""
         failure: np.ndarray = ~self.arrays["is_right"] & (self.arrays["hops"] != 0)
         return failure
+
+    @property
+    def grouping(self) -> Grouping:
+        """Return the groups of the failures."""
+        return Grouping.of(int(self.is_failure.sum()), self.groups_of(self.is_failure))
 
     @property
     def rivals(self) -> tuple[str, ...]:
@@ -66,7 +75,8 @@ class Failures:
 
     def of_pairs(self, kind: str, what: str) -> np.ndarray:
         """Return what is right, ranks or changes [prompt pair]."""
-        array: np.ndarray = self.arrays[f"{'own' if kind in ('back', 'forward') else kind}.{what}"]
+        name = "own" if kind in ("back", "forward") else kind
+        array: np.ndarray = self.arrays[f"{name}.{what}"]
         picked: np.ndarray = array[(slice(None), *self.pairs(kind))]
         return picked
 
@@ -78,15 +88,20 @@ class Failures:
     def scores(self, kind: str, statistic: str) -> np.ndarray:
         """Return whether any pair ("oracle"), or one fixed pair ("fixed"), repairs each failure.
 
-        The fixed pair is the best on the other half of the failures. Of sampled answers it is the
-        chance that one in as many, or a single one, is right.
+        The fixed pair is the best on the other half of the failures' groups. Of sampled answers it
+        is the chance that one in as many, or a single one, is right.
         """
         if kind == "sampled":
             sampled = self.arrays["sampled.any" if statistic == "oracle" else "sampled.one"]
             return np.asarray(sampled[self.is_failure], dtype=np.float64)
-        is_repaired = self.repaired(kind)
-        any_try = np.asarray(is_repaired.any(1), dtype=np.float64)
-        return any_try if statistic == "oracle" else chosen_try(is_repaired)
+        if statistic == "oracle":
+            return np.asarray(self.repaired(kind).any(1), dtype=np.float64)
+        return self._pick(self.repaired(kind)).measured
+
+    def _pick(self, tries: np.ndarray, which: np.ndarray | slice = slice(None)) -> Picked:
+        """Pick the best of tries [failure try], on some of the failures."""
+        codes = self.grouping.codes[which]
+        return picked(tries[which], groups=codes, seed=self.analysis.seed)
 
     def best_pair(self, kind: str = "back") -> tuple[int, int]:
         """Return the source and target layer that repair most failures."""
@@ -102,28 +117,45 @@ class Failures:
         """Return the share of failures that are repaired, or its difference to another kind's."""
         scores = self.scores(kind, statistic)
         if over is not None:
-            scores = scores - self.scores(over, statistic)
-        return estimate(scores, seed=self.analysis.seed)
+            return self._above(scores, self.scores(over, statistic), statistic)
+        rate = share(scores, groups=self.grouping.codes)
+        is_picked = statistic == "fixed" and kind != "sampled"
+        return widened(rate, between=(0.0, 1.0)) if is_picked else rate
+
+    def _above(self, one: np.ndarray, other: np.ndarray, statistic: str) -> Estimate:
+        difference = share_difference(one, other, groups=self.grouping.codes)
+        return difference if statistic == "oracle" else widened(difference, between=(-1.0, 1.0))
+
+    def over_best_control(self) -> tuple[Estimate, Estimate]:
+        """Return the share that the best control's fixed try repairs, and the method's gain on it.
+
+        Control and pair are both picked on the other half: the control by what its pairs, picked
+        and scored on halves of that half, repair there.
+        """
+        tries = {kind: self._tries(kind) for kind in self.rivals}
+        sizes = [each.shape[1] for each in tries.values()][:-1]
+        first = dict(zip(tries, np.cumsum([0, *sizes]), strict=True))
+
+        def choose(which: np.ndarray) -> int:
+            rates = {kind: self._pick(each, which).measured.mean() for kind, each in tries.items()}
+            best = max(rates, key=lambda kind: float(rates[kind]))
+            return int(first[best] + tries[best][which].mean(0).argmax())
+
+        codes, every = self.grouping.codes, np.concatenate([*tries.values()], axis=1)
+        of_best = picked(every, choose=choose, groups=codes, seed=self.analysis.seed).measured
+        gain = self._above(self.scores("back", "fixed"), of_best, "fixed")
+        return widened(share(of_best, groups=codes), between=(0.0, 1.0)), gain
+
+    def _tries(self, kind: str) -> np.ndarray:
+        """Return what each of a control's tries repairs [failure try]."""
+        return self.scores(kind, "fixed")[:, None] if kind == "sampled" else self.repaired(kind)
 
     def identity_change(self) -> float:
-        """Return the largest change of an answer's logit, in nats, by a layer's own output."""
+        """Return the largest change of an answer's log-probability by a layer's own output."""
         own = np.arange(self.n_layers)
-        return float(np.abs(self.arrays["own.answer"][:, own, own]).max())
+        return float(np.abs(self.arrays["own.log_prob"][:, own, own]).max())
 
     def kept(self, kind: str) -> np.ndarray:
         """Return by pair the share of right answers that stay right; NaN if none is right."""
         stay = self.of_pairs(kind, "right")[self.arrays["is_right"]] == 1
         return np.asarray(stay.mean(0) if len(stay) else np.full(stay.shape[1], np.nan))
-
-
-def chosen_try(done: np.ndarray) -> np.ndarray:
-    """Return [prompt] whether the try that is best on the other half of the prompts succeeds.
-
-    `done` is [prompt try]; without another half it is 0.
-    """
-    scores = np.zeros(len(done))
-    half = np.arange(len(done)) % 2 == 0
-    for scored, choosing in ((half, ~half), (~half, half)):
-        if choosing.any():
-            scores[scored] = done[scored][:, done[choosing].sum(0).argmax()]
-    return scores

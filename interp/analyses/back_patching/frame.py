@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from interp.analyses.back_patching.failures import Failures
-from interp.stats.estimate import estimate, estimates
+from interp.stats.shares import share, shares
 
 _WORDS = dict.fromkeys(("group", "statistic", "kind"), "str")
 _WHOLE = dict.fromkeys(("source", "target", "tries", "n_prompts"), "Int64")
-_REAL = dict.fromkeys(("rate", "low", "high", "rank", "answer", "difference", "kept"), "float64")
+_REAL = dict.fromkeys(("rate", "low", "high", "rank", "log_prob", "difference", "kept"), "float64")
 
 Row = dict[str, object]
 
@@ -50,22 +50,24 @@ def _lens(result: Failures) -> Iterator[Row]:
         if not (which & result.has_bridge).any():
             continue
         for layer, scores in enumerate(result.readable(which).T):
-            rate = estimate(scores, seed=result.analysis.seed)
+            rate = share(scores, groups=result.groups_of(which & result.has_bridge))
             row: Row = {"statistic": "lens", "kind": kind, "source": layer}
             yield row | rate.columns("rate")
 
 
 def _of_pairs(result: Failures, kind: str) -> pd.DataFrame:
     sources, targets = result.pairs(kind)
-    repaired = estimates(result.repaired(kind), seed=result.analysis.seed)
+    repaired = shares(result.repaired(kind), groups=result.grouping.codes)
     keys = {"statistic": "pair", "kind": kind, "source": sources, "target": targets, "tries": 1}
     failed, bridged = result.is_failure, result.is_failure & result.has_bridge
     effects = {
         "rank": result.of_pairs(kind, "rank")[failed].mean(0),
-        "answer": result.of_pairs(kind, "answer")[failed].mean(0),
+        "log_prob": np.nan,
         "difference": np.nan,
         "kept": result.kept(kind),
     }
+    if "own.log_prob" in result.arrays:  # parts of interp 0.1 have the answer's logit
+        effects["log_prob"] = result.of_pairs(kind, "log_prob")[failed].mean(0)
     if bridged.any():
         effects["difference"] = result.of_pairs(kind, "difference")[bridged].mean(0)
     return pd.DataFrame(keys | repaired | effects).rename(columns={"mean": "rate"})

@@ -9,9 +9,10 @@ import plotly.graph_objects as go
 from interp.analyses.back_patching.failures import Failures
 from interp.analyses.back_patching.frame import group_frame, whole_frame
 from interp.figures.plots import Axes, grids_over_rates
-from interp.figures.words import counted
-from interp.result import Compared, Finding, Result
-from interp.stats.estimate import estimate
+from interp.figures.words import PICKED, counted, points
+from interp.result import Compared, Finding
+from interp.stats.groups import FEWEST
+from interp.stats.shares import share
 from interp.sweeps.tags import texts_of
 
 _SHOWN = {
@@ -27,10 +28,11 @@ _SHOWN = {
 _WHERE = {"subject": "the first hop's last token", "last": "the last token"}
 _FEWEST_FAILURES = 10  # in a group that findings and figures name
 _MOST_GROUPS = 5
+_RATE = "share of failures that one fixed pair of layers repairs"
 
 
 @dataclass(frozen=True, repr=False)
-class BackPatchingResult(Failures, Result):
+class BackPatchingResult(Failures):
     """Rates over the failures; groups of prompts are results of their own."""
 
     def groups(self) -> dict[str, "BackPatchingResult"]:
@@ -38,8 +40,10 @@ class BackPatchingResult(Failures, Result):
         tags = np.array(texts_of(self.arrays["tag"]))
         groups = {"all": self}
         for tag in sorted({*tags} - {""}) if len({*tags}) > 1 else []:
-            arrays = {key: array[tags == tag] for key, array in self.arrays.items()}
-            groups[str(tag)] = BackPatchingResult(self.analysis, arrays)
+            has_tag = tags == tag
+            arrays = {key: array[has_tag] for key, array in self.arrays.items()}
+            of_tag = BackPatchingResult(self.analysis, arrays)
+            groups[str(tag)] = of_tag.of_groups(self.groups_of(has_tag))
         return groups
 
     def to_frame(self) -> pd.DataFrame:
@@ -50,16 +54,17 @@ class BackPatchingResult(Failures, Result):
         "oracle": the share of failures that any of `tries` pairs repairs; "fixed": that one pair
         does, chosen on one half and scored on the other (source and target: the best on all);
         "oracle gain" and "fixed gain": the method's rate minus this control's; "pair": what this
-        pair does: mean rank of the answer and mean changes of its logit, and of its logit minus the
-        bridge's, over the failures, and `kept`, the share of right answers that stay right; "lens":
-        the share of failures, or of right answers, of which the bridge is the lens's first guess
-        where the patch ends, after layer `source`. 95 % bootstrap intervals over prompts.
+        pair does: mean rank of the answer and mean changes, in nats, of its log-probability and of
+        its logit less the bridge's, over the failures, and `kept`, the share of right answers that
+        stay right; "lens": the share of failures, or of right answers, of which the bridge is the
+        lens's first guess where the patch ends, after layer `source`. Rates and gains have the 95 %
+        intervals of `shares` and `share_differences` over groups of prompts.
         """
         return whole_frame({name: group_frame(group) for name, group in self.groups().items()})
 
     def _reported_groups(self) -> dict[str, "BackPatchingResult"]:
-        """Return up to five groups with enough failures, the most repaired first, or else all."""
-        groups = {k: r for k, r in self.groups().items() if r.is_failure.sum() >= _FEWEST_FAILURES}
+        """Return the five groups with most failures that have enough for rates, or else all."""
+        groups = {name: result for name, result in self.groups().items() if result._is_enough}
         groups.pop("all", None)
         most = sorted(groups, key=lambda name: -int(groups[name].is_failure.sum()))[:_MOST_GROUPS]
         return {name: groups[name] for name in groups if name in most} or {"all": self}
@@ -87,62 +92,62 @@ class BackPatchingResult(Failures, Result):
             " control: early layers over late ones)",
         )
 
+    @property
+    def _is_enough(self) -> bool:
+        """Tell whether there are enough failures, of enough groups, for rates."""
+        n_groups = self.grouping.n_groups
+        return int(self.is_failure.sum()) >= _FEWEST_FAILURES and n_groups >= FEWEST
+
     def findings(self) -> tuple[Finding, ...]:
-        """Return what one pair repairs in the group with most repairs, its gain, and the least."""
+        """Return what one pair repairs above the best control: of all, then by tag, or its rate.
+
+        Of tags, those two come that have most failures, whatever is repaired of them.
+        """
+        if not self._is_enough:
+            return (self._too_few(),)
+        tags = self._reported_groups()
+        tags.pop("all", None)
+        most = sorted(tags, key=lambda name: -int(tags[name].is_failure.sum()))[:2]
+        more = [tags[name]._gain_finding(name) for name in most] or [self._rate_finding()]
+        return (self._gain_finding(), *more)
+
+    def _too_few(self) -> Finding:
         n, failures = len(self.is_failure), int(self.is_failure.sum())
-        right = int(self.arrays["is_right"].sum())
+        right, hops = int(self.arrays["is_right"].sum()), self.arrays["hops"][self.is_failure]
         if not failures:
             unknown = f", {n - right} wrong but with a single hop that is not known"
-            return (
-                Finding(
-                    f"Nothing to repair: of {n} prompts {right} are right{unknown * (right < n)}."
-                ),
+            return Finding(
+                f"Nothing to repair: of {n} prompts {right} are right{unknown * (right < n)}."
             )
-        if failures < _FEWEST_FAILURES:
-            asked = bool((self.arrays["hops"] >= 0).all())
-            hops = "both single hops known" if asked else "single hops not asked"
-            return (
-                Finding(
-                    f"{failures} of {n} prompts fail ({hops}):"
-                    f" too few for rates ({_FEWEST_FAILURES} are needed).",
-                    estimate(self.is_failure, seed=self.analysis.seed),
-                    "share of prompts to repair; too few for rates",
-                ),
-            )
-        groups = self._reported_groups()
-        by_rate = sorted(groups, key=lambda name: -groups[name].scores("back", "fixed").mean())
-        first = groups[by_rate[0]]
-        rates = [first._rate_finding(by_rate[0]), first._gain_finding(by_rate[0])]
-        others = [groups[name]._rate_finding(name) for name in by_rate[1:][-1:]]
-        return (*rates, *others)
-
-    def _rate_finding(self, group: str) -> Finding:
-        (source, target), fixed = self.best_pair(), self.rate("back", "fixed")
-        control = self.best_control("fixed")
-        before = "At" if group == "all" else f"{group}: at"
+        known = "single hops not asked" if (hops < 0).all() else "single hops known where asked"
+        if (hops > 0).all():
+            known = "both single hops known"
         return Finding(
-            f"{before} {_WHERE[self.analysis.position]}, one pair of layers (best: {source} over"
-            f" {target}) repairs {fixed:.0%} of the failures.",
-            fixed,
-            "share of failures that one fixed pair of layers repairs",
-            rival=Compared(_SHOWN[control], self.rate(control, "fixed")),
+            f"{failures} of {n} prompts fail ({known}):"
+            f" too few for rates ({_FEWEST_FAILURES} are needed, of {FEWEST} groups).",
+            share(self.is_failure, groups=self.prompt_groups),
+            "share of prompts to repair; too few for rates",
         )
 
-    def _gain_finding(self, group: str) -> Finding:
-        control = self.best_control("fixed")
-        gain = self.rate("back", "fixed", over=control)
-        of = "" if group == "all" else f" in {group}"
-        claim = (
-            f"One pair repairs {gain:.0%} more of the failures{of} than the best control,"
-            f" {_SHOWN[control]}."
+    def _gain_finding(self, tag: str = "") -> Finding:
+        (source, target), (control, gain) = self.best_pair(), self.over_best_control()
+        repairs = (
+            f"{points(gain)} more of the failures than the best control."
+            if gain.low > 0
+            else f"no more of the failures than the best control: {points(gain)}."
         )
-        if not gain.excludes():
-            claim = (
-                f"One pair does not clearly repair more of the failures{of} than the best control,"
-                f" {_SHOWN[control]}: {gain:.0%}."
-            )
+        where = f"At {_WHERE[self.analysis.position]}"
         return Finding(
-            claim,
+            f"{f'{tag}:' if tag else f'{where},'} one pair of layers"
+            f" (best: {source} over {target}) repairs {repairs}",
             gain,
-            "share of failures that one fixed pair of layers repairs, above the best control's",
+            f"{_RATE}, above the best control's{f': {tag}' if tag else ''}",
+            control=Compared(_SHOWN[self.best_control("fixed")], control),
+            kind="compares",
+            note=PICKED,
         )
+
+    def _rate_finding(self) -> Finding:
+        rate = self.rate("back", "fixed")
+        claim = f"One fixed pair of layers repairs {rate:.0%} of the failures."
+        return Finding(claim, rate, _RATE, note=PICKED)

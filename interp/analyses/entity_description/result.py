@@ -9,9 +9,18 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.plots import Axes, grid_below, lines_over_depth
+from interp.figures.words import points
 from interp.result import Compared, Finding, Result
-from interp.stats.estimate import estimate, estimates
-from interp.sweeps.two_hop import answer_groups, compared_frame, empty_figure, nothing_compared
+from interp.stats.estimate import estimate_of
+from interp.stats.groups import Groups
+from interp.stats.shares import share, share_difference, share_differences, shares
+from interp.sweeps.two_hop import (
+    answer_groups,
+    compared_frame,
+    empty_figure,
+    enough,
+    nothing_compared,
+)
 
 if TYPE_CHECKING:
     from interp.analyses.entity_description import EntityDescription
@@ -58,9 +67,14 @@ class EntityDescriptionResult(Result):
         self, group: str, position: str, entity: str, what: str
     ) -> tuple[np.ndarray, np.ndarray]:
         i = ENTITIES.index(entity)
-        chosen = answer_groups(self.arrays)[group] & ~self.arrays["anyway"][:, [i, i + 2]].any(1)
-        values = self.arrays[f"{position}.{what}"][chosen]
+        values = self.arrays[f"{position}.{what}"][self._chosen(group, entity)]
         return values[..., i], values[..., i + 2]
+
+    def _chosen(self, group: str, entity: str) -> np.ndarray:
+        """Return which prompts [prompt] count in a group."""
+        i = ENTITIES.index(entity)
+        anyway = self.arrays["anyway"][:, [i, i + 2]].any(1)
+        return np.asarray(answer_groups(self.arrays)[group] & ~anyway)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row per statistic, group, vector position, entity, and source and target layer.
@@ -69,7 +83,8 @@ class EntityDescriptionResult(Result):
         of this source; "first source": this is the first such source; "anywhere": for any pair;
         "sampled anywhere": expected, if each of the pairs is sampled `n_samples` times. Each `rate`
         stands beside its control, another prompt's entity with as many `tries`, and their paired
-        difference `gain`; with 95 % bootstrap intervals over prompts.
+        difference `gain`; with the 95 % intervals of `shares` and `share_differences` over groups
+        of prompts.
         """
         rows = [
             row
@@ -110,21 +125,8 @@ class EntityDescriptionResult(Result):
             ),
         ):
             keys = dict(zip(_KEYS, (statistic, group, position, entity), strict=True)) | at
-            yield pd.DataFrame(keys | {"tries": tries, "n_prompts": n} | self._rates(*of_both))
-
-    def _rates(self, own: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
-        """Return own, another's and the paired difference's means, over the first axis."""
-        own, other = own.astype(np.float64), other.astype(np.float64)
-        columns: dict[str, np.ndarray] = {}
-        for name, values in (("rate", own), ("control", other), ("gain", own - other)):
-            before = "" if name == "rate" else f"{name}_"
-            of_name = estimates(values, seed=self.analysis.seed)
-            columns |= {
-                name: of_name["mean"],
-                f"{before}low": of_name["low"],
-                f"{before}high": of_name["high"],
-            }
-        return columns
+            rates = _rates(*of_both, groups=self.groups_of(self._chosen(group, entity)))
+            yield pd.DataFrame(keys | {"tries": tries, "n_prompts": n} | rates)
 
     def plot(self) -> go.Figure:
         """Draw how often each source layer's vector says the entity, and a grid of all pairs."""
@@ -166,28 +168,81 @@ class EntityDescriptionResult(Result):
         yield others.assign(panel=panel, line=f"{group}, another prompt's")
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return how often vectors say the bridge, by group, and the answer."""
-        groups = list(answer_groups(self.arrays))
+        """Return how often vectors say the bridge, and the answer, and from which layer on."""
+        groups = list(enough(answer_groups(self.arrays), self.prompt_groups))
         if not groups:
             return (Finding(nothing_compared(self.arrays)),)
         first, *more = self._drawn
-        asked = [(group, *first) for group in groups] + [(groups[0], *each) for each in more[::-1]]
-        return tuple(self._finding(*each) for each in asked[:3])
+        asked = [first, *more[::-1][:1]]
+        return *(self._finding(groups[0], *each) for each in asked), self._since(
+            groups[0], *asked[-1]
+        )
 
     def _finding(self, group: str, position: str, entity: str) -> Finding:
         own, other = self.is_said(group, position, entity)
         whose = f"With {group}, the {_FROM[position]}'s vector"
-        if not len(own):
-            return Finding(f"{whose} cannot be judged: the target prompt says the {entity} anyway.")
-        share, control = (estimate(x.any((1, 2)), seed=self.analysis.seed) for x in (own, other))
-        half = np.flatnonzero(own.any(2).mean(0) >= 0.5)
-        since = f", in half of them from layer {half[0]} on" if len(half) else ""
-        return Finding(
-            f"{whose} says the {entity} in {share:.0%} of prompts{since}.",
-            share,
-            f"share of prompts with {group} whose {_FROM[position]}'s vector says the {entity}",
-            control=Compared("another prompt's entity", control),
+        groups = self.groups_of(self._chosen(group, entity))
+        said, of_other = (each.any((1, 2)) for each in (own, other))
+        gain = share_difference(said, of_other, groups=groups)
+        if not gain.has_interval:
+            anyway = f"in most prompts, the target prompt says the {entity} anyway"
+            return Finding(f"{whose} cannot be judged: {anyway}.")
+        than = f"than another prompt's {entity}"
+        how = (
+            f"in {points(gain)} more of the prompts {than}."
+            if gain.low > 0
+            else f"no more often {than}: {points(gain)}."
         )
+        return Finding(
+            f"{whose} says the {entity} {how}",
+            gain,
+            f"share of prompts with {group} whose {_FROM[position]}'s vector says the {entity},"
+            " above another prompt's",
+            control=Compared("another prompt's entity", share(of_other, groups=groups)),
+            kind="compares",
+            note="any pair of layers, for both",
+        )
+
+    def _since(self, group: str, position: str, entity: str) -> Finding:
+        """Return from which layer on half of the vectors say the entity."""
+        said = self.is_said(group, position, entity)[0].any(2)
+        whose = f"With {group}, half of the {_FROM[position]}'s vectors say the {entity}"
+        since = estimate_of(
+            _half_from,
+            said,
+            groups=self.groups_of(self._chosen(group, entity)),
+            seed=self.analysis.seed,
+        )
+        if not np.isfinite(since.value):
+            return Finding(f"{whose} at no layer.")
+        return Finding(
+            f"{whose} from layer {since:.0f} on.",
+            since,
+            f"first layer at which half of the {_FROM[position]}'s vectors say the {entity},"
+            f" {group}",
+        )
+
+
+def _half_from(rates: np.ndarray) -> float:
+    """Return the first layer with a rate of at least a half; infinite where there is none."""
+    return float(np.argmax(rates >= 0.5)) if (rates >= 0.5).any() else np.inf
+
+
+def _rates(own: np.ndarray, other: np.ndarray, *, groups: Groups | None) -> dict[str, np.ndarray]:
+    """Return the columns of own, another's, and the paired difference's rates."""
+    columns: dict[str, np.ndarray] = {}
+    for name, of_name in (
+        ("rate", shares(own, groups=groups)),
+        ("control", shares(other, groups=groups)),
+        ("gain", share_differences(own, other, groups=groups)),
+    ):
+        before = "" if name == "rate" else f"{name}_"
+        columns |= {
+            name: of_name["mean"],
+            f"{before}low": of_name["low"],
+            f"{before}high": of_name["high"],
+        }
+    return columns
 
 
 def _ever_sampled(probability: np.ndarray, n_samples: int) -> np.ndarray:

@@ -61,6 +61,8 @@ from interp.tasks.batch import TokenBatch
 class HopStages(Analysis):
     """Find each stage's first layer in prompts with known hops and no working shortcut.
 
+    What the task does not ask excludes nothing.
+
     `variant`, `prompt` and `placeholder` are entity_description's, `half_width` (3 in 32 layers) is
     attention_knockout's. The control looks for another prompt's entities, and hides another token.
     """

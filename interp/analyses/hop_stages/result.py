@@ -8,9 +8,19 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.plots import boxes
+from interp.figures.words import points
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimate_difference
-from interp.sweeps.two_hop import RIGHT, WRONG, answer_groups, compared_frame, nothing_compared
+from interp.stats.groups import Groups
+from interp.stats.shares import share, share_difference
+from interp.sweeps.two_hop import (
+    RIGHT,
+    WRONG,
+    answer_groups,
+    compared_frame,
+    enough,
+    nothing_compared,
+)
 
 if TYPE_CHECKING:
     from interp.analyses.hop_stages import HopStages
@@ -33,6 +43,8 @@ STAGES = {  # by the measures whose mean layer they are
     "4 prediction extracted": MEASURES[5:6],
 }
 _IN_THE_LENS = (MEASURES[6], MEASURES[8])
+_KINDS: tuple[Literal["own"], Literal["control"]] = ("own", "control")
+_CONTROL = "another prompt's bridge"
 _REAL = [
     f"{name}{end}".removeprefix("defined_")
     for name in ("defined", "control", "layer")
@@ -70,9 +82,10 @@ class HopStagesResult(Result):
         """Return one row per kind (stage, measure, difference), name and group.
 
         `defined` is the share of prompts in which it happens at any layer, `control` that of
-        another prompt's entities (or of another hidden token), with 95 % bootstrap intervals over
-        prompts; `layer` is the mean over the prompts in which it is defined, `median` theirs.
-        "difference": the mean layer of wrong answers minus that of right ones.
+        another prompt's entities (or of another hidden token); `layer` is the mean over the prompts
+        in which it is defined, `median` theirs. "difference": the mean layer of wrong answers minus
+        that of right ones. 95 % intervals of `shares`, `estimates` and `estimate_difference`, over
+        groups of prompts.
         """
         groups = answer_groups(self.arrays)
         rows = [
@@ -89,23 +102,29 @@ class HopStagesResult(Result):
     def _share(self, group: str, name: str, kind: Literal["own", "control"] = "own") -> Estimate:
         """Return the share of a group's prompts in which something happens at any layer."""
         is_defined = ~np.isnan(self.layers(group, name, kind=kind))
-        return estimate(is_defined, seed=self.analysis.seed)
+        return share(is_defined, groups=self.groups_of(self.chosen(group)))
 
     def _mean_layer(self, group: str, name: str) -> Estimate:
         """Return the mean layer over a group's prompts in which something happens."""
+        layers, groups = self._defined(group, name)
+        return estimate(layers, groups=groups, seed=self.analysis.seed)
+
+    def _defined(self, group: str, name: str) -> tuple[np.ndarray, Groups | None]:
+        """Return the layers of a group's prompts in which something happens, and their groups."""
         layers = self.layers(group, name)
-        return estimate(layers[~np.isnan(layers)], seed=self.analysis.seed)
+        is_defined = ~np.isnan(layers)
+        return layers[is_defined], self.groups_of(np.flatnonzero(self.chosen(group))[is_defined])
 
     def _row(self, group: str, name: str) -> dict[str, object]:
         own, layers = self._share(group, name), self.layers(group, name)
         row: dict[str, object] = {"group": group, "n_prompts": own.n}
-        for prefix, share in (
+        for prefix, found in (
             ("defined", own),
             ("control", self._share(group, name, "control")),
             ("layer", self._mean_layer(group, name)),
         ):
             before = "" if prefix == "defined" else f"{prefix}_"
-            row |= {prefix: share.value, f"{before}low": share.low, f"{before}high": share.high}
+            row |= {prefix: found.value, f"{before}low": found.low, f"{before}high": found.high}
         defined = layers[~np.isnan(layers)]
         median = np.median(defined) if len(defined) else np.nan
         return row | {"n_defined": len(defined), "median": median}
@@ -114,11 +133,13 @@ class HopStagesResult(Result):
         """Return how many layers later something happens in wrong answers; None if unknown."""
         if len(answer_groups(self.arrays)) < 2:
             return None
-        layers = [self.layers(group, name) for group in (WRONG, RIGHT)]
-        defined = [each[~np.isnan(each)] for each in layers]
-        if not all(len(each) for each in defined):
+        (wrong, of_wrong), (right, of_right) = (
+            self._defined(each, name) for each in (WRONG, RIGHT)
+        )
+        if not len(wrong) or not len(right):
             return None
-        return estimate_difference(*defined, seed=self.analysis.seed)
+        groups = (of_wrong, of_right)
+        return estimate_difference(wrong, right, groups=groups, seed=self.analysis.seed)
 
     def _later(self, name: str) -> dict[str, object]:
         if (difference := self._difference(name)) is None:
@@ -146,29 +167,51 @@ class HopStagesResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how often the first hop is resolved, by group, and how much later in failures."""
-        groups = [group for group in answer_groups(self.arrays) if self.chosen(group).any()]
-        if not answer_groups(self.arrays):
+        members = enough(answer_groups(self.arrays), self.prompt_groups)
+        if not members:
             return (Finding(nothing_compared(self.arrays)),)
+        groups = enough({group: self.chosen(group) for group in members}, self.prompt_groups)
         if not groups:
-            return (Finding("Nothing to judge: the target prompt says the entities anyway."),)
+            anyway = "in most prompts, the target prompt says the entities anyway"
+            return (Finding(f"Nothing to judge: {anyway}."),)
         resolved = tuple(self._first_hop(group) for group in groups)
-        later = self._difference(_IN_THE_LENS[0])
-        if later is None:
-            return resolved
-        claim = (
-            "By the lens,"
-            f" the bridge is there {later:.1f} layers later in wrong answers than in right ones."
-        )
-        measure = "layers by which the lens reads the bridge later in wrong answers than in right"
-        return (*resolved, Finding(claim, later, measure))
+        later = self._later_by_the_lens()
+        return resolved if later is None else (*resolved, later)
 
     def _first_hop(self, group: str) -> Finding:
-        stage = next(iter(STAGES))
-        share, layer = self._share(group, stage), self._mean_layer(group, stage).value
-        where = "" if np.isnan(layer) else f", at layer {layer:.1f} on average"
+        stage, groups = next(iter(STAGES)), self.groups_of(self.chosen(group))
+        own, other = (~np.isnan(self.layers(group, stage, kind=kind)) for kind in _KINDS)
+        gain = share_difference(own, other, groups=groups)
+        how = (
+            f"in {points(gain)} more of the prompts than {_CONTROL}."
+            if gain.low > 0
+            else f"no more often than {_CONTROL}: {points(gain)}."
+        )
         return Finding(
-            f"With {group}, the first hop is resolved in {share:.0%} of prompts{where}.",
-            share,
-            f"share of prompts with {group} whose first hop is resolved",
-            control=Compared("another prompt's bridge", self._share(group, stage, "control")),
+            f"With {group}, the first hop is resolved {how}",
+            gain,
+            f"share of prompts with {group} whose first hop is resolved, above another prompt's",
+            control=Compared(_CONTROL, share(other, groups=groups)),
+            kind="compares",
+            note="at any layer, for both",
+        )
+
+    def _later_by_the_lens(self) -> Finding | None:
+        name = _IN_THE_LENS[0]
+        later = self._difference(name)
+        if later is None or not later.has_interval:
+            return None
+        than = "in wrong answers than in right ones"
+        how = (
+            f"{later:.1f} layers later {than}."
+            if later.low > 0
+            else f"no later {than}: {later:.1f}."
+        )
+        return Finding(
+            f"By the lens, the bridge is at the first hop {how}",
+            later,
+            "layers by which the lens reads the bridge later in wrong answers than in right",
+            control=Compared(RIGHT, self._mean_layer(RIGHT, name)),
+            kind="compares",
+            note="over the prompts in which the lens reads it",
         )

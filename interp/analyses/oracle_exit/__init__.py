@@ -4,8 +4,7 @@ The oracle exits in front of the first layer at which the logit lens already mak
 choice; it has to run the whole model to know which, and is a bound, not a method. The rule exits
 where the lens has made the same choice `k` times in a row (PABEE, arXiv 2006.04152, with the lens
 in place of trained exits). Both skip all later layers of a token, so they are what skipping voids
-(void_skip) has to be compared with; their control exits everywhere in front of one layer, at the
-same mean depth.
+(void_skip) has to be compared with; their control is everyone's leaving at the same mean depth.
 """
 
 from collections.abc import Sequence

@@ -10,15 +10,18 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.plots import lines_over_depth
+from interp.figures.words import points
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate
-from interp.stats.paired import PairedDifference
+from interp.stats.paired import paired_p
+from interp.stats.shares import share, share_difference
 
 if TYPE_CHECKING:
     from interp.analyses.oracle_exit import OracleExit
 
 ORACLE, SETTLED = "oracle", "oracle, settled"
 _AGREES, _RIGHT = "agrees with the full model", "accuracy"
+_FIXED = "everyone leaving at the same mean depth"
 
 
 def first_agreeing(choice: np.ndarray, *, is_settled: bool = False) -> np.ndarray:
@@ -80,42 +83,68 @@ class OracleExitResult(Result):
         truth = self.answer if score == _RIGHT else self.choice[:, -1]
         return np.asarray(read == truth, dtype=np.float64)
 
-    def fixed(self, exits: np.ndarray) -> np.ndarray:
-        """Return exits everywhere in front of one layer: the mean depth, rounded up."""
-        return np.full_like(exits, int(np.ceil(exits.mean())))
+    def fixed(self, exits: np.ndarray, score: str) -> np.ndarray:
+        """Return the score [prompt] where everyone leaves at the mean depth of these exits.
+
+        Where that lies between two layers, each prompt leaves in front of one or the other by lot,
+        so that the mean depth is the same; this is the expectation.
+        """
+        below = int(exits.mean())
+        early, late = (
+            self.score(self._everyone_at(tap), score)
+            for tap in (below, min(below + 1, self.n_layers))
+        )
+        return np.asarray(early + (exits.mean() - below) * (late - early))
+
+    def above_fixed(self, exits: np.ndarray, score: str) -> Estimate:
+        """Return by how much exits score above everyone's leaving at their mean depth.
+
+        That depth is known from the same prompts, so its error is part of the interval (by the
+        delta method).
+        """
+        depth, fixed = exits.mean(), self.fixed(exits, score)
+        below = int(depth)
+        ends = (self.score(self._everyone_at(tap), score).mean() for tap in (below, below + 1))
+        per_layer = np.diff([*ends])[0] if below < self.n_layers else 0.0
+        own = self.score(exits, score)
+        if (own == fixed).all():
+            return share_difference(own, fixed, groups=self.prompt_groups)
+        return self._estimate(own - fixed - per_layer * (exits - depth))
 
     def _everyone_at(self, tap: int) -> np.ndarray:
         return np.full(len(self.choice), tap)
 
     def _estimate(self, values: np.ndarray) -> Estimate:
-        return estimate(values, seed=self.analysis.seed)
+        return estimate(values, groups=self.prompt_groups, seed=self.analysis.seed)
+
+    def _share(self, values: np.ndarray) -> Estimate:
+        return share(values, groups=self.prompt_groups)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row per statistic, exit rule, score and layer.
 
         Columns: statistic, rule, score, layer, mean, low, high, depth, difference, p, n_prompts.
 
-        "rule": the score of an exit rule with its 95 % bootstrap interval over prompts, the mean
-        share of layers it runs (depth), its difference to the full model and p (McNemar's exact
-        test); "control": of a fixed exit at the rule's mean depth. "exit": the share of prompts
-        that have left in front of a layer. "lens": the score of everyone reading there.
+        "rule": the score of an exit rule with the interval of `share` over groups of prompts, the
+        mean share of layers it runs (depth), its difference to the full model and p (`paired_p`);
+        "control": of everyone leaving at the rule's mean depth. "exit": the share of prompts that
+        have left in front of a layer. "lens": the score of everyone reading there.
         """
         frame = pd.DataFrame([*self._rule_rows(), *self._layer_rows()])
         return frame.astype({"layer": "Int64"})
 
     def _rule_rows(self) -> Iterator[dict[str, object]]:
-        full = self._everyone_at(self.n_layers)
-        for rule, exits in self.rules.items():
-            ways = (("rule", exits), ("control", self.fixed(exits)))
-            for (statistic, taps), score in product(ways, self.scores):
-                values = self.score(taps, score)
-                lost = PairedDifference.of(
-                    values - self.score(full, score), seed=self.analysis.seed
-                )
+        for (rule, exits), score in product(self.rules.items(), self.scores):
+            full = self.score(self._everyone_at(self.n_layers), score)
+            for statistic, values in (
+                ("rule", self.score(exits, score)),
+                ("control", self.fixed(exits, score)),
+            ):
                 keys = {"statistic": statistic, "rule": rule, "score": score, "layer": pd.NA}
-                yield self._row(
-                    keys, values, float(taps.mean()), difference=lost.estimate.value, p=lost.p
-                )
+                lost = values - full
+                p = paired_p(lost, groups=self.prompt_groups, seed=self.analysis.seed)
+                tests = {"difference": float(lost.mean()), "p": float(p)}
+                yield self._row(keys, values, float(exits.mean()), **tests)
 
     def _layer_rows(self) -> Iterator[dict[str, object]]:
         for (rule, exits), tap in product(self.rules.items(), range(self.n_layers + 1)):
@@ -134,7 +163,7 @@ class OracleExitResult(Result):
         difference: float = np.nan,
         p: float = np.nan,
     ) -> dict[str, object]:
-        columns = self._estimate(values).columns()
+        columns = self._share(values).columns()
         n_prompts = columns.pop("n_prompts")
         tests = {"depth": depth / self.n_layers, "difference": difference, "p": p}
         return keys | columns | tests | {"n_prompts": n_prompts}
@@ -152,28 +181,35 @@ class OracleExitResult(Result):
         return figure.update_yaxes(range=[-0.03, 1.03])
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return the depth at which the final choice is first there, and two rules' scores."""
+        """Return what a rule gains on a fixed exit, and where the final choice is first there."""
         depth = self._estimate(self.rules[ORACLE] / self.n_layers)
         oracle = Finding(
             f"With hindsight, the final choice is there after {depth:.0%} of the layers.",
             depth,
             "share of layers until the final choice is there, with hindsight",
+            note="agrees with the full model by construction",
         )
-        return oracle, *(self._rule_finding(k) for k in self._repeats[:2])
+        first, *more = [self._rule_finding(k) for k in self._repeats[:2]]
+        return (first, oracle, *more)
 
     def _rule_finding(self, k: int) -> Finding:
         exits, score = self.rules[f"same choice {k} times"], self.scores[-1]
-        own, fixed, full = (
-            self._estimate(self.score(taps, score))
-            for taps in (exits, self.fixed(exits), self._everyone_at(self.n_layers))
+        gain = self.above_fixed(exits, score)
+        does = "is right" if score == _RIGHT else "agrees with the full model"
+        how = (
+            f"{does} for {points(gain)} more of the prompts than {_FIXED}."
+            if gain.low > 0
+            else f"{does} no more often than {_FIXED}: {points(gain)}."
         )
-        right = "is right" if score == _RIGHT else "agrees with the full model"
-        depth = 100 * exits.mean() / self.n_layers
+        if not gain.has_interval:
+            how = f"cannot be compared with {_FIXED}: too few prompts."
+        full = self.score(self._everyone_at(self.n_layers), score)
         return Finding(
-            f"Leaving after {k} equal choices, at {depth:.0f} % of the depth,"
-            f" {right} for {own:.0%} of prompts.",
-            own,
-            f"{score} when leaving after {k} equal choices",
-            control=Compared("everyone leaving at the same mean depth", fixed),
-            rival=Compared("the full model", full),
+            f"Leaving after {k} equal choices {how}",
+            gain,
+            f"{score} when leaving after {k} equal choices, above {_FIXED}",
+            control=Compared(_FIXED, self._share(self.fixed(exits, score))),
+            rival=Compared("the full model", self._share(full)),
+            kind="compares",
+            note=f"on average at {exits.mean() / self.n_layers:.0%} of the depth, both",
         )

@@ -24,7 +24,7 @@ KINDS = {
 STATISTICS = {
     "rate": "share of failures repaired",
     "kept": "share of right answers kept",
-    "answer": "change of the answer's logit",
+    "log_prob": "change of the answer's log-probability",
     "rank": "rank of the answer",
 }
 
@@ -64,7 +64,7 @@ def grid(here: Selected, of: str) -> Grid:
         columns[statistic],
         Axis.of("source layer (its output)", n, "src", "layer"),
         Axis.of("target layer (its output)", n, "tgt"),
-        is_signed=statistic == "answer",
+        is_signed=statistic == "log_prob",
         lower_is_better=statistic == "rank",
         top=1.0 if statistic in ("rate", "kept") else None,
         missing="not tried: only pairs of this kind are",
