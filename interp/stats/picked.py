@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from interp.stats.bootstrap import N_RESAMPLES, chunks, draws
+from interp.stats.bootstrap import N_RESAMPLES, chunks, draws, squares_around
 from interp.stats.estimate import Estimate, estimate
 from interp.stats.groups import FEW, FEWEST, Array, Grouping
 
@@ -125,17 +125,16 @@ def band(
 def _largest(rest: Array, sizes: Array, error: Array, *, seed: int) -> Array:
     """Return the largest |t| of any option [resample], from residuals by group [group option].
 
-    A resample without the few groups in which an option moves would have an error near 0: a quarter
-    of the observed one is the least.
+    A resample without the few groups in which an option moves has an error near 0: a quarter of the
+    observed one is the least. Without any of them it says nothing of that option.
     """
     drawn, largest = draws(len(rest), seed=seed), np.zeros(N_RESAMPLES)
-    total = (drawn @ sizes)[:, None]
+    total, n = (drawn @ sizes)[:, None], len(rest)
     for at in chunks(rest.shape[1]):
         shift = drawn @ rest[:, at] / total
-        squares = drawn @ rest[:, at] ** 2 - 2 * shift * (drawn @ (rest[:, at] * sizes[:, None]))
-        squares += shift**2 * (drawn @ sizes**2)[:, None]
-        errors = np.sqrt(np.maximum(squares, 0) * len(rest) / (len(rest) - 1)) / total
-        errors = np.maximum(errors, error[at] / 4)
-        t = np.divide(np.abs(shift), errors, out=np.zeros_like(shift), where=errors > 1e-12)
+        squares = squares_around(shift, rest[:, at], sizes[:, None], drawn)
+        errors = np.maximum(np.sqrt(squares * n / (n - 1)) / total, error[at] / 4)
+        moves = (squares > 0) & (errors > 1e-12)
+        t = np.divide(np.abs(shift), errors, out=np.zeros_like(shift), where=moves)
         largest = np.maximum(largest, t.max(1, initial=0))
     return largest
