@@ -26,7 +26,7 @@ LONGEST_CLAIM = 160  # characters
 MOST_FINDINGS = 3
 _ROWS_SHOWN = 5
 
-
+R = TypeVar("R", bound="Result")  # not Self, which runtime checks refuse in a plain class
 Kind = Literal["describes", "compares"]
 R = TypeVar("R", bound="Result")  # typing.Self cannot be checked in a class that is not decorated
 
