@@ -62,8 +62,11 @@ def _studentised(rest: Array, under: Array, drawn: Array) -> tuple[Array, Array]
         shift = (drawn @ rest) / total
         squares = drawn @ rest**2 - 2 * shift * (drawn @ (rest * shared))
         squares += shift**2 * (drawn @ shared**2)
-        statistic = shift / _error(np.maximum(squares, 0), total, len(rest))
-    # 0 / 0: nothing moved; x / 0 stays infinite, and Student's end is kept
+        error = _error(np.maximum(squares, 0), total, len(rest))
+        # a resample without the few groups that differ would have an error near 0
+        least = _error((rest**2).sum(0), shared.sum(0), len(rest)) / 4
+        statistic = shift / np.maximum(error, least)
+    # 0 / 0: nothing moved; x / 0, of a denominator of 0, stays infinite: Student's end is kept
     statistic = np.where(np.isnan(statistic), 0.0, statistic)
     low, high = np.quantile(statistic, QUANTILES, axis=0, method="nearest")
     return low, high
