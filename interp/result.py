@@ -28,7 +28,6 @@ _ROWS_SHOWN = 5
 
 R = TypeVar("R", bound="Result")  # not Self, which runtime checks refuse in a plain class
 Kind = Literal["describes", "compares"]
-R = TypeVar("R", bound="Result")  # typing.Self cannot be checked in a class that is not decorated
 
 
 @dataclass(frozen=True)
