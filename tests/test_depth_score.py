@@ -8,9 +8,13 @@ import torch
 from torch.testing import assert_close
 
 import interp
-from interp.analyses.depth_score import DepthScore, depth_score, layer_effects
+from interp.analyses.depth_score import DepthScore, DepthScoreResult, depth_score, layer_effects
+from interp.analyses.depth_score.levels import Scored
 from interp.errors import AnalysisError, TaskError
+from interp.figures.words import PICKED
 from interp.models import Model
+from interp.stats.groups import Grouping
+from interp.sweeps.tags import bytes_of
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 from tests.families import tiny, tokens
@@ -126,9 +130,19 @@ def test_levels_are_kept_apart_and_scores_named_in_both_conventions() -> None:
     assert frame["2", "output", "mean", "score, layers from 0"].item() == 0.5
     assert frame["2", "output", "mean", "score, layers from 1"].item() == 1.5
     assert frame["10", "output", "mean", "score, layers from 1"].item() == 3.0
-    assert (
-        result.summary() == "By the effect on the output, '10' scores 1.50 layers deeper than '2'."
+    assert result.summary() == (
+        "By the effect on the output, '10' scores 1.50 layers deeper than '2'"
+        " (too few prompts of equal lengths)."
     )
+
+
+def result_of(effects: torch.Tensor, levels: list[str], lengths: list[int]) -> DepthScoreResult:
+    """Return a result with these effects on the output [prompt skipped]; all on layers are 1."""
+    n, layers = effects.shape
+    both = {"layer": torch.ones(n, layers, layers), "output": effects}
+    part = {f"{key}.{of}": value for key, value in both.items() for of in ("max", "mean")}
+    part |= {"level": bytes_of(levels), "n_pos": torch.tensor(lengths)}
+    return DepthScore(tag="hops").combine([part])
 
 
 def test_the_distance_of_levels_has_an_interval() -> None:
@@ -136,16 +150,83 @@ def test_the_distance_of_levels_has_an_interval() -> None:
         torch.tensor([[3.0, 1.0], [1.0, 1.0], [2.0, 1.0]]).repeat(2, 1),
         torch.tensor([[0.0, 1.0]]).repeat(6, 1),
     )
-    effects = torch.cat([shallow, deep])
-    both = {
-        f"{key}.{s}": value
-        for key, value in (("layer", torch.ones(12, 2, 2)), ("output", effects))
-        for s in ("max", "mean")
-    }
-    level = torch.tensor([[50]] * 6 + [[51]] * 6, dtype=torch.uint8)
-    finding, _ = DepthScore(tag="hops").combine([both | {"level": level}]).findings()
+    result = result_of(torch.cat([shallow, deep]), ["2"] * 6 + ["3"] * 6, [9] * 12)
+    finding, _ = result.findings()
     assert finding.estimate.value == pytest.approx(1 - 1 / 3)
-    assert 0.5 < finding.estimate.low < 2 / 3 < finding.estimate.high < 0.75
+    assert 0.5 < finding.estimate.low < 2 / 3 < finding.estimate.high < 0.85
+    assert (finding.kind, finding.control.name) == ("compares", "'2'")
+    assert finding.control.estimate.value == pytest.approx(1 / 3)
+
+
+def test_levels_are_compared_at_equal_lengths() -> None:
+    """By hand: length decides the score, and the deeper level is only longer."""
+    lengths = [8] * 6 + [9] * 18 + [8] * 18 + [9] * 6 + [30] * 5
+    scores = {8: [3.0, 1.0], 9: [1.0, 3.0], 30: [0.0, 1.0]}
+    effects = torch.tensor([scores[length] for length in lengths])
+    result = result_of(effects, ["2"] * 24 + ["1"] * 29, lengths)
+    finding, _ = result.findings()
+    plain = [float(depth_score(result.effects(level, "output", "mean"))) for level in "21"]
+    assert plain[0] - plain[1] > 0.1
+    assert finding.estimate.value == pytest.approx(0)
+    assert finding.estimate.n == 48
+    assert "'2' scores no deeper than '1'" in finding.claim
+    longer = [length + 100 for length in lengths[:24]] + lengths[24:]
+    finding, _ = result_of(effects, ["2"] * 24 + ["1"] * 29, longer).findings()
+    assert "too few prompts of equal lengths" in finding.claim
+    assert finding.kind == "describes"
+
+
+def test_matched_scores_are_weighted_means() -> None:
+    rng = np.random.default_rng(3)
+    above, below = rng.exponential(size=(2, 40))
+    lengths, is_first = rng.integers(0, 3, 40).astype(float), rng.integers(0, 2, 40) > 0
+    scored = Scored(above, below, lengths, Grouping.of(40, None), seed=0)
+    sums = np.zeros((2, 2))
+    for length in range(3):
+        rows = [side & (lengths == length) for side in (is_first, ~is_first)]
+        shared = 1 / (1 / rows[0].sum() + 1 / rows[1].sum())
+        for sum_, chosen in zip(sums, rows, strict=True):
+            sum_ += shared * above[chosen].mean(), shared * below[chosen].mean()
+    found = scored.difference([(is_first, ~is_first)])
+    assert found.value == pytest.approx(sums[0, 0] / sums[0, 1] - sums[1, 0] / sums[1, 1])
+    assert found.low < found.value < found.high
+
+
+def test_levels_without_an_order_are_picked_on_halves() -> None:
+    rng = np.random.default_rng(1)
+    level_of = np.array(["a", "b", "c", "d"] * 40)
+    found = []
+    for _ in range(40):
+        noise = torch.tensor(rng.exponential(size=(160, 3)))
+        finding, _ = result_of(noise, level_of.tolist(), [9] * 160).findings()
+        assert finding.kind == "compares"
+        found.append(finding.estimate.value)
+    assert abs(np.mean(found)) < 0.05  # extremes of the same prompts are 0.17 apart
+    deep = torch.ones(160, 3)
+    deep[level_of == "c", 2] += 3
+    finding, _ = result_of(deep, level_of.tolist(), [9] * 160).findings()
+    assert "'c' scores 0.50" in finding.claim
+    assert PICKED in finding.note
+
+
+def test_parts_of_interp_0_1_have_no_lengths() -> None:
+    effects = {f"{key}.{of}": torch.ones(12, 2) for key in ("output",) for of in ("max", "mean")}
+    effects |= {f"layer.{of}": torch.ones(12, 2, 2) for of in ("max", "mean")}
+    part = effects | {"level": bytes_of(["2"] * 6 + ["3"] * 6)}
+    finding, _ = DepthScore(tag="hops").combine([part]).findings()
+    assert finding.estimate.value == 0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_level_is_deeper_in_untrained_models(seed: int) -> None:
+    prompts = [
+        dataclasses.replace(prompt, id=f"{hops} {prompt.id}", tags={"hops": hops})
+        for hops, name in (("1", "one-hop"), ("2", "two-hop"))
+        for prompt in interp.load_task(name, n=16, seed=seed).prompts
+    ]
+    model = interp.load_model(f"zoo/hops-4l@untrained-{seed}")
+    finding, _ = DepthScore(tag="hops").run(model, Task("hops", tuple(prompts))).findings()
+    assert not finding.estimate.excludes()
 
 
 def test_bad_input_is_one_line() -> None:

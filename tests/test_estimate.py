@@ -95,6 +95,13 @@ def test_the_bootstrap_is_studentised() -> None:
     assert found.high == pytest.approx(mean - lowest * whole)
 
 
+def test_one_large_value_among_tiny_ones_does_not_make_an_endless_interval() -> None:
+    values = np.array([-7.3, *(-1e-4 * np.arange(1, 12))])
+    found, error = estimate(values), values.std(ddof=1) / np.sqrt(12)
+    assert found.value - found.low == pytest.approx(5 * 2.200985 * error)
+    assert found.value < found.high < found.value + 2.2 * error
+
+
 def test_ratios_resample_both_sides() -> None:
     above, below = np.random.default_rng(1).exponential(size=(2, 40)) + 1
     groups = np.arange(40) // 2

@@ -1,17 +1,20 @@
 """The staircase equals one full forward per variant, with hand-written hooks."""
 
+import dataclasses
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 import interp
-from interp.analyses.layer_skip import LayerSkip
+from interp.analyses.layer_skip import LayerSkip, LayerSkipResult
 from interp.models import Model, load_model
 from interp.replay import first, rows
 from interp.sites import Site
+from interp.stats.groups import Grouping
 from tests.families import stock_logits, tiny, tokens
 from tests.test_replay import naive
 
@@ -177,19 +180,112 @@ def test_what_must_hold(model: Model) -> None:
 
 
 @torch.no_grad()
-def test_the_answers_logit_equals_a_hook() -> None:
-    model, batch = tiny("llama"), tokens()
+def test_outcomes_and_kl_equal_a_hook() -> None:
+    model = tiny("llama")
+    batch = dataclasses.replace(tokens(), wrong=torch.tensor([5, 6, 7]))
     arrays = LayerSkip(scopes=("all",)).measure(model.record(batch), batch, {})
-    clean = model.logits(batch)[:, -1]
+    rows, clean = torch.arange(3), model.logits(batch).double().log_softmax(-1)
+    assert_close(
+        arrays["clean.log_prob"].double(), clean[rows, -1, batch.answer], rtol=0, atol=1e-5
+    )
     for skipped in range(model.n_layers):
         keep_first = lambda resid, out: torch.cat([out[:, :1], resid[:, 1:]], 1)  # noqa: E731
-        fall = clean - naive(model, batch, {skipped: keep_first})[:, -1]
-        assert_close(
-            arrays["all.answer_fall"][:, skipped],
-            fall.gather(1, batch.answer[:, None])[:, 0],
-            rtol=0,
-            atol=1e-5,
-        )
+        after = naive(model, batch, {skipped: keep_first}).double().log_softmax(-1)
+        kl = (clean.exp() * (clean - after)).sum(-1)[:, 1:]
+        log_prob = after[rows, -1, batch.answer]
+        expected = {
+            "log_prob": log_prob,
+            "logit_diff": log_prob - after[rows, -1, batch.wrong],
+            "accuracy": (after[:, -1].argmax(-1) == batch.answer).double(),
+            "kl_max": kl.amax(-1),
+            "kl_mean": kl.mean(-1),
+        }
+        for key, value in expected.items():
+            assert_close(
+                arrays[f"all.{key}"][:, skipped].double(), value, rtol=1e-4, atol=1e-5, msg=key
+            )
+
+
+def made(log_prob: np.ndarray, accuracy: np.ndarray, *, n_groups: int = 0) -> LayerSkipResult:
+    """Return a result with these outcomes [prompt skipped]; all are right, and sure, unskipped."""
+    n, layers = log_prob.shape
+    arrays = {"all.max": np.zeros((n, layers, layers)), "all.mean": np.zeros((n, layers, layers))}
+    arrays["all.position"] = np.zeros((n, layers, layers), int)
+    arrays |= {"all.log_prob": log_prob, "all.accuracy": accuracy}
+    arrays |= {"clean.log_prob": np.zeros(n), "clean.accuracy": np.ones(n)}
+    result = LayerSkipResult(LayerSkip(scopes=("all",), seed=2), arrays, ("all",))
+    return result.of_groups(np.arange(n) % n_groups) if n_groups else result
+
+
+def test_the_costliest_layer_is_picked_on_one_half_and_measured_on_the_other() -> None:
+    """By hand: a mean over prompts of the layer with the largest mean of the other half."""
+    rng = np.random.default_rng(0)
+    log_prob, right = -rng.exponential(size=(60, 4)), rng.integers(0, 2, (60, 4)).astype(float)
+    result = made(log_prob, right, n_groups=30)
+    cost, accuracy = result.findings()
+    half = Grouping.of(60, np.arange(60) % 30).half(seed=2)
+    total, fewer, others = 0.0, 0.0, 0.0
+    for measured in (half, ~half):
+        layer = (-log_prob[~measured]).mean(0).argmax()
+        total += -log_prob[measured, layer].sum()
+        rest = np.delete(right[measured], layer, axis=1).mean(1)
+        others += rest.sum()
+        fewer += (rest - right[measured, layer]).sum()
+    assert cost.estimate.value == pytest.approx(total / 60)
+    assert cost.kind == "describes"
+    assert (cost.estimate.n, cost.estimate.n_groups) == (60, 30)
+    assert accuracy.estimate.value == pytest.approx(fewer / 60)
+    assert accuracy.control.estimate.value == pytest.approx(others / 60)
+    assert accuracy.rival.estimate.value == 1.0
+    assert accuracy.kind == "compares"
+    assert "no fewer prompts get the right answer" in accuracy.claim
+
+
+def test_what_a_clear_layer_costs() -> None:
+    log_prob, right = np.full((20, 3), -0.5), np.ones((20, 3))
+    log_prob[:, 1], right[:, 1] = -8.0, 0.0
+    log_prob[:, 2] = -1.0
+    cost, accuracy = made(log_prob, right).findings()
+    assert cost.claim.startswith("Skipping layer 1 costs most: 8.00")
+    assert (cost.control.estimate.value, cost.rival.estimate.value) == (0.75, 1.0)
+    assert cost.rival.name == "layer 2, the next"
+    assert accuracy.estimate.value == 1.0
+    assert accuracy.estimate.low > 0.7
+    assert accuracy.claim.startswith("Without layer 1, 100 % [")
+    frame = made(log_prob, right).to_frame().set_index(["effect", "skipped"])
+    assert frame.loc[("accuracy", 1), ["mean", "low", "clean"]].tolist() == [0.0, 0.0, 1.0]
+    assert frame.loc[("log_prob", 1), "mean"] == 8.0
+
+
+@torch.no_grad()
+def test_parts_of_interp_0_1_open_without_outcomes() -> None:
+    model, batch = tiny("llama"), tokens()
+    part = LayerSkip().measure(model.record(batch), batch, {})
+    newer = ("clean.", "log_prob", "accuracy", "kl_max", "kl_mean", "prompt.group")
+    old = {key: value for key, value in part.items() if not key.endswith(newer)}
+    old = {key: value for key, value in old.items() if not key.startswith("clean.")}
+    result = LayerSkip().combine([old | {"all.answer_fall": torch.ones(3, model.n_layers)}])
+    assert set(result.to_frame()["effect"]) == {"layer", "output"}
+    assert "changes the probabilities most" in result.summary()
+    assert result.plot().layout.title.text
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_untrained_models_lose_no_answers(seed: int) -> None:
+    model = interp.load_model(f"zoo/hops-4l@untrained-{seed}")
+    result = LayerSkip(scopes=("all",)).run(model, interp.load_task("two-hop", n=24, seed=seed))
+    (comparison,) = (finding for finding in result.findings() if finding.kind == "compares")
+    assert not comparison.estimate.excludes()
+
+
+def test_the_trained_model_loses_answers_without_its_first_layer() -> None:
+    result = LayerSkip(scopes=("all",)).run(
+        interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=24)
+    )
+    cost, accuracy = result.findings()
+    assert cost.claim.startswith("Skipping layer 0 costs most")
+    assert cost.estimate.excludes()
+    assert accuracy.estimate.low > 0.2
 
 
 @torch.no_grad()

@@ -156,7 +156,7 @@ def test_the_lens_equals_the_stock_models_hidden_states(smollm2: str) -> None:
 def without(
     plain: PreTrainedModel, tokens: torch.Tensor, skipped: int | None
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Return the stream at every tap, and probabilities, with `skipped` left out."""
+    """Return the stream at every tap, and logits, with `skipped` left out."""
     stream: list[torch.Tensor] = []
     layers = plain.model.layers
     handles = [
@@ -176,7 +176,7 @@ def without(
     finally:
         for handle in handles:
             handle.remove()
-    return stream, logits.softmax(-1)
+    return stream, logits
 
 
 @torch.no_grad()
@@ -184,15 +184,42 @@ def test_skipping_layers_equals_hooks_on_the_stock_model(smollm2: str) -> None:
     model = loaded(smollm2, "float32")
     batch, plain = two_prompts(model), stock(smollm2)
     arrays = LayerSkip(scopes=("all",)).measure(model.record(batch), batch, {})
-    clean, probabilities = without(plain, batch.tokens, None)
+    clean, logits = without(plain, batch.tokens, None)
     for skipped in SKIPPED:
         changed, now = without(plain, batch.tokens, skipped)
-        output = (probabilities - now).norm(dim=-1)[:, 1:].amax(-1)
+        output = (logits.softmax(-1) - now.softmax(-1)).norm(dim=-1)[:, 1:].amax(-1)
         assert_close(arrays["all.output_max"][:, skipped], output, rtol=1e-3, atol=1e-4)
         for layer in range(skipped, 30):
             c, d = (stream[layer + 1] - stream[layer] for stream in (clean, changed))
             effect = ((c - d).norm(dim=-1) / c.norm(dim=-1))[:, 1:].amax(-1)
             assert_close(arrays["all.max"][:, skipped, layer], effect, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_without_layer_0_every_answer_is_lost_though_logits_hardly_fall(
+    smollm2: str,
+) -> None:
+    """Recomputed by hooks on the stock model, where nothing but position 0 runs layer 0."""
+    model, plain = loaded(smollm2, "float32"), stock(smollm2)
+    lost, falls, right = [], [], torch.zeros(2)
+    for shard in model.shards(TASK):
+        batch = model.tokenize(shard)
+        rows = torch.arange(len(shard))
+        clean, after = (without(plain, batch.tokens, skip)[1][:, -1] for skip in (None, 0))
+        log_p = [each.log_softmax(-1)[rows, batch.answer] for each in (clean, after)]
+        lost += (log_p[0] - log_p[1]).tolist()
+        falls += (clean - after)[rows, batch.answer].tolist()
+        choices = torch.stack([clean, after]).argmax(-1)
+        right += (choices == batch.answer).sum(1)
+    result = LayerSkip(scopes=("all",)).run(model, TASK)
+    cost, accuracy, *_ = result.findings()
+    assert sum(lost) / len(lost) == pytest.approx(17.2, abs=0.1)
+    assert sum(falls) / len(falls) == pytest.approx(1.9, abs=0.1)  # why no finding is in logits
+    assert cost.claim.startswith("Skipping layer 0 costs most: 17.2")
+    assert cost.estimate.value == pytest.approx(sum(lost) / len(lost), rel=1e-3)
+    assert right.tolist() == [13, 0]
+    assert accuracy.rival.estimate.value == 13 / 16
+    assert accuracy.estimate.low > 0.3
 
 
 def test_its_tokenizer_puts_nothing_in_front_and_has_a_chat_template(smollm2: str) -> None:

@@ -6,7 +6,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch.testing import assert_close
 
 import interp
@@ -37,7 +36,9 @@ from interp.models import Model, load_model
 from interp.replay import first
 from interp.runs.registry import make_analysis
 from interp.stats.estimate import estimate
-from interp.stats.paired import PairedDifference, paired_p
+from interp.stats.groups import Grouping
+from interp.stats.paired import paired_p
+from interp.stats.shares import share, share_difference
 from interp.sweeps.choices import score_choices, shuffled
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
@@ -75,7 +76,7 @@ def test_it_fits_every_family_and_costs_what_it_says(model: Model) -> None:
     assert torch.equal(part["skipped"][..., 0], part["skipped"][..., 1])
     assert torch.equal(part["skipped.last"][..., 0], part["skipped.last"][..., 3])
     result = analysis.combine([part])
-    assert result.scores == ("accuracy", "answer logit", "nats per token")
+    assert result.scores == ("accuracy", "log_prob", "nats per token")
     two_pass = (
         result.to_frame()
         .query("evaluation == 'two-pass' and alpha == 0.8 and kind == 'voids'")
@@ -272,8 +273,8 @@ def test_failures_of_format_are_counted_apart() -> None:
     assert frame["generated: exact"] == 1
     assert frame["generated: no answer"] == 0
     finding = result.findings()[-1]
-    assert "no known answer, a failure of format" in finding.claim
-    assert (finding.rival.name, finding.rival.estimate.value) == ("the full model", 0.0)
+    assert "texts lack a known answer" in finding.claim
+    assert "of the full model: 0 %" in finding.note
     texts = Task(
         "mine",
         tuple(
@@ -288,14 +289,10 @@ def test_failures_of_format_are_counted_apart() -> None:
 # Statistics
 
 
-def test_a_paired_test_is_mcnemars_or_wilcoxons() -> None:
+def test_p_of_right_and_wrong_is_mcnemars() -> None:
     assert paired_p(np.zeros(5)) == 1.0
-    assert paired_p(np.array([1.0] * 6 + [-1.0] + [0.0] * 20)) == pytest.approx(2 * (1 + 7) / 2**7)
-    values = np.array([0.5, 1.0, -0.25, 2.0, 3.0, 0.75])
-    assert paired_p(values) == pytest.approx(stats.wilcoxon(values).pvalue)
-    gain = PairedDifference.of(np.array([1.0, 0.0, 1.0, 1.0])).estimate
-    assert (gain.value, gain.n) == (0.75, 4)
-    assert gain.low <= 0.75 <= gain.high
+    differences = np.array([1.0] * 6 + [-1.0] + [0.0] * 20)
+    assert paired_p(differences) == pytest.approx(2 * (1 + 7) / 2**7, abs=0.02)
 
 
 def made(*, voids: float, control: float, score: str = "accuracy", n: int = 40) -> VoidSkipResult:
@@ -306,43 +303,89 @@ def made(*, voids: float, control: float, score: str = "accuracy", n: int = 40) 
     values = np.zeros((n, len(EVALUATIONS), 1, len(KINDS)))
     values[: int(control * n)] = 1.0
     values[..., 0] = (np.arange(n) < voids * n)[:, None, None]
-    share = np.full(values.shape, 0.5)
+    skipped = np.full(values.shape, 0.5)
     arrays = {
         score: values,
         f"full.{score}": np.ones(n),
-        "skipped": share,
-        "skipped.last": share,
+        "skipped": skipped,
+        "skipped.last": skipped,
         "key_share": np.ones((n, 2)),
+        "n_tokens": np.ones(n),
     }
-    return VoidSkipResult(analysis, arrays, np.ones(n))
+    return VoidSkipResult(analysis, arrays)
 
 
-@pytest.mark.parametrize(("voids", "control", "verdict"), [
-    (0.8, 0.2, "clearly better than"), (0.2, 0.8, "clearly worse than"),
-    (0.5, 0.5, "not clearly different from"),
+@pytest.mark.parametrize(("voids", "control", "claim"), [
+    (0.8, 0.2, "60 % [41, 73] more of all answers are right"),
+    (0.2, 0.8, "60 % [41, 73] fewer of all answers are right"),
+    (0.5, 0.5, "no more answers are right than with as many random layers skipped: 0 % [-5, 5]"),
 ])  # fmt: skip
-def test_a_finding_tells_whether_voids_beat_the_best_control(
-    voids: float, control: float, verdict: str
+def test_a_finding_tells_whether_voids_beat_random_layers(
+    voids: float, control: float, claim: str
 ) -> None:
     result = made(voids=voids, control=control)
     for finding in result.findings():
-        assert f": {verdict} the best control." in finding.claim
-        assert finding.estimate.value == pytest.approx(voids)
+        assert claim in finding.claim
+        assert finding.kind == "compares"
+        assert finding.estimate.value == pytest.approx(voids - control)
         assert finding.control.name == "random layers"
-        assert finding.control.estimate.value == pytest.approx(control)
-        assert finding.rival.estimate.value == 1.0
+        assert finding.control.estimate == share(np.arange(40) < 40 * control)
+        assert finding.rival.name == "random tokens"
+        assert finding.rival.estimate.value == pytest.approx(control)
+        assert f"with voids skipped: {voids:.0%}".replace("%", " %") in finding.note
+        assert "of the full model: 100 %" in finding.note
     gain = result.gain("accuracy", "two-pass", over="random layers").estimate
-    assert gain.value == pytest.approx(voids - control)
+    assert gain == result.findings()[1].estimate
+
+
+def test_shares_over_draws_count_in_part() -> None:
+    """By hand: half a draw right is half a case for, and the interval is Agresti and Min's."""
+    one, other = np.array([1.0] * 8 + [0.0] * 12), np.array([0.5] * 10 + [0.0] * 10)
+    found = share_difference(one, other)
+    up, down = 8 * 0.5 + 0.5, 2 * 0.5 + 0.5
+    middle = (up - down) / 22
+    spread = 1.96 * np.sqrt((up + down) / 22 - middle**2) / np.sqrt(22)
+    assert found.value == pytest.approx(0.15)
+    assert (found.low, found.high) == pytest.approx((middle - spread, middle + spread), abs=1e-4)
 
 
 def test_less_surprise_is_better() -> None:
     result = made(voids=0.2, control=0.8, score="nats per token")
     gain = result.gain("nats per token", "two-pass", over="random layers")
     assert gain.estimate.value == pytest.approx(0.6)
-    assert "surprise is 0.20" in result.summary()
-    assert "clearly better than the best control" in result.summary()
-    assert result.findings()[0].control.estimate.value == pytest.approx(0.8)
+    first = result.findings()[0]
+    assert "surprise is 0.20" in first.claim
+    assert first.kind == "describes"
+    assert first.control.estimate.value == pytest.approx(0.8)
     assert "perplexity" in result.plot().layout.yaxis.title.text
+
+
+def test_the_rival_is_picked_on_one_half_and_measured_on_the_other() -> None:
+    result = made(voids=0.5, control=0.5)
+    values = result.arrays["accuracy"]
+    values[..., 2:] = np.random.default_rng(0).integers(0, 2, values[..., 2:].shape)
+    rival = result.findings()[0].rival
+    half, shares = Grouping.of(40, None).half(), []
+    for measured in (half, ~half):
+        best = 2 + values[~measured][:, 0, 0, 2:].mean(0).argmax()
+        shares += values[measured][:, 0, 0, best].tolist()
+    assert rival.estimate.value == pytest.approx(np.mean(shares))
+
+
+def test_groups_are_those_of_the_prompts_that_have_a_score() -> None:
+    whole = made(voids=0.8, control=0.2)
+    has = {name: np.arange(48) < 40 for name in ("accuracy", "full.accuracy")}
+    result = VoidSkipResult(whole.analysis, whole.arrays, has).of_groups(np.arange(48) // 2)
+    finding = result.findings()[0]
+    assert (finding.estimate.n, finding.estimate.n_groups) == (40, 20)
+    assert finding.estimate.high - finding.estimate.low > 0.35
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_untrained_models_answer_no_better_without_voids(seed: int) -> None:
+    model = load_model(f"zoo/hops-4l@untrained-{seed}")
+    result = VoidSkip(alphas=(), n_random=1).run(model, interp.load_task("two-hop", n=16))
+    assert not any(finding.estimate.excludes() for finding in result.findings())
 
 
 # Exits

@@ -10,6 +10,7 @@ from interp.stats.groups import FEW, FEWEST, Array, Grouping
 
 QUANTILES = [0.025, 0.975]  # a 95 % interval's ends
 N_RESAMPLES = 1000
+_FARTHEST = 5  # times as far as Student's end, which no interval exceeds
 _COLUMNS = 2048  # of values resampled at once, so that memory stays bounded
 
 
@@ -28,8 +29,8 @@ def interval_of_ratio(
     """Return Σ above / Σ below over prompts and its interval's ends, each [column].
 
     `above` and `below` are [prompt column]. Bootstrap-t over groups (Efron & Tibshirani 1993,
-    chapter 12.5); Student's t with fewer than 10 groups and where a resample has no variance; NaN
-    with fewer than 5 groups.
+    chapter 12.5), at most 5 times as far as Student's t; Student's t with fewer than 10 groups and
+    where a resample has no variance; NaN with fewer than 5 groups.
     """
     over, under = grouping.sums(above), grouping.sums(below)
     total = under.sum(0)
@@ -48,8 +49,10 @@ def interval_of_ratio(
         for at in _chunks(ratio.shape[0]):
             lowest, highest = _studentised(rest[:, at], under[:, at], drawn)
             for ends, quantile in ((low, highest), (high, lowest)):
+                # where a resample hardly varies, t is huge
+                times = np.clip(quantile, -_FARTHEST * t, _FARTHEST * t)
                 good = np.isfinite(quantile)
-                ends[at] = np.where(good, ratio[at] - quantile * error[at], ends[at])
+                ends[at] = np.where(good, ratio[at] - times * error[at], ends[at])
     return ratio, low, high
 
 

@@ -127,7 +127,10 @@ class DepthScore(Analysis):
         Those on layers are [batch skipped affected], on the output [batch skipped].
         """
         n, layers = len(shard.prompts), recording.n_layers
-        parts: Tensors = {"level": bytes_of([self._level(prompt) for prompt in shard.prompts])}
+        parts: Tensors = {
+            "level": bytes_of([self._level(prompt) for prompt in shard.prompts]),
+            "n_pos": torch.full((n,), recording.n_pos),
+        }
         for statistic in ("max", "mean"):
             parts[f"layer.{statistic}"] = torch.zeros(n, layers, layers)
             parts[f"output.{statistic}"] = torch.zeros(n, layers)
@@ -143,10 +146,12 @@ class DepthScore(Analysis):
         return parts
 
     def combine(self, parts: Sequence[Tensors]) -> DepthScoreResult:
-        """Return the scores of every level."""
+        """Return the scores of every level; lengths are unknown in parts of interp 0.1."""
         levels = [level for part in parts for level in texts_of(part["level"].numpy())]
-        effects = [{k: v.double() for k, v in part.items() if k != "level"} for part in parts]
-        return DepthScoreResult(self, np.array(levels), joined(effects))
+        numbers = [{k: v.double() for k, v in part.items() if k != "level"} for part in parts]
+        arrays = joined(numbers)
+        lengths = arrays.pop("n_pos", np.zeros(len(levels)))
+        return DepthScoreResult(self, np.array(levels), arrays, lengths)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return half a sweep over the prompt and, per split, the share of it behind the split.

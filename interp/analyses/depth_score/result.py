@@ -11,17 +11,17 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from interp.analyses.depth_score.levels import Levels, Scored, are_numbers, finding_of
 from interp.figures.plots import COLOURS, titled
 from interp.result import Finding, Result
-from interp.stats.bootstrap import resampled_means
-from interp.stats.estimate import Estimate, estimate_of
+from interp.stats.estimate import Estimate
+from interp.stats.groups import Grouping
 
 if TYPE_CHECKING:
     from interp.analyses.depth_score import DepthScore
 
 Array = NDArray[np.float64]
 Effect = Literal["layer", "output"]
-_FEWEST = 5  # prompts of a level, for an interval
 _EFFECTS: dict[Effect, str] = {"layer": "later layers", "output": "the output"}
 _COLUMNS = ["level", "effect", "statistic", "measure", "layer", "value", "low", "high", "n_prompts"]
 
@@ -51,21 +51,19 @@ def layer_effects(changes: Array) -> Array:
 class DepthScoreResult(Result):
     """Levels [prompt], and arrays "layer.max" and "layer.mean" [prompt skipped affected].
 
-    "output.max" and "output.mean" are [prompt skipped].
+    "output.max" and "output.mean" are [prompt skipped]; `lengths` [prompt] are in tokens.
     """
 
     analysis: "DepthScore"
     level_of: np.ndarray
     arrays: dict[str, Array]
+    lengths: np.ndarray
 
     @property
     def levels(self) -> list[str]:
         """Return the levels in numerical order if they are numbers, else in alphabetical order."""
         names = sorted(set(self.level_of.tolist()))
-        try:
-            return sorted(names, key=float)
-        except ValueError:
-            return names
+        return sorted(names, key=float) if are_numbers(names) else names
 
     def effects(self, level: str, effect: str, statistic: str) -> Array:
         """Return e [layer] of one level: "layer" or "output", "max" or "mean" over prompts.
@@ -86,22 +84,21 @@ class DepthScoreResult(Result):
 
     def score(self, level: str, effect: Effect) -> Estimate:
         """Return one level's depth score by the mean effects, layers counted from 0."""
-        score = float(depth_score(self.effects(level, effect, "mean")))
-        return estimate_of(score, self._resampled(level, effect), n=self._n(level))
+        return self.scored(effect).score(self.level_of == level)
 
-    def _resampled(self, level: str, effect: Effect) -> Array:
-        """Return the scores of resampled prompts [resample]; NaN if there are too few prompts."""
-        values = self.arrays[f"{effect}.mean"][self.level_of == level]
+    def scored(self, effect: Effect) -> Scored:
+        """Return what the scores by an effect are made of, prompt by prompt."""
+        values = self.arrays[f"{effect}.mean"]
         per_prompt = layer_effects(values) if effect == "layer" else values
-        seed = self.analysis.seed + self.levels.index(level)
-        scores = depth_score(resampled_means(per_prompt, seed=seed))
-        return scores if len(values) >= _FEWEST else np.full_like(scores, np.nan)
+        weighted = per_prompt @ np.arange(per_prompt.shape[-1])
+        grouping = Grouping.of(len(values), self.prompt_groups)
+        return Scored(weighted, per_prompt.sum(-1), self.lengths, grouping, seed=self.analysis.seed)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per level, effect (layer, output), statistic (max, mean) and measure.
 
         Measures: "score, layers from 0", "score, layers from 1" (the paper's), and "effect" of each
-        skipped layer. Scores of means have 95 % bootstrap intervals over prompts.
+        skipped layer. Scores of means have 95 % intervals: bootstrap-t over groups of prompts.
         """
         each = product(self.levels, _EFFECTS, ("max", "mean"))
         rows = [row for level, effect, of in each for row in self._rows(level, effect, of)]
@@ -152,30 +149,11 @@ class DepthScoreResult(Result):
         return {"x": self.levels, "y": y, "error_y": error}
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return how far apart the deepest and the shallowest level are, by either effect."""
-        return self._apart("output"), self._apart("layer")
-
-    def _apart(self, effect: Effect) -> Finding:
-        name = _EFFECTS[effect]
-        scores = {level: self.score(level, effect).value for level in self.levels}
-        scores = {level: score for level, score in scores.items() if not np.isnan(score)}
-        if len(scores) < 2:
-            return Finding(f"Skipping a layer changes {name} at fewer than two levels.")
-        deepest, shallowest = (
-            max(scores, key=scores.__getitem__),
-            min(scores, key=scores.__getitem__),
-        )
-        apart = estimate_of(
-            scores[deepest] - scores[shallowest],
-            self._resampled(deepest, effect) - self._resampled(shallowest, effect),
-            n=len(self.level_of),
-        )
-        return Finding(
-            f"By the effect on {name},"
-            f" {deepest!r} scores {apart:.2f} layers deeper than {shallowest!r}.",
-            apart,
-            "layers between the lowest and the highest level's depth score,"
-            f" by the effect on {name}",
+        """Return by how much a level scores deeper than another, by either effect."""
+        levels = Levels(self.level_of, self.levels)
+        return tuple(
+            finding_of(self.scored(effect), levels, _EFFECTS[effect])
+            for effect in reversed(_EFFECTS)
         )
 
 

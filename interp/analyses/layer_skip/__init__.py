@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from interp.analyses.layer_skip.effects import (
+    LayerEffects,
+    outcomes_of,
+    output_effects,
+    reduce_into,
+)
 from interp.analyses.layer_skip.result import LayerSkipResult
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
@@ -27,7 +31,7 @@ from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.positions import FirstPosition, SkippedPositions, first_read, first_skipped
-from interp.sweeps.staircase import Ends, Part, Scope, Step, staircase
+from interp.sweeps.staircase import Part, Scope, Step, staircase
 from interp.tasks.batch import TokenBatch
 
 __all__ = ["LayerSkip", "LayerSkipResult"]
@@ -96,14 +100,15 @@ class LayerSkip(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return per prompt the effects on layers [batch skipped affected] and on the output.
 
-        On layers: maxima over positions, where they are, and means; output effects are [batch
-        skipped].
+        On layers: maxima over positions, where they are, and means; on the output [batch skipped]:
+        ||p - p'|| and KL (maxima and means over positions), and the answer's outcomes after the
+        skip; without a skip they are [batch].
         """
         n, layers = len(shard.prompts), recording.n_layers
         splits, first = self._splits(recording.n_pos), first_read(self.first_position)
-        effects = {scope: _Effects(n, layers) for scope in self._scopes}
-        outputs: Tensors = {}
+        effects = {scope: LayerEffects(n, layers) for scope in self._scopes}
         clean = recording.logits(recording.resid(layers))
+        outputs: Tensors = {f"clean.{k}": v for k, v in outcomes_of(clean[:, -1], shard).items()}
         how: dict[str, Any] = {"scopes": self._scopes, "splits": splits}
         begin = first_skipped(self.skipped_positions)
         for event in staircase(recording, part=self.part, begin=begin, **how):
@@ -111,18 +116,20 @@ class LayerSkip(Analysis):
                 effects[event.scope].add(event, first=first)
                 continue
             share = 1.0 if event.scope == "all" else 1 / len(splits)
-            of_output = _output_effects(
+            of_output = output_effects(
                 recording, shard, clean, event, share=share, skip=max(first - event.start, 0)
             )
             for key, value in of_output.items():
-                _reduce(outputs, f"{event.scope}.{key}", value)
+                reduce_into(outputs, f"{event.scope}.{key}", value)
         for scope, effect in effects.items():
             outputs |= {f"{scope}.{key}": value for key, value in effect.tensors().items()}
         return outputs
 
     def combine(self, parts: Sequence[Tensors]) -> LayerSkipResult:
         """Return maxima (as the paper), percentiles and means over prompts, for every scope."""
-        return LayerSkipResult(self, joined(parts), self._scopes)
+        known = set.intersection(*map(set, parts))  # some prompts may lack a wrong answer
+        whole = joined([{key: part[key] for key in part if key in known} for part in parts])
+        return LayerSkipResult(self, whole, self._scopes)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Half a sweep per scope over all positions; per split, the share of them behind it."""
@@ -130,63 +137,6 @@ class LayerSkip(Analysis):
         layers = model.n_layers
         behind = sum((n_pos - t) / n_pos for t in self._splits(n_pos))
         sweeps = sum(behind if scope.endswith("future") else 1.0 for scope in self._scopes)
-        held = 8 * layers * n_tokens * model.d_model + 3 * n_tokens * model.d_vocab
-        numbers = len(shard.prompts) * layers * (3 * layers + 3) * len(self._scopes)
+        held = 8 * layers * n_tokens * model.d_model + 6 * n_tokens * model.d_vocab
+        numbers = len(shard.prompts) * layers * (3 * layers + 7) * len(self._scopes)
         return Cost((layers - 1) / 2 * sweeps, numbers, held)
-
-
-class _Effects:
-    """Running maximum, its position, and mean of one scope, per prompt [batch skipped affected]."""
-
-    def __init__(self, n: int, layers: int) -> None:
-        self.maximum = torch.zeros(n, layers, layers)
-        self.position = torch.zeros(n, layers, layers, dtype=torch.int32)
-        self.total = torch.zeros(n, layers, layers)
-        self.count = torch.zeros(n, layers, layers)
-
-    def add(self, step: Step, *, first: int) -> None:
-        """Take in one layer's changes [variant batch pos], those before `first` left out."""
-        change = step.change[:, :, max(first - step.start, 0) :]
-        value, position = (t.transpose(0, 1).cpu() for t in change.max(-1))
-        at = (slice(None), slice(0, len(change)), step.layer)
-        larger = value > self.maximum[at]
-        self.position[at] = torch.where(
-            larger, position + max(step.start, first), self.position[at]
-        ).to(torch.int32)
-        self.maximum[at] = torch.where(larger, value, self.maximum[at])
-        self.total[at] += change.sum(-1).transpose(0, 1).cpu()
-        self.count[at] += change.shape[-1]
-
-    def tensors(self) -> Tensors:
-        """Return the finished arrays."""
-        mean = self.total / self.count.clamp_min(1)
-        return {"max": self.maximum, "position": self.position, "mean": mean}
-
-
-def _reduce(into: Tensors, key: str, value: Tensor) -> None:
-    """Keep the larger of maxima, and the sum of shares."""
-    if key not in into:
-        into[key] = value
-    else:
-        into[key] = torch.maximum(into[key], value) if key.endswith("max") else into[key] + value
-
-
-def _output_effects(
-    recording: Recording, shard: TokenBatch, clean: Tensor, ends: Ends, *, share: float, skip: int
-) -> dict[str, Tensor]:
-    """Return how skips change the output, each [batch skipped].
-
-    ||p - p'||, its maximum and mean over positions, and the fall of the answer's logit. What is
-    averaged over splits comes multiplied by `share`, to be added up. The first `skip` positions
-    do not count.
-    """
-    probs = clean[:, ends.start :].softmax(-1)
-    change, fall = [], []
-    for resid in ends.resid:
-        logits = recording.logits(resid)
-        change.append((probs - logits.softmax(-1)).norm(dim=-1)[:, skip:])
-        if shard.answer is not None:
-            fall.append((clean[:, -1] - logits[:, -1]).gather(1, shard.answer[:, None])[:, 0])
-    changes = torch.stack(change, dim=1).cpu()
-    effects = {"output_max": changes.amax(-1), "output_mean": share * changes.mean(-1)}
-    return effects | ({"answer_fall": share * torch.stack(fall, dim=1).cpu()} if fall else {})

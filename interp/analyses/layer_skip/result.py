@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.analyses.layer_skip.findings import findings_of
 from interp.figures.plots import grids_over_bars
-from interp.figures.words import mlp_named
-from interp.result import Compared, Finding, Result
-from interp.stats.estimate import estimate, estimates
+from interp.metrics import CHANGES, OUTCOMES
+from interp.result import Finding, Result
+from interp.stats.estimate import estimates
+from interp.stats.shares import share
 from interp.sweeps.positions import positions_skipped
 from interp.sweeps.staircase import Scope
 
@@ -24,8 +26,8 @@ _SHOWN = {
     "direct": "direct",
     "direct_future": "direct, future tokens",
 }
-_PARTS = {"layer": "layer", "attention": "attention", "mlp": "MLP"}
-_BARS = {"answer": "fall of the answer's logit", "output": "change of the probabilities"}
+_FALLS = ("log_prob", "logit_diff")
+_BARS = {"log_prob": f"loss of {OUTCOMES['log_prob']}", "output": CHANGES["l2"]}
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,9 +48,22 @@ class LayerSkipResult(Result):
         return {scope: _SHOWN.get(scope, everywhere) for scope in self.scopes}
 
     @property
-    def _output_effect(self) -> Literal["answer", "output"]:
-        """Return what findings are about: the answer, or all probabilities if none is known."""
-        return "answer" if "all.answer_fall" in self.arrays else "output"
+    def has_answers(self) -> bool:
+        """Tell whether outcomes of answers were measured (not by interp 0.1)."""
+        return "all.log_prob" in self.arrays
+
+    @property
+    def costs(self) -> np.ndarray:
+        """Return what every skip at all positions costs [prompt skipped].
+
+        Nats of the answer's log-probability, or ||p - p'|| where no answer is known.
+        """
+        return self.falls("all", "log_prob") if self.has_answers else self.arrays["all.output_mean"]
+
+    def falls(self, scope: str, outcome: str) -> np.ndarray:
+        """Return by how much an outcome is lower after every skip [prompt skipped]."""
+        clean = self.arrays[f"clean.{outcome}"]
+        return np.asarray(clean[:, None] - self.arrays[f"{scope}.{outcome}"])
 
     def grid(self, scope: str, *, statistic: Statistic = "max") -> np.ndarray:
         """Return the effect of every skipped layer (row) on every layer (column) over prompts."""
@@ -63,9 +78,11 @@ class LayerSkipResult(Result):
         """Return one row per scope, effect, skipped and affected layer.
 
         Effects: "layer" (relative change of a later layer's contribution), "output" (L2 change of
-        the probabilities) and "answer" (fall of the answer's logit). Statistics over prompts: max
-        and percentile of each prompt's maximum over the positions measured; mean with its 95 %
-        bootstrap interval; which prompt and position (0 is the first) made the maximum.
+        the probabilities), "kl" (nats), of the answer's first token "log_prob" (loss of nats) and
+        "logit_diff" (loss, where a wrong answer is given), and "accuracy" (after the skip; `clean`
+        is without). Statistics over prompts: max and percentile of each prompt's maximum over the
+        positions measured; mean with its 95 % interval (bootstrap-t over groups, of accuracy
+        Wilson's; each row's own); which prompt and position (0 is the first) made the maximum.
         """
         frame = pd.concat(
             [rows for scope in self.scopes for rows in self._rows(scope)], ignore_index=True
@@ -81,18 +98,32 @@ class LayerSkipResult(Result):
         keys = {"scope": scope, "effect": "layer", "skipped": skipped, "affected": affected}
         made_by = {"prompt": who, "position": where}
         yield pd.DataFrame(keys | self._columns(maxima[at], means[at]) | made_by)
-        for effect, top, mean in (
-            ("output", "output_max", "output_mean"),
-            ("answer", "answer_fall", "answer_fall"),
-        ):
-            if f"{scope}.{top}" in self.arrays:
-                per_prompt = self.arrays[f"{scope}.{top}"]
-                keys = {"scope": scope, "effect": effect, "skipped": np.arange(per_prompt.shape[1])}
-                numbers = self._columns(per_prompt, self.arrays[f"{scope}.{mean}"])
-                yield pd.DataFrame(keys | numbers | {"prompt": per_prompt.argmax(0)})
+        for effect, top, mean in self._on_output(scope):
+            keys = {"scope": scope, "effect": effect, "skipped": np.arange(top.shape[1])}
+            yield pd.DataFrame(keys | self._columns(top, mean) | {"prompt": top.argmax(0)})
+        if f"{scope}.accuracy" in self.arrays:
+            yield self._accuracy(scope)
+
+    def _on_output(self, scope: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Yield effects on the output with their maxima and means over positions."""
+        for effect in ("output", "kl"):
+            if f"{scope}.{effect}_max" in self.arrays:
+                top, mean = (self.arrays[f"{scope}.{effect}_{of}"] for of in ("max", "mean"))
+                yield effect, top, mean
+        for effect in _FALLS:
+            if f"{scope}.{effect}" in self.arrays:
+                yield effect, self.falls(scope, effect), self.falls(scope, effect)
+
+    def _accuracy(self, scope: str) -> pd.DataFrame:
+        """Return the share of prompts whose answer comes first after each skip."""
+        after = self.arrays[f"{scope}.accuracy"]
+        shares = [share(column, groups=self.prompt_groups) for column in after.T]
+        rows = pd.DataFrame([each.columns() for each in shares]).drop(columns="n_prompts")
+        rows = rows.assign(scope=scope, effect="accuracy", skipped=np.arange(after.shape[1]))
+        return rows.assign(clean=self.arrays["clean.accuracy"].mean())
 
     def _columns(self, maxima: np.ndarray, means: np.ndarray) -> dict[str, np.ndarray]:
-        interval = estimates(means, seed=self.analysis.seed)
+        interval = estimates(means, groups=self.prompt_groups, seed=self.analysis.seed)
         columns = self._over_prompts(maxima, means)
         return columns | {"low": interval["low"], "high": interval["high"]}
 
@@ -106,7 +137,8 @@ class LayerSkipResult(Result):
             name: np.where(earlier, np.nan, self.grid(scope)) for scope, name in self.shown.items()
         }
         frame = self.to_frame()
-        output = frame[frame["effect"] == self._output_effect]
+        effect = "log_prob" if self.has_answers else "output"
+        output = frame[frame["effect"] == effect]
         bars = {self.shown[str(scope)]: rows for scope, rows in output.groupby("scope", sort=False)}
         title = (
             "What skipping a layer changes:"
@@ -117,45 +149,10 @@ class LayerSkipResult(Result):
             bars,
             x="affected layer",
             y="skipped layer",
-            bars_label=_BARS[self._output_effect],
+            bars_label=_BARS[effect],
             title=title,
         )
 
     def findings(self) -> tuple[Finding, ...]:
         """Return which layer the output needs most, and how far future tokens need a layer."""
-        part, seed = _PARTS[self.analysis.part], self.analysis.seed
-        of_answer = self._output_effect == "answer"
-        per_layer = self.arrays["all.answer_fall" if of_answer else "all.output_mean"].T
-        most = int(per_layer.mean(1).argmax())
-        cost, others = estimate(per_layer[most], seed=seed), np.delete(per_layer, most, axis=0)
-        control = None
-        if len(others):
-            average = estimate(others.mean(0), seed=seed)
-            control = Compared("the other layers, on average", average)
-        skipped = mlp_named(most) if part == "MLP" else f"layer {most}"
-        skipped += "'s attention" if part == "attention" else ""
-        if of_answer:
-            claim = f"Skipping {skipped} costs most: {cost:.2f} of the answer's logit."
-        else:
-            claim = f"Skipping {skipped} changes the probabilities most: by {cost:.2f} (L2)."
-        change = "loss of the answer's logit" if of_answer else "change of the probabilities (L2)"
-        first = Finding(
-            claim,
-            cost,
-            f"{change} without the {part} that the output needs most",
-            control=control,
-        )
-        return (first, *self._future())
-
-    def _future(self) -> Iterator[Finding]:
-        """Yield how much a skipped layer changes later layers at later tokens."""
-        if "future" not in self.scopes or self.arrays["all.max"].shape[1] < 2:
-            return
-        later = (slice(None), *np.triu_indices(self.arrays["all.max"].shape[1], 1))
-        future = estimate(self.arrays["future.mean"][later].mean(1), seed=self.analysis.seed)
-        yield Finding(
-            "A skipped layer changes what later layers write"
-            f" at later tokens by {future:.2f} of its size.",
-            future,
-            "relative change of later layers' writes at tokens behind the skip, mean over layers",
-        )
+        return findings_of(self)

@@ -1,5 +1,6 @@
 """Usage: the share of layers that are not void, by phase, kind of token, layer and position."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +14,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from interp.figures.plots import Axes, grid_below, lines_over_depth
-from interp.result import Finding, Result
+from interp.result import Compared, Finding, Result
 from interp.shapes import Tensors
-from interp.stats.estimate import estimate, estimates
+from interp.stats.estimate import Estimate, estimate, estimates
+from interp.stats.groups import Groups
 from interp.sweeps.voids import active_layers
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ PHASES = ("prompt", "response")
 FIRST, PUNCTUATION, OTHER, NO_TOKEN = range(4)
 _CLASSES = {"first": FIRST, "punctuation": PUNCTUATION, "other": OTHER}
 _MARKED = ("massive", "without massive")
+_BESIDE = {  # what a phase's usage stands beside, and whose it is
+    "prompt": ("without the first token", "prompt", "without first"),
+    "response": ("tokens of the prompt", "prompt", "all"),
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,11 +44,6 @@ class VoidDetectionResult(Result):
     def phases(self) -> tuple[str, ...]:
         """Return the phases measured."""
         return tuple(phase for phase in PHASES if f"{phase}.norms" in self.parts[0])
-
-    @property
-    def n_prompts(self) -> int:
-        """Return the number of prompts."""
-        return sum(len(part["prompt.norms"]) for part in self.parts)
 
     def active(self, part: Tensors, phase: str, alphas: Sequence[float]) -> Tensor:
         """Return which layers are active [alpha batch layer pos] in one shard."""
@@ -62,20 +63,19 @@ class VoidDetectionResult(Result):
         return shares
 
     @cached_property
-    def _by_prompt(self) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-        """Map phase and set of tokens to usage [prompt alpha layer+1] and tokens [prompt].
+    def _by_prompt(self) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray, Groups | None]]:
+        """Map phase and set of tokens to usage [prompt alpha layer+1], tokens and groups [prompt].
 
-        The last column holds the mean over layers.
+        The last column holds the mean over layers; prompts without such tokens are left out.
         """
-        sums: dict[tuple[str, str], list[Tensor]] = {}
-        counts: dict[tuple[str, str], list[Tensor]] = {}
+        sums, counts = defaultdict(list), defaultdict(list)
         for part in self.parts:
             for phase in self.phases:
                 active = self.active(part, phase, self.analysis.all_alphas).double()
                 for name, chosen in _sets(part, phase).items():
                     total = torch.einsum("abtp,bp->bat", active, chosen.double())
-                    sums.setdefault((phase, name), []).append(total)
-                    counts.setdefault((phase, name), []).append(chosen.sum(1))
+                    sums[phase, name].append(total)
+                    counts[phase, name].append(chosen.sum(1))
         by_prompt = {}
         for key, parts in sums.items():
             total, count = torch.cat(parts), torch.cat(counts[key])
@@ -83,22 +83,25 @@ class VoidDetectionResult(Result):
             if bool(has_tokens.any()):
                 usage = total[has_tokens] / count[has_tokens, None, None]
                 usage = torch.cat([usage, usage.mean(-1, keepdim=True)], dim=-1)
-                by_prompt[key] = usage.numpy(), count[has_tokens].double().numpy()
+                groups = self.prompt_groups
+                own = None if groups is None else groups[has_tokens.numpy()]
+                by_prompt[key] = usage.numpy(), count[has_tokens].double().numpy(), own
         return by_prompt
 
     def to_frame(self) -> pd.DataFrame:
         """Return columns alpha, phase, tokens, layer, position, usage, low, high, n_tokens.
 
-        low and high are a 95 % bootstrap over prompts (n_prompts). Without a layer, a row is the
-        mean over layers; usage is a mean over tokens. Rows with a position are of `alpha` alone:
-        -1 is the prompt's last token, 1 the first of the response.
+        usage is a mean over the tokens of all prompts; low and high are its 95 % interval, a
+        bootstrap-t over groups of the n_prompts that have such tokens. Without a layer, a row is
+        the mean over layers. Rows with a position are of `alpha` alone: -1 is the prompt's last
+        token, 1 the first of the response.
         """
         frame = pd.concat([*self._set_rows(), *self._position_rows()], ignore_index=True)
         return frame.astype({"layer": "Int64", "position": "Int64"})
 
     def _set_rows(self) -> Iterator[pd.DataFrame]:
-        for (phase, tokens), (usage, weights) in self._by_prompt.items():
-            columns = estimates(usage, weights=weights, seed=self.analysis.seed)
+        for (phase, tokens), (usage, weights, groups) in self._by_prompt.items():
+            columns = estimates(usage, weights=weights, groups=groups, seed=self.analysis.seed)
             layers = [*range(usage.shape[2] - 1), pd.NA]
             for i, alpha in enumerate(self.analysis.all_alphas):
                 keys = {"alpha": alpha, "phase": phase, "tokens": tokens, "layer": layers}
@@ -135,11 +138,6 @@ class VoidDetectionResult(Result):
             total, count = total + pad(active.sum(0), side), count + pad(exists.sum(0), side)
         return np.asarray(total, dtype=np.float64), np.asarray(count)
 
-    def mean(self, phase: str, tokens: str = "all") -> np.ndarray:
-        """Return usage [alpha layer+1] of a set of tokens, the mean over layers last."""
-        usage, weights = self._by_prompt[phase, tokens]
-        return np.asarray(np.average(usage, axis=0, weights=weights))
-
     def plot(self) -> go.Figure:
         """Draw the share of tokens that use each layer, by kind and phase; below, by position."""
         frame = pd.concat(self._set_rows(), ignore_index=True)
@@ -170,16 +168,21 @@ class VoidDetectionResult(Result):
         return tuple(map(self._phase_finding, self.phases))
 
     def _phase_finding(self, phase: str) -> Finding:
-        usage, weights = self._by_prompt[phase, "all"]
-        at = self.analysis.all_alphas.index(self.analysis.alpha)
-        share = estimate(usage[:, at, -1], weights=weights, seed=self.analysis.seed)
-        by_layer = self.mean(phase)[at, :-1]
+        usage, (name, *beside) = self._usage(phase, "all"), _BESIDE[phase]
+        has_others = tuple(beside) in self._by_prompt
+        free = "layers 0 and 1" if self.analysis.first_layer == "zero" else "layer 1"
         return Finding(
-            f"In the {phase}, a token uses {share:.0%} of the layers;"
-            f" layer {by_layer.argmin()} is void most often.",
-            share,
+            f"In the {phase}, a token uses {usage:.0%} of the layers.",
+            usage,
             f"share of layers that a token of the {phase} uses",
+            control=Compared(name, self._usage(*beside)) if has_others else None,
+            note=f"α = {self.analysis.alpha:g}; {free} compared with no range, by construction",
         )
+
+    def _usage(self, phase: str, tokens: str) -> Estimate:
+        usage, weights, groups = self._by_prompt[phase, tokens]
+        own = usage[:, self.analysis.all_alphas.index(self.analysis.alpha), -1]
+        return estimate(own, weights=weights, groups=groups, seed=self.analysis.seed)
 
 
 def _sets(part: Tensors, phase: str) -> dict[str, Tensor]:

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
 
 from interp.analyses.void_skip.evaluations import EVALUATIONS, FULL, streams_of
 from interp.analyses.void_skip.masks import KINDS, Skipping, calibrate, n_drawn, over_draws
 from interp.analyses.void_skip.result import VoidSkipResult
 from interp.analyses.void_skip.scores import (
-    TEXT,
     ScoredOptions,
     longer_options,
     option_tensors,
@@ -45,11 +45,11 @@ class VoidSkip(Analysis):
     """Skip the voids at `alpha` (and `alphas`) and score the task.
 
     Random controls are means of `n_random` draws. `scores` are "answer" (the answer's first token:
-    whether it is the first choice, and its logit), "choices" (the likeliest option) and "text"
-    (perplexity); by default all that suit the prompts, "text" only without answers. With
-    `max_new_tokens`, greedy responses of that length are also matched with the answer. With
-    `skipped_positions` "all but the first", token 0 skips nothing. Rates and block influence are
-    measured on the first `n_calibration` prompts, where layers can be skipped.
+    accuracy, log-probability and, where a wrong answer is given, the logit difference), "choices"
+    (the likeliest option) and "text" (perplexity); by default all that suit the prompts, "text"
+    only without answers. With `max_new_tokens`, greedy responses of that length are also matched
+    with the answer. With `skipped_positions` "all but the first", token 0 skips nothing. Rates and
+    block influence are measured on the first `n_calibration` prompts, where layers can be skipped.
     """
 
     alpha: float = 0.8
@@ -168,9 +168,9 @@ class VoidSkip(Analysis):
         arrays = {
             n: torch.cat([part[n] for part in parts if n in part]).double().numpy() for n in names
         }
-        weights = [part["n_tokens"] for part in parts if TEXT in part]
-        n_tokens = torch.cat(weights).double().numpy() if weights else None
-        return VoidSkipResult(self, arrays, n_tokens)
+        sizes = [len(part["n_tokens"]) for part in parts]
+        has = {n: np.repeat([n in part for part in parts], sizes) for n in names}
+        return VoidSkipResult(self, arrays, has)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """A pass per alpha for the masked stream, and one for each mask of the bypasses.

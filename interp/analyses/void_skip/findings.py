@@ -2,24 +2,28 @@
 
 from dataclasses import dataclass
 
-from interp.analyses.void_skip.scores import TEXT
+from interp.analyses.void_skip.scores import ACCURACY, TEXT, sign_of
 from interp.analyses.void_skip.texts import NO_KNOWN_ANSWER
+from interp.figures.words import PICKED
+from interp.metrics import OUTCOMES
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate
-from interp.stats.paired import PairedDifference
 
+CONTROL = "random layers"
 _HOW = {
     "read-out": "Read out behind the last layer that is not void",
     "masked stream": "With void layers masked as the stream meets them",
     "two-pass": "With void layers bypassed in a second pass",
     "two-pass, keys kept": "With void layers bypassed but their keys kept",
 }
-_P = 0.05  # and an interval without 0: only then is a difference called clear
+_WHAT = {NO_KNOWN_ANSWER: "texts lack a known answer"}
+_MEASURES = {ACCURACY: OUTCOMES["accuracy"], NO_KNOWN_ANSWER: "texts that lack a known answer"}
+_NOTE = f"the rival {PICKED}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A score with voids skipped, next to the best control's and the full model's.
+    """A score with voids skipped, next to a control's, a rival's and the full model's.
 
     `gain` is by how much voids are better than the control.
     """
@@ -28,32 +32,45 @@ class Comparison:
     evaluation: str
     voids: Estimate
     control: Compared
+    rival: Compared
     full: Estimate
-    gain: PairedDifference
-
-    @property
-    def verdict(self) -> str:
-        """Return in words how voids compare with the control."""
-        if self.gain.p >= _P or not self.gain.estimate.excludes():
-            return "not clearly different from"
-        return "clearly better than" if self.gain.estimate.value > 0 else "clearly worse than"
+    gain: Estimate
 
 
 def finding_of(comparison: Comparison) -> Finding:
-    """Return the score with voids skipped, and whether it differs from the control's."""
+    """Return by how much a share is better with voids skipped than with random layers.
+
+    Surprise is only described: that of an untrained model differs too.
+    """
+    score, evaluation = comparison.score, comparison.evaluation
+    control, rival = comparison.control, comparison.rival
+    if score == TEXT:
+        return Finding(
+            f"{_HOW[evaluation]}, surprise is {comparison.voids:.2f} nats per token.",
+            comparison.voids,
+            f"{TEXT}, {evaluation}",
+            control,
+            rival,
+            note=f"of the full model: {comparison.full:.2f}; {_NOTE}",
+        )
+    shares = f"with voids skipped: {comparison.voids:.0%}; of the full model: {comparison.full:.0%}"
     return Finding(
-        f"{_HOW[comparison.evaluation]}, {_score(comparison)}:"
-        f" {comparison.verdict} the best control.",
-        comparison.voids,
-        f"{comparison.score} with voids skipped, {comparison.evaluation}",
-        control=comparison.control,
-        rival=Compared("the full model", comparison.full),
+        f"{_HOW[evaluation]}, {_compared(score, comparison.gain)}",
+        comparison.gain,
+        f"{_MEASURES.get(score, score)}, {evaluation}: gain over random layers of skipping voids",
+        control,
+        rival,
+        "compares",
+        note=f"{shares}; {_NOTE}",
     )
 
 
-def _score(comparison: Comparison) -> str:
-    if comparison.score == TEXT:
-        return f"surprise is {comparison.voids:.2f} nats per token"
-    if comparison.score == NO_KNOWN_ANSWER:
-        return f"{comparison.voids:.0%} of texts name no known answer, a failure of format"
-    return f"{comparison.voids:.0%} of the answers are right"
+def _compared(score: str, gain: Estimate) -> str:
+    """Return whether, and by how much, a share is better than with random layers."""
+    what, than = _WHAT.get(score, "answers are right"), "than with as many random layers skipped"
+    more, fewer = ("more", "fewer")[:: sign_of(score)]
+    if not gain.excludes():
+        return f"no {more} {what} {than}: {gain:.0%}."
+    if gain.value > 0:
+        return f"{gain:.0%} {more} of all {what} {than}."
+    return f"{Estimate(-gain.value, -gain.high, -gain.low):.0%} {fewer} of all {what} {than}."

@@ -1,7 +1,7 @@
 """Scores with layers skipped, next to their controls and the full model's."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING
@@ -11,29 +11,32 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.analyses.void_skip.evaluations import EVALUATIONS, FULL
-from interp.analyses.void_skip.findings import Comparison, finding_of
+from interp.analyses.void_skip.findings import CONTROL, Comparison, finding_of
 from interp.analyses.void_skip.masks import KINDS
-from interp.analyses.void_skip.scores import ACCURACY, CHOICE, LOGIT, TEXT, sign_of
+from interp.analyses.void_skip.samples import Sample
+from interp.analyses.void_skip.scores import ACCURACY, CHOICE, SHARES, TEXT, sign_of
 from interp.analyses.void_skip.texts import NO_KNOWN_ANSWER, TEXT_SCORES
 from interp.figures.plots import lines_over_depth
 from interp.result import Compared, Finding, Result
-from interp.stats.estimate import Estimate, estimate, estimates
-from interp.stats.paired import PairedDifference, paired_p
+from interp.stats.paired import PairedDifference
 
 if TYPE_CHECKING:
     from interp.analyses.void_skip import VoidSkip
 
-SCORES = (ACCURACY, LOGIT, CHOICE, *TEXT_SCORES, TEXT)
+SCORES = (ACCURACY, "log_prob", "logit_diff", CHOICE, *TEXT_SCORES, TEXT)
 _AXIS = {ACCURACY: "accuracy", CHOICE: "choice accuracy", TEXT: "perplexity"}
 
 
 @dataclass(frozen=True, repr=False)
 class VoidSkipResult(Result):
-    """Scores [prompt evaluation alpha kind] by name, the full model's [prompt] as "full.NAME"."""
+    """Scores [prompt evaluation alpha kind] by name, the full model's [prompt] as "full.NAME".
+
+    `has` tells by name which of all prompts [prompt] have a score; without it, all have.
+    """
 
     analysis: "VoidSkip"
     arrays: dict[str, np.ndarray]
-    n_tokens: np.ndarray | None = None
+    has: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -67,37 +70,29 @@ class VoidSkipResult(Result):
         of_bypass = {"two-pass": skipped, "two-pass, keys kept": skipped * (1 - keys)}
         return of_bypass.get(evaluation, 0.0)
 
-    def _weights(self, score: str) -> np.ndarray | None:
-        return self.n_tokens if score == TEXT else None
-
-    def _estimate(self, score: str, values: np.ndarray) -> Estimate:
-        return estimate(values, weights=self._weights(score), seed=self.analysis.seed)
-
-    def _paired(self, score: str, differences: np.ndarray) -> PairedDifference:
-        weights, seed = self._weights(score), self.analysis.seed
-        return PairedDifference.of(differences, weights=weights, seed=seed)
+    def _sample(self, score: str) -> Sample:
+        has = self.has.get(score, slice(None))
+        groups = None if self.prompt_groups is None else self.prompt_groups[has]
+        weights = self.arrays["n_tokens"][has] if score == TEXT else None
+        return Sample(score in SHARES, weights, groups, self.analysis.seed)
 
     def gain(
         self, score: str, evaluation: str, *, over: str, alpha: float | None = None
     ) -> PairedDifference:
         """Return how much better voids are than a control, in the score's unit; negative: worse."""
-        own, other = (
-            self.per_prompt(score, evaluation, alpha=alpha, kind=kind) for kind in ("voids", over)
+        better, worse = (
+            self.per_prompt(score, evaluation, alpha=alpha, kind=kind)
+            for kind in ("voids", over)[:: sign_of(score)]
         )
-        return self._paired(score, sign_of(score) * (own - other))
-
-    def best_control(self, score: str, evaluation: str, *, alpha: float | None = None) -> str:
-        """Return the control with the best mean score."""
-        each = [self.per_prompt(score, evaluation, alpha=alpha, kind=k) for k in KINDS[1:]]
-        means = np.average(each, axis=1, weights=self._weights(score))
-        return KINDS[1 + int((sign_of(score) * means).argmax())]
+        return self._sample(score).more(better, worse)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per score, evaluation, alpha and kind of mask.
 
-        The full model's are the evaluation "full model". mean, low, high (95 % bootstrap over
-        prompts); difference to the full model with interval and p (paired); gain of the voids over
-        this control, positive where voids are better, with interval and p. skipped and skipped_last
+        The full model's are the evaluation "full model". mean, low, high (95 %, of shares Wilson's,
+        else bootstrap-t over groups); difference to the full model with interval and p (flipped
+        signs); gain of the voids over this control, positive where voids are better, with interval
+        and p. Each row's interval and p are its own. skipped and skipped_last
         are shares of layers, over all tokens and at the last; saved the share of a forward that is
         left out by the pass that skips, saved_in_all counts the first pass, where voids need one.
         """
@@ -109,7 +104,7 @@ class VoidSkipResult(Result):
         return pd.concat([full, *self._rows()], ignore_index=True)
 
     def _full_row(self, score: str) -> dict[str, object]:
-        columns = self._estimate(score, self.arrays[f"full.{score}"]).columns()
+        columns = self._sample(score).estimate(self.arrays[f"full.{score}"]).columns()
         n_prompts = columns.pop("n_prompts")
         keys = {"score": score, "evaluation": FULL, "alpha": np.nan, "kind": "none"}
         shares = dict.fromkeys(("skipped", "skipped_last", "saved", "saved_in_all"), 0.0)
@@ -129,23 +124,13 @@ class VoidSkipResult(Result):
         }
         for score in self.scores:
             values = self.arrays[score]
-            lost = values - self.arrays[f"full.{score}"][:, None, None, None]
-            gains = self._tested(score, "gain", sign_of(score) * (values[..., :1] - values))
-            numbers = self._means(score, values) | self._tested(score, "difference", lost)
+            full = np.broadcast_to(self.arrays[f"full.{score}"][:, None, None, None], values.shape)
+            voids = np.broadcast_to(values[..., :1], values.shape)
+            sample = self._sample(score)
+            numbers = sample.columns(values) | sample.compared("difference", values, full)
+            gains = sample.compared("gain", *(voids, values)[:: sign_of(score)])
             numbers |= {name: np.where(is_voids, np.nan, gain) for name, gain in gains.items()}
             yield ways.assign(score=score, **numbers, **shared, n_prompts=len(values))
-
-    def _means(self, score: str, values: np.ndarray) -> dict[str, np.ndarray]:
-        """Return mean, low and high of values [prompt ...]: one number a way of skipping."""
-        flat = values.reshape(len(values), -1)
-        columns = estimates(flat, weights=self._weights(score), seed=self.analysis.seed)
-        return {name: columns[name] for name in ("mean", "low", "high")}
-
-    def _tested(self, score: str, name: str, differences: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the columns of paired differences [prompt ...]: NAME, NAME_low, _high and _p."""
-        mean, low, high = self._means(score, differences).values()
-        p = np.array([paired_p(way) for way in differences.reshape(len(differences), -1).T])
-        return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_p": p}
 
     def plot(self) -> go.Figure:
         """Draw the score against alpha by evaluation: voids, controls and the full model."""
@@ -169,24 +154,24 @@ class VoidSkipResult(Result):
         return figure.update_yaxes(title_text=_AXIS[score], col=1)
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return scores with voids skipped, against the best control and the full model."""
+        """Return what skipping voids saves over skipping as many random layers."""
         ways = [(self.main_score, "read-out"), (self.main_score, "two-pass")]
         has_texts = NO_KNOWN_ANSWER in self.arrays
         ways.append((NO_KNOWN_ANSWER if has_texts else self.main_score, "two-pass, keys kept"))
         return tuple(finding_of(self.comparison(*way)) for way in ways)
 
     def comparison(self, score: str, evaluation: str) -> Comparison:
-        """Return a score with voids skipped, with the best control and the full model's."""
-        control = self.best_control(score, evaluation)
-        voids, other = (
-            self._estimate(score, self.per_prompt(score, evaluation, kind=kind))
-            for kind in ("voids", control)
-        )
+        """Return a score with voids skipped, next to random layers, a rival and the full model."""
+        sample, sign = self._sample(score), sign_of(score)
+        by_kind = {kind: self.per_prompt(score, evaluation, kind=kind) for kind in KINDS}
+        others = [kind for kind in KINDS[1:] if kind != CONTROL]
+        best = sample.best(sign * np.stack([by_kind[kind] for kind in others], axis=1))
         return Comparison(
             score,
             evaluation,
-            voids,
-            control=Compared(control, other),
-            full=self._estimate(score, self.arrays[f"full.{score}"]),
-            gain=self.gain(score, evaluation, over=control),
+            sample.estimate(by_kind["voids"]),
+            control=Compared(CONTROL, sample.estimate(by_kind[CONTROL])),
+            rival=Compared(others[best.index], sample.estimate(sign * best.measured)),
+            full=sample.estimate(self.arrays[f"full.{score}"]),
+            gain=self.gain(score, evaluation, over=CONTROL).estimate,
         )

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from interp.analyses.void_skip.evaluations import EVALUATIONS, FULL, Streams
 from interp.analyses.void_skip.masks import Skipping
-from interp.analyses.void_skip.texts import NO_KNOWN_ANSWER
+from interp.analyses.void_skip.texts import NO_KNOWN_ANSWER, TEXT_SCORES
+from interp.metrics import outcomes
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
@@ -19,7 +20,8 @@ from interp.sweeps.tags import keys_of, rows_of
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
-ACCURACY, LOGIT, CHOICE, TEXT = "accuracy", "answer logit", "choice accuracy", "nats per token"
+ACCURACY, CHOICE, TEXT = "accuracy", "choice accuracy", "nats per token"
+SHARES = (ACCURACY, CHOICE, *TEXT_SCORES)
 _LOWER_IS_BETTER = (TEXT, NO_KNOWN_ANSWER)
 
 Options = Int[Tensor, "prompt option pos"]
@@ -137,9 +139,7 @@ def _read(
         logits = recording.logits(stream[:, :, -1])
     if "answer" in wants:
         assert shard.answer is not None
-        answer = shard.answer[None, :, None].expand(len(stream), -1, 1)
-        read[ACCURACY] = (logits.argmax(-1) == shard.answer).float()
-        read[LOGIT] = logits.gather(-1, answer)[..., 0]
+        read.update(outcomes(logits, shard.answer, shard.wrong).items())
     if options is not None:
         read[CHOICE] = options.single(logits.log_softmax(-1))
     if "text" in wants:

@@ -20,7 +20,11 @@ _SCOPES = {
     "direct_future": "direct, future tokens",
 }
 STATISTICS = {"mean": "mean over positions", "max": "largest over positions"}
-_EFFECTS = {"output": "change of the probabilities (L2)", "answer": "fall of the answer's logit"}
+_EFFECTS = {
+    "output": "change of the probabilities (L2)",
+    "log_prob": "loss of the answer's log-probability (nats)",
+    "accuracy": "accuracy after the skip",
+}
 
 
 @dataclass(frozen=True)

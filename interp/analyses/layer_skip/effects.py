@@ -1,0 +1,75 @@
+"""What skips change: later layers, prompt by prompt, the output, and the answer."""
+
+import torch
+from torch import Tensor
+
+from interp.metrics import changes, outcomes
+from interp.replay import Recording
+from interp.shapes import Tensors
+from interp.sweeps.staircase import Ends, Step
+from interp.tasks.batch import TokenBatch
+
+
+class LayerEffects:
+    """Running maximum, its position, and mean of one scope, per prompt [batch skipped affected]."""
+
+    def __init__(self, n: int, layers: int) -> None:
+        self.maximum = torch.zeros(n, layers, layers)
+        self.position = torch.zeros(n, layers, layers, dtype=torch.int32)
+        self.total = torch.zeros(n, layers, layers)
+        self.count = torch.zeros(n, layers, layers)
+
+    def add(self, step: Step, *, first: int) -> None:
+        """Take in one layer's changes [variant batch pos], those before `first` left out."""
+        change = step.change[:, :, max(first - step.start, 0) :]
+        value, position = (t.transpose(0, 1).cpu() for t in change.max(-1))
+        at = (slice(None), slice(0, len(change)), step.layer)
+        larger = value > self.maximum[at]
+        self.position[at] = torch.where(
+            larger, position + max(step.start, first), self.position[at]
+        ).to(torch.int32)
+        self.maximum[at] = torch.where(larger, value, self.maximum[at])
+        self.total[at] += change.sum(-1).transpose(0, 1).cpu()
+        self.count[at] += change.shape[-1]
+
+    def tensors(self) -> Tensors:
+        """Return the finished arrays."""
+        mean = self.total / self.count.clamp_min(1)
+        return {"max": self.maximum, "position": self.position, "mean": mean}
+
+
+def reduce_into(into: Tensors, key: str, value: Tensor) -> None:
+    """Keep the larger of maxima, and the sum of shares."""
+    if key not in into:
+        into[key] = value
+    else:
+        into[key] = torch.maximum(into[key], value) if key.endswith("max") else into[key] + value
+
+
+def outcomes_of(logits: Tensor, shard: TokenBatch) -> Tensors:
+    """Return the outcomes [batch] of logits [batch d_vocab]; none without answers."""
+    if shard.answer is None:
+        return {}
+    found = outcomes(logits, shard.answer, shard.wrong)
+    return {name: value.cpu() for name, value in found.items()}
+
+
+def output_effects(
+    recording: Recording, shard: TokenBatch, clean: Tensor, ends: Ends, *, share: float, skip: int
+) -> Tensors:
+    """Return how skips change the output, each [batch skipped].
+
+    What is averaged over splits comes multiplied by `share`, to be added up. The first `skip`
+    positions do not count, but for the answer's outcomes.
+    """
+    before = clean[:, ends.start + skip :]
+    effects: dict[str, list[Tensor]] = {}
+    for resid in ends.resid:
+        logits = recording.logits(resid)
+        found = outcomes_of(logits[:, -1], shard)
+        change = changes(logits[:, skip:], before)
+        for name, value in (("output", change["l2"]), ("kl", change["kl"])):
+            found |= {f"{name}_max": value.amax(-1).cpu(), f"{name}_mean": value.mean(-1).cpu()}
+        for key, value in found.items():
+            effects.setdefault(key, []).append(value if key.endswith("max") else share * value)
+    return {key: torch.stack(values, dim=1) for key, values in effects.items()}

@@ -1,0 +1,118 @@
+"""Which layer the output needs most, and how far later tokens need a layer, in words."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from interp.figures.words import PICKED, mlp_named
+from interp.metrics import CHANGES, OUTCOMES
+from interp.result import Compared, Finding
+from interp.stats.estimate import estimate
+from interp.stats.picked import Picked, picked
+from interp.stats.shares import share, share_difference
+
+if TYPE_CHECKING:
+    from interp.analyses.layer_skip.result import LayerSkipResult
+
+_PARTS = {"layer": "layer", "attention": "attention", "mlp": "MLP"}
+_OTHERS = "the other layers, on average"
+
+
+def findings_of(result: "LayerSkipResult") -> tuple[Finding, ...]:
+    """Return what the costliest skip costs, in nats and in right answers, and the future's part."""
+    accuracy = _accuracy(result) if result.has_answers and _n_layers(result) > 1 else ()
+    return (_costliest(result), *accuracy, *_future(result))
+
+
+def _n_layers(result: "LayerSkipResult") -> int:
+    return int(result.costs.shape[1])
+
+
+def _pick(result: "LayerSkipResult", values: np.ndarray, *, rank: int = 0) -> Picked:
+    """Pick the costliest layer (or that of a rank) on each half of the prompts.
+
+    What is measured are the values [prompt layer] of the layer picked on the other half.
+    """
+    costs = result.costs
+
+    def choose(rows: np.ndarray) -> int:
+        ranked: list[int] = np.argsort(-costs[rows].mean(0), kind="stable").tolist()
+        return ranked[rank]
+
+    groups, seed = result.prompt_groups, result.analysis.seed
+    return picked(values, choose=choose, groups=groups, seed=seed)
+
+
+def _others(values: np.ndarray) -> np.ndarray:
+    """Return for every layer the mean over all others [prompt layer]."""
+    total = values.sum(1, keepdims=True)
+    return np.asarray((total - values) / (values.shape[1] - 1))
+
+
+def _named(result: "LayerSkipResult", layer: int) -> str:
+    part = result.analysis.part
+    if part == "mlp":
+        return mlp_named(layer)
+    return f"layer {layer}'s attention" if part == "attention" else f"layer {layer}"
+
+
+def _note(result: "LayerSkipResult") -> str:
+    return f"skipped at {result.shown['all']}; {PICKED}"
+
+
+def _costliest(result: "LayerSkipResult") -> Finding:
+    costs, part = result.costs, _PARTS[result.analysis.part]
+    most = _pick(result, costs)
+    skipped = _named(result, most.index)
+    if result.has_answers:
+        claim = f"Skipping {skipped} costs most: {most.estimate:.2f} nats"
+        claim, measure = f"{claim} of the answer's log-probability.", OUTCOMES["log_prob"]
+        measure = f"loss of {measure}"
+    else:
+        claim = f"Skipping {skipped} changes the probabilities most: by {most.estimate:.2f} (L2)."
+        measure = CHANGES["l2"]
+    control = rival = None
+    if _n_layers(result) > 1:
+        control = Compared(_OTHERS, _pick(result, _others(costs)).estimate)
+        next_most = _pick(result, costs, rank=1)
+        rival = Compared(f"{_named(result, next_most.index)}, the next", next_most.estimate)
+    measure = f"{measure} without the {part} that the output needs most"
+    return Finding(claim, most.estimate, measure, control=control, rival=rival, note=_note(result))
+
+
+def _accuracy(result: "LayerSkipResult") -> Iterator[Finding]:
+    """Yield how many fewer answers are right without the costliest layer than without another."""
+    after, groups = result.arrays["all.accuracy"].astype(np.float64), result.prompt_groups
+    without, part = _pick(result, after), _PARTS[result.analysis.part]
+    others = _pick(result, _others(after)).measured
+    fewer = share_difference(others, without.measured, groups=groups)
+    than = "without another layer" if part == "layer" else f"without another layer's {part}"
+    if not fewer.excludes():
+        how = f"no fewer prompts get the right answer than {than}: {fewer:.0%} of all."
+    else:
+        how = f"{fewer:.0%} fewer of all prompts get the right answer than {than}."
+    yield Finding(
+        f"Without {_named(result, without.index)}, {how}",
+        fewer,
+        f"{OUTCOMES['accuracy']}: loss without the {part} that the output needs most",
+        control=Compared(_OTHERS, share(others, groups=groups)),
+        rival=Compared("nothing skipped", share(result.arrays["clean.accuracy"], groups=groups)),
+        kind="compares",
+        note=_note(result),
+    )
+
+
+def _future(result: "LayerSkipResult") -> Iterator[Finding]:
+    """Yield how much a skipped layer changes later layers at later tokens."""
+    if "future" not in result.scopes or _n_layers(result) < 2:
+        return
+    later = (slice(None), *np.triu_indices(_n_layers(result), 1))
+    values = result.arrays["future.mean"][later].mean(1)
+    future = estimate(values, groups=result.prompt_groups, seed=result.analysis.seed)
+    yield Finding(
+        "A skipped layer changes what later layers write"
+        f" at later tokens by {future:.2f} of its size.",
+        future,
+        "relative change of later layers' writes at tokens behind the skip, mean over layers",
+    )
