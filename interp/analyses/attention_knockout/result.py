@@ -85,8 +85,8 @@ class AttentionKnockoutResult(Result):
             if losses:
                 columns[name, LOSS] = estimates(losses[hidden], seed=self.analysis.seed, **how)
         if "elsewhere" in changed:
-            both = (_and_anywhere(changed[hidden]) for hidden in self._hidden)
-            columns["difference", CHANGED] = share_differences(*both, **how)
+            key, other = (_and_anywhere(changed[hidden]) for hidden in self._hidden)
+            columns["difference", CHANGED] = share_differences(key, other, **how)
             if losses:
                 more = losses["key"] - losses["elsewhere"]
                 columns["difference", LOSS] = estimates(more, seed=self.analysis.seed, **how)
@@ -101,6 +101,7 @@ class AttentionKnockoutResult(Result):
         )
 
     def changed_guesses(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Return whether guesses change [prompt centre], by what is hidden, of some prompts."""
         return self._of(chosen, "changed")
 
     def _of(self, chosen: np.ndarray, what: str) -> dict[str, np.ndarray]:

@@ -198,8 +198,6 @@ def _effects(
     after, before = (outcomes(each, shard.answer, shard.bridge) for each in (logits, clean))
     rank = ranks(logits, shard.answer).int()
     log_prob = after["log_prob"] - before["log_prob"]
-    over = torch.zeros_like(log_prob)
-    if shard.bridge is not None:
-        over = after["logit_diff"] - before["logit_diff"]
-    right = (rank == 0).to(torch.int8)
-    return {"rank": rank, "right": right, "log_prob": log_prob, "difference": over}
+    over = after.get("logit_diff", log_prob) - before.get("logit_diff", log_prob)
+    is_right = (rank == 0).to(torch.int8)
+    return {"rank": rank, "right": is_right, "log_prob": log_prob, "difference": over}
