@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -101,7 +101,7 @@ class Result(ABC):
         """Return this result as read from a run folder."""
         return self._with(origin=origin)
 
-    def of_groups(self, groups: Groups | None) -> Self:
+    def of_groups(self, groups: Groups | None) -> "Result":
         """Return this result with the groups of its prompts."""
         return self._with(prompt_groups=groups)
 
@@ -109,7 +109,7 @@ class Result(ABC):
         """Return the groups of the prompts chosen by a mask or by numbers; None as of all."""
         return None if self.prompt_groups is None else self.prompt_groups[np.asarray(chosen)]
 
-    def _with(self, **attributes: Any) -> Self:
+    def _with(self, **attributes: Any) -> "Result":
         result = copy(self)
         vars(result).update(attributes)  # results are frozen
         return result

@@ -191,7 +191,7 @@ def _effects(
 ) -> dict[str, Num[Tensor, "source batch"]]:
     """Return the answer's rank, whether it is 0, and how much more probable the answer is.
 
-    In nats: its log-probability, and its logit less the bridge's, both as changes.
+    In nats: its log-probability, and its logit less the bridge's (0 without one), as changes.
     """
     assert shard.answer is not None
     logits = logits_at_the_end(recording, end)
