@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ _ROWS_SHOWN = 5
 
 
 Kind = Literal["describes", "compares"]
+R = TypeVar("R", bound="Result")  # typing.Self cannot be checked in a class that is not decorated
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,11 @@ class Result(ABC):
     origin: Origin | None = None
     prompt_groups: Groups | None = None
 
-    def read_from(self, origin: Origin) -> "Result":
+    def read_from(self: R, origin: Origin) -> R:
         """Return this result as read from a run folder."""
         return self._with(origin=origin)
 
-    def of_groups(self, groups: Groups | None) -> "Result":
+    def of_groups(self: R, groups: Groups | None) -> R:
         """Return this result with the groups of its prompts."""
         return self._with(prompt_groups=groups)
 
@@ -109,7 +110,7 @@ class Result(ABC):
         """Return the groups of the prompts chosen by a mask or by numbers; None as of all."""
         return None if self.prompt_groups is None else self.prompt_groups[np.asarray(chosen)]
 
-    def _with(self, **attributes: Any) -> "Result":
+    def _with(self: R, **attributes: Any) -> R:
         result = copy(self)
         vars(result).update(attributes)  # results are frozen
         return result

@@ -54,7 +54,8 @@ def test_large_weights_are_counted_over_all_of_a_layers_weights() -> None:
 @pytest.mark.parametrize("first_position", ["included", "excluded"])
 def test_it_equals_the_stock_models_residuals(model: Model, first_position: str) -> None:
     batch, start = tokens(), int(first_position == "excluded")
-    stream = [resid[:, start:].double().numpy() for resid in hooked(model, batch)[0]]
+    stream_of_all = hooked(model, batch)[0]
+    stream = [resid[:, start:].double().numpy() for resid in stream_of_all]
     part = BlockInfluence(first_position=first_position).measure(
         model.record(batch), batch, prepared(model)
     )
@@ -72,6 +73,9 @@ def test_it_equals_the_stock_models_residuals(model: Model, first_position: str)
                 got[MEASURES.index("BI")],
                 got[MEASURES.index("relative magnitude")],
             ] == pytest.approx([bi, size], abs=1e-5)
+            every = [resid[row].double().numpy() for resid in stream_of_all[layer : layer + 2]]
+            other = np.mean([1 - cosine(a, b) for a, b in zip(*every, strict=True)][1 - start :])
+            assert float(part["other_means"][row, layer, 0]) == pytest.approx(other, abs=1e-5)
             assert float(part["flat_cosine"][row, layer]) == pytest.approx(
                 cosine(pre, post), abs=1e-5
             )
@@ -112,7 +116,7 @@ def test_lim_is_block_influence_less_one_and_orders_layers_alike() -> None:
     result = BlockInfluence().run(
         interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=8)
     )
-    frame = result.to_frame().set_index(["measure", "layer"])
+    frame = result.to_frame().query("positions != 'all positions'").set_index(["measure", "layer"])
     for column in ("mean", "low", "high"):
         np.testing.assert_allclose(frame.loc["LIM"][column], frame.loc["BI"][column] - 1)
     angles = result.angles.mean(0)
@@ -126,3 +130,33 @@ def test_a_prompt_of_one_token_is_refused_without_its_first_position() -> None:
         AnalysisError, match="prompt '0' has 1 token; first_position='excluded' needs at least 2"
     ):
         BlockInfluence(first_position="excluded").check(tiny("llama"), tokens(n_pos=1))
+
+
+def test_the_extreme_layers_are_picked_on_halves() -> None:
+    rng = np.random.default_rng(0)
+    bi = np.array([0.5, 0.1, 0.2, 0.3]) + rng.normal(0, 0.01, (20, 4))
+    orthogonal = 2 * bi  # of the layer picked, not the least of its own
+    orthogonal[:, 1] = 0.9
+    n_pos = rng.integers(2, 9, 20)
+    part = {
+        "means": torch.from_numpy(np.stack([bi, orthogonal, bi], axis=-1)),
+        "other_means": torch.from_numpy(np.stack([bi + 1] * 3, axis=-1)),
+        "flat_cosine": torch.zeros(20, 4),
+        "last_cosine": torch.ones(20, 5, 5),
+        "large_weights": torch.zeros(20, 4),
+        "n_pos": torch.from_numpy(n_pos),
+    }
+    result = BlockInfluence().combine([part])
+    least, most = result.findings()
+    mean = np.average(bi, axis=0, weights=n_pos)
+    assert "Layer 1 turns the stream least" in least.claim
+    assert least.estimate.value == pytest.approx(mean[1])
+    assert least.estimate.low < mean[1] < least.estimate.high
+    assert least.control.estimate.value == pytest.approx(0.9)
+    assert least.rival.name == "layer 2, the next"
+    assert "Layer 0 turns the stream most" in most.claim
+    assert most.rival.name == "layer 3, the next"
+    frame = result.to_frame().set_index(["positions", "measure", "layer"])["mean"]
+    assert frame["all positions", "BI", 2] == pytest.approx(
+        np.average(bi[:, 2] + 1, weights=n_pos + 1)
+    )

@@ -13,11 +13,12 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.logit_lens import LogitLens
-from interp.analyses.logit_lens.measures import effective_depths
+from interp.analyses.logit_lens.depths import depth_by_cosine, depth_by_kl, depth_by_overlap
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import first
-from interp.stats.bootstrap import bootstrap_interval, interval_of, resampled_means
+from interp.stats.estimate import estimates
+from interp.stats.shares import share
 from interp.sweeps import lens
 from interp.sweeps.lens import READINGS, Prediction, compare
 from tests.families import tiny, tokens
@@ -90,7 +91,7 @@ def test_it_equals_the_stock_models_head_on_every_residual(model: Model) -> None
         pre, attn, mlp = stream[layer], writes["attn"][layer], writes["mlp"][layer]
         mid = pre if model.blocks[layer].is_parallel else pre + attn
         cosines = [
-            cosine_similarity(w, s, dim=-1).mean(1)
+            cosine_similarity(w, s, dim=-1)[:, 1:].mean(1)
             for w, s in ((attn, pre), (mlp, mid), (attn + mlp, pre))
         ]
         assert_close(part["cosines"][:, layer], torch.stack(cosines, dim=1), rtol=1e-5, atol=1e-5)
@@ -152,23 +153,20 @@ def test_a_comparison_done_by_hand() -> None:
 
 
 def test_effective_depths_by_hand() -> None:
-    curves = {
-        "kl": np.array([8.0, 10.0, 6.0, 4.9, 1.0, 0.5]),
-        "overlap": np.array([0.0, 0.1, 0.3, 0.2, 0.31, 0.9]),
-        "cosine": np.array([-0.1, 0.0, -0.2, 0.1, 0.2, -0.3]),
-    }
-    assert effective_depths(**curves) == {"cosine": 2, "KL": 3, "overlap": 4}
-    never = {
-        "kl": np.array([1.0, 1.0, 0.1]),
-        "overlap": np.array([0.0, 0.0, 0.9]),
-        "cosine": np.array([0.1, 0.1, 0.1]),
-    }
-    assert effective_depths(**never) == {"cosine": None, "KL": None, "overlap": None}
-    assert effective_depths(**curves, kl_share=0.7, overlap_above=0.05) == {
-        "cosine": 2,
-        "KL": 2,
-        "overlap": 1,
-    }
+    kl = np.array([30.0, 10.0, 6.0, 4.9, 1.0, 0.5])
+    assert depth_by_kl(kl, share=0.5, since="as published") == 1  # the embedding decides
+    assert depth_by_kl(kl, share=0.5, since="behind the first layer") == 3
+    assert depth_by_kl(kl, share=0.7, since="behind the first layer") == 2
+    for since in ("as published", "behind the first layer"):
+        never = np.array([1.0, 1.0, 0.1])  # the last layer does not count
+        assert depth_by_kl(never, share=0.5, since=since) is None
+    assert depth_by_kl(np.array([1.0]), share=0.5, since="behind the first layer") is None
+    overlap = np.array([0.0, 0.1, 0.3, 0.2, 0.31, 0.9])
+    assert depth_by_overlap(overlap, above=0.3) == 4
+    assert depth_by_overlap(overlap, above=0.05) == 1
+    assert depth_by_overlap(np.array([0.0, 0.0, 0.9]), above=0.3) is None
+    assert depth_by_cosine(np.array([-0.1, 0.0, -0.2, 0.1, 0.2, -0.3])) == 2
+    assert depth_by_cosine(np.array([0.1, 0.1, 0.1])) is None
 
 
 def part_of(*prompts: list[float], answered: bool = True) -> dict[str, torch.Tensor]:
@@ -230,29 +228,45 @@ def test_bad_shards_are_refused_before_any_work() -> None:
         LogitLens(first_position="excluded").check(tiny("llama"), tokens(n_pos=1))
 
 
-def test_a_weighted_bootstrap_keeps_constants() -> None:
-    values, weights = np.full((4, 2), 3.0), np.array([1.0, 2.0, 3.0, 4.0])
-    low, high = bootstrap_interval(values, weights=weights)
-    np.testing.assert_allclose([low, high], 3.0)
-    varied = np.array([[1.0], [2.0], [4.0]])
-    np.testing.assert_array_equal(
-        bootstrap_interval(varied), bootstrap_interval(varied, weights=np.full(3, 7.0))
-    )
+def lens_of(kl: np.ndarray, *, first: float) -> dict[str, torch.Tensor]:
+    """Return a part with these KLs [prompt tap] at two positions and `first` at position 0."""
+    read = torch.zeros(len(kl), kl.shape[1], 3, len(READINGS))
+    read[..., 0] = torch.from_numpy(kl)[..., None]
+    read[:, :, 0, 0] = first
+    read[..., READINGS.index("answer_rank")] = (torch.arange(len(kl)) % 3)[:, None, None]
+    return {"readings": read, "cosines": torch.ones(len(kl), kl.shape[1] - 1, 3)}
 
 
-def test_intervals_of_numbers_made_of_means() -> None:
-    values = np.random.default_rng(0).normal(3, 1, (400, 2))
-    resampled = resampled_means(values, seed=5)
-    low, high = interval_of(resampled[:, 0])
-    np.testing.assert_allclose(
-        (low, high), [end[0] for end in bootstrap_interval(values, seed=5)], atol=5e-3
+def test_the_depth_by_kl_leaves_out_position_0_and_the_embedding() -> None:
+    curve = np.array([90.0, 9.0, 7.0, 5.0, 4.0, 1.0, 0.0])
+    kl = curve + np.random.default_rng(0).normal(0, 0.1, (12, 7))
+    result = LogitLens().combine([lens_of(kl, first=20.0)])
+    assert result.effective_depths == {"KL": 4, "overlap": None, "cosine": None}
+    (finding,) = result.findings()
+    assert finding.estimate.value == finding.estimate.low == finding.estimate.high == 5 / 6
+    assert finding.rival.name == "KL, as published"
+    assert finding.rival.estimate.value == 2 / 6  # at position 0, KL is 20 at every tap
+    rows = result.to_frame().set_index("measure")["mean"]
+    assert rows["effective depth (KL)"] == 5 / 6
+    assert np.isnan(rows["effective depth (KL, position 0 included)"])
+    published = LogitLens(first_position="included", kl_from="as published")
+    (finding,) = published.combine([lens_of(kl, first=20.0)]).findings()
+    assert (finding.estimate.value, finding.rival) == (2 / 6, None)
+
+
+def test_groups_and_shares_make_the_intervals() -> None:
+    kl = np.random.default_rng(0).normal(9, 1, (12, 4))
+    part, groups = lens_of(kl, first=1.0), np.arange(12) // 2
+    frame = LogitLens().combine([part]).of_groups(groups).to_frame()
+    rows = frame[frame["position"].isna()].set_index(["measure", "layer"])
+    expected = estimates(kl.astype(np.float32), groups=groups)
+    row = rows.loc[("KL(lens‖final), nats", 1)]
+    assert (row["low"], row["high"]) == pytest.approx((expected["low"][1], expected["high"][1]))
+    is_first = share(np.arange(12) % 3 == 0, groups=groups)
+    row = rows.loc[("answer is first", 1)]
+    assert row[["mean", "low", "high"]].tolist() == pytest.approx(
+        [is_first.value, is_first.low, is_first.high]
     )
-    assert 3.0 < high - low + 2.9 < 3.2
-    np.testing.assert_array_equal(resampled_means(values[:, ::-1], seed=5), resampled[:, ::-1])
-    never = np.r_[np.zeros(960), np.full(40, np.inf)]
-    assert interval_of(never) == (0.0, np.inf)
-    assert interval_of(never[10:]) == (0.0, np.inf)
-    assert interval_of(never[:970]) == (0.0, 0.0)
 
 
 def test_effective_depths_have_intervals() -> None:

@@ -155,3 +155,19 @@ def test_bad_shards_are_refused_before_any_work() -> None:
         AnalysisError, match="prompt '0' has 1 token; first_position='excluded' needs at least 2"
     ):
         ParallelWindow(first_position="excluded").check(tiny("llama"), tokens(n_pos=1))
+
+
+def test_findings_are_computed_another_way() -> None:
+    rng = np.random.default_rng(0)
+    windows = rng.uniform(0.2, 0.4, (16, 4, 4, 2))
+    windows[:, 1, 2, 0] += 0.5  # this pair misses most
+    n_pos = rng.integers(2, 9, 16)
+    part = {"windows": torch.from_numpy(windows), "n_pos": torch.from_numpy(n_pos)}
+    (finding,) = ParallelWindow().combine([part]).findings()
+    pairs = [np.average(windows[:, i, i + 1, 0], weights=n_pos) for i in range(3)]
+    assert finding.estimate.value == pytest.approx(np.mean(pairs))
+    assert finding.rival.name == "layers 1 and 2, which miss most"
+    assert finding.rival.estimate.value == pytest.approx(pairs[1])
+    assert finding.control.estimate.value == pytest.approx(
+        np.average(windows[:, 0, 3, 0], weights=n_pos)
+    )

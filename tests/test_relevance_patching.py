@@ -15,9 +15,14 @@ from interp.analyses.relevance_patching import RelevancePatching
 from interp.errors import AnalysisError, SiteError, TaskError
 from interp.interventions import Patch
 from interp.models import Model, load_model
+from interp.models.untrained import untrained
 from interp.sites import Site
-from interp.stats.agreement import agreement
+from interp.stats.agreement import Resampled, agreement
+from interp.stats.align import Aligned
+from interp.stats.bootstrap import draws
+from interp.sweeps.carriers import carriers, components
 from interp.sweeps.exact_patching import NODE_KINDS
+from interp.sweeps.node_scores import NodeScores
 from interp.tasks import Prompt, load_task
 from interp.tasks.batch import TokenBatch
 from tests.families import tiny, tokens
@@ -183,11 +188,110 @@ def test_relp_is_closer_to_exact_patching_than_attribution_on_indirect_objects()
                 < frame[level, "mean absolute error", node, "attribution"]
             )
     assert frame["averaged over prompts", "pearson", "resid_pre", "relevance"] > 0.95
-    finding, other = result.findings()
+    finding, beyond, other = result.findings()
     assert finding.estimate is not None
     assert finding.estimate.n == 16
     assert finding.rival is not None
     assert finding.rival.estimate == other.estimate
+    exact, cheap, moved = (
+        result.scores.mean(f"{name} mlp_out").ravel() for name in ("exact", "relevance", "distance")
+    )
+    assert finding.estimate.value == pytest.approx(np.corrcoef(cheap, exact)[0, 1])
+    assert beyond.kind == "compares"
+    assert beyond.estimate is not None
+    difference = np.corrcoef(cheap, exact)[0, 1] - np.corrcoef(moved, exact)[0, 1]
+    assert beyond.estimate.value == pytest.approx(difference)
+    assert beyond.estimate.excludes()
+
+
+def test_agreement_redraws_groups_of_prompts_for_both_scores_alike() -> None:
+    rng = np.random.default_rng(0)
+    exact = rng.normal(size=(12, 5))
+    cheap = exact + rng.normal(size=(12, 5))
+    exact[0, 2] = cheap[0, 2] = np.nan
+    groups, gap = np.arange(12) // 2, rng.normal(2, 1, size=12)
+    ours = Resampled.of(cheap, exact, gap=gap, top_k=2, groups=groups, seed=3)
+    for row, drawn in enumerate(draws(6, seed=3)[:5], 1):
+        rows = np.repeat(np.arange(12), drawn[groups].astype(int))
+        means = [np.nanmean(values[rows], 0) for values in (cheap, exact)]
+        naive = agreement(*means, gap=gap[rows].mean(), top_k=2)
+        assert ours.rows.iloc[row].to_dict() == pytest.approx(naive)
+    assert ours.estimate("pearson").n_groups == 6
+    itself = ours.estimate("pearson", beyond=ours)
+    assert (itself.value, itself.low, itself.high) == (0, 0, 0)
+    few = Resampled.of(cheap[:4], exact[:4], gap=gap[:4], top_k=2, groups=None, seed=0)
+    assert not few.estimate("pearson").has_interval
+
+
+def scores_of(values: np.ndarray, *, gap: float) -> NodeScores:
+    """Return scores of MLPs [prompt layer] at the last token, in runs that differ by `gap`."""
+    both = np.stack([np.zeros_like(values), values], axis=2).astype(np.float32)
+    aligned = Aligned(both, np.array([-1]))
+    base = np.zeros(len(values))
+    return NodeScores({"mlp_out": aligned}, {"mlp_out": 1}, base, base + gap)
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_the_largest_node_is_a_share_of_the_gap_and_compared_with_others(direction: str) -> None:
+    sign = 1.0 if direction == "denoise" else -1.0
+    # three layers, of which the second carries 5 of 10, the others 1 and 0
+    values = sign * np.tile([1.0, 5.0, 0.0], (12, 1))
+    scores = scores_of(values, gap=sign * 10.0)
+    behaviour = scores.behaviour("log_prob", direction, groups=None, seed=0)  # type: ignore[arg-type]
+    assert behaviour.gap.value == 10.0
+    first, beyond = carriers(scores, {"mlp_out": "mlp_out"}, by="By hand", behaviour=behaviour)
+    assert first.claim.startswith("By hand, MLP 1 at the last token carries 50 % [50, 50]")
+    assert first.control is not None
+    assert first.control.estimate.value == pytest.approx(0.05)  # the mean of 1 and 0
+    assert first.rival is not None
+    assert first.rival.name == "the second largest, MLP 0 at the last token"
+    assert first.rival.estimate.value == pytest.approx(0.1)
+    assert beyond.estimate is not None
+    assert beyond.estimate.value == pytest.approx(0.45)
+    frame = scores.to_frame({"mlp_out": {"node": "mlp_out"}}, behaviour)
+    rows = frame[frame["position"] == "-1"]
+    assert rows["share"].tolist() == pytest.approx([0.1, 0.5, 0.0])
+    assert frame["exceeds"].tolist() == [False, False, False, True, True, False]
+
+
+def test_equal_nodes_are_not_told_apart_by_picking_the_largest() -> None:
+    fired = 0
+    for seed in range(60):
+        values = np.random.default_rng(seed).normal(1.0, 1.0, size=(16, 30))
+        scores = scores_of(values, gap=30.0)
+        behaviour = scores.behaviour("log_prob", "denoise", groups=None, seed=seed)
+        _, beyond = carriers(scores, {"mlp_out": "mlp_out"}, by="", behaviour=behaviour)
+        assert beyond.estimate is not None
+        fired += beyond.estimate.excludes()
+    assert fired <= 7  # 5 % and binomial error
+
+
+def test_without_a_behaviour_there_are_no_shares() -> None:
+    model, task = load_model("zoo/names-6l"), load_task("ioi", n=12)
+    swapped = task.of([replace(p, answer=p.wrong, wrong=p.answer) for p in task.prompts])
+    result = RelevancePatching(nodes=("mlp_out",)).run(model, swapped)
+    (finding,) = result.findings()
+    assert finding.claim.startswith("No behaviour to explain: corrupting lowers the logit")
+    assert finding.estimate is not None
+    assert finding.estimate.high < 0
+    assert result.to_frame()["share"].isna().all()
+    beginner = untrained(model, seed=0)
+    assert beginner is not None
+    for analysis in (PatchingAgreement(nodes=("mlp_out",)), ActivationPatching(nodes=("z",))):
+        (finding,) = analysis.run(beginner, task).findings()
+        assert finding.claim.startswith("No behaviour to explain")
+
+
+def test_findings_speak_of_components_rather_than_of_residuals() -> None:
+    assert components(("resid_pre", "attn_out", "z", "mlp_out")) == ("z", "mlp_out")
+    assert components(("resid_pre", "mlp_out", "mlp_post")) == ("mlp_post",)
+    assert components(("resid_pre",)) == ("resid_pre",)
+    model, task = load_model("zoo/names-6l"), load_task("ioi", n=24)
+    first, *_ = RelevancePatching(nodes=("resid_pre", "z")).run(model, task).findings()
+    assert first.claim.startswith("By relevance, L2H3 at the last token carries")
+    assert first.note.startswith("Clean ")
+    (residual, _) = RelevancePatching(nodes=("resid_pre",)).run(model, task).findings()
+    assert "By construction" in residual.note
 
 
 def refused(model: Model, shard: TokenBatch, **settings: object) -> str:

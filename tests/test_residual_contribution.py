@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from interp.analyses.residual_contribution import MEASURES, ResidualContribution, measures_of
 from interp.errors import TaskError
+from interp.figures.words import ALL, ALL_BUT_FIRST
 from interp.models import Model
 from interp.sweeps.cosines import writes_of
 from tests.families import tiny, tokens
@@ -71,19 +72,62 @@ def test_it_equals_the_stock_models_hidden_states(model: Model) -> None:
             )
 
 
+def part(ratios: list[list[float]], *, n_pos: int = 4) -> dict[str, torch.Tensor]:
+    """Return a part of prompts with these relative writes [prompt layer], ten times at token 0."""
+    values = torch.zeros(len(ratios), len(ratios[0]), len(MEASURES))
+    values[:, :, MEASURES.index(("norm relative to the stream", "layer"))] = torch.tensor(ratios)
+    values[:, :, MEASURES.index(("norm", "stream"))] = 2.0
+    values[:, :, MEASURES.index(("cosine with the stream", "layer"))] = torch.tensor(ratios) - 1
+    return {
+        "mean": 10 * values,
+        "max": 20 * values,
+        "mean_without_first": values,
+        "max_without_first": 2 * values,
+        "n_pos": torch.full((len(ratios),), n_pos),
+    }
+
+
 def test_means_weight_tokens_and_not_prompts() -> None:
-    shape = (1, len(MEASURES))
-    parts = [
-        {
-            "mean": torch.full((1, *shape), value),
-            "max": torch.full((1, *shape), value),
-            "n_pos": torch.tensor([n]),
-        }
-        for value, n in ((1.0, 10), (4.0, 20))
-    ]
+    parts = [part([[1.0, 1.0]], n_pos=10), part([[4.0, 4.0]], n_pos=20)]
     result = ResidualContribution().combine(parts)
-    np.testing.assert_allclose(result.mean, 3.0)
-    np.testing.assert_allclose(result.maximum, 4.0)
+    at = (..., MEASURES.index(("norm relative to the stream", "layer")))
+    np.testing.assert_allclose(result.writes().mean[at], (9 * 1 + 19 * 4) / 28)
+    np.testing.assert_allclose(result.writes(ALL).mean[at], (10 * 10 + 20 * 40) / 30)
+    frame = result.to_frame().set_index(["positions", "measure", "component", "layer"])
+    row = frame.loc[(ALL_BUT_FIRST, "norm relative to the stream", "layer", 1)]
+    assert (row["max"], row["n_prompts"]) == (8, 2)
+    assert row["mean"] == pytest.approx((9 * 1 + 19 * 4) / 28)
+
+
+def test_findings_are_computed_another_way() -> None:
+    rng = np.random.default_rng(0)
+    layers = np.array([9.0, 1.0, 2.0, 4.0, 3.0, 0.5])  # the first writes to a small embedding
+    ratios = layers * rng.uniform(0.9, 1.1, (24, 6))
+    halves, most, erasing = ResidualContribution().combine([part(ratios.tolist())]).findings()
+    mean = ratios.mean(0)
+    expected = np.median(mean[3:]) / np.median(mean[:3])
+    assert halves.estimate.value == pytest.approx(expected, rel=1e-6)
+    assert halves.estimate.low < expected < halves.estimate.high
+    assert halves.control.estimate.value == pytest.approx(1)  # the stream does not grow
+    assert halves.rival.estimate.value == pytest.approx(expected, rel=1e-6)
+    assert "Layer 0 writes most" in most.claim
+    assert most.estimate.value == pytest.approx(mean[0], rel=1e-6)
+    assert most.rival.name == "layer 3, the next"
+    assert most.rival.estimate.value == pytest.approx(mean[3], rel=1e-6)
+    assert "all positions: layer 0" in most.note
+    assert erasing.claim == (
+        "Layer 5 writes against the stream (negative cosine), position 0 left out."
+    )
+
+
+def test_a_layer_erases_only_where_all_layers_together_show_it() -> None:
+    rng = np.random.default_rng(1)
+    ratios = np.array([0.99, 0.5]) + rng.normal(0, 0.2, (32, 2))  # cosines -0.01 and -0.5
+    erasing = ResidualContribution().combine([part(ratios.tolist())]).findings()[2]
+    assert erasing.claim.startswith("Layer 1 writes against")
+    few = ResidualContribution().combine([part([[0.99, 0.5]])]).findings()[2]
+    assert few.claim.startswith("Layers 0 and 1 write against")
+    assert "fewer than 5" in few.note
 
 
 def test_prompts_of_one_token_have_nothing_behind_the_first(model: Model) -> None:
@@ -93,10 +137,14 @@ def test_prompts_of_one_token_have_nothing_behind_the_first(model: Model) -> Non
             ResidualContribution().measure(model.record(batch), batch, {}) for batch in (one, more)
         ]
     assert parts[0]["max_without_first"].isnan().all()
-    without = ResidualContribution(first_position="excluded")
-    np.testing.assert_array_equal(without.combine(parts).mean, without.combine(parts[1:]).mean)
-    assert np.isfinite(ResidualContribution().combine(parts).mean).all()
+    without = ResidualContribution()
+    both = without.combine(parts).of_groups(np.arange(len(one.tokens) + len(more.tokens)))
+    np.testing.assert_array_equal(both.writes().mean, without.combine(parts[1:]).writes().mean)
+    assert np.isfinite(both.writes(ALL).mean).all()
+    assert np.isfinite(both.findings()[0].estimate.value)
     with pytest.raises(
         TaskError, match="every prompt has 1 token; first_position='excluded' needs at least 2"
     ):
         without.combine(parts[:1])
+    alone = ResidualContribution(first_position="included").combine(parts[:1])
+    assert set(alone.to_frame()["positions"]) == {ALL}

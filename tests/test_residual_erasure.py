@@ -150,3 +150,26 @@ def test_positions_are_counted_from_the_prompts_end() -> None:
     assert rows[4, "-1"] > 0
     assert rows[4, "-2"] == 0
     assert rows[0, "-3"] > 0.5  # the entity that is asked about
+
+
+def test_findings_are_computed_another_way() -> None:
+    effects = torch.zeros(8, 5, 6)  # [prompt tap pos]
+    effects[:, :, 5] = 1.0  # the last token, which is left out
+    effects[:, 3, 0] = 1.0  # so is the first, which stands beside the finding
+    for row in range(8):
+        effects[row, 2, 1 + row % 4] = 0.3  # every prompt has its own token that counts
+    effects[0, 3, 1] = 0.7  # of eight prompts one: less than 0.1 in the mean
+    part = {
+        "position.output": effects,
+        "position.answer": effects,
+        "n_pos": torch.full((8,), 6),
+        "last": torch.full((8,), 5),
+    }
+    (finding,) = ResidualErasure(scopes=("position",)).combine([part]).findings()
+    assert finding.estimate.value == 2 / 4
+    assert finding.estimate.n == 8
+    assert finding.rival.estimate.value == 3 / 4
+    assert (finding.estimate.low, finding.estimate.high) == (
+        2 / 4,
+        3 / 4,
+    )  # one prompt in resamples

@@ -90,6 +90,29 @@ def test_the_variance_weights_tokens_and_the_maximum_prompts() -> None:
     assert row[["max", "prompt", "position", "dimension"]].tolist() == [12, 1, 20, 20]
 
 
+def test_findings_are_computed_another_way() -> None:
+    rng = np.random.default_rng(0)
+    line = np.array([1.0, 5.0, 9.0, 13.0]) * rng.uniform(0.9, 1.1, (24, 1))
+    statistics = np.zeros((24, 4, len(POSITIONS), len(STATISTICS)))
+    statistics[:, :, 0, 0] = 100 * line[:, ::-1]  # position 0 alone decides the mean of all
+    statistics[:, :, 1, 0] = line
+    n_pos = rng.integers(3, 9, 24)
+    part = {
+        "statistics": torch.from_numpy(statistics),
+        "where": torch.zeros(24, 4, 2, 2, dtype=torch.int32),
+        "n_pos": torch.from_numpy(n_pos),
+    }
+    growth, law, _ = StreamStatistics().combine([part]).findings()
+    mean = np.average(line, axis=0, weights=n_pos - 1)
+    assert growth.estimate.value == pytest.approx(mean[3] / mean[0])
+    assert growth.rival.estimate.value == pytest.approx(mean[3] / mean[1])
+    assert growth.note == "all positions: 0.1"
+    assert law.claim.startswith("A line fits the variance better than an exponential")
+    fits = growth_fits(mean)
+    assert law.estimate.value == pytest.approx(fits["exponential"].error - fits["linear"].error)
+    assert law.rival.estimate.value == pytest.approx(0, abs=1e-9)
+
+
 def test_bad_input_is_one_line() -> None:
     with pytest.raises(AnalysisError, match=r"massive_ratio=-1\.0; at least 0 is needed"):
         StreamStatistics(massive_ratio=-1.0)

@@ -2,6 +2,7 @@
 the shard.
 """
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import first
 from interp.runs.registry import make_analysis
+from interp.stats.shares import share, share_difference
 from interp.sweeps.tags import key_of
 from interp.sweeps.two_hop import (
     PARTS,
@@ -106,3 +108,36 @@ def test_the_mlp_writes_the_prediction_and_no_sublayer_the_bridge_at_the_last_to
 def test_bad_input_is_named() -> None:
     with pytest.raises(AnalysisError, match="unknown value 'first'; there is last, subject"):
         make_analysis("sublayer_projection", {"position": "first"})
+
+
+def test_findings_compare_with_another_prompts_entity() -> None:
+    rng = np.random.default_rng(0)
+    rank = rng.integers(1, 9, (24, 3, 4, 5))  # [prompt part layer token]
+    rank[:20, 1, 3, 1] = 0  # the MLP writes the answer in 20 of 24
+    rank[:4, 1, 0, 4] = 0  # another's in 4
+    rank[5, 0, 2, 0] = rank[7, 0, 1, 3] = 0  # attention writes bridge and another's once each
+    part = {
+        "rank": torch.from_numpy(rank),
+        "is_right": torch.ones(24, dtype=torch.bool),
+        "is_compared": torch.arange(24) < 22,
+    }
+    groups = np.arange(24) // 2
+    bridge, answer = SublayerProjection().combine([part]).of_groups(groups).findings()
+    assert bridge.estimate.value == 0
+    assert "no more often than another prompt's: 0 %" in bridge.claim
+    assert answer.estimate.value == pytest.approx((20 - 4) / 22)
+    expected = share_difference(np.arange(22) < 20, np.arange(22) < 4, groups=groups[:22])
+    assert answer.estimate == expected
+    assert expected.excludes()
+    assert answer.claim.startswith(
+        "With right answers, MLPs write the answer in some layer in 73 %"
+    )
+    assert answer.control.estimate.value == 4 / 22
+    assert answer.note.startswith("its own: 91 %")
+    assert "most often in layer 3: 91 %" in answer.note
+    frame = SublayerProjection().combine([part]).of_groups(groups).to_frame()
+    rows = frame.query("part == 'MLP' and token == 'answer' and layer == 3")
+    alone = share(np.arange(22) < 20, groups=groups[:22])
+    assert rows[["rate", "low", "high"]].to_numpy()[0] == pytest.approx(
+        [alone.value, alone.low, alone.high]
+    )

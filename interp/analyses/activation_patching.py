@@ -6,6 +6,7 @@ only the blocks behind a node are run, and only for nodes that differ between th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import pandas as pd
@@ -13,12 +14,14 @@ import plotly.graph_objects as go
 
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
-from interp.metrics import WORDS, Metric
+from interp.metrics import Metric
 from interp.models import Model
 from interp.replay import Recording
 from interp.result import Finding, Result
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
+from interp.sweeps.behaviour import Behaviour
+from interp.sweeps.carriers import carriers
 from interp.sweeps.exact_patching import NODE_KINDS, all_effects, clean_runs, forwards_of
 from interp.sweeps.node_scores import NodeScores, join_scores, n_units
 from interp.sweeps.twins import DIRECTIONS, Direction, check_twins, twins_of
@@ -90,14 +93,24 @@ class ActivationPatchingResult(Result):
     analysis: ActivationPatching
     scores: NodeScores
 
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        """Return the metric of clean and corrupted prompts: what there is to carry."""
+        analysis, groups = self.analysis, self.prompt_groups
+        return self.scores.behaviour(
+            analysis.metric, analysis.direction, groups=groups, seed=analysis.seed
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row per node, layer, unit and position: statistics over prompts.
 
-        Positions count from the last token, 0. `mean` is in the metric's unit; `share` relates it
-        to the mean difference between source and base run.
+        Positions are from the prompt's end, "-1" is its last token. `mean` is in the metric's unit;
+        its interval, low and high, is over groups of prompts. `share` (share_low, share_high) is of
+        the gap, and NaN where there is no behaviour to explain. `exceeds` says whether the mean is
+        other than 0 in a band over all nodes (max-statistic, 95 %).
         """
         keys: dict[str, dict[str, str]] = {kind: {"node": kind} for kind in self.analysis.nodes}
-        return self.scores.to_frame(keys, seed=self.analysis.seed)
+        return self.scores.to_frame(keys, self.behaviour)
 
     def plot(self) -> go.Figure:
         """Draw the effects by layer and position; those of heads and neurons are added up."""
@@ -106,10 +119,10 @@ class ActivationPatchingResult(Result):
         return self.scores.plot(self._names, title=title, colour="effect")
 
     @property
-    def _names(self) -> dict[str, str]:
+    def _names(self) -> dict[SiteKind, str]:
         return {kind: kind for kind in self.analysis.nodes}
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return the shares of the difference that the largest nodes carry alone."""
-        metric, seed = WORDS[self.analysis.metric], self.analysis.seed
-        return self.scores.findings(self._names, by="Patched alone", difference=metric, seed=seed)
+        """Return what the largest components carry, or that there is no behaviour to explain."""
+        by = "Patched alone"
+        return carriers(self.scores, self._names, by=by, behaviour=self.behaviour)

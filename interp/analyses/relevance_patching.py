@@ -8,6 +8,7 @@ together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, ClassVar
 
 import pandas as pd
@@ -15,7 +16,7 @@ import plotly.graph_objects as go
 
 from interp.analysis import Analysis, Cost
 from interp.backward import rules_named
-from interp.metrics import WORDS, Metric
+from interp.metrics import Metric
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
@@ -30,6 +31,8 @@ from interp.sweeps.attribution import (
     n_passes,
     numbers_held,
 )
+from interp.sweeps.behaviour import Behaviour
+from interp.sweeps.carriers import carriers
 from interp.sweeps.node_scores import NodeScores, join_scores, n_units
 from interp.sweeps.twins import DIRECTIONS, Direction, check_gradient, check_twins, twins_of
 from interp.tasks.batch import TokenBatch
@@ -113,18 +116,28 @@ class RelevancePatchingResult(Result):
     analysis: RelevancePatching
     scores: NodeScores
 
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        """Return the metric of clean and corrupted prompts: what there is to carry."""
+        analysis, groups = self.analysis, self.prompt_groups
+        return self.scores.behaviour(
+            analysis.metric, analysis.direction, groups=groups, seed=analysis.seed
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row per method, node, layer, unit and position: statistics over prompts.
 
-        Positions count from the last token, 0. `mean` is in the metric's unit; `share` relates it
-        to the mean difference between source and base run.
+        Positions are from the prompt's end, "-1" is its last token. `mean` is in the metric's unit;
+        its interval, low and high, is over groups of prompts. `share` (share_low, share_high) is of
+        the gap, and NaN where there is no behaviour to explain. `exceeds` says whether the mean is
+        other than 0 in a band over all nodes of a method (max-statistic, 95 %).
         """
         keys = {
             f"{method} {kind}": {"method": method, "node": kind}
             for method in self.analysis.methods
             for kind in self.analysis.nodes
         }
-        return self.scores.to_frame(keys, seed=self.analysis.seed)
+        return self.scores.to_frame(keys, self.behaviour)
 
     def plot(self) -> go.Figure:
         """Draw the first method's scores by layer and position; heads and neurons are added up."""
@@ -133,10 +146,10 @@ class RelevancePatchingResult(Result):
         return self.scores.plot(self._names, title=title, colour="score")
 
     @property
-    def _names(self) -> dict[str, str]:
+    def _names(self) -> dict[SiteKind, str]:
         return {kind: f"{self.analysis.methods[0]} {kind}" for kind in self.analysis.nodes}
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return the shares of the difference that the largest nodes get by the first method."""
-        by, metric = f"By {self.analysis.methods[0]}", WORDS[self.analysis.metric]
-        return self.scores.findings(self._names, by=by, difference=metric, seed=self.analysis.seed)
+        """Return what the largest components carry, or that there is no behaviour to explain."""
+        by = f"By {self.analysis.methods[0]}"
+        return carriers(self.scores, self._names, by=by, behaviour=self.behaviour)

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from interp.stats.estimate import estimates
+from interp.stats.groups import Groups
 
 Array = NDArray[np.float32]
 
@@ -32,19 +33,24 @@ class Aligned:
         """Return what each column holds: "first", or a position such as "-1" or "+1"."""
         return ["first", *(f"{p:+d}" for p in self.positions)]
 
-    def to_frame(self, *, seed: int) -> pd.DataFrame:
+    def to_frame(self, *, seed: int, groups: Groups | None = None) -> pd.DataFrame:
         """Return columns layer, position, mean, low, high, max and n_prompts.
+
+        Intervals are over `groups` [prompt], by default over prompts.
 
         `position` counts from the end, as text ("-1" is the last, "+1" behind it), or is "first".
         """
         return pd.concat(
-            [self._column(i, name, seed) for i, name in enumerate(self.columns)], ignore_index=True
+            [self._column(i, name, seed, groups) for i, name in enumerate(self.columns)],
+            ignore_index=True,
         )
 
-    def _column(self, i: int, name: str, seed: int) -> pd.DataFrame:
+    def _column(self, i: int, name: str, seed: int, groups: Groups | None) -> pd.DataFrame:
         column: NDArray[np.float64] = self.values[:, :, i].astype(np.float64)
-        values = column[~np.isnan(column).any(1)]
-        columns = estimates(values, seed=seed)
+        has_position = ~np.isnan(column).any(1)
+        values = column[has_position]
+        of_values = None if groups is None else groups[has_position]
+        columns = estimates(values, groups=of_values, seed=seed)
         n_prompts, largest = columns.pop("n_prompts"), {"max": values.max(0)}
         keys = {"layer": np.arange(values.shape[1]), "position": name}
         return pd.DataFrame(keys | columns | largest | {"n_prompts": n_prompts})

@@ -46,7 +46,7 @@ def interval_of_ratio(
     low, high = ratio - t * error, ratio + t * error
     if n >= FEW:
         drawn = draws(n, seed=seed)
-        for at in _chunks(ratio.shape[0]):
+        for at in chunks(ratio.shape[0]):
             lowest, highest = _studentised(rest[:, at], under[:, at], drawn)
             for ends, quantile in ((low, highest), (high, lowest)):
                 # where a resample hardly varies, t is huge
@@ -88,7 +88,8 @@ def _error(squares: Array, total: Array, n: int) -> Array:
     return error
 
 
-def _chunks(n: int) -> Iterator[slice]:
+def chunks(n: int) -> Iterator[slice]:
+    """Yield slices of `n` columns that can be resampled at once."""
     return (slice(i, i + _COLUMNS) for i in range(0, n, _COLUMNS))
 
 
@@ -123,19 +124,4 @@ def corrected_interval(value: float, resampled: NDArray[np.float64]) -> tuple[fl
         return (value, value) if same else (float("nan"), float("nan"))
     shares = ndtr(2 * ndtri(below) + ndtri(np.array(QUANTILES)))
     low, high = np.quantile(resampled, shares, method="nearest")
-    return float(low), float(high)
-
-
-def ends_of(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return low and high [2 ...] of the 95 % percentile interval of numbers [resample ...]."""
-    ends: NDArray[np.float64] = np.quantile(resampled, QUANTILES, axis=0)
-    return ends
-
-
-def bootstrap_interval(values, *, weights=None, seed=0):  # TODO: gone with its last user
-    return ends_of(resampled_means(values, weights=weights, seed=seed))
-
-
-def interval_of(samples):  # TODO: gone with its last user
-    low, high = np.quantile(np.fromiter(samples, np.float64), QUANTILES, method="nearest")
     return float(low), float(high)

@@ -156,7 +156,8 @@ def estimate_of(
     if not len(array):
         return Estimate(NAN)
     grouping = Grouping.of(len(array), groups)
-    value = float(statistic(np.average(array, axis=0, weights=weights)))
+    below = np.ones(len(array)) if weights is None else np.asarray(weights, np.float64)
+    value = float(statistic(np.average(array, axis=0, weights=below)))
     if grouping.n_groups < FEWEST:
         return Estimate(value, n=len(array), n_groups=grouping.n_groups)
     means = resampled_means(array, weights=weights, groups=groups, seed=seed)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from interp.stats.bootstrap import draws, squares_around
+from interp.stats.bootstrap import N_RESAMPLES, chunks, draws, squares_around
 from interp.stats.estimate import Estimate, estimate
 from interp.stats.groups import FEW, FEWEST, Array, Grouping
 
@@ -37,14 +37,30 @@ class Picked:
         return self.halves == (self.index, self.index)
 
 
+def ranked(values: ArrayLike, rank: int = 0, *, weights: ArrayLike | None = None) -> Choose:
+    """Return a choice of the option with the largest (weighted) mean, or the `rank`-th behind it.
+
+    `values` are [prompt option].
+    """
+    array = np.asarray(values, np.float64)
+    below = np.ones(len(array)) if weights is None else np.asarray(weights, np.float64)
+
+    def choose(rows: NDArray[np.bool_]) -> int:
+        means = np.average(array[rows], axis=0, weights=below[rows])
+        return int(np.argsort(-means, kind="stable")[rank])
+
+    return choose
+
+
 def picked(
     values: ArrayLike,
     *,
     choose: Choose | None = None,
+    weights: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     seed: int = 0,
 ) -> Picked:
-    """Pick one of the options of values [prompt option] and estimate its mean by cross-fitting.
+    """Pick one of the options of values [prompt option], estimate its (weighted) mean crosswise.
 
     Each half of the groups picks for the other; by default the option with the largest mean.
     `choose` returns the option picked on some prompts (a mask). With one group there are no halves,
@@ -52,7 +68,8 @@ def picked(
     """
     array = np.asarray(values, np.float64)
     grouping = Grouping.of(len(array), groups)
-    pick: Choose = choose or (lambda rows: int(array[rows].mean(0).argmax()))
+    below = np.ones(len(array)) if weights is None else np.asarray(weights, np.float64)
+    pick = choose or ranked(array, weights=below)
     every = np.ones(len(array), bool)
     index = pick(every)
     half = grouping.half(seed=seed)
@@ -61,7 +78,7 @@ def picked(
     else:
         first, second = pick(half), pick(~half)
         measured, halves = np.where(half, array[:, second], array[:, first]), (first, second)
-    plain = estimate(measured, groups=groups, seed=seed)
+    plain = estimate(measured, weights=below, groups=groups, seed=seed)
     return Picked(index, halves, measured, widened(plain))
 
 
@@ -76,9 +93,13 @@ def widened(plain: Estimate, *, between: tuple[float, float] = (-np.inf, np.inf)
 
 
 def band(
-    values: ArrayLike, *, groups: ArrayLike | None = None, seed: int = 0
+    values: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
 ) -> tuple[Array, Array]:
-    """Return low and high [option] that hold the means of all options together in 95 %.
+    """Return low and high [option] that hold the (weighted) means of all options in 95 %.
 
     `values` are [prompt option]. The half-width is the 95th percentile over resampled groups of the
     largest |t| of any option (max-statistic); Bonferroni's with fewer than 10 groups, NaN with
@@ -86,20 +107,35 @@ def band(
     """
     array = np.asarray(values, np.float64)
     grouping = Grouping.of(len(array), groups)
-    n, mean = grouping.n_groups, array.mean(0)
+    below = np.ones(len(array)) if weights is None else np.asarray(weights, np.float64)
+    n, mean = grouping.n_groups, np.average(array, axis=0, weights=below)
     if n < FEWEST:
         nothing = np.full(mean.shape, np.nan)
         return nothing, nothing
-    rest, sizes = grouping.sums(array - mean), np.bincount(grouping.codes)
-    error = np.sqrt((rest**2).sum(0) * n / (n - 1)) / len(array)
+    rest, sizes = grouping.sums((array - mean) * below[:, None]), grouping.sums(below)
+    error = np.sqrt((rest**2).sum(0) * n / (n - 1)) / below.sum()
     if n < FEW:
         times = float(stdtrit(n - 1, 1 - 0.025 / max(1, array.shape[1])))
     else:
-        drawn = draws(n, seed=seed)
-        total = (drawn @ sizes)[:, None]
-        shift = drawn @ rest / total
-        squares = squares_around(shift, rest, sizes[:, None].astype(np.float64), drawn)
-        errors = np.sqrt(squares * n / (n - 1)) / total
-        t = np.divide(np.abs(shift), errors, out=np.zeros_like(shift), where=errors > 0)
-        times = float(np.quantile(t.max(1), 0.95))
+        largest = _largest(rest, sizes.astype(np.float64), error, seed=seed)
+        times = float(np.quantile(largest, 0.95))
     return mean - times * error, mean + times * error
+
+
+def _largest(rest: Array, sizes: Array, error: Array, *, seed: int) -> Array:
+    """Return the largest |t| of any option [resample], from residuals by group [group option].
+
+    A resample without the few groups in which an option moves would have an error near 0: a quarter
+    of the observed one is the least.
+    """
+    drawn, largest = draws(len(rest), seed=seed), np.zeros(N_RESAMPLES)
+    total = (drawn @ sizes)[:, None]
+    for at in chunks(rest.shape[1]):
+        shift = drawn @ rest[:, at] / total
+        squares = squares_around(shift, rest[:, at], sizes[:, None], drawn)
+        errors = np.sqrt(squares * len(rest) / (len(rest) - 1)) / total
+        errors = np.maximum(errors, error[at] / 4)
+        # a resample in which nothing varies tells nothing
+        t = np.divide(np.abs(shift), errors, out=np.zeros_like(shift), where=squares > 0)
+        largest = np.maximum(largest, t.max(1, initial=0))
+    return largest

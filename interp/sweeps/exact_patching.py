@@ -38,6 +38,20 @@ def all_effects(
     return by_kind(partial(patch_effects, twins, base, source), kinds, n_layers=base.n_layers)
 
 
+def all_distances(base: Recording, source: Recording, kinds: Sequence[SiteKind]) -> Tensors:
+    """Return how far each node's activation moves between the runs, as `all_effects`.
+
+    The norm of the change: a score that needs neither a gradient nor a patch.
+    """
+
+    def distance(site: Site) -> Tensor:
+        here, there = (_nodes(recording, site).float() for recording in (base, source))
+        norm: Tensor = torch.linalg.vector_norm(there - here, dim=-1)
+        return norm
+
+    return by_kind(distance, kinds, n_layers=base.n_layers)
+
+
 def patch_effects(twins: Twins, base: Recording, source: Recording, site: Site) -> Tensor:
     """Return what the metric of the base run gains if a node has its value from the source run.
 
@@ -45,14 +59,7 @@ def patch_effects(twins: Twins, base: Recording, source: Recording, site: Site) 
     "mlp_post" one neuron [batch pos d_mlp]. Nodes that are equal in both runs have no effect and
     are not run.
     """
-    here, there = (_value(recording, site) for recording in (base, source))
-    if site.kind == "z":
-        here, there = (
-            rearrange(each, "b p (h d) -> b p h d", h=base.blocks[site.layer].n_heads)
-            for each in (here, there)
-        )
-    elif site.kind == "mlp_post":
-        here, there = here[..., None], there[..., None]
+    here, there = (_nodes(recording, site) for recording in (base, source))
     has_units = here.ndim == 4
     differs = (here != there).any(0).any(-1)
     nodes = differs.nonzero()
@@ -81,8 +88,15 @@ def forwards_of(model: Model, kinds: Sequence[SiteKind], *, n_pos: int) -> float
     return blocks / n_layers
 
 
-def _value(recording: Recording, site: Site) -> Tensor:
-    return recording.inside(site) if site.kind in ("z", "mlp_post") else recording.clean(site)
+def _nodes(recording: Recording, site: Site) -> Tensor:
+    """Return a site's activations by node [batch pos (unit) d]."""
+    if site.kind == "z":
+        n_heads = recording.blocks[site.layer].n_heads
+        heads: Tensor = rearrange(recording.inside(site), "b p (h d) -> b p h d", h=n_heads)
+        return heads
+    if site.kind == "mlp_post":
+        return recording.inside(site)[..., None]
+    return recording.clean(site)
 
 
 def _behind(base: Recording, site: Site, patched: Tensor) -> Tensor:

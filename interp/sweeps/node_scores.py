@@ -1,8 +1,7 @@
-"""Scores of nodes per prompt, aligned at the prompts' ends, as tables, grids and words."""
+"""Scores of nodes per prompt, aligned at the prompts' ends, as tables and grids."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,21 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.figures.plots import grids_over_positions
-from interp.figures.words import head_named, mlp_named
+from interp.metrics import Metric
 from interp.models import Model
-from interp.result import Finding
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.stats.align import Aligned, align
-from interp.stats.estimate import Estimate
+from interp.stats.estimate import ratios
+from interp.stats.groups import Groups
+from interp.stats.picked import band
+from interp.sweeps.behaviour import Behaviour
+from interp.sweeps.twins import Direction
 
-_NODES: dict[str, Callable[[int, int], str]] = {
-    "resid_pre": lambda layer, _: f"the residual in front of layer {layer}",
-    "attn_out": lambda layer, _: f"attention of layer {layer}",
-    "z": head_named,
-    "mlp_out": lambda layer, _: mlp_named(layer),
-    "mlp_post": lambda layer, neuron: f"neuron {neuron} of {mlp_named(layer)}",
-}
+Array = NDArray[np.float64]
+_SHARES = ("share", "share_low", "share_high")
 
 
 def n_units(model: Model, kinds: Sequence[SiteKind]) -> int:
@@ -73,8 +70,8 @@ class NodeScores:
 
     scores: dict[str, Aligned]
     n_units: dict[str, int]
-    base: NDArray[np.float64]
-    source: NDArray[np.float64]
+    base: Array
+    source: Array
 
     @classmethod
     def of(cls, parts: Sequence[Tensors], names: Sequence[str]) -> "NodeScores":
@@ -92,33 +89,75 @@ class NodeScores:
         }
         return cls(scores, n_units, ends["base"], ends["source"])
 
-    @property
-    def gap(self) -> float:
-        """Return the mean difference between source and base run, to which shares relate."""
-        return float((self.source - self.base).mean())
+    def behaviour(
+        self, metric: Metric, direction: Direction, *, groups: Groups | None, seed: int
+    ) -> Behaviour:
+        """Return the metric of clean and corrupted prompts, which are source and base to denoise.
 
-    def mean(self, name: str, prompts: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """Return the mean [layer*unit column] over some prompts (all), NaN where none has it."""
-        values = self.scores[name].values if prompts is None else self.scores[name].values[prompts]
-        n_known = (~np.isnan(values)).sum(0)
-        total: NDArray[np.float64] = np.nansum(values.astype(np.float64), axis=0)
-        return np.where(n_known > 0, total / np.maximum(n_known, 1), np.nan)
-
-    def of_name(self, name: str, *, seed: int) -> pd.DataFrame:
-        """Return columns layer, unit (head or neuron), position, mean, low, high, share, n_prompts.
-
-        `share` relates the mean to the mean difference between source and base run.
+        `groups` are the prompts' own [prompt].
         """
-        frame, n_units = self.scores[name].to_frame(seed=seed), self.n_units[name]
+        runs = (self.source, self.base) if direction == "denoise" else (self.base, self.source)
+        return Behaviour(*runs, metric, groups, seed)
+
+    def filled(self, name: str) -> Array:
+        """Return the scores [prompt layer*unit column], 0 where a prompt has no such position."""
+        return np.nan_to_num(self.scores[name].values.astype(np.float64))
+
+    def mean(self, name: str) -> Array:
+        """Return the mean [layer*unit column] over prompts, NaN where none has the position."""
+        n_known = (~np.isnan(self.scores[name].values)).sum(0)
+        return np.where(n_known > 0, self.filled(name).sum(0) / np.maximum(n_known, 1), np.nan)
+
+    def of_name(self, name: str, behaviour: Behaviour) -> pd.DataFrame:
+        """Return columns layer, unit (head or neuron), position, mean, low, high, share and others.
+
+        `share`, with its interval's ends, is Σ score / Σ (source - base) over all prompts, also
+        those that have no such position; NaN where there is no behaviour.
+        """
+        groups, seed = behaviour.groups, behaviour.seed
+        frame, n_units = self.scores[name].to_frame(seed=seed, groups=groups), self.n_units[name]
         layer, unit = np.divmod(frame["layer"].to_numpy(), n_units)
         units = pd.array(unit if n_units > 1 else [pd.NA] * len(frame), dtype="Int64")
-        return frame.assign(layer=layer, unit=units, share=frame["mean"] / (self.gap or np.nan))
+        found = ratios(self.filled(name), self.source - self.base, groups=groups, seed=seed)
+        shares = {
+            column: np.where(behaviour.is_absent, np.nan, found[end]).T.ravel()
+            for column, end in zip(_SHARES, ("mean", "low", "high"), strict=True)
+        }
+        return frame.assign(layer=layer, unit=units, **shares)
 
-    def to_frame(self, keys: Mapping[str, Mapping[str, str]], *, seed: int) -> pd.DataFrame:
-        """Return the frames of several names, with the columns of their `keys` in front."""
-        frames = [self.of_name(name, seed=seed).assign(**key) for name, key in keys.items()]
-        first = [*next(iter(keys.values()))]
-        numbers = ["layer", "unit", "position", "mean", "low", "high", "share", "n_prompts"]
+    def exceeds(self, names: Sequence[str], behaviour: Behaviour) -> dict[str, NDArray[np.bool_]]:
+        """Return which nodes [layer*unit column] have a mean other than 0, by name.
+
+        One band (max-statistic) holds the means of all nodes of these names together in 95 %;
+        none exceeds it with fewer than 5 groups of prompts.
+        """
+        nodes = {name: self.filled(name) for name in names}
+        flat = np.concatenate([values.reshape(len(values), -1) for values in nodes.values()], 1)
+        low, high = band(flat, groups=behaviour.groups, seed=behaviour.seed)
+        cuts = np.cumsum([values[0].size for values in nodes.values()])[:-1]
+        parts = np.split((low > 0) | (high < 0), cuts)
+        return {
+            name: part.reshape(values.shape[1:])
+            for (name, values), part in zip(nodes.items(), parts, strict=True)
+        }
+
+    def to_frame(self, keys: Mapping[str, Mapping[str, str]], behaviour: Behaviour) -> pd.DataFrame:
+        """Return the frames of several names, with the columns of their `keys` in front.
+
+        `exceeds` is over all names with one `method`.
+        """
+        families: dict[str, list[str]] = {}
+        for name, key in keys.items():
+            families.setdefault(key.get("method", ""), []).append(name)
+        exceed: dict[str, NDArray[np.bool_]] = {}
+        for names in families.values():
+            exceed |= self.exceeds(names, behaviour)
+        frames = [
+            self.of_name(name, behaviour).assign(exceeds=exceed[name].T.ravel(), **key)
+            for name, key in keys.items()
+        ]
+        first = [*next(iter(keys.values())), "layer", "unit", "position"]
+        numbers = ["mean", "low", "high", *_SHARES, "exceeds", "n_prompts"]
         return pd.concat(frames, ignore_index=True)[first + numbers]
 
     def summed(self, name: str) -> pd.DataFrame:
@@ -132,7 +171,7 @@ class NodeScores:
         ]
         return pd.DataFrame(rows)
 
-    def plot(self, panels: Mapping[str, str], *, title: str, colour: str) -> go.Figure:
+    def plot(self, panels: Mapping[SiteKind, str], *, title: str, colour: str) -> go.Figure:
         """Draw means by layer and position, a panel for every name; heads and neurons added up."""
         frames = [self.summed(name).assign(panel=panel) for panel, name in panels.items()]
         return grids_over_positions(
@@ -143,53 +182,6 @@ class NodeScores:
             colour=colour,
             is_signed=True,
         )
-
-    def findings(
-        self, names: Mapping[str, str], *, by: str, difference: str, seed: int
-    ) -> tuple[Finding, ...]:
-        """Return the shares of the difference that the largest nodes carry.
-
-        `by` says how they were found, and begins the claims; `difference` is the metric in words.
-        """
-        return tuple(
-            Finding(
-                f"{by}, {node} carries {share:.0%} of the change in {difference}.",
-                share,
-                f"share of the difference that the largest {what} carries",
-            )
-            for what, node, share in self._reported(names, seed=seed)
-        )
-
-    def _reported(self, names: Mapping[str, str], *, seed: int) -> list[tuple[str, str, Estimate]]:
-        """Return the largest node of all kinds, then those of the last two kinds if they differ.
-
-        Each is what was looked at ("node", or the kind), the node in words, and its share of the
-        difference between the runs.
-        """
-        frames = {kind: self.of_name(name, seed=seed) for kind, name in names.items()}
-        rows = {kind: _largest(frame) for kind, frame in frames.items()}
-        first = max(rows, key=lambda kind: np.nan_to_num(abs(rows[kind]["share"])))
-        chosen = {first: "node"} | {kind: kind for kind in [*rows][-2:] if kind != first}
-        nodes = []
-        for kind, what in chosen.items():
-            row = rows[kind]
-            low, high = sorted(float(row[end]) / (self.gap or np.nan) for end in ("low", "high"))
-            share = Estimate(float(row["share"]), low, high, int(row["n_prompts"]))
-            nodes.append((what, _in_words(kind, row), share))
-        return nodes
-
-
-def _largest(frame: pd.DataFrame) -> "pd.Series[Any]":
-    return frame.iloc[int(frame["share"].abs().fillna(0).argmax())]
-
-
-def _in_words(kind: str, row: "pd.Series[Any]") -> str:
-    """Return a node in words: "L2H3 at the last token"."""
-    unit = 0 if pd.isna(row["unit"]) else row["unit"]
-    node = _NODES[kind](row["layer"], unit)
-    places = {"first": "the first token", "-1": "the last token"}
-    position = row["position"]
-    return f"{node} at {places.get(position, f'position {position}')}"
 
 
 def _units_first(scores: NDArray[np.float32]) -> NDArray[np.float32]:

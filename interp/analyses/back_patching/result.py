@@ -1,7 +1,6 @@
 """How many failures back-patching repairs, and how many its controls do."""
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -44,7 +43,7 @@ class BackPatchingResult(Failures):
             has_tag = tags == tag
             arrays = {key: array[has_tag] for key, array in self.arrays.items()}
             of_tag = BackPatchingResult(self.analysis, arrays).of_groups(self.groups_of(has_tag))
-            groups[str(tag)] = cast("BackPatchingResult", of_tag)
+            groups[str(tag)] = of_tag
         return groups
 
     def to_frame(self) -> pd.DataFrame:

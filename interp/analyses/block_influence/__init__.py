@@ -48,10 +48,11 @@ __all__ = [
 class BlockInfluence(Analysis):
     """Measure how far every layer, and every span of layers, turns the stream.
 
-    `first_position` "excluded" leaves position 0 out of every mean.
+    Findings and figure leave position 0, often a sink, out of every mean, unless `first_position`
+    is "included", as published; the frame has the means over tokens both ways.
     """
 
-    first_position: FirstPosition = "included"
+    first_position: FirstPosition = "excluded"
     seed: int = 0
     question: ClassVar[str] = (
         "How much does a layer turn the stream, and which layers would go first?"
@@ -82,19 +83,22 @@ class BlockInfluence(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return per prompt means over positions [batch layer measure], and cosines between taps.
 
-        Those are of the last token, [batch tap tap].
+        Those are of the last token, [batch tap tap]. "other_means" are those with position 0 where
+        it is excluded, and without where it is included; NaN where there is no other position.
         """
         start, n = first_read(self.first_position), len(shard.prompts)
-        stream = [recording.resid(layer)[:, start:] for layer in range(recording.n_layers + 1)]
-        pairs = list(pairwise(stream))
+        whole = [recording.resid(layer) for layer in range(recording.n_layers + 1)]
+        by_token = torch.stack([influence(a, b) for a, b in pairwise(whole)], dim=1)
+        stream = [resid[:, start:] for resid in whole]
         flat = [
             cosine_similarity(a.float().flatten(1), b.float().flatten(1), dim=-1, eps=SMALLEST_NORM)
-            for a, b in pairs
+            for a, b in pairwise(stream)
         ]
         last = torch.stack([resid[:, -1].float() for resid in stream], dim=1)
         last = last / vector_norm(last, dim=-1, keepdim=True).clamp_min(SMALLEST_NORM)
         return {
-            "means": torch.stack([influence(a, b).mean(1) for a, b in pairs], dim=1).cpu(),
+            "means": by_token[:, :, start:].mean(2).cpu(),
+            "other_means": by_token[:, :, 1 - start :].mean(2).cpu(),
             "flat_cosine": torch.stack(flat, dim=1).cpu(),
             "last_cosine": (last @ last.mT).cpu(),
             "large_weights": prepared["large_weights"].expand(n, -1).clone(),

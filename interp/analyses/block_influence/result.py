@@ -1,16 +1,17 @@
 """How far layers turn the stream, over prompts."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.plots import Axes, grid_below, lines_over_depth
-from interp.figures.words import ALL
+from interp.figures.words import ALL, ALL_BUT_FIRST, PICKED
 from interp.result import Compared, Finding, Result
-from interp.stats.estimate import Estimate, estimate, estimates
+from interp.stats.estimate import estimates
+from interp.stats.picked import Picked, picked, ranked
 from interp.sweeps.cosines import MEASURES
 
 
@@ -40,12 +41,36 @@ class BlockInfluenceResult(Result):
         return averages
 
     def to_frame(self) -> pd.DataFrame:
-        """Return columns measure, layer, span, mean, low, high (95 % bootstrap over prompts).
+        """Return columns positions, measure, layer, span, mean, low, high (95 % over groups).
 
         Measures: those of `MEASURES`, "LIM" (BI - 1), "LIM, flattened" and "ZD" of one layer;
         "angular distance" of the last token, in half turns, over `span` layers from `layer` on.
+        Those of `MEASURES` are given over all positions and over all but the first.
         """
-        return pd.concat([*self._layer_rows(), *self._span_rows()], ignore_index=True)
+        rows = [rows.assign(positions=self.positions) for rows in self._layer_rows()]
+        rows += [rows.assign(positions=self._other_positions) for rows in self._other_rows()]
+        rows += [rows.assign(positions="last") for rows in self._span_rows()]
+        return pd.concat(rows, ignore_index=True)
+
+    @property
+    def _other_positions(self) -> str:
+        return ALL if self.positions == ALL_BUT_FIRST else ALL_BUT_FIRST
+
+    def _other_rows(self) -> Iterator[pd.DataFrame]:
+        """Yield `MEASURES` over the other positions; parts of interp 0.1 lack them."""
+        if "other_means" not in self.arrays:
+            return
+        values, n_pos = self.arrays["other_means"], self.arrays["n_pos"]
+        n_pos = n_pos + (1 if self.positions == ALL_BUT_FIRST else -1)
+        kept, groups = n_pos > 0, self.prompt_groups
+        for i, measure in enumerate(MEASURES) if kept.any() else ():
+            columns = estimates(
+                values[kept][..., i],
+                weights=n_pos[kept],
+                groups=None if groups is None else groups[kept],
+                seed=self.seed,
+            )
+            yield self._of_columns(measure, columns)
 
     def _layer_rows(self) -> Iterator[pd.DataFrame]:
         means = np.moveaxis(self.arrays["means"], -1, 0)
@@ -65,8 +90,13 @@ class BlockInfluenceResult(Result):
     def _rows(
         self, measure: str, values: np.ndarray, *, weights: np.ndarray | None = None, span: int = 1
     ) -> pd.DataFrame:
-        keys = {"measure": measure, "layer": np.arange(values.shape[1]), "span": span}
-        columns = estimates(values, weights=weights, seed=self.seed)
+        columns = estimates(values, weights=weights, groups=self.prompt_groups, seed=self.seed)
+        return self._of_columns(measure, columns, span=span)
+
+    def _of_columns(
+        self, measure: str, columns: dict[str, np.ndarray], *, span: int = 1
+    ) -> pd.DataFrame:
+        keys = {"measure": measure, "layer": np.arange(len(columns["mean"])), "span": span}
         return pd.DataFrame(keys | {name: columns[name] for name in ("mean", "low", "high")})
 
     def plot(self) -> go.Figure:
@@ -95,25 +125,36 @@ class BlockInfluenceResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return which layers turn the stream least and most, and what lengths alone explain."""
-        order = self.of("BI").argsort().tolist()
-        if self.n_layers < 2:
-            return (self._finding(0, "least"),)
-        next_one = Compared(f"layer {order[1]}, the next", self._estimate("BI", order[1]))
-        least = replace(self._finding(order[0], "least"), rival=next_one)
-        return least, self._finding(order[-1], "most")
+        least = self._finding("least")
+        return (least, self._finding("most")) if self.n_layers > 1 else (least,)
 
-    def _finding(self, layer: int, extreme: str) -> Finding:
-        influence = self._estimate("BI", layer)
+    def _finding(self, extreme: str) -> Finding:
+        influence, rival = self._pick("BI", extreme), None
+        if self.n_layers > 1:
+            following = self._pick("BI", extreme, rank=1)
+            rival = Compared(f"layer {following.index}, the next", following.estimate)
+        left_out = ", position 0 left out" if self.positions == ALL_BUT_FIRST else ""
         return Finding(
-            f"Layer {layer} turns the stream {extreme}: its Block Influence is {influence:.3f}.",
-            influence,
+            f"Layer {influence.index} turns the stream {extreme}: its Block Influence is"
+            f" {influence.estimate:.3f}{left_out}.",
+            influence.estimate,
             f"BI of the layer that turns the stream {extreme}",
             control=Compared(
                 "orthogonal writes of the same length",
-                self._estimate("BI if writes were orthogonal", layer),
+                self._pick("BI if writes were orthogonal", extreme).estimate,
             ),
+            rival=rival,
+            note=PICKED,
         )
 
-    def _estimate(self, measure: str, layer: int) -> Estimate:
-        values = self.arrays["means"][:, layer, MEASURES.index(measure)]
-        return estimate(values, weights=self.arrays["n_pos"], seed=self.seed)
+    def _pick(self, measure: str, extreme: str, *, rank: int = 0) -> Picked:
+        """Return a measure of the layer with the least or most BI, or the `rank`-th behind it."""
+        values, bi = (self.arrays["means"][..., MEASURES.index(name)] for name in (measure, "BI"))
+        weights = self.arrays["n_pos"]
+        return picked(
+            values,
+            choose=ranked(bi if extreme == "most" else -bi, rank, weights=weights),
+            weights=weights,
+            groups=self.prompt_groups,
+            seed=self.seed,
+        )

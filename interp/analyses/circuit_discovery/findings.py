@@ -15,10 +15,8 @@ _CROSSED = "Chosen on one half of the new prompts and measured on the other, bot
 
 def findings_of(result: "CircuitDiscoveryResult") -> tuple[Finding, ...]:
     """Return what the smallest faithful circuit keeps, against random paths, and the largest."""
-    metric, gap = result.analysis.metric, result.gap
     if result.is_absent:
-        claim = f"No behaviour to explain: corrupting lowers {WORDS[metric]} by {gap:.2g}."
-        return (Finding(claim, gap, f"clean less corrupted {metric}"),)
+        return (result.behaviour.finding(),)
     ends = [tuple(map(node_named, edge[:2])) for edge in result.whole.edges[:3]]
     largest = listed([f"{sender} → {receiver}" for sender, receiver in ends])
     edges = Finding(f"By {result.analysis.method}, the largest edges are {largest}.")
@@ -32,16 +30,13 @@ def _kept(result: "CircuitDiscoveryResult") -> Finding:
     claim = f"{edges} keep {kept:.0%} of {what} on prompts that did not choose them."
     if not result.is_faithful:
         claim = f"No smaller circuit tried is faithful (90–110 %); {edges} keep {kept:.0%}."
-    behaviour = (
-        f"Clean {result.clean:.2g}, corrupted {result.corrupted:.2g}, a gap of {result.gap:.2g}."
-    )
     return Finding(
         claim,
         kept,
         "share of the gap that the chosen circuit keeps",
         control=_random(result),
         rival=Compared("all other edges", result.kept("complement")),
-        note=f"{behaviour} {_CROSSED}",
+        note=f"{result.behaviour} {_CROSSED}",
     )
 
 
@@ -50,7 +45,7 @@ def _beyond(result: "CircuitDiscoveryResult") -> Finding:
     n_best = int((draws >= result.kept().value).sum())
     best = Estimate(float(draws.max()), n=beyond.n)
     claim = f"It keeps no more than random paths do: {beyond:.0%} of the gap."
-    if beyond.excludes(0):
+    if beyond.excludes():
         claim = f"That is {beyond:.0%} of the gap more than random paths keep;"
         claim += f" {n_best} of {len(draws)} draws keep as much."
     return Finding(

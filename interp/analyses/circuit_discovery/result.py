@@ -15,7 +15,9 @@ from interp.analyses.circuit_discovery.findings import findings_of
 from interp.analyses.circuit_discovery.frame import KINDS, frame_of
 from interp.figures.plots import Axes, curves
 from interp.result import Finding, Result
-from interp.stats.estimate import Estimate, estimate, estimate_of, ratio, ratios
+from interp.stats.estimate import Estimate, estimate_of, ratio, ratios
+from interp.stats.groups import Groups
+from interp.sweeps.behaviour import Behaviour
 
 if TYPE_CHECKING:
     from interp.analyses.circuit_discovery import CircuitDiscovery
@@ -47,36 +49,43 @@ class CircuitDiscoveryResult(Result):
         return self.analysis.circuits(self.whole)
 
     @property
-    def _groups(self) -> NDArray[np.generic] | None:
-        return None if self.prompt_groups is None else np.asarray(self.prompt_groups)[self.unseen]
+    def _groups(self) -> Groups | None:
+        return None if self.prompt_groups is None else self.prompt_groups[self.unseen]
 
-    def _mean(self, values: Array) -> Estimate:
-        return estimate(values, groups=self._groups, seed=self.analysis.seed)
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        """Return the metric of the whole model on new prompts, and with no edge at all.
+
+        With no edge it is that of the corrupted run, or of means.
+        """
+        values, analysis = self.values, self.analysis
+        return Behaviour(
+            values["all"], values["none"], analysis.metric, self._groups, analysis.seed
+        )
 
     @property
     def clean(self) -> Estimate:
         """Return the mean metric of the whole model on new prompts."""
-        return self._mean(self.values["all"])
+        return self.behaviour.clean
 
     @property
     def corrupted(self) -> Estimate:
-        """Return the mean metric with no edge: that of the corrupted run, or of means."""
-        return self._mean(self.values["none"])
+        """Return the mean metric with no edge."""
+        return self.behaviour.corrupted
 
-    @cached_property
+    @property
     def gap(self) -> Estimate:
         """Return the mean of clean less corrupted: what a circuit can keep."""
-        return self._mean(self._gap)
+        return self.behaviour.gap
 
     @property
     def is_absent(self) -> bool:
-        """Tell whether the gap's 95 % interval holds 0 or is negative: nothing is to be kept."""
-        return self.gap.has_interval and self.gap.low <= 0
+        """Tell whether there is nothing to be kept: see `Behaviour`."""
+        return self.behaviour.is_absent
 
     @property
     def _gap(self) -> Array:
-        gap: Array = self.values["all"] - self.values["none"]
-        return gap
+        return self.behaviour.gap_values
 
     def _gained(self, kind: str) -> Array:
         """Return what circuits keep [prompt fraction]; of random ones, the mean over draws."""

@@ -97,33 +97,39 @@ class Levels:
 
         If levels are numbers, they are the highest and the lowest, whatever the scores.
         """
-        if are_numbers(self.names):
-            return self.names[-1], self.names[0]
         scores = {name: scored.value(rows & (self.of == name)) for name in self.names}
+        scores = {name: score for name, score in scores.items() if not np.isnan(score)}
+        if are_numbers(self.names) or len(scores) < 2:
+            return self.names[-1], self.names[0]
         return max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)
 
-    def pairs(self, scored: Scored) -> list[Pair]:
-        """Return whose scores are compared: in each half, the extremes of the other half.
+    def compared(self, scored: Scored) -> "Levels":
+        """Return the levels with five prompts or more in each half; all, if they are fewer than 2.
 
-        Levels in order are not picked, and so are compared over all prompts.
+        Levels in order are compared as a whole, so that five are enough.
         """
-        half = scored.grouping.half(seed=scored.seed)
-        halves = [(half, ~half), (~half, half)]
-        if are_numbers(self.names):
-            halves = [(np.ones_like(half), np.ones_like(half))]
-        in_all = [
+        names = [
             name
             for name in self.names
-            if not any(np.isnan(scored.value(rows & (self.of == name))) for rows, _ in halves)
+            if all((rows & (self.of == name)).sum() >= FEWEST for rows, _ in self._halves(scored))
         ]
-        if len(in_all) < 2:
-            return []
-        few = Levels(self.of, in_all)
+        return Levels(self.of, names if len(names) > 1 else self.names)
+
+    def pairs(self, scored: Scored) -> list[Pair]:
+        """Return whose scores are compared: in each half, the extremes of the other half."""
         pairs = []
-        for rows, others in halves:
-            deep, shallow = few.extremes(scored, others)
+        for rows, others in self._halves(scored):
+            deep, shallow = self.extremes(scored, others)
             pairs.append((rows & (self.of == deep), rows & (self.of == shallow)))
         return pairs
+
+    def _halves(self, scored: Scored) -> list[Pair]:
+        """Return on which prompts levels are measured, and on which they are picked."""
+        if are_numbers(self.names):
+            every = np.ones(len(self.of), bool)
+            return [(every, every)]
+        half = scored.grouping.half(seed=scored.seed)
+        return [(half, ~half), (~half, half)]
 
 
 def finding_of(scored: Scored, levels: Levels, effect: str) -> Finding:
@@ -131,7 +137,7 @@ def finding_of(scored: Scored, levels: Levels, effect: str) -> Finding:
     known = [name for name in levels.names if not np.isnan(scored.value(levels.of == name))]
     if len(known) < 2:
         return Finding(f"Skipping a layer changes {effect} at fewer than two levels.")
-    levels, has_order = Levels(levels.of, known), are_numbers(known)
+    levels, has_order = Levels(levels.of, known).compared(scored), are_numbers(known)
     deep, shallow = levels.extremes(scored, np.ones(len(levels.of), bool))
     apart = scored.difference(levels.pairs(scored))
     by = f"By the effect on {effect}, {deep!r} scores"

@@ -11,7 +11,6 @@ from interp.analyses.integrated_gradients.quadrature import FLOOR
 from interp.figures.plots import grids_over_positions
 from interp.result import Finding, Result
 from interp.stats.align import Aligned
-from interp.stats.bootstrap import resampled_means
 from interp.stats.estimate import Estimate, estimate_of, estimates
 
 if TYPE_CHECKING:
@@ -67,8 +66,9 @@ class IntegratedGradientsResult(Result):
         but the first), "difference" F(S) - F(B), "nodes", "relative error", "token error" (the
         worst token's, estimated) and "capped" (1: more nodes were wanted than allowed).
         """
-        seed = self.analysis.seed
-        frames = [self.attribution.to_frame(seed=seed).assign(measure="attribution")]
+        seed, groups = self.analysis.seed, self.prompt_groups
+        attribution = self.attribution.to_frame(seed=seed, groups=groups)
+        frames = [attribution.assign(measure="attribution")]
         measures = {
             "share of the last token": self.share_of_last,
             "difference": self.arrays["difference"],
@@ -78,7 +78,8 @@ class IntegratedGradientsResult(Result):
             "capped": self.arrays["capped"],
         }
         for name, values in measures.items():
-            columns = estimates(values, seed=seed) | {"max": values.astype(np.float64).max(0)}
+            columns = estimates(values, groups=groups, seed=seed)
+            columns |= {"max": values.astype(np.float64).max(0)}
             keys = {"measure": name, "layer": np.arange(values.shape[1]), "position": None}
             frames.append(pd.DataFrame(keys | columns))
         typed = [frame.astype({"position": "string"}) for frame in frames]
@@ -111,16 +112,19 @@ class IntegratedGradientsResult(Result):
 
     def _taken_over(self) -> Finding:
         share = self.share_of_last
-        n, n_layers = share.shape
-        resampled = resampled_means(share.astype(np.float64), seed=self.analysis.seed)
-        taken, *others = (taken_over(mean) for mean in (share.mean(0), *resampled))
-        if taken is None:
+        n_layers = share.shape[1]
+
+        def depth_of(mean: np.ndarray) -> float:
+            layer = taken_over(mean)
+            return np.inf if layer is None else (layer + 1) / n_layers
+
+        depth = estimate_of(depth_of, share, groups=self.prompt_groups, seed=self.analysis.seed)
+        if np.isinf(depth.value):
             return Finding("At no layer does the last token hold most of the attribution.")
-        depths = (np.inf if layer is None else (layer + 1) / n_layers for layer in others)
-        depth = estimate_of((taken + 1) / n_layers, depths, n=n)
         return Finding(
-            f"From layer {taken} on, {depth:.0%} of the depth,"
+            f"From layer {round(depth.value * n_layers) - 1} on, {depth:.0%} of the depth,"
             " the last token holds most of the attribution (the first token left out).",
             depth,
             "share of layers until the last token holds most of the attribution, without the first",
+            note="at the last layer by construction where answers have one token",
         )

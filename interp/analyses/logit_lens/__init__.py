@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch.nn.functional import pad
 
+from interp.analyses.logit_lens.depths import KLFrom
 from interp.analyses.logit_lens.result import LogitLensResult
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
@@ -31,14 +32,16 @@ from interp.tasks.batch import TokenBatch
 class LogitLens(Analysis):
     """Unembed the residual in front of every layer.
 
-    `weighting` is "prompt" as published, or "token" as in the follow-up. `first_position`
-    "excluded" leaves position 0 (often a sink) out of means over positions. `kl_share` and
-    `overlap_above` are the follow-up's thresholds of effective depth.
+    `weighting` is "prompt" as published, or "token" as in the follow-up. Means over
+    positions leave out position 0, often a sink, unless `first_position` is "included", as
+    published. `kl_share` and `overlap_above` are the follow-up's thresholds of effective depth;
+    `kl_from` says from where on the one by KL looks, "as published" with the embedding.
     """
 
     top_k: Annotated[int, AtLeast(1)] = 5
-    first_position: FirstPosition = "included"
+    first_position: FirstPosition = "excluded"
     weighting: Literal["prompt", "token"] = "prompt"
+    kl_from: KLFrom = "behind the first layer"
     kl_share: float = 0.5
     overlap_above: float = 0.3
     seed: int = 0

@@ -1,4 +1,4 @@
-"""The measures of the lens, and the effective depths that are made of their curves."""
+"""The measures of the lens, at every position and over positions."""
 
 import numpy as np
 
@@ -8,6 +8,12 @@ LENS_FINAL, FINAL_LENS = "KL(lens‖final), nats", "KL(final‖lens), nats"
 PROBABILITY, RANK, FIRST = "answer probability", "answer rank", "answer is first"
 OF_ANSWER = (PROBABILITY, RANK, FIRST)
 COSINE = "cosine of writes"
+
+
+def answered(readings: np.ndarray) -> np.ndarray:
+    """Return which prompts [prompt] have an answer."""
+    has_answer: np.ndarray = readings[:, 0, -1, READINGS.index("answer_rank")] >= 0
+    return has_answer
 
 
 def at_positions(readings: np.ndarray, *, overlap: str) -> dict[str, np.ndarray]:
@@ -22,7 +28,7 @@ def at_positions(readings: np.ndarray, *, overlap: str) -> dict[str, np.ndarray]
         FINAL_LENS: of["kl_final_lens"],
         overlap: of["overlap"],
     }
-    has_answer = of["answer_rank"][:, 0, -1] >= 0
+    has_answer = answered(readings)
     if has_answer.any():
         exists = ~np.isnan(of["answer_rank"][has_answer, 0]).all(0)
         probability, rank = (
@@ -50,28 +56,3 @@ def over_positions(
             kept[np.arange(len(kept)), :, left_out] = np.nan
         values[measure] = np.nanmean(kept, axis=2)
     return values
-
-
-def effective_depths(
-    *,
-    kl: np.ndarray,
-    overlap: np.ndarray,
-    cosine: np.ndarray,
-    kl_share: float = 0.5,
-    overlap_above: float = 0.3,
-) -> dict[str, int | None]:
-    """Return the three effective depths of arXiv 2512.14064, as layers; None where never reached.
-
-    Curves have one value a layer (read in front of it). "cosine": the last layer that erases and is
-    followed by one that does not (mean cosine of attention's, MLP's and the layer's write); "KL":
-    the first with KL(lens‖final) below `kl_share` of its maximum; "overlap": the first with an
-    overlap above `overlap_above`. The last layer never counts, as published.
-    """
-    layers = range(len(kl) - 1)
-    return {
-        "cosine": next(
-            (layer for layer in reversed(layers) if cosine[layer] < 0 <= cosine[layer + 1]), None
-        ),
-        "KL": next((layer for layer in layers if kl[layer] < kl_share * kl.max()), None),
-        "overlap": next((layer for layer in layers if overlap[layer] > overlap_above), None),
-    }

@@ -9,31 +9,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.analyses.logit_lens.measures import (
-    COSINE,
-    FINAL_LENS,
-    FIRST,
-    LENS_FINAL,
-    OF_ANSWER,
-    PROBABILITY,
-    at_positions,
-    effective_depths,
-    over_positions,
-)
+from interp.analyses.logit_lens.curves import Curves
+from interp.analyses.logit_lens.depths import DEPTHS
+from interp.analyses.logit_lens.measures import COSINE, FINAL_LENS, FIRST, LENS_FINAL, PROBABILITY
 from interp.figures.plots import Axes, grid_below, lines_over_depth
-from interp.result import Finding, Result
-from interp.stats.bootstrap import interval_of, resampled_means
-from interp.stats.estimate import Estimate, estimates
-from interp.sweeps.positions import first_read, positions_read
+from interp.result import Compared, Finding, Result
+from interp.stats.estimate import number
+from interp.sweeps.positions import positions_read
 
 if TYPE_CHECKING:
     from interp.analyses.logit_lens import LogitLens
-
-_DEPTHS = {
-    "KL": "the KL divergence from the final prediction",
-    "overlap": "the overlap of the most probable tokens",
-    "cosine": "the cosine of writes",
-}
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,102 +29,48 @@ class LogitLensResult(Result):
     readings: np.ndarray
     cosines: np.ndarray
 
+    @cached_property
+    def _curves(self) -> Curves:
+        return Curves(self.analysis, self.readings, self.cosines, self.prompt_groups)
+
     @property
     def n_layers(self) -> int:
         """Return the number of layers; there is one tap more."""
-        return len(self.cosines[0])
-
-    @property
-    def _overlap(self) -> str:
-        return f"top-{self.analysis.top_k} overlap"
-
-    @cached_property
-    def _at_positions(self) -> dict[str, np.ndarray]:
-        """Return every measure [prompt tap pos]."""
-        return at_positions(self.readings, overlap=self._overlap)
-
-    @cached_property
-    def _per_prompt(self) -> dict[str, np.ndarray]:
-        """Return every measure [prompt tap], averaged over positions; the answer's at the last."""
-        n_pad = self.readings.shape[2] - self._n_pos
-        first = n_pad if first_read(self.analysis.first_position) else None
-        values = over_positions(self._at_positions, left_out=first)
-        return values | {COSINE: self.cosines.mean(2)}
-
-    @property
-    def _n_pos(self) -> np.ndarray:
-        return np.asarray((~np.isnan(self.readings[:, 0, :, 0])).sum(1))
-
-    def _weights(self, measure: str) -> np.ndarray:
-        """Return every prompt's weight in a mean: 1, or its tokens for means over tokens."""
-        if self.analysis.weighting == "token" and measure not in OF_ANSWER:
-            return self._n_pos - float(first_read(self.analysis.first_position))
-        return np.ones(len(self._per_prompt[measure]))
-
-    @cached_property
-    def _estimates(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return every measure's mean, low and high [tap]."""
-        return {
-            name: estimates(values, weights=self._weights(name), seed=self.analysis.seed)
-            for name, values in self._per_prompt.items()
-        }
+        return self._curves.n_layers
 
     @property
     def curves(self) -> dict[str, np.ndarray]:
         """Return every measure's mean over prompts [tap]; the cosine has none behind the last."""
-        return {name: columns["mean"] for name, columns in self._estimates.items()}
+        return {name: columns["mean"] for name, columns in self._curves.estimates.items()}
 
     @property
     def effective_depths(self) -> dict[str, int | None]:
         """Return the three effective depths, as 0-based layers; None where never reached."""
-        return self._depths_of(*(self.curves[name] for name in self._depth_measures))
-
-    @property
-    def _depth_measures(self) -> tuple[str, str, str]:
-        return LENS_FINAL, self._overlap, COSINE
-
-    def _depths_of(self, *curves: np.ndarray) -> dict[str, int | None]:
-        kl, overlap, cosine = (curve[: self.n_layers] for curve in curves)
-        asked = {name: getattr(self.analysis, name) for name in ("kl_share", "overlap_above")}
-        return effective_depths(kl=kl, overlap=overlap, cosine=cosine, **asked)
-
-    @cached_property
-    def _depth_intervals(self) -> dict[str, tuple[float, float]]:
-        """Return the 95 % interval of each effective depth's share of the depth."""
-        seed = self.analysis.seed
-        resampled = [
-            resampled_means(self._per_prompt[name], weights=self._weights(name), seed=seed)
-            for name in self._depth_measures
-        ]
-        drawn = [self._depths_of(*curves) for curves in zip(*resampled, strict=True)]
-        return {name: interval_of(self._share(d[name]) for d in drawn) for name in _DEPTHS}
-
-    def _share(self, layer: int | None) -> float:
-        """Return a layer's share of the depth, as published; infinite if never reached."""
-        return np.inf if layer is None else (layer + 1) / self.n_layers
+        return {name: self._curves.layer(self._curves.depths[name]) for name in DEPTHS}
 
     def to_frame(self) -> pd.DataFrame:
         """Return columns measure, layer, position, mean, median, low, high, n_prompts.
 
         Layer `n_layers` is behind the last layer. Position -1 is the last, -2 the one before it.
         Without a position a row is the mean over positions (of answers: the last position), with
-        its 95 % bootstrap interval. "answer rank" counts the tokens more probable than the answer's
-        first. "effective depth (…)": `layer` is the 0-based layer, missing where never reached, and
-        `mean` the share of depth, (layer + 1) / n_layers.
+        its 95 % interval over groups of prompts; where position 0 is left out, "…, position 0
+        included" is the mean with it. "answer rank" counts the tokens more probable than the
+        answer's first. "effective depth (…)": `layer` is the 0-based layer, missing where never
+        reached, and `mean` the share of depth, (layer + 1) / n_layers.
         """
         rows = [*self._curve_rows(), *self._position_rows(), self._depth_rows()]
         return pd.concat(rows, ignore_index=True).astype({"layer": "Int64", "position": "Int64"})
 
     def _curve_rows(self) -> Iterator[pd.DataFrame]:
-        for measure, columns in self._estimates.items():
-            values = self._per_prompt[measure]
+        for measure, columns in self._curves.estimates.items():
+            values = self._curves.of_prompts[measure]
             keys = {"measure": measure, "layer": np.arange(values.shape[1]), "position": pd.NA}
             numbers = {"mean": columns["mean"], "median": np.median(values, axis=0)}
             interval = {"low": columns["low"], "high": columns["high"]}
             yield pd.DataFrame(keys | numbers | interval | {"n_prompts": len(values)})
 
     def _position_rows(self) -> Iterator[pd.DataFrame]:
-        for measure, values in self._at_positions.items():
+        for measure, values in self._curves.at_positions.items():
             _, n_taps, n_pos = values.shape
             taps, positions = (axis.ravel() for axis in np.mgrid[:n_taps, -n_pos:0])
             keys = {"measure": measure, "layer": taps, "position": positions}
@@ -149,11 +80,10 @@ class LogitLensResult(Result):
 
     def _depth_rows(self) -> pd.DataFrame:
         rows = [
-            {"measure": f"effective depth ({name})", "layer": pd.NA if layer is None else layer}
-            | {"position": pd.NA, "mean": self._share(layer), "median": np.nan}
-            | dict(zip(("low", "high"), self._depth_intervals[name], strict=True))
-            | {"n_prompts": len(self.readings)}
-            for name, layer in self.effective_depths.items()
+            {"measure": f"effective depth ({name})", "layer": self._curves.layer(depth)}
+            | {"position": pd.NA, "median": np.nan}
+            | depth.columns()
+            for name, depth in self._curves.depths.items()
         ]
         return pd.DataFrame(rows).replace([np.inf], np.nan)
 
@@ -161,7 +91,7 @@ class LogitLensResult(Result):
         """Draw the curves and the effective depths; below, the answer's probability by position."""
         panels = dict.fromkeys((LENS_FINAL, FINAL_LENS), "KL, nats")
         panels |= dict.fromkeys((PROBABILITY, FIRST), "answer, last position")
-        panels |= {self._overlap: self._overlap, COSINE: COSINE}
+        panels |= {self._curves.overlap: self._curves.overlap, COSINE: COSINE}
         frame = pd.concat(self._curve_rows(), ignore_index=True)
         frame["panel"] = frame["measure"].map(panels)
         title = (
@@ -172,11 +102,15 @@ class LogitLensResult(Result):
             frame.dropna(subset="panel"), y="mean", groups="measure", panels="panel", title=title
         )
         shown = list(dict.fromkeys(frame["panel"].dropna()))
-        for name, panel in (("KL", "KL, nats"), ("overlap", self._overlap), ("cosine", COSINE)):
+        for name, panel in (
+            ("KL", "KL, nats"),
+            ("overlap", self._curves.overlap),
+            ("cosine", COSINE),
+        ):
             layer = self.effective_depths[name]
             if layer is not None:
                 figure.add_vline(x=layer, line_dash="dot", row=1, col=shown.index(panel) + 1)
-        if (of_answer := self._at_positions.get(PROBABILITY)) is None:
+        if (of_answer := self._curves.at_positions.get(PROBABILITY)) is None:
             return figure
         grid = np.nanmean(of_answer, axis=0)
         x, y = "position (−1: the prompt's last token)", "in front of layer"
@@ -185,16 +119,33 @@ class LogitLensResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how deep the stream agrees with the prediction, by the definitions reached."""
-        reached = [name for name in _DEPTHS if self.effective_depths[name] is not None]
+        reached = [name for name in DEPTHS if self.effective_depths[name] is not None]
         return tuple(map(self._depth_finding, reached)) or (
             Finding("None of the three effective depths is reached."),
         )
 
     def _depth_finding(self, name: str) -> Finding:
-        layer = self.effective_depths[name]
-        depth = Estimate(self._share(layer), *self._depth_intervals[name], len(self.readings))
+        layer, depth, asked = self.effective_depths[name], self._curves.depths[name], self.analysis
+        share, above = (number(x, ".0%") for x in (asked.kl_share, asked.overlap_above))
+        said = {
+            "KL": f"KL from the final prediction first falls below {share} of its largest in front"
+            f" of layer {layer}",
+            "overlap": f"More than {above} of the {asked.top_k} most probable tokens are first the"
+            f" final ones in front of layer {layer}",
+            "cosine": f"Layer {layer} is the last that writes against the stream in front of one"
+            " that does not",
+        }
+        others = [other for other in self._curves.depths if other.startswith(f"{name}, ")]
+        rivals = [Compared(other, self._curves.depths[other]) for other in others[:1]]
+        three = ", ".join(
+            f"{each} {number(self._curves.depths[each].value, '.0%')}"
+            for each in DEPTHS
+            if self.effective_depths[each] is not None
+        )
         return Finding(
-            f"By {_DEPTHS[name]}, the effective depth is layer {layer}, {depth:.0%} of all layers.",
+            f"{said[name]}: {depth:.0%} of all layers.",
             depth,
             f"effective depth by {name}, (layer + 1) / layers",
+            rival=next((each for each in rivals if np.isfinite(each.estimate.value)), None),
+            note=f"one of three definitions ({three}); the last layer never counts",
         )

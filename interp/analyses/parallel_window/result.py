@@ -10,8 +10,10 @@ import plotly.graph_objects as go
 
 from interp.errors import AnalysisError
 from interp.figures.plots import Axes, grid_below, lines_over_depth
+from interp.figures.words import PICKED
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimates
+from interp.stats.picked import Picked, picked
 from interp.sweeps.positions import positions_read
 
 if TYPE_CHECKING:
@@ -45,7 +47,10 @@ class ParallelWindowResult(Result):
         return np.where(np.tri(len(mean), k=-1, dtype=bool), np.nan, mean)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return columns measure, first, last, layers (in the window), mean, low and high."""
+        """Return columns measure, first, last, layers (in the window), mean, low and high.
+
+        Means are over tokens, their 95 % intervals over groups of prompts.
+        """
         return pd.concat(self._rows(), ignore_index=True)
 
     def _rows(self) -> Iterator[pd.DataFrame]:
@@ -62,7 +67,12 @@ class ParallelWindowResult(Result):
     def _frame(
         self, measure: str, first: np.ndarray, last: np.ndarray, values: np.ndarray
     ) -> pd.DataFrame:
-        columns = estimates(values, weights=self.arrays["n_pos"], seed=self.analysis.seed)
+        columns = estimates(
+            values,
+            weights=self.arrays["n_pos"],
+            groups=self.prompt_groups,
+            seed=self.analysis.seed,
+        )
         keys = {"measure": measure, "first": first, "last": last, "layers": last - first + 1}
         return pd.DataFrame(keys | {name: columns[name] for name in ("mean", "low", "high")})
 
@@ -95,16 +105,35 @@ class ParallelWindowResult(Result):
         errors = self.arrays["windows"][..., 0]
         neighbours = np.diagonal(errors, 1, axis1=1, axis2=2)
         error = self._estimate(neighbours.mean(1))
+        note = f"1 by construction without the pair; {positions_read(self.analysis.first_position)}"
+        control = rival = None
+        if neighbours.shape[1] > 1:
+            control = Compared("all layers side by side", self._estimate(errors[:, 0, -1]))
+            most = self._pick(neighbours)
+            rival = Compared(
+                f"layers {most.index} and {most.index + 1}, which miss most", most.estimate
+            )
+            note = f"{note}; the pair that misses most: {PICKED}"
         first = Finding(
             "Side by side, two neighbouring layers miss what they do in order by"
             f" {error:.2f} of it on average.",
             error,
             "share of what two neighbouring layers do that is missed side by side, mean over pairs",
-            control=Compared("all layers side by side", self._estimate(errors[:, 0, -1])),
+            control=control,
+            rival=rival,
+            note=note,
         )
         windows = self.analysis.output_windows if "outputs" in self.arrays else ()
         outputs = [self._output(i, window) for i, window in enumerate(windows[:2])]
         return (first, *outputs)
+
+    def _pick(self, values: np.ndarray) -> Picked:
+        return picked(
+            values,
+            weights=self.arrays["n_pos"],
+            groups=self.prompt_groups,
+            seed=self.analysis.seed,
+        )
 
     def _output(self, i: int, window: str) -> Finding:
         divergence = self._estimate(self.arrays["outputs"][:, i, 1])
@@ -116,4 +145,9 @@ class ParallelWindowResult(Result):
         )
 
     def _estimate(self, values: np.ndarray) -> Estimate:
-        return estimate(values, weights=self.arrays["n_pos"], seed=self.analysis.seed)
+        return estimate(
+            values,
+            weights=self.arrays["n_pos"],
+            groups=self.prompt_groups,
+            seed=self.analysis.seed,
+        )

@@ -8,10 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.plots import grids_over_positions
-from interp.result import Finding, Result
+from interp.result import Compared, Finding, Result
 from interp.stats.align import Aligned
-from interp.stats.bootstrap import resampled_means
-from interp.stats.estimate import estimate_of
+from interp.stats.estimate import Estimate, estimate_of
 
 if TYPE_CHECKING:
     from interp.analyses.residual_erasure import ResidualErasure
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 Erasing = Literal["position", "prefix"]
 _SHOWN = {"position": "one position erased", "prefix": "all up to a position erased, but the first"}
 _ERASED = {
-    "position": "one token between the first and the last",
+    "position": "the token between the first and the last that counts most",
     "prefix": "all tokens between the first and the last",
 }
 _COLUMNS = ["scope", "effect", "layer", "position", "mean", "low", "high", "max", "n_prompts"]
@@ -42,7 +41,7 @@ class ResidualErasureResult(Result):
         frames = []
         for key, aligned in self.effects.items():
             scope, effect = key.split(".")
-            rows = aligned.to_frame(seed=self.analysis.seed).assign(scope=scope, effect=effect)
+            rows = self._rows(aligned).assign(scope=scope, effect=effect)
             frames.append(rows if scope == "position" else rows[rows["position"] != "first"])
         return pd.concat(frames, ignore_index=True)[_COLUMNS]
 
@@ -64,46 +63,46 @@ class ResidualErasureResult(Result):
             colour="L2 change",
         )
 
+    def _rows(self, aligned: Aligned) -> pd.DataFrame:
+        return aligned.to_frame(seed=self.analysis.seed, groups=self.prompt_groups)
+
     def findings(self) -> tuple[Finding, ...]:
         """Return for every scope up to which share of the depth erasing matters."""
         return tuple(self._finding(scope) for scope in self.analysis.scopes)
 
     def _finding(self, scope: Erasing) -> Finding:
-        values = self.effects[f"{scope}.output"].values[:, :, self._columns(scope)]
-        depth = estimate_of(
-            self._depth(np.nanmean(values, axis=0).max(1)),
-            map(self._depth, self._resampled(scope)),
-            n=len(values),
-        )
+        depth, first = self._depth(self._largest(scope)), None
+        if scope == "position":
+            first = self.effects["position.output"].values[:, :, 0]
         return Finding(
             f"Erasing {_ERASED[scope]} matters up to {depth:.0%} of the depth.",
             depth,
             f"share of layers up to which erasing {_ERASED[scope]} matters",
+            rival=None if first is None else Compared("the first token", self._depth(first)),
+            note=f"mean L2 change of {self.analysis.matters:g} or more; erasing the last token"
+            " matters to the end by construction",
         )
 
-    def _depth(self, largest: np.ndarray) -> float:
-        """Return the share of layers in front of the last tap where the effect [tap] matters."""
-        taps = np.flatnonzero(largest >= self.analysis.matters)
-        return float(taps[-1]) / (len(largest) - 1) if len(taps) else 0.0
+    def _largest(self, scope: Erasing) -> np.ndarray:
+        """Return each prompt's largest effect [prompt tap] of a token between first and last.
 
-    def _resampled(self, scope: str) -> np.ndarray:
-        """Return the largest mean effect over positions [resample tap] of resampled prompts."""
-        aligned, seed = self.effects[f"{scope}.output"], self.analysis.seed
-        largest = np.zeros(0)
-        for column in self._columns(scope):
-            values = aligned.values[:, :, column].astype(np.float64)
-            has_value = ~np.isnan(values)
-            total, share = (
-                resampled_means(x, seed=seed)
-                for x in (np.nan_to_num(values), has_value.astype(np.float64))
-            )
-            mean = np.divide(total, share, out=np.zeros_like(total), where=share > 0)
-            largest = np.maximum(largest, mean) if largest.size else mean
+        Of prefixes, it is that of the longest.
+        """
+        aligned = self.effects[f"{scope}.output"]
+        columns = 1 + np.flatnonzero(aligned.positions < -1)
+        largest: np.ndarray = np.nanmax(
+            aligned.values[:, :, columns[-1:] if scope == "prefix" else columns], axis=2
+        )
         return largest
 
-    def _columns(self, scope: str) -> list[int]:
-        """Return the columns before the last position; of prefixes, only the longest."""
-        columns = [
-            i for i, at in enumerate(self.effects[f"{scope}.output"].positions, 1) if at < -1
-        ]
-        return columns[-1:] if scope == "prefix" else columns
+    def _depth(self, effect: np.ndarray) -> Estimate:
+        """Return the share of layers in front of the last tap where an effect [prompt tap] matters.
+
+        It matters where its mean over prompts is `matters` or more.
+        """
+
+        def last_tap(mean: np.ndarray) -> float:
+            taps = np.flatnonzero(mean >= self.analysis.matters)
+            return float(taps[-1]) / (len(mean) - 1) if len(taps) else 0.0
+
+        return estimate_of(last_tap, effect, groups=self.prompt_groups, seed=self.analysis.seed)

@@ -1,6 +1,6 @@
 """Statistics of the stream as curves over depth, and the laws by which its variance grows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
@@ -12,8 +12,7 @@ import plotly.graph_objects as go
 from interp.figures.plots import COLOURS, lines_over_depth
 from interp.figures.words import ALL, ALL_BUT_FIRST
 from interp.result import Compared, Finding, Result
-from interp.stats.bootstrap import resampled_means
-from interp.stats.estimate import Estimate, estimate_of, estimates
+from interp.stats.estimate import Estimate, estimate_of, estimates, ratio
 
 if TYPE_CHECKING:
     from interp.analyses.stream_statistics import StreamStatistics
@@ -78,7 +77,9 @@ class StreamStatisticsResult(Result):
             self._per_prompt(statistic, positions),
             self._weights(statistic, positions),
         )
-        return estimates(values, weights=weights, seed=self.analysis.seed)
+        return estimates(
+            values, weights=weights, groups=self.prompt_groups, seed=self.analysis.seed
+        )
 
     def _per_prompt(self, statistic: str, positions: str) -> np.ndarray:
         """Return a statistic [prompt tap]."""
@@ -97,8 +98,9 @@ class StreamStatisticsResult(Result):
         Columns: measure, positions, layer, mean, low, high, max, prompt, position, dimension.
 
         `layer` is the layer that reads the stream, `n_layers` behind the last; low and high are a
-        95 % bootstrap over prompts; max is the largest of any prompt, that of `prompt`, and "max
-        |h|" also has its place. Fits of the variance, such as "linear fit: slope", have no layer.
+        95 % interval over groups of prompts; max is the largest of any prompt, that of `prompt`,
+        and "max |h|" also has its place. Fits of the variance, such as "linear fit: slope", have no
+        layer.
         """
         frame = pd.concat([*self._tap_rows(), *self._fit_rows()], ignore_index=True)
         return frame.astype(dict.fromkeys(("layer", "prompt", "position", "dimension"), "Int64"))
@@ -145,13 +147,8 @@ class StreamStatisticsResult(Result):
         return self._growth(), self._law(), self._largest()
 
     def _growth(self) -> Finding:
-        curve = self.curve("variance", POSITIONS[1])
-        ends = self._per_prompt("variance", POSITIONS[1])[:, [0, -1]]
-        weights = self._weights("variance", POSITIONS[1])
-        resampled = resampled_means(ends, weights=weights, seed=self.analysis.seed)
-        growth = estimate_of(
-            curve[-1] / curve[0], resampled[:, 1] / resampled[:, 0], n=len(self.n_pos)
-        )
+        growth, within = (self._grown(POSITIONS[1], since=tap) for tap in (0, 1))
+        with_first = self._grown(POSITIONS[0], since=0)
         spec = ",.0f" if growth.value >= 100 else ".1f"
         return Finding(
             f"Behind the last layer the stream's variance is {growth:{spec}} times that of the"
@@ -159,27 +156,53 @@ class StreamStatisticsResult(Result):
             growth,
             "growth of the stream's variance from the embedding to the last layer,"
             " without position 0",
+            rival=Compared("from behind the first layer on", within),
+            note=f"{POSITIONS[0]}: {with_first.value:{spec}}",
         )
+
+    def _grown(self, positions: str, *, since: int) -> Estimate:
+        """Return the variance behind the last layer as a multiple of that at a tap."""
+        variance = self._per_prompt("variance", positions)
+        weights = self._weights("variance", positions)
+        last, first = (variance[:, tap] * weights for tap in (-1, since))
+        return ratio(last, first, groups=self.prompt_groups, seed=self.analysis.seed)
 
     def _law(self) -> Finding:
         fits = self.fits(POSITIONS[1])
         law, other = sorted(fits, key=lambda name: fits[name].error)
-        n = len(self.n_pos)
-        error = Estimate(fits[law].error, n=n)
+        less = self._of_fits(lambda fits: fits[other].error - fits[law].error)
+        of_law = self._of_fits(lambda fits: fits[law].error)
+        of_other = self._of_fits(lambda fits: fits[other].error)
+        claim = (
+            f"{_LAWS[law].capitalize()} fits the variance better than {_LAWS[other]}"
+            if less.excludes()
+            else f"Neither {_LAWS[law]} nor {_LAWS[other]} is shown to fit the variance better"
+        )
         return Finding(
-            f"The variance follows {_LAWS[law]} more closely than {_LAWS[other]}: the root mean"
-            f" square error is {error:.0%} of its mean, position 0 left out.",
-            error,
-            "error of the better of two laws of growth, as a share of the mean variance,"
-            " without position 0",
-            rival=Compared(_LAWS[other], Estimate(fits[other].error, n=n)),
+            f"{claim}: their errors differ by {less:.0%} of its mean, position 0 left out.",
+            less,
+            "root mean square error of the worse of two laws of growth less that of the better,"
+            " as a share of the mean variance, without position 0",
+            control=Compared(f"error of {_LAWS[other]}", of_other),
+            rival=Compared(f"error of {_LAWS[law]}", of_law),
+        )
+
+    def _of_fits(self, statistic: Callable[[dict[str, Fit]], float]) -> Estimate:
+        """Return a statistic of the two fits to the variance without position 0."""
+        fit_from = self.analysis.fit_from
+        return estimate_of(
+            lambda variance: statistic(growth_fits(variance, fit_from=fit_from)),
+            self._per_prompt("variance", POSITIONS[1]),
+            weights=self._weights("variance", POSITIONS[1]),
+            groups=self.prompt_groups,
+            seed=self.analysis.seed,
         )
 
     def _largest(self) -> Finding:
         top = self._per_prompt("max |h|", POSITIONS[0])
         prompt, tap = np.unravel_index(top.argmax(), top.shape)
         position, dimension = self.where[prompt, tap, 0]
-        largest = Estimate(float(top[prompt, tap]), n=len(top))
+        largest = self._top(POSITIONS[0])
         n_massive = self._per_prompt("massive activations", POSITIONS[0]).max()
         massive = f"up to {n_massive:,.0f} of a prompt are" if n_massive else "none is"
         return Finding(
@@ -187,4 +210,10 @@ class StreamStatisticsResult(Result):
             f" {dimension}; {massive} massive.",
             largest,
             "largest activation of any prompt at any tap",
+            rival=Compared("position 0 left out", self._top(POSITIONS[1])),
+            note="a maximum, which can only grow with more prompts",
         )
+
+    def _top(self, positions: str) -> Estimate:
+        top = self._per_prompt("max |h|", positions)
+        return Estimate(float(top.max()), n=len(top))

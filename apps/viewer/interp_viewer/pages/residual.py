@@ -54,7 +54,7 @@ def page(here: Selected) -> None:
     rows = frame[frame["measure"] == measure]
     lines(
         here,
-        rows.assign(line=rows["component"], panel=measure),
+        rows.assign(line=rows["component"], panel=rows["positions"]),
         title=f"{measure}, mean over {here.info(cell)['n_prompts']} prompts (band: 95 % interval)",
         key="residual-lines",
     )

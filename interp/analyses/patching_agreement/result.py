@@ -1,0 +1,174 @@
+"""How closely cheap scores follow exact patching, beside a score that needs no gradient."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from interp.figures.plots import scatters_with_diagonal
+from interp.result import Compared, Finding, Result
+from interp.sites import SiteKind
+from interp.stats.agreement import MEASURES, Resampled, agreement
+from interp.stats.estimate import Estimate, estimate
+from interp.sweeps.behaviour import Behaviour
+from interp.sweeps.carriers import NOUNS, components
+from interp.sweeps.node_scores import NodeScores
+
+if TYPE_CHECKING:
+    from interp.analyses.patching_agreement import PatchingAgreement
+
+Array = NDArray[np.float64]
+LEVELS = ("averaged over prompts", "prompt by prompt")
+_DISTANCE = "how far each activation moves"
+
+
+@dataclass(frozen=True, repr=False)
+class PatchingAgreementResult(Result):
+    """Scores and exact effects of all nodes."""
+
+    analysis: "PatchingAgreement"
+    scores: NodeScores
+
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        """Return the metric of clean and corrupted prompts: what there is to carry."""
+        analysis, groups = self.analysis, self.prompt_groups
+        return self.scores.behaviour(
+            analysis.metric, analysis.direction, groups=groups, seed=analysis.seed
+        )
+
+    @cached_property
+    def averaged(self) -> dict[tuple[str, SiteKind], Resampled]:
+        """Return the agreement of mean scores with mean effects, by method and kind of node.
+
+        Method "distance" is the control: the norm of each activation's change between the runs,
+        which needs no gradient, with the sign that effects have in this direction.
+        """
+        analysis, behaviour = self.analysis, self.behaviour
+        asked = (
+            (name, kind) for kind in analysis.nodes for name in (*analysis.methods, "distance")
+        )
+        return {
+            (name, kind): Resampled.of(
+                self._flat(name, kind),
+                self._flat("exact", kind),
+                gap=behaviour.gap_values,
+                top_k=analysis.top_k,
+                groups=self.prompt_groups,
+                seed=analysis.seed,
+            )
+            for name, kind in asked
+            if f"{name} {kind}" in self.scores.scores
+        }
+
+    def _flat(self, name: str, kind: SiteKind) -> Array:
+        """Return scores [prompt node], NaN where a prompt has no such position."""
+        values = self.scores.scores[f"{name} {kind}"].values.astype(np.float64)
+        flat: Array = values.reshape(len(values), -1)
+        return -flat if name == "distance" and self.analysis.direction == "noise" else flat
+
+    def _alone(self, name: str, kind: SiteKind) -> dict[str, Estimate]:
+        """Return the mean over prompts of each one's agreement, by measure."""
+        pairs = zip(self._flat(name, kind), self._flat("exact", kind), strict=True)
+        gap, analysis = self.behaviour.gap.value, self.analysis
+        rows = [agreement(*pair, gap=gap, top_k=analysis.top_k) for pair in pairs]
+        found = {}
+        for measure, column in pd.DataFrame(rows, columns=MEASURES).items():
+            known = column.notna().to_numpy()
+            groups = None if self.prompt_groups is None else self.prompt_groups[known]
+            found[str(measure)] = estimate(column[known], groups=groups, seed=analysis.seed)
+        return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return columns node, method, level, measure, value, low, high and n_prompts.
+
+        Level "averaged over prompts" compares mean scores; its intervals redraw groups of prompts,
+        scores and effects together (bias-corrected percentiles). "prompt by prompt" is the mean
+        over prompts of each one's agreement. Both relate errors and thresholds to the mean gap, and
+        errors are NaN where there is no behaviour. Method "distance" is the control. Positions
+        count from the prompts' ends.
+        """
+        rows = []
+        for (method, kind), averaged in self.averaged.items():
+            levels = ({m: averaged.estimate(m) for m in MEASURES}, self._alone(method, kind))
+            for level, found in zip(LEVELS, levels, strict=True):
+                for measure, number in found.items():
+                    if measure == "mean absolute error" and self.behaviour.is_absent:
+                        number = Estimate(np.nan, n=number.n)
+                    keys = {"node": kind, "method": method, "level": level, "measure": measure}
+                    rows.append(keys | number.columns("value"))
+        return pd.DataFrame(rows)
+
+    def plot(self) -> go.Figure:
+        """Draw estimates against exact effects, means over prompts, one panel per kind of node."""
+        frames = []
+        for kind in self.analysis.nodes:
+            exact = self.scores.mean(f"exact {kind}").ravel()
+            for method in self.analysis.methods:
+                cheap = self.scores.mean(f"{method} {kind}").ravel()
+                frames.append(
+                    pd.DataFrame(
+                        {"exact": exact, "estimate": cheap, "method": method, "node": kind}
+                    )
+                )
+        title = (
+            f"Estimates against exact patching ({self.analysis.metric}, mean over prompts;"
+            " one point a node)"
+        )
+        return scatters_with_diagonal(
+            pd.concat(frames), x="exact", y="estimate", groups="method", panels="node", title=title
+        )
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return two methods' correlations with exact patching of components, against the control.
+
+        Without a behaviour, the only finding is that there is none to explain.
+        """
+        if self.behaviour.is_absent:
+            return (self.behaviour.finding(),)
+        methods = self.analysis.methods
+        found = [self._correlation(methods[0], *methods[1:2])]
+        if self._control is not None:
+            found.append(self._beyond(methods[0], self._control))
+        found += [self._correlation(other, methods[0]) for other in methods[1:2]]
+        return tuple(found)
+
+    @property
+    def _kind(self) -> SiteKind:
+        return components(self.analysis.nodes)[0]
+
+    @property
+    def _control(self) -> Resampled | None:
+        return self.averaged.get(("distance", self._kind))
+
+    def _pearson(self, method: str) -> Estimate:
+        return self.averaged[method, self._kind].estimate("pearson")
+
+    def _correlation(self, method: str, rival: str | None = None) -> Finding:
+        control, number, what = self._control, self._pearson(method), f"{NOUNS[self._kind]}s"
+        return Finding(
+            f"By {method}, scores of {what} correlate with exact patching at {number:.2f}.",
+            number,
+            f"Pearson correlation of {method} with exact patching ({self._kind})",
+            control=None if control is None else Compared(_DISTANCE, control.estimate("pearson")),
+            rival=None if rival is None else Compared(rival, self._pearson(rival)),
+            note=str(self.behaviour),
+        )
+
+    def _beyond(self, method: str, control: Resampled) -> Finding:
+        beyond = self.averaged[method, self._kind].estimate("pearson", beyond=control)
+        claim = f"They agree no better than {_DISTANCE} does: {beyond:.2f} more."
+        if beyond.excludes() and beyond.value > 0:
+            claim = f"That is {beyond:.2f} more than {_DISTANCE} correlates with it."
+        return Finding(
+            claim,
+            beyond,
+            f"Pearson correlation of {method} beyond that of distances ({self._kind})",
+            control=Compared(_DISTANCE, control.estimate("pearson")),
+            kind="compares",
+            note="Both correlations are of the same draws of groups.",
+        )
