@@ -1,25 +1,22 @@
 """For which layers hiding the first hop changes the model's guess, over prompts."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.analyses.attention_knockout.findings import ELSEWHERE, QUERIES, findings_of
 from interp.figures.plots import lines_over_depth
-from interp.figures.words import PICKED, counted, points
-from interp.result import Compared, Finding, Result
-from interp.stats.estimate import Estimate, estimates
-from interp.stats.picked import Picked, band, picked, widened
-from interp.stats.shares import share, share_difference, share_differences, shares
+from interp.result import Finding, Result
+from interp.stats.estimate import estimates
+from interp.stats.shares import share_differences, shares
 from interp.sweeps.cuts import half_width_of
 from interp.sweeps.two_hop import (
     answer_groups,
     compared_frame,
     empty_figure,
-    enough,
-    nothing_compared,
 )
 
 if TYPE_CHECKING:
@@ -32,12 +29,6 @@ _KEYS = {
     "start": "the first hop's first token",
     "phrase": "the whole first hop",
 }
-_QUERIES = {
-    "last": "the last token",
-    "subject": "its last token",
-    "all": "all later tokens",
-}
-_ELSEWHERE = "another token"
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,7 +48,7 @@ class AttentionKnockoutResult(Result):
         return int(self.arrays["key.changed"].shape[1])
 
     @property
-    def _key(self) -> str:
+    def key(self) -> str:
         """Return what is hidden."""
         return _KEYS[self.analysis.key]
 
@@ -69,7 +60,7 @@ class AttentionKnockoutResult(Result):
     @property
     def _hidden(self) -> dict[str, str]:
         """Return the names in the frame of what is hidden, the control last."""
-        names = {"key": self._key, "elsewhere": _ELSEWHERE}
+        names = {"key": self.key, "elsewhere": ELSEWHERE}
         return {key: name for key, name in names.items() if f"{key}.changed" in self.arrays}
 
     def to_frame(self) -> pd.DataFrame:
@@ -87,16 +78,15 @@ class AttentionKnockoutResult(Result):
         return compared_frame(rows, keys=["group", "hidden", "measure"], types=types)
 
     def _rows(self, group: str, chosen: np.ndarray) -> pd.DataFrame:
-        how: dict[str, Any] = {"groups": self.groups_of(chosen)}
-        columns = {}
-        changed, losses = self._changed(chosen), self._of(chosen, "loss")
+        how, columns = {"groups": self.groups_of(chosen)}, {}
+        changed, losses = self.changed_guesses(chosen), self._of(chosen, "loss")
         for hidden, name in self._hidden.items():
             columns[name, CHANGED] = shares(_and_anywhere(changed[hidden]), **how)
             if losses:
                 columns[name, LOSS] = estimates(losses[hidden], seed=self.analysis.seed, **how)
         if "elsewhere" in changed:
-            both = (_and_anywhere(changed[hidden]) for hidden in self._hidden)
-            columns["difference", CHANGED] = share_differences(*both, **how)
+            key, other = (_and_anywhere(changed[hidden]) for hidden in self._hidden)
+            columns["difference", CHANGED] = share_differences(key, other, **how)
             if losses:
                 more = losses["key"] - losses["elsewhere"]
                 columns["difference", LOSS] = estimates(more, seed=self.analysis.seed, **how)
@@ -110,7 +100,8 @@ class AttentionKnockoutResult(Result):
             for (hidden, measure), rows in columns.items()
         )
 
-    def _changed(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    def changed_guesses(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Return whether guesses change [prompt centre], by what is hidden, of some prompts."""
         return self._of(chosen, "changed")
 
     def _of(self, chosen: np.ndarray, what: str) -> dict[str, np.ndarray]:
@@ -128,8 +119,8 @@ class AttentionKnockoutResult(Result):
         frame = frame[frame["hidden"] != "difference"]
         frame["line"] = frame["group"] + ": " + frame["hidden"]
         title = (
-            f"What changes when {self._key} is hidden from"
-            f" {_QUERIES[self.analysis.query]}, in {2 * self.half_width + 1}"
+            f"What changes when {self.key} is hidden from"
+            f" {QUERIES[self.analysis.query]}, in {2 * self.half_width + 1}"
             f" layer{'s' * (self.half_width > 0)} around each"
         )
         if frame.empty:
@@ -140,69 +131,7 @@ class AttentionKnockoutResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how many guesses the most critical layer changes, by group, and the last layer."""
-        groups = enough(answer_groups(self.arrays), self.prompt_groups)
-        if not groups:
-            return (Finding(nothing_compared(self.arrays)),)
-        most = [self._most_critical(group, chosen) for group, chosen in groups.items()]
-        return (*most, self._last_critical(*next(iter(groups.items()))))
-
-    def _most_critical(self, group: str, chosen: np.ndarray) -> Finding:
-        changed, groups = self._changed(chosen), self.groups_of(chosen)
-        more = changed["key"] - changed.get("elsewhere", 0.0)
-
-        def at_most_critical(values: np.ndarray) -> Picked:
-            """Return values [prompt centre] at the layer picked on the other half."""
-            return picked(
-                values,
-                choose=lambda rows: int(more[rows].mean(0).argmax()),
-                groups=groups,
-                seed=self.analysis.seed,
-            )
-
-        key = at_most_critical(changed["key"])
-        of_key = widened(share(key.measured, groups=groups), between=(0.0, 1.0))
-        claim = (
-            f"Hiding {self._key} from {_QUERIES[self.analysis.query]} around layer {key.index}"
-            " changes"
-        )
-        measure = f"share of prompts with {group} whose first guess changes at the critical layer"
-        if "elsewhere" not in changed:
-            claim = f"{claim} the guess in {of_key:.0%} of prompts with {group}."
-            return Finding(claim, of_key, measure, note=PICKED)
-        other = at_most_critical(changed["elsewhere"]).measured
-        gain = widened(share_difference(key.measured, other, groups=groups), between=(-1.0, 1.0))
-        how = (
-            f"{points(gain)} more guesses than {_ELSEWHERE}"
-            if gain.low > 0
-            else f"no more guesses than {_ELSEWHERE}: {points(gain)}"
-        )
-        return Finding(
-            f"{claim} {how} ({group}).",
-            gain,
-            f"{measure}, above hiding {_ELSEWHERE}",
-            control=Compared(
-                f"{_ELSEWHERE} hidden", widened(share(other, groups=groups), between=(0.0, 1.0))
-            ),
-            kind="compares",
-            note=PICKED,
-        )
-
-    def _last_critical(self, group: str, chosen: np.ndarray) -> Finding:
-        changed = self._changed(chosen)
-        more = changed["key"] - changed.get("elsewhere", 0.0)
-        low, _ = band(more, groups=self.groups_of(chosen), seed=self.analysis.seed)
-        than = f" more often than hiding {_ELSEWHERE}" if "elsewhere" in changed else ""
-        critical = np.flatnonzero(low > 0)
-        if not len(critical):
-            return Finding(f"With {group}, hiding {self._key} changes guesses{than} at no layer.")
-        last = Estimate(float(critical[-1]), n=len(more))
-        return Finding(
-            f"With {group}, hiding {self._key} changes guesses{than} up to layer {last:.0f}.",
-            last,
-            f"last layer at which hiding the key changes guesses{than}, {group}",
-            note=f"layers where a max-statistic band over {counted(self.n_layers, 'layer')}"
-            " lies above 0",
-        )
+        return findings_of(self)
 
 
 def _and_anywhere(changed: np.ndarray) -> np.ndarray:

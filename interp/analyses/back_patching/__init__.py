@@ -191,15 +191,13 @@ def _effects(
 ) -> dict[str, Num[Tensor, "source batch"]]:
     """Return the answer's rank, whether it is 0, and how much more probable the answer is.
 
-    In nats: its log-probability, and its logit less the bridge's, both as changes.
+    In nats: its log-probability, and its logit less the bridge's (0 without one), as changes.
     """
     assert shard.answer is not None
     logits = logits_at_the_end(recording, end)
     after, before = (outcomes(each, shard.answer, shard.bridge) for each in (logits, clean))
     rank = ranks(logits, shard.answer).int()
     log_prob = after["log_prob"] - before["log_prob"]
-    over = torch.zeros_like(log_prob)
-    if shard.bridge is not None:
-        over = after["logit_diff"] - before["logit_diff"]
-    right = (rank == 0).to(torch.int8)
-    return {"rank": rank, "right": right, "log_prob": log_prob, "difference": over}
+    over = after.get("logit_diff", log_prob) - before.get("logit_diff", log_prob)
+    is_right = (rank == 0).to(torch.int8)
+    return {"rank": rank, "right": is_right, "log_prob": log_prob, "difference": over}

@@ -42,8 +42,8 @@ class BackPatchingResult(Failures):
         for tag in sorted({*tags} - {""}) if len({*tags}) > 1 else []:
             has_tag = tags == tag
             arrays = {key: array[has_tag] for key, array in self.arrays.items()}
-            of_tag = BackPatchingResult(self.analysis, arrays)
-            groups[str(tag)] = of_tag.of_groups(self.groups_of(has_tag))
+            of_tag = BackPatchingResult(self.analysis, arrays).of_groups(self.groups_of(has_tag))
+            groups[str(tag)] = of_tag
         return groups
 
     def to_frame(self) -> pd.DataFrame:

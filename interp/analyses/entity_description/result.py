@@ -8,25 +8,21 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.analyses.entity_description.findings import FROM, findings_of
 from interp.figures.plots import Axes, grid_below, lines_over_depth
-from interp.figures.words import points
-from interp.result import Compared, Finding, Result
-from interp.stats.estimate import estimate_of
+from interp.result import Finding, Result
 from interp.stats.groups import Groups
-from interp.stats.shares import share, share_difference, share_differences, shares
+from interp.stats.shares import share_differences, shares
 from interp.sweeps.two_hop import (
     answer_groups,
     compared_frame,
     empty_figure,
-    enough,
-    nothing_compared,
 )
 
 if TYPE_CHECKING:
     from interp.analyses.entity_description import EntityDescription
 
 ENTITIES = ("bridge", "answer")  # the last axis: one's own, then another prompt's
-_FROM = {"subject": "first-hop token", "last": "last token"}
 _SHOWN = (("subject", "bridge"), ("last", "bridge"), ("last", "answer"))
 _KEYS = ["statistic", "group", "position", "entity"]
 _REAL = (
@@ -51,10 +47,10 @@ class EntityDescriptionResult(Result):
     @property
     def positions(self) -> list[str]:
         """Return where vectors are taken from."""
-        return [position for position in _FROM if f"{position}.rank" in self.arrays]
+        return [position for position in FROM if f"{position}.rank" in self.arrays]
 
     @property
-    def _drawn(self) -> list[tuple[str, str]]:
+    def drawn(self) -> list[tuple[str, str]]:
         """Return what is drawn: the bridge from both positions, and the answer from the last."""
         return [(position, entity) for position, entity in _SHOWN if position in self.positions]
 
@@ -67,10 +63,10 @@ class EntityDescriptionResult(Result):
         self, group: str, position: str, entity: str, what: str
     ) -> tuple[np.ndarray, np.ndarray]:
         i = ENTITIES.index(entity)
-        values = self.arrays[f"{position}.{what}"][self._chosen(group, entity)]
+        values = self.arrays[f"{position}.{what}"][self.chosen(group, entity)]
         return values[..., i], values[..., i + 2]
 
-    def _chosen(self, group: str, entity: str) -> np.ndarray:
+    def chosen(self, group: str, entity: str) -> np.ndarray:
         """Return which prompts [prompt] count in a group."""
         i = ENTITIES.index(entity)
         anyway = self.arrays["anyway"][:, [i, i + 2]].any(1)
@@ -125,7 +121,7 @@ class EntityDescriptionResult(Result):
             ),
         ):
             keys = dict(zip(_KEYS, (statistic, group, position, entity), strict=True)) | at
-            rates = _rates(*of_both, groups=self.groups_of(self._chosen(group, entity)))
+            rates = _rates(*of_both, groups=self.groups_of(self.chosen(group, entity)))
             yield pd.DataFrame(keys | {"tries": tries, "n_prompts": n} | rates)
 
     def plot(self) -> go.Figure:
@@ -138,7 +134,7 @@ class EntityDescriptionResult(Result):
         lines = [
             line
             for group in answer_groups(self.arrays)
-            for shown in self._drawn
+            for shown in self.drawn
             for line in self._lines(frame, group, *shown)
         ]
         if not lines:
@@ -147,11 +143,11 @@ class EntityDescriptionResult(Result):
             pd.concat(lines), y="rate", groups="line", panels="panel", title=title
         )
         figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
-        group, (position, entity) = list(answer_groups(self.arrays))[-1], self._drawn[0]
+        group, (position, entity) = list(answer_groups(self.arrays))[-1], self.drawn[0]
         is_said = self.is_said(group, position, entity)[0]
         if not len(is_said):
             return figure
-        of = f"{entity} said, {_FROM[position]},<br>{group}: share"
+        of = f"{entity} said, {FROM[position]},<br>{group}: share"
         return grid_below(
             figure, is_said.mean(0), axes=Axes("target layer", "source layer", of), top=1.0
         )
@@ -160,7 +156,7 @@ class EntityDescriptionResult(Result):
         self, frame: pd.DataFrame, group: str, position: str, entity: str
     ) -> Iterator[pd.DataFrame]:
         rows = frame[(frame[_KEYS] == ("any target", group, position, entity)).all(axis=1)]
-        panel = f"{entity}, {_FROM[position]}"
+        panel = f"{entity}, {FROM[position]}"
         own = rows.rename(columns={"source": "layer"})[["layer", "rate", "low", "high"]]
         yield own.assign(panel=panel, line=group)
         control = {"source": "layer"} | dict(zip(_REAL[3:6], _REAL[:3], strict=True))
@@ -169,63 +165,7 @@ class EntityDescriptionResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how often vectors say the bridge, and the answer, and from which layer on."""
-        groups = list(enough(answer_groups(self.arrays), self.prompt_groups))
-        if not groups:
-            return (Finding(nothing_compared(self.arrays)),)
-        first, *more = self._drawn
-        asked = [first, *more[::-1][:1]]
-        return *(self._finding(groups[0], *each) for each in asked), self._since(
-            groups[0], *asked[-1]
-        )
-
-    def _finding(self, group: str, position: str, entity: str) -> Finding:
-        own, other = self.is_said(group, position, entity)
-        whose = f"With {group}, the {_FROM[position]}'s vector"
-        groups = self.groups_of(self._chosen(group, entity))
-        said, of_other = (each.any((1, 2)) for each in (own, other))
-        gain = share_difference(said, of_other, groups=groups)
-        if not gain.has_interval:
-            anyway = f"in most prompts, the target prompt says the {entity} anyway"
-            return Finding(f"{whose} cannot be judged: {anyway}.")
-        than = f"than another prompt's {entity}"
-        how = (
-            f"in {points(gain)} more of the prompts {than}."
-            if gain.low > 0
-            else f"no more often {than}: {points(gain)}."
-        )
-        return Finding(
-            f"{whose} says the {entity} {how}",
-            gain,
-            f"share of prompts with {group} whose {_FROM[position]}'s vector says the {entity},"
-            " above another prompt's",
-            control=Compared("another prompt's entity", share(of_other, groups=groups)),
-            kind="compares",
-            note="any pair of layers, for both",
-        )
-
-    def _since(self, group: str, position: str, entity: str) -> Finding:
-        """Return from which layer on half of the vectors say the entity."""
-        said = self.is_said(group, position, entity)[0].any(2)
-        whose = f"With {group}, half of the {_FROM[position]}'s vectors say the {entity}"
-        since = estimate_of(
-            _half_from,
-            said,
-            groups=self.groups_of(self._chosen(group, entity)),
-            seed=self.analysis.seed,
-        )
-        if not np.isfinite(since.value):
-            return Finding(f"{whose} at no layer.")
-        return Finding(
-            f"{whose} from layer {since:.0f} on.",
-            since,
-            f"first layer at which half of the {_FROM[position]}'s vectors say the {entity},"
-            f" {group}",
-        )
-
-
-def _half_from(rates: np.ndarray) -> float:
-    """Return the first layer with a rate of at least a half; infinite where there is none."""
-    return float(np.argmax(rates >= 0.5)) if (rates >= 0.5).any() else np.inf
+        return findings_of(self)
 
 
 def _rates(own: np.ndarray, other: np.ndarray, *, groups: Groups | None) -> dict[str, np.ndarray]:

@@ -7,19 +7,17 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.analyses.hop_stages.findings import FIRST_HOP, IN_THE_LENS, findings_of
 from interp.figures.plots import boxes
-from interp.figures.words import points
-from interp.result import Compared, Finding, Result
+from interp.result import Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimate_difference
 from interp.stats.groups import Groups
-from interp.stats.shares import share, share_difference
+from interp.stats.shares import share
 from interp.sweeps.two_hop import (
     RIGHT,
     WRONG,
     answer_groups,
     compared_frame,
-    enough,
-    nothing_compared,
 )
 
 if TYPE_CHECKING:
@@ -32,19 +30,17 @@ MEASURES = (
     "bridge said from the last token",
     "answer said from the last token",
     "MLP writes the prediction",
-    "bridge in the lens at the first hop",
+    IN_THE_LENS,
     "bridge in the lens at the last token",
     "answer in the lens at the last token",
 )
 STAGES = {  # by the measures whose mean layer they are
-    "1 first hop resolved": MEASURES[:1],
+    FIRST_HOP: MEASURES[:1],
     "2 reaches the last token": MEASURES[1:4],
     "3 second hop resolved": MEASURES[4:5],
     "4 prediction extracted": MEASURES[5:6],
 }
-_IN_THE_LENS = (MEASURES[6], MEASURES[8])
-_KINDS: tuple[Literal["own"], Literal["control"]] = ("own", "control")
-_CONTROL = "another prompt's bridge"
+_IN_THE_LENS = (IN_THE_LENS, MEASURES[8])
 _REAL = [
     f"{name}{end}".removeprefix("defined_")
     for name in ("defined", "control", "layer")
@@ -104,7 +100,7 @@ class HopStagesResult(Result):
         is_defined = ~np.isnan(self.layers(group, name, kind=kind))
         return share(is_defined, groups=self.groups_of(self.chosen(group)))
 
-    def _mean_layer(self, group: str, name: str) -> Estimate:
+    def mean_layer(self, group: str, name: str) -> Estimate:
         """Return the mean layer over a group's prompts in which something happens."""
         layers, groups = self._defined(group, name)
         return estimate(layers, groups=groups, seed=self.analysis.seed)
@@ -121,7 +117,7 @@ class HopStagesResult(Result):
         for prefix, found in (
             ("defined", own),
             ("control", self._share(group, name, "control")),
-            ("layer", self._mean_layer(group, name)),
+            ("layer", self.mean_layer(group, name)),
         ):
             before = "" if prefix == "defined" else f"{prefix}_"
             row |= {prefix: found.value, f"{before}low": found.low, f"{before}high": found.high}
@@ -129,7 +125,7 @@ class HopStagesResult(Result):
         median = np.median(defined) if len(defined) else np.nan
         return row | {"n_defined": len(defined), "median": median}
 
-    def _difference(self, name: str) -> Estimate | None:
+    def difference(self, name: str) -> Estimate | None:
         """Return how many layers later something happens in wrong answers; None if unknown."""
         if len(answer_groups(self.arrays)) < 2:
             return None
@@ -142,7 +138,7 @@ class HopStagesResult(Result):
         return estimate_difference(wrong, right, groups=groups, seed=self.analysis.seed)
 
     def _later(self, name: str) -> dict[str, object]:
-        if (difference := self._difference(name)) is None:
+        if (difference := self.difference(name)) is None:
             return {}
         keys: dict[str, object] = {"kind": "difference", "name": name, "group": "wrong minus right"}
         layers = {
@@ -167,51 +163,4 @@ class HopStagesResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how often the first hop is resolved, by group, and how much later in failures."""
-        members = enough(answer_groups(self.arrays), self.prompt_groups)
-        if not members:
-            return (Finding(nothing_compared(self.arrays)),)
-        groups = enough({group: self.chosen(group) for group in members}, self.prompt_groups)
-        if not groups:
-            anyway = "in most prompts, the target prompt says the entities anyway"
-            return (Finding(f"Nothing to judge: {anyway}."),)
-        resolved = tuple(self._first_hop(group) for group in groups)
-        later = self._later_by_the_lens()
-        return resolved if later is None else (*resolved, later)
-
-    def _first_hop(self, group: str) -> Finding:
-        stage, groups = next(iter(STAGES)), self.groups_of(self.chosen(group))
-        own, other = (~np.isnan(self.layers(group, stage, kind=kind)) for kind in _KINDS)
-        gain = share_difference(own, other, groups=groups)
-        how = (
-            f"in {points(gain)} more of the prompts than {_CONTROL}."
-            if gain.low > 0
-            else f"no more often than {_CONTROL}: {points(gain)}."
-        )
-        return Finding(
-            f"With {group}, the first hop is resolved {how}",
-            gain,
-            f"share of prompts with {group} whose first hop is resolved, above another prompt's",
-            control=Compared(_CONTROL, share(other, groups=groups)),
-            kind="compares",
-            note="at any layer, for both",
-        )
-
-    def _later_by_the_lens(self) -> Finding | None:
-        name = _IN_THE_LENS[0]
-        later = self._difference(name)
-        if later is None or not later.has_interval:
-            return None
-        than = "in wrong answers than in right ones"
-        how = (
-            f"{later:.1f} layers later {than}."
-            if later.low > 0
-            else f"no later {than}: {later:.1f}."
-        )
-        return Finding(
-            f"By the lens, the bridge is at the first hop {how}",
-            later,
-            "layers by which the lens reads the bridge later in wrong answers than in right",
-            control=Compared(RIGHT, self._mean_layer(RIGHT, name)),
-            kind="compares",
-            note="over the prompts in which the lens reads it",
-        )
+        return findings_of(self)

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.analyses.oracle_exit.findings import ORACLE, RIGHT, findings_of
 from interp.figures.plots import lines_over_depth
-from interp.figures.words import points
-from interp.result import Compared, Finding, Result
+from interp.result import Finding, Result
 from interp.stats.estimate import Estimate, estimate
 from interp.stats.paired import paired_p
 from interp.stats.shares import share, share_difference
@@ -19,9 +19,8 @@ from interp.stats.shares import share, share_difference
 if TYPE_CHECKING:
     from interp.analyses.oracle_exit import OracleExit
 
-ORACLE, SETTLED = "oracle", "oracle, settled"
-_AGREES, _RIGHT = "agrees with the full model", "accuracy"
-_FIXED = "everyone leaving at the same mean depth"
+SETTLED = "oracle, settled"
+_AGREES = "agrees with the full model"
 
 
 def first_agreeing(choice: np.ndarray, *, is_settled: bool = False) -> np.ndarray:
@@ -75,12 +74,12 @@ class OracleExitResult(Result):
     @property
     def scores(self) -> tuple[str, ...]:
         """Return the scores of exits: agreement and, if every prompt has an answer, accuracy."""
-        return (_AGREES, _RIGHT) if (self.answer >= 0).all() else (_AGREES,)
+        return (_AGREES, RIGHT) if (self.answer >= 0).all() else (_AGREES,)
 
     def score(self, exits: np.ndarray, score: str) -> np.ndarray:
         """Return [prompt] whether what is read at these taps [prompt] is right, or the model's."""
         read = self.choice[np.arange(len(exits)), exits]
-        truth = self.answer if score == _RIGHT else self.choice[:, -1]
+        truth = self.answer if score == RIGHT else self.choice[:, -1]
         return np.asarray(read == truth, dtype=np.float64)
 
     def fixed(self, exits: np.ndarray, score: str) -> np.ndarray:
@@ -91,7 +90,7 @@ class OracleExitResult(Result):
         """
         below = int(exits.mean())
         early, late = (
-            self.score(self._everyone_at(tap), score)
+            self.score(self.everyone_at(tap), score)
             for tap in (below, min(below + 1, self.n_layers))
         )
         return np.asarray(early + (exits.mean() - below) * (late - early))
@@ -104,14 +103,14 @@ class OracleExitResult(Result):
         """
         depth, fixed = exits.mean(), self.fixed(exits, score)
         below = int(depth)
-        ends = (self.score(self._everyone_at(tap), score).mean() for tap in (below, below + 1))
+        ends = (self.score(self.everyone_at(tap), score).mean() for tap in (below, below + 1))
         per_layer = np.diff([*ends])[0] if below < self.n_layers else 0.0
         own = self.score(exits, score)
         if (own == fixed).all():
             return share_difference(own, fixed, groups=self.prompt_groups)
         return self._estimate(own - fixed - per_layer * (exits - depth))
 
-    def _everyone_at(self, tap: int) -> np.ndarray:
+    def everyone_at(self, tap: int) -> np.ndarray:
         return np.full(len(self.choice), tap)
 
     def _estimate(self, values: np.ndarray) -> Estimate:
@@ -135,7 +134,7 @@ class OracleExitResult(Result):
 
     def _rule_rows(self) -> Iterator[dict[str, object]]:
         for (rule, exits), score in product(self.rules.items(), self.scores):
-            full = self.score(self._everyone_at(self.n_layers), score)
+            full = self.score(self.everyone_at(self.n_layers), score)
             for statistic, values in (
                 ("rule", self.score(exits, score)),
                 ("control", self.fixed(exits, score)),
@@ -152,7 +151,7 @@ class OracleExitResult(Result):
             yield self._row(keys, (exits <= tap) * 1.0, float(tap))
         for score, tap in product(self.scores, range(self.n_layers + 1)):
             keys = {"statistic": "lens", "rule": "everyone", "score": score, "layer": tap}
-            yield self._row(keys, self.score(self._everyone_at(tap), score), float(tap))
+            yield self._row(keys, self.score(self.everyone_at(tap), score), float(tap))
 
     def _row(
         self,
@@ -182,34 +181,4 @@ class OracleExitResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what a rule gains on a fixed exit, and where the final choice is first there."""
-        depth = self._estimate(self.rules[ORACLE] / self.n_layers)
-        oracle = Finding(
-            f"With hindsight, the final choice is there after {depth:.0%} of the layers.",
-            depth,
-            "share of layers until the final choice is there, with hindsight",
-            note="agrees with the full model by construction",
-        )
-        first, *more = [self._rule_finding(k) for k in self._repeats[:2]]
-        return (first, oracle, *more)
-
-    def _rule_finding(self, k: int) -> Finding:
-        exits, score = self.rules[f"same choice {k} times"], self.scores[-1]
-        gain = self.above_fixed(exits, score)
-        does = "is right" if score == _RIGHT else "agrees with the full model"
-        how = (
-            f"{does} for {points(gain)} more of the prompts than {_FIXED}."
-            if gain.low > 0
-            else f"{does} no more often than {_FIXED}: {points(gain)}."
-        )
-        if not gain.has_interval:
-            how = f"cannot be compared with {_FIXED}: too few prompts."
-        full = self.score(self._everyone_at(self.n_layers), score)
-        return Finding(
-            f"Leaving after {k} equal choices {how}",
-            gain,
-            f"{score} when leaving after {k} equal choices, above {_FIXED}",
-            control=Compared(_FIXED, self._share(self.fixed(exits, score))),
-            rival=Compared("the full model", self._share(full)),
-            kind="compares",
-            note=f"on average at {exits.mean() / self.n_layers:.0%} of the depth, both",
-        )
+        return findings_of(self)

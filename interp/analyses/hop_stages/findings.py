@@ -1,0 +1,71 @@
+"""How often the first hop is resolved, and how much later in wrong answers, in words."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from interp.figures.words import points
+from interp.result import Compared, Finding
+from interp.stats.shares import share, share_difference
+from interp.sweeps.two_hop import RIGHT, answer_groups, enough, nothing_compared
+
+if TYPE_CHECKING:
+    from interp.analyses.hop_stages.result import HopStagesResult
+
+FIRST_HOP, IN_THE_LENS = "1 first hop resolved", "bridge in the lens at the first hop"
+_CONTROL = "another prompt's bridge"
+
+
+def findings_of(result: "HopStagesResult") -> tuple[Finding, ...]:
+    """Return how often the first hop is resolved, by group, and how much later in failures."""
+    members = enough(answer_groups(result.arrays), result.prompt_groups)
+    if not members:
+        return (Finding(nothing_compared(result.arrays)),)
+    groups = enough({group: result.chosen(group) for group in members}, result.prompt_groups)
+    if not groups:
+        anyway = "in most prompts, the target prompt says the entities anyway"
+        return (Finding(f"Nothing to judge: {anyway}."),)
+    resolved = tuple(_first_hop(result, group) for group in groups)
+    later = _later_by_the_lens(result)
+    return resolved if later is None else (*resolved, later)
+
+
+def _first_hop(result: "HopStagesResult", group: str) -> Finding:
+    groups = result.groups_of(result.chosen(group))
+    own, other = (
+        ~np.isnan(layers)
+        for layers in (
+            result.layers(group, FIRST_HOP),
+            result.layers(group, FIRST_HOP, kind="control"),
+        )
+    )
+    gain = share_difference(own, other, groups=groups)
+    how = (
+        f"in {points(gain)} more of the prompts than {_CONTROL}."
+        if gain.low > 0
+        else f"no more often than {_CONTROL}: {points(gain)}."
+    )
+    return Finding(
+        f"With {group}, the first hop is resolved {how}",
+        gain,
+        f"share of prompts with {group} whose first hop is resolved, above another prompt's",
+        control=Compared(_CONTROL, share(other, groups=groups)),
+        kind="compares",
+        note="at any layer, for both",
+    )
+
+
+def _later_by_the_lens(result: "HopStagesResult") -> Finding | None:
+    later = result.difference(IN_THE_LENS)
+    if later is None or not later.has_interval:
+        return None
+    than = "in wrong answers than in right ones"
+    how = f"{later:.1f} layers later {than}." if later.low > 0 else f"no later {than}: {later:.1f}."
+    return Finding(
+        f"By the lens, the bridge is at the first hop {how}",
+        later,
+        "layers by which the lens reads the bridge later in wrong answers than in right",
+        control=Compared(RIGHT, result.mean_layer(RIGHT, IN_THE_LENS)),
+        kind="compares",
+        note="over the prompts in which the lens reads it",
+    )
