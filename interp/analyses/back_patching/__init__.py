@@ -70,9 +70,7 @@ class BackPatching(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 5
     page: ClassVar[str] = "backpatch"
-    question: ClassVar[str] = (
-        "Does running late activations through early layers repair the answer?"
-    )
+    question: ClassVar[str] = "Does running late activations through early layers repair answers?"
     how: ClassVar[str] = (
         "A later layer's output at one token is written over an earlier layer's output at the same"
         " token, and the rest is run again, for every pair of layers. One fixed pair is chosen on"
@@ -87,9 +85,7 @@ class BackPatching(Analysis):
         """Raise where an answer or a subject is missing, or a span or a pair does not fit."""
         require_answers(shard)
         if model.n_layers < 2:
-            raise AnalysisError(
-                f"model {model.name!r} has 1 layer; back-patching needs a later and an earlier one"
-            )
+            raise AnalysisError(f"model {model.name!r} has 1 layer; back-patching needs two")
         if self.max_new_tokens is not None:
             model.refuse_texts(shard.prompts)
             model.refuse_responses(shard, self.max_new_tokens)
