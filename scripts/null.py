@@ -22,10 +22,16 @@ from interp.tasks import Task
 
 N_PROMPTS = 24
 _ANSWERED = ("answer", "wrong", "aliases", "bridge")
-# what takes longest, in a form that asks the same
-FASTER: dict[str, dict[str, object]] = {
+# what takes longest, in a form that asks the same; and nothing that an untrained model must know
+_ANY_HOPS = {"known_only": False, "no_shortcuts": False}
+PARAMETERS: dict[str, dict[str, object]] = {
+    "attention_knockout": _ANY_HOPS,
+    "back_patching": {"known_only": False},
     "circuit_discovery": {"fractions": (0.02, 0.1, 0.5)},
+    "entity_description": _ANY_HOPS,
+    "hop_stages": _ANY_HOPS,
     "integrated_gradients": {"max_nodes": 33},
+    "sublayer_projection": _ANY_HOPS,
 }
 
 
@@ -93,7 +99,7 @@ def findings(name: str, model: Model, task: Task) -> tuple[Finding, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return make_analysis(name, FASTER.get(name, {})).run(model, task).findings()
+            return make_analysis(name, PARAMETERS.get(name, {})).run(model, task).findings()
         except InterpError:
             return ()
 
