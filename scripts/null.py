@@ -50,7 +50,7 @@ class Claims:
                 continue
             key = analysis, finding.measure
             self.made[key] += 1
-            if finding.estimate.excludes(0):
+            if finding.estimate.excludes():
                 self.claimed[key] += 1
                 self.sentences[key] = f"{finding.claim} {finding.estimate}"
 

@@ -98,7 +98,8 @@ class SimilarityGrids(Grids):
 def two_halves(grouping: Grouping, *, seed: int) -> Float[ndarray, "2 prompt"]:
     """Return prompts split at random: what is chosen on one half is measured on the other."""
     first = grouping.half(seed=seed)
-    return np.stack([first, ~first]).astype(np.float64)
+    both = [first, ~first] if first.any() and not first.all() else [first | True] * 2  # one group
+    return np.stack(both).astype(np.float64)
 
 
 def error_grids(held: dict[str, ndarray]) -> tuple[Grids, tuple[Grids, ...]]:

@@ -71,12 +71,10 @@ def misses_of(shard: TokenBatch, prepared: Tensors, *, begin: int) -> Tensors:
 
 
 def held_out(whole: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the rows of held-out prompts; raise AnalysisError for fewer than two."""
+    """Return the rows of held-out prompts; raise AnalysisError if there is none."""
     is_held = whole["tokens"] > 0
-    if is_held.sum() < 2:
-        raise AnalysisError(
-            f"{is_held.sum()} of {len(is_held)} prompts held out; 2 are needed: give more prompts"
-        )
+    if not is_held.any():
+        raise AnalysisError(f"none of {len(is_held)} prompts is held out; give more")
     return {
         key: rows[is_held] if key == "drawn" else rows[is_held].astype(np.float64)
         for key, rows in whole.items()
