@@ -89,8 +89,8 @@ class PatchingAgreementResult(Result):
         Level "averaged over prompts" compares mean scores; its intervals redraw groups of prompts,
         scores and effects together (bias-corrected percentiles). "prompt by prompt" is the mean
         over prompts of each one's agreement. Both relate errors and thresholds to the mean gap, and
-        errors are NaN where there is no behaviour. Method "distance" is the control, by "pearson" only. Positions
-        count from the prompts' ends.
+        errors are NaN where there is no behaviour. Method "distance", the control, has "pearson"
+        only. Positions count from the prompts' ends.
         """
         rows = []
         for (method, kind), averaged in self.averaged.items():
