@@ -89,14 +89,16 @@ class PatchingAgreementResult(Result):
         Level "averaged over prompts" compares mean scores; its intervals redraw groups of prompts,
         scores and effects together (bias-corrected percentiles). "prompt by prompt" is the mean
         over prompts of each one's agreement. Both relate errors and thresholds to the mean gap, and
-        errors are NaN where there is no behaviour. Method "distance" is the control. Positions
-        count from the prompts' ends.
+        errors are NaN where there is no behaviour. Method "distance", the control, has "pearson"
+        only. Positions count from the prompts' ends.
         """
         rows = []
         for (method, kind), averaged in self.averaged.items():
             levels = ({m: averaged.estimate(m) for m in MEASURES}, self._alone(method, kind))
             for level, found in zip(LEVELS, levels, strict=True):
                 for measure, number in found.items():
+                    if method == "distance" and measure != "pearson":
+                        continue  # it has neither the effects' unit nor their sign
                     if measure == "mean absolute error" and self.behaviour.is_absent:
                         number = Estimate(np.nan, n=number.n)
                     keys = {"node": kind, "method": method, "level": level, "measure": measure}
