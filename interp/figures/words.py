@@ -77,6 +77,11 @@ def mlp_named(layer: int) -> str:
     return f"MLP {layer}"
 
 
+CIRCUITS = {
+    "circuit": "the best edges",
+    "random": "random paths of the same kinds and layers",
+    "complement": "all but the best edges",
+}
 _READS = {"a": "", "q": " (query)", "k": " (key)", "v": " (value)"}
 
 

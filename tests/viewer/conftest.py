@@ -27,6 +27,8 @@ HOPS = {
 }
 IOI = {"relevance_patching": {}, "circuit_discovery": {"fractions": [0.01, 0.1, 1.0]}}
 SMALL = {"residual_contribution": {}, "logit_lens": {}, "void_detection": {"max_new_tokens": 2}}
+WITH_THE_FIRST = {"first_position": "included"}  # of one token there is no other
+ONE = SMALL | dict.fromkeys(("residual_contribution", "logit_lens"), WITH_THE_FIRST)
 NODES = {"relevance_patching": {"methods": ["attribution"], "nodes": ["attn_out"]}}
 LONG = SMALL | NODES | {"layer_skip": {}}
 DEEP = {
@@ -34,7 +36,7 @@ DEEP = {
     "back_patching": {"controls": [], "known_only": False, "position": "last"},
 }  # fmt: skip
 GRADIENTS = {"integrated_gradients": {"nodes": "published", "max_nodes": 2}}
-SIZES = {"one": (2, 1, SMALL | NODES), "long": (2, 2000, LONG | GRADIENTS), "deep": (80, 4, DEEP)}
+SIZES = {"one": (2, 1, ONE | NODES), "long": (2, 2000, LONG | GRADIENTS), "deep": (80, 4, DEEP)}
 
 
 @pytest.fixture(scope="session")

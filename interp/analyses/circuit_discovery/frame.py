@@ -5,15 +5,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from interp.analyses.circuit_discovery.areas import AREAS, why_not_comparable
+from interp.figures.words import CIRCUITS
 
 if TYPE_CHECKING:
     from interp.analyses.circuit_discovery.result import CircuitDiscoveryResult
 
-KINDS = {
-    "circuit": "the best edges",
-    "random": "random paths of the same kinds and layers",
-    "complement": "all but the best edges",
-}
 _EDGES_LISTED = 200
 _COLUMNS = (
     *("measure", "kind", "fraction", "n_edges", "sender", "receiver"),
@@ -40,7 +36,7 @@ def frame_of(result: "CircuitDiscoveryResult") -> pd.DataFrame:
 
 def _faithfulness(result: "CircuitDiscoveryResult") -> Rows:
     rows: Rows = []
-    for kind in KINDS:
+    for kind in CIRCUITS:
         curve = result.curve(kind)
         for at, fraction in enumerate(result.analysis.fractions):
             if kind == "random" and at not in result.chosen:
@@ -70,7 +66,7 @@ def _summaries(result: "CircuitDiscoveryResult") -> Rows:
     rows.append({"measure": "edges in common", "kind": "random", "mean": result.shared})
     if result.is_absent:
         return rows
-    kept = {kind: result.kept(kind) for kind in KINDS}
+    kept = {kind: result.kept(kind) for kind in CIRCUITS}
     as_much = float((result.by_draw >= kept["circuit"].value).mean())
     for kind, each in kept.items():
         rows.append({"measure": "kept", "kind": kind, **each.columns()})

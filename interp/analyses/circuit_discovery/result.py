@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from interp.analyses.circuit_discovery.areas import MARGIN, area_of
 from interp.analyses.circuit_discovery.circuits import Circuit
 from interp.analyses.circuit_discovery.findings import findings_of
-from interp.analyses.circuit_discovery.frame import KINDS, frame_of
+from interp.analyses.circuit_discovery.frame import frame_of
 from interp.figures.plots import Axes, curves
+from interp.figures.words import CIRCUITS
 from interp.result import Finding, Result
 from interp.stats.estimate import Estimate, estimate_of, ratio, ratios
 from interp.stats.groups import Groups
@@ -195,7 +196,7 @@ class CircuitDiscoveryResult(Result):
         """Draw faithfulness against the share of edges kept."""
         whole, analysis = self.to_frame(), self.analysis
         absent = "No behaviour to explain: h" if self.is_absent else "H"
-        frame = whole.loc[whole["measure"] == "faithfulness"].replace({"kind": KINDS})
+        frame = whole.loc[whole["measure"] == "faithfulness"].replace({"kind": CIRCUITS})
         return curves(
             frame,
             x="fraction",

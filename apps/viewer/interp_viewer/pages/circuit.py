@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from interp.analyses.circuit_discovery.frame import KINDS
 from interp.errors import RunError
 from interp.figures.plots import Axes, curves
-from interp.figures.words import node_named
+from interp.figures.words import CIRCUITS, node_named
 from interp_viewer import annotations
 from interp_viewer.drawing import drawing, nodes_of, svg
 from interp_viewer.grid import Axis, Grid
@@ -213,7 +212,7 @@ def _faithfulness(here: Selected, n_shown: int) -> None:
     rows = frame[frame["measure"] == "faithfulness"].reset_index(drop=True)
     total = float(rows["n_edges"].max())
     figure = curves(
-        rows.replace({"kind": KINDS}),
+        rows.replace({"kind": CIRCUITS}),
         x="fraction",
         groups="kind",
         axes=Axes("share of all edges (log scale)", "faithfulness"),
