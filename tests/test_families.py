@@ -96,7 +96,7 @@ def of_the_papers(model: Model) -> dict[str, Analysis]:
         "void_detection": {"max_new_tokens": 2},
         "relevance_patching": relevance | nodes,
         "back_patching": {"known_only": False},
-        "depth_map": {},
+        "depth_map": {"method": "cka"},  # with twins; maps of tokens take longer
     }
     return {name: make_analysis(name, given) for name, given in settings.items()}
 

@@ -22,7 +22,7 @@ HOPS = {
     "void_detection": {"max_new_tokens": 3},
     "back_patching": {"controls": ["random"], "known_only": False},
     "residual_erasure": {},
-    "depth_map": {},
+    "depth_map": {"control": "none"},
     "block_influence": {},
 }
 IOI = {"relevance_patching": {}, "circuit_discovery": {"fractions": [0.01, 0.1, 1.0]}}
