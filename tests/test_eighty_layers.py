@@ -45,6 +45,6 @@ def test_findings_are_short_at_80_layers(name: str) -> None:
     try:
         result = analysis.run(deep("zoo/hops-4l"), interp.load_task("two-hop", n=8).take(4, seed=3))
     except TaskError:  # no twins
-        result = analysis.run(deep("zoo/names-6l"), interp.load_task("ioi", n=2))
+        result = analysis.run(deep("zoo/names-6l"), interp.load_task("ioi", n=4))
     assert faults_of(result.findings()) == []
     assert result.plot().layout.title.text
