@@ -16,7 +16,7 @@ from interp.metrics import WORDS
 from interp.result import Compared, Finding
 from interp.sites import SiteKind
 from interp.stats.estimate import Estimate
-from interp.stats.picked import Choose, Picked, picked, widened
+from interp.stats.picked import Picked, picked, ranked, widened
 from interp.sweeps.behaviour import Behaviour
 from interp.sweeps.node_scores import NodeScores
 
@@ -82,7 +82,7 @@ class Carriers:
     def pick(self, values: Array, *, rank: int = 0) -> Picked:
         """Return `values` [prompt node] of the node that carries most, or the `rank`-th behind."""
         behaviour = self.behaviour
-        choose = _most(self.values, rank)
+        choose = ranked(self.values, rank)
         return picked(values, choose=choose, groups=behaviour.groups, seed=behaviour.seed)
 
     def share(self, values: Array, *, rank: int = 0) -> Estimate:
@@ -178,10 +178,3 @@ def carriers(
 
 def _flat(values: Sequence[Array]) -> Array:
     return np.concatenate([each.reshape(len(each), -1) for each in values], axis=1)
-
-
-def _most(values: Array, rank: int) -> Choose:
-    def choose(rows: NDArray[np.bool_]) -> int:
-        return int(np.argsort(-values[rows].mean(0), kind="stable")[rank])
-
-    return choose

@@ -9,7 +9,7 @@ from interp.figures.words import PICKED, mlp_named
 from interp.metrics import CHANGES, OUTCOMES
 from interp.result import Compared, Finding
 from interp.stats.estimate import estimate
-from interp.stats.picked import Picked, picked
+from interp.stats.picked import Picked, picked, ranked
 from interp.stats.shares import share, share_difference
 
 if TYPE_CHECKING:
@@ -34,14 +34,8 @@ def _pick(result: "LayerSkipResult", values: np.ndarray, *, rank: int = 0) -> Pi
 
     What is measured are the values [prompt layer] of the layer picked on the other half.
     """
-    costs = result.costs
-
-    def choose(rows: np.ndarray) -> int:
-        ranked: list[int] = np.argsort(-costs[rows].mean(0), kind="stable").tolist()
-        return ranked[rank]
-
-    groups, seed = result.prompt_groups, result.analysis.seed
-    return picked(values, choose=choose, groups=groups, seed=seed)
+    choose = ranked(result.costs, rank)
+    return picked(values, choose=choose, groups=result.prompt_groups, seed=result.analysis.seed)
 
 
 def _others(values: np.ndarray) -> np.ndarray:
