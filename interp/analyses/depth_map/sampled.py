@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.special import stdtrit
 
 from interp.analyses.depth_map.grids import Grids, two_halves
 from interp.analyses.depth_map.layer_alignment import monotone_alignment
+from interp.stats.bootstrap import QUANTILES
 from interp.stats.estimate import Estimate
 from interp.stats.groups import FEWEST
 
@@ -59,11 +61,9 @@ class Sampled:
 
 
 def _margin(variance: ndarray, freedom: float, *, n: int) -> ndarray:
-    from scipy import stats  # half a second, and only results need it
-
     if n < FEWEST:
         return np.full(variance.shape, np.nan)
-    return np.asarray(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    return np.asarray(stdtrit(freedom, QUANTILES[1]) * np.sqrt(variance))
 
 
 def sampled(
