@@ -207,24 +207,16 @@ def test_errors_of_tokens_that_cancel_in_the_sum_are_seen() -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("name", "task"),
-    [
-        ("hops-4l", "two-hop"),
-        pytest.param(
-            "hops-8l",
-            "two-hop",
-            marks=pytest.mark.xfail(reason="in one case a token swings between the nodes: 2 % off"),
-        ),
-        ("names-6l", "ioi"),
-    ],
-)
-def test_every_token_is_within_one_percent_of_many_midpoints(name: str, task: str) -> None:
-    model = interp.load_model(f"zoo/{name}")
-    errors, _ = errors_and_nodes(
-        model, interp.load_task(task, n=4), layers=range(model.n_layers), n=2048
-    )
-    assert errors.max() < 0.01
+def test_every_token_is_within_one_percent_of_many_midpoints() -> None:
+    nodes = []
+    for name, task in (("hops-4l", "two-hop"), ("hops-8l", "two-hop"), ("names-6l", "ioi")):
+        model = interp.load_model(f"zoo/{name}")
+        errors, each = errors_and_nodes(
+            model, interp.load_task(task, n=4), layers=range(model.n_layers), n=2048
+        )
+        assert errors.max() < 0.01, name
+        nodes.append(each)
+    assert torch.cat(nodes).median() <= 256 / 4  # the published recipe takes 256
 
 
 @pytest.mark.real
@@ -233,9 +225,10 @@ def test_every_token_is_within_one_percent_of_many_midpoints(name: str, task: st
 def test_every_token_of_a_real_model_is_within_one_percent(smollm2: str, layer: int) -> None:
     text = "The capital of {} is the city of"
     task = Task("capitals", (Prompt("Japan", text.format("Japan"), answer="Tokyo"),))
-    errors, nodes = errors_and_nodes(interp.load_model(smollm2), task, layers=[layer], n=2048)
+    model = interp.load_model(smollm2, dtype="float32")
+    errors, nodes = errors_and_nodes(model, task, layers=[layer], n=2048)
     assert errors.max() < 0.01
-    assert nodes.median() <= 256 / 4
+    assert nodes.max() <= 256 / 2
 
 
 def test_a_sum_by_hand() -> None:

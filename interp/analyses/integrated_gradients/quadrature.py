@@ -17,9 +17,6 @@ from torch import Tensor
 FEWEST_NODES = 9
 FLOOR = 0.01  # a change below this, and a whole below it, are held to an absolute error
 SMALL = 0.05  # a component below this share of the whole is held to that share
-# The difference of the two rules is the coarser one's error; the finer one's is far smaller where
-# the path is smooth.
-_OF_DIFFERENCE = 0.8
 _HALVES = [w / 180 for w in (7, 32, 12, 32, 14, 32, 12, 32, 7)]
 _WHOLE = [w / 90 for w in (7, 0, 32, 0, 12, 0, 32, 0, 7)]
 _RULES = torch.tensor([_HALVES, _WHOLE], dtype=torch.float64)
@@ -37,7 +34,7 @@ class Integral:
     """The components' integrals, how well each is known and how well they add up.
 
     `component_error` estimates how far each is off: by how much a coarser rule on the same nodes
-    differs. `difference` is that of the ends, `n_nodes` the nodes used.
+    differs, with a margin. `difference` is that of the ends, `n_nodes` the nodes used.
     """
 
     components: Float[Tensor, " component"]
@@ -82,6 +79,16 @@ class _Path:
     def difference(self) -> float:
         return self.values[1.0] - self.values[0.0]
 
+    def _apart(self, halves: Tensor, whole: Tensor) -> Float[Tensor, "panel component"]:
+        """Return how far each panel's integrals may be off.
+
+        The difference of the two rules is the coarser one's error, and far more than the finer
+        one's where the path is smooth. In a wide panel a slope can swing between the nodes, and
+        both rules miss it: hence a margin that grows with the width.
+        """
+        margins = torch.tensor([0.5 + 4 * (b - a) for a, b in self.panels], dtype=torch.float64)
+        return margins[:, None] * (halves - whole).abs()
+
     def _rules(self) -> Float[Tensor, "rule panel component"]:
         """Return each panel's integrals by its halves, and as a whole."""
         nodes = torch.stack([torch.stack([self.slopes[a] for a in _at(p)]) for p in self.panels])
@@ -93,7 +100,7 @@ class _Path:
         halves, whole = self._rules()
         differences = [self.values[b] - self.values[a] for a, b in self.panels]
         miss = halves.sum(1) - torch.tensor(differences, dtype=torch.float64)
-        errors = torch.column_stack([_OF_DIFFERENCE * (halves - whole).abs(), miss.abs()])
+        errors = torch.column_stack([self._apart(halves, whole), miss.abs()])
         change = torch.tensor([max(abs(self.difference), FLOOR)], dtype=torch.float64)
         most = tolerance * torch.cat([sizes(halves.sum(0)), change])
         errors, order = errors.sort(dim=0)
@@ -113,8 +120,8 @@ class _Path:
 
     def integral(self) -> Integral:
         halves, whole = self._rules()
-        components, apart = halves.sum(0), _OF_DIFFERENCE * (halves - whole).abs().sum(0)
-        return Integral(components, apart, self.difference, len(self.values), self.is_capped)
+        apart = self._apart(halves, whole).sum(0)
+        return Integral(halves.sum(0), apart, self.difference, len(self.values), self.is_capped)
 
 
 def _at(panel: Panel) -> list[float]:
