@@ -16,7 +16,7 @@ from interp.analyses.circuit_discovery.frame import frame_of
 from interp.figures.plots import Axes, curves
 from interp.figures.words import CIRCUITS
 from interp.result import Finding, Result
-from interp.stats.estimate import Estimate, estimate_of, ratio, ratios
+from interp.stats.estimate import Estimate, estimate_of, ratios
 from interp.stats.groups import Groups
 from interp.sweeps.behaviour import Behaviour
 
@@ -103,20 +103,17 @@ class CircuitDiscoveryResult(Result):
         crossed: Array = self._gained(kind)[np.arange(len(theirs)), theirs]
         return crossed
 
-    def _share(self, gained: Array) -> Estimate:
-        return ratio(gained, self._gap, groups=self._groups, seed=self.analysis.seed)
-
     def kept(self, kind: str = "circuit") -> Estimate:
         """Return f of what one half of the new prompts chose, measured on the other, pooled.
 
         `kind` may be "random" or "complement", for its controls.
         """
-        return self._share(self._crossed(kind))
+        return self.behaviour.share(self._crossed(kind))
 
     @property
     def beyond_random(self) -> Estimate:
         """Return how much more that circuit keeps than random ones do, as a share of the gap."""
-        return self._share(self._crossed("circuit") - self._crossed("random"))
+        return self.behaviour.share(self._crossed("circuit") - self._crossed("random"))
 
     @property
     def is_faithful(self) -> bool:
