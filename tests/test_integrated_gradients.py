@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -205,18 +206,29 @@ def test_errors_of_tokens_that_cancel_in_the_sum_are_seen() -> None:
     assert errors.max() < 0.01
 
 
+PLACES = (("hops-4l", "two-hop"), ("hops-8l", "two-hop"), ("names-6l", "ioi"))
+
+
 @pytest.mark.slow
 @torch.no_grad()
-def test_every_token_is_within_one_percent_of_many_midpoints() -> None:
-    nodes = []
-    for name, task in (("hops-4l", "two-hop"), ("hops-8l", "two-hop"), ("names-6l", "ioi")):
-        model = interp.load_model(f"zoo/{name}")
-        errors, each = errors_and_nodes(
-            model, interp.load_task(task, n=4), layers=range(model.n_layers), n=2048
-        )
-        assert errors.max() < 0.01, name
-        nodes.append(each)
-    assert torch.cat(nodes).median() <= 256 / 4  # the published recipe takes 256
+@pytest.mark.parametrize(("name", "task"), PLACES)
+def test_every_token_is_within_one_percent_of_many_midpoints(name: str, task: str) -> None:
+    model = interp.load_model(f"zoo/{name}")
+    errors, _ = errors_and_nodes(
+        model, interp.load_task(task, n=4), layers=range(model.n_layers), n=2048
+    )
+    assert errors.max() < 0.01
+
+
+@pytest.mark.slow
+def test_a_quarter_of_the_published_nodes_is_enough_in_the_median() -> None:
+    nodes = [
+        IntegratedGradients()
+        .run(interp.load_model(f"zoo/{name}"), interp.load_task(task, n=4))
+        .arrays["nodes"]
+        for name, task in PLACES
+    ]
+    assert np.median(np.concatenate([each.ravel() for each in nodes])) <= 256 / 4
 
 
 @pytest.mark.real
