@@ -94,12 +94,17 @@ def shuffled(task: Task, *, seed: int) -> Task:
     return replace(task, prompts=prompts)
 
 
-def findings(name: str, model: Model, task: Task) -> tuple[Finding, ...]:
-    """Return an analysis's findings; none where it refuses (no right answers, say)."""
+def findings(name: str, model: Model, task: Task, *, seed: int = 0) -> tuple[Finding, ...]:
+    """Return an analysis's findings; none where it refuses (no right answers, say).
+
+    What it draws itself, such as depth_map's twins, follows `seed` too.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return make_analysis(name, PARAMETERS.get(name, {})).run(model, task).findings()
+            return (
+                make_analysis(name, PARAMETERS.get(name, {}), seed=seed).run(model, task).findings()
+            )
         except InterpError:
             return ()
 
@@ -109,7 +114,7 @@ def untrained(name: str, seeds: range) -> Iterator[tuple[Finding, ...]]:
     model, task = places(name)
     for seed in seeds:
         drawn = interp.load_task(task, n=N_PROMPTS, seed=seed)
-        yield findings(name, interp.load_model(f"{model}@untrained-{seed}"), drawn)
+        yield findings(name, interp.load_model(f"{model}@untrained-{seed}"), drawn, seed=seed)
 
 
 def with_others_answers(name: str, seeds: range) -> Iterator[tuple[Finding, ...]]:
@@ -117,7 +122,8 @@ def with_others_answers(name: str, seeds: range) -> Iterator[tuple[Finding, ...]
     model, task = places(name)
     for seed in seeds:
         drawn = interp.load_task(task, n=N_PROMPTS, seed=seed)
-        yield findings(name, interp.load_model(model), shuffled(drawn, seed=seed))
+        others = shuffled(drawn, seed=seed)
+        yield findings(name, interp.load_model(model), others, seed=seed)
 
 
 def main() -> None:

@@ -27,8 +27,9 @@ def gained(result: "DepthMapResult") -> Finding:
         ends = row["beyond_low"], row["beyond_high"]
         gain = Estimate(row["beyond"], *ends, *sizes)
         control = Compared(_UNTRAINED, Estimate(row["untrained"]))
-    if control and not gain.excludes():
-        claim = f"Sources that follow the target's depth gain no more than in {_UNTRAINED}"
+    if control and not gain.low > 0:
+        more = "less" if gain.high < 0 else "no more"
+        claim = f"Sources that follow the target's depth gain {more} than in {_UNTRAINED}"
         return Finding(f"{claim}: {gain:.2g}.", gain, measure, control, kind="compares", note=_NOTE)
     how = _HOW[result.measure].format(gain)
     claim = f"{start}, sources that follow the target's depth {how} than one source for all."
