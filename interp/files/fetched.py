@@ -8,27 +8,20 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from io import StringIO
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from interp.errors import ModelError, unknown
+from interp.files.gguf import load_gguf, read_gguf
 from interp.files.paths import cache_folder
 
 _ASIDE = ".aside-"
 _SENTENCE = "The Eiffel Tower is located in the city of"
-_NOT_KEPT = (
-    "quantization_config",
-    "_name_or_path",
-    "_model_name_or_path",
-    "dtype",
-    "transformers_version",
-)
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 Progress = Callable[[str], None]
 
@@ -204,31 +197,22 @@ def _convert(gguf: Path, out: Path, name: str) -> None:
     Raises ModelError unless tokens and logits, of weights rounded to float16, stay as they are.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where = {"gguf_file": gguf.name, "local_files_only": True}
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
-    with redirect_stderr(StringIO()):  # a bar that transformers cannot switch off
-        read = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, dtype=torch.float32, **where
-        ).eval()
-    weights = {key: weight.half() for key, weight in read.state_dict().items()}
-    config = LlamaConfig(**{k: v for k, v in read.config.to_dict().items() if k not in _NOT_KEPT})
-    config.made_from = FETCHED[name].about
-    with torch.device("meta"):  # no random numbers are drawn for weights that are replaced
-        copy = LlamaForCausalLM(config)
-    copy.load_state_dict(weights, assign=True)  # `read` itself cannot be saved
-    copy.tie_weights()
-    copy.save_pretrained(out)
+    read, _ = load_gguf(read_gguf(gguf), dtype=torch.float16)
+    read.config.made_from = FETCHED[name].about
+    tokenizer = AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, local_files_only=True
+    )
+    read.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    read.load_state_dict(weights)
     again = AutoTokenizer.from_pretrained(out, local_files_only=True)
     saved = AutoModelForCausalLM.from_pretrained(
         out, dtype=torch.float32, local_files_only=True
     ).eval()
     tokens = tokenizer(_SENTENCE, return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        are_equal = torch.equal(read(tokens).logits, saved(tokens).logits)
+        are_equal = torch.equal(read.float()(tokens).logits, saved(tokens).logits)
     if not are_equal or again(_SENTENCE)["input_ids"] != tokens[0].tolist():
         raise ModelError(f"{name} as saved differs from {gguf.name}; nothing is kept")
 
