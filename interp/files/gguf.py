@@ -20,6 +20,7 @@ _SIZES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q
 _STRING, _ARRAY = 8, 9  # kinds of values of any size
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NOT_KEPT = ("quantization_config", "_model_name_or_path")
+_NO_TOKENIZER = ("none", "no_vocab")
 _LEFT_OUT = 4  # names that an error lists
 
 
@@ -37,10 +38,14 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """The header of a GGUF file: its architecture, and its tensors by name."""
+    """The header of a GGUF file: its architecture, the kind of its tokenizer, its tensors by name.
+
+    `tokenizer` is "" if there is none.
+    """
 
     path: Path
     architecture: str
+    tokenizer: str
     tensors: dict[str, GgufTensor]
 
     @property
@@ -106,7 +111,9 @@ def _header(path: Path) -> tuple[GgufFile, int]:
     tensors = {reader.text(): _tensor(reader) for _ in range(n_tensors)}
     align = values.get("general.alignment") or 32
     end = -(-reader.at // align) * align
-    return GgufFile(path, str(values["general.architecture"]), tensors), end
+    kind = values.get("tokenizer.ggml.model", "none")
+    tokenizer = "" if kind in _NO_TOKENIZER else str(kind)
+    return GgufFile(path, str(values["general.architecture"]), tokenizer, tensors), end
 
 
 def _tensor(reader: "_Reader") -> GgufTensor:

@@ -71,12 +71,12 @@ def kind_of_device(device: str = "auto", device_map: DeviceMap | None = None) ->
 
 
 def how_computed(model: "Model") -> str:
-    """Say which types a model's weights have, where they are, and what the checkpoint holds."""
+    """Say which types a model's weights have, where they are, and the checkpoint's if another."""
     kinds = {name_of(parameter.dtype) for parameter in model.module.parameters()}
-    on = "this CPU" if model.device.type == "cpu" else str(model.device)
+    on = "the CPU" if model.device.type == "cpu" else str(model.device)
     how = f"computed in {', '.join(sorted(kinds))} on {on}"
-    if not model.checkpoint or {model.checkpoint} == kinds:
-        return how
+    if model.checkpoint not in DTYPES or {model.checkpoint} == kinds:
+        return how  # what quantised weights were made from is said elsewhere
     return f"{model.checkpoint} checkpoint, {how}"
 
 
