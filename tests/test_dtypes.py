@@ -1,4 +1,4 @@
-""""auto" is decided once: what checkpoints are computed in, said, and kept when a run resumes."""
+""" "auto" is decided once: what checkpoints are computed in, said, and kept when a run resumes."""
 
 import json
 import shutil
@@ -10,10 +10,12 @@ import torch
 
 from interp.errors import RunError
 from interp.files.paths import shipped_models
+from interp.files.whole import read_json, write_json
 from interp.models import dtypes, load_model
 from interp.models.dtypes import AutoDtype, how_computed, kind_of_device
 from interp.reports.gather import gather
 from interp.runs import Study, execute
+from interp.tasks import load_task
 from interp.testing.doctor import dtype_sign
 
 HALVES = ("float16", "bfloat16")
@@ -105,70 +107,68 @@ def test_the_checkpoints_type_is_said(halves: dict[str, Path]) -> None:
 # Runs
 
 
-def study(*models: str, **how: Any) -> Study:
-    return Study(models, ("two-hop",), {"residual_contribution": {}}, n=4, **how)
+@pytest.fixture
+def task(tmp_path: Path) -> str:
+    """Return a file of few prompts."""
+    load_task("one-hop", n=8).to_jsonl(tmp_path / "few.jsonl")
+    return str(tmp_path / "few.jsonl")
 
 
-def test_a_run_says_it_and_its_command_repeats_it(halves: dict[str, Path], tmp_path: Path) -> None:
-    record = execute(study(name := str(halves["float16"])), tmp_path / "run")
-    about = record["models"][name]
-    assert (about["checkpoint"], about["dtype"]) == ("float16", "float32")
-    assert about["computed"] == "float16 checkpoint, computed in float32 on the CPU"
-    assert record["auto"]["float16"] == "float32"
-    provenance = gather(tmp_path / "run")["provenance"]
-    assert "--dtype float32" in provenance["command"]
-    assert provenance["models"][name]["computed"] == about["computed"]
+def study(task: str, *models: str, **how: Any) -> Study:
+    return Study(models, (task,), {"residual_contribution": {}}, **how)
 
 
 def test_a_resumed_run_keeps_its_types_whatever_the_machine(
-    halves: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, first, second = tmp_path / "run", str(halves["bfloat16"]), "zoo/hops-4l"
-    cpu_with(monkeypatch, bfloat16=True)
-    execute(study(first, second), out)
-    cpu_with(monkeypatch, bfloat16=False)
-    shutil.rmtree(out / next(iter(json.loads((out / "run.json").read_text())["cells"])))
-    for dtype in ("auto", "auto"):
-        record = execute(study(first, second, dtype=dtype), out)
-        assert record["models"][first]["dtype"] == "bfloat16"
-    asked = r"holds a run in auto \(bfloat16, float32\); float16 was asked for; choose another"
-    with pytest.raises(RunError, match=asked):
-        execute(study(first, second, dtype="float16"), out)
-
-
-def test_a_run_that_is_asked_for_the_type_it_has_goes_on(
-    halves: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    halves: dict[str, Path], task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, name = tmp_path / "run", str(halves["bfloat16"])
+    cpu_with(monkeypatch, bfloat16=True)
+    execute(study(task, name), out)
     cpu_with(monkeypatch, bfloat16=False)
-    execute(study(name), out)
-    record = execute(study(name, dtype="float32"), out)
-    assert {cell["status"] for cell in record["cells"].values()} == {"ok"}
+    shutil.rmtree(out / next(iter(json.loads((out / "run.json").read_text())["cells"])))
+    record = execute(study(task, name), out)
+    assert record["auto"] == {"float16": "float32", "bfloat16": "bfloat16"}
+    assert record["models"][name]["dtype"] == "bfloat16"
+    asked = r"holds a run in auto \(bfloat16\); float16 was asked for; choose another --out"
+    with pytest.raises(RunError, match=asked):
+        execute(study(task, name, dtype="float16"), out)
+
+
+def test_a_run_says_its_types_and_goes_on_when_asked_for_the_one_it_has(
+    halves: dict[str, Path], task: str, tmp_path: Path
+) -> None:
+    out, name = tmp_path / "run", str(halves["float16"])
+    about = execute(study(task, name), out)["models"][name]
+    assert (about["checkpoint"], about["dtype"]) == ("float16", "float32")
+    assert about["computed"] == "float16 checkpoint, computed in float32 on the CPU"
+    provenance = gather(out)["provenance"]
+    assert "--dtype float32" in provenance["command"]
+    assert provenance["models"][name]["computed"] == about["computed"]
+    record = execute(study(task, name, dtype="float32"), out)
     assert record["config"]["dtype"] == "auto"
-    with pytest.raises(RunError, match=r"holds a run in auto \(float32\); bfloat16 was asked for"):
-        execute(study(name, dtype="bfloat16"), out)
+    assert {cell["status"] for cell in record["cells"].values()} == {"ok"}
 
 
 def test_a_run_of_an_earlier_version_keeps_the_checkpoints_type(
-    halves: dict[str, Path], tmp_path: Path
+    halves: dict[str, Path], task: str, tmp_path: Path
 ) -> None:
     out, name = tmp_path / "run", str(halves["float16"])
-    execute(study(name, dtype="float16"), out)
-    values = json.loads((out / "run.json").read_text())
+    execute(study(task, name, dtype="float16"), out)
+    values = read_json(out / "run.json")
     values["config"]["dtype"] = "auto"
     del values["auto"]
-    (out / "run.json").write_text(json.dumps(values))
-    assert execute(study(name), out)["models"][name]["dtype"] == "float16"
+    write_json(out / "run.json", values)
+    assert execute(study(task, name), out)["models"][name]["dtype"] == "float16"
 
 
 def test_workers_decide_nothing_also_not_of_a_second_model(
-    halves: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    halves: dict[str, Path], task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver asks the CPU once; the target of a depth map and a twin take its answer."""
     asked = []
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: asked.append(1) or {"bf16": True})
     one, other = str(halves["float16"]), str(halves["bfloat16"])
     maps = {"depth_map": {"target": other, "method": "rsa", "control": "none"}}
-    record = execute(Study((one, f"{one}@untrained"), ("two-hop",), maps, n=6), tmp_path / "run")
+    record = execute(Study((one, f"{one}@untrained"), (task,), maps), tmp_path / "run")
     assert asked == [1]
     assert {cell["status"] for cell in record["cells"].values()} == {"ok"}
