@@ -44,10 +44,11 @@ def write_gguf(
     seed: int = 0,
     has_tokenizer: bool = True,
     extra: Mapping[str, tuple[int, ...]] | None = None,
+    without: str = "",
 ) -> None:
     """Write a model of two layers and 40 tokens; its matrices are of one of GGUF's types.
 
-    `extra` are more tensors, by name.
+    `extra` are more tensors, by name; the tensor `without` is left out.
     """
     writer = gguf.GGUFWriter(path, architecture)
     for name, size in SIZES.items():
@@ -59,6 +60,8 @@ def write_gguf(
         _add_tokenizer(writer)
     random, of_type = np.random.default_rng(seed), gguf.GGMLQuantizationType[kind]
     for name, shape in (shapes(architecture) | dict(extra or {})).items():
+        if name == without:
+            continue
         numbers = random.standard_normal(shape).astype(np.float32)
         if len(shape) == 1 or kind == "F32":
             writer.add_tensor(name, numbers)

@@ -28,7 +28,7 @@ from interp.errors import ModelError, UnknownModelError
 from interp.files import fetched
 from interp.files.fetched import FETCHED, fetch, folder_of, is_there, solved_by
 from interp.files.paths import shipped_models
-from interp.models.loading import locate
+from interp.models.locating import locate
 from interp.runs.worker import describe
 from interp.testing.doctor import diagnose
 from tests.packed import write_gguf

@@ -191,6 +191,12 @@ def test_weights_that_transformers_leaves_out_are_refused(tmp_path: Path) -> Non
         load_model(path)
 
 
+def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "small.gguf", without="blk.1.ffn_up.weight")
+    with pytest.raises(ModelError, match=r"lacks 1 weights \(first: model.layers.1.mlp.up_proj"):
+        load_model(path)
+
+
 def test_a_part_of_a_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "part.gguf"
     writer = gguf.GGUFWriter(path, "llama")

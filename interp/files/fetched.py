@@ -31,7 +31,7 @@ class Source:
     """Where a model comes from: a GGUF file in a package's wheel.
 
     `room` is the disk space in bytes that conversion needs. `solves` names tasks that it can do,
-    each with the share of prompts whose first answer is right, None if that was not measured.
+    each with the share of prompts whose likeliest token begins the answer, None if not measured.
     """
 
     about: str
@@ -44,7 +44,7 @@ class Source:
     solves: Mapping[str, float | None]
 
 
-_SMOLLM2_SOLVES = {"two-hop-facts": 0.105, "facts": 0.185}  # of 200 prompts each
+_SMOLLM2_SOLVES = {"facts": 0.23, "two-hop-facts": 0.11}  # measured on all prompts, in float32
 FETCHED = {
     "smollm2-135m": Source(
         about="SmolLM2-135M-Instruct, dequantised from Q4_1",

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
 from math import prod
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from interp.errors import ModelError
 
@@ -96,10 +95,14 @@ def read_gguf(path: Path) -> GgufFile:
 
 def _header(path: Path) -> tuple[GgufFile, int]:
     """Return a file's header, and where its tensors begin."""
-    content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
-    if content[:4].tobytes() != b"GGUF":
-        raise ModelError(f"{path} is no GGUF file: it does not begin with GGUF")
-    reader = _Reader(memoryview(content))
+    with path.open("rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise ModelError(f"{path} is no GGUF file: it does not begin with GGUF")
+        with mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+            return _read_header(path, _Reader(content))
+
+
+def _read_header(path: Path, reader: "_Reader") -> tuple[GgufFile, int]:
     (version,) = reader.numbers("I")
     if version not in (2, 3):
         raise ModelError(f"{path} is GGUF version {version}; versions 2 and 3 are read")
@@ -126,7 +129,7 @@ def _tensor(reader: "_Reader") -> GgufTensor:
 class _Reader:
     """Reads a header from its fifth byte on; texts in arrays are passed over."""
 
-    def __init__(self, content: memoryview) -> None:
+    def __init__(self, content: mmap) -> None:
         self.content, self.at = content, 4
 
     def numbers(self, kinds: str) -> tuple[Any, ...]:
@@ -137,7 +140,7 @@ class _Reader:
 
     def text(self) -> str:
         (length,) = self.numbers("Q")
-        found = bytes(self.content[self.at : self.at + length]).decode()
+        found = self.content[self.at : self.at + length].decode()
         self.at += length
         return found
 
@@ -226,7 +229,7 @@ def _refuse_left_out(file: GgufFile, module: Any) -> None:
     own = sum(weight.numel() for weight in module.parameters()) + sum(
         buffer.numel() for name, buffer in module.named_buffers() if name in saved
     )
-    if held != own:
+    if held > own:
         odd = [name for name in tensors if "rope" in name] or [*tensors][:_LEFT_OUT]
         counts = f"{held:,} weights in the file, {own:,} in the model made from it"
         raise ModelError(f"{file.path}: {counts}; transformers leaves some out ({', '.join(odd)})")

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from interp.errors import ModelError, UnknownModelError
 from interp.files.gguf import load_gguf, read_gguf
@@ -78,7 +78,8 @@ def load_model(
     how: dict[str, Any] = {"device_map": device_map, "trust_remote_code": trust_remote_code}
     another = partial(load_model, device=device, dtype=asked, store=store, **how)
     if twin := UNTRAINED.fullmatch(name):
-        trained = another(twin["base"], revision=revision, tokenizer=tokenizer)
+        own: dict[str, Any] = {"revision": revision, "tokenizer": tokenizer, "store": store}
+        trained = load_model(twin["base"], device=device, dtype=asked, **own, **how)
         return _untrained(name, trained, int(twin["seed"] or 0))
     source = locate(name)
     module, stored = _load_module(source, revision, device=device, dtype=asked, **how)
@@ -242,8 +243,8 @@ def _load_gguf(
     own = file.stored if file.stored in DTYPES else "float16"
     chosen = dtype if isinstance(dtype, str) else dtype.of(own)
     module, info = load_gguf(file, dtype=DTYPES[chosen], device_map=device_map)
-    if path.parents[1].name == "snapshots":  # of the hub's cache
-        module.config._commit_hash = path.parent.name
+    if file_on_hub(source) is not None:
+        module.config._commit_hash = extract_commit_hash(str(path), None)
     _refuse_other_keys(source, info)
     _refuse_not_finite(source, module)
     return module, file.stored
