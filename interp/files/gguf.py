@@ -72,9 +72,8 @@ class GgufFile:
 
     @property
     def about(self) -> str:
-        """Say what is made from this file."""
-        how = f"dequantised from {self.stored}" if self.is_quantised else f"in {self.stored}"
-        return f"{self.path.name}, a GGUF file, {how}"
+        """Say what weights are made from, if they were quantised; "" if not."""
+        return f"{self.path.name}, dequantised from {self.stored}" if self.is_quantised else ""
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -181,8 +180,9 @@ def load_gguf(file: GgufFile, *, dtype: "torch.dtype", **how: Any) -> Any:
     """Return the module of a GGUF file, its weights dequantised and rounded to `dtype`.
 
     It is what the Hugging Face folder of these weights would be: it can be saved, and its config
-    says what it was `made_from`. Raises ModelError for an architecture that transformers does not
-    map, and for tensors that it would leave out; `how` is for `from_pretrained`.
+    says what it was `made_from`, if that was quantised. `how` is for `from_pretrained`. Raises
+    ModelError for an architecture that transformers does not map, and for tensors that it leaves
+    out.
     """
     import transformers
     from transformers import AutoModelForCausalLM
@@ -201,7 +201,9 @@ def load_gguf(file: GgufFile, *, dtype: "torch.dtype", **how: Any) -> Any:
         vars(module).pop(name, None)
     for name in _NOT_KEPT:
         vars(module.config).pop(name, None)
-    module.config.made_from = file.about
+    module.config.architectures = [type(module).__name__]
+    if file.is_quantised:
+        module.config.made_from = file.about
     _refuse_left_out(file, module)
     return module, info
 

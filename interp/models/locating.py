@@ -101,9 +101,12 @@ def _only_gguf(folder: Path) -> str:
 def _instead_of(path: Path) -> str:
     """Return what to give instead of a single file that is no model."""
     if not path.exists():
-        is_gguf = path.suffix == GGUF
-        needed = "" if is_gguf else "; a model is a folder with config.json and weights"
-        return f"there is no file {path}{nearest(str(path))}{needed}"
+        if path.suffix != GGUF:
+            needed = "a model is a folder with config.json and weights"
+            return f"there is no file {path}{nearest(str(path))}; {needed}"
+        others = ", ".join(sorted(other.name for other in path.parent.glob(f"*{GGUF}")))
+        there_is = nearest(str(path)) or (f"; there is {others}" if others else "")
+        return f"there is no file {path}{there_is}"
     if (path.parent / "config.json").is_file():
         return f"{path} is one file; give the folder with config.json that it is in: {path.parent}"
     return f"{path} is one file; give a folder with config.json, weights and tokenizer"
