@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -27,56 +26,16 @@ import interp
 from interp import cli
 from interp.errors import ModelError, UnknownModelError
 from interp.files import fetched
-from interp.files.fetched import FETCHED, fetch, folder_of, is_there
+from interp.files.fetched import FETCHED, fetch, folder_of, is_there, solved_by
 from interp.files.paths import shipped_models
-from interp.models.loading import locate
+from interp.models.locating import locate
 from interp.runs.worker import describe
 from interp.testing.doctor import diagnose
+from tests.packed import write_gguf
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAME = "smollm2-135m"
 FORK = multiprocessing.get_context("fork")
-
-
-def write_gguf(path: Path) -> None:
-    """Write a Llama of two layers and 40 tokens, as llama.cpp writes them, in float32."""
-    writer = gguf.GGUFWriter(path, "llama")
-    sizes = {
-        "block_count": 2,
-        "context_length": 64,
-        "embedding_length": 16,
-        "feed_forward_length": 32,
-    }
-    for name, size in (sizes | {"head_count": 2, "head_count_kv": 1, "vocab_size": 40}).items():
-        getattr(writer, f"add_{name}")(size)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(8)
-    words = ["<unk>", "<s>", "</s>", *(chr(33 + i) for i in range(35)), '!"', "Ġ"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(words)
-    writer.add_token_types([3, 3, 3, *[1] * 37])
-    writer.add_token_merges(['! "'])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    random = np.random.default_rng(0)
-    shapes = {"attn_q": (16, 16), "attn_k": (8, 16), "attn_v": (8, 16), "attn_output": (16, 16)}
-    shapes |= {
-        "ffn_gate": (32, 16),
-        "ffn_up": (32, 16),
-        "ffn_down": (16, 32),
-        "attn_norm": (16,),
-        "ffn_norm": (16,),
-    }
-    named = {f"blk.{i}.{name}": shape for i in range(2) for name, shape in shapes.items()}
-    for name, shape in (named | {"token_embd": (40, 16), "output_norm": (16,)}).items():
-        writer.add_tensor(f"{name}.weight", random.standard_normal(shape).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +107,8 @@ def test_weights_tokenizer_and_what_it_is_are_those_of_the_file(small: Path) -> 
         )
     assert "lm_head.weight" not in weights, "tied"
     model = interp.load_model(NAME)
-    assert (model.name, model.dtype, model.n_layers) == (NAME, torch.float16, 2)
+    assert (model.name, model.dtype, model.n_layers) == (NAME, torch.float32, 2)
+    assert model.checkpoint == "float16"
     assert model.tokenizer.chat_template.startswith("{% for m in messages")
     assert describe(model)["made from"] == "SmolLM2-135M-Instruct, dequantised from Q4_1"
     assert "made from" not in describe(interp.load_model("zoo/hops-4l"))
@@ -331,9 +291,9 @@ def test_the_command_and_the_list_say_where_it_is_or_how_to_get_it(small: Path) 
         f"there already: SmolLM2-135M-Instruct, dequantised from Q4_1, in {folder_of(NAME)}"
         in again.output
     )
-    assert (
-        f"dequantised from Q4_1; in {folder_of(NAME)}" in call(cli.app, ["list", "models"]).output
-    )
+    lines = call(cli.app, ["list", "models"]).output.splitlines()
+    (said,) = [line for line in lines if line.startswith(NAME)]
+    assert f"dequantised from Q4_1; solves {solved_by(NAME)}; in {folder_of(NAME)}" in said
     with pytest.raises(
         ModelError, match=r"unknown model to get 'smolm2'; did you mean 'smollm2-135m'"
     ):
@@ -359,15 +319,14 @@ def test_not_fetched_yet_is_one_line_everywhere(
 # What is no model folder
 
 
-def test_a_single_file_is_told_what_to_give_instead(small: Path, tmp_path: Path) -> None:
+def test_a_single_file_is_told_what_to_give_instead(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(shipped_models()["zoo/hops-4l"], folder)
     other, lonely = tmp_path / "other.gguf", tmp_path / "lonely.bin"
     other.write_bytes(b"GGUF")
     lonely.write_bytes(b"x")
     for path, says in (
-        (small, f"`interp get {NAME} --from {small}`"),
-        (other, "GGUF file, which is not read; give the Hugging Face folder"),
+        (other, "is no whole GGUF file: its header is cut off"),
         (
             folder / "model.safetensors",
             f"is one file; give the folder with config.json that it is in: {folder}",
@@ -378,23 +337,12 @@ def test_a_single_file_is_told_what_to_give_instead(small: Path, tmp_path: Path)
             tmp_path / "model/modle.safetensors",
             f"there is no file .*; did you mean {folder}/model.safetensors?",
         ),
-        (Path("nowhere.gguf"), "there is no file nowhere.gguf; a model is a folder"),
+        (Path("nowhere.gguf"), "there is no file nowhere.gguf"),
+        (Path("nowhere.bin"), "there is no file nowhere.bin; a model is a folder"),
     ):
-        with pytest.raises(UnknownModelError, match=says) as refused:
+        with pytest.raises(ModelError, match=says) as refused:
             interp.load_model(path)
         assert "\n" not in str(refused.value)
-
-
-def test_a_folder_with_a_gguf_file_alone_is_told_so(small: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "packed"
-    folder.mkdir()
-    shutil.copy(small, folder / "weights.gguf")
-    for _ in range(2):
-        with pytest.raises(
-            ModelError, match=rf"has its weights in GGUF alone; .*--from {folder}/weights.gguf"
-        ):
-            locate(str(folder))
-        (folder / "config.json").write_text("{}")
 
 
 @pytest.mark.parametrize("name", ["./my-modle", "my-modle", "models/deep/lama", "models/lama"])

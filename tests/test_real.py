@@ -106,7 +106,7 @@ def test_the_bridge_is_accepted_in_every_type(smollm2: str, dtype: str) -> None:
 
 
 def test_the_doctor_finds_it_healthy_in_its_own_type(smollm2: str) -> None:
-    diagnosis = diagnose(smollm2)
+    diagnosis = diagnose(smollm2, dtype="float16")
     assert diagnosis.is_healthy, diagnosis.signs
     assert {"dtype", "precision", "contract"} <= {sign.check for sign in diagnosis.signs}
 
@@ -254,6 +254,8 @@ def test_a_run_of_it_says_what_it_is(smollm2: str, tmp_path: Path) -> None:
         assert CliRunner().invoke(cli.app, ["report", str(out), "--format", kind]).exit_code == 0
     report = json.loads((out / "report.json").read_text())
     about = "SmolLM2-135M-Instruct, dequantised from Q4_1"
-    assert report["provenance"]["models"][smollm2]["made from"] == about
+    model = report["provenance"]["models"][smollm2]
+    assert model["made from"] == about
+    assert model["computed"] == "float16 checkpoint, computed in float32 on the CPU"
     for page in ("report.html", "report.md"):
         assert f"{smollm2} is {about}" in (out / page).read_text()

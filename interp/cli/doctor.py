@@ -15,12 +15,15 @@ _MARKS = {"ok": "✓", "note": "·", "failed": "✗"}
 
 
 def doctor(
-    model: Annotated[str, typer.Option(help="Model name, folder or Hugging Face id.")],
+    model: Annotated[str, typer.Option(help="Model name, folder, GGUF file or Hugging Face id.")],
     device: Annotated[
         str, typer.Option(help="cpu, cuda, mps … (default: the best available)")
     ] = "auto",
     dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16 (default: the checkpoint's)")
+        str,
+        typer.Option(
+            help="float32, bfloat16, float16 (default: the checkpoint's; on a CPU, what is fast)"
+        ),
     ] = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch or commit of the hub.")] = None,
     trust_remote_code: Annotated[

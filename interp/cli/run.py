@@ -22,7 +22,9 @@ _SECONDS = 30.0  # between lines about progress where there is no terminal
 StudyArgument = Annotated[
     Path | None, typer.Argument(help="A study file (TOML); flags override it.")
 ]
-Models = Annotated[list[str] | None, typer.Option(help="Model name, folder or Hugging Face id.")]
+Models = Annotated[
+    list[str] | None, typer.Option(help="Model name, folder, GGUF file or Hugging Face id.")
+]
 Tasks = Annotated[list[str] | None, typer.Option(help="Task name or .jsonl file.")]
 Analyses = Annotated[
     list[str] | None, typer.Option(help="Analysis; all that suit the task, if none is named.")
@@ -49,7 +51,10 @@ Gpus = Annotated[
     float | None, typer.Option(help="GPUs of each Ray actor (default: 1 where there are any)")
 ]
 Dtype = Annotated[
-    str | None, typer.Option(help="float32, bfloat16, float16 (default: the checkpoint's)")
+    str | None,
+    typer.Option(
+        help="float32, bfloat16, float16 (default: the checkpoint's; on a CPU, what is fast)"
+    ),
 ]
 DeviceMap = Annotated[str | None, typer.Option(help="Spread models over devices, e.g. auto.")]
 Chat = Annotated[

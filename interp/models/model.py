@@ -66,7 +66,8 @@ class Model:
     While something runs (see `running`), the module is in eval mode and uncompiled, and its weights
     require no gradient; afterwards it is as before. Its weights may change between calls: earlier
     recordings are then refused, and stored activations are not read. `store_folder` is a string
-    where it is a URL; `load_another` loads models by name, as this one was loaded.
+    where it is a URL; `load_another` loads models by name, as this one was loaded; `checkpoint` is
+    the type that its weights are stored in ("float16", "Q4_1"), "" if that is not known.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Model:
     tokenizer: Any = None
     store_folder: Path | str | None = None
     load_another: "Callable[[str], Model] | None" = None
+    checkpoint: str = ""
 
     def __post_init__(self) -> None:
         self.work = Work()
@@ -95,7 +97,9 @@ class Model:
         self._reader = PromptReader(self.name, self.tokenizer, self._limits())
 
     def __repr__(self) -> str:
-        return f"Model({self.name!r}, {type(self.module).__name__}, n_layers={self.n_layers})"
+        made = getattr(self.module.config, "made_from", None)
+        about = [repr(self.name), type(self.module).__name__, f"n_layers={self.n_layers}"]
+        return f"Model({', '.join([*about, made] if made else about)})"
 
     # What it is
 

@@ -21,7 +21,9 @@ def untrained(model: Model, *, seed: int) -> Model | None:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            twin = type(module)(deepcopy(module.config))
+            config = deepcopy(module.config)
+            vars(config).pop("made_from", None)  # that is of the weights
+            twin = type(module)(config)
         twin.to(device=model.device, dtype=model.dtype).eval().requires_grad_(False)
         made = Model(f"{model.name}, untrained ({seed})", twin, model.tokenizer)
     except (ModelError, TypeError, ValueError):

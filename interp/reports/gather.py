@@ -22,6 +22,7 @@ from interp.runs.viewing import address
 
 SCHEMA = 1
 MOST_ROWS = 200
+_HALVES = ("float16", "bfloat16")  # types that "auto" may compute in another one
 _MANY = 10  # sections; in reports of more, tables are shorter, so that pages stay small
 MOST_FINDINGS = 7
 _RECORDED = (
@@ -204,11 +205,12 @@ def _provenance(run: dict[str, Any]) -> dict[str, Any]:
         "resumed": run.get("resumed", []),
         "seconds": round(sum(measured), 1),
     }
-    return {key: run[key] for key in keys} | more | {"command": _command(run["config"])}
+    return {key: run[key] for key in keys} | more | {"command": _command(run)}
 
 
-def _command(config: dict[str, Any]) -> str:
-    """Return the command that repeats the run."""
+def _command(run: dict[str, Any]) -> str:
+    """Return the command that repeats the run, on any machine."""
+    config, dtype = run["config"], _dtype(run)
     words = ["interp", "run"]
     for name in ("model", "task"):
         for value in config[f"{name}s"]:
@@ -218,9 +220,18 @@ def _command(config: dict[str, Any]) -> str:
         for key, value in parameters.items():
             words += ["--set", f"{analysis}.{key}={_as_text(value)}"]
     words += ["--n", str(config["n"])] if config.get("n") else []
-    words += ["--dtype", config["dtype"]] if config.get("dtype", "auto") != "auto" else []
+    words += ["--dtype", dtype] if dtype != "auto" else []
     words += ["--device-map", config["device_map"]] if config.get("device_map") else []
     return shlex.join([*words, "--seed", str(config["seed"]), "--out", "runs/again"])
+
+
+def _dtype(run: dict[str, Any]) -> str:
+    """Return the type that was asked for, or that "auto" became where it depends on the machine."""
+    asked: str = run["config"].get("dtype", "auto")
+    models = run["models"].values()
+    types = {str(about.get("dtype")) for about in models}
+    depends = any(about.get("checkpoint") in _HALVES for about in models)
+    return types.pop() if asked == "auto" and depends and len(types) == 1 else asked
 
 
 def _as_text(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from interp.errors import RunError
+from interp.models.dtypes import kind_of_device
 from interp.runs.executors import Executor, LocalExecutor, ProcessExecutor
 from interp.runs.worker import Worker
 
@@ -50,7 +51,7 @@ class RayExecutor:
 
     def __init__(self, worker: Worker, *, gpus: float | None) -> None:
         self._worker = worker
-        self._gpus = gpus if gpus is not None else float(bool(_resources().get("GPU")))
+        self._gpus = gpus_of_actors(gpus)
         self.replace()
 
     def replace(self) -> None:
@@ -95,6 +96,18 @@ def make_executors(
     threads, gpus_here = max(1, (os.cpu_count() or 1) // workers), visible_gpus()
     gpu = [gpus_here[i % len(gpus_here)] if gpus_here else None for i in range(workers)]
     return [ProcessExecutor(worker, threads=threads, gpu=gpu[i]) for i in range(workers)]
+
+
+def kind_of_workers(*, ray_address: str | None, gpus: float | None, device_map: str | None) -> str:
+    """Return the kind of device ("cpu", "cuda") that a run's workers compute on."""
+    if ray_address is None:
+        return kind_of_device(device_map=device_map)
+    return "cuda" if gpus_of_actors(gpus) else "cpu"
+
+
+def gpus_of_actors(gpus: float | None) -> float:
+    """Return how many GPUs each actor has: those asked for, or 1 if the cluster has any."""
+    return gpus if gpus is not None else float(bool(_resources().get("GPU")))
 
 
 def visible_gpus() -> list[str]:

@@ -10,8 +10,9 @@ from typing import Any
 from interp.analysis import Analysis
 from interp.errors import ChangedError, ModelError, RunError
 from interp.files.whole import write_atomically
+from interp.models.dtypes import AutoDtype
 from interp.result import Result
-from interp.runs.cluster import make_executors
+from interp.runs.cluster import connect, kind_of_workers, make_executors
 from interp.runs.executors import Executor, call, run_jobs
 from interp.runs.folder import Cell
 from interp.runs.parts import read_part
@@ -50,8 +51,11 @@ def execute(
     """
     tasks = study.check()
     with alone_in(out), logged(out), Stopping() as stopping:
-        record = RunRecord(study, out, tasks)
-        worker = Worker(study, out.absolute(), store)
+        if ray is not None:
+            connect(ray)
+        kind = kind_of_workers(ray_address=ray, gpus=gpus, device_map=study.device_map)
+        record = RunRecord(study, out, tasks, auto=AutoDtype.on(kind))
+        worker = Worker(study, out.absolute(), record.dtype, store)
         executors = make_executors(worker, workers=workers, ray_address=ray, gpus=gpus)
         run = _Run(study, record, executors, stopping, progress)
         try:

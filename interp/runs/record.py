@@ -8,6 +8,7 @@ from typing import Any
 
 from interp.errors import ChangedError, RunError
 from interp.files.whole import digest_of, write_atomically, write_json
+from interp.models.dtypes import AutoDtype
 from interp.result import Result
 from interp.runs.folder import SCHEMA, Cell, is_whole, read_run
 from interp.runs.identity import hash_of_task
@@ -21,10 +22,13 @@ Status = dict[str, Any]
 class RunRecord:
     """run.json, written whenever it changes; opened for a new run, or for one started earlier.
 
+    `auto` is what the type "auto" means for a new run; an older one keeps what it meant there.
     Raises RunError for a folder of another configuration or version, or of other prompts.
     """
 
-    def __init__(self, study: Study, out: Path, tasks: Mapping[str, Task]) -> None:
+    def __init__(
+        self, study: Study, out: Path, tasks: Mapping[str, Task], *, auto: AutoDtype
+    ) -> None:
         self.out = out
         config = json.loads(json.dumps(asdict(study)))
         before = read_run(out) if (out / "run.json").exists() else None
@@ -33,8 +37,14 @@ class RunRecord:
         if before is not None and (before["models"] or before["cells"]):
             self.values = _resumed(before, config, out)
         else:  # nothing was begun in it
-            self.values = _begun(config)
+            self.values = _begun(config) | {"auto": asdict(auto)}
         self._note_files(tasks)
+
+    @property
+    def dtype(self) -> str | AutoDtype:
+        """Return the type of the run's models, or what "auto" means in it, wherever it resumes."""
+        asked: str = self.values["config"].get("dtype", "auto")
+        return AutoDtype(**self.values.get("auto", {})) if asked == "auto" else asked
 
     def _write(self) -> None:
         write_json(self.out / "run.json", self.values)
@@ -96,13 +106,24 @@ def _begun(config: dict[str, Any]) -> dict[str, Any]:
 
 def _resumed(run: dict[str, Any], config: dict[str, Any], out: Path) -> dict[str, Any]:
     for key, value in config.items():
-        if run["config"].get(key) != value:
+        if key == "dtype":
+            _refuse_other_type(run, value, out)
+        elif run["config"].get(key) != value:
             before = f"a run with {key} = {run['config'].get(key)}"
             raise RunError(f"{out} holds {before}; {value} was asked for; choose another --out")
     current, last = _computed_with(), (run.get("resumed") or [run])[-1]
     if current != {key: last[key] for key in current}:
         run.setdefault("resumed", []).append({"at": now()} | current)
     return run
+
+
+def _refuse_other_type(run: dict[str, Any], asked: str, out: Path) -> None:
+    """Raise RunError for a type that models were not computed in; "auto" stays what it was."""
+    before = run["config"].get("dtype", "auto")
+    computed = {about["dtype"] for about in run["models"].values() if "dtype" in about}
+    if asked != before and (asked == "auto" or computed != {asked}):
+        kept = f"a run in {before}" + (f" ({', '.join(sorted(computed))})" if computed else "")
+        raise RunError(f"{out} holds {kept}; {asked} was asked for; choose another --out")
 
 
 def _computed_with() -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from interp.errors import RunError, TaskError
 from interp.models import Model
-from interp.models.loading import check_dtype, locate
+from interp.models.dtypes import check_dtype
+from interp.models.locating import locate
 from interp.runs.folder import Cell, folder_name
 from interp.runs.plan import PlannedCell
 from interp.runs.registry import make_analysis

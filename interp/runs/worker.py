@@ -16,6 +16,7 @@ import torch
 from interp.analysis import Analysis, Usable, usable_shards
 from interp.files.whole import write_atomically, write_json
 from interp.models import Model, load_model
+from interp.models.dtypes import AutoDtype, how_computed, name_of
 from interp.replay import Recording
 from interp.runs.folder import Cell, folder_name, task_path
 from interp.runs.identity import Fed, NumberIdentity, hash_of_task, hash_of_tokenizer
@@ -42,10 +43,14 @@ Key = tuple[str, str]  # names of a model and a task
 
 @dataclass
 class Worker:
-    """Holds one model at a time and does jobs on it."""
+    """Holds one model at a time and does jobs on it.
+
+    `dtype` is the type of models, or what the driver of the run decided that "auto" means.
+    """
 
     study: Study
     out: Path
+    dtype: str | AutoDtype
     store: str | Path | None = None
     _model: Model | None = None
     _drawn: dict[Key, Fitted] = field(default_factory=dict)
@@ -138,7 +143,7 @@ class Worker:
             for known in (self._prepared, self._batches, self._fed, self._usable):
                 known.clear()
             self._model = load_model(
-                name, store=self.store, dtype=self.study.dtype, device_map=self.study.device_map
+                name, store=self.store, dtype=self.dtype, device_map=self.study.device_map
             )
         return self._model
 
@@ -234,7 +239,9 @@ def describe(model: Model) -> dict[str, Any]:
         "layers": model.n_layers,
         "d_model": model.d_model,
         "d_vocab": model.d_vocab,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": name_of(model.dtype),
+        "checkpoint": model.checkpoint or None,
+        "computed": how_computed(model),
         "device": str(model.device),
         "attention": getattr(config, "_attn_implementation", None),
         "revision": getattr(config, "_commit_hash", None),

@@ -9,6 +9,7 @@ import torch
 
 from interp.errors import InterpError, ModelError, UnknownModelError
 from interp.models import Model, load_model
+from interp.models.dtypes import how_computed, name_of
 from interp.runs.registry import find_analyses, make_analysis
 from interp.tasks.batch import TokenBatch
 from interp.tasks.encoding import put_in_front
@@ -76,7 +77,7 @@ def diagnose(
     )
     signs = [
         HealthSign("loading", "ok", f"{size}; none missing, unexpected, NaN or infinite"),
-        _dtype(model),
+        dtype_sign(model),
     ]
     with torch.no_grad():
         signs += [*_tokenizer(model), *_prompts(model), _numbers(model), *_device(model)]
@@ -85,15 +86,14 @@ def diagnose(
         return Diagnosis(name, tuple(signs), tuple(_memory(model)))
 
 
-def _dtype(model: Model) -> HealthSign:
-    kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.module.parameters()}
-    asked = getattr(model.module.config, "dtype", None)
-    where = f"computed in {', '.join(sorted(kinds))} on {model.device}"
+def dtype_sign(model: Model) -> HealthSign:
+    """Return which type a model is computed in; a note where the checkpoint holds another."""
+    made_from = getattr(model.module.config, "made_from", None)
+    how = f"{made_from}: {how_computed(model)}" if made_from else how_computed(model)
     if getattr(model.module, "is_quantized", False):
-        return HealthSign("dtype", "note", f"quantised: {where}")
-    if asked is not None and str(asked).removeprefix("torch.") not in kinds:
-        return HealthSign("dtype", "note", f"{where}; config.json says {asked}")
-    return HealthSign("dtype", "ok", where)
+        return HealthSign("dtype", "note", f"quantised: {how}")
+    is_own = model.checkpoint in ("", name_of(model.dtype))
+    return HealthSign("dtype", "ok" if is_own and not made_from else "note", how)
 
 
 def _tokenizer(model: Model) -> Iterator[HealthSign]:
