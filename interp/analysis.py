@@ -144,11 +144,12 @@ class Analysis(ABC):
             fitted = model.fit(task)
             batches = [model.tokenize(shard) for shard in model.shards(fitted.task)]
             usable = usable_shards(self, model, batches)
-            for left_out in filter(None, (str(fitted), usable.left_out(batches))):
+            for left_out in filter(None, (str(fitted), usable.left_out)):
                 warnings.warn(f"{task.name}, left out: {left_out}", stacklevel=2)
-            chosen = [batches[i] for i in usable.shards]
-            prepared = self.prepare(model, usable.task(fitted.task, batches))
-            bar = tqdm(chosen, desc=name_of(type(self)), delay=_PATIENCE, leave=False)
+            prepared = self.prepare(model, usable.task(fitted.task))
+            bar = tqdm(
+                [*usable.batches.values()], desc=name_of(type(self)), delay=_PATIENCE, leave=False
+            )
             return self.combine(
                 [self.measure(model.record(shard), shard, prepared) for shard in bar]
             )
@@ -156,40 +157,64 @@ class Analysis(ABC):
 
 @dataclass(frozen=True)
 class Usable:
-    """The numbers of the shards that an analysis can measure, and why it cannot measure others."""
+    """What an analysis can measure: by a shard's number, those of its prompts that it can use.
 
-    shards: tuple[int, ...]
-    why_not: Mapping[int, InterpError]
+    `why_not` says by a prompt's id why it cannot use that one.
+    """
 
-    def task(self, task: Task, batches: Sequence[TokenBatch]) -> Task:
-        """Return the task with only these shards' prompts."""
-        return (
-            task.of([prompt for i in self.shards for prompt in batches[i].prompts])
-            if self.why_not
-            else task
-        )
+    batches: Mapping[int, TokenBatch]
+    why_not: Mapping[str, InterpError]
 
-    def left_out(self, batches: Sequence[TokenBatch]) -> str:
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """Return the numbers of the shards of which something can be measured."""
+        return tuple(self.batches)
+
+    def task(self, task: Task) -> Task:
+        """Return the task with only the prompts that can be measured, shard by shard."""
+        if not self.why_not:
+            return task
+        return task.of([prompt for batch in self.batches.values() for prompt in batch.prompts])
+
+    @property
+    def left_out(self) -> str:
         """Return how many prompts are left out, and why; "" if none is."""
-        by_cause: dict[str, list[tuple[str, int]]] = {}
-        for i, error in self.why_not.items():
+        by_cause: dict[str, list[str]] = {}
+        for error in self.why_not.values():
             cause = re.sub(r"'[^']*'|\d+", "", str(error))  # the same for every prompt
-            by_cause.setdefault(cause, []).append((str(error), len(batches[i].prompts)))
-        totals = [(sum(n for _, n in alike), alike[0][0]) for alike in by_cause.values()]
-        return ", ".join(f"{counted(n, 'prompt')} ({first})" for n, first in totals)
+            by_cause.setdefault(cause, []).append(str(error))
+        return ", ".join(
+            f"{counted(len(alike), 'prompt')} ({alike[0]})" for alike in by_cause.values()
+        )
 
 
 def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch]) -> Usable:
-    """Return which shards an analysis can measure; raise the first shard's error if it is none."""
-    why_not: dict[int, InterpError] = {}
+    """Return what an analysis can measure; raise the first prompt's error if that is nothing."""
+    usable: dict[int, TokenBatch] = {}
+    why_not: dict[str, InterpError] = {}
     for i, batch in enumerate(batches):
-        try:
-            analysis.check(model, batch)
-        except InterpError as error:
-            why_not[i] = error
-    if len(why_not) == len(batches):
-        raise why_not[0]
-    return Usable(tuple(i for i in range(len(batches)) if i not in why_not), why_not)
+        errors = _errors_of(analysis, model, batch)
+        why_not |= errors
+        kept = [row for row, prompt in enumerate(batch.prompts) if prompt.id not in errors]
+        if kept:
+            usable[i] = batch.only(kept) if errors else batch
+    if not usable:
+        raise next(iter(why_not.values()))
+    return Usable(usable, why_not)
+
+
+def _errors_of(analysis: Analysis, model: Model, batch: TokenBatch) -> dict[str, InterpError]:
+    """Return by id why prompts of a shard cannot be measured, found by halving it."""
+    try:
+        analysis.check(model, batch)
+    except InterpError as error:
+        n = len(batch.prompts)
+        halves = [range(n // 2), range(n // 2, n)] if n > 1 else []
+        errors: dict[str, InterpError] = {}
+        for half in halves:
+            errors |= _errors_of(analysis, model, batch.only(half))
+        return errors or {prompt.id: error for prompt in batch.prompts}
+    return {}
 
 
 def name_of(analysis: type[Analysis]) -> str:

@@ -17,7 +17,10 @@ from interp.tasks.fitting import SEVERAL, UNALIGNED, UNKNOWN, fit
 from interp.zoo.tokenizer import build_tokenizer
 from tests.tokenizers import byte_level, metaspace
 
-OTHER_WORDS = ("two-hop-facts", "facts", "plain-text")
+OTHER_WORDS = (
+    *("two-hop-facts", "facts", "plain-text"),
+    *("ioi-english", "greater-than-english", "agreement", "induction-text"),
+)
 CPU = torch.device("cpu")
 ENGLISH = [name for name in describe_tasks() if name not in ("one-hop", "two-hop")]
 
@@ -43,7 +46,7 @@ def fits(name: str, kind: str) -> bool:
     """Return what fits: the zoo's tokenizer knows few words, and digits leave years in pieces."""
     return {
         "word level": name not in OTHER_WORDS,
-        "byte level": True,
+        "byte level": name != "greater-than-english",
         "metaspace": name != "greater-than",
     }[kind]
 

@@ -14,8 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import interp
 from interp import Prompt, Task
+from interp.analyses.activation_patching import ActivationPatching
 from interp.analyses.attention_knockout import AttentionKnockout
 from interp.analyses.block_influence import BlockInfluence, BlockInfluenceResult
+from interp.analyses.relevance_patching import RelevancePatching
+from interp.analysis import Analysis, usable_shards
 from interp.errors import InterpError, ModelError, RunError
 from interp.files.paths import shipped_models
 from interp.models import Model
@@ -23,6 +26,7 @@ from interp.runs import Study, estimate_costs, execute
 from interp.runs.executors import run_jobs
 from interp.runs.folder import Cell, folder_name
 from interp.runs.plan import Failure, Job, PlannedCell, Spent
+from interp.runs.registry import find_analyses
 
 HOPS = "zoo/hops-4l"
 
@@ -236,6 +240,106 @@ def test_what_it_would_cost_leaves_out_the_same(tmp_path: Path, monkeypatch: Any
     assert costs["texts.jsonl", "block_influence"].n_prompts == 1
     with pytest.raises(InterpError):
         estimate_costs(study("attention_knockout", tasks=("texts.jsonl",)))
+
+
+TWINS = "Nora rival teacher", "Dora rival teacher"
+
+
+def bad_and_good() -> Task:
+    """Six good prompts of one length, and one for every way to be unfit for patching."""
+    text, twin = TWINS
+    known = interp.load_task("two-hop").prompts
+    answers = sorted({prompt.answer or "" for prompt in known})[:12]
+    asked = {"answer": answers[0], "wrong": answers[1], "corrupted": twin}
+    good = [
+        Prompt(f"good {i}", text, answer=answers[i], wrong=answers[i + 1], corrupted=twin)
+        for i in range(6)
+    ]
+    bad = [
+        Prompt("no twin", text, answer=answers[0], wrong=answers[1]),
+        Prompt("long twin", text, **{**asked, "corrupted": f"{twin} boss"}),
+        Prompt("own twin", text, **{**asked, "corrupted": text}),
+        Prompt("no wrong", text, **{**asked, "wrong": None}),
+        Prompt("own wrong", text, **{**asked, "wrong": f"{answers[0]} {answers[2]}"}),
+        Prompt("no answer", text, **{**asked, "answer": None}),
+        Prompt("long answer", text, **{**asked, "answer": f"{answers[0]} {answers[1]}"}),
+        Prompt("short", "Nora", **{**asked, "corrupted": "Dora"}),
+    ]
+    return Task("bad-and-good", (*bad[:4], *good, *bad[4:]))
+
+
+@pytest.mark.parametrize("analysis", [ActivationPatching(), RelevancePatching()])
+def test_one_prompt_that_cannot_be_patched_is_left_out_alone(analysis: Analysis) -> None:
+    model, task = interp.load_model(HOPS), bad_and_good()
+    with pytest.warns(UserWarning, match="left out") as told:
+        result = analysis.run(model, task)
+    (said,) = [str(each.message) for each in told]
+    for reason in (
+        "1 prompt (prompt 'no twin' has no corrupted twin)",
+        "1 prompt (prompt 'long twin' has 4 tokens, its corrupted twin 5; as many are needed)",
+        "1 prompt (prompt 'own twin' and its corrupted twin are the same",
+        "1 prompt (metric logit_diff needs a wrong answer; prompt 'no wrong' has no wrong",
+        "1 prompt (prompt 'own wrong': answer",
+        "1 prompt (an answer is needed for every prompt; 1 prompt (first: 'no answer')",
+        "1 prompt (answers of one token are needed; 1 prompt (first: 'long answer')",
+    ):
+        assert reason in said
+    kept = [p for p in task.prompts if p.id.startswith("good") or p.id == "short"]
+    alone = analysis.run(model, task.of(kept))
+    pd.testing.assert_frame_equal(result.to_frame(), alone.to_frame())
+
+
+def test_every_analysis_leaves_out_single_prompts() -> None:
+    model, task = interp.load_model(HOPS), bad_and_good()
+    n_usable = {
+        "attention_knockout": 0, "back_patching": 0, "depth_score": 0, "entity_description": 0,
+        "hop_stages": 0, "sublayer_projection": 0,  # none has a tag, a bridge, or a subject
+        "activation_patching": 7, "circuit_discovery": 7, "patching_agreement": 7,
+        "relevance_patching": 7,
+        "integrated_gradients": 13, "residual_erasure": 12,
+        "layer_skip": 13,
+    }  # fmt: skip
+    batches = [model.tokenize(shard) for shard in model.shards(model.fit(task).task)]
+    unusable: dict[str, str] = {}
+    for name, declared in find_analyses().items():
+        try:
+            usable = usable_shards(declared(), model, batches)
+        except InterpError as error:
+            unusable[name] = str(error)
+            continue
+        kept = [prompt.id for batch in usable.batches.values() for prompt in batch.prompts]
+        assert len(kept) == n_usable.get(name, 14), name
+        assert {*kept}.isdisjoint(usable.why_not)
+        assert len(kept) + len(usable.why_not) == len(task)
+        for batch in usable.batches.values():
+            declared().check(model, batch)
+            again = model.tokenize(batch.prompts)
+            assert torch.equal(again.tokens, batch.tokens)
+            assert (again.answer is None) == (batch.answer is None)
+            declared().cost(model, batch)
+    assert {*unusable} == {name for name, n in n_usable.items() if n == 0}
+    assert not any("\n" in why for why in unusable.values())
+
+
+def test_a_run_counts_them_by_prompt_and_the_plan_too(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad_and_good().to_jsonl("some.jsonl")
+    asked = study("relevance_patching", "block_influence", tasks=("some.jsonl",))
+    (cost,) = [e for e in estimate_costs(asked) if e.cell.analysis == "relevance_patching"]
+    cell = by_analysis(execute(asked, tmp_path / "run"))["relevance_patching"]
+    assert (cell["status"], cell["n_prompts"], cost.n_prompts) == ("ok", 7, 7)
+    assert cell["left_out"] == cost.left_out
+    assert cell["left_out"].count("1 prompt (prompt") == 4
+    run = interp.open_run(tmp_path / "run")
+    own = run.prompts(HOPS, "some.jsonl", "relevance_patching")
+    every = run.prompts(HOPS, "some.jsonl", "block_influence")
+    assert [every[i].id for i in cell["prompts"]] == [prompt.id for prompt in own]
+    assert {prompt.id for prompt in own} == {"short", *(f"good {i}" for i in range(6))}
+    alone = RelevancePatching().run(interp.load_model(HOPS), Task("own", own))
+    measured = run[HOPS, "some.jsonl", "relevance_patching"].to_frame()
+    pd.testing.assert_frame_equal(measured, alone.to_frame())
+    again = by_analysis(execute(asked, tmp_path / "run"))["relevance_patching"]
+    assert (again["prompts"], again["left_out"]) == (cell["prompts"], cell["left_out"])
 
 
 def test_an_analysis_that_can_use_no_prompt_says_why() -> None:

@@ -50,13 +50,13 @@ def _costs_of(study: Study, model: Model, task: Task, name: str) -> Iterator[Cel
     for planned in study.planned(model.name, name):
         try:
             usable = usable_shards(planned.analysis, model, batches)
-            costs = [planned.analysis.cost(model, batches[i]) for i in usable.shards]
+            costs = [planned.analysis.cost(model, shard) for shard in usable.batches.values()]
         except InterpError as error:
             if not study.only_fitting:
                 raise
             yield CellCost(planned.cell, why_not=str(error))
             continue
-        left_out = ", ".join(filter(None, (str(fitted), usable.left_out(batches))))
+        left_out = ", ".join(filter(None, (str(fitted), usable.left_out)))
         yield _cost_of(planned.cell, model, batches, usable, costs, left_out)
 
 
@@ -68,7 +68,7 @@ def _cost_of(
     costs: Sequence[Cost],
     left_out: str,
 ) -> CellCost:
-    shards = [batches[i] for i in usable.shards]
+    shards = [*usable.batches.values()]
     n_prompts = [len(shard.prompts) for shard in shards]
     n_recorded = (3 * model.n_layers + 1) * model.d_model  # numbers of a clean pass, per token
     clean = n_recorded * max(shard.tokens.numel() for shard in shards)

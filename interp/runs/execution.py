@@ -190,7 +190,9 @@ class _TaskOnModel:
         """Combine the parts, write the result, and record the cell."""
         cell, folder = planned.cell, self.shared.record.out / planned.cell.path
         own = plan.cells[cell]
-        measured = [prompt for i in own.keys for prompt in plan.shards[i]]
+        measured = [
+            prompt for i in own.keys for prompt in plan.shards[i] if prompt.id not in own.without
+        ]
         try:
             result = planned.analysis.combine(self._parts(cell, plan))
             status = _status_of(planned.analysis, result) | {

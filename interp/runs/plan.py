@@ -89,11 +89,15 @@ def failed_alike(job: Job, error: BaseException) -> Outcome:
 
 @dataclass(frozen=True)
 class CellPlan:
-    """What a cell's numbers will depend on, as a whole and by shard, and the prompts left out."""
+    """What a cell's numbers will depend on, as a whole and by shard, and the prompts left out.
+
+    `without` are their ids, `left_out` says how many they are and why.
+    """
 
     identity: NumberIdentity
     keys: Mapping[int, str]
     left_out: str
+    without: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Worker:
     _drawn: dict[Key, Fitted] = field(default_factory=dict)
     _prepared: dict[Cell, Tensors] = field(default_factory=dict)
     _batches: dict[Key, list[TokenBatch]] = field(default_factory=dict)
-    _fed: dict[Key, list[Fed]] = field(default_factory=dict)
+    _fed: dict[tuple[str, str, int], Fed] = field(default_factory=dict)
     _usable: dict[Cell, Usable] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -96,13 +96,14 @@ class Worker:
             return TaskPlan(describe(loaded), about, shards, str(drawn), plans, refused, changed)
 
     def _plan_of(self, planned: PlannedCell, of_model: NumberIdentity) -> CellPlan:
-        model, task = planned.cell.model, planned.cell.task
-        usable, fed = self._usable_shards(planned), self._fed_with(model, task)
-        asked = of_model.asking(planned.analysis, self._load(model))
+        usable = self._usable_shards(planned)
+        asked = of_model.asking(planned.analysis, self._load(planned.cell.model))
+        fed = {i: self._fed_with(planned, i) for i in usable.shards}
         return CellPlan(
-            asked.about([fed[i] for i in usable.shards]),
-            {i: asked.about([fed[i]]).key for i in usable.shards},
-            usable.left_out(self._tokenized(model, task)),
+            asked.about([*fed.values()]),
+            {i: asked.about([each]).key for i, each in fed.items()},
+            usable.left_out,
+            frozenset(usable.why_not),
         )
 
     def _keep_prompts(
@@ -131,11 +132,13 @@ class Worker:
             of_model = NumberIdentity.of_model(model)
             if job.shard is None:
                 return {planned.cell: self._prepare(planned, of_model) for planned in job.cells}
-            recording = model.record(self._tokenized(job.model, job.task)[job.shard])
-            return {
-                planned.cell: self._measure(planned, job.shard, recording, of_model)
-                for planned in job.cells
-            }
+            whole = self._tokenized(job.model, job.task)[job.shard]
+            recording, outcome = model.record(whole), {}
+            for planned in job.cells:
+                own = self._usable_shards(planned).batches[job.shard]
+                asked = recording if own is whole else model.record(own)
+                outcome[planned.cell] = self._measure(planned, job.shard, asked, of_model)
+            return outcome
 
     def _load(self, name: str) -> Model:
         if self._model is None or self._model.name != name:
@@ -161,13 +164,16 @@ class Worker:
             self._batches[model, task] = [loaded.tokenize(shard) for shard in shards]
         return self._batches[model, task]
 
-    def _fed_with(self, model: str, task: str) -> list[Fed]:
-        """Return the hashes of all shards of a task."""
-        if (model, task) not in self._fed:
-            drawn = self._draw(model, task).task
-            batches = self._tokenized(model, task)
-            self._fed[model, task] = [Fed.of(drawn, batch) for batch in batches]
-        return self._fed[model, task]
+    def _fed_with(self, planned: PlannedCell, i: int) -> Fed:
+        """Return the hashes of what a cell measures of a shard."""
+        model, task = planned.cell.model, planned.cell.task
+        drawn, whole = self._draw(model, task).task, self._tokenized(model, task)[i]
+        own = self._usable_shards(planned).batches[i]
+        if own is not whole:
+            return Fed.of(drawn, own)
+        if (model, task, i) not in self._fed:
+            self._fed[model, task, i] = Fed.of(drawn, whole)
+        return self._fed[model, task, i]
 
     def _usable_shards(self, planned: PlannedCell) -> Usable:
         cell = planned.cell
@@ -195,8 +201,7 @@ class Worker:
         if (kept := read_part(path, key, device=model.device)) is not None:
             return kept
         task = self._draw(cell.model, cell.task).task
-        batches = self._tokenized(cell.model, cell.task)
-        prepared = analysis.prepare(model, self._usable_shards(planned).task(task, batches))
+        prepared = analysis.prepare(model, self._usable_shards(planned).task(task))
         write_part(path, pack(prepared, key))
         return prepared
 
@@ -204,11 +209,11 @@ class Worker:
         self, planned: PlannedCell, i: int, recording: Recording, of_model: NumberIdentity
     ) -> Spent | Failure:
         cell, analysis = planned.cell, planned.analysis
-        path, shard = part_path(self.out, cell, i), self._tokenized(cell.model, cell.task)[i]
+        path, shard = part_path(self.out, cell, i), self._usable_shards(planned).batches[i]
         began, before = time.monotonic(), recording.work.block_tokens
         try:
             asked = of_model.asking(analysis, self._load(cell.model))
-            key = asked.about([self._fed_with(cell.model, cell.task)[i]]).key
+            key = asked.about([self._fed_with(planned, i)]).key
             if read_part(path, key) is None:
                 if cell not in self._prepared:
                     self._prepared[cell] = self._prepared_for(planned, of_model)

@@ -49,6 +49,23 @@ class TokenBatch:
         """Tell whether the prompts differ in length."""
         return not bool(self.mask.all())
 
+    def only(self, rows: Sequence[int]) -> "TokenBatch":
+        """Return some of the prompts, cut to the longest of them."""
+        device = self.tokens.device
+        chosen = torch.tensor([*rows], device=device)
+        kept = {f.name: getattr(self, f.name) for f in fields(self)}
+        values: dict[str, Any] = {
+            name: value[chosen] for name, value in kept.items() if isinstance(value, Tensor)
+        }
+        n_pos = int(values["mask"].sum(1).max())
+        for name in ("tokens", "mask", "corrupted"):
+            if name in values:
+                values[name] = values[name][:, :n_pos]
+        if "answer_tokens" in values:
+            n_answer = int((values["answer_tokens"] >= 0).sum(1).max())
+            values["answer_tokens"] = values["answer_tokens"][:, :n_answer]
+        return replace(self, prompts=tuple(self.prompts[i] for i in rows), **values)
+
     @property
     def answer_positions(self) -> Int[Tensor, "batch answer_pos"] | None:
         """Return the positions that predict the answer's tokens, if those follow the prompt."""

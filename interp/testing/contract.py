@@ -43,9 +43,9 @@ class Trial:
         fitted = self.model.fit(self.task).task
         batches = [self.model.tokenize(shard) for shard in self.model.shards(fitted)]
         usable = usable_shards(self.analysis, self.model, batches)
-        self.shards = [batches[i] for i in usable.shards]
+        self.shards = [*usable.batches.values()]
         self.largest = max(self.shards, key=lambda shard: len(shard.prompts))
-        self.usable_task = usable.task(fitted, batches)
+        self.usable_task = usable.task(fitted)
 
     @cached_property
     def prepared(self) -> Tensors:

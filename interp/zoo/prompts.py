@@ -12,11 +12,13 @@ import torch
 from interp.errors import TaskError
 from interp.files.paths import data_folder, shipped_models
 from interp.models import Model, load_model
-from interp.tasks import Prompt, Task
+from interp.tasks import Prompt, Task, describe_tasks
 from interp.tasks.task import Need
-from interp.zoo.english import one_hop_choices, read_facts, two_hop_facts
+from interp.zoo.english import facts_asked, read_facts, two_hop_facts
 from interp.zoo.evaluate import queries
 from interp.zoo.names import TEMPLATES, Names, listed
+from interp.zoo.sentences import agreement, later_decades, repetitions
+from interp.zoo.sentences import indirect_objects as indirect_objects_in_english
 from interp.zoo.vocabulary import NUMBERS
 from interp.zoo.world import World
 
@@ -233,31 +235,45 @@ def build_tasks() -> list[tuple[Task, str]]:
         indirect_objects(names),
         greater_than(names),
         induction(names),
+        indirect_objects_in_english(),
+        later_decades(),
+        agreement(),
+        repetitions(),
     ]
     facts = read_facts(data_folder() / "facts.csv")
     texts = plain_text(data_folder() / "tasks" / "plain-text.jsonl")
     return [
         *((task, _OWN) for task in built),
-        (one_hop_choices(facts), _FACTS),
+        (facts_asked(facts), _FACTS),
         (two_hop_facts(facts), _FACTS),
         (texts, "written for this project, Apache-2.0"),
     ]
 
 
 def main() -> None:
-    """Write each task as JSON lines, and what is known of all of them as index.json."""
+    """Write each task as JSON lines, and what is known of all of them as index.json.
+
+    What models that are not shipped solve (`scripts/task_scores.py`) is kept.
+    """
     out = data_folder() / "tasks"
-    index: dict[str, dict[str, Any]] = {}
+    before, index = describe_tasks(), {}
     for task, source in build_tasks():
         task.to_jsonl(out / f"{task.name}.jsonl")
+        solved = before.get(task.name, {}).get("solved_by", {})
+        others = {name: share for name, share in solved.items() if not name.startswith("zoo/")}
         index[task.name] = {
             "about": task.about,
             "needs": task.needs,
             "prompts": len(task),
             "source": source,
-            "solved_by": solved_by(task),
+            "solved_by": solved_by(task) | others,
         }
-    (out / "index.json").write_text(
+    write_index(index)
+
+
+def write_index(index: dict[str, dict[str, Any]]) -> None:
+    """Write what is known of all tasks."""
+    (data_folder() / "tasks" / "index.json").write_text(
         json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
 
