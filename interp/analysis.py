@@ -43,13 +43,16 @@ class Cost:
     """What a shard costs beyond its clean pass.
 
     `forwards` of that shard, `numbers` that are kept, and numbers `held` in memory at once. With
-    `is_bound`, `forwards` is an upper bound and the true number is known only afterwards.
+    `is_bound`, `forwards` is an upper bound and the true number is known only afterwards; `likely`
+    is the share of it that is usually run. `backwards` are those of `forwards` that go back.
     """
 
     forwards: float
     numbers: int
     held: int = 0
     is_bound: bool = False
+    likely: float = 1.0
+    backwards: float = 0.0
 
 
 Measure = Callable[[Any, Recording, TokenBatch, Tensors], Tensors]
@@ -129,6 +132,10 @@ class Analysis(ABC):
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return what `measure` will cost on one shard."""
 
+    def coarser(self) -> "Analysis | None":
+        """Return the same question asked of fewer layers, for a budget; None if there is none."""
+        return None
+
     def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: B027
         """Raise before any work if this shard cannot be measured."""
 
@@ -165,7 +172,7 @@ class Usable:
         """Return the task with only these shards' prompts."""
         return (
             task.of([prompt for i in self.shards for prompt in batches[i].prompts])
-            if self.why_not
+            if len(self.shards) < len(batches)
             else task
         )
 

@@ -23,8 +23,8 @@ from interp.analyses.oracle_exit import OracleExit
 from interp.analysis import Analysis
 from interp.errors import AnalysisError, RunError
 from interp.parameters import Formerly, coerce, hints_of, parse
-from interp.reports.gather import _command
 from interp.runs import Study
+from interp.runs.commands import command_of
 from interp.runs.registry import find_analyses, make_analysis, parse_parameter
 
 ANALYSES = find_analyses()
@@ -80,7 +80,7 @@ def test_the_command_of_a_report_gives_back_every_value(
 ) -> None:
     for value in values_of(hints_of(ANALYSES[name])[key]):
         config = {"models": ["m"], "tasks": ["t"], "analyses": {name: {key: value}}, "seed": 0}
-        words = shlex.split(_command(config))
+        words = shlex.split(command_of(config, out="runs/again"))
         study = asked_by(*words[words.index("--analysis") :], monkeypatch=monkeypatch)
         got = study.analyses[name][key]
         assert got == value

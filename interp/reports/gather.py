@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from interp import __version__
 from interp.errors import RunError
 from interp.files.whole import read_json
 from interp.reports.comparison import compare
+from interp.runs.commands import command_of
 from interp.runs.evidence import beside_untrained, findings_of, is_control
 from interp.runs.folder import Cell, read_file, read_run
 from interp.runs.questions import Declared, declared_in_files
@@ -204,27 +204,8 @@ def _provenance(run: dict[str, Any]) -> dict[str, Any]:
         "resumed": run.get("resumed", []),
         "seconds": round(sum(measured), 1),
     }
-    return {key: run[key] for key in keys} | more | {"command": _command(run["config"])}
-
-
-def _command(config: dict[str, Any]) -> str:
-    """Return the command that repeats the run."""
-    words = ["interp", "run"]
-    for name in ("model", "task"):
-        for value in config[f"{name}s"]:
-            words += [f"--{name}", value]
-    for analysis, parameters in config["analyses"].items():
-        words += [] if config.get("only_fitting") else ["--analysis", analysis]
-        for key, value in parameters.items():
-            words += ["--set", f"{analysis}.{key}={_as_text(value)}"]
-    words += ["--n", str(config["n"])] if config.get("n") else []
-    words += ["--dtype", config["dtype"]] if config.get("dtype", "auto") != "auto" else []
-    words += ["--device-map", config["device_map"]] if config.get("device_map") else []
-    return shlex.join([*words, "--seed", str(config["seed"]), "--out", "runs/again"])
-
-
-def _as_text(value: Any) -> str:
-    """Return a parameter's value in the form that `--set` reads."""
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return (
+        {key: run[key] for key in keys}
+        | more
+        | {"command": command_of(run["config"], out="runs/again")}
+    )
