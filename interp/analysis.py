@@ -133,7 +133,7 @@ class Analysis(ABC):
         """Return what `measure` will cost on one shard."""
 
     def coarser(self) -> "Analysis | None":
-        """Return the same question asked of fewer layers, for a budget; None if there is none."""
+        """Return the same with fewer layers or nodes, for a budget; None if that cannot be."""
         return None
 
     def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: B027

@@ -33,7 +33,7 @@ class Watch:
     @property
     def doing(self) -> str:
         """Return which analysis of which prompts is under way."""
-        return "loading the model" if self._standing is None else self._standing.doing
+        return "beginning" if self._standing is None else self._standing.doing
 
     @property
     def left(self) -> str:
@@ -42,7 +42,7 @@ class Watch:
             return ""
         seconds = self._standing.seconds_left - (self._clock() - self._heard)
         left = f"about {duration(seconds)} left" if seconds >= 1 else "nearly there"
-        return f"{self._standing.share:.0%} done, {left}"
+        return f"{100 * self._standing.share:.0f} % done, {left}"
 
 
 @contextmanager

@@ -66,7 +66,13 @@ def gather(folder: Path) -> dict[str, Any]:
         "title": f"What each layer does in {_listed(named)}",
         "findings": _findings(sections),
         "comparisons": compare(sections, run["models"]),
-        "warnings": [*_made_from(run), *_resumed_with(run), *_unfinished(run["cells"]), *warnings],
+        "warnings": [
+            *_made_from(run),
+            *_resumed_with(run),
+            *_unfinished(run["cells"]),
+            *_shrunk(run),
+            *warnings,
+        ],
         "analyses": sections,
         "provenance": _provenance(run),
     }
@@ -88,6 +94,14 @@ def _unfinished(cells: dict[str, dict[str, Any]]) -> list[str]:
     return [
         f"{', '.join(names)} ({model}, {task}) {status}: {error}"
         for (model, task, status, error), names in of_cause.items()
+    ]
+
+
+def _shrunk(run: dict[str, Any]) -> list[str]:
+    """Return what a budget took from analyses that are not left out."""
+    planned = [cell for plan in run.get("plan", {}).values() for cell in plan["cells"].values()]
+    return [
+        f"{Cell(**cell['cell']).path}: {cell['shrunk']}" for cell in planned if cell.get("shrunk")
     ]
 
 

@@ -71,7 +71,7 @@ class TaskPlanned:
     @property
     def seconds(self) -> float:
         """Return how long one worker takes for all of it."""
-        return sum(cost.seconds or 0.0 for cost in self.costs if not cost.why_not)
+        return float(sum(cost.seconds or 0.0 for cost in self.costs if not cost.why_not))
 
     def to_json(self) -> dict[str, Any]:
         """Return what run.json keeps, so that a resumed run does the same."""

@@ -42,7 +42,7 @@ def _words(config: Mapping[str, Any]) -> Iterator[str]:
         yield from ("--columns", ",".join(f"{field}={key}" for field, key in columns.items()))
     yield from ("--chat",) if config.get("chat") else ()
     yield from ("--space", config["space"]) if config.get("space", "auto") != "auto" else ()
-    yield from ("--seed", str(config["seed"]))
+    yield from ("--seed", str(config["seed"])) if config["seed"] else ()
 
 
 def _as_text(value: Any) -> str:

@@ -163,6 +163,7 @@ class _TaskOnModel:
         elif all(self._is_finished(each.cell) for each in cells):
             return TaskPlanned(None, tuple(cells), ())
         else:
+            self.shared.progress(Standing(f"{self.model} · {self.task}: loading and timing"))
             prices = self._asked("price", cells, cells)
             if prices is None:
                 return None

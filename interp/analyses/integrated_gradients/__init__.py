@@ -25,6 +25,7 @@ from interp.analyses.integrated_gradients.quadrature import (
     left_riemann,
 )
 from interp.analyses.integrated_gradients.result import IntegratedGradientsResult
+from interp.analyses.integrated_gradients.varied import behind_part, varied_of
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
@@ -33,7 +34,6 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
-from interp.sites import Site
 from interp.stats.align import align
 from interp.sweeps.answers import (
     SameLength,
@@ -48,7 +48,7 @@ from interp.sweeps.staircase import Part
 from interp.tasks.batch import TokenBatch
 
 Nodes = Literal["adaptive", "published"]
-_LIKELY = 0.1  # of `max_nodes` (256) that settle a usual case: about 25
+_LIKELY = 0.2  # of `max_nodes` (256) that settle a usual case: 33 to 65
 _GRAPH_TOKENS = 2048  # many layers hold a graph: more than the one block of `Recording.run`
 
 
@@ -137,7 +137,7 @@ class IntegratedGradients(Analysis):
     def _slopes(self, group: SameLength, layer: int) -> Evaluate:
         """Return what evaluates F and its slope along the path, at each position."""
         recording = group.recording
-        source = self._varied(recording, layer)
+        source = varied_of(recording, layer, self.part)
         baseline = source[:, first_read(self.first_position) :].float().mean(1, keepdim=True)
         path = source.float() - baseline
 
@@ -147,7 +147,7 @@ class IntegratedGradients(Analysis):
             with graph():
                 varied = baseline[which] + at[:, None, None] * path[which]
                 varied = varied.to(source.dtype).requires_grad_()
-                resid = self._behind(recording, rows, which, layer, varied)
+                resid = behind_part(self.part, recording, rows, which, layer=layer, varied=varied)
                 resid = rows.chain(range(layer + 1, rows.n_layers), resid)
                 logits = rows.logits(resid, positions=group.predicting)
                 value = probability(logits, group.answer[which])
@@ -164,23 +164,6 @@ class IntegratedGradients(Analysis):
             return values, changes
 
         return evaluate
-
-    def _varied(self, recording: Recording, layer: int) -> Tensor:
-        """Return what the path ends at [batch pos d_model]."""
-        if self.part == "layer":
-            return recording.resid(layer + 1)
-        return recording.clean(Site("attn_out" if self.part == "attention" else "mlp_out", layer))
-
-    def _behind(
-        self, clean: Recording, rows: Recording, which: Tensor, layer: int, varied: Tensor
-    ) -> Tensor:
-        """Return the residual behind `layer` where its part has written something else."""
-        if self.part == "layer":
-            return varied
-        pre = clean.resid(layer)[which]
-        if self.part == "mlp":
-            return pre + clean.clean(Site("attn_out", layer))[which] + varied
-        return pre + varied + rows.mlp(layer, rows.mlp_reads(layer, pre, varied))
 
     def combine(self, parts: Sequence[Tensors]) -> IntegratedGradientsResult:
         """Return attributions aligned at the prompts' ends, and the errors of all sums."""
@@ -200,9 +183,8 @@ class IntegratedGradients(Analysis):
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return `max_nodes` times there and back through each layer's later blocks, a bound."""
         layers, n_tokens = model.n_layers, shard.tokens.numel()
-        looked = every_nth(layers, self.every)
         half = 0.5 if self.part == "attention" else 0.0
-        blocks = sum(layers - 1 - layer + half for layer in looked)
+        blocks = sum(layers - 1 - layer + half for layer in every_nth(layers, self.every))
         sizes = length_group_sizes(shard, whole=self.whole_answer)
         n_read = sum(size.n_prompts * size.n_pos for size in sizes)
         there_and_back = 2 * self.max_nodes * blocks * n_read
@@ -210,12 +192,9 @@ class IntegratedGradients(Analysis):
         longest = max(size.n_pos for size in sizes)
         numbers = len(shard.prompts) * layers * (longest + 5)
         held = max(_GRAPH_TOKENS, longest) * (16 * layers * model.d_model + 3 * model.d_vocab)
-        forwards = (there_and_back + clean) / (layers * n_tokens)
-        return Cost(
-            forwards,
-            numbers,
-            held,
-            is_bound=self.nodes == "adaptive",
-            likely=_LIKELY if self.nodes == "adaptive" else 1.0,
-            backwards=there_and_back / 2 / (layers * n_tokens),
-        )
+        forwards, backwards = there_and_back + clean, there_and_back / 2
+        forwards, backwards = (each / (layers * n_tokens) for each in (forwards, backwards))
+        if self.nodes == "published":
+            return Cost(forwards, numbers, held, backwards=backwards)
+        how = {"likely": _LIKELY, "backwards": backwards}
+        return Cost(forwards, numbers, held, is_bound=True, **how)
