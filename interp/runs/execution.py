@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from itertools import product, starmap
 from pathlib import Path
@@ -113,12 +113,16 @@ class _TaskOnModel:
         """
         if self._is_stopping():
             return
-        chosen = self._chosen(self.shared.study.planned(self.model, self.task))
+        cells = self.shared.study.planned(self.model, self.task)
+        finished = {planned.cell for planned in cells if self._is_finished(planned.cell)}
+        chosen = self._chosen(cells, finished)
         if chosen is None:
             return
+        todo = [planned for planned in chosen.planned if planned.cell not in finished]
+        if todo:
+            self.shared.announce(chosen)
         for cell, why in chosen.left_out.items():
             self.shared.record.note_cell(cell, {"status": "skipped", "error": why})
-        todo = [each for each in chosen.planned if not self._is_finished(each.cell)]
         plan = self._plan(chosen.planned, todo)
         if plan is None:
             return
@@ -155,25 +159,23 @@ class _TaskOnModel:
             _log.warning("%s: %s damaged; made again from its parts", cell.path, ", ".join(damaged))
         return not damaged
 
-    def _chosen(self, cells: Sequence[PlannedCell]) -> TaskPlanned | None:
+    def _chosen(self, cells: Sequence[PlannedCell], finished: Set[Cell]) -> TaskPlanned | None:
         """Return what is to be run, as recorded if it was begun before; None if it cannot be."""
         record, n_workers = self.shared.record, len(self.shared.executors)
         if (kept := record.plan_of(self.model, self.task)) is not None:
-            chosen = TaskPlanned.from_json(kept, cells)
-        elif all(self._is_finished(each.cell) for each in cells):
+            return TaskPlanned.from_json(kept, cells)
+        todo = [planned for planned in cells if planned.cell not in finished]
+        if not todo:
             return TaskPlanned(None, tuple(cells), ())
-        else:
-            self.shared.progress(Standing(f"{self.model} · {self.task}: loading and timing"))
-            prices = self._asked("price", cells, cells)
-            if prices is None:
-                return None
-            n_before = len(record.values.get("plan", {}))
-            gone = time.monotonic() - self.shared.began
-            minutes = share_of_next(self.shared.study, n_before, seconds=gone)
-            how: dict[str, Any] = {"minutes": minutes, "n_workers": n_workers}
-            chosen = choose(self.shared.study, cells, prices, **how)
-            record.note_plan(self.model, self.task, chosen.to_json())
-        self.shared.announce(chosen)
+        self.shared.progress(Standing(f"{self.model} · {self.task}: loading and timing"))
+        prices = self._asked("price", todo, cells)
+        if prices is None:
+            return None
+        n_before = len(record.values.get("plan", {}))
+        gone = time.monotonic() - self.shared.began
+        minutes = share_of_next(self.shared.study, n_before, seconds=gone)
+        chosen = choose(self.shared.study, cells, prices, minutes=minutes, n_workers=n_workers)
+        record.note_plan(self.model, self.task, chosen.to_json())
         return chosen
 
     def _plan(self, cells: Sequence[PlannedCell], todo: Sequence[PlannedCell]) -> TaskPlan | None:

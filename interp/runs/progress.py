@@ -41,7 +41,8 @@ class WorkLeft:
 
     def drop(self, cell: Cell) -> None:
         """Note that nothing more will be done for a cell."""
-        self._done[cell] = 1.0
+        if cell in self._done:
+            self._done[cell] = 1.0
 
     @property
     def share(self) -> float:

@@ -69,7 +69,8 @@ class RunRecord:
 
     def note_plan(self, model: str, task: str, plan: dict[str, Any]) -> None:
         """Record what is to be done of a task on a model, and what it was priced at."""
-        self.values.setdefault("plan", {})[task_path(model, task)] = plan
+        kept = json.loads(json.dumps(plan))  # as a resumed run reads it
+        self.values.setdefault("plan", {})[task_path(model, task)] = kept
         self._write()
 
     def note_model(self, name: str, described: dict[str, Any]) -> None:

@@ -14,6 +14,8 @@ from interp.replay import Recording
 from interp.tasks.batch import TokenBatch
 
 _MOST_LENGTHS = 4  # that are timed; between them times are interpolated
+_PATIENCE = 8.0  # seconds of timed passes after which no more are timed
+_BACKWARD = 2.0  # forward passes that a backward pass takes, where it is not timed
 _TOKENS = 128  # of a timed pass, about: analyses run many variants of a prompt at once
 
 
@@ -44,19 +46,21 @@ def measure_speed(
 ) -> Speed:
     """Time a forward pass through all blocks, after one to warm up, for up to 4 of the lengths.
 
-    The pass back is timed at the longest of them.
+    The longest is timed first, and one pass back; the others are, unless that took long.
     """
     of_length = {batch.tokens.shape[1]: batch for batch in batches}
     lengths = sorted(of_length)
     chosen = {lengths[round(i)] for i in np.linspace(0, len(lengths) - 1, _MOST_LENGTHS)}
-    seconds, backward = {}, 1.0
-    for length in sorted(chosen):
+    seconds, backward, spent = {}, _BACKWARD, 0.0
+    for length in sorted(chosen, reverse=True):
+        if spent > _PATIENCE:
+            break
         n_rows = max(1, _TOKENS // length)
         rows = of_length[length].tokens[:1].repeat(n_rows, 1)
         recording = model.record(of_length[length]).of(rows, is_stored=False)
         there, both = _times(model, recording, clock, with_backward=length == max(chosen))
         seconds[length] = there / (n_rows * length)
-        backward = max(1.0, both / there - 1) if both else backward
+        backward, spent = max(1.0, both / there - 1) if both else backward, spent + there + both
     return Speed(seconds, backward)
 
 
@@ -74,7 +78,8 @@ def _times(
                 return slopes(recording.chain(layers, varied), [varied])
 
         there = _timed(lambda: recording.chain(layers, resid), clock, model.device)
-        return there, _timed(there_and_back, clock, model.device) if with_backward else 0.0
+        is_quick = with_backward and there < _PATIENCE / 4
+        return there, _timed(there_and_back, clock, model.device) if is_quick else 0.0
 
 
 def _timed(work: Callable[[], object], clock: Callable[[], float], device: torch.device) -> float:
