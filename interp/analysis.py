@@ -90,7 +90,8 @@ class Analysis(ABC):
     Values are checked against the declared types (`Literal`, `Annotated[int, AtLeast(1)]`, …), from
     Python as from files; a subclass with checks of its own in `__post_init__` calls
     `super().__post_init__()` first. `how` is the method in short, `caveat` how an answer could be
-    wrong. `rank` orders analyses in reports, the lowest first; `page` is the viewer's page.
+    wrong. `rank` orders analyses in reports and in budgets, the lowest first; `page` is the
+    viewer's page.
     """
 
     question: ClassVar[str] = ""

@@ -67,7 +67,7 @@ def values_of(hint: Any) -> list[Any]:
 def asked_by(*words: str, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Return the study that a command line asks for."""
     asked: list[Study] = []
-    monkeypatch.setattr(interp.runs, "estimate_costs", lambda study: asked.append(study) or [])
+    monkeypatch.setattr(interp.runs, "estimate_costs", lambda study, **_: asked.append(study) or [])
     done = CliRunner().invoke(cli.app, ["run", "--dry-run", "--model", "m", "--task", "t", *words])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception

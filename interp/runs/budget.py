@@ -177,7 +177,7 @@ def _size(whole: Offer, taken: Offer) -> str:
     parts = [counted(of, "prompt") if n == of else f"{n} of {counted(of, 'prompt')}"]
     before = asdict(whole.planned.analysis)
     parts += [
-        f"{key}={value}"
+        f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
         for key, value in asdict(taken.planned.analysis).items()
         if value != before[key]
     ]

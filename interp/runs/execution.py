@@ -135,14 +135,17 @@ class _TaskOnModel:
             {each.cell: seconds.get(each.cell) for each in going},
             n_workers=len(self.shared.executors),
         )
-        prepared = [each for each in going if is_prepared(each.analysis)]
-        self._do([Job(self.model, self.task, (planned,)) for planned in prepared], plan)
-        jobs = [
-            Job(self.model, self.task, (planned,), i)
-            for planned in self._going(going)
-            for i in plan.cells[planned.cell].keys
-        ]
+        jobs = [job for planned in going for job in self._jobs(planned, plan)]
+        if len(self.shared.executors) > 1:  # of what is prepared, every worker has need
+            self._do([job for job in jobs if job.shard is None], plan)
+            jobs = [job for job in jobs if job.shard is not None]
         self._do(jobs, plan)
+
+    def _jobs(self, planned: PlannedCell, plan: TaskPlan) -> list[Job]:
+        """Return a cell's jobs: what is prepared for it, then its shards."""
+        shards: list[int | None] = [*plan.cells[planned.cell].keys]
+        first: list[int | None] = [None] if is_prepared(planned.analysis) else []
+        return [Job(self.model, self.task, (planned,), i) for i in (*first, *shards)]
 
     def _is_stopping(self) -> bool:
         return self.shared.stopping.is_set()
