@@ -48,8 +48,9 @@ def _table(costs: "Sequence[CellCost]", n_workers: int) -> Table:
     known = [cost.seconds for cost in costs if cost.seconds is not None]
     seconds = sum(known) if len(known) == len(costs) else None
     forwards = f"{sum(cost.forwards for cost in costs):.0f}"
-    sizes = [max(cost.memory_mb for cost in costs), sum(cost.disk_mb for cost in costs)]
-    table.add_row("in all", "", "", forwards, _time(seconds, n_workers), *map(_size, sizes))
+    most = _size(max(cost.memory_mb for cost in costs))
+    disk = _size(float(sum(cost.disk_mb for cost in costs)))
+    table.add_row("in all", "", "", forwards, _time(seconds, n_workers), most, disk)
     return table
 
 
