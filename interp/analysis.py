@@ -43,13 +43,16 @@ class Cost:
     """What a shard costs beyond its clean pass.
 
     `forwards` of that shard, `numbers` that are kept, and numbers `held` in memory at once. With
-    `is_bound`, `forwards` is an upper bound and the true number is known only afterwards.
+    `is_bound`, `forwards` is an upper bound and the true number is known only afterwards; `likely`
+    is the share of it that is usually run. `backwards` are those of `forwards` that go back.
     """
 
     forwards: float
     numbers: int
     held: int = 0
     is_bound: bool = False
+    likely: float = 1.0
+    backwards: float = 0.0
 
 
 Measure = Callable[[Any, Recording, TokenBatch, Tensors], Tensors]
@@ -87,7 +90,8 @@ class Analysis(ABC):
     Values are checked against the declared types (`Literal`, `Annotated[int, AtLeast(1)]`, …), from
     Python as from files; a subclass with checks of its own in `__post_init__` calls
     `super().__post_init__()` first. `how` is the method in short, `caveat` how an answer could be
-    wrong. `rank` orders analyses in reports, the lowest first; `page` is the viewer's page.
+    wrong. `rank` orders analyses in reports and in budgets, the lowest first; `page` is the
+    viewer's page.
     """
 
     question: ClassVar[str] = ""
@@ -128,6 +132,10 @@ class Analysis(ABC):
     @abstractmethod
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return what `measure` will cost on one shard."""
+
+    def coarser(self) -> "Analysis | None":
+        """Return the same with fewer layers or nodes, for a budget; None if that cannot be."""
+        return None
 
     def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: B027
         """Raise before any work if this shard cannot be measured."""
@@ -172,9 +180,8 @@ class Usable:
 
     def task(self, task: Task) -> Task:
         """Return the task with only the prompts that can be measured, shard by shard."""
-        if not self.why_not:
-            return task
-        return task.of([prompt for batch in self.batches.values() for prompt in batch.prompts])
+        kept = [prompt for batch in self.batches.values() for prompt in batch.prompts]
+        return task if len(kept) == len(task) else task.of(kept)
 
     @property
     def left_out(self) -> str:

@@ -23,8 +23,8 @@ from interp.analyses.oracle_exit import OracleExit
 from interp.analysis import Analysis
 from interp.errors import AnalysisError, RunError
 from interp.parameters import Formerly, coerce, hints_of, parse
-from interp.reports.gather import _command
 from interp.runs import Study
+from interp.runs.commands import command_of
 from interp.runs.registry import find_analyses, make_analysis, parse_parameter
 
 ANALYSES = find_analyses()
@@ -67,7 +67,7 @@ def values_of(hint: Any) -> list[Any]:
 def asked_by(*words: str, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Return the study that a command line asks for."""
     asked: list[Study] = []
-    monkeypatch.setattr(interp.runs, "estimate_costs", lambda study: asked.append(study) or [])
+    monkeypatch.setattr(interp.runs, "estimate_costs", lambda study, **_: asked.append(study) or [])
     done = CliRunner().invoke(cli.app, ["run", "--dry-run", "--model", "m", "--task", "t", *words])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -80,7 +80,7 @@ def test_the_command_of_a_report_gives_back_every_value(
 ) -> None:
     for value in values_of(hints_of(ANALYSES[name])[key]):
         config = {"models": ["m"], "tasks": ["t"], "analyses": {name: {key: value}}, "seed": 0}
-        words = shlex.split(_command(config))
+        words = shlex.split(command_of(config, out="runs/again"))
         study = asked_by(*words[words.index("--analysis") :], monkeypatch=monkeypatch)
         got = study.analyses[name][key]
         assert got == value

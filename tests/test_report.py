@@ -221,7 +221,7 @@ def test_the_command_to_reproduce_asks_for_the_same_study(study: Study, tmp_path
     command = shlex.split(report_of(tmp_path)["provenance"]["command"])
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("interp.runs.estimate_costs", lambda study: asked.append(study) or [])
+        patch.setattr("interp.runs.estimate_costs", lambda study, **_: asked.append(study) or [])
         done = CliRunner().invoke(cli.app, [*command[1:-1], str(tmp_path / "again"), "--dry-run"])
     assert done.exit_code == 0, done.exception
     assert [study.planned(model, task) for model in study.models for task in study.tasks] == [

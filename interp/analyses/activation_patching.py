@@ -5,7 +5,7 @@ only the blocks behind a node are run, and only for nodes that differ between th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -77,6 +77,11 @@ class ActivationPatching(Analysis):
     def combine(self, parts: Sequence[Tensors]) -> "ActivationPatchingResult":
         """Return the effects, aligned at the prompts' ends."""
         return ActivationPatchingResult(self, NodeScores.of(parts, self.nodes))
+
+    def coarser(self) -> "ActivationPatching | None":
+        """Return the same for the stream alone, without the writes of single layers."""
+        has_more = len(self.nodes) > 1 and "resid_pre" in self.nodes
+        return replace(self, nodes=("resid_pre",)) if has_more else None
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return the blocks behind every node, a bound: nodes equal in both runs are not run."""

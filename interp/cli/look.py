@@ -9,7 +9,10 @@ import typer
 from interp.cli.options import AsJson, RunArgument
 from interp.cli.terminal import say, say_json
 from interp.errors import RunError, unknown
+from interp.figures.words import duration
 from interp.runs.folder import Cell, cells_of, read_run
+from interp.runs.session import is_at_work
+from interp.runs.unfinished import unfinished_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +41,8 @@ def show(
     cells = _cells_of(run, model=model, task=task)
     if analysis is None:
         _print_cells(cells, as_json=as_json)
+        if not as_json and (left := [info for info in cells.values() if "shards" in info]):
+            say(_what_is_left(run, left, len(cells)))
         return
     chosen = {cell: record for cell, record in cells.items() if cell.name == analysis}
     if not chosen:
@@ -54,8 +59,9 @@ def show(
 
 
 def _cells_of(run: Path, *, model: str | None, task: str | None) -> dict[Cell, dict[str, Any]]:
-    """Return the cells of a run, or those of one model or task alone, and what is recorded."""
-    cells = cells_of(read_run(run))
+    """Return the cells of a run, or those of one model or task alone, and what is known."""
+    info = read_run(run)
+    cells = cells_of(info) | unfinished_cells(run, info)
     for what, asked in (("model", model), ("task", task)):
         names = {getattr(cell, what) for cell in cells}
         if asked is not None and asked not in names:
@@ -78,6 +84,14 @@ def _print_cells(cells: dict[Cell, dict[str, Any]], *, as_json: bool) -> None:
             else info.get("error", "")
         )
         say(f"{cell.model}  {cell.task}  {cell.name:24s} {info['status']:8s} {what}")
+
+
+def _what_is_left(folder: Path, left: list[dict[str, Any]], n_cells: int) -> str:
+    """Return whether a run that is not finished is at work, and how much there is still to do."""
+    seconds = sum(info["seconds_left"] or 0.0 for info in left)
+    about = f", about {duration(seconds)} of one worker" if seconds else ""
+    state = "at work" if is_at_work(folder) else "not at work; the same `interp run` goes on"
+    return f"{n_cells - len(left)} of {n_cells} done, {len(left)} left{about}; {state}"
 
 
 def _rows_of(frame: "pd.DataFrame | None", n: int) -> list[dict[str, Any]]:

@@ -1,23 +1,19 @@
 """`interp run` runs a study into a folder, or says what it would cost."""
 
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress
-from rich.table import Table
 
+from interp.cli.plan import print_plan
+from interp.cli.progress import watching
 from interp.cli.study import StudyFlags, parse_columns, study_of
-from interp.cli.terminal import err, note, out, say, say_json
+from interp.cli.terminal import err, out, say, say_json
 
 if TYPE_CHECKING:
     from interp.runs import Study
-
-_SECONDS = 30.0  # between lines about progress where there is no terminal
-
+    from interp.runs.budget import TaskPlanned
 
 StudyArgument = Annotated[
     Path | None, typer.Argument(help="A study file (TOML); flags override it.")
@@ -67,6 +63,10 @@ Columns = Annotated[
 Space = Annotated[
     str | None, typer.Option(help="Between text and answer: auto (by script), always, never.")
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(help="Minutes that a run without named analyses may take (default: 10), or none."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and its cost.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
@@ -90,6 +90,7 @@ def run(
     chat: Chat = False,
     columns: Columns = None,
     space: Space = None,
+    budget: Budget = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -101,11 +102,11 @@ def run(
     interp run study.toml --workers 2
     """
     keys = None if columns is None else parse_columns(columns)
-    flags = StudyFlags(model, task, n, seed, dtype, device_map, chat or None, keys, space)
+    flags = StudyFlags(model, task, n, seed, dtype, device_map, chat or None, keys, space, budget)
     asked = study_of(study, flags, analyses=analysis or [], settings=set_ or [])
     _hide_loading_bars()
     if dry_run:
-        _print_costs(asked, as_json=as_json)
+        _print_costs(asked, n_workers=workers, as_json=as_json)
         return
     kept = None if no_store else store or str(folder.parent / "store")
     how: dict[str, Any] = {"store": kept, "workers": workers, "ray": ray, "gpus": gpus}
@@ -123,8 +124,11 @@ def _execute(study: "Study", folder: Path, how: dict[str, Any], *, as_json: bool
     """Run a study and print what became of it; exit with 1 if a cell failed or none is finished."""
     from interp.runs import execute
 
-    with Progress(console=err, disable=not err.is_terminal or err.quiet) as bars:
-        record = execute(study, folder, progress=_progress_on(bars), **how)
+    def announce(planned: "TaskPlanned") -> None:
+        print_plan(planned.costs, err, n_workers=how["workers"])
+
+    with watching() as progress:
+        record = execute(study, folder, announce=announce, progress=progress, **how)
     if as_json:
         say_json(record)
     else:
@@ -132,20 +136,6 @@ def _execute(study: "Study", folder: Path, how: dict[str, Any], *, as_json: bool
     statuses = {cell["status"] for cell in record["cells"].values()}
     if "failed" in statuses or "ok" not in statuses:
         raise typer.Exit(1)
-
-
-def _progress_on(bars: Progress) -> Callable[[str, int, int], None]:
-    """Return a progress display: a bar on a terminal, a line now and then elsewhere."""
-    bar, last = bars.add_task("loading", total=None), time.monotonic()
-
-    def update(text: str, done: int, total: int) -> None:
-        nonlocal last
-        bars.update(bar, description=text, completed=done, total=total)
-        if not err.is_terminal and time.monotonic() - last > _SECONDS:
-            last = time.monotonic()
-            note(f"{text}: {done} of {total}")
-
-    return update
 
 
 def _print_cells(cells: dict[str, dict[str, Any]], folder: Path) -> None:
@@ -163,25 +153,11 @@ def _print_cells(cells: dict[str, dict[str, Any]], folder: Path) -> None:
     say(f"{n_finished} finished in {folder}{how if n_finished else ''}")
 
 
-def _print_costs(study: "Study", *, as_json: bool) -> None:
+def _print_costs(study: "Study", *, n_workers: int, as_json: bool) -> None:
     from interp.runs import estimate_costs
 
-    costs = estimate_costs(study)
+    costs = estimate_costs(study, n_workers=n_workers)
     if as_json:
         say_json([asdict(cost) for cost in costs])
         return
-    table = Table(
-        "model", "task", "analysis", "prompts", "shards", "forwards", "memory MB", "disk MB"
-    )
-    for cost in costs:
-        cell = cost.cell
-        if cost.why_not:
-            note(f"{cell.analysis} is skipped: {cost.why_not}")
-            continue
-        counts = [str(cost.n_prompts), str(cost.n_shards), f"{cost.forwards:.0f}"]
-        sizes = [f"{cost.memory_mb:.0f}", f"{cost.disk_mb:.1f}"]
-        table.add_row(cell.model, cell.task, cell.analysis, *counts, *sizes)
-    out.print(table)
-    examples = {(cost.cell.model, cost.cell.task): cost.example for cost in costs if cost.example}
-    for where, example in examples.items():
-        say(f"{' · '.join(where)}: {example}")
+    print_plan(costs, out, n_workers=n_workers)

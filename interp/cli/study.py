@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ from interp.errors import AnalysisError, InterpError, RunError, unknown
 
 if TYPE_CHECKING:
     from interp.runs import Study
+
+_MINUTES = 10.0  # that a run may take where no analysis is named
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class StudyFlags:
     chat: bool | None = None
     columns: Mapping[str, str] | None = None
     space: str | None = None
+    budget: str | None = None
 
 
 def study_of(
@@ -36,19 +39,23 @@ def study_of(
 ) -> "Study":
     """Return the study that a file and flags describe.
 
-    `analyses` are those to run (if neither they nor the file name any, all that suit), `settings`
-    their ANALYSIS.PARAMETER=VALUE. Raises RunError or AnalysisError for what does not exist.
+    `analyses` are those to run (if neither they nor the file name any, all that suit and fit into
+    10 minutes or another budget), `settings` their ANALYSIS.PARAMETER=VALUE. Raises RunError or
+    AnalysisError for what does not exist.
     """
+    from interp.parameters import hints_of, parse
     from interp.runs import Study, find_analyses
 
     fields = {} if path is None else read_study(path)
     fields |= {name: value for name, value in vars(flags).items() if value is not None}
+    if flags.budget is not None:
+        fields["budget"] = parse(hints_of(Study)["budget"], flags.budget, "--budget")
     parameters: dict[str, dict[str, Any]] = fields.pop("analyses", {})
     if analyses:
         parameters = {name: parameters.get(name, {}) for name in analyses}
     if not parameters:
         parameters = {name: {} for name in find_analyses()}
-        fields["only_fitting"] = True
+        fields = {"budget": _MINUTES} | fields | {"only_fitting": True}
     for setting in settings:
         _set(parameters, setting)
     for needed in ("models", "tasks"):
@@ -89,7 +96,7 @@ def read_study(path: Path) -> dict[str, Any]:
 
     Raises RunError if it is not a study file, and for keys or values that cannot be.
     """
-    from interp.parameters import coerce
+    from interp.parameters import coerce, hints_of
     from interp.runs import Study
 
     if not path.is_file():
@@ -98,11 +105,13 @@ def read_study(path: Path) -> dict[str, Any]:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is not TOML ({error})") from None
-    hints = get_type_hints(Study)
+    hints = hints_of(Study)
     for key in given:
         if key not in hints:
             raise RunError(f"{path}: {unknown('key', key, hints)}")
     try:
+        if given.get("budget") == "none":
+            given["budget"] = None
         return {key: coerce(hints[key], value, key) for key, value in given.items()}
     except AnalysisError as error:
         raise RunError(f"{path}: {error}") from None

@@ -47,6 +47,15 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time in round numbers: "20 s", "3 min", "2 h 10 min"."""
+    if seconds < 95:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    return " ".join(filter(None, (f"{hours} h" * (hours > 0), f"{rest} min" * (rest > 0))))
+
+
 def points(share: object) -> str:
     """Return a difference of shares, or an estimate of it, in points: "7 points [2, 11]"."""
     return format(share, ".0%").replace(" %", " points")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from interp import __version__
 from interp.errors import RunError
 from interp.files.whole import read_json
 from interp.reports.comparison import compare
+from interp.runs.commands import command_of
 from interp.runs.evidence import beside_untrained, findings_of, is_control
 from interp.runs.folder import Cell, read_file, read_run
 from interp.runs.questions import Declared, declared_in_files
@@ -67,7 +67,13 @@ def gather(folder: Path) -> dict[str, Any]:
         "title": f"What each layer does in {_listed(named)}",
         "findings": _findings(sections),
         "comparisons": compare(sections, run["models"]),
-        "warnings": [*_made_from(run), *_resumed_with(run), *_unfinished(run["cells"]), *warnings],
+        "warnings": [
+            *_made_from(run),
+            *_resumed_with(run),
+            *_unfinished(run["cells"]),
+            *_shrunk(run),
+            *warnings,
+        ],
         "analyses": sections,
         "provenance": _provenance(run),
     }
@@ -89,6 +95,14 @@ def _unfinished(cells: dict[str, dict[str, Any]]) -> list[str]:
     return [
         f"{', '.join(names)} ({model}, {task}) {status}: {error}"
         for (model, task, status, error), names in of_cause.items()
+    ]
+
+
+def _shrunk(run: dict[str, Any]) -> list[str]:
+    """Return what a budget took from analyses that are not left out."""
+    planned = [cell for plan in run.get("plan", {}).values() for cell in plan["cells"].values()]
+    return [
+        f"{Cell(**cell['cell']).path}: {cell['shrunk']}" for cell in planned if cell.get("shrunk")
     ]
 
 
@@ -205,24 +219,8 @@ def _provenance(run: dict[str, Any]) -> dict[str, Any]:
         "resumed": run.get("resumed", []),
         "seconds": round(sum(measured), 1),
     }
-    return {key: run[key] for key in keys} | more | {"command": _command(run)}
-
-
-def _command(run: dict[str, Any]) -> str:
-    """Return the command that repeats the run, on any machine."""
-    config, dtype = run["config"], _dtype(run)
-    words = ["interp", "run"]
-    for name in ("model", "task"):
-        for value in config[f"{name}s"]:
-            words += [f"--{name}", value]
-    for analysis, parameters in config["analyses"].items():
-        words += [] if config.get("only_fitting") else ["--analysis", analysis]
-        for key, value in parameters.items():
-            words += ["--set", f"{analysis}.{key}={_as_text(value)}"]
-    words += ["--n", str(config["n"])] if config.get("n") else []
-    words += ["--dtype", dtype] if dtype != "auto" else []
-    words += ["--device-map", config["device_map"]] if config.get("device_map") else []
-    return shlex.join([*words, "--seed", str(config["seed"]), "--out", "runs/again"])
+    command = command_of(run["config"] | {"dtype": _dtype(run)}, out="runs/again")
+    return {key: run[key] for key in keys} | more | {"command": command}
 
 
 def _dtype(run: dict[str, Any]) -> str:
@@ -232,10 +230,3 @@ def _dtype(run: dict[str, Any]) -> str:
     types = {str(about.get("dtype")) for about in models}
     depends = any(about.get("checkpoint") in _HALVES for about in models)
     return types.pop() if asked == "auto" and depends and len(types) == 1 else asked
-
-
-def _as_text(value: Any) -> str:
-    """Return a parameter's value in the form that `--set` reads."""
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from interp._moved import RENAMED_IN_RUNS, warn_moved
 
 if TYPE_CHECKING:
-    from interp.runs.costs import CellCost, estimate_costs
+    from interp.runs.budget import estimate_costs
+    from interp.runs.costs import CellCost
     from interp.runs.execution import execute
     from interp.runs.record import write_result
     from interp.runs.registry import find_analyses, make_analysis
@@ -20,7 +21,7 @@ _MODULES = {
     "CellCost": "costs",
     "RunFolder": "run_folder",
     "Study": "study",
-    "estimate_costs": "costs",
+    "estimate_costs": "budget",
     "execute": "execution",
     "find_analyses": "registry",
     "make_analysis": "registry",

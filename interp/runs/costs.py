@@ -1,88 +1,108 @@
-"""What a study would cost, without running any of it."""
+"""What cells would cost here, whole and with fewer prompts or layers; nothing of them is run."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from interp.analysis import Cost, Usable, usable_shards
-from interp.errors import InterpError
-from interp.models import Model, load_model
+from interp.analysis import Cost, Usable
+from interp.models import Model
 from interp.runs.folder import Cell
-from interp.runs.study import Study
-from interp.tasks import Task
+from interp.runs.plan import Failure, PlannedCell
+from interp.runs.speed import Speed
 from interp.tasks.batch import TokenBatch
+
+FEWEST = 8  # prompts that a budget leaves an analysis that can use so many
 
 
 @dataclass(frozen=True)
 class CellCost:
-    """What a cell would cost: forwards of one prompt, memory held at once, disk without the store.
+    """What a cell would cost: forwards of one prompt, seconds of one worker, memory and disk.
 
-    `left_out` says which prompts it cannot use; `why_not`, instead of all else, why it would not
-    run. `example` shows the end of the first prompt and the start of its answer.
+    Memory is held at once, disk is without the store; `seconds` is None where passes could not be
+    timed. `left_out` says which prompts it cannot use, `shrunk` what a budget took from it; both
+    come with the price of the whole. `why_not`, instead of all else, is why it would not run.
+    `example` shows the end of the first prompt and the start of its answer.
     """
 
     cell: Cell
     n_prompts: int = 0
     n_shards: int = 0
     forwards: float = 0.0
+    seconds: float | None = None
     memory_mb: float = 0.0
     disk_mb: float = 0.0
     left_out: str = ""
+    shrunk: str = ""
     why_not: str = ""
     example: str = ""
 
 
-def estimate_costs(study: Study) -> list[CellCost]:
-    """Return the cost of every cell, without running any."""
-    tasks = study.check()
-    costs: list[CellCost] = []
-    for name in study.models:
-        model = load_model(name, dtype=study.dtype, device_map=study.device_map)
-        with model.running:
-            for task_name, task in tasks.items():
-                costs += _costs_of(study, model, task, task_name)
-    return costs
+@dataclass(frozen=True)
+class Offer:
+    """One way to run a cell, and what it would cost."""
+
+    planned: PlannedCell
+    cost: CellCost
 
 
-def _costs_of(study: Study, model: Model, task: Task, name: str) -> Iterator[CellCost]:
-    """Yield what the analyses of a task on a model would cost."""
-    fitted = study.draw(model, task)
-    batches = [model.tokenize(shard) for shard in model.shards(fitted.task)]
-    for planned in study.planned(model.name, name):
-        try:
-            usable = usable_shards(planned.analysis, model, batches)
-            costs = [planned.analysis.cost(model, shard) for shard in usable.batches.values()]
-        except InterpError as error:
-            if not study.only_fitting:
-                raise
-            yield CellCost(planned.cell, why_not=str(error))
-            continue
-        left_out = ", ".join(filter(None, (str(fitted), usable.left_out)))
-        yield _cost_of(planned.cell, model, batches, usable, costs, left_out)
+@dataclass(frozen=True)
+class Prices:
+    """The ways to run each cell, the whole first and the cheapest last, or why it cannot run."""
+
+    offers: Mapping[Cell, tuple[Offer, ...]]
+    refused: Mapping[Cell, Failure]
 
 
-def _cost_of(
-    cell: Cell,
-    model: Model,
-    batches: Sequence[TokenBatch],
-    usable: Usable,
-    costs: Sequence[Cost],
-    left_out: str,
-) -> CellCost:
-    shards = [*usable.batches.values()]
-    n_prompts = [len(shard.prompts) for shard in shards]
+@dataclass(frozen=True)
+class Pricing:
+    """What prices of cells depend on: the shards of a task on a model, and how fast this is.
+
+    `ends` are the numbers of shards that hold the first 8, 16, 32, … prompts, the last of all.
+    """
+
+    model: Model
+    batches: Sequence[TokenBatch]
+    ends: Sequence[int]
+    speed: Speed | None
+
+    def offers(self, planned: PlannedCell, usable: Usable, left_out: str) -> Iterator[Offer]:
+        """Yield the cell as it is, then with fewer prompts, then of fewer layers."""
+        own = usable.batches
+        count = [len(own[i].prompts) if i in own else 0 for i in range(len(self.batches))]
+        fewest, end = min(FEWEST, sum(count)), self.ends[-1]
+        yield self._offer(planned, usable, left_out)
+        for smaller in reversed(self.ends[:-1]):
+            if fewest <= sum(count[:smaller]) < sum(count[:end]):
+                planned, end = replace(planned, n_shards=smaller), smaller
+                yield self._offer(planned, usable, left_out)
+        while (coarser := planned.analysis.coarser()) is not None:
+            planned = replace(planned, analysis=coarser)
+            yield self._offer(planned, usable, left_out)
+
+    def _offer(self, planned: PlannedCell, usable: Usable, left_out: str) -> Offer:
+        n = len(self.batches) if planned.n_shards is None else planned.n_shards
+        batches = [batch for i, batch in usable.batches.items() if i < n]
+        costs = [planned.analysis.cost(self.model, batch) for batch in batches]
+        n_prompts = [len(batch.prompts) for batch in batches]
+        cost = CellCost(
+            planned.cell,
+            n_prompts=sum(n_prompts),
+            n_shards=len(batches),
+            forwards=sum((1 + cost.forwards) * n for cost, n in zip(costs, n_prompts, strict=True)),
+            seconds=None if self.speed is None else self.speed.seconds_of(costs, batches),
+            memory_mb=_memory_mb(self.model, batches, costs),
+            disk_mb=4 * sum(cost.numbers for cost in costs) / 1e6,
+            left_out=left_out,
+            example=_example_of(self.model, self.batches[0]),
+        )
+        return Offer(planned, cost)
+
+
+def _memory_mb(model: Model, batches: Sequence[TokenBatch], costs: Sequence[Cost]) -> float:
+    """Return what is held at once: the weights, a clean pass, and what the analysis adds."""
     n_recorded = (3 * model.n_layers + 1) * model.d_model  # numbers of a clean pass, per token
-    clean = n_recorded * max(shard.tokens.numel() for shard in shards)
-    held = model.module.get_memory_footprint() + 4 * (clean + max(cost.held for cost in costs))
-    return CellCost(
-        cell,
-        n_prompts=sum(n_prompts),
-        n_shards=len(shards),
-        forwards=sum((1 + cost.forwards) * n for cost, n in zip(costs, n_prompts, strict=True)),
-        memory_mb=held / 1e6,
-        disk_mb=4 * sum(cost.numbers for cost in costs) / 1e6,
-        left_out=left_out,
-        example=_example_of(model, batches[0]),
-    )
+    clean = n_recorded * max(batch.tokens.numel() for batch in batches)
+    most = max(cost.held for cost in costs)
+    return float(model.module.get_memory_footprint() + 4 * (clean + most)) / 1e6
 
 
 def _example_of(model: Model, batch: TokenBatch) -> str:

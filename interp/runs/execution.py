@@ -1,7 +1,9 @@
 """Executing a study into a run folder, shard by shard, resumable at any moment."""
 
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from itertools import product, starmap
 from pathlib import Path
@@ -12,19 +14,20 @@ from interp.errors import ChangedError, ModelError, RunError
 from interp.files.whole import write_atomically
 from interp.models.dtypes import AutoDtype
 from interp.result import Result
+from interp.runs.budget import TaskPlanned, choose, share_of_next
 from interp.runs.cluster import connect, kind_of_workers, make_executors
 from interp.runs.executors import Executor, call, run_jobs
 from interp.runs.folder import Cell
 from interp.runs.parts import read_part
 from interp.runs.plan import Failure, Job, PlannedCell, Spent, TaskPlan, part_path
+from interp.runs.progress import Progress, Standing, WorkLeft
 from interp.runs.record import RunRecord, Status, damaged_files, write_result
 from interp.runs.session import Stopping, alone_in, logged
 from interp.runs.study import Study
-from interp.runs.worker import Worker
+from interp.runs.worker import Worker, is_prepared
 from interp.shapes import Tensors
 from interp.tasks import Prompt, Task
 
-Progress = Callable[[str, int, int], None]
 _log = logging.getLogger(__name__)
 
 
@@ -36,9 +39,13 @@ def execute(
     workers: int = 1,
     ray: str | None = None,
     gpus: float | None = None,
-    progress: Progress = lambda *_: None,
+    announce: Callable[[TaskPlanned], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
     """Run what is not finished and return run.json; parts of an interrupted run are kept.
+
+    `announce` is told of every task on a model what will be run of it and how long that takes,
+    before it is; `progress`, how far it is.
 
     `workers` processes share the work, or as many actors (of `gpus` GPUs each) of the Ray cluster
     at the address `ray`; numbers do not depend on it. A cell that fails is recorded with its error
@@ -57,7 +64,7 @@ def execute(
         record = RunRecord(study, out, tasks, auto=AutoDtype.on(kind))
         worker = Worker(study, out.absolute(), record.dtype, store)
         executors = make_executors(worker, workers=workers, ray_address=ray, gpus=gpus)
-        run = _Run(study, record, executors, stopping, progress)
+        run = _Run(study, record, executors, stopping, announce, progress)
         try:
             errors = starmap(run.run_task, product(study.models, study.tasks))
             changed = [error for error in errors if error is not None]
@@ -79,7 +86,9 @@ class _Run:
     record: RunRecord
     executors: Sequence[Executor]
     stopping: Stopping
+    announce: Callable[[TaskPlanned], None]
     progress: Progress
+    began: float = field(default_factory=time.monotonic)
 
     def run_task(self, model: str, task: str) -> ChangedError | None:
         """Run a task on a model; return the error if what is finished is of something else."""
@@ -99,33 +108,48 @@ class _TaskOnModel:
     task: str
     spent: dict[Cell, Spent] = field(default_factory=dict)
     failed: dict[Cell, Failure] = field(default_factory=dict)
+    work: WorkLeft = field(default_factory=lambda: WorkLeft({}))
 
     def run(self) -> None:
-        """Plan, prepare, measure and combine what is not finished.
+        """Price, plan, prepare, measure and combine what is not finished.
 
         Raises ChangedError if finished results are of something else.
         """
-        cells = self.shared.study.planned(self.model, self.task)
-        todo = [planned for planned in cells if not self._is_finished(planned.cell)]
         if self._is_stopping():
             return
-        plan = self._plan(cells, todo)
+        cells = self.shared.study.planned(self.model, self.task)
+        finished = {planned.cell for planned in cells if self._is_finished(planned.cell)}
+        chosen = self._chosen(cells, finished)
+        if chosen is None:
+            return
+        todo = [planned for planned in chosen.planned if planned.cell not in finished]
+        if todo:
+            self.shared.announce(chosen)
+        for cell, why in chosen.left_out.items():
+            self.shared.record.note_cell(cell, {"status": "skipped", "error": why})
+        plan = self._plan(chosen.planned, todo)
         if plan is None:
             return
         for planned in todo:
             if (failure := plan.refused.get(planned.cell)) is not None:
                 self._fail(planned.cell, failure, may_skip=True)
         going = self._going(todo)
-        self._do([Job(self.model, self.task, (planned,)) for planned in going], "preparing")
-        going = self._going(going)
-        jobs = [
-            Job(self.model, self.task, tuple(p for p in going if i in plan.cells[p.cell].keys), i)
-            for i in range(len(plan.shards))
-        ]
-        self._do([job for job in jobs if job.cells], f"{self.model} · {self.task}")
-        if not self._is_stopping():
-            for planned in self._going(going):
-                self._finish(planned, plan)
+        seconds = {cost.cell: cost.seconds for cost in chosen.costs}
+        self.work = WorkLeft(
+            {each.cell: seconds.get(each.cell) for each in going},
+            n_workers=len(self.shared.executors),
+        )
+        jobs = [job for planned in going for job in self._jobs(planned, plan)]
+        if len(self.shared.executors) > 1:  # of what is prepared, every worker has need
+            self._do([job for job in jobs if job.shard is None], plan)
+            jobs = [job for job in jobs if job.shard is not None]
+        self._do(jobs, plan)
+
+    def _jobs(self, planned: PlannedCell, plan: TaskPlan) -> list[Job]:
+        """Return a cell's jobs: what is prepared for it, then its shards."""
+        shards: list[int | None] = [*plan.cells[planned.cell].keys]
+        first: list[int | None] = [None] if is_prepared(planned.analysis) else []
+        return [Job(self.model, self.task, (planned,), i) for i in (*first, *shards)]
 
     def _is_stopping(self) -> bool:
         return self.shared.stopping.is_set()
@@ -142,21 +166,31 @@ class _TaskOnModel:
             _log.warning("%s: %s damaged; made again from its parts", cell.path, ", ".join(damaged))
         return not damaged
 
+    def _chosen(self, cells: Sequence[PlannedCell], finished: Set[Cell]) -> TaskPlanned | None:
+        """Return what is to be run, as recorded if it was begun before; None if it cannot be."""
+        record, n_workers = self.shared.record, len(self.shared.executors)
+        if (kept := record.plan_of(self.model, self.task)) is not None:
+            return TaskPlanned.from_json(kept, cells)
+        todo = [planned for planned in cells if planned.cell not in finished]
+        if not todo:
+            return TaskPlanned(None, tuple(cells), ())
+        self.shared.progress(Standing(f"{self.model} · {self.task}: loading and timing"))
+        prices = self._asked("price", todo, cells)
+        if prices is None:
+            return None
+        n_before = len(record.values.get("plan", {}))
+        gone = time.monotonic() - self.shared.began
+        minutes = share_of_next(self.shared.study, n_before, seconds=gone)
+        chosen = choose(self.shared.study, cells, prices, minutes=minutes, n_workers=n_workers)
+        record.note_plan(self.model, self.task, chosen.to_json())
+        return chosen
+
     def _plan(self, cells: Sequence[PlannedCell], todo: Sequence[PlannedCell]) -> TaskPlan | None:
         """Return what is to be done; None, after failing `todo`, without a model or a task."""
         record = self.shared.record
         finished = {p.cell: record.of(p.cell)["identity"] for p in cells if p not in todo}
-        asked = (self.model, self.task, cells, finished)
-        try:
-            plan: TaskPlan = call(self.shared.executors[0], "plan", *asked)
-        except Exception as error:
-            if finished and not todo:
-                unchecked = f"what is finished of {self.model!r} cannot be checked: {error}"
-                raise ChangedError(f"{record.out}: {unchecked}") from error
-            if len(self.shared.study.models) == 1 and isinstance(error, ModelError):
-                raise
-            for planned in todo:
-                self._fail(planned.cell, Failure.of(error))
+        plan: TaskPlan | None = self._asked("plan", todo, cells, finished)
+        if plan is None:
             return None
         for cell, why in plan.changed.items():
             raise ChangedError(f"{record.out / cell.path} {why}; choose another --out")
@@ -164,22 +198,60 @@ class _TaskOnModel:
         record.note_task(self.task, plan.task)
         return plan
 
-    def _do(self, jobs: Sequence[Job], what: str) -> None:
-        """Let the workers do jobs; cells that fail are recorded and skipped from then on."""
-        self.shared.progress(what, 0, len(jobs))
+    def _asked(self, what: str, todo: Sequence[PlannedCell], *about: Any) -> Any:
+        """Return what a worker answers; None, after failing `todo`, without a model or a task."""
+        out = self.shared.record.out
+        try:
+            return call(self.shared.executors[0], what, self.model, self.task, *about)
+        except Exception as error:
+            if not todo:
+                unchecked = f"what is finished of {self.model!r} cannot be checked: {error}"
+                raise ChangedError(f"{out}: {unchecked}") from error
+            if len(self.shared.study.models) == 1 and isinstance(error, ModelError):
+                raise
+            for planned in todo:
+                self._fail(planned.cell, Failure.of(error))
+            return None
+
+    def _do(self, jobs: Sequence[Job], plan: TaskPlan) -> None:
+        """Let workers do jobs; failed cells are skipped from then on, whole ones are finished."""
         outcomes = run_jobs(
-            self.shared.executors, jobs, is_stopping=self._is_stopping, failed=self.failed
+            self.shared.executors,
+            jobs,
+            is_stopping=self._is_stopping,
+            failed=self.failed,
+            begin=lambda job: self._report(job, plan),
         )
-        for n, (job, outcome) in enumerate(outcomes, 1):
-            for cell, each in outcome.items():
+        left = Counter(planned.cell for job in jobs for planned in job.cells)
+        for job, outcome in outcomes:
+            for planned in job.cells:
+                cell, each = planned.cell, outcome.get(planned.cell)
+                left[cell] -= 1
                 if isinstance(each, Spent):
                     self.spent[cell] = self.spent.get(cell, Spent()) + each
-                elif cell not in self.failed:
+                    if job.shard is not None:
+                        self.work.add(cell, _share(job, plan), each)
+                elif each is not None and cell not in self.failed:
                     self._fail(cell, each, may_skip=job.shard is None)
-            self.shared.progress(what, n, len(jobs))
+                if job.shard is not None and not left[cell] and cell not in self.failed:
+                    self._finish(planned, plan)
+
+    def _report(self, job: Job, plan: TaskPlan) -> None:
+        """Say which analysis of which prompts is begun."""
+        (planned,) = job.cells
+        keys, cell = list(plan.cells[planned.cell].keys), planned.cell
+        if job.shard is None:
+            what = "preparing"
+        else:
+            counts = [len(plan.shards[i]) for i in keys]
+            done = sum(counts[: keys.index(job.shard)])
+            what = f"prompts {done + 1}–{done + counts[keys.index(job.shard)]} of {sum(counts)}"
+        doing = f"{cell.model} · {cell.task} · {cell.name}: {what}"
+        self.shared.progress(Standing(doing, self.work.share, self.work.seconds_left))
 
     def _fail(self, cell: Cell, failure: Failure, *, may_skip: bool = False) -> None:
         self.failed[cell] = failure
+        self.work.drop(cell)
         is_skipped = may_skip and self.shared.study.only_fitting and failure.is_refusal
         status: Status = {"status": "skipped" if is_skipped else "failed", "error": failure.error}
         _log.warning("%s %s: %s", cell.path, status["status"], failure.error)
@@ -224,6 +296,13 @@ class _TaskOnModel:
                 )
             parts.append(part)
         return parts
+
+
+def _share(job: Job, plan: TaskPlan) -> float:
+    """Return which share of its cell's prompts a job measures."""
+    (planned,) = job.cells
+    n_prompts = {i: len(plan.shards[i]) for i in plan.cells[planned.cell].keys}
+    return n_prompts[job.shard or 0] / sum(n_prompts.values())
 
 
 def _status_of(analysis: Analysis, result: Result) -> Status:

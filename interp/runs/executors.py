@@ -138,8 +138,9 @@ def run_jobs(
     *,
     is_stopping: Callable[[], bool],
     failed: Container[Cell] = (),
+    begin: Callable[[Job], None] = lambda _: None,
 ) -> Iterator[tuple[Job, Outcome]]:
-    """Let workers do jobs, and yield outcomes as they arrive.
+    """Let workers do jobs, and yield outcomes as they arrive; `begin` is told of each before.
 
     A job whose worker dies is done again, and a slow one is also given to a second worker. Cells
     that have `failed` by the time a job is handed out are left out of it.
@@ -152,6 +153,7 @@ def run_jobs(
         while free and queue and not is_stopping():
             job = _without(failed, queue.popleft())
             if job.cells:
+                begin(job)
                 _hand_out(free.pop(), job, busy)
             else:
                 yield job, {}

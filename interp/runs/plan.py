@@ -15,10 +15,14 @@ from interp.tasks import Prompt
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell of a study, and its analysis with its parameters."""
+    """A cell of a study, and its analysis with its parameters.
+
+    Of the task's shards it has the first `n_shards`; all, if they are None.
+    """
 
     cell: Cell
     analysis: Analysis = field(compare=False)
+    n_shards: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from interp.errors import ChangedError, RunError
 from interp.files.whole import digest_of, write_atomically, write_json
 from interp.models.dtypes import AutoDtype
 from interp.result import Result
-from interp.runs.folder import SCHEMA, Cell, is_whole, read_run
+from interp.runs.folder import SCHEMA, Cell, is_whole, read_run, task_path
 from interp.runs.identity import hash_of_task
 from interp.runs.provenance import machine, now, versions
 from interp.runs.study import Study
@@ -70,6 +70,17 @@ class RunRecord:
         """Record a cell; the time of the last one is the run's."""
         self.values["cells"][cell.path] = cell.names | status
         self.values["finished"] = now()
+        self._write()
+
+    def plan_of(self, model: str, task: str) -> dict[str, Any] | None:
+        """Return what `note_plan` recorded of a task on a model; None if nothing was."""
+        kept: dict[str, Any] | None = self.values.get("plan", {}).get(task_path(model, task))
+        return kept
+
+    def note_plan(self, model: str, task: str, plan: dict[str, Any]) -> None:
+        """Record what is to be done of a task on a model, and what it was priced at."""
+        kept = json.loads(json.dumps(plan))  # as a resumed run reads it
+        self.values.setdefault("plan", {})[task_path(model, task)] = kept
         self._write()
 
     def note_model(self, name: str, described: dict[str, Any]) -> None:

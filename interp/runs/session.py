@@ -35,6 +35,19 @@ def alone_in(out: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_at_work(out: Path) -> bool:
+    """Tell whether a process is at work in a run folder."""
+    if not (out / ".lock").exists():
+        return False
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
 @contextmanager
 def logged(out: Path) -> Iterator[None]:
     """Append all log messages to run.log."""

@@ -2,18 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from interp.errors import RunError, TaskError
 from interp.models import Model
 from interp.models.dtypes import check_dtype
 from interp.models.locating import locate
+from interp.parameters import AtLeast
 from interp.runs.folder import Cell, folder_name
 from interp.runs.plan import PlannedCell
 from interp.runs.registry import make_analysis
 from interp.tasks import Task, load_task
 from interp.tasks.fitting import Fitted
 from interp.tasks.spacing import check_space
+
+_SIZES = [8 * 2**i for i in range(20)]  # prompts to which a budget may shrink an analysis
+_MORE = 1.25  # times a size that the next one has at least
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,11 @@ class Study:
 
     "ANALYSIS@LABEL" names a set of parameters, so that one analysis can be there several times.
     With `only_fitting`, an analysis that a task does not suit is skipped with the reason, instead
-    of failed. `dtype` and `device_map` are how models are loaded. With `chat`, texts are what a
-    user says; `columns` maps fields of a prompt to the keys of task files, and `space` is how
-    answers follow texts (as in `Task.from_hf`).
+    of failed, and `budget` is how many minutes the whole may take (None: as long as it takes).
+    Analyses then run by rank, and are shrunk or left out until they fit. `dtype` and `device_map`
+    are how models are loaded. With `chat`, texts are what a user says; `columns` maps fields of a
+    prompt to the keys of task files, and `space` is how answers follow texts (as in
+    `Task.from_hf`).
     """
 
     models: tuple[str, ...]
@@ -33,6 +39,7 @@ class Study:
     n: int | None = None
     seed: int = 0
     only_fitting: bool = False
+    budget: Annotated[float, AtLeast(0)] | None = None
     dtype: str = "auto"
     device_map: str | None = None
     chat: bool = False
@@ -54,13 +61,15 @@ class Study:
     def planned(self, model: str, task: str) -> list[PlannedCell]:
         """Return the cells of a task on a model, each with its analysis.
 
-        An analysis has the study's seed, unless its parameters say otherwise.
+        An analysis has the study's seed, unless its parameters say otherwise. Those that nobody
+        named are in the order of their rank.
         """
-        return [
+        planned = [
             PlannedCell(cell, make_analysis(cell.analysis, parameters, seed=self.seed))
             for name, parameters in self.analyses.items()
             for cell in [Cell.parse(model, task, name)]
         ]
+        return sorted(planned, key=_rank) if self.only_fitting else planned
 
     def load_task(self, name: str) -> Task:
         """Return one of the study's tasks, whole."""
@@ -74,8 +83,26 @@ class Study:
             return fitted
         return replace(fitted, task=fitted.task.take(self.n, seed=self.seed))
 
+    def levels(self, task: Task) -> list[Task]:
+        """Return a task's prompts in parts: the first 8 of a balanced draw, the next 8, 16, 32, …
+
+        So a budget can give an analysis fewer of them. Without one, all are one part.
+        """
+        if self.budget is None:
+            return [task]
+        sizes = [size for size in _SIZES if size * _MORE <= len(task)]
+        drawn, parts = task, []
+        for size in reversed(sizes):
+            fewer = drawn.take(size, seed=self.seed)
+            inside = {prompt.id for prompt in fewer.prompts}
+            parts.append(drawn.of([p for p in drawn.prompts if p.id not in inside]))
+            drawn = fewer
+        return [drawn, *reversed(parts)]
+
     def check(self) -> dict[str, Task]:
         """Return the study's tasks; raise for names and values that do not exist."""
+        if self.budget is not None and not self.only_fitting:
+            raise RunError("a budget and named analyses given; those are never shrunk")
         for what, names in (("model", self.models), ("task", self.tasks)):
             _check_names(what, names)
         for name, parameters in self.analyses.items():
@@ -87,6 +114,10 @@ class Study:
         if self.n is not None and self.n < 1:
             raise TaskError(f"{self.n} prompts asked for; at least 1 is needed")
         return {name: self.load_task(name) for name in self.tasks}
+
+
+def _rank(planned: PlannedCell) -> int:
+    return type(planned.analysis).rank
 
 
 def _check_names(what: str, names: tuple[str, ...]) -> None:

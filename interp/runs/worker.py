@@ -4,20 +4,24 @@ What it computes is written into the run folder, whole or not at all, so that a 
 twice, by anyone, at any time.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from interp.analysis import Analysis, Usable, usable_shards
+from interp.figures.words import counted
 from interp.files.whole import write_atomically, write_json
 from interp.models import Model, load_model
 from interp.models.dtypes import AutoDtype, how_computed, name_of
 from interp.replay import Recording
+from interp.runs.costs import Offer, Prices, Pricing
 from interp.runs.folder import Cell, folder_name, task_path
 from interp.runs.identity import Fed, NumberIdentity, hash_of_task, hash_of_tokenizer
 from interp.runs.parts import pack, read_part, write_part
@@ -31,12 +35,15 @@ from interp.runs.plan import (
     TaskPlan,
     part_path,
 )
+from interp.runs.speed import Speed, measure_speed
 from interp.runs.study import Study
 from interp.shapes import Tensors
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 from interp.tasks.encoding import put_in_front
 from interp.tasks.fitting import Fitted
+
+_log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # names of a model and a task
 
@@ -57,7 +64,33 @@ class Worker:
     _prepared: dict[Cell, Tensors] = field(default_factory=dict)
     _batches: dict[Key, list[TokenBatch]] = field(default_factory=dict)
     _fed: dict[tuple[str, str, int], Fed] = field(default_factory=dict)
+    _ends: dict[Key, list[int]] = field(default_factory=dict)
     _usable: dict[Cell, Usable] = field(default_factory=dict)
+    _recorded: tuple[Key, int, Recording] | None = None
+
+    @torch.no_grad()
+    def price(self, model: str, task: str, cells: Sequence[PlannedCell]) -> Prices:
+        """Return what cells would cost, whole or, where the study has a budget, shrunk.
+
+        What can be run is found out as in `plan`.
+        """
+        loaded = self._load(model)
+        with loaded.running:
+            batches = self._tokenized(model, task)
+            pricing = Pricing(loaded, batches, self._ends[model, task], _speed_of(loaded, batches))
+            of_model, about = NumberIdentity.of_model(loaded), str(self._draw(model, task))
+            offers: dict[Cell, tuple[Offer, ...]] = {}
+            refused: dict[Cell, Failure] = {}
+            for planned in cells:
+                try:
+                    left_out = self._plan_of(planned, of_model).left_out
+                    left_out = ", ".join(filter(None, (about, left_out)))
+                    ways = pricing.offers(planned, self._usable_shards(planned), left_out)
+                    n_ways = None if self.study.budget is not None else 1
+                    offers[planned.cell] = tuple(islice(ways, n_ways))
+                except Exception as error:
+                    refused[planned.cell] = Failure.of(error)
+            return Prices(offers, refused)
 
     @torch.no_grad()
     def plan(
@@ -96,13 +129,15 @@ class Worker:
             return TaskPlan(describe(loaded), about, shards, str(drawn), plans, refused, changed)
 
     def _plan_of(self, planned: PlannedCell, of_model: NumberIdentity) -> CellPlan:
-        usable = self._usable_shards(planned)
+        usable, spared = self._usable_shards(planned), self._spared(planned)
         asked = of_model.asking(planned.analysis, self._load(planned.cell.model))
         fed = {i: self._fed_with(planned, i) for i in usable.shards}
+        n_spared = sum(len(batch.prompts) for batch in spared.values())
+        budget = f"{counted(n_spared, 'prompt')} to fit the budget" if n_spared else ""
         return CellPlan(
             asked.about([*fed.values()]),
             {i: asked.about([each]).key for i, each in fed.items()},
-            usable.left_out,
+            ", ".join(filter(None, (usable.left_out, budget))),
             frozenset(usable.why_not),
         )
 
@@ -132,18 +167,29 @@ class Worker:
             of_model = NumberIdentity.of_model(model)
             if job.shard is None:
                 return {planned.cell: self._prepare(planned, of_model) for planned in job.cells}
-            whole = self._tokenized(job.model, job.task)[job.shard]
-            recording, outcome = model.record(whole), {}
+            whole, outcome = self._tokenized(job.model, job.task)[job.shard], {}
             for planned in job.cells:
                 own = self._usable_shards(planned).batches[job.shard]
-                asked = recording if own is whole else model.record(own)
+                asked = (
+                    self._recording(job.model, job.task, job.shard)
+                    if own is whole
+                    else model.record(own)
+                )
                 outcome[planned.cell] = self._measure(planned, job.shard, asked, of_model)
             return outcome
 
+    def _recording(self, model: str, task: str, shard: int) -> Recording:
+        """Return a shard's recording: the last one, if the job before was about the same shard."""
+        if self._recorded is None or self._recorded[:2] != ((model, task), shard):
+            self._recorded = None
+            recording = self._load(model).record(self._tokenized(model, task)[shard])
+            self._recorded = (model, task), shard, recording
+        return self._recorded[2]
+
     def _load(self, name: str) -> Model:
         if self._model is None or self._model.name != name:
-            self._model = None
-            for known in (self._prepared, self._batches, self._fed, self._usable):
+            self._model = self._recorded = None
+            for known in (self._prepared, self._batches, self._fed, self._ends, self._usable):
                 known.clear()
             self._model = load_model(
                 name, store=self.store, dtype=self.dtype, device_map=self.study.device_map
@@ -159,9 +205,12 @@ class Worker:
     def _tokenized(self, model: str, task: str) -> list[TokenBatch]:
         """Return all shards of a task."""
         if (model, task) not in self._batches:
-            loaded = self._load(model)
-            shards = loaded.shards(self._draw(model, task).task)
-            self._batches[model, task] = [loaded.tokenize(shard) for shard in shards]
+            loaded, drawn = self._load(model), self._draw(model, task).task
+            parts = [loaded.shards(part) for part in self.study.levels(drawn)]
+            self._ends[model, task] = list(accumulate(map(len, parts)))
+            self._batches[model, task] = [
+                loaded.tokenize(shard) for part in parts for shard in part
+            ]
         return self._batches[model, task]
 
     def _fed_with(self, planned: PlannedCell, i: int) -> Fed:
@@ -176,6 +225,17 @@ class Worker:
         return self._fed[model, task, i]
 
     def _usable_shards(self, planned: PlannedCell) -> Usable:
+        """Return the shards that a cell measures."""
+        usable, spared = self._all_usable(planned), self._spared(planned)
+        kept = {i: batch for i, batch in usable.batches.items() if i not in spared}
+        return replace(usable, batches=kept)
+
+    def _spared(self, planned: PlannedCell) -> dict[int, TokenBatch]:
+        """Return what a cell could measure, but does not."""
+        n, usable = planned.n_shards, self._all_usable(planned)
+        return {} if n is None else {i: batch for i, batch in usable.batches.items() if i >= n}
+
+    def _all_usable(self, planned: PlannedCell) -> Usable:
         cell = planned.cell
         if cell not in self._usable:
             model, batches = self._load(cell.model), self._tokenized(cell.model, cell.task)
@@ -194,7 +254,7 @@ class Worker:
     def _prepared_for(self, planned: PlannedCell, of_model: NumberIdentity) -> Tensors:
         """Return what a cell needs for every shard, from disk if any worker has computed it."""
         cell, analysis = planned.cell, planned.analysis
-        if type(analysis).prepare is Analysis.prepare:
+        if not is_prepared(analysis):
             return {}
         model, path = self._load(cell.model), self.out / cell.path / "prepared.safetensors"
         key = self._plan_of(planned, of_model).identity.key
@@ -224,6 +284,20 @@ class Worker:
         run = recording.work.block_tokens - before
         forward = float(shard.tokens.numel() * recording.n_layers)
         return Spent(time.monotonic() - began, run, forward, _peak_mb())
+
+
+def is_prepared(analysis: Analysis) -> bool:
+    """Tell whether an analysis computes something once for all shards."""
+    return type(analysis).prepare is not Analysis.prepare
+
+
+def _speed_of(model: Model, batches: Sequence[TokenBatch]) -> Speed | None:
+    """Return how fast passes are; None, and the reason is logged, where they fail."""
+    try:
+        return measure_speed(model, batches)
+    except Exception as error:
+        _log.warning("%s: passes cannot be timed: %s", model.name, error)
+        return None
 
 
 def _vocabulary(model: Model, names: Sequence[str]) -> list[str]:

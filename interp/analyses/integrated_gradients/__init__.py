@@ -10,9 +10,10 @@ Nodes are added until each integral is settled and all add up to the known F(S) 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from interp.analyses.integrated_gradients.quadrature import (
     left_riemann,
 )
 from interp.analyses.integrated_gradients.result import IntegratedGradientsResult
+from interp.analyses.integrated_gradients.varied import behind_part, varied_of
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
@@ -32,7 +34,6 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
-from interp.sites import Site
 from interp.stats.align import align
 from interp.sweeps.answers import (
     SameLength,
@@ -41,11 +42,13 @@ from interp.sweeps.answers import (
     probability,
     require_answers,
 )
+from interp.sweeps.layers import COARSEST, every_nth
 from interp.sweeps.positions import FirstPosition, first_read
 from interp.sweeps.staircase import Part
 from interp.tasks.batch import TokenBatch
 
 Nodes = Literal["adaptive", "published"]
+_LIKELY = 0.2  # of `max_nodes` (256) that settle a usual case: 33 to 65
 _GRAPH_TOKENS = 2048  # many layers hold a graph: more than the one block of `Recording.run`
 
 
@@ -57,6 +60,7 @@ class IntegratedGradients(Analysis):
     its size, or of 5 % of all sizes) and so is the sum (of at least 0.01); "published" takes
     `max_nodes` equal steps, each at its left end. `part` is varied; `first_position` "excluded"
     leaves token 0 out of the mean; `whole_answer` counts the answer's last token in, as published.
+    Only `every` n-th layer is looked at, the last among them.
     """
 
     part: Part = "layer"
@@ -65,6 +69,7 @@ class IntegratedGradients(Analysis):
     max_nodes: Annotated[int, AtLeast(2)] = 256
     first_position: FirstPosition = "included"
     whole_answer: bool = False
+    every: Annotated[int, AtLeast(1)] = 1
     seed: int = 0
     rank: ClassVar[int] = 11
     page: ClassVar[str] = "erasure"
@@ -109,7 +114,7 @@ class IntegratedGradients(Analysis):
         for group in by_answer_length(recording, shard, whole=self.whole_answer):
             n_pos = group.recording.n_pos
             parts["n_pos"][group.rows.cpu()] = n_pos
-            for layer in range(layers):
+            for layer in every_nth(layers, self.every):
                 integrals = self._integrals(group, layer)
                 for row, integral in zip(group.rows.tolist(), integrals, strict=True):
                     parts["attribution"][row, layer, :n_pos] = integral.components.cpu()
@@ -132,7 +137,7 @@ class IntegratedGradients(Analysis):
     def _slopes(self, group: SameLength, layer: int) -> Evaluate:
         """Return what evaluates F and its slope along the path, at each position."""
         recording = group.recording
-        source = self._varied(recording, layer)
+        source = varied_of(recording, layer, self.part)
         baseline = source[:, first_read(self.first_position) :].float().mean(1, keepdim=True)
         path = source.float() - baseline
 
@@ -142,7 +147,7 @@ class IntegratedGradients(Analysis):
             with graph():
                 varied = baseline[which] + at[:, None, None] * path[which]
                 varied = varied.to(source.dtype).requires_grad_()
-                resid = self._behind(recording, rows, which, layer, varied)
+                resid = behind_part(self.part, recording, rows, which, layer=layer, varied=varied)
                 resid = rows.chain(range(layer + 1, rows.n_layers), resid)
                 logits = rows.logits(resid, positions=group.predicting)
                 value = probability(logits, group.answer[which])
@@ -160,35 +165,26 @@ class IntegratedGradients(Analysis):
 
         return evaluate
 
-    def _varied(self, recording: Recording, layer: int) -> Tensor:
-        """Return what the path ends at [batch pos d_model]."""
-        if self.part == "layer":
-            return recording.resid(layer + 1)
-        return recording.clean(Site("attn_out" if self.part == "attention" else "mlp_out", layer))
-
-    def _behind(
-        self, clean: Recording, rows: Recording, which: Tensor, layer: int, varied: Tensor
-    ) -> Tensor:
-        """Return the residual behind `layer` where its part has written something else."""
-        if self.part == "layer":
-            return varied
-        pre = clean.resid(layer)[which]
-        if self.part == "mlp":
-            return pre + clean.clean(Site("attn_out", layer))[which] + varied
-        return pre + varied + rows.mlp(layer, rows.mlp_reads(layer, pre, varied))
-
     def combine(self, parts: Sequence[Tensors]) -> IntegratedGradientsResult:
         """Return attributions aligned at the prompts' ends, and the errors of all sums."""
         keys = ("attribution", "last", "n_pos")
         attribution, last, n_pos = ([part[key].numpy() for part in parts] for key in keys)
-        sums = [{key: part[key] for key in part if key not in keys} for part in parts]
-        aligned = align(attribution, last=last, n_pos=n_pos)
-        return IntegratedGradientsResult(self, aligned, joined(sums))
+        n_layers = attribution[0].shape[1]
+        layers = np.array(every_nth(n_layers, self.every))
+        aligned = align([part[:, layers] for part in attribution], last=last, n_pos=n_pos)
+        sums = joined([{key: part[key] for key in part if key not in keys} for part in parts])
+        of_layers = {key: array[:, layers] for key, array in sums.items()}
+        return IntegratedGradientsResult(self, aligned, of_layers, layers, n_layers)
+
+    def coarser(self) -> "IntegratedGradients | None":
+        """Return the same at every second of these layers, down to every eighth of all."""
+        return replace(self, every=2 * self.every) if self.every < COARSEST else None
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return `max_nodes` times there and back through each layer's later blocks, a bound."""
         layers, n_tokens = model.n_layers, shard.tokens.numel()
-        blocks = sum(range(layers)) + (0.5 * layers if self.part == "attention" else 0)
+        half = 0.5 if self.part == "attention" else 0.0
+        blocks = sum(layers - 1 - layer + half for layer in every_nth(layers, self.every))
         sizes = length_group_sizes(shard, whole=self.whole_answer)
         n_read = sum(size.n_prompts * size.n_pos for size in sizes)
         there_and_back = 2 * self.max_nodes * blocks * n_read
@@ -196,5 +192,9 @@ class IntegratedGradients(Analysis):
         longest = max(size.n_pos for size in sizes)
         numbers = len(shard.prompts) * layers * (longest + 5)
         held = max(_GRAPH_TOKENS, longest) * (16 * layers * model.d_model + 3 * model.d_vocab)
-        forwards = (there_and_back + clean) / (layers * n_tokens)
-        return Cost(forwards, numbers, held, is_bound=self.nodes == "adaptive")
+        forwards, backwards = there_and_back + clean, there_and_back / 2
+        forwards, backwards = (each / (layers * n_tokens) for each in (forwards, backwards))
+        if self.nodes == "published":
+            return Cost(forwards, numbers, held, backwards=backwards)
+        how = {"likely": _LIKELY, "backwards": backwards}
+        return Cost(forwards, numbers, held, is_bound=True, **how)

@@ -12,6 +12,7 @@ from interp.figures.plots import grids_over_positions
 from interp.result import Finding, Result
 from interp.stats.align import Aligned
 from interp.stats.estimate import Estimate, estimate_of, estimates
+from interp.stats.groups import Groups
 
 if TYPE_CHECKING:
     from interp.analyses.integrated_gradients import IntegratedGradients
@@ -38,6 +39,8 @@ class IntegratedGradientsResult(Result):
     analysis: "IntegratedGradients"
     attribution: Aligned
     arrays: dict[str, np.ndarray]
+    layers: np.ndarray  # the numbers of those looked at, of all `n_layers`
+    n_layers: int
 
     @property
     def relative_error(self) -> np.ndarray:
@@ -67,7 +70,7 @@ class IntegratedGradientsResult(Result):
         worst token's, estimated) and "capped" (1: more nodes were wanted than allowed).
         """
         seed, groups = self.analysis.seed, self.prompt_groups
-        attribution = self.attribution.to_frame(seed=seed, groups=groups)
+        attribution = self._attributions(groups=groups)
         frames = [attribution.assign(measure="attribution")]
         measures = {
             "share of the last token": self.share_of_last,
@@ -80,14 +83,18 @@ class IntegratedGradientsResult(Result):
         for name, values in measures.items():
             columns = estimates(values, groups=groups, seed=seed)
             columns |= {"max": values.astype(np.float64).max(0)}
-            keys = {"measure": name, "layer": np.arange(values.shape[1]), "position": None}
+            keys = {"measure": name, "layer": self.layers, "position": None}
             frames.append(pd.DataFrame(keys | columns))
         typed = [frame.astype({"position": "string"}) for frame in frames]
         return pd.concat(typed, ignore_index=True)[_COLUMNS]
 
+    def _attributions(self, groups: Groups | None = None) -> pd.DataFrame:
+        frame = self.attribution.to_frame(seed=self.analysis.seed, groups=groups)
+        return frame.assign(layer=self.layers[frame["layer"]])
+
     def plot(self) -> go.Figure:
         """Draw the mean attribution by layer and position; the first token sets no colours."""
-        frame = self.attribution.to_frame(seed=self.analysis.seed).assign(panel="")
+        frame = self._attributions().assign(panel="")
         title = (
             "How much the answer's probability owes to"
             f" {_VARIED[self.analysis.part]} at each token (integrated gradients)"
@@ -112,11 +119,11 @@ class IntegratedGradientsResult(Result):
 
     def _taken_over(self) -> Finding:
         share = self.share_of_last
-        n_layers = share.shape[1]
+        n_layers = self.n_layers
 
         def depth_of(mean: np.ndarray) -> float:
-            layer = taken_over(mean)
-            return np.inf if layer is None else (layer + 1) / n_layers
+            at = taken_over(mean)
+            return np.inf if at is None else float(self.layers[at] + 1) / n_layers
 
         depth = estimate_of(depth_of, share, groups=self.prompt_groups, seed=self.analysis.seed)
         if np.isinf(depth.value):

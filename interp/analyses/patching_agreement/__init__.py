@@ -101,4 +101,10 @@ class PatchingAgreement(Analysis):
         exact = forwards_of(model, self.nodes, n_pos=shard.tokens.shape[1])
         n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
         held = numbers_held(model, shard, n_kinds=len(self.nodes))
-        return Cost(3 + 2 * passes + exact, (2 + len(self.methods)) * n_nodes, held, is_bound=True)
+        return Cost(
+            3 + 2 * passes + exact,
+            (2 + len(self.methods)) * n_nodes,
+            held,
+            is_bound=True,
+            backwards=passes,
+        )

@@ -8,9 +8,10 @@ last tap is the stream behind all layers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
@@ -25,6 +26,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.stats.align import align
 from interp.sweeps.answers import SameLength, by_answer_length, length_group_sizes, require_answers
+from interp.sweeps.layers import COARSEST, every_nth
 from interp.sweeps.positions import FirstPosition, first_read
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
@@ -38,13 +40,14 @@ class ResidualErasure(Analysis):
 
     What replaces a residual is the mean over the first `n_mean` prompts, without position 0 if
     `first_position` is "excluded". In findings, erasing matters where its effect is at least
-    `matters`.
+    `matters`. Only `every` n-th tap is looked at, the last among them.
     """
 
     scopes: tuple[Erasing, ...] = ("position", "prefix")
     n_mean: Annotated[int, AtLeast(1)] = 10
     first_position: FirstPosition = "included"
     matters: float = 0.1
+    every: Annotated[int, AtLeast(1)] = 1
     seed: int = 0
     rank: ClassVar[int] = 10
     page: ClassVar[str] = "erasure"
@@ -91,9 +94,10 @@ class ResidualErasure(Analysis):
 
         "output" is the change of the probabilities, "answer" the fall of the answer's.
         """
-        n, taps = len(shard.prompts), recording.n_layers + 1
+        n, n_taps = len(shard.prompts), recording.n_layers + 1
+        taps = every_nth(n_taps, self.every)
         sizes = length_group_sizes(shard)
-        shape = (n, taps, max(size.n_pos for size in sizes))
+        shape = (n, n_taps, max(size.n_pos for size in sizes))
         keys = [f"{scope}.{key}" for scope in self.scopes for key in ("output", "answer")]
         parts = {key: torch.zeros(shape) for key in keys}
         parts |= {"n_pos": torch.zeros(n, dtype=torch.int64), "last": shard.last.cpu()}
@@ -102,8 +106,8 @@ class ResidualErasure(Analysis):
             parts["n_pos"][rows] = group.recording.n_pos
             clean = _probabilities(group, group.recording.resid(recording.n_layers), start=0)
             for scope in self.scopes:
-                for erased in ERASE[scope](group.recording, prepared["mean"]):
-                    for tap, resid in enumerate(erased.resid, erased.first_tap):
+                for erased in ERASE[scope](group.recording, prepared["mean"], taps):
+                    for tap, resid in zip(erased.taps, erased.resid, strict=True):
                         index = (rows, tap, erased.position)
                         changed = _probabilities(group, resid, start=erased.start)
                         effects = _effects(group, clean, changed)
@@ -115,16 +119,22 @@ class ResidualErasure(Analysis):
         arrays = [{key: value.numpy() for key, value in part.items()} for part in parts]
         last, n_pos = ([part[key] for part in arrays] for key in ("last", "n_pos"))
         effects = [f"{scope}.{of}" for scope in self.scopes for of in ("output", "answer")]
+        taps = np.array(every_nth(arrays[0][effects[0]].shape[1], self.every))
         aligned = {
-            key: align([part[key] for part in arrays], last=last, n_pos=n_pos) for key in effects
+            key: align([part[key][:, taps] for part in arrays], last=last, n_pos=n_pos)
+            for key in effects
         }
-        return ResidualErasureResult(self, aligned)
+        return ResidualErasureResult(self, aligned, taps)
+
+    def coarser(self) -> "ResidualErasure | None":
+        """Return the same at every second of these taps, down to every eighth of all."""
+        return replace(self, every=2 * self.every) if self.every < COARSEST else None
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return about a quarter of (taps x positions) forwards a scope: only later blocks run."""
         layers, n_tokens = model.n_layers, shard.tokens.numel()
         sizes = length_group_sizes(shard)
-        half = layers * (layers + 1) / 2
+        half = sum(layers - tap for tap in every_nth(layers + 1, self.every))
         block_tokens = float(sum(size.passed for size in sizes) * layers)
         for size in sizes:
             behind = {"position": range(size.n_pos), "prefix": (0, *range(2, size.n_pos))}

@@ -30,6 +30,7 @@ class ResidualErasureResult(Result):
 
     analysis: "ResidualErasure"
     effects: dict[str, Aligned]
+    taps: np.ndarray  # the numbers of those looked at, the last behind all layers
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per scope, effect, layer (tap) and position; statistics over prompts.
@@ -64,7 +65,8 @@ class ResidualErasureResult(Result):
         )
 
     def _rows(self, aligned: Aligned) -> pd.DataFrame:
-        return aligned.to_frame(seed=self.analysis.seed, groups=self.prompt_groups)
+        frame = aligned.to_frame(seed=self.analysis.seed, groups=self.prompt_groups)
+        return frame.assign(layer=self.taps[frame["layer"]])
 
     def findings(self) -> tuple[Finding, ...]:
         """Return for every scope up to which share of the depth erasing matters."""
@@ -103,6 +105,6 @@ class ResidualErasureResult(Result):
 
         def last_tap(mean: np.ndarray) -> float:
             taps = np.flatnonzero(mean >= self.analysis.matters)
-            return float(taps[-1]) / (len(mean) - 1) if len(taps) else 0.0
+            return float(self.taps[taps[-1]]) / self.taps[-1] if len(taps) else 0.0
 
         return estimate_of(last_tap, effect, groups=self.prompt_groups, seed=self.analysis.seed)
