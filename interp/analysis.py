@@ -43,15 +43,17 @@ class Cost:
     """What a shard costs beyond its clean pass.
 
     `forwards` of that shard, `numbers` that are kept, and numbers `held` in memory at once. With
-    `is_bound`, `forwards` is an upper bound and the true number is known only afterwards; `likely`
-    is the share of it that is usually run. `backwards` are those of `forwards` that go back.
+    `is_bound`, `forwards` is an upper bound and the true number is known only afterwards.
+    `backwards` are those of `forwards` that go back. `weight` is how long they take in all,
+    relative to as many plain passes: less than 1 where a bound is seldom met, more where passes
+    are taken apart.
     """
 
     forwards: float
     numbers: int
     held: int = 0
     is_bound: bool = False
-    likely: float = 1.0
+    weight: float = 1.0
     backwards: float = 0.0
 
 

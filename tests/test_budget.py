@@ -107,7 +107,7 @@ def test_seconds_are_passes_times_tokens_and_lengths_are_interpolated() -> None:
     tokens = batch.tokens.numel()
     assert speed.seconds_of([Cost(9.0, 0)], [batch]) == pytest.approx(2.0 * tokens * 10)
     assert speed.seconds_of([Cost(9.0, 0, backwards=3.0)], [batch]) == 2.0 * tokens * (10 + 9)
-    half = Cost(9.0, 0, is_bound=True, likely=0.5, backwards=3.0)
+    half = Cost(9.0, 0, is_bound=True, weight=0.5, backwards=3.0)
     assert speed.seconds_of([half] * 2, [batch] * 2) == 2 * 2.0 * tokens * (1 + 9)
 
 

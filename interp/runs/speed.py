@@ -34,7 +34,7 @@ class Speed:
         return sum(self._seconds(cost, shard) for cost, shard in zip(costs, shards, strict=True))
 
     def _seconds(self, cost: Cost, shard: TokenBatch) -> float:
-        passes = 1 + cost.likely * (cost.forwards + (self.backward - 1) * cost.backwards)
+        passes = 1 + cost.weight * (cost.forwards + (self.backward - 1) * cost.backwards)
         lengths = sorted(self.seconds)
         known = [self.seconds[length] for length in lengths]
         token = np.interp(shard.tokens.shape[1], lengths, known)

@@ -189,11 +189,12 @@ class CircuitDiscovery(Analysis):
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return at most a pass for every complement and random control, of unseen prompts.
 
-        `prepare` runs the circuits themselves, a pass for every fraction.
+        `prepare` runs the circuits themselves, a pass for every fraction. A pass with an input for
+        each head takes about four times as long (30 layers of 9 heads).
         """
         wiring, k = Wiring.of(model), len(self.fractions)
         held = 4 * max(TOKENS_AT_ONCE, shard.tokens.numel()) * len(wiring.senders) * model.d_model
         passes = k + 2.0 * self.draws + 1 + (self.metric == "kl")
         numbers = wiring.is_edge.size + 2 * k + 2 * self.draws + 10
         new = float(is_new(shard).float().mean())
-        return Cost(passes * new, len(shard.prompts) * numbers, held, is_bound=True)
+        return Cost(passes * new, len(shard.prompts) * numbers, held, is_bound=True, weight=4.0)

@@ -48,7 +48,7 @@ from interp.sweeps.staircase import Part
 from interp.tasks.batch import TokenBatch
 
 Nodes = Literal["adaptive", "published"]
-_LIKELY = 0.2  # of `max_nodes` (256) that settle a usual case: 33 to 65
+_WEIGHT = 0.2  # of `max_nodes` (256) that settle a usual case: 33 to 65
 _GRAPH_TOKENS = 2048  # many layers hold a graph: more than the one block of `Recording.run`
 
 
@@ -196,5 +196,5 @@ class IntegratedGradients(Analysis):
         forwards, backwards = (each / (layers * n_tokens) for each in (forwards, backwards))
         if self.nodes == "published":
             return Cost(forwards, numbers, held, backwards=backwards)
-        how = {"likely": _LIKELY, "backwards": backwards}
+        how = {"weight": _WEIGHT, "backwards": backwards}
         return Cost(forwards, numbers, held, is_bound=True, **how)
