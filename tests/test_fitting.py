@@ -46,7 +46,7 @@ def fits(name: str, kind: str) -> bool:
     """Return what fits: the zoo's tokenizer knows few words, and digits leave years in pieces."""
     return {
         "word level": name not in OTHER_WORDS,
-        "byte level": name != "greater-than-english",
+        "byte level": True,
         "metaspace": name != "greater-than",
     }[kind]
 
@@ -72,7 +72,8 @@ def test_prompts_line_up(name: str, kind: str) -> None:
         if prompt.subject is not None:
             assert batch.subject is not None
             last_word = prompt.subject.split()[-1]
-            assert tokenizer.decode(row[: batch.subject.item() + 1]).strip().endswith(last_word)
+            until = tokenizer.decode(row[: batch.subject.item() + 1])
+            assert until.rstrip(" ,").endswith(last_word)  # a comma may belong to the word
         if "aligned_twin" in task.needs:
             twin = tokenize(tokenizer, [prompt], device=CPU, corrupted=True).tokens[0].tolist()
             clean = tokenize(tokenizer, [prompt], device=CPU).tokens[0].tolist()
