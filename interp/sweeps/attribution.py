@@ -82,15 +82,17 @@ class Attribution:
         self.recording, self.sites = recording, [*sites]
         self._passes: dict[tuple[str, Rules], tuple[Activations, Coefficients]] = {}
         with torch.no_grad():
-            source = recording.forward(twins.source, capture={*sites, Site("resid_pre", 0)})
+            where = twins.clean.predicting
+            sites_and_start = {*sites, Site("resid_pre", 0)}
+            source = recording.forward(twins.source, capture=sites_and_start, positions=where)
             self.source = source.activations
             clean = source.logits
             if twins.metric == "kl" and twins.direction == "noise":
-                clean = recording.forward(twins.clean.tokens).logits
+                clean = recording.forward(twins.clean.tokens, positions=where).logits
             if twins.direction == "denoise" or twins.metric == "kl":
                 twins = twins.with_reference(clean)
         self.twins = twins
-        self.source_value = twins.value(source.logits[:, twins.clean.predicting])
+        self.source_value = twins.value(source.logits)
         self._base_value: Tensor | None = None
 
     @property
@@ -159,9 +161,15 @@ class Attribution:
         self, tokens: Tensor, sites: Iterable[Site], rules: Rules, plan: Plan
     ) -> tuple[Activations, Coefficients]:
         wanted = sorted({*sites, Site("resid_pre", 0)})
-        run = self.recording.forward(tokens, capture=wanted, plan=plan, backward=rules)
+        run = self.recording.forward(
+            tokens,
+            capture=wanted,
+            plan=plan,
+            backward=rules,
+            positions=self.twins.clean.predicting,
+        )
         with graph():
-            value = self.twins.value(run.logits[:, self.twins.clean.predicting])
+            value = self.twins.value(run.logits)
             derivatives = slopes(value, [run.activations[site] for site in wanted])
         if tokens is self.twins.base and not plan:
             self._base_value = value.detach()
