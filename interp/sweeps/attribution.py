@@ -47,8 +47,9 @@ def n_passes(methods: Sequence[Method], *, n_sites: int, steps: int) -> int:
 
 def numbers_held(model: Model, shard: TokenBatch, *, n_kinds: int) -> int:
     """Return how many numbers the graph of a pass and the activations of both runs take."""
-    each = model.n_layers * model.d_model * (30 + 4 * n_kinds) + 3 * model.d_vocab
-    return shard.tokens.numel() * each
+    n, n_pos = shard.tokens.shape
+    each = model.d_model * (8 + 4 * n_kinds) + 3 * model.n_heads * n_pos
+    return n * (n_pos * model.n_layers * each + 3 * model.d_vocab)
 
 
 def check_methods(methods: Sequence[str], nodes: Sequence[str], *, rules: str) -> None:

@@ -1,22 +1,25 @@
 """What changed streams change in the prediction, without all of its logits at once.
 
-Logits are made for a few tokens of all variants at a time, as in `interp.sweeps.lens`, and each
-token's clean distribution serves all variants.
+Logits are made for a few tokens of all variants at a time, as in `interp.sweeps.lens`. The clean
+stream is a row among them, so that rounding is the same; its distribution serves all variants.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Num
 from torch import Tensor
 
-from interp.metrics import CHANGES, Change, Outcome, changes, distribution, outcomes
+from interp.metrics import CHANGES, Change, changes, distribution
 from interp.replay import Recording
 from interp.replay.rows import Variants
 from interp.shapes import Resid
 from interp.sweeps.lens import LOGITS_HELD, logits_at_once
 from interp.sweeps.patches import logits_at_the_end
+
+K = TypeVar("K", bound=str)
 
 
 def output_changes(
@@ -30,25 +33,25 @@ def output_changes(
     tokens = rearrange(clean, "batch pos d_model -> 1 (batch pos) d_model")
     found = {name: torch.empty(variants.shape[:2], device=ends.device) for name in CHANGES}
     for some, here in _pieces(*variants.shape[:2], at_once=logits_at_once(recording)):
-        before = distribution(recording.logits(tokens, positions=here))
-        for name, value in changes(recording.logits(variants[some, here]), before).items():
+        rows = torch.cat([tokens[:, here], variants[some, here]])
+        logits = recording.logits(rows)
+        for name, value in changes(logits[1:], distribution(logits[0])).items():
             found[name][some, here] = value
     shape = "variant (batch pos) -> variant batch pos"
     return {name: rearrange(value, shape, batch=len(clean)) for name, value in found.items()}
 
 
-def outcomes_at_the_end(
+def read_at_the_end(
     recording: Recording,
     ends: Float[Tensor, "variant batch d_model"],
-    answer: Int[Tensor, " batch"],
-    wrong: Int[Tensor, " batch"] | None,
-) -> dict[Outcome, Float[Tensor, "variant batch"]]:
-    """Return the answer's outcomes for residuals at the last position, a few variants at a time."""
+    read: Callable[[Float[Tensor, "variant batch d_vocab"]], Mapping[K, Tensor]],
+) -> dict[K, Num[Tensor, "variant batch"]]:
+    """Return what is read from logits of residuals at the last position, a few variants at a time.
+
+    `read` returns tensors [variant batch] by name.
+    """
     size = max(1, logits_at_once(recording) // ends.shape[1])
-    parts = [
-        outcomes(logits_at_the_end(recording, some), answer, wrong)
-        for some in torch.split(ends, size)
-    ]
+    parts = [read(logits_at_the_end(recording, some)) for some in torch.split(ends, size)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -64,4 +67,10 @@ def _pieces(n_variants: int, n_tokens: int, *, at_once: int) -> Iterator[tuple[s
 def held(n_variants: int, n_tokens: int, d_vocab: int) -> int:
     """Return how many numbers `output_changes` holds at once, for the cost of a shard."""
     at_once = max(d_vocab, min(n_variants * n_tokens * d_vocab, LOGITS_HELD))
-    return 3 * at_once + 4 * max(1, at_once // (n_variants * d_vocab)) * d_vocab
+    clean = max(1, at_once // (n_variants * d_vocab)) * d_vocab
+    return 3 * (at_once + clean)
+
+
+def held_at_the_end(n_variants: int, batch: int, d_vocab: int) -> int:
+    """Return how many numbers `read_at_the_end` holds at once, of logits and softmax."""
+    return 3 * max(batch * d_vocab, min(n_variants * batch * d_vocab, LOGITS_HELD))

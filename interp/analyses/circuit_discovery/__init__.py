@@ -19,12 +19,12 @@ import torch
 
 from interp.analyses.circuit_discovery.circuits import Circuit, Wiring
 from interp.analyses.circuit_discovery.controls import controls_for_halves
-from interp.analyses.circuit_discovery.edges import NUMBERS_HELD
 from interp.analyses.circuit_discovery.halves import (
     is_for_discovery,
     is_new,
     metric_of,
     metric_of_task,
+    numbers_held,
     scored_edges,
 )
 from interp.analyses.circuit_discovery.result import CircuitDiscoveryResult
@@ -192,13 +192,8 @@ class CircuitDiscovery(Analysis):
         `prepare` runs the circuits themselves, a pass for every fraction.
         """
         wiring, k = Wiring.of(model), len(self.fractions)
-        held = self._held(model, shard, n_senders=len(wiring.senders))
+        held = numbers_held(shard, len(wiring.senders) * model.d_model, k + 2 * self.draws)
         passes = k + 2.0 * self.draws + 1 + (self.metric == "kl")
         numbers = wiring.is_edge.size + 2 * k + 2 * self.draws + 10
         new = float(is_new(shard).float().mean())
         return Cost(passes * new, len(shard.prompts) * numbers, held, is_bound=True)
-
-    def _held(self, model: Model, shard: TokenBatch, *, n_senders: int) -> int:
-        """Return the numbers of the largest pass: what all senders write, and receivers read."""
-        each = n_senders * model.d_model
-        return 9 * max(NUMBERS_HELD, shard.tokens.shape[1] * each)

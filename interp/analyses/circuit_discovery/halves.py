@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.analyses.circuit_discovery.circuits import Wiring
 from interp.analyses.circuit_discovery.edges import (
+    NUMBERS_HELD,
     circuit_values,
     edge_scores,
     few_at_once,
@@ -106,3 +107,16 @@ def metric_of_task(
         keys += [key_of(prompt.id) for prompt in prompts]
         groups.append(shard.groups)
     return {"values": torch.cat(values), "new": torch.tensor(keys)}, torch.cat(groups)
+
+
+def numbers_held(shard: TokenBatch, n_written: int, n_circuits: int) -> int:
+    """Return the numbers of the largest pass: what senders write, and what receivers read.
+
+    `n_written` is what all senders write at a token. To score edges takes about nine times as much,
+    with the graph and both runs.
+    """
+    each, n_new = shard.tokens.shape[1] * n_written, int(is_new(shard).sum())
+    few = max(1, NUMBERS_HELD // each)
+    scored, tried = (min(few, n) * each for n in (len(shard.prompts) - n_new, n_new))
+    at_once = min(n_circuits, max(1, NUMBERS_HELD // max(1, tried)))
+    return max(9 * scored, (at_once + 3) * tried)

@@ -27,7 +27,7 @@ from interp.analyses.integrated_gradients.result import IntegratedGradientsResul
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
-from interp.models.gradients import graph, slopes
+from interp.models.gradients import NUMBERS_OF_A_TOKEN, graph, slopes, tokens_in_a_graph
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
@@ -46,7 +46,6 @@ from interp.sweeps.staircase import Part
 from interp.tasks.batch import TokenBatch
 
 Nodes = Literal["adaptive", "published"]
-_GRAPH_TOKENS = 2048  # many layers hold a graph: more than the one block of `Recording.run`
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ class IntegratedGradients(Analysis):
             return value.detach(), (slope * path[which]).sum(-1)
 
         def evaluate(which: Sequence[int], at: Sequence[float]) -> tuple[Tensor, Tensor]:
-            size = max(1, _GRAPH_TOKENS // recording.n_pos)
+            size = max(1, tokens_in_a_graph(recording.n_layers, path.shape[-1]) // recording.n_pos)
             prompts = torch.split(torch.tensor(which, device=source.device), size)
             nodes = torch.split(torch.tensor(at, device=source.device), size)
             done = [some(*chunk) for chunk in zip(prompts, nodes, strict=True)]
@@ -192,9 +191,10 @@ class IntegratedGradients(Analysis):
         sizes = length_group_sizes(shard, whole=self.whole_answer)
         n_read = sum(size.n_prompts * size.n_pos for size in sizes)
         there_and_back = 2 * self.max_nodes * blocks * n_read
-        clean = sum(size.passed for size in sizes) * layers
         longest = max(size.n_pos for size in sizes)
         numbers = len(shard.prompts) * layers * (longest + 5)
-        held = max(_GRAPH_TOKENS, longest) * (16 * layers * model.d_model + 3 * model.d_vocab)
-        forwards = (there_and_back + clean) / (layers * n_tokens)
+        rows = max(1, tokens_in_a_graph(layers, model.d_model) // longest)
+        each = NUMBERS_OF_A_TOKEN * layers * model.d_model
+        held = rows * (longest * each + 3 * model.d_vocab)
+        forwards = (there_and_back / layers + sum(size.passed for size in sizes)) / n_tokens
         return Cost(forwards, numbers, held, is_bound=self.nodes == "adaptive")

@@ -1,11 +1,15 @@
 """What skips change: later layers, prompt by prompt, the output, and the answer."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from interp.metrics import Outcome, outcomes
 from interp.replay import Recording
 from interp.shapes import Tensors
-from interp.sweeps.outputs import outcomes_at_the_end, output_changes
+from interp.sweeps.answers import require_answers
+from interp.sweeps.outputs import output_changes, read_at_the_end
 from interp.sweeps.staircase import Ends, Step
 from interp.tasks.batch import TokenBatch
 
@@ -51,8 +55,13 @@ def clean_outcomes(recording: Recording, shard: TokenBatch) -> Tensors:
     if shard.answer is None:
         return {}
     end = recording.resid(recording.n_layers)[None, :, -1]
-    found = outcomes_at_the_end(recording, end, shard.answer, shard.wrong)
+    found = read_at_the_end(recording, end, _outcomes_of(shard))
     return {f"clean.{name}": value[0].cpu() for name, value in found.items()}
+
+
+def _outcomes_of(shard: TokenBatch) -> Callable[[Tensor], dict[Outcome, Tensor]]:
+    answer, wrong = require_answers(shard)[:, 0], shard.wrong
+    return lambda logits: outcomes(logits, answer, wrong)
 
 
 def output_effects(
@@ -70,7 +79,6 @@ def output_effects(
     for name, value in (("output", change["l2"]), ("kl", change["kl"])):
         effects |= {f"{name}_max": value.amax(-1), f"{name}_mean": share * value.mean(-1)}
     if shard.answer is not None:
-        at_the_end = (ends.resid[:, :, -1], shard.answer, shard.wrong)
-        found = outcomes_at_the_end(recording, *at_the_end)
+        found = read_at_the_end(recording, ends.resid[:, :, -1], _outcomes_of(shard))
         effects |= {name: share * value for name, value in found.items()}
     return {key: value.T.cpu() for key, value in effects.items()}
