@@ -106,7 +106,7 @@ def erasure(model: Model, batch: TokenBatch) -> dict[str, Row]:
     n_pos = batch.tokens.shape[1]
     if n_pos > LENGTHS[1]:
         return {}
-    sites, mean = [15], torch.zeros(model.n_layers + 1, model.d_model)
+    sites, mean = [model.n_layers // 2], torch.zeros(model.n_layers + 1, model.d_model)
     changes, forwards = residual_erasure.ours(model, batch, mean)
     peer = partial(residual_erasure.naive, model, batch, mean, sites=sites)
     torch.testing.assert_close(changes[:, sites], peer()[:, sites], rtol=1e-3, atol=1e-4)
@@ -141,7 +141,7 @@ def patching(model: Model, batch: TokenBatch) -> dict[str, Row]:
     n_pos = batch.tokens.shape[1]
     if n_pos > LENGTHS[0]:
         return {}
-    shard, layers = _with_twins(model, batch), [15]
+    shard, layers = _with_twins(model, batch), [model.n_layers // 2]
     effects = relevance_patching.exact(model, shard)[:, layers]
     peer = partial(relevance_patching.naive_patching, model, shard, layers=layers)
     torch.testing.assert_close(effects, peer(), rtol=1e-3, atol=1e-3)
@@ -154,11 +154,11 @@ def patching(model: Model, batch: TokenBatch) -> dict[str, Row]:
 
 def back_patches(model: Model, batch: TokenBatch) -> dict[str, Row]:
     """Patch every later layer's output over every earlier one's, at the last token."""
-    n, source = model.n_layers, 8
+    n, source = model.n_layers, model.n_layers // 3
     changes, forwards = back_patching.ours(model, batch)
     peer = partial(back_patching.naive, model, batch, sources=[source])
     torch.testing.assert_close(changes[:, source], peer()[:, source], rtol=1e-3, atol=1e-3)
-    n_naive, share = n * (n - 1) // 2, 2 * (source + 1) / (n * (n - 1) + 2)  # and the clean pass
+    n_naive, share = n * (n - 1) // 2, _pairs(source, n)
     row = compare_part(
         partial(back_patching.ours, model, batch), peer, share=share, repeats=_repeats(batch)
     )
@@ -179,7 +179,7 @@ def report(model: Model, batch: TokenBatch) -> dict[str, Row]:
         (partial(reductions.naive_contribution, model, shard), 1.0),
         (partial(reductions.naive_lens, model, shard), 1.0),
         (partial(naive_everything, model, shard, splits, layers=few), 31 / (10 * n + 1)),
-        (partial(back_patching.naive, model, shard, sources=[8]), 18 / (n * (n - 1) + 2)),
+        (partial(back_patching.naive, model, shard, sources=[n // 3]), _pairs(n // 3, n)),
     ]
     back = {"position": "last", "known_only": False, "controls": ()}
     analyses: dict[str, dict[str, Any]] = {
@@ -218,6 +218,11 @@ def run(chosen: str = "") -> dict[str, Row]:
             for what, row in WORKS[name](model, batch).items():
                 rows[f"{what}, T = {n_pos}"] = row
     return rows
+
+
+def _pairs(n_part: int, n_layers: int) -> float:
+    """Return the share of all back-patches, clean pass included, that `n_part` are."""
+    return (n_part + 1) / (n_layers * (n_layers - 1) / 2 + 1)
 
 
 def _part(share: float) -> str:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Num
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from interp.metrics import CHANGES, Change, changes, distribution
@@ -45,7 +45,7 @@ def read_at_the_end(
     recording: Recording,
     ends: Float[Tensor, "variant batch d_model"],
     read: Callable[[Float[Tensor, "variant batch d_vocab"]], Mapping[K, Tensor]],
-) -> dict[K, Num[Tensor, "variant batch"]]:
+) -> dict[K, Shaped[Tensor, "variant batch"]]:
     """Return what is read from logits of residuals at the last position, a few variants at a time.
 
     `read` returns tensors [variant batch] by name.

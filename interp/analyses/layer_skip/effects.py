@@ -8,7 +8,6 @@ from torch import Tensor
 from interp.metrics import Outcome, outcomes
 from interp.replay import Recording
 from interp.shapes import Tensors
-from interp.sweeps.answers import require_answers
 from interp.sweeps.outputs import output_changes, read_at_the_end
 from interp.sweeps.staircase import Ends, Step
 from interp.tasks.batch import TokenBatch
@@ -60,7 +59,8 @@ def clean_outcomes(recording: Recording, shard: TokenBatch) -> Tensors:
 
 
 def _outcomes_of(shard: TokenBatch) -> Callable[[Tensor], dict[Outcome, Tensor]]:
-    answer, wrong = require_answers(shard)[:, 0], shard.wrong
+    answer, wrong = shard.answer, shard.wrong
+    assert answer is not None
     return lambda logits: outcomes(logits, answer, wrong)
 
 
