@@ -39,6 +39,7 @@ def test_a_goal_that_is_missed_is_said_first(tmp_path: Path, monkeypatch) -> Non
     assert "| kept | 0.5 |" in section
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [work for work in real_model.WORKS if work != "report"])
 def test_parts_of_loops_on_a_real_model_are_compared_with_ours(work: str, monkeypatch) -> None:
     def loaded(_name: str, dtype: str) -> Model:  # noqa: ARG001
