@@ -1,8 +1,8 @@
-"""`python -m benchmarks [NAME ...]`: ratios of medians to a peer, repeats interleaved.
+"""`python -m benchmarks [NAME[:PART] ...]`: ratios of medians to a peer, repeats interleaved.
 
 Each benchmark leaves `benchmarks/results/NAME.json`, with versions and machine; `--page` writes
 docs/benchmarks.md from what is there, and from `benchmarks/notes/NAME.md`, where a result wants
-words.
+words. A benchmark with parts measures one anew and keeps its other rows.
 """
 
 import importlib
@@ -29,23 +29,23 @@ def main(names: list[str]) -> None:
     if names == ["--page"]:
         write_page()
         return
-    for name in names:
+    for name in [given.partition(":")[0] for given in names]:
         if name not in known:
             sys.exit(f"unknown benchmark {name!r}; there is {', '.join(known)}")
     torch.set_num_threads(1)
     RESULTS.mkdir(exist_ok=True)
-    for name in names or known:
+    for given in names or known:
+        name, _, part = given.partition(":")
         module = importlib.import_module(f"benchmarks.{name}")
-        load = os.getloadavg()[0]
+        load, path = os.getloadavg()[0], RESULTS / f"{name}.json"
+        before = json.loads(path.read_text("utf-8")) if part and path.exists() else {"results": {}}
         measured = {
             "about": module.__doc__,
             **machine(),
             "load_before": round(load, 2),
-            "results": module.run(),
+            "results": before["results"] | (module.run(part) if part else module.run()),
         }
-        (RESULTS / f"{name}.json").write_text(
-            json.dumps(measured, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        path.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         sys.stdout.write(
             json.dumps({name: measured["results"]}, indent=1, ensure_ascii=False) + "\n"
         )

@@ -4,6 +4,8 @@ Ours counts its clean pass in: one forward, then (L-1)L(2L-1)/6 blocks on one to
 L(L-1)/2 forwards.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,11 @@ from interp.tasks.batch import TokenBatch
 
 
 @torch.no_grad()
-def naive(model: Model, batch: TokenBatch) -> Tensor:
-    """Return the changes [batch source target] of the answer's logit by L(L-1)/2 whole forwards."""
+def naive(model: Model, batch: TokenBatch, *, sources: Sequence[int] | None = None) -> Tensor:
+    """Return the changes [batch source target] of the answer's log-probability.
+
+    They take L(L-1)/2 whole forwards, or those of some sources.
+    """
     blocks = model.module.model.layers
     outputs: list[Tensor] = []
     handles = [
@@ -25,13 +30,13 @@ def naive(model: Model, batch: TokenBatch) -> Tensor:
 
     def answers() -> Tensor:
         logits = model.module(input_ids=batch.tokens, use_cache=False).logits[:, -1].float()
-        return logits.gather(1, batch.answer[:, None])[:, 0]
+        return logits.log_softmax(-1).gather(1, batch.answer[:, None])[:, 0]
 
     clean = answers()
     for handle in handles:
         handle.remove()
     changes = torch.zeros(len(clean), len(blocks), len(blocks))
-    for source in range(len(blocks)):
+    for source in range(len(blocks)) if sources is None else sources:
         for target in range(source):
 
             def patch(_module: object, _args: object, out: Tensor, source: int = source) -> Tensor:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from benchmarks.harness import Row, Work, random_batch, random_llama, ratio, seconds, size_of
+from interp.models import Model
 from interp.sites import Site, SiteKind
+from interp.tasks.batch import TokenBatch
 
 _KINDS: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "mlp_out")
 _SIZES = (
@@ -31,32 +33,37 @@ def run() -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for n_layers, d_model, batch_size, n_pos in _SIZES:
         model = random_llama(n_layers=n_layers, d_model=d_model)
-        batch, bridge = random_batch(model, batch=batch_size, n_pos=n_pos), model.bridge
-        sites = [Site(kind, layer) for layer in range(n_layers) for kind in _KINDS]
-        names = [str(site) for site in sites]
-        ours = model.forward(batch, capture=sites).activations
-        _, cache = bridge.run_with_cache(batch.tokens, names_filter=names)
-        for site, name in zip(sites, names, strict=True):
-            torch.testing.assert_close(ours[site], cache[name], rtol=1e-4, atol=1e-5)
+        batch = random_batch(model, batch=batch_size, n_pos=n_pos)
+        for name, row in rows_of(model, batch, n_turns=10 if d_model >= 384 else 40).items():
+            rows[f"{size_of(model, batch)}, against {name}"] = row | _goal(name, d_model)
+    return rows
 
-        works: dict[str, Work] = {
-            "ours": lambda m=model, b=batch, s=sites: m.forward(b, capture=s),
-            "the stock forward": lambda m=model, b=batch: m.logits(b),
-            "`run_with_cache` with a filter": lambda r=bridge, b=batch, n=names: r.run_with_cache(
-                b.tokens, names_filter=n
-            ),
-            "`run_with_cache` of everything": lambda r=bridge, b=batch: r.run_with_cache(b.tokens),
-        }
-        turns = [
-            {name: seconds(work) for name, work in works.items()}
-            for _ in range(10 if d_model >= 384 else 40)
-        ][1:]
-        for name in list(works)[1:]:
-            row = ratio([(turn["ours"], turn[name]) for turn in turns])
-            free = ratio([(turn["the stock forward"], turn[name]) for turn in turns])["ratio"]
-            rows[f"{size_of(model, batch)}, against {name}"] = (
-                row | {"bound": free} | _goal(name, d_model)
-            )
+
+@torch.no_grad()
+def rows_of(model: Model, batch: TokenBatch, *, n_turns: int, rtol: float = 1e-4) -> dict[str, Row]:
+    """Compare with each peer on one batch, after checking that the values agree."""
+    bridge, n_layers = model.bridge, model.n_layers
+    sites = [Site(kind, layer) for layer in range(n_layers) for kind in _KINDS]
+    names = [str(site) for site in sites]
+    ours = model.forward(batch, capture=sites).activations
+    _, cache = bridge.run_with_cache(batch.tokens, names_filter=names)
+    for site, name in zip(sites, names, strict=True):
+        torch.testing.assert_close(ours[site], cache[name], rtol=rtol, atol=rtol / 10)
+
+    works: dict[str, Work] = {
+        "ours": lambda m=model, b=batch, s=sites: m.forward(b, capture=s),
+        "the stock forward": lambda m=model, b=batch: m.logits(b),
+        "`run_with_cache` with a filter": lambda r=bridge, b=batch, n=names: r.run_with_cache(
+            b.tokens, names_filter=n
+        ),
+        "`run_with_cache` of everything": lambda r=bridge, b=batch: r.run_with_cache(b.tokens),
+    }
+    turns = [{n: seconds(work) for n, work in works.items()} for _ in range(n_turns)][1:]
+    rows = {}
+    for name in list(works)[1:]:
+        row = ratio([(turn["ours"], turn[name]) for turn in turns])
+        free = ratio([(turn["the stock forward"], turn[name]) for turn in turns])["ratio"]
+        rows[name] = row | {"bound": free}
     return rows
 
 

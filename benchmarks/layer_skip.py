@@ -7,7 +7,7 @@ below it, several variants run as one batch, which small matrices use better tha
 time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,18 +91,21 @@ def effects(clean: Pass, passes: list[Pass], *, start: int) -> Pass:
     return torch.stack(changes), torch.stack(outputs)
 
 
-def naive_all(model: Model, batch: TokenBatch) -> Pass:
-    """Skip every layer at all positions, by L + 1 forwards."""
+def naive_all(model: Model, batch: TokenBatch, *, layers: Sequence[int] | None = None) -> Pass:
+    """Skip every layer, or some, at all positions, by a forward each and a clean one."""
     clean, *passes = [
         forward(model, batch, before=as_is, after=skipping(s))
-        for s in (None, *range(model.n_layers))
+        for s in (None, *(range(model.n_layers) if layers is None else layers))
     ]
     return effects(clean, passes, start=0)
 
 
-def naive_everything(model: Model, batch: TokenBatch, splits: list[int]) -> dict[str, Tensor]:
-    """Skip every layer in all scopes, as published, by (2 + 2 splits) L + 1 forwards."""
-    layers, largest = range(model.n_layers), {}
+def naive_everything(
+    model: Model, batch: TokenBatch, splits: list[int], *, layers: Sequence[int] | None = None
+) -> dict[str, Tensor]:
+    """Skip every layer, or some, in all scopes, as published, by (2 + 2 splits) L + 1 forwards."""
+    layers = range(model.n_layers) if layers is None else layers
+    largest: dict[str, Tensor] = {}
     resid: list[Tensor] = []
 
     def see(_layer: int, read: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ forwards. The same numbers are asserted first. nnsight is needed for its rows (`
 nnsight`), and left out where it is not there. Bounds count blocks of the loops.
 """
 
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
@@ -22,8 +23,10 @@ from interp.tasks.batch import TokenBatch
 
 
 @torch.no_grad()
-def with_transformer_lens(model: Model, batch: TokenBatch) -> Pass:
-    """Return effects and output changes by a loop of `run_with_hooks`."""
+def with_transformer_lens(
+    model: Model, batch: TokenBatch, *, skips: Sequence[int] | None = None
+) -> Pass:
+    """Return effects and output changes of all skips, or some, by a loop of `run_with_hooks`."""
     bridge, layers = model.bridge, range(model.n_layers)
 
     def forward(skipped: int | None) -> Pass:
@@ -46,12 +49,12 @@ def with_transformer_lens(model: Model, batch: TokenBatch) -> Pass:
         logits = bridge.run_with_hooks(batch.tokens, fwd_hooks=hooks)
         return torch.stack(list(writes.values())), logits.float().softmax(-1)
 
-    clean, *passes = [forward(skipped) for skipped in (None, *layers)]
+    clean, *passes = [forward(each) for each in (None, *(layers if skips is None else skips))]
     return effects(clean, passes, start=0)
 
 
 @torch.no_grad()
-def with_nnsight(traced: Any, batch: TokenBatch) -> Pass:
+def with_nnsight(traced: Any, batch: TokenBatch, *, skips: Sequence[int] | None = None) -> Pass:
     """Return the same by a loop of traces."""
     blocks = traced.model.layers
 
@@ -66,7 +69,8 @@ def with_nnsight(traced: Any, batch: TokenBatch) -> Pass:
             logits = traced.output.logits.save()
         return torch.stack(list(writes)), logits.float().softmax(-1)
 
-    clean, *passes = [forward(skipped) for skipped in (None, *range(len(blocks)))]
+    wanted = range(len(blocks)) if skips is None else skips
+    clean, *passes = [forward(skipped) for skipped in (None, *wanted)]
     return effects(clean, passes, start=0)
 
 

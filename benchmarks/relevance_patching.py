@@ -4,6 +4,7 @@ The first is compared with TransformerLens's bridge, which runs the same passes 
 with the stock model. The bound of exact patching counts blocks: (L + 1) / 2L for residuals.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -67,9 +68,12 @@ def three_passes(module: Any, shard: TokenBatch, *, is_bridge: bool) -> None:
 
 
 @torch.no_grad()
-def naive_patching(model: Model, shard: TokenBatch) -> Tensor:
-    """Return effects [batch layer pos] of residuals, one full forward each."""
-    sites = [Site("resid_pre", layer) for layer in range(model.n_layers)]
+def naive_patching(
+    model: Model, shard: TokenBatch, *, layers: Sequence[int] | None = None
+) -> Tensor:
+    """Return effects [batch layer pos] of residuals of all layers or some, a forward each."""
+    wanted = range(model.n_layers) if layers is None else layers
+    sites = [Site("resid_pre", layer) for layer in wanted]
     clean = model.forward(shard, capture=sites).activations
     twin = replace(shard, tokens=shard.corrupted)
 

@@ -4,6 +4,7 @@ Only what comes behind an erased position, and above its layer, is run again: a 
 blocks. The clean pass is counted in.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from interp.tasks.batch import TokenBatch
 
 
 @torch.no_grad()
-def naive(model: Model, batch: TokenBatch, mean: Tensor) -> Tensor:
+def naive(
+    model: Model, batch: TokenBatch, mean: Tensor, *, sites: Sequence[int] | None = None
+) -> Tensor:
     """Return the changes [batch site pos] of the last probabilities, a whole forward for each."""
     blocks = model.module.model.layers
     n, n_pos = batch.tokens.shape
@@ -27,7 +30,8 @@ def naive(model: Model, batch: TokenBatch, mean: Tensor) -> Tensor:
         )
 
     clean, changes = probabilities(), torch.zeros(n, len(blocks) + 1, n_pos)
-    for site, block in enumerate([*blocks, model.module.model.norm]):
+    places = [*blocks, model.module.model.norm]
+    for site in range(len(places)) if sites is None else sites:
         for position in range(n_pos):
 
             def erase(
@@ -40,7 +44,7 @@ def naive(model: Model, batch: TokenBatch, mean: Tensor) -> Tensor:
                 resid[:, position] = mean[site]
                 return (resid, *args[1:])
 
-            handle = block.register_forward_pre_hook(erase)
+            handle = places[site].register_forward_pre_hook(erase)
             changes[:, site, position] = (clean - probabilities()).norm(dim=-1)
             handle.remove()
     return changes

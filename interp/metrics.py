@@ -5,7 +5,7 @@ to an answer is told by its log-probability, its logit less a wrong answer's, an
 first; what happens to the whole distribution by KL and by ‖p - p'‖.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -69,16 +69,30 @@ def outcomes(
     return found if wrong is None else found | {"logit_diff": of_answer - _picked(logits, wrong)}
 
 
+class Distribution(NamedTuple):
+    """Log-probabilities and probabilities of predictions, in fp32."""
+
+    log_p: Float[Tensor, "*variant d_vocab"]
+    p: Float[Tensor, "*variant d_vocab"]
+
+
+def distribution(logits: Float[Tensor, "*variant d_vocab"]) -> Distribution:
+    """Return the distribution that logits stand for."""
+    log_p = logits.float().log_softmax(-1)
+    return Distribution(log_p, log_p.exp())
+
+
+@torch.no_grad()
 def changes(
-    logits: Float[Tensor, "*variant d_vocab"], clean: Float[Tensor, "*variant d_vocab"]
+    logits: Float[Tensor, "*variant d_vocab"], clean: Distribution
 ) -> dict[Change, Float[Tensor, "*variant"]]:
-    """Return KL(clean ‖ changed) in nats and ‖p - p'‖ of predictions, in fp32."""
-    before, after = (each.float().log_softmax(-1) for each in (clean, logits))
-    p = before.exp()
-    return {
-        "kl": torch.linalg.vecdot(p, before - after),
-        "l2": torch.linalg.vector_norm(p - after.exp(), dim=-1),
-    }
+    """Return KL(clean ‖ changed) in nats and ‖p - p'‖ of predictions, in fp32.
+
+    The clean ones serve all variants: their shape may be a broadcast one. No gradient.
+    """
+    after = logits.float().log_softmax(-1)
+    kl = (clean.log_p - after).mul_(clean.p).sum(-1)
+    return {"kl": kl, "l2": torch.linalg.vector_norm(after.exp_().sub_(clean.p), dim=-1)}
 
 
 def _picked(logits: Tensor, tokens: Tensor) -> Tensor:

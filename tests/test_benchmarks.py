@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
-from benchmarks import gpu, page
+from benchmarks import gpu, harness, page, real_model
+from interp.models import Model
 
 
 def test_the_page_is_that_of_the_results() -> None:
@@ -35,6 +37,19 @@ def test_a_goal_that_is_missed_is_said_first(tmp_path: Path, monkeypatch) -> Non
     assert "| [Some work](#some-work) | missed | 0.7 (0.6–0.9) | 0.4 | 0.6 |" in goals
     assert "kept" not in goals.split("met.")[1]
     assert "| kept | 0.5 |" in section
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", [work for work in real_model.WORKS if work != "report"])
+def test_parts_of_loops_on_a_real_model_are_compared_with_ours(work: str, monkeypatch) -> None:
+    def loaded(_name: str, dtype: str) -> Model:  # noqa: ARG001
+        return harness.random_llama(n_layers=4, d_model=64, d_vocab=97)
+
+    monkeypatch.setattr(real_model.interp, "load_model", loaded)
+    monkeypatch.setattr(real_model, "_repeats", lambda _batch: 1)
+    rows = real_model.run(f"{work}/16")
+    assert rows
+    assert all(name.endswith(", T = 16") and row["ratio"] > 0 for name, row in rows.items())
 
 
 def test_the_script_for_gpus_runs_on_a_tiny_model(tmp_path: Path, monkeypatch) -> None:

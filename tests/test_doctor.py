@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from benchmarks.harness import random_llama
 from interp import cli
 from interp.errors import UnknownModelError
 from interp.files.paths import shipped_models
 from interp.testing.doctor import diagnose
+from interp.testing.probe import Probe
 from tests.test_loading import halves, with_config
 from tests.tokenizers import byte_level
 
@@ -38,6 +40,7 @@ def test_a_healthy_checkpoint_passes(folder: Path) -> None:
     assert found["healthy"]
     by_check = {sign["check"]: sign for sign in found["signs"]}
     assert by_check["contract"]["verdict"] == "ok"
+    assert "places in layers 0, 2, 3 (the first" in by_check["contract"]["what"]
     assert "351 tokens for 351 rows" in by_check["tokenizer"]["what"]
     assert "a BOS token is put in front" in by_check["BOS"]["what"]
     assert {row["analysis"] for row in found["memory"] if row.get("memory_mb", 0) > 0} >= {
@@ -108,3 +111,12 @@ def test_numbers_that_overflow_are_found(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     found = diagnose(str(folder), dtype="float16")
     assert not found.is_healthy
+
+
+def test_the_first_layer_of_every_kind_is_looked_at() -> None:
+    model = random_llama(n_layers=9, d_model=64, d_vocab=97)
+    assert Probe(model).layers == (0, 4, 8)
+    model.module.config.layer_types = ["full_attention"] * 2 + ["sliding_attention"] * 7
+    assert Probe(model).layers == (0, 2, 4, 8)
+    model.module.model.layers[6].mlp.act_fn = torch.nn.ReLU()
+    assert Probe(model).layers == (0, 2, 4, 6, 8)

@@ -17,7 +17,7 @@ from interp.interventions import Ablate, Among, Patch, Skip, Steer
 from interp.models import Model
 from interp.models.gradients import graph, slopes
 from interp.replay import first
-from interp.sites import BLOCK_KINDS, Site
+from interp.sites import BLOCK_KINDS, Site, SiteKind
 from interp.tasks.batch import TokenBatch
 from tests.families import stock_logits, tiny, tokens
 from tests.test_layer_skip import skipping
@@ -326,3 +326,15 @@ def test_places_that_are_no_places_are_one_line(model: Model) -> None:
     assert "SiteError: unknown site 'resid'" in done.stderr
     with pytest.raises(SiteError, match="is inside a block"):
         model.record(tokens()).clean(Site("pattern", 0))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("kind", ["resid_pre", "z"])  # on the stock modules, through the bridge
+def test_logits_at_some_positions_are_those_of_the_whole_pass(family: str, kind: SiteKind) -> None:
+    model, batch, site = tiny(family), tokens(), Site(kind, 1)
+    for backward in (None, GRADIENT):
+        whole = model.forward(batch, capture=[site], backward=backward)
+        some = model.forward(batch, capture=[site], backward=backward, positions=slice(2, 4))
+        torch.testing.assert_close(some.logits, whole.logits[:, 2:4], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(some.activations[site], whole.activations[site])
+    assert model.forward(batch).logits.shape[1] == batch.tokens.shape[1]

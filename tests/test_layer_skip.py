@@ -15,6 +15,7 @@ from interp.models import Model, load_model
 from interp.replay import first, rows
 from interp.sites import Site
 from interp.stats.groups import Grouping
+from interp.sweeps import lens
 from tests.families import stock_logits, tiny, tokens
 from tests.test_replay import naive
 
@@ -297,6 +298,53 @@ def test_work_stays_at_the_bound() -> None:
     assert recording.work.block_tokens == batch.tokens.numel() * (
         layers + layers * (layers - 1) / 2
     )
+
+
+@torch.no_grad()
+def test_the_last_position_alone_needs_no_other_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = tiny("llama"), tokens()
+    recording, rows = model.record(batch), []
+    unembed = recording.runner.unembed
+    monkeypatch.setattr(
+        recording.runner,
+        "unembed",
+        lambda resid: rows.append(resid[..., 0].numel()) or unembed(resid),
+    )
+    last = LayerSkip(scopes=("all", "future"), output_positions="last")
+    arrays = last.measure(recording, batch, {})
+    n_scopes = 1 + len(last._splits(batch.tokens.shape[1]))
+    assert sum(rows) <= len(batch.tokens) * (2 * model.n_layers + 3) * n_scopes + 3
+    clean = model.logits(batch).softmax(-1)[:, -1]
+    every = LayerSkip(scopes=("all", "future")).measure(model.record(batch), batch, {})
+    for skipped in range(model.n_layers):
+        keep_first = lambda resid, out: torch.cat([out[:, :1], resid[:, 1:]], 1)  # noqa: E731
+        after = naive(model, batch, {skipped: keep_first}).softmax(-1)[:, -1]
+        change = (clean - after).norm(dim=-1)
+        for key in ("all.output_max", "all.output_mean"):
+            assert_close(arrays[key][:, skipped], change, rtol=1e-4, atol=1e-5)
+    for key in ("all.max", "future.max", "all.log_prob", "future.log_prob"):
+        assert_close(arrays[key], every[key])
+    assert bool((arrays["future.kl_max"] <= every["future.kl_max"] + 1e-6).all())
+
+
+@torch.no_grad()
+def test_logits_in_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = tiny("llama"), tokens()
+    whole = LayerSkip().measure(model.record(batch), batch, {})
+    monkeypatch.setattr(lens, "LOGITS_HELD", 2 * model.d_vocab)
+    recording, sizes = model.record(batch), []
+    unembed = recording.runner.unembed
+
+    def counted(resid: torch.Tensor) -> torch.Tensor:
+        sizes.append(resid[..., 0].numel())
+        return unembed(resid)
+
+    monkeypatch.setattr(recording.runner, "unembed", counted)
+    pieces = LayerSkip().measure(recording, batch, {})
+    assert max(sizes) == max(2, len(batch.tokens))  # of outcomes, one variant at least
+    for key, value in whole.items():
+        if not key.endswith("position"):
+            assert_close(pieces[key], value, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

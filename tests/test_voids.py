@@ -7,13 +7,13 @@ from torch.testing import assert_close
 import interp
 from interp.analyses.void_detection import VoidDetection
 from interp.analyses.void_detection.responses import punctuation_of, respond
-from interp.analyses.void_skip import scores
 from interp.analyses.void_skip.evaluations import bypass, last_active, masked_stream, read_out
 from interp.analyses.void_skip.masks import drawn, lowest, n_drawn, over_draws, with_controls
 from interp.analyses.void_skip.scores import log_likelihood, nats_per_token
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model, load_model
 from interp.replay import first
+from interp.sweeps import lens
 from interp.sweeps.tags import draw_seed
 from interp.sweeps.voids import (
     active_layers,
@@ -371,7 +371,7 @@ def test_surprise_is_the_cross_entropy_of_the_stock_model(monkeypatch: pytest.Mo
         logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), reduction="none"
     )
     assert_close(nats, expected.view(3, -1).mean(1), rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr(scores, "LOGITS_HELD", 3 * 97 * 2)
+    monkeypatch.setattr(lens, "LOGITS_HELD", 3 * 97 * 2)
     assert_close(nats_per_token(recording, stream, batch.tokens)[0], nats, rtol=1e-5, atol=1e-5)
 
 

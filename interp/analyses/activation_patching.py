@@ -87,7 +87,8 @@ class ActivationPatching(Analysis):
         """Return the blocks behind every node, a bound: nodes equal in both runs are not run."""
         forwards = 2 + forwards_of(model, self.nodes, n_pos=shard.tokens.shape[1])
         n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
-        held = model.tokens_at_once() * (12 * model.d_model + model.d_vocab)
+        at_once = max(model.tokens_at_once(), shard.tokens.numel())
+        held = at_once * (12 * model.d_model + 2 * model.d_vocab // shard.tokens.shape[1])
         return Cost(forwards, n_nodes, held, is_bound=True)
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.errors import SiteError
 from interp.models.bridge.routing import find_experts, hook_experts
@@ -145,6 +145,21 @@ def _through(stream: Tensor, resid_pre: Tensor, write: Tensor) -> Tensor:
     """Return exactly what was written, with a graph that leads through the stream behind it."""
     added = stream - resid_pre
     return write.detach() + (added - added.detach())
+
+
+@contextmanager
+def unembedded_at(unembedding: nn.Module, positions: slice | None) -> Iterator[None]:
+    """Let passes make logits at some positions only (None: at all) inside the `with` block."""
+    if positions is None:
+        yield
+        return
+    handle = unembedding.register_forward_pre_hook(
+        lambda _module, args: (args[0][:, positions], *args[1:])
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def bridge_forward(

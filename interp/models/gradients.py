@@ -10,6 +10,10 @@ from interp.errors import ModelError
 
 _FP16_SCALES = (2.0**12, 2.0**8, 2.0**4, 1.0)  # powers of two, which change no digit
 
+NUMBERS_OF_A_TOKEN = 16  # times layers and d_model: what a graph keeps of one token
+_GRAPH_NUMBERS = 1 << 27
+_GRAPH_TOKENS = 2048
+
 
 @contextmanager
 def graph(is_kept: bool = True) -> Iterator[None]:
@@ -44,3 +48,8 @@ def slopes(value: Tensor, of: Sequence[Tensor]) -> list[Tensor]:
     if len(scales) > 1 and not all(bool(slope.isfinite().all()) for slope in derivatives):
         raise ModelError("gradients overflow in float16; load the model in bfloat16 or float32")
     return [slope.float() / scale for slope in derivatives]
+
+
+def tokens_in_a_graph(n_layers: int, d_model: int) -> int:
+    """Return how many tokens carry a graph through all blocks at once: few of a large model."""
+    return min(_GRAPH_TOKENS, max(1, _GRAPH_NUMBERS // (NUMBERS_OF_A_TOKEN * n_layers * d_model)))

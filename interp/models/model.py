@@ -277,16 +277,19 @@ class Model:
         capture: Iterable[Site] = (),
         plan: Plan = NO_INTERVENTION,
         backward: Rules | None = None,
+        positions: slice | None = None,
     ) -> ForwardPass:
         """Return logits and captured activations of a pass in which `plan` is carried out.
 
         Block sites are read and written on the stock modules with the checkpoint's own attention
         kernel; if any inner site or backward rule is asked for, the whole pass runs through the
-        bridge (eager attention). Without `backward` no graph is kept. Raises SiteError for places
-        that do not exist, cannot be read or cannot be written, and for rules that this model cannot
-        honour.
+        bridge (eager attention). Without `backward` no graph is kept. `positions` are those of the
+        logits, by default all: with a large vocabulary they are much of the work. Raises SiteError
+        for places that do not exist, cannot be read or cannot be written, and for rules that this
+        model cannot honour.
         """
-        return passes.forward(self, batch, capture=capture, plan=plan, backward=backward)
+        wanted: dict[str, Any] = {"capture": capture, "positions": positions}
+        return passes.forward(self, batch, plan=plan, backward=backward, **wanted)
 
     @_runs
     def refuse(self, site: Site, *, is_edited: bool = False) -> None:

@@ -12,7 +12,7 @@ from interp.interventions import Intervention, Plan, among, at_layer
 from interp.models.bridge.inner import unreadable, unwritable
 from interp.models.bridge.rules import rule_hooks
 from interp.models.edits import Edits, Leaf
-from interp.models.forward import NO_RULES, bridge_forward, is_inner, stock_hooks
+from interp.models.forward import NO_RULES, bridge_forward, is_inner, stock_hooks, unembedded_at
 from interp.models.generate import Generator, Phase
 from interp.models.gradients import graph, ordinary
 from interp.models.running import has_forward_hooks
@@ -40,6 +40,7 @@ def forward(
     capture: Iterable[Site],
     plan: Plan,
     backward: Rules | None,
+    positions: slice | None,
 ) -> ForwardPass:
     """Return what `Model.forward` returns."""
     planned, wanted = asked_of(model, plan, capture)
@@ -58,11 +59,15 @@ def forward(
         if rules is not None or any(map(is_inner, [*edits, *wanted])):
             rules = rules or NO_RULES
             model.refuse_hooks(batch.tokens, mask)
-            logits = bridge_forward(
-                model.bridge, batch.tokens, mask, edits, wanted, into=captured, rules=rules
-            )
+            with unembedded_at(model.bridge.unembed, positions):
+                logits = bridge_forward(
+                    model.bridge, batch.tokens, mask, edits, wanted, into=captured, rules=rules
+                )
         else:
-            with stock_hooks(model.blocks, edits, wanted, into=captured):
+            with (
+                unembedded_at(model.modules.w_u, positions),
+                stock_hooks(model.blocks, edits, wanted, into=captured),
+            ):
                 logits = model.module(
                     input_ids=batch.tokens, attention_mask=mask, use_cache=False
                 ).logits

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from interp.interventions import NO_INTERVENTION, Plan
 from interp.models.batch_store import BatchStore
 from interp.models.bridge.forked import Forked
 from interp.models.bridge.rules import rule_hooks
-from interp.models.forward import NO_RULES
+from interp.models.forward import NO_RULES, unembedded_at
 from interp.models.gradients import graph
 from interp.replay import Arguments, Block, OnWrite, Read
 from interp.sites import Site
@@ -94,14 +94,22 @@ class ModelRunner:
         capture: Iterable[Site] = (),
         plan: Plan = NO_INTERVENTION,
         backward: Rules | None = None,
+        positions: slice | None = None,
     ) -> ForwardPass:
         """Run the whole model on tokens [batch pos] without padding, as `Model.forward` does."""
         last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
         batch = TokenBatch((), tokens, torch.ones_like(tokens, dtype=torch.bool), last)
-        return self.model.forward(batch, capture=capture, plan=plan, backward=backward)
+        where: dict[str, Any] = {"capture": capture, "positions": positions}
+        return self.model.forward(batch, plan=plan, backward=backward, **where)
 
     def forked(
-        self, tokens: Tensor, *, read: Read, on_write: OnWrite, backward: Rules | None = None
+        self,
+        tokens: Tensor,
+        *,
+        read: Read,
+        on_write: OnWrite,
+        backward: Rules | None = None,
+        positions: slice | None = None,
     ) -> Tensor:
         """Return logits of a pass in which every head and MLP reads its own residual."""
         model, needs_graph = self.model, backward is not None
@@ -112,4 +120,5 @@ class ModelRunner:
                 fork = Forked(
                     model.bridge, read=read, on_write=on_write, rules=rules, needs_graph=needs_graph
                 )
-                return fork.run(tokens)
+                with unembedded_at(model.bridge.unembed, positions):
+                    return fork.run(tokens)

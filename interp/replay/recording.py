@@ -329,17 +329,26 @@ class Recording:
         capture: Iterable[Site] = (),
         plan: Plan = NO_INTERVENTION,
         backward: Rules | None = None,
+        positions: slice | None = None,
     ) -> ForwardPass:
         """Return logits and captures of tokens [batch pos] without padding: `Model.forward`."""
         self._count_passes(tokens, backward)
-        return self.runner.forward(tokens, capture=capture, plan=plan, backward=backward)
+        where: dict[str, Any] = {"capture": capture, "positions": positions}
+        return self.runner.forward(tokens, plan=plan, backward=backward, **where)
 
     def forked(
-        self, tokens: Tensor, *, read: Read, on_write: OnWrite, backward: Rules | None = None
+        self,
+        tokens: Tensor,
+        *,
+        read: Read,
+        on_write: OnWrite,
+        backward: Rules | None = None,
+        positions: slice | None = None,
     ) -> Tensor:
         """Return logits of tokens [batch pos] of a pass that `Runner.forked` describes."""
         self._count_passes(tokens, backward)
-        return self.runner.forked(tokens, read=read, on_write=on_write, backward=backward)
+        how: dict[str, Any] = {"backward": backward, "positions": positions}
+        return self.runner.forked(tokens, read=read, on_write=on_write, **how)
 
     def _count_passes(self, tokens: Tensor, backward: Rules | None) -> None:
         passes = 1 if backward is None else 2  # the way back costs what the way there does

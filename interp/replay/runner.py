@@ -63,13 +63,20 @@ class Runner(Protocol):
         capture: Iterable[Site] = (),
         plan: Plan = NO_INTERVENTION,
         backward: Rules | None = None,
+        positions: slice | None = None,
     ) -> ForwardPass:
-        """Return logits and captured activations of tokens [batch pos] without padding."""
+        """Return logits, at `positions`, and captured activations of tokens without padding."""
 
     def forked(
-        self, tokens: Tensor, *, read: Read, on_write: OnWrite, backward: Rules | None = None
+        self,
+        tokens: Tensor,
+        *,
+        read: Read,
+        on_write: OnWrite,
+        backward: Rules | None = None,
+        positions: slice | None = None,
     ) -> Tensor:
-        """Return logits of a pass in which every head and MLP may read its own residual.
+        """Return logits, at `positions`, of a pass in which heads and MLPs read own residuals.
 
         `read` gets the residual [rows pos d_model] and returns what is read instead, for "q", "k",
         "v" per head [rows pos head d_model]; `on_write` gets the embedding and what an MLP adds

@@ -47,8 +47,9 @@ def n_passes(methods: Sequence[Method], *, n_sites: int, steps: int) -> int:
 
 def numbers_held(model: Model, shard: TokenBatch, *, n_kinds: int) -> int:
     """Return how many numbers the graph of a pass and the activations of both runs take."""
-    each = model.n_layers * model.d_model * (30 + 4 * n_kinds) + 3 * model.d_vocab
-    return shard.tokens.numel() * each
+    n, n_pos = shard.tokens.shape
+    each = model.d_model * (8 + 4 * n_kinds) + 3 * model.n_heads * n_pos
+    return n * (n_pos * model.n_layers * each + 3 * model.d_vocab)
 
 
 def check_methods(methods: Sequence[str], nodes: Sequence[str], *, rules: str) -> None:
@@ -82,15 +83,17 @@ class Attribution:
         self.recording, self.sites = recording, [*sites]
         self._passes: dict[tuple[str, Rules], tuple[Activations, Coefficients]] = {}
         with torch.no_grad():
-            source = recording.forward(twins.source, capture={*sites, Site("resid_pre", 0)})
+            where = twins.clean.predicting
+            sites_and_start = {*sites, Site("resid_pre", 0)}
+            source = recording.forward(twins.source, capture=sites_and_start, positions=where)
             self.source = source.activations
             clean = source.logits
             if twins.metric == "kl" and twins.direction == "noise":
-                clean = recording.forward(twins.clean.tokens).logits
+                clean = recording.forward(twins.clean.tokens, positions=where).logits
             if twins.direction == "denoise" or twins.metric == "kl":
                 twins = twins.with_reference(clean)
         self.twins = twins
-        self.source_value = twins.value(source.logits[:, twins.clean.predicting])
+        self.source_value = twins.value(source.logits)
         self._base_value: Tensor | None = None
 
     @property
@@ -159,9 +162,15 @@ class Attribution:
         self, tokens: Tensor, sites: Iterable[Site], rules: Rules, plan: Plan
     ) -> tuple[Activations, Coefficients]:
         wanted = sorted({*sites, Site("resid_pre", 0)})
-        run = self.recording.forward(tokens, capture=wanted, plan=plan, backward=rules)
+        run = self.recording.forward(
+            tokens,
+            capture=wanted,
+            plan=plan,
+            backward=rules,
+            positions=self.twins.clean.predicting,
+        )
         with graph():
-            value = self.twins.value(run.logits[:, self.twins.clean.predicting])
+            value = self.twins.value(run.logits)
             derivatives = slopes(value, [run.activations[site] for site in wanted])
         if tokens is self.twins.base and not plan:
             self._base_value = value.detach()

@@ -17,7 +17,7 @@ from interp.replay import Recording
 from interp.shapes import Resid
 
 READINGS = ("kl_lens_final", "kl_final_lens", "overlap", "answer_probability", "answer_rank")
-LOGITS_HELD = 2**24
+LOGITS_HELD = 2**23
 NO_ANSWER = -1.0
 
 
@@ -68,7 +68,7 @@ def readings(
     )
     n_pos, n_tokens = recording.n_pos, final.shape[1]
     answers = None if answer is None else repeat(answer, "batch -> (batch pos)", pos=n_pos)
-    size = max(1, LOGITS_HELD // recording.logits(final, positions=[0]).shape[-1])
+    size = logits_at_once(recording)
     read = torch.empty(len(taps), n_tokens, len(READINGS), device=final.device)
     best = torch.empty(len(taps), n_tokens, top_k, dtype=torch.int32, device=final.device)
     for start in range(0, n_tokens, size):
@@ -85,6 +85,12 @@ def readings(
             best[tap, tokens] = lens.top.to(torch.int32)
     by_prompt = "tap (batch pos) last -> batch tap pos last"
     return rearrange(read, by_prompt, pos=n_pos), rearrange(best, by_prompt, pos=n_pos)
+
+
+def logits_at_once(recording: Recording) -> int:
+    """Return for how many tokens logits are made at once."""
+    d_vocab = recording.logits(recording.resid(0)[:1], positions=[0]).shape[-1]
+    return max(1, LOGITS_HELD // d_vocab)
 
 
 def held(n_tokens: int, d_vocab: int) -> int:

@@ -77,9 +77,9 @@ class Twins:
             self, clean=clean, corrupted=self.corrupted[rows], wrong=wrong, reference=kept
         )
 
-    def with_reference(self, logits: Float[Tensor, "batch pos d_vocab"]) -> "Twins":
+    def with_reference(self, logits: Float[Tensor, "batch answer_pos d_vocab"]) -> "Twins":
         """Return the same with the clean run's logits as its reference."""
-        return replace(self, reference=logits[:, self.clean.predicting].detach())
+        return replace(self, reference=logits.detach())
 
 
 def twins_of(

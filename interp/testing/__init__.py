@@ -45,10 +45,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Examination:
-    """All checks of one model."""
+    """All checks of one model; those of single layers were made at `layers`."""
 
     model: str
     checks: tuple[Check, ...]
+    layers: tuple[int, ...] = ()
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -79,7 +80,7 @@ def examine(
     """Return all checks of a model, on two rows of `n_pos` random tokens drawn with `seed`."""
     probe = Probe(model, seed=seed, n_pos=n_pos)
     with model.running, torch.no_grad():
-        return Examination(model.name, tuple(_checks(probe, progress)))
+        return Examination(model.name, tuple(_checks(probe, progress)), probe.layers)
 
 
 def check_model(model: Model, *, seed: int = 0) -> None:

@@ -13,7 +13,7 @@ from interp.models.dtypes import how_computed, name_of
 from interp.runs.registry import find_analyses, make_analysis
 from interp.tasks.batch import TokenBatch
 from interp.tasks.encoding import put_in_front
-from interp.testing import examine
+from interp.testing import Examination, examine
 from interp.testing.fed import fed
 from interp.testing.probe import Probe
 
@@ -220,13 +220,22 @@ def _contract(model: Model, progress: Callable[[str], None]) -> Iterator[HealthS
     yield HealthSign(
         "contract",
         "note" if examination.failed else "ok",
-        f"{n_ok} checks against stock passes hold, {how}",
+        f"{n_ok} checks against stock passes hold, {how}; {_looked_at(model, examination)}",
     )
     by_cause: dict[str, list[str]] = {}
     for check in examination.refused:
         by_cause.setdefault(check.why.partition(": ")[2] or check.why, []).append(check.check)
     for why, what in by_cause.items():
         yield HealthSign("refused", "note", f"{', '.join(dict.fromkeys(what))}: {why}")
+
+
+def _looked_at(model: Model, examination: Examination) -> str:
+    """Return which layers and tokens the checks of a contract looked at."""
+    layers = ", ".join(map(str, examination.layers))
+    return (
+        f"writes and replays of all {model.n_layers} layers, places in layers {layers}"
+        f" (the first, middle and last, and the first of each kind), over {_CHECKED} tokens"
+    )
 
 
 def _memory(model: Model) -> Iterator[dict[str, Any]]:

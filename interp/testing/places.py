@@ -159,8 +159,11 @@ def write_stream(kind: SiteKind) -> Check:
     def check(probe: Probe, layer: int) -> None:
         side = "reads" if kind == "resid_pre" else "returns"
         ours = _steered(probe, Site(kind, layer))
-        theirs = _stock_logits(
-            probe, (probe.blocks[layer], side, lambda resid: resid + probe.direction)
+        theirs = probe.once(
+            ("steered", side, layer),
+            lambda: _stock_logits(
+                probe, (probe.blocks[layer], side, lambda resid: resid + probe.direction)
+            ),
         )
         probe.compare(ours, theirs, f"an edit of {Site(kind, layer)}")
 
@@ -178,14 +181,19 @@ def write_middle(kind: SiteKind) -> Check:
     def check(probe: Probe, layer: int) -> None:
         if probe.model.is_parallel:
             return write_stream(kind)(probe, layer)
-        mid = probe.streams[layer] + probe.site("attn_out", layer) + probe.direction
-        after = mid + probe.recording.mlp(layer, mid)
-        expected = _stock_logits(probe, (probe.blocks[layer], "returns", lambda _: after))
+        expected = probe.once(("steered middle", layer), lambda: _steered_middle(probe, layer))
         return probe.compare(
             _steered(probe, Site(kind, layer)), expected, f"an edit of {Site(kind, layer)}"
         )
 
     return check
+
+
+def _steered_middle(probe: Probe, layer: int) -> Tensor:
+    """Return logits where a block returns what follows from a steered stream in its middle."""
+    mid = probe.streams[layer] + probe.site("attn_out", layer) + probe.direction
+    after = mid + probe.recording.mlp(layer, mid)
+    return _stock_logits(probe, (probe.blocks[layer], "returns", lambda _: after))
 
 
 def write_heads(kind: SiteKind) -> Check:
@@ -284,7 +292,10 @@ def write_neurons(kind: SiteKind) -> Check:
             changed[..., neuron] = 0
             return changed
 
-        theirs = _stock_logits(probe, (_reader(probe, "mlp_post", layer), "reads", silent))
+        reader = _reader(probe, "mlp_post", layer)
+        theirs = probe.once(
+            ("silent neuron", layer), lambda: _stock_logits(probe, (reader, "reads", silent))
+        )
         probe.compare(
             _edited(probe, Site(kind, layer), value),
             theirs,

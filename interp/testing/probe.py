@@ -15,7 +15,7 @@ from interp.models import Model
 from interp.models.bridge.building import eager_twin
 from interp.models.rounding import allowed, error
 from interp.replay import Recording, first, with_first
-from interp.sites import Site
+from interp.sites import BLOCK_KINDS, INNER_KINDS, Site
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
@@ -40,11 +40,19 @@ class Probe:
         self._sites: dict[Site, Tensor] = {}
         self._edited: dict[tuple[Any, ...], Tensor] = {}
 
-    @property
+    @cached_property
     def layers(self) -> tuple[int, ...]:
-        """Return the first, the middle and the last layer."""
+        """Return the first, the middle and the last layer, and the first of every kind of block."""
         last = self.model.n_layers - 1
-        return tuple(sorted({0, (last + 1) // 2, last}))
+        first_of_kind = {kind: layer for layer, kind in reversed([*enumerate(self._kinds())])}
+        return tuple(sorted({0, (last + 1) // 2, last, *first_of_kind.values()}))
+
+    def _kinds(self) -> Iterator[tuple[Any, ...]]:
+        """Yield what each block is made of: its modules, and its name in the configuration."""
+        named = getattr(self.stock.config.get_text_config(), "layer_types", None)
+        for layer, block in enumerate(self.blocks):
+            parts = tuple((name, type(module)) for name, module in block.named_modules())
+            yield (parts, named[layer] if named else None)
 
     @property
     def near(self) -> float:
@@ -109,10 +117,14 @@ class Probe:
         return (size * torch.randn(shape, generator=random)).to(self.model.device, self.model.dtype)
 
     def site(self, kind: Any, layer: int) -> Tensor:
-        """Return what a clean pass captures at a site, which one pass does for all layers."""
+        """Return what a clean pass captures at a site.
+
+        One pass captures all that the blocks hold, another one all that is inside them.
+        """
         if Site(kind, layer) not in self._sites:
-            others = [Site(kind, each) for each in self.layers if self._is_there(Site(kind, each))]
-            sites = {Site(kind, layer), *others}
+            kinds = next(kinds for kinds in (BLOCK_KINDS, INNER_KINDS) if kind in kinds)
+            likely = [Site(each, where) for each in kinds for where in self.layers]
+            sites = {Site(kind, layer), *filter(self._is_there, likely)}
             self._sites |= self.model.forward(self.batch, capture=sites).activations
         return self._sites[Site(kind, layer)]
 

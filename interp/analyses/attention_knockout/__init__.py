@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from torch import Tensor
+
 from interp.analyses.attention_knockout.result import AttentionKnockoutResult
 from interp.analysis import Analysis, Cost
 from interp.metrics import outcomes
@@ -30,7 +32,7 @@ from interp.sweeps.cuts import (
     half_width_of,
     require_hiding,
 )
-from interp.sweeps.patches import logits_at_the_end
+from interp.sweeps.outputs import held_at_the_end, read_at_the_end
 from interp.sweeps.two_hop import (
     comparable_prompts,
     last_logits,
@@ -95,11 +97,15 @@ class AttentionKnockout(Analysis):
         """
         clean, answer = last_logits(recording), require_answers(shard)[:, 0]
         tensors = right_and_compared(recording, shard, prepared["kept"])
+        guess, before = clean.argmax(-1), outcomes(clean, answer)["log_prob"]
+
+        def read(logits: Tensor) -> Tensors:
+            loss = before - outcomes(logits, answer)["log_prob"]
+            return {"changed": logits.argmax(-1) != guess, "loss": loss}
+
         for hidden, cut in self._cuts(shard, recording.n_layers).items():
-            logits = logits_at_the_end(recording, ends_of_cuts(recording, cut))
-            tensors[f"{hidden}.changed"] = (logits.argmax(-1) != clean.argmax(-1)).T.cpu()
-            before, after = (outcomes(each, answer)["log_prob"] for each in (clean, logits))
-            tensors[f"{hidden}.loss"] = (before - after).T.cpu()
+            found = read_at_the_end(recording, ends_of_cuts(recording, cut), read)
+            tensors |= {f"{hidden}.{name}": value.T.cpu() for name, value in found.items()}
         return tensors
 
     def combine(self, parts: Sequence[Tensors]) -> AttentionKnockoutResult:
@@ -115,5 +121,6 @@ class AttentionKnockout(Analysis):
         )
         steps = cut_steps(n_layers, half_width=cuts["key"].half_width)
         forwards = sum(steps * (n_pos - cut.start) for cut in cuts.values()) / (n_pos * n_layers)
-        held = n * n_layers * ((n_pos - cuts["key"].start) * model.d_model + 2 * model.d_vocab)
+        held = 2 * n * n_layers * (n_pos - cuts["key"].start) * model.d_model
+        held += held_at_the_end(n_layers, n, model.d_vocab)
         return Cost(forwards, n * (2 + 2 * len(cuts) * n_layers), held)

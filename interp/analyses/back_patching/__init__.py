@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Int
 from torch import Tensor
 
+from interp.analyses.back_patching.effects import effects_of
 from interp.analyses.back_patching.result import BackPatchingResult
 from interp.analyses.back_patching.texts import judge_texts, judgements_of
 from interp.analyses.back_patching.tries import (
@@ -28,13 +29,13 @@ from interp.analyses.back_patching.tries import (
 )
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
-from interp.metrics import outcomes
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
+from interp.sweeps.outputs import held_at_the_end
 from interp.sweeps.patches import (
     ends_of_patched,
     logits_at_the_end,
@@ -140,7 +141,7 @@ class BackPatching(Analysis):
         }
         for tries in self._tries(recording, shard, prepared):
             ends = ends_of_patched(recording, tries.values, positions=tries.positions)
-            effects = {t: _effects(recording, end, clean, shard) for t, end in ends.items()}
+            effects = {t: effects_of(recording, end, clean, shard) for t, end in ends.items()}
             for what in ("rank", "right", "log_prob", "difference"):
                 of_target = {target: effect[what] for target, effect in effects.items()}
                 tensors[f"{tries.kind}.{what}"] = tries.grid(of_target, n_layers=n_layers)
@@ -171,29 +172,10 @@ class BackPatching(Analysis):
         new = self.max_new_tokens
         decoding = 0.0 if new is None else (n_tries + n_pairs(n_layers)) * (n_pos + new - 1) / n_pos
         behind = n_pos - int(positions.min())
-        held = n * n_layers * (2 * n_layers * behind * model.d_model + 3 * model.d_vocab)
+        held = 2 * n * n_layers**2 * behind * model.d_model
+        held += held_at_the_end(n_layers, n, model.d_vocab)
         return Cost(
             steps / (n_pos * n_layers) + decoding,
             4 * n * n_layers**2 * len(kinds_of(self.controls)),
             held,
         )
-
-
-def _effects(
-    recording: Recording,
-    end: Float[Tensor, "source batch d_model"],
-    clean: Float[Tensor, "batch d_vocab"],
-    shard: TokenBatch,
-) -> dict[str, Num[Tensor, "source batch"]]:
-    """Return the answer's rank, whether it is 0, and how much more probable the answer is.
-
-    In nats: its log-probability, and its logit less the bridge's (0 without one), as changes.
-    """
-    assert shard.answer is not None
-    logits = logits_at_the_end(recording, end)
-    after, before = (outcomes(each, shard.answer, shard.bridge) for each in (logits, clean))
-    rank = ranks(logits, shard.answer).int()
-    log_prob = after["log_prob"] - before["log_prob"]
-    over = after.get("logit_diff", log_prob) - before.get("logit_diff", log_prob)
-    is_right = (rank == 0).to(torch.int8)
-    return {"rank": rank, "right": is_right, "log_prob": log_prob, "difference": over}

@@ -19,12 +19,12 @@ import torch
 
 from interp.analyses.circuit_discovery.circuits import Circuit, Wiring
 from interp.analyses.circuit_discovery.controls import controls_for_halves
-from interp.analyses.circuit_discovery.edges import TOKENS_AT_ONCE
 from interp.analyses.circuit_discovery.halves import (
     is_for_discovery,
     is_new,
     metric_of,
     metric_of_task,
+    numbers_held,
     scored_edges,
 )
 from interp.analyses.circuit_discovery.result import CircuitDiscoveryResult
@@ -193,7 +193,7 @@ class CircuitDiscovery(Analysis):
         each head takes about four times as long (30 layers of 9 heads).
         """
         wiring, k = Wiring.of(model), len(self.fractions)
-        held = 4 * max(TOKENS_AT_ONCE, shard.tokens.numel()) * len(wiring.senders) * model.d_model
+        held = numbers_held(shard, len(wiring.senders) * model.d_model, k + 2 * self.draws)
         passes = k + 2.0 * self.draws + 1 + (self.metric == "kl")
         numbers = wiring.is_edge.size + 2 * k + 2 * self.draws + 10
         new = float(is_new(shard).float().mean())

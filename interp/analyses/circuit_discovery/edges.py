@@ -5,8 +5,9 @@ attribution patching, Syed et al., arXiv 2310.10348), by the ordinary gradient o
 rules.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from interp.models.gradients import graph, slopes
 from interp.replay import Recording
 from interp.sweeps.twins import Twins
 
-TOKENS_AT_ONCE = 1024
+NUMBERS_HELD = 1 << 25  # of what senders write, [circuit batch pos sender d_model]
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,17 @@ class Pass:
 
 
 def plain_pass(
-    recording: Recording, tokens: Tensor, wiring: Wiring, *, rules: Rules | None = None
+    recording: Recording,
+    tokens: Tensor,
+    wiring: Wiring,
+    *,
+    positions: slice | None = None,
+    rules: Rules | None = None,
 ) -> Pass:
-    """Run a pass that keeps receivers apart; with `rules`, what they read carries a graph."""
+    """Run a pass that keeps receivers apart; with `rules`, what they read carries a graph.
+
+    Logits are those at `positions`, by default at all.
+    """
     writes: list[Tensor] = []
     seen: dict[tuple[str, int], Tensor] = {}
 
@@ -50,8 +59,20 @@ def plain_pass(
     def keep(kind: str, layer: int, write: Tensor) -> None:  # noqa: ARG001
         writes.append((write if kind == "heads" else write[:, :, None]).detach())
 
-    logits = recording.forked(tokens, read=read, on_write=keep, backward=rules)
+    how: dict[str, Any] = {"backward": rules, "positions": positions}
+    logits = recording.forked(tokens, read=read, on_write=keep, **how)
     return Pass(torch.cat(writes, dim=2), seen, logits)
+
+
+def few_at_once(twins: Twins, wiring: Wiring, *, d_model: int) -> Iterator[Twins]:
+    """Yield a few prompts at a time, as many as a pass that keeps all writes apart may take."""
+    batch, n_pos = twins.clean.tokens.shape
+    size = max(1, NUMBERS_HELD // (n_pos * len(wiring.senders) * d_model))
+    if size >= batch:
+        yield twins
+        return
+    for rows in torch.split(torch.arange(batch), size):
+        yield twins.only(rows)
 
 
 def edge_scores(recording: Recording, twins: Twins, wiring: Wiring, *, rules: Rules) -> Tensor:
@@ -59,13 +80,14 @@ def edge_scores(recording: Recording, twins: Twins, wiring: Wiring, *, rules: Ru
 
     Two forward passes and one backward pass serve all edges.
     """
-    source = plain_pass(recording, twins.source, wiring)
+    positions = twins.clean.predicting
+    source = plain_pass(recording, twins.source, wiring, positions=positions)
     if twins.direction == "denoise":
         twins = twins.with_reference(source.logits)
-    base = plain_pass(recording, twins.base, wiring, rules=rules)
+    base = plain_pass(recording, twins.base, wiring, positions=positions, rules=rules)
     change = source.writes.float() - base.writes.float()
     with graph():
-        value = twins.value(base.logits[:, twins.clean.predicting])
+        value = twins.value(base.logits)
         coefficients = dict(zip(base.read, slopes(value, [*base.read.values()]), strict=True))
     one, heads = "b p d, b p sender d -> b sender", "b p head d, b p sender d -> b head sender"
     rows = []
@@ -91,9 +113,8 @@ def circuit_values(
     `circuits` are such edges [receiver sender]. Every other edge carries what its sender writes in
     the corrupted pass `away`, or `instead` [sender d_model], such as a mean.
     """
-    batch, n_pos = twins.clean.tokens.shape
     kept = torch.from_numpy(np.stack([*circuits])).to(away.writes.device)
-    size = max(1, TOKENS_AT_ONCE // (batch * n_pos))
+    size = max(1, NUMBERS_HELD // away.writes.numel())
     values = [
         _values(recording, twins, wiring, chunk, away, instead) for chunk in torch.split(kept, size)
     ]
@@ -139,5 +160,6 @@ def _values(
         return own if kind in ("q", "k", "v") else own[:, :, 0].expand_as(resid)
 
     tokens = repeat(twins.clean.tokens, "batch pos -> (circuit batch) pos", circuit=n_circuits)
-    logits = recording.forked(tokens, read=read, on_write=keep)[:, twins.clean.predicting]
+    where = twins.clean.predicting
+    logits = recording.forked(tokens, read=read, on_write=keep, positions=where)
     return twins.value(rearrange(logits, "(c b) ... -> c b ...", c=n_circuits))

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.analyses.circuit_discovery.circuits import Wiring
-from interp.analyses.circuit_discovery.edges import circuit_values, edge_scores, plain_pass
+from interp.analyses.circuit_discovery.edges import (
+    NUMBERS_HELD,
+    circuit_values,
+    edge_scores,
+    few_at_once,
+    plain_pass,
+)
 from interp.backward import Rules
 from interp.metrics import Metric
 from interp.models import Model
@@ -45,13 +51,14 @@ def scored_edges(
     for prompts in model.shards(task):
         shard = model.tokenize(prompts)
         recording = model.record(shard)
-        for twins in twins_of(recording, shard, metric=metric, direction="denoise"):
-            scores.append(edge_scores(recording, twins, wiring, rules=rules).cpu())
-            keys += [key_of(prompts[row].id) for row in twins.clean.rows.tolist()]
-            if needs_means:
-                away = plain_pass(recording, twins.corrupted, wiring).writes.float()
-                writes = writes + away.sum((0, 1))
-                n_tokens += away.shape[0] * away.shape[1]
+        for every in twins_of(recording, shard, metric=metric, direction="denoise"):
+            for twins in few_at_once(every, wiring, d_model=model.d_model):
+                scores.append(edge_scores(recording, twins, wiring, rules=rules).cpu())
+                keys += [key_of(prompts[row].id) for row in twins.clean.rows.tolist()]
+                if needs_means:
+                    away = plain_pass(recording, twins.corrupted, wiring, positions=slice(1))
+                    writes = writes + away.writes.float().sum((0, 1))
+                    n_tokens += twins.corrupted.numel()
     means = {"writes": writes / n_tokens} if needs_means else {}
     scored = {"scores": torch.cat(scores), "key": torch.tensor(keys)}
     return scored | {"wiring": wiring.numbers} | means
@@ -69,16 +76,18 @@ def metric_of(
     wiring, unseen = Wiring.from_numbers(prepared["wiring"]), is_new(shard)
     values = torch.zeros(len(shard.prompts), len(circuits))
     for every in twins_of(recording, shard, metric=metric, direction="denoise"):
-        twins = every.only(unseen[every.clean.rows.cpu()].nonzero()[:, 0])
-        if not len(twins.clean.rows):
-            continue
-        away = plain_pass(recording, twins.corrupted, wiring)
-        if metric == "kl":
-            twins = twins.with_reference(recording.forward(twins.clean.tokens).logits)
-        kept = circuit_values(
-            recording, twins, wiring, circuits, away=away, instead=prepared.get("writes")
-        )
-        values[twins.clean.rows.cpu()] = kept.T.cpu()
+        new = every.only(unseen[every.clean.rows.cpu()].nonzero()[:, 0])
+        d_model = recording.resid(0).shape[-1]
+        for twins in few_at_once(new, wiring, d_model=d_model) if len(new.clean.rows) else ():
+            away = plain_pass(recording, twins.corrupted, wiring, positions=slice(1))
+            if metric == "kl":
+                where = twins.clean.predicting
+                clean = recording.forward(twins.clean.tokens, positions=where)
+                twins = twins.with_reference(clean.logits)
+            kept = circuit_values(
+                recording, twins, wiring, circuits, away=away, instead=prepared.get("writes")
+            )
+            values[twins.clean.rows.cpu()] = kept.T.cpu()
     return values
 
 
@@ -98,3 +107,16 @@ def metric_of_task(
         keys += [key_of(prompt.id) for prompt in prompts]
         groups.append(shard.groups)
     return {"values": torch.cat(values), "new": torch.tensor(keys)}, torch.cat(groups)
+
+
+def numbers_held(shard: TokenBatch, n_written: int, n_circuits: int) -> int:
+    """Return the numbers of the largest pass: what senders write, and what receivers read.
+
+    `n_written` is what all senders write at a token. To score edges takes about nine times as much,
+    with the graph and both runs.
+    """
+    each, n_new = shard.tokens.shape[1] * n_written, int(is_new(shard).sum())
+    few = max(1, NUMBERS_HELD // each)
+    scored, tried = (min(few, n) * each for n in (len(shard.prompts) - n_new, n_new))
+    at_once = min(n_circuits, max(1, NUMBERS_HELD // max(1, tried)))
+    return max(9 * scored, (at_once + 3) * tried)

@@ -20,7 +20,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from interp.analyses.depth_score.result import DepthScoreResult, depth_score, layer_effects
 from interp.analysis import Analysis, Cost
@@ -31,6 +30,7 @@ from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.answers import SameLength, by_answer_length, length_group_sizes, require_answers
+from interp.sweeps.outputs import output_changes
 from interp.sweeps.positions import SkippedPositions, first_skipped
 from interp.sweeps.staircase import Ends, Step, staircase
 from interp.sweeps.tags import bytes_of, texts_of
@@ -182,9 +182,7 @@ def _changes(
     pos].
     """
     recording = group.recording
-    clean = recording.logits(
-        recording.resid(recording.n_layers), positions=slice(min(splits), None)
-    ).softmax(-1)
+    clean = recording.resid(recording.n_layers)
     how: dict[str, Any] = {"part": "layer", "scopes": ("future",), "splits": splits}
     for event in staircase(recording, begin=begin, **how):
         match event:
@@ -192,7 +190,6 @@ def _changes(
                 for skipped, change in enumerate(event.change):
                     yield "layer", (skipped, event.layer), change.cpu()
             case Ends(scope="future"):
-                for skipped, resid in enumerate(event.resid):
-                    changed = recording.logits(resid).softmax(-1)
-                    change = vector_norm(clean[:, event.start - min(splits) :] - changed, dim=-1)
+                found = output_changes(recording, event.resid, clean[:, event.start :])
+                for skipped, change in enumerate(found["l2"]):
                     yield "output", (skipped,), change.cpu()

@@ -43,7 +43,8 @@ from interp.sweeps.descriptions import (
     target_prompt,
     unpatched_guesses,
 )
-from interp.sweeps.patches import logits_at_the_end, outputs_at, span_of
+from interp.sweeps.outputs import held_at_the_end, read_at_the_end
+from interp.sweeps.patches import outputs_at, span_of
 from interp.sweeps.two_hop import (
     another_prompts_entities,
     first_layer,
@@ -152,9 +153,9 @@ class HopStages(Analysis):
         self, recording: Recording, cut: Cut, guess: Tensor
     ) -> Bool[Tensor, "batch centre"]:
         """Return whether a cut around each layer changes the guess."""
-        logits = logits_at_the_end(recording, ends_of_cuts(recording, cut))
-        changed: Tensor = (logits.argmax(-1) != guess).T
-        return changed
+        ends = ends_of_cuts(recording, cut)
+        found = read_at_the_end(recording, ends, lambda logits: {"guess": logits.argmax(-1)})
+        return (found["guess"] != guess).T
 
     def combine(self, parts: Sequence[Tensors]) -> HopStagesResult:
         """Return the first layers of all prompts."""
@@ -169,7 +170,8 @@ class HopStages(Analysis):
         for cut in self._cuts(shard, n_layers):
             steps += n * cut_steps(n_layers, half_width=cut.half_width) * (n_pos - cut.start)
         steps += n_layers * prompt.tokens.shape[1]
-        held = n * n_layers * (behind * model.d_model + 2 * model.d_vocab)
+        held = 2 * n * n_layers * max(behind, n_pos) * model.d_model
+        held += held_at_the_end(n_layers, n, model.d_vocab)
         return Cost(steps / (n * n_pos * n_layers), n * (2 * len(MEASURES) + 3), held)
 
 

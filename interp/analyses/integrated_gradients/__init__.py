@@ -29,7 +29,7 @@ from interp.analyses.integrated_gradients.varied import behind_part, varied_of
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
-from interp.models.gradients import graph, slopes
+from interp.models.gradients import NUMBERS_OF_A_TOKEN, graph, slopes, tokens_in_a_graph
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
@@ -49,7 +49,6 @@ from interp.tasks.batch import TokenBatch
 
 Nodes = Literal["adaptive", "published"]
 _WEIGHT = 0.2  # of `max_nodes` (256) that settle a usual case: 33 to 65
-_GRAPH_TOKENS = 2048  # many layers hold a graph: more than the one block of `Recording.run`
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ class IntegratedGradients(Analysis):
             return value.detach(), (slope * path[which]).sum(-1)
 
         def evaluate(which: Sequence[int], at: Sequence[float]) -> tuple[Tensor, Tensor]:
-            size = max(1, _GRAPH_TOKENS // recording.n_pos)
+            size = max(1, tokens_in_a_graph(recording.n_layers, path.shape[-1]) // recording.n_pos)
             prompts = torch.split(torch.tensor(which, device=source.device), size)
             nodes = torch.split(torch.tensor(at, device=source.device), size)
             done = [some(*chunk) for chunk in zip(prompts, nodes, strict=True)]
@@ -188,12 +187,13 @@ class IntegratedGradients(Analysis):
         sizes = length_group_sizes(shard, whole=self.whole_answer)
         n_read = sum(size.n_prompts * size.n_pos for size in sizes)
         there_and_back = 2 * self.max_nodes * blocks * n_read
-        clean = sum(size.passed for size in sizes) * layers
         longest = max(size.n_pos for size in sizes)
         numbers = len(shard.prompts) * layers * (longest + 5)
-        held = max(_GRAPH_TOKENS, longest) * (16 * layers * model.d_model + 3 * model.d_vocab)
-        forwards, backwards = there_and_back + clean, there_and_back / 2
-        forwards, backwards = (each / (layers * n_tokens) for each in (forwards, backwards))
+        rows = max(1, tokens_in_a_graph(layers, model.d_model) // longest)
+        each = NUMBERS_OF_A_TOKEN * layers * model.d_model
+        held = rows * (longest * each + 3 * model.d_vocab)
+        forwards = (there_and_back / layers + sum(size.passed for size in sizes)) / n_tokens
+        backwards = there_and_back / 2 / (layers * n_tokens)
         if self.nodes == "published":
             return Cost(forwards, numbers, held, backwards=backwards)
         how = {"weight": _WEIGHT, "backwards": backwards}

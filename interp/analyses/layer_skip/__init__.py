@@ -18,7 +18,7 @@ import numpy as np
 
 from interp.analyses.layer_skip.effects import (
     LayerEffects,
-    outcomes_of,
+    clean_outcomes,
     output_effects,
     reduce_into,
 )
@@ -30,6 +30,7 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
+from interp.sweeps.outputs import held
 from interp.sweeps.positions import FirstPosition, SkippedPositions, first_read, first_skipped
 from interp.sweeps.staircase import Part, Scope, Step, staircase
 from interp.tasks.batch import TokenBatch
@@ -45,7 +46,9 @@ class LayerSkip(Analysis):
     `splits` "even" spreads them over the prompt; "paper" draws them as published (seed 123).
     `skipped_positions` "all but the first", as in the published code, spares position 0, often a
     sink without which everything changes. `first_position` says whether changes there are measured
-    (there are none where it is spared).
+    (there are none where it is spared). `output_positions` says where p is compared with p': "all"
+    that are measured, as published, or only the "last", without the logits of the others. Outcomes
+    of answers are of the last position always.
     """
 
     part: Part = "layer"
@@ -55,6 +58,7 @@ class LayerSkip(Analysis):
     percentile: float = 95.0
     skipped_positions: SkippedPositions = "all but the first"
     first_position: FirstPosition = "excluded"
+    output_positions: Literal["all", "last"] = "all"
     seed: int = 0
     rank: ClassVar[int] = 1
     page: ClassVar[str] = "skip"
@@ -107,8 +111,7 @@ class LayerSkip(Analysis):
         n, layers = len(shard.prompts), recording.n_layers
         splits, first = self._splits(recording.n_pos), first_read(self.first_position)
         effects = {scope: LayerEffects(n, layers) for scope in self._scopes}
-        clean = recording.logits(recording.resid(layers))
-        outputs: Tensors = {f"clean.{k}": v for k, v in outcomes_of(clean[:, -1], shard).items()}
+        outputs = clean_outcomes(recording, shard)
         how: dict[str, Any] = {"scopes": self._scopes, "splits": splits}
         begin = first_skipped(self.skipped_positions)
         for event in staircase(recording, part=self.part, begin=begin, **how):
@@ -116,14 +119,18 @@ class LayerSkip(Analysis):
                 effects[event.scope].add(event, first=first)
                 continue
             share = 1.0 if event.scope == "all" else 1 / len(splits)
-            of_output = output_effects(
-                recording, shard, clean, event, share=share, skip=max(first - event.start, 0)
-            )
+            begin_at = first if self.output_positions == "all" else recording.n_pos - 1
+            of_output = output_effects(recording, shard, event, share=share, begin=begin_at)
             for key, value in of_output.items():
                 reduce_into(outputs, f"{event.scope}.{key}", value)
         for scope, effect in effects.items():
             outputs |= {f"{scope}.{key}": value for key, value in effect.tensors().items()}
         return outputs
+
+    def _logits_held(self, model: Model, shard: TokenBatch) -> int:
+        n, n_pos = shard.tokens.shape
+        n_tokens = n * (n_pos if self.output_positions == "all" else 1)
+        return held(model.n_layers, n_tokens, model.d_vocab)
 
     def combine(self, parts: Sequence[Tensors]) -> LayerSkipResult:
         """Return maxima (as the paper), percentiles and means over prompts, for every scope."""
@@ -137,6 +144,6 @@ class LayerSkip(Analysis):
         layers = model.n_layers
         behind = sum((n_pos - t) / n_pos for t in self._splits(n_pos))
         sweeps = sum(behind if scope.endswith("future") else 1.0 for scope in self._scopes)
-        held = 8 * layers * n_tokens * model.d_model + 6 * n_tokens * model.d_vocab
+        held = 8 * layers * n_tokens * model.d_model + self._logits_held(model, shard)
         numbers = len(shard.prompts) * layers * (3 * layers + 7) * len(self._scopes)
         return Cost((layers - 1) / 2 * sweeps, numbers, held)

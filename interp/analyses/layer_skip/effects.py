@@ -1,11 +1,14 @@
 """What skips change: later layers, prompt by prompt, the output, and the answer."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from interp.metrics import changes, outcomes
+from interp.metrics import Outcome, outcomes
 from interp.replay import Recording
 from interp.shapes import Tensors
+from interp.sweeps.outputs import output_changes, read_at_the_end
 from interp.sweeps.staircase import Ends, Step
 from interp.tasks.batch import TokenBatch
 
@@ -46,30 +49,36 @@ def reduce_into(into: Tensors, key: str, value: Tensor) -> None:
         into[key] = torch.maximum(into[key], value) if key.endswith("max") else into[key] + value
 
 
-def outcomes_of(logits: Tensor, shard: TokenBatch) -> Tensors:
-    """Return the outcomes [batch] of logits [batch d_vocab]; none without answers."""
+def clean_outcomes(recording: Recording, shard: TokenBatch) -> Tensors:
+    """Return the answer's outcomes [batch] without a skip; none without answers."""
     if shard.answer is None:
         return {}
-    found = outcomes(logits, shard.answer, shard.wrong)
-    return {name: value.cpu() for name, value in found.items()}
+    end = recording.resid(recording.n_layers)[None, :, -1]
+    found = read_at_the_end(recording, end, _outcomes_of(shard))
+    return {f"clean.{name}": value[0].cpu() for name, value in found.items()}
+
+
+def _outcomes_of(shard: TokenBatch) -> Callable[[Tensor], dict[Outcome, Tensor]]:
+    answer, wrong = shard.answer, shard.wrong
+    assert answer is not None
+    return lambda logits: outcomes(logits, answer, wrong)
 
 
 def output_effects(
-    recording: Recording, shard: TokenBatch, clean: Tensor, ends: Ends, *, share: float, skip: int
+    recording: Recording, shard: TokenBatch, ends: Ends, *, share: float, begin: int
 ) -> Tensors:
     """Return how skips change the output, each [batch skipped].
 
-    What is averaged over splits comes multiplied by `share`, to be added up. The first `skip`
-    positions do not count, but for the answer's outcomes.
+    What is averaged over splits comes multiplied by `share`, to be added up. Positions before
+    `begin` do not count, but for the answer's outcomes.
     """
-    before = clean[:, ends.start + skip :]
-    effects: dict[str, list[Tensor]] = {}
-    for resid in ends.resid:
-        logits = recording.logits(resid)
-        found = outcomes_of(logits[:, -1], shard)
-        change = changes(logits[:, skip:], before)
-        for name, value in (("output", change["l2"]), ("kl", change["kl"])):
-            found |= {f"{name}_max": value.amax(-1).cpu(), f"{name}_mean": value.mean(-1).cpu()}
-        for key, value in found.items():
-            effects.setdefault(key, []).append(value if key.endswith("max") else share * value)
-    return {key: torch.stack(values, dim=1) for key, values in effects.items()}
+    kept = ends.resid[:, :, max(begin - ends.start, 0) :]
+    clean = recording.resid(recording.n_layers)[:, recording.n_pos - kept.shape[2] :]
+    change = output_changes(recording, kept, clean)
+    effects: Tensors = {}
+    for name, value in (("output", change["l2"]), ("kl", change["kl"])):
+        effects |= {f"{name}_max": value.amax(-1), f"{name}_mean": share * value.mean(-1)}
+    if shard.answer is not None:
+        found = read_at_the_end(recording, ends.resid[:, :, -1], _outcomes_of(shard))
+        effects |= {name: share * value for name, value in found.items()}
+    return {key: value.T.cpu() for key, value in effects.items()}

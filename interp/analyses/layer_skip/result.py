@@ -140,9 +140,11 @@ class LayerSkipResult(Result):
         effect = "log_prob" if self.has_answers else "output"
         output = frame[frame["effect"] == effect]
         bars = {self.shown[str(scope)]: rows for scope, rows in output.groupby("scope", sort=False)}
+        is_last = self.analysis.output_positions == "last"
+        of_positions = "at the last token" if is_last else "mean"
         title = (
             "What skipping a layer changes:"
-            " later layers (largest relative change), and the output (mean)"
+            f" later layers (largest relative change), and the output ({of_positions})"
         )
         return grids_over_bars(
             grids,

@@ -16,17 +16,20 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from interp.analyses.residual_erasure.erasing import ERASE
+from interp.analyses.residual_erasure.erasing import ERASE, Erased
 from interp.analyses.residual_erasure.result import Erasing, ResidualErasureResult
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
+from interp.replay.rows import flat, unflat
 from interp.shapes import Tensors
 from interp.stats.align import align
 from interp.sweeps.answers import SameLength, by_answer_length, length_group_sizes, require_answers
 from interp.sweeps.layers import COARSEST, every_nth
+from interp.sweeps.lens import logits_at_once
+from interp.sweeps.outputs import held_at_the_end
 from interp.sweeps.positions import FirstPosition, first_read
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
@@ -104,14 +107,12 @@ class ResidualErasure(Analysis):
         for group in by_answer_length(recording, shard):
             rows = group.rows.cpu()
             parts["n_pos"][rows] = group.recording.n_pos
-            clean = _probabilities(group, group.recording.resid(recording.n_layers), start=0)
             for scope in self.scopes:
                 for erased in ERASE[scope](group.recording, prepared["mean"], taps):
-                    for tap, resid in zip(erased.taps, erased.resid, strict=True):
-                        index = (rows, tap, erased.position)
-                        changed = _probabilities(group, resid, start=erased.start)
-                        effects = _effects(group, clean, changed)
-                        parts[f"{scope}.output"][index], parts[f"{scope}.answer"][index] = effects
+                    index = rows[:, None], torch.tensor(erased.taps), erased.position
+                    effects = _effects_of(group, erased)
+                    for key, effect in zip(("output", "answer"), effects, strict=True):
+                        parts[f"{scope}.{key}"][index] = effect.T
         return parts
 
     def combine(self, parts: Sequence[Tensors]) -> ResidualErasureResult:
@@ -142,12 +143,27 @@ class ResidualErasure(Analysis):
             block_tokens += half * size.n_prompts * tails
         longest = max(size.n_pos for size in sizes)
         numbers = len(shard.prompts) * (layers + 1) * longest * 2 * len(self.scopes)
-        held = 3 * (layers + 1) * n_tokens * model.d_model + 3 * len(shard.prompts) * model.d_vocab
+        n_answer = max(size.n_pos for size in sizes) - shard.tokens.shape[1] + 1
+        held = 3 * (layers + 1) * n_tokens * model.d_model
+        held += held_at_the_end(layers + 1, len(shard.prompts) * n_answer, model.d_vocab)
         return Cost(block_tokens / (layers * n_tokens), numbers, held)
 
 
+def _effects_of(group: SameLength, erased: Erased) -> tuple[Tensor, Tensor]:
+    """Return both effects [tap batch], a few taps at a time beside the clean stream."""
+    clean = group.recording.resid(group.recording.n_layers)[None, :, erased.start :]
+    size = max(1, logits_at_once(group.recording) // group.answer.numel())
+    done = []
+    for some in torch.split(erased.resid, size):
+        rows = flat(torch.cat([clean, some]))
+        both = unflat(_probabilities(group, rows, start=erased.start), len(group.rows))
+        done.append(_effects(group, both[0], both[1:]))
+    changes, falls = (torch.cat(parts) for parts in zip(*done, strict=True))
+    return changes, falls
+
+
 def _probabilities(group: SameLength, resid: Tensor, *, start: int) -> Tensor:
-    """Return the probabilities [batch answer_pos d_vocab] where answers are predicted.
+    """Return the probabilities [rows answer_pos d_vocab] where answers are predicted.
 
     Residuals begin at position `start`.
     """
@@ -156,11 +172,11 @@ def _probabilities(group: SameLength, resid: Tensor, *, start: int) -> Tensor:
 
 
 def _effects(group: SameLength, clean: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the probabilities' largest L2 change [batch], and the fall of the answer's.
+    """Return the probabilities' largest L2 change [tap batch], and the fall of the answer's.
 
     The answer's probability is summed over its tokens.
     """
-    n = changed.shape[1]  # those before are as in the clean pass
-    clean, answer = clean[:, -n:], group.answer[:, -n:, None]
-    fall = (clean - changed).gather(-1, answer)[..., 0].sum(-1)
-    return vector_norm(clean - changed, dim=-1).amax(-1).cpu(), fall.cpu()
+    change = clean - changed
+    answer = group.answer[:, -changed.shape[2] :, None].expand(*change.shape[:-1], 1)
+    fall = change.gather(-1, answer)[..., 0].sum(-1)
+    return vector_norm(change, dim=-1).amax(-1).cpu(), fall.cpu()

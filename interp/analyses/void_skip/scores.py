@@ -15,7 +15,7 @@ from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.choices import option_order
-from interp.sweeps.lens import LOGITS_HELD
+from interp.sweeps.lens import logits_at_once
 from interp.sweeps.tags import keys_of, rows_of
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
@@ -155,8 +155,7 @@ def nats_per_token(
     The vocabulary's logits are made for a few tokens at a time.
     """
     n_pos = tokens.shape[1]
-    d_vocab = recording.logits(resid[0], positions=[0]).shape[-1]
-    size = max(1, LOGITS_HELD // (d_vocab * len(tokens)))
+    size = max(1, logits_at_once(recording) // len(tokens))
     surprise = torch.zeros(resid.shape[:2], device=resid.device)
     for variant, stream in enumerate(resid):
         for begin in range(0, n_pos - 1, size):
