@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: report test test-slow test-browser test-real check docs bench clean
+.PHONY: report real test test-slow test-browser test-real check docs bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -14,6 +14,11 @@ export HF_HUB_OFFLINE ?= 1
 report: .venv/installed  ## a first report on a shipped model
 	$(BIN)/interp run studies/demo.toml --out runs/demo
 	$(BIN)/interp report runs/demo
+
+real: .venv/installed  ## a report on a real model (93 MB, fetched once into ~/.cache/interp), in about 10 minutes
+	$(BIN)/interp get smollm2-135m
+	$(BIN)/interp run --model smollm2-135m --task ioi-english --task facts --n 32 --budget 8 --out runs/smollm2
+	$(BIN)/interp report runs/smollm2
 
 test: .venv/installed  ## the fast tests
 	$(BIN)/pytest -n 2

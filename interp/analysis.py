@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from tqdm import tqdm
 
-from interp.errors import InterpError
+from interp.errors import InterpError, UnsuitedError
 from interp.figures.words import counted
 from interp.models import Model
 from interp.parameters import coerce, hints_of
@@ -198,7 +198,10 @@ class Usable:
 
 
 def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch]) -> Usable:
-    """Return what an analysis can measure; raise the first prompt's error if that is nothing."""
+    """Return what an analysis can measure; raise the first prompt's error if that is nothing.
+
+    Raises UnsuitedError where the analysis does not suit the model.
+    """
     usable: dict[int, TokenBatch] = {}
     why_not: dict[str, InterpError] = {}
     for i, batch in enumerate(batches):
@@ -216,6 +219,8 @@ def _errors_of(analysis: Analysis, model: Model, batch: TokenBatch) -> dict[str,
     """Return by id why prompts of a shard cannot be measured, found by halving it."""
     try:
         analysis.check(model, batch)
+    except UnsuitedError:
+        raise
     except InterpError as error:
         n = len(batch.prompts)
         halves = [range(n // 2), range(n // 2, n)] if n > 1 else []

@@ -39,6 +39,10 @@ class AnalysisError(InterpError):
     """An analysis, or one of its parameters, is not usable."""
 
 
+class UnsuitedError(AnalysisError):
+    """An analysis cannot be made of a model, whatever the prompts."""
+
+
 class RunError(InterpError):
     """A run folder or a study file is not usable."""
 

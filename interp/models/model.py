@@ -37,15 +37,7 @@ from interp.tasks.fitting import Fitted
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_NOT_TAKEN_APART = (
-    AttributeError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+_NOT_TAKEN_APART = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def _runs(method: Callable[Concatenate["Model", P], R]) -> Callable[Concatenate["Model", P], R]:

@@ -23,7 +23,7 @@ from interp.analyses.depth_map.tap_maps import TapMaps
 from interp.analyses.depth_map.taps import What, n_taps, pooled, pooled_by_prompt
 from interp.analyses.depth_map.untrained_twins import N_TWINS, twins_errors, twins_pooled
 from interp.analysis import Analysis, Cost
-from interp.errors import AnalysisError, TaskError
+from interp.errors import AnalysisError, TaskError, UnsuitedError
 from interp.models import Model
 from interp.replay import Recording
 from interp.result import joined
@@ -89,7 +89,7 @@ class DepthMap(Analysis):
         return TapMaps(source, target, *how)
 
     def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise AnalysisError for prompts of one token, or another tokenizer if tokens matter."""
+        """Raise for prompts of one token, and for another tokenizer if tokens matter."""
         require_positions(shard, first_position=self.first_position)
         target = self.target_of(model)
         if target is model or self.is_pooled:
@@ -99,7 +99,7 @@ class DepthMap(Analysis):
         except TaskError:
             same = False
         if not same:
-            raise AnalysisError(
+            raise UnsuitedError(
                 f"{target.name} and {model.name} have different tokenizers (prompt"
                 f" {shard.prompts[0].id!r});"
                 f" method={self.method!r} maps tokens and needs one; 'cka' and 'rsa' do not"

@@ -106,5 +106,5 @@ class PatchingAgreement(Analysis):
             (2 + len(self.methods)) * n_nodes,
             held,
             is_bound=True,
-            backwards=passes,
+            backwards=float(passes),
         )

@@ -112,7 +112,7 @@ def _run(model: str, prompt: dict[str, str], out: Path, root: Path) -> dict[str,
         study = Study((model,), (str(task),), analyses, only_fitting=True)
         how = {
             "store": str(root / "store"),
-            "progress": lambda text, i, n: status.update(label=f"{text}: {i} of {n}"),
+            "progress": lambda standing: status.update(label=standing.doing),
         }
         try:
             done = execute(study, out, **how)
