@@ -41,7 +41,16 @@ def _models() -> dict[str, str]:
         rows[name] = (
             f"{recipe['family']}, {recipe['n_layers']} layers, d={recipe['d_model']}; {scores}"
         )
-    return rows | described()
+    return rows | {name: about + _solved_by(name) for name, about in described().items()}
+
+
+def _solved_by(model: str) -> str:
+    """Return the tasks that a model was measured on, with the share of answers that come first."""
+    from interp.tasks import describe_tasks
+
+    shares = {task: known["solved_by"].get(model) for task, known in describe_tasks().items()}
+    solved = [f"{task} {share:.2f}" for task, share in shares.items() if share is not None]
+    return f"; {', '.join(solved)}" if solved else ""
 
 
 def _tasks() -> dict[str, str]:

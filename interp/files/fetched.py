@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -30,8 +30,7 @@ Progress = Callable[[str], None]
 class Source:
     """Where a model comes from: a GGUF file in a package's wheel.
 
-    `room` is the disk space in bytes that conversion needs. `solves` names tasks that it can do,
-    each with the share of prompts whose likeliest token begins the answer, None if not measured.
+    `room` is the disk space in bytes that conversion needs.
     """
 
     about: str
@@ -41,10 +40,8 @@ class Source:
     gguf_sha256: str
     gguf_bytes: int
     room: int
-    solves: Mapping[str, float | None]
 
 
-_SMOLLM2_SOLVES = {"facts": 0.23, "two-hop-facts": 0.11}  # measured on all prompts, in float32
 FETCHED = {
     "smollm2-135m": Source(
         about="SmolLM2-135M-Instruct, dequantised from Q4_1",
@@ -54,7 +51,6 @@ FETCHED = {
         gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         gguf_bytes=98_362_432,
         room=600_000_000,
-        solves=_SMOLLM2_SOLVES,
     )
 }
 
@@ -75,14 +71,8 @@ def described() -> dict[str, str]:
     for name, source in FETCHED.items():
         how = f"`interp get {name}` fetches it ({source.gguf_bytes / 1e6:.0f} MB)"
         where = f"in {folder_of(name)}" if is_there(name) else how
-        rows[name] = f"{source.about}; solves {solved_by(name)}; {where}"
+        rows[name] = f"{source.about}; {where}"
     return rows
-
-
-def solved_by(name: str) -> str:
-    """Return the tasks that a fetched model can do, with the share it solves where measured."""
-    known = FETCHED[name].solves.items()
-    return ", ".join(task if share is None else f"{task} {share:.2f}" for task, share in known)
 
 
 def fetch(name: str, *, given: Path | None = None, progress: Progress = lambda _: None) -> Path:
