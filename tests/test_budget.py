@@ -255,18 +255,18 @@ def test_show_says_what_an_unfinished_run_has_still_to_do(
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(BlockInfluence, "measure", interrupted)
+    monkeypatch.setattr(IntegratedGradients, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         execute(asked(None), tmp_path)
     said = CliRunner().invoke(cli.app, ["show", str(tmp_path)]).output
     assert "residual_erasure" in said
     assert "ok" in said
-    assert "block_influence          to do" in said
+    assert "integrated_gradients     to do" in said
     assert "2 of 3 done, 1 left, about" in said
     assert "not at work; the same `interp run` goes on" in said
     told = json.loads(CliRunner().invoke(cli.app, ["show", str(tmp_path), "--json"]).output)
     (left,) = [cell for cell in told.values() if cell["status"] == "to do"]
-    assert (left["analysis"], left["shards"]) == ("block_influence", 0)
+    assert (left["analysis"], left["shards"]) == ("integrated_gradients", 0)
 
 
 # Fewer layers

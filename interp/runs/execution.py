@@ -29,6 +29,7 @@ from interp.shapes import Tensors
 from interp.tasks import Prompt, Task
 
 _log = logging.getLogger(__name__)
+_CHEAP = 2.0  # forwards of each prompt, its clean pass among them
 
 
 def execute(
@@ -139,17 +140,21 @@ class _TaskOnModel:
             {each.cell: seconds.get(each.cell) for each in going},
             n_workers=len(self.shared.executors),
         )
-        jobs = [job for planned in going for job in self._jobs(planned, plan)]
+        jobs = [job for some in _together(going, chosen) for job in self._jobs(some, plan)]
         if len(self.shared.executors) > 1:  # of what is prepared, every worker has need
             self._do([job for job in jobs if job.shard is None], plan)
             jobs = [job for job in jobs if job.shard is not None]
         self._do(jobs, plan)
 
-    def _jobs(self, planned: PlannedCell, plan: TaskPlan) -> list[Job]:
-        """Return a cell's jobs: what is prepared for it, then its shards."""
-        shards: list[int | None] = [*plan.cells[planned.cell].keys]
-        first: list[int | None] = [None] if is_prepared(planned.analysis) else []
-        return [Job(self.model, self.task, (planned,), i) for i in (*first, *shards)]
+    def _jobs(self, cells: Sequence[PlannedCell], plan: TaskPlan) -> list[Job]:
+        """Return the jobs of cells that share clean passes: what is prepared, then the shards."""
+        prepared = [planned for planned in cells if is_prepared(planned.analysis)]
+        jobs = [Job(self.model, self.task, (planned,), None) for planned in prepared]
+        keys = {planned.cell: plan.cells[planned.cell].keys for planned in cells}
+        for i in range(len(plan.shards)):
+            asked = tuple(planned for planned in cells if i in keys[planned.cell])
+            jobs += [Job(self.model, self.task, asked, i)] if asked else []
+        return jobs
 
     def _is_stopping(self) -> bool:
         return self.shared.stopping.is_set()
@@ -230,7 +235,7 @@ class _TaskOnModel:
                 if isinstance(each, Spent):
                     self.spent[cell] = self.spent.get(cell, Spent()) + each
                     if job.shard is not None:
-                        self.work.add(cell, _share(job, plan), each)
+                        self.work.add(cell, _share(cell, job.shard, plan), each)
                 elif each is not None and cell not in self.failed:
                     self._fail(cell, each, may_skip=job.shard is None)
                 if job.shard is not None and not left[cell] and cell not in self.failed:
@@ -238,15 +243,16 @@ class _TaskOnModel:
 
     def _report(self, job: Job, plan: TaskPlan) -> None:
         """Say which analysis of which prompts is begun."""
-        (planned,) = job.cells
-        keys, cell = list(plan.cells[planned.cell].keys), planned.cell
+        cell = job.cells[0].cell
+        keys = list(plan.cells[cell].keys)
         if job.shard is None:
             what = "preparing"
         else:
             counts = [len(plan.shards[i]) for i in keys]
             done = sum(counts[: keys.index(job.shard)])
             what = f"prompts {done + 1}–{done + counts[keys.index(job.shard)]} of {sum(counts)}"
-        doing = f"{cell.model} · {cell.task} · {cell.name}: {what}"
+        more = f" and {len(job.cells) - 1} more" if len(job.cells) > 1 else ""
+        doing = f"{cell.model} · {cell.task} · {cell.name}{more}: {what}"
         self.shared.progress(Standing(doing, self.work.share, self.work.seconds_left))
 
     def _fail(self, cell: Cell, failure: Failure, *, may_skip: bool = False) -> None:
@@ -298,11 +304,21 @@ class _TaskOnModel:
         return parts
 
 
-def _share(job: Job, plan: TaskPlan) -> float:
-    """Return which share of its cell's prompts a job measures."""
-    (planned,) = job.cells
-    n_prompts = {i: len(plan.shards[i]) for i in plan.cells[planned.cell].keys}
-    return n_prompts[job.shard or 0] / sum(n_prompts.values())
+def _together(cells: Sequence[PlannedCell], chosen: TaskPlanned) -> list[list[PlannedCell]]:
+    """Return cells in the groups in which they run: those that hardly cost more than a clean pass.
+
+    They share it and come first; the others run one after another, so that each is soon finished.
+    """
+    per_prompt = {cost.cell: cost.forwards / max(1, cost.n_prompts) for cost in chosen.costs}
+    cheap = [planned for planned in cells if per_prompt.get(planned.cell, 0.0) <= _CHEAP]
+    rest = [[planned] for planned in cells if planned not in cheap]
+    return [cheap, *rest] if cheap else rest
+
+
+def _share(cell: Cell, shard: int, plan: TaskPlan) -> float:
+    """Return which share of its prompts a cell measures in a shard."""
+    n_prompts = {i: len(plan.shards[i]) for i in plan.cells[cell].keys}
+    return n_prompts[shard] / sum(n_prompts.values())
 
 
 def _status_of(analysis: Analysis, result: Result) -> Status:
