@@ -72,7 +72,7 @@ def test_tasks_share_what_those_before_did_not_take() -> None:
     study = Study(("a", "b"), ("t", "u"), {}, only_fitting=True, budget=10.0)
     assert share_of_next(study, 0, seconds=0.0) == 2.5
     assert share_of_next(study, 1, seconds=60.0) == 3
-    assert share_of_next(study, 3, seconds=3600.0) == 0
+    assert share_of_next(study, 3, seconds=3600.0) == 2.5 / 4  # the others took all
     assert share_of_next(Study(("a",), ("t",), {}), 0, seconds=0.0) is None
 
 

@@ -14,6 +14,7 @@ from interp import cli
 from interp.analyses.layer_skip import LayerSkip
 from interp.analyses.residual_erasure import ResidualErasure
 from interp.result import Origin
+from interp.runs import Study, execute
 from interp.runs.parts import pack, unpack, write_part
 from interp.runs.registry import find_analyses
 
@@ -239,3 +240,13 @@ def test_a_part_of_one_prompt_is_kept_whatever_its_strides(tmp_path: Path) -> No
     column = torch.arange(12.0).reshape(1, 12)[:, 5]  # one number, of stride 12
     write_part(tmp_path / "part", pack({"x": column}, "key"))
     assert unpack(tmp_path / "part", key="key")["x"].tolist() == [5.0]
+
+
+def test_some_prompts_of_two_tasks_are_run_one_task_after_the_other(tmp_path: Path) -> None:
+    study = Study(("zoo/hops-4l",), ("two-hop", "one-hop"), {"block_influence": {}}, n=6)
+    run = execute(study, tmp_path)
+    assert [cell["status"] for cell in run["cells"].values()] == ["ok", "ok"]
+    assert {name: task["prompts"] for name, task in run["tasks"].items()} == {
+        "two-hop": 6,
+        "one-hop": 6,
+    }

@@ -22,6 +22,7 @@ from interp.runs.study import Study
 from interp.runs.worker import Worker
 
 _SPARE = 0.1  # of the budget, for what prices do not count
+_LEAST = 0.25  # of an even share, that every task on a model has
 
 
 def fitting(prices: Sequence[Sequence[float]], seconds: float) -> list[int | None]:
@@ -101,12 +102,14 @@ class TaskPlanned:
 def share_of_next(study: Study, n_before: int, *, seconds: float) -> float | None:
     """Return the minutes of the budget for the next task on a model; None without a budget.
 
-    `n_before` were planned before it, and so many `seconds` have gone.
+    `n_before` were planned before it, and so many `seconds` have gone: what is left is shared
+    evenly. Where others took longer than they were priced at, it has a quarter of its share still.
     """
     if study.budget is None:
         return None
-    n_left = max(1, len(study.models) * len(study.tasks) - n_before)
-    return max(0.0, study.budget - seconds / 60) / n_left
+    n = len(study.models) * len(study.tasks)
+    left = (study.budget - seconds / 60) / max(1, n - n_before)
+    return max(left, _LEAST * study.budget / n)
 
 
 def _changed(

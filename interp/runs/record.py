@@ -93,7 +93,10 @@ class RunRecord:
 
     def _note(self, kind: str, name: str, described: dict[str, Any], *, identity: str) -> None:
         noted = self.values[kind].get(name, {})
-        has_results = any(cell["status"] == "ok" for cell in self.values["cells"].values())
+        of = [
+            cell for cell in self.values["cells"].values() if cell[kind.removesuffix("s")] == name
+        ]
+        has_results = any(cell["status"] == "ok" for cell in of)
         if noted.get(identity, described[identity]) != described[identity] and has_results:
             changed = f"results of another {name!r} (its {identity} has changed)"
             raise ChangedError(f"{self.out} holds {changed}; choose another --out")
