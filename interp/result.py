@@ -58,6 +58,16 @@ class Finding:
     kind: Kind = "describes"
     note: str = ""
 
+    def __post_init__(self) -> None:
+        """Claim nothing of a comparison without an interval."""
+        known, control = self.estimate, self.control
+        if self.kind != "compares" or known is None or not math.isfinite(known.value):
+            return
+        if known.has_interval or "too few" in self.claim.lower():
+            return
+        than = f" with {control.name}" if control else ""
+        object.__setattr__(self, "claim", f"Too few prompts to compare{than}.")
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values: claim, measure, kind, note, the estimate's, comparisons."""
         nothing = dict.fromkeys(("value", "low", "high", "n", "n_groups"))

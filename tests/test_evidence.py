@@ -45,3 +45,14 @@ def test_a_report_shows_an_untrained_twin_beside_its_model_only(tmp_path: Path) 
     first = report["findings"][0]
     assert first["untrained"]["measure"] == first["measure"]
     assert first["untrained"]["value"] != first["value"]
+
+
+def test_a_comparison_without_an_interval_claims_nothing() -> None:
+    few, many = Estimate(0.6, n=4), Estimate(0.6, 0.4, 0.8, n=40)
+    random = Compared("random paths", Estimate(0.1))
+    claim = "It keeps no more than random paths do: 60 %."
+    said = [
+        Finding(claim, each, "share kept", control=random, kind=kind).claim
+        for each, kind in ((few, "compares"), (many, "compares"), (few, "describes"))
+    ]
+    assert said == ["Too few prompts to compare with random paths.", claim, claim]

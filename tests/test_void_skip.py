@@ -273,7 +273,7 @@ def test_failures_of_format_are_counted_apart() -> None:
     assert frame["generated: exact"] == 1
     assert frame["generated: no answer"] == 0
     finding = result.findings()[-1]
-    assert "texts lack a known answer" in finding.claim
+    assert "texts that lack a known answer" in finding.measure
     assert "of the full model: 0 %" in finding.note
     texts = Task(
         "mine",
