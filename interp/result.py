@@ -66,7 +66,9 @@ class Finding:
         if known.has_interval or "too few" in self.claim.lower():
             return
         than = f" with {control.name}" if control else ""
-        object.__setattr__(self, "claim", f"Too few prompts to compare{than}.")
+        object.__setattr__(
+            self, "claim", f"Too few prompts to compare{than}: a difference of {known:.2g}."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values: claim, measure, kind, note, the estimate's, comparisons."""

@@ -55,4 +55,8 @@ def test_a_comparison_without_an_interval_claims_nothing() -> None:
         Finding(claim, each, "share kept", control=random, kind=kind).claim
         for each, kind in ((few, "compares"), (many, "compares"), (few, "describes"))
     ]
-    assert said == ["Too few prompts to compare with random paths.", claim, claim]
+    assert said == [
+        "Too few prompts to compare with random paths: a difference of 0.6.",
+        claim,
+        claim,
+    ]

@@ -119,6 +119,7 @@ class _TaskOnModel:
         if self._is_stopping():
             return
         cells = self.shared.study.planned(self.model, self.task)
+        self.shared.record.expect(planned.cell for planned in cells)
         finished = {planned.cell for planned in cells if self._is_finished(planned.cell)}
         chosen = self._chosen(cells, finished)
         if chosen is None:

@@ -1,7 +1,7 @@
 """run.json of a run in progress: what was asked, what computes, and each cell's status."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class RunRecord:
         self, study: Study, out: Path, tasks: Mapping[str, Task], *, auto: AutoDtype
     ) -> None:
         self.out = out
+        self._order: dict[str, int] = {}
         config = json.loads(json.dumps(asdict(study)))
         before = read_run(out) if (out / "run.json").exists() else None
         if before is not None:
@@ -66,9 +67,16 @@ class RunRecord:
         recorded: Status = self.values["cells"].get(cell.path, {})
         return recorded
 
+    def expect(self, cells: Iterable[Cell]) -> None:
+        """Keep records of cells in this order, whichever is finished first."""
+        for cell in cells:
+            self._order.setdefault(cell.path, len(self._order))
+
     def note_cell(self, cell: Cell, status: Status) -> None:
         """Record a cell; the time of the last one is the run's."""
-        self.values["cells"][cell.path] = cell.names | status
+        cells = self.values["cells"] | {cell.path: cell.names | status}
+        order = sorted(cells, key=lambda path: self._order.get(path, len(self._order)))
+        self.values["cells"] = {path: cells[path] for path in order}
         self.values["finished"] = now()
         self._write()
 

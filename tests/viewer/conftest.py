@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,12 @@ DEEP = {
 }  # fmt: skip
 GRADIENTS = {"integrated_gradients": {"nodes": "published", "max_nodes": 2}}
 SIZES = {"one": (2, 1, ONE | NODES), "long": (2, 2000, LONG | GRADIENTS), "deep": (80, 4, DEEP)}
+
+
+@pytest.fixture(autouse=True)
+def _own_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give `__main__` back, which AppTest replaces: new processes would run its script."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture(scope="session")
