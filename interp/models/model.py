@@ -280,8 +280,9 @@ class Model:
         for places that do not exist, cannot be read or cannot be written, and for rules that this
         model cannot honour.
         """
-        wanted: dict[str, Any] = {"capture": capture, "positions": positions}
-        return passes.forward(self, batch, plan=plan, backward=backward, **wanted)
+        return passes.forward(
+            self, batch, capture=capture, plan=plan, backward=backward, positions=positions
+        )
 
     @_runs
     def refuse(self, site: Site, *, is_edited: bool = False) -> None:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -99,8 +99,9 @@ class ModelRunner:
         """Run the whole model on tokens [batch pos] without padding, as `Model.forward` does."""
         last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
         batch = TokenBatch((), tokens, torch.ones_like(tokens, dtype=torch.bool), last)
-        where: dict[str, Any] = {"capture": capture, "positions": positions}
-        return self.model.forward(batch, plan=plan, backward=backward, **where)
+        return self.model.forward(
+            batch, capture=capture, plan=plan, backward=backward, positions=positions
+        )
 
     def forked(
         self,

@@ -333,8 +333,9 @@ class Recording:
     ) -> ForwardPass:
         """Return logits and captures of tokens [batch pos] without padding: `Model.forward`."""
         self._count_passes(tokens, backward)
-        where: dict[str, Any] = {"capture": capture, "positions": positions}
-        return self.runner.forward(tokens, plan=plan, backward=backward, **where)
+        return self.runner.forward(
+            tokens, capture=capture, plan=plan, backward=backward, positions=positions
+        )
 
     def forked(
         self,
@@ -347,8 +348,9 @@ class Recording:
     ) -> Tensor:
         """Return logits of tokens [batch pos] of a pass that `Runner.forked` describes."""
         self._count_passes(tokens, backward)
-        how: dict[str, Any] = {"backward": backward, "positions": positions}
-        return self.runner.forked(tokens, read=read, on_write=on_write, **how)
+        return self.runner.forked(
+            tokens, read=read, on_write=on_write, backward=backward, positions=positions
+        )
 
     def _count_passes(self, tokens: Tensor, backward: Rules | None) -> None:
         passes = 1 if backward is None else 2  # the way back costs what the way there does
