@@ -46,7 +46,9 @@ class Cost:
     `is_bound`, `forwards` is an upper bound and the true number is known only afterwards.
     `backwards` are those of `forwards` that go back. `weight` is how long they take in all,
     relative to as many plain passes: less than 1 where a bound is seldom met, more where passes
-    are taken apart.
+    are taken apart. `logits` is of how many rows, each one position of one variant, logits are
+    made. `pieces` is into how many passes and readings of logits the work is cut; None: into as
+    few as fit into memory.
     """
 
     forwards: float
@@ -55,6 +57,8 @@ class Cost:
     is_bound: bool = False
     weight: float = 1.0
     backwards: float = 0.0
+    logits: int = 0
+    pieces: int | None = None
 
 
 Measure = Callable[[Any, Recording, TokenBatch, Tensors], Tensors]
@@ -142,6 +146,9 @@ class Analysis(ABC):
     def check(self, model: Model, shard: TokenBatch) -> None:  # noqa: B027
         """Raise before any work if this shard cannot be measured."""
 
+    def check_all(self, model: Model, shards: Sequence[TokenBatch]) -> None:  # noqa: B027
+        """Raise before any work if these shards, of which each could be measured, are too few."""
+
     def others(self, model: Model) -> Mapping[str, str]:
         """Return the fingerprints, by role, of other models that the answer depends on."""
         return {}
@@ -212,6 +219,7 @@ def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch
             usable[i] = batch.only(kept) if errors else batch
     if not usable:
         raise next(iter(why_not.values()))
+    analysis.check_all(model, [*usable.values()])
     return Usable(usable, why_not)
 
 

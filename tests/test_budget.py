@@ -26,7 +26,8 @@ from interp.runs.budget import fitting, share_of_next
 from interp.runs.folder import Cell
 from interp.runs.plan import Spent
 from interp.runs.progress import Standing, WorkLeft
-from interp.runs.speed import Speed, measure_speed
+from interp.runs.speed import Pace, Speed, measure_speed
+from interp.sweeps.lens import LOGITS_HELD
 
 HOPS = "zoo/hops-4l"
 SOME: dict[str, dict[str, Any]] = {
@@ -43,7 +44,7 @@ def asked(budget: float | None, **more: Any) -> Study:
 @pytest.fixture
 def speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every token take a tenth of a second, so that prices do not depend on the machine."""
-    always = Speed({5: 0.1}, 2.0)
+    always = Speed({5: Pace(0.0, 0.1)}, 2.0)
     monkeypatch.setattr("interp.runs.worker.measure_speed", lambda *_: always)
 
 
@@ -88,27 +89,59 @@ def test_prompts_of_a_budget_are_drawn_one_within_another() -> None:
 # How long
 
 
-def test_one_pass_is_timed_and_the_way_back_is_a_multiple_of_it() -> None:
+def test_two_sizes_of_pass_are_timed_and_logits_and_the_way_back_is_a_multiple() -> None:
     model = interp.load_model(HOPS)
     (shard,) = model.shards(interp.load_task("two-hop", n=20))[:1]
     batch = model.tokenize(shard)
-    ticks = iter([10.0, 11.0, 20.0, 24.0])  # 1 s there, 4 s there and back
+    n_pos, n_rows = batch.tokens.shape[1], 256 // batch.tokens.shape[1]
+    # 1 s there, half for a single row, 4 s there and back; 2 and 65 s of logits for 1 and 64 rows
+    ticks = iter([10.0, 11.0, 20.0, 20.5, 30.0, 34.0, 40.0, 42.0, 50.0, 115.0])
     speed = measure_speed(model, [batch], clock=lambda: next(ticks))
-    n_pos, n_rows = batch.tokens.shape[1], 128 // batch.tokens.shape[1]
-    assert speed == Speed({n_pos: 1.0 / (n_rows * n_pos)}, 3.0)
+    assert speed.backward == 3.0
+    assert speed.logits.seconds(10, calls=3) == pytest.approx(3 * 1.0 + 10 * 1.0)
+    assert speed.passes[n_pos].each == pytest.approx(0.5 / (n_pos * (n_rows - 1)))
+    assert speed.passes[n_pos].seconds(n_pos * n_rows, calls=1) == pytest.approx(1.0)
+    assert (speed.tokens, speed.rows) == (model.tokens_at_once(), LOGITS_HELD // model.d_vocab)
+
+
+def test_what_grows_with_nothing_has_no_start() -> None:
+    assert Pace.of((1, 2.0), (64, 1.0)) == Pace(0.0, 1.0 / 64)
+    assert Pace.of((64, 1.0), (64, 1.0)) == Pace(0.0, 1.0 / 64)
+    assert Pace.of((1, 1.0), (64, 64.0)) == Pace(0.0, 1.0)
+    assert Pace.of((1, 1.0), (64, 1.0 + 63 * 0.5)) == Pace(0.5, 0.5)
 
 
 def test_seconds_are_passes_times_tokens_and_lengths_are_interpolated() -> None:
     model = interp.load_model(HOPS)
     (shard,) = model.shards(interp.load_task("two-hop", n=20))[:1]
     batch = model.tokenize(shard)
-    n_pos = batch.tokens.shape[1]
-    speed = Speed({n_pos - 1: 1.0, n_pos + 1: 3.0}, 4.0)
-    tokens = batch.tokens.numel()
+    n_pos, tokens = batch.tokens.shape[1], batch.tokens.numel()
+    passes = {n_pos - 1: Pace(0.0, 1.0), n_pos + 1: Pace(0.0, 3.0)}
+    speed = Speed(passes, 4.0)
     assert speed.seconds_of([Cost(9.0, 0)], [batch]) == pytest.approx(2.0 * tokens * 10)
     assert speed.seconds_of([Cost(9.0, 0, backwards=3.0)], [batch]) == 2.0 * tokens * (10 + 9)
     half = Cost(9.0, 0, is_bound=True, weight=0.5, backwards=3.0)
     assert speed.seconds_of([half] * 2, [batch] * 2) == 2 * 2.0 * tokens * (1 + 9)
+
+
+def test_calls_take_time_of_their_own_and_logits_by_the_row() -> None:
+    model = interp.load_model(HOPS)
+    (shard,) = model.shards(interp.load_task("two-hop", n=20))[:1]
+    batch = model.tokenize(shard)
+    tokens = batch.tokens.numel()
+    pace, logits = {batch.tokens.shape[1]: Pace(5.0, 1.0)}, Pace(2.0, 0.1)
+    clean = 5.0 + tokens
+
+    def more(cost: Cost, *, at_once: int = tokens) -> float:
+        speed = Speed(pace, 1.0, logits, tokens=at_once, rows=10)
+        return speed.seconds_of([cost], [batch]) - clean
+
+    assert more(Cost(0.0, 0)) == 0
+    assert more(Cost(8.0, 0)) == pytest.approx(8 * clean)
+    assert more(Cost(8.0, 0), at_once=4 * tokens) == pytest.approx(2 * 5.0 + 8 * tokens)
+    assert more(Cost(8.0, 0, pieces=40)) == pytest.approx(40 * 5.0 + 8 * tokens)
+    assert more(Cost(0.0, 0, logits=50)) == pytest.approx(5 * 2.0 + 5.0)
+    assert more(Cost(0.0, 0, logits=50, pieces=20)) == pytest.approx(20 * 2.0 + 5.0)
 
 
 def test_what_is_left_follows_what_was_measured() -> None:
@@ -117,11 +150,25 @@ def test_what_is_left_follows_what_was_measured() -> None:
     assert (work.share, work.seconds_left) == (0.0, 20.0)
     work.add(one, 0.5, Spent(15.0, block_tokens=1.0))  # three times as long as priced
     assert work.share == pytest.approx(5 / 40)
-    assert work.seconds_left == pytest.approx((15 + 90) / 2)
+    of_all = (15 + 4) / (5 + 4)  # a tenth of the price of all counts as if it had been measured
+    own = (15 + 1 * of_all) / (5 + 1)
+    assert 2 < own < 3
+    assert work.seconds_left == pytest.approx((5 * own + 30 * of_all) / 2)
     work.add(other, 0.5, Spent(0.001))  # read from disk
-    assert work.seconds_left == pytest.approx((15 + 45) / 2)
+    assert work.seconds_left == pytest.approx((5 * own + 15 * of_all) / 2)
     work.drop(other)
-    assert work.seconds_left == pytest.approx(15 / 2)
+    assert work.seconds_left == pytest.approx(5 * own / 2)
+
+
+def test_one_slow_shard_at_the_beginning_does_not_make_hours_of_minutes() -> None:
+    first, rest = Cell("m", "t", "first"), Cell("m", "t", "rest")
+    work = WorkLeft({first: 1.0, rest: 199.0})
+    work.add(first, 0.2, Spent(5.0, block_tokens=1.0))  # 25 times as long as priced
+    assert work.seconds_left is not None and 199 < work.seconds_left < 300
+
+
+def test_nothing_is_said_of_what_is_left_without_prices() -> None:
+    one = Cell("m", "t", "one")
     assert WorkLeft({one: None}).seconds_left is None
 
 
@@ -203,7 +250,7 @@ def test_what_is_left_out_has_its_price_and_its_command(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_keeps_what_the_budget_did(tmp_path: Path, monkeypatch: Any) -> None:
-    slow, quick = Speed({5: 0.1}, 2.0), Speed({5: 1e-9}, 2.0)
+    slow, quick = Speed({5: Pace(0.0, 0.1)}, 2.0), Speed({5: Pace(0.0, 1e-9)}, 2.0)
     monkeypatch.setattr("interp.runs.worker.measure_speed", lambda *_: slow)
     first = execute(asked(5.0), tmp_path)
     (tmp_path / f"{Cell(HOPS, 'two-hop', 'residual_erasure').path}/result.json").unlink()

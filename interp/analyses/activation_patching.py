@@ -89,7 +89,7 @@ class ActivationPatching(Analysis):
         n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
         at_once = max(model.tokens_at_once(), shard.tokens.numel())
         held = at_once * (12 * model.d_model + 2 * model.d_vocab // shard.tokens.shape[1])
-        return Cost(forwards, n_nodes, held, is_bound=True)
+        return Cost(forwards, n_nodes, held, is_bound=True, logits=n_nodes)
 
 
 @dataclass(frozen=True, repr=False)

@@ -106,7 +106,13 @@ class RelevancePatching(Analysis):
         passes = n_passes(self.methods, n_sites=len(self.nodes) * model.n_layers, steps=self.steps)
         n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
         held = numbers_held(model, shard, n_kinds=len(self.nodes))
-        return Cost(1.0 + 2 * passes, len(self.methods) * n_nodes, held, backwards=float(passes))
+        return Cost(
+            1.0 + 2 * passes,
+            len(self.methods) * n_nodes,
+            held,
+            backwards=float(passes),
+            logits=len(shard.prompts) * (2 + passes),
+        )
 
 
 @dataclass(frozen=True, repr=False)

@@ -59,6 +59,11 @@ class ModelRunner:
         with self.model.running:
             return self.model.modules.dry(tokens, mask, start=start)
 
+    @property
+    def d_vocab(self) -> int:
+        """Return the number of logits per position."""
+        return self.model.d_vocab
+
     def unembed(self, resid: Tensor) -> Tensor:
         """Return logits [... d_vocab] of residuals [... d_model]."""
         return self.model.unembed(resid)

@@ -53,6 +53,10 @@ class Runner(Protocol):
     ) -> tuple[Tensor, list[Arguments]]:
         """Return the embedding and every block's arguments from `start` on; runs no block."""
 
+    @property
+    def d_vocab(self) -> int:
+        """Return the number of logits per position."""
+
     def unembed(self, resid: Tensor) -> Tensor:
         """Return logits [... d_vocab] of residuals [... d_model]."""
 

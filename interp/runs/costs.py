@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from interp.analysis import Cost, Usable
+from interp.errors import InterpError
 from interp.models import Model
 from interp.runs.folder import Cell
 from interp.runs.plan import Failure, PlannedCell
@@ -72,11 +73,21 @@ class Pricing:
         yield self._offer(planned, usable, left_out)
         for smaller in reversed(self.ends[:-1]):
             if fewest <= sum(count[:smaller]) < sum(count[:end]):
+                fewer = [batch for i, batch in own.items() if i < smaller]
+                if not self._suffice(planned, fewer):
+                    break
                 planned, end = replace(planned, n_shards=smaller), smaller
                 yield self._offer(planned, usable, left_out)
         while (coarser := planned.analysis.coarser()) is not None:
             planned = replace(planned, analysis=coarser)
             yield self._offer(planned, usable, left_out)
+
+    def _suffice(self, planned: PlannedCell, shards: Sequence[TokenBatch]) -> bool:
+        try:
+            planned.analysis.check_all(self.model, shards)
+        except InterpError:
+            return False
+        return True
 
     def _offer(self, planned: PlannedCell, usable: Usable, left_out: str) -> Offer:
         n = len(self.batches) if planned.n_shards is None else planned.n_shards

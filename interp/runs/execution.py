@@ -180,7 +180,8 @@ class _TaskOnModel:
         todo = [planned for planned in cells if planned.cell not in finished]
         if not todo:
             return TaskPlanned(None, tuple(cells), ())
-        self.shared.progress(Standing(f"{self.model} · {self.task}: loading and timing"))
+        doing = f"{self.model} · {self.task}: loading and timing{self._which_of_tasks}"
+        self.shared.progress(Standing(doing))
         prices = self._asked("price", todo, cells)
         if prices is None:
             return None
@@ -253,8 +254,16 @@ class _TaskOnModel:
             done = sum(counts[: keys.index(job.shard)])
             what = f"prompts {done + 1}–{done + counts[keys.index(job.shard)]} of {sum(counts)}"
         more = f" and {len(job.cells) - 1} more" if len(job.cells) > 1 else ""
-        doing = f"{cell.model} · {cell.task} · {cell.name}{more}: {what}"
+        doing = f"{cell.model} · {cell.task} · {cell.name}{more}: {what}{self._which_of_tasks}"
         self.shared.progress(Standing(doing, self.work.share, self.work.seconds_left))
+
+    @property
+    def _which_of_tasks(self) -> str:
+        """Return which of the run's tasks this is, for what is left is of this one only."""
+        pairs = [*product(self.shared.study.models, self.shared.study.tasks)]
+        if len(pairs) == 1:
+            return ""
+        return f"; of task {pairs.index((self.model, self.task)) + 1} of {len(pairs)}"
 
     def _fail(self, cell: Cell, failure: Failure, *, may_skip: bool = False) -> None:
         self.failed[cell] = failure

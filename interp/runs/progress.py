@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from interp.runs.folder import Cell
 from interp.runs.plan import Spent
 
+_TRUST = 0.1  # of what is priced, as if it had been measured and had taken as long
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -55,15 +57,17 @@ class WorkLeft:
     def seconds_left(self) -> float | None:
         """Return how long the rest takes, if each cell goes on as fast as it has gone so far.
 
-        Of a cell that has not begun, it is the price, corrected as those of the others prove.
+        Of a cell that has not begun, it is the price, corrected as those of the others prove; the
+        less is measured, the more the price is trusted.
         """
         if not any(self._priced.values()):
             return None
         expected = {cell: self._priced[cell] * timed for cell, timed in self._timed.items()}
-        so_far = sum(expected.values())
-        of_all = sum(self._took.values()) / so_far if so_far else 1.0
+        weight = _TRUST * sum(self._priced.values())
+        of_all = (sum(self._took.values()) + weight) / (sum(expected.values()) + weight)
         left = 0.0
         for cell, priced in self._priced.items():
-            own = self._took[cell] / expected[cell] if expected[cell] else of_all
+            weight = _TRUST * priced
+            own = (self._took[cell] + of_all * weight) / (expected[cell] + weight or 1.0)
             left += own * priced * max(0.0, 1.0 - self._done[cell])
         return left / self._n_workers

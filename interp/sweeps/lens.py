@@ -89,7 +89,11 @@ def readings(
 
 def logits_at_once(recording: Recording) -> int:
     """Return for how many tokens logits are made at once."""
-    d_vocab = recording.logits(recording.resid(0)[:1], positions=[0]).shape[-1]
+    return rows_at_once(recording.runner.d_vocab)
+
+
+def rows_at_once(d_vocab: int) -> int:
+    """Return for how many tokens logits of so many numbers are made at once."""
     return max(1, LOGITS_HELD // d_vocab)
 
 
@@ -100,5 +104,8 @@ def held(n_tokens: int, d_vocab: int) -> int:
 
 def first_choices(recording: Recording) -> Int[Tensor, "batch tap"]:
     """Return the lens's most probable token at the last position, for every tap of the stream."""
-    streams = [recording.resid(tap)[:, -1:] for tap in range(recording.n_layers + 1)]
-    return torch.cat([recording.logits(stream).argmax(-1) for stream in streams], dim=1)
+    taps = range(recording.n_layers + 1)
+    device = recording.resid(taps[-1]).device
+    streams = torch.stack([recording.resid(tap)[:, -1].to(device) for tap in taps], dim=1)
+    some = torch.split(streams, max(1, logits_at_once(recording) // len(taps)))
+    return torch.cat([recording.logits(rows).argmax(-1) for rows in some])

@@ -123,4 +123,5 @@ class AttentionKnockout(Analysis):
         forwards = sum(steps * (n_pos - cut.start) for cut in cuts.values()) / (n_pos * n_layers)
         held = 2 * n * n_layers * (n_pos - cuts["key"].start) * model.d_model
         held += held_at_the_end(n_layers, n, model.d_vocab)
-        return Cost(forwards, n * (2 + 2 * len(cuts) * n_layers), held)
+        tried = len(cuts) * n_layers
+        return Cost(forwards, n * (2 + 2 * tried), held, logits=n * (tried + 1))

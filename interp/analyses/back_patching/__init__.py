@@ -178,4 +178,5 @@ class BackPatching(Analysis):
             steps / (n_pos * n_layers) + decoding,
             4 * n * n_layers**2 * len(kinds_of(self.controls)),
             held,
+            logits=n * (n_tries + n_layers + 1),
         )

@@ -20,17 +20,17 @@ import torch
 from interp.analyses.circuit_discovery.circuits import Circuit, Wiring
 from interp.analyses.circuit_discovery.controls import controls_for_halves
 from interp.analyses.circuit_discovery.halves import (
-    is_for_discovery,
     is_new,
     metric_of,
     metric_of_task,
     numbers_held,
     scored_edges,
+    split_of,
 )
 from interp.analyses.circuit_discovery.result import CircuitDiscoveryResult
 from interp.analysis import Analysis, Cost
 from interp.backward import GRADIENT, Rules, rules_named
-from interp.errors import AnalysisError, TaskError
+from interp.errors import AnalysisError
 from interp.metrics import Metric
 from interp.models import Model
 from interp.parameters import AtLeast
@@ -40,7 +40,7 @@ from interp.shapes import Tensors
 from interp.sweeps.twins import check_twins
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
-from interp.tasks.prompts import Prompt, key_of
+from interp.tasks.prompts import key_of
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,10 @@ class CircuitDiscovery(Analysis):
         model.refuse_edges()
         model.refuse_rules(self._rules)
 
+    def check_all(self, model: Model, shards: Sequence[TokenBatch]) -> None:
+        """Raise TaskError for too few prompts to find, choose and try circuits."""
+        split_of([prompt for shard in shards for prompt in shard.prompts])
+
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return edge scores from half of the prompts, circuits' metric on the others, controls.
 
@@ -104,17 +108,10 @@ class CircuitDiscovery(Analysis):
         controls are drawn. "chosen" and "half" say which; "random" holds the edges [choice draw
         receiver sender].
         """
-        by_use: dict[bool, list[Prompt]] = {True: [], False: []}
-        for prompt in task.prompts:
-            by_use[is_for_discovery(prompt.id)].append(prompt)
-        if not by_use[True] or len(by_use[False]) < 2:
-            raise TaskError(
-                "circuits are found on half of the prompts, and chosen and tried on two halves of"
-                f" the other; {len(task.prompts)} are too few"
-            )
+        for_discovery, new = split_of(task.prompts)
         prepared = scored_edges(
             model,
-            task.of(by_use[True]),
+            task.of(for_discovery),
             metric=self.metric,
             rules=self._rules,
             needs_means=self.ablation == "mean",
@@ -122,8 +119,7 @@ class CircuitDiscovery(Analysis):
         whole = self._whole(prepared)
         tried = self.circuits(whole)
         kept = [*(circuit.kept for circuit in tried), whole.kept, np.zeros_like(whole.kept)]
-        new = task.of(by_use[False])
-        measured, groups = metric_of_task(model, new, kept, prepared, metric=self.metric)
+        measured, groups = metric_of_task(model, task.of(new), kept, prepared, metric=self.metric)
         controls = controls_for_halves(
             tried, whole, measured["values"], groups, n=self.draws, seed=self.seed
         )
@@ -187,14 +183,16 @@ class CircuitDiscovery(Analysis):
         return CircuitDiscoveryResult(self, whole, values, (one, other), shared, unseen)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return at most a pass for every complement and random control, of unseen prompts.
+        """Return at most a pass for every circuit, complement and control, of unseen prompts.
 
-        `prepare` runs the circuits themselves, a pass for every fraction. A pass with an input for
-        each head takes about four times as long (30 layers of 9 heads).
+        A pass with an input for each head takes about nine times as long (30 layers of 9 heads),
+        edges' scores on the other prompts counted in.
         """
         wiring, k = Wiring.of(model), len(self.fractions)
         held = numbers_held(shard, len(wiring.senders) * model.d_model, k + 2 * self.draws)
-        passes = k + 2.0 * self.draws + 1 + (self.metric == "kl")
+        passes = 2 * k + 2.0 * self.draws + 3 + (self.metric == "kl")
         numbers = wiring.is_edge.size + 2 * k + 2 * self.draws + 10
         new = float(is_new(shard).float().mean())
-        return Cost(passes * new, len(shard.prompts) * numbers, held, is_bound=True, weight=4.0)
+        passes, numbers = passes * new, len(shard.prompts) * numbers
+        logits = round(passes * len(shard.prompts))
+        return Cost(passes, numbers, held, is_bound=True, weight=9.0, logits=logits)

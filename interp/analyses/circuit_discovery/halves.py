@@ -18,12 +18,13 @@ from interp.analyses.circuit_discovery.edges import (
     plain_pass,
 )
 from interp.backward import Rules
+from interp.errors import TaskError
 from interp.metrics import Metric
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.twins import twins_of
-from interp.tasks import Task
+from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 from interp.tasks.prompts import key_of
 
@@ -31,6 +32,18 @@ from interp.tasks.prompts import key_of
 def is_for_discovery(prompt_id: str) -> bool:
     """Tell whether edges are scored on a prompt: half of them are, chosen by id alone."""
     return crc32(prompt_id.encode()) % 2 == 0
+
+
+def split_of(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+    """Return the prompts that circuits are found on, and the new ones; TaskError for too few."""
+    found = [prompt for prompt in prompts if is_for_discovery(prompt.id)]
+    new = [prompt for prompt in prompts if not is_for_discovery(prompt.id)]
+    if not found or len(new) < 2:
+        raise TaskError(
+            "circuits are found on half of the prompts, and chosen and tried on two halves of"
+            f" the other; {len(prompts)} are too few"
+        )
+    return found, new
 
 
 def is_new(shard: TokenBatch) -> Bool[Tensor, " batch"]:

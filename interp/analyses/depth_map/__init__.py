@@ -32,6 +32,8 @@ from interp.sweeps.positions import FirstPosition, first_read, require_positions
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 
+_FEWEST_POOLED = 8  # prompts that "cka" and "rsa" compare
+
 
 @dataclass(frozen=True)
 class DepthMap(Analysis):
@@ -105,6 +107,24 @@ class DepthMap(Analysis):
                 f" method={self.method!r} maps tokens and needs one; 'cka' and 'rsa' do not"
             )
 
+    def check_all(self, model: Model, shards: Sequence[TokenBatch]) -> None:
+        """Raise AnalysisError for too few prompts, tokens or features of the target."""
+        target, n_prompts = self.target_of(model), sum(len(shard.prompts) for shard in shards)
+        if self.is_pooled:
+            if n_prompts < _FEWEST_POOLED:
+                raise AnalysisError(
+                    f"{n_prompts} prompts given; method={self.method!r} needs at least"
+                    f" {_FEWEST_POOLED}"
+                )
+            return
+        if self.method == "orthogonal" and target.d_model < model.d_model:
+            raise AnalysisError(
+                f"method='orthogonal' from {model.d_model} features to {target.d_model};"
+                " at least as many are needed"
+            )
+        roles = batches_by_role(model, [shard.prompts for shard in shards], seed=self.seed)
+        self.maps(model, target).refuse_too_few(roles)
+
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return prompts' pooled target taps, or what fitted maps miss on held-out prompts.
 
@@ -114,11 +134,6 @@ class DepthMap(Analysis):
         if self.is_pooled:
             return self._pooled_target(model, shards)
         maps = self.maps(model, target)
-        if self.method == "orthogonal" and target.d_model < model.d_model:
-            raise AnalysisError(
-                f"method='orthogonal' from {model.d_model} features to {target.d_model};"
-                " at least as many are needed"
-            )
         batches = batches_by_role(model, shards, seed=self.seed)
         found = maps.fit_and_test(batches)
         if self.control == "untrained":
@@ -131,11 +146,7 @@ class DepthMap(Analysis):
         return found
 
     def _pooled_target(self, model: Model, shards: Sequence[Sequence[Prompt]]) -> Tensors:
-        target, n_prompts = self.target_of(model), sum(map(len, shards))
-        if n_prompts < 8:
-            raise AnalysisError(
-                f"{n_prompts} prompts given; method={self.method!r} needs at least 8"
-            )
+        target = self.target_of(model)
         how = (self.what, first_read(self.first_position))
         by_prompt = {} if target is model else pooled_by_prompt(target, shards, *how)
         if self.control == "untrained":

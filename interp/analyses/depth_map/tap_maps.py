@@ -56,7 +56,7 @@ class TapMaps:
         constant, the mean of the fitted tokens. Also "ridge" [source target] in units of trace / d.
         Raises AnalysisError for too few prompts or tokens.
         """
-        self._refuse_too_few(batches)
+        self.refuse_too_few(batches)
         missed: dict[str, list[Tensor]] = {}
         ridges, shared = list[Tensor](), list[Grams]()
         for chosen in self.groups():
@@ -75,7 +75,8 @@ class TapMaps:
             key: torch.cat(rows, -1) for key, rows in missed.items()
         }
 
-    def _refuse_too_few(self, batches: Mapping[Role, Sequence[TokenBatch]]) -> None:
+    def refuse_too_few(self, batches: Mapping[Role, Sequence[TokenBatch]]) -> None:
+        """Raise AnalysisError for too few prompts or tokens."""
         if not all(batches.values()):
             n_prompts = sum(len(batch.prompts) for part in batches.values() for batch in part)
             raise AnalysisError(

@@ -34,7 +34,7 @@ from interp.sweeps.outputs import output_changes
 from interp.sweeps.positions import SkippedPositions, first_skipped
 from interp.sweeps.staircase import Ends, Step, staircase
 from interp.sweeps.tags import bytes_of, texts_of
-from interp.tasks import Prompt, Task
+from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
 __all__ = ["DepthScore", "DepthScoreResult", "depth_score", "layer_effects"]
@@ -111,15 +111,14 @@ class DepthScore(Analysis):
         """Tell whether the answer's last token is measured too."""
         return self.splits != "prediction"
 
-    def prepare(self, model: Model, task: Task) -> Tensors:
+    def check_all(self, model: Model, shards: Sequence[TokenBatch]) -> None:
         """Raise AnalysisError for a task with one level only."""
-        levels = {self._level(prompt) for prompt in task.prompts}
+        levels = {self._level(prompt) for shard in shards for prompt in shard.prompts}
         if len(levels) < 2:
             raise AnalysisError(
                 f"tag {self.tag!r} has one level, {levels.pop()!r};"
                 " at least 2 are needed to compare"
             )
-        return {}
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return per prompt the largest and mean effects of skipped layers.
@@ -158,11 +157,14 @@ class DepthScore(Analysis):
 
         Where answers are appended, their clean pass is included.
         """
-        layers, last, block_tokens = model.n_layers, shard.tokens.shape[1] - 1, 0.0
+        layers, last = model.n_layers, shard.tokens.shape[1] - 1
+        block_tokens, logits = 0.0, 0
         sizes = length_group_sizes(shard, whole=self._is_whole)
         for size in sizes:
             n_answer = size.n_pos - last - (1 if self._is_whole else 0)
-            behind = sum(size.n_pos - split for split in self._splits(last, n_answer))
+            splits = self._splits(last, n_answer)
+            behind = sum(size.n_pos - split for split in splits)
+            logits += size.n_prompts * layers * (size.n_pos - last) * len(splits)
             block_tokens += (
                 size.n_prompts * (size.n_pos + behind) * layers * (layers - 1) / 2
                 + size.passed * layers
@@ -170,7 +172,8 @@ class DepthScore(Analysis):
         n_tokens = max(size.n_pos for size in sizes) * len(shard.prompts)
         held = 8 * layers * n_tokens * model.d_model + 3 * len(shard.prompts) * model.d_vocab
         numbers = len(shard.prompts) * 2 * layers * (layers + 1)
-        return Cost(block_tokens / (layers * shard.tokens.numel()), numbers, held)
+        forwards = block_tokens / (layers * shard.tokens.numel())
+        return Cost(forwards, numbers, held, logits=logits)
 
 
 def _changes(

@@ -132,7 +132,8 @@ class EntityDescription(Analysis):
         steps = n_positions * n * description_steps(n_layers, layers=layers) * behind
         forwards = (steps + n_layers * prompt.tokens.shape[1]) / (n * n_pos * n_layers)
         held = n * (n_layers * behind * model.d_model + 3 * model.d_vocab)
-        return Cost(forwards, n * n_layers * len(layers) * 8 * n_positions, held)
+        described = n * n_layers * len(layers) * n_positions
+        return Cost(forwards, 8 * described, held, logits=described)
 
 
 def described_texts(

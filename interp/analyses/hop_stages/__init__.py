@@ -172,7 +172,8 @@ class HopStages(Analysis):
         steps += n_layers * prompt.tokens.shape[1]
         held = 2 * n * n_layers * max(behind, n_pos) * model.d_model
         held += held_at_the_end(n_layers, n, model.d_vocab)
-        return Cost(steps / (n * n_pos * n_layers), n * (2 * len(MEASURES) + 3), held)
+        numbers, logits = n * (2 * len(MEASURES) + 3), 4 * n * n_layers
+        return Cost(steps / (n * n_pos * n_layers), numbers, held, logits=logits)
 
 
 def _first_layers(

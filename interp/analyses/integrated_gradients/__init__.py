@@ -48,7 +48,7 @@ from interp.sweeps.staircase import Part
 from interp.tasks.batch import TokenBatch
 
 Nodes = Literal["adaptive", "published"]
-_WEIGHT = 0.2  # of `max_nodes` (256) that settle a usual case: 33 to 65
+_WEIGHT = 0.3  # of `max_nodes` (256) that settle a usual case: 33 to 129
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class IntegratedGradients(Analysis):
         held = rows * (longest * each + 3 * model.d_vocab)
         forwards = (there_and_back / layers + sum(size.passed for size in sizes)) / n_tokens
         backwards = there_and_back / 2 / (layers * n_tokens)
-        if self.nodes == "published":
-            return Cost(forwards, numbers, held, backwards=backwards)
-        how = {"weight": _WEIGHT, "backwards": backwards}
-        return Cost(forwards, numbers, held, is_bound=True, **how)
+        logits = self.max_nodes * len(every_nth(layers, self.every)) * len(shard.prompts)
+        is_bound = self.nodes != "published"
+        share = _WEIGHT if is_bound else 1.0
+        return Cost(forwards, numbers, held, is_bound, share, backwards, int(share * logits))

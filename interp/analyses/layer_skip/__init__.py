@@ -146,4 +146,6 @@ class LayerSkip(Analysis):
         sweeps = sum(behind if scope.endswith("future") else 1.0 for scope in self._scopes)
         held = 8 * layers * n_tokens * model.d_model + self._logits_held(model, shard)
         numbers = len(shard.prompts) * layers * (3 * layers + 7) * len(self._scopes)
-        return Cost((layers - 1) / 2 * sweeps, numbers, held)
+        n_read = n_tokens if self.output_positions == "all" else len(shard.prompts)
+        logits = round(layers * sweeps * n_read)
+        return Cost((layers - 1) / 2 * sweeps, numbers, held, logits=logits)

@@ -7,6 +7,7 @@ probable tokens. "What Affects the Effective Depth of Large Language Models?" (a
 makes one layer of each curve, and one of the cosines of the writes: three effective depths.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -23,7 +24,7 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.cosines import write_cosines
-from interp.sweeps.lens import READINGS, held, readings
+from interp.sweeps.lens import READINGS, held, readings, rows_at_once
 from interp.sweeps.positions import FirstPosition, first_read, require_positions
 from interp.tasks.batch import TokenBatch
 
@@ -103,4 +104,7 @@ class LogitLens(Analysis):
         numbers = n_prompts * (
             (model.n_layers + 1) * n_pos * (len(READINGS) + self.top_k) + 3 * model.n_layers
         )
-        return Cost(0.0, numbers, held(shard.tokens.numel(), model.d_vocab))
+        n_tokens, n_read = shard.tokens.numel(), model.n_layers + 2
+        pieces = n_read * math.ceil(n_tokens / rows_at_once(model.d_vocab))
+        logits, at_once = n_tokens * n_read, held(n_tokens, model.d_vocab)
+        return Cost(0.0, numbers, at_once, logits=logits, pieces=pieces)

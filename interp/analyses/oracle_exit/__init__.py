@@ -72,5 +72,5 @@ class OracleExit(Analysis):
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Nothing beyond the clean pass but `n_layers` + 1 unembeddings of the last position."""
-        n = len(shard.prompts)
-        return Cost(0.0, n * (model.n_layers + 2), held(n, model.d_vocab))
+        n, n_taps = len(shard.prompts), model.n_layers + 1
+        return Cost(0.0, n * (n_taps + 1), held(n * n_taps, model.d_vocab), logits=n * n_taps)

@@ -115,7 +115,9 @@ class ParallelWindow(Analysis):
         numbers = len(MEASURES) * layers**2 + len(OUTPUT_MEASURES) * n_outputs
         at_once = (5 * layers + n_outputs) * n_tokens * model.d_model
         at_once += held(n_tokens, model.d_vocab) if n_outputs else 0
-        return Cost((layers - 1) / 2 + behind, len(shard.prompts) * numbers, at_once)
+        logits = n_outputs * n_tokens
+        forwards, numbers = (layers - 1) / 2 + behind, len(shard.prompts) * numbers
+        return Cost(forwards, numbers, at_once, logits=logits)
 
 
 def parallel_streams(recording: Recording) -> Iterator[list[Tensor]]:

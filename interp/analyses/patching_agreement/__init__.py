@@ -107,4 +107,5 @@ class PatchingAgreement(Analysis):
             held,
             is_bound=True,
             backwards=float(passes),
+            logits=n_nodes,
         )

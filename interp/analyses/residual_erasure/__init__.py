@@ -135,18 +135,22 @@ class ResidualErasure(Analysis):
         """Return about a quarter of (taps x positions) forwards a scope: only later blocks run."""
         layers, n_tokens = model.n_layers, shard.tokens.numel()
         sizes = length_group_sizes(shard)
-        half = sum(layers - tap for tap in every_nth(layers + 1, self.every))
-        block_tokens = float(sum(size.passed for size in sizes) * layers)
+        taps = every_nth(layers + 1, self.every)
+        half, n_taps = sum(layers - tap for tap in taps), len(taps)
+        block_tokens, pieces, logits = float(sum(size.passed for size in sizes) * layers), 0, 0
         for size in sizes:
             behind = {"position": range(size.n_pos), "prefix": (0, *range(2, size.n_pos))}
             tails = sum(size.n_pos - start for scope in self.scopes for start in behind[scope])
             block_tokens += half * size.n_prompts * tails
+            starts = sum(len(behind[scope]) for scope in self.scopes)
+            pieces, logits = pieces + starts, logits + starts * size.n_prompts * n_taps
+        n_answer = max(size.n_pos for size in sizes) - shard.tokens.shape[1] + 1
         longest = max(size.n_pos for size in sizes)
         numbers = len(shard.prompts) * (layers + 1) * longest * 2 * len(self.scopes)
-        n_answer = max(size.n_pos for size in sizes) - shard.tokens.shape[1] + 1
         held = 3 * (layers + 1) * n_tokens * model.d_model
         held += held_at_the_end(layers + 1, len(shard.prompts) * n_answer, model.d_vocab)
-        return Cost(block_tokens / (layers * n_tokens), numbers, held)
+        forwards = block_tokens / (layers * n_tokens)
+        return Cost(forwards, numbers, held, logits=logits * n_answer, pieces=pieces)
 
 
 def _effects_of(group: SameLength, erased: Erased) -> tuple[Tensor, Tensor]:

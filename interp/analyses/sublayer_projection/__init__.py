@@ -86,4 +86,5 @@ class SublayerProjection(Analysis):
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Nothing beyond the clean pass but three unembeddings of one token per layer."""
         n = len(shard.prompts)
-        return Cost(0.0, n * len(PARTS) * model.n_layers * len(TOKENS), 3 * n * model.d_vocab)
+        read = n * len(PARTS) * model.n_layers
+        return Cost(0.0, read * len(TOKENS), 3 * n * model.d_vocab, logits=read)

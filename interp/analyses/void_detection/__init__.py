@@ -154,8 +154,9 @@ class VoidDetection(Analysis):
         return VoidDetectionResult(self, tuple(parts))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Nothing beyond the clean pass; responses are generated once, before the shards."""
+        """Return the passes of a token each that responses take, once, before the shards."""
         n, n_pos = shard.tokens.shape
         taps, new = model.n_layers + 1, max(0, self.max_new_tokens - 1)
         held = n * (n_pos + new) * taps * model.d_model if new else n * n_pos * model.d_model
-        return Cost(0.0, n * (n_pos + new) * (taps + 1), held)
+        numbers, how = n * (n_pos + new) * (taps + 1), {"logits": n * new, "pieces": new}
+        return Cost(new / n_pos, numbers, held, is_bound=new > 0, **how)

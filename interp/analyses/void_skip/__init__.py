@@ -190,4 +190,4 @@ class VoidSkip(Analysis):
         held = 8 * shard.tokens.numel() * model.d_model + masks * (
             shard.tokens.numel() * model.n_layers + n * model.d_vocab
         )
-        return Cost(forwards, numbers, held)
+        return Cost(forwards, numbers, held, logits=n * (passes + 1))
