@@ -164,7 +164,8 @@ def test_one_slow_shard_at_the_beginning_does_not_make_hours_of_minutes() -> Non
     first, rest = Cell("m", "t", "first"), Cell("m", "t", "rest")
     work = WorkLeft({first: 1.0, rest: 199.0})
     work.add(first, 0.2, Spent(5.0, block_tokens=1.0))  # 25 times as long as priced
-    assert work.seconds_left is not None and 199 < work.seconds_left < 300
+    assert work.seconds_left is not None
+    assert 199 < work.seconds_left < 300
 
 
 def test_nothing_is_said_of_what_is_left_without_prices() -> None:

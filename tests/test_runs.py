@@ -1,6 +1,7 @@
 """A run as its user sees it: finished, resumed, refused, and opened again."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from interp.analyses.layer_skip import LayerSkip
 from interp.analyses.residual_erasure import ResidualErasure
 from interp.result import Origin
 from interp.runs import Study, execute
+from interp.runs.commands import command_of
+from interp.runs.folder import read_run
 from interp.runs.parts import pack, unpack, write_part
 from interp.runs.registry import find_analyses
+from interp.runs.unfinished import unfinished_cells
 
 ASKED = ["--analysis", "layer_skip", "--analysis", "residual_contribution"]
 RUN = ["run", "--model", "zoo/hops-4l", "--task", "two-hop", "--n", "8", *ASKED]
@@ -138,6 +142,45 @@ def test_a_name_that_does_not_exist_leaves_nothing_in_the_way(
     mistyped = [word if word != "zoo/hops-4l" else str(tmp_path / "my-modle") for word in RUN]
     assert main(monkeypatch, *mistyped, "--out", str(tmp_path / "run")) == 2
     assert invoke(*RUN, "--out", str(tmp_path / "run")) == 0
+
+
+def test_an_analysis_runs_on_the_tasks_that_it_is_asked_for(tmp_path: Path) -> None:
+    asked = tmp_path / "some.toml"
+    asked.write_text(
+        'models = ["zoo/hops-4l"]\ntasks = ["one-hop", "two-hop"]\nn = 8\n'
+        '[on]\nblock_influence = ["two-hop"]\n'
+        "[analyses.residual_contribution]\n[analyses.block_influence]\n"
+    )
+    assert invoke("run", str(asked), "--out", str(tmp_path / "run")) == 0
+    run = read_run(tmp_path / "run")
+    cells = {(cell["task"], cell["analysis"]) for cell in run["cells"].values()}
+    contribution = {(task, "residual_contribution") for task in ("one-hop", "two-hop")}
+    assert cells == contribution | {("two-hop", "block_influence")}
+    assert unfinished_cells(tmp_path / "run", run) == {}
+    words = command_of(run["config"], out=str(tmp_path / "again"))
+    assert "--on block_influence=two-hop" in words
+    assert invoke(*shlex.split(words)[1:]) == 0
+    assert {*read_run(tmp_path / "again")["cells"]} == {*run["cells"]}
+
+
+@pytest.mark.parametrize(
+    ("on", "why"),
+    [
+        ("block_influnce=two-hop", "on: unknown analysis 'block_influnce'; did you mean"),
+        ("block_influence=to-hop", "on: unknown task 'to-hop'; did you mean 'two-hop'"),
+        ("block_influence", "--on 'block_influence' given; ANALYSIS=TASK,… is needed"),
+    ],
+)
+def test_on_what_does_not_exist(
+    on: str,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = ("run", "--model", "zoo/hops-4l", "--task", "two-hop", "--analysis", "block_influence")
+    assert main(monkeypatch, *run, "--on", on, "--out", str(tmp_path / "run")) == 2
+    assert why in capsys.readouterr().err
 
 
 def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path) -> None:

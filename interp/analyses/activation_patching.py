@@ -85,7 +85,7 @@ class ActivationPatching(Analysis):
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return the blocks behind every node, a bound: nodes equal in both runs are not run."""
-        forwards = 2 + forwards_of(model, self.nodes, n_pos=shard.tokens.shape[1])
+        forwards = 2 + forwards_of(model, self.nodes, shard)
         n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
         at_once = max(model.tokens_at_once(), shard.tokens.numel())
         held = at_once * (12 * model.d_model + 2 * model.d_vocab // shard.tokens.shape[1])

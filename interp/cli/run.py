@@ -8,7 +8,7 @@ import typer
 
 from interp.cli.plan import print_plan
 from interp.cli.progress import watching
-from interp.cli.study import StudyFlags, parse_columns, study_of
+from interp.cli.study import StudyFlags, parse_columns, parse_on, study_of
 from interp.cli.terminal import err, out, say, say_json
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ Analyses = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="ANALYSIS.PARAMETER=VALUE; items with commas between them."),
+]
+On = Annotated[
+    list[str] | None,
+    typer.Option(help="ANALYSIS=TASK,… for one that runs on some of the tasks only."),
 ]
 PromptCount = Annotated[int | None, typer.Option(help="Prompts per task.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
@@ -77,6 +81,7 @@ def run(
     task: Tasks = None,
     analysis: Analyses = None,
     set_: Settings = None,
+    on: On = None,
     n: PromptCount = None,
     seed: Seed = None,
     folder: Out = Path("runs/run"),
@@ -102,7 +107,10 @@ def run(
     interp run study.toml --workers 2
     """
     keys = None if columns is None else parse_columns(columns)
-    flags = StudyFlags(model, task, n, seed, dtype, device_map, chat or None, keys, space, budget)
+    only = parse_on(on) if on else None
+    flags = StudyFlags(
+        model, task, n, seed, dtype, device_map, chat or None, keys, space, budget, only
+    )
     asked = study_of(study, flags, analyses=analysis or [], settings=set_ or [])
     _hide_loading_bars()
     if dry_run:
@@ -123,6 +131,9 @@ def _hide_loading_bars() -> None:
 def _execute(study: "Study", folder: Path, how: dict[str, Any], *, as_json: bool) -> None:
     """Run a study and print what became of it; exit with 1 if a cell failed or none is finished."""
     from interp.runs import execute
+    from interp.runs.memory import return_large_blocks
+
+    return_large_blocks()
 
     def announce(planned: "TaskPlanned") -> None:
         print_plan(planned.costs, err, n_workers=how["workers"])

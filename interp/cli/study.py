@@ -32,6 +32,7 @@ class StudyFlags:
     columns: Mapping[str, str] | None = None
     space: str | None = None
     budget: str | None = None
+    on: Mapping[str, tuple[str, ...]] | None = None
 
 
 def study_of(
@@ -73,6 +74,15 @@ def parse_columns(text: str) -> dict[str, str]:
             f"--columns {text!r} given; FIELD=COLUMN,… is needed, such as text=question,answer=gold"
         )
     return {field.strip(): column.strip() for field, _, column in pairs}
+
+
+def parse_on(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the map that several ANALYSIS=TASK,… on the command line describe."""
+    pairs = [text.partition("=") for text in given]
+    for text, (analysis, _, tasks) in zip(given, pairs, strict=True):
+        if not analysis.strip() or not tasks.strip():
+            raise RunError(f"--on {text!r} given; ANALYSIS=TASK,… is needed")
+    return {name.strip(): tuple(tasks.split(",")) for name, _, tasks in pairs}
 
 
 def _set(parameters: dict[str, dict[str, Any]], setting: str) -> None:

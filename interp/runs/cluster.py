@@ -10,6 +10,7 @@ import torch
 from interp.errors import RunError
 from interp.models.dtypes import kind_of_device
 from interp.runs.executors import Executor, LocalExecutor, ProcessExecutor
+from interp.runs.memory import return_large_blocks
 from interp.runs.worker import Worker
 
 
@@ -76,6 +77,7 @@ class RayExecutor:
 
 class _Actor:
     def __init__(self, worker: Worker) -> None:
+        return_large_blocks()
         self._worker = worker
 
     def answer(self, call: str, *args: Any) -> Any:

@@ -21,6 +21,7 @@ def command_of_cell(config: Mapping[str, Any], cell: Cell) -> str:
         "tasks": [cell.task],
         "analyses": {cell.name: config["analyses"][cell.name]},
         "only_fitting": False,
+        "on": {},
     }
     return command_of(alone, out=f"runs/{cell.analysis}")
 
@@ -34,6 +35,8 @@ def _words(config: Mapping[str, Any]) -> Iterator[str]:
         yield from ("--analysis", analysis) if are_named else ()
         for key, value in parameters.items():
             yield from ("--set", f"{analysis}.{key}={_as_text(value)}")
+    for analysis, tasks in (config.get("on") or {}).items():
+        yield from ("--on", f"{analysis}={','.join(tasks)}")
     yield from () if are_named else ("--budget", _as_text(config.get("budget")))
     yield from ("--n", str(config["n"])) if config.get("n") else ()
     yield from ("--dtype", config["dtype"]) if config.get("dtype", "auto") != "auto" else ()

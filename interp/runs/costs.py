@@ -7,6 +7,7 @@ from interp.analysis import Cost, Usable
 from interp.errors import InterpError
 from interp.models import Model
 from interp.runs.folder import Cell
+from interp.runs.memory import resident_mb
 from interp.runs.plan import Failure, PlannedCell
 from interp.runs.speed import Speed
 from interp.tasks.batch import TokenBatch
@@ -109,11 +110,16 @@ class Pricing:
 
 
 def _memory_mb(model: Model, batches: Sequence[TokenBatch], costs: Sequence[Cost]) -> float:
-    """Return what is held at once: the weights, a clean pass, and what the analysis adds."""
+    """Return what is held at once: a clean pass and what the analysis adds to what is held now.
+
+    That is the process with its libraries and weights, or, of an accelerator's memory, the weights.
+    """
     n_recorded = (3 * model.n_layers + 1) * model.d_model  # numbers of a clean pass, per token
     clean = n_recorded * max(batch.tokens.numel() for batch in batches)
     most = max(cost.held for cost in costs)
-    return float(model.module.get_memory_footprint() + 4 * (clean + most)) / 1e6
+    weights_mb = float(model.module.get_memory_footprint()) / 1e6
+    held_mb = max(resident_mb(), weights_mb) if model.device.type == "cpu" else weights_mb
+    return held_mb + 4 * (clean + most) / 1e6
 
 
 def _example_of(model: Model, batch: TokenBatch) -> str:

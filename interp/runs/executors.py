@@ -20,6 +20,7 @@ import transformers
 
 from interp.errors import RunError
 from interp.runs.folder import Cell
+from interp.runs.memory import return_large_blocks
 from interp.runs.plan import Job, Outcome, failed_alike
 from interp.runs.worker import Worker
 
@@ -69,6 +70,7 @@ def _begin(worker: Worker, threads: int, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
+    return_large_blocks()
     _WORKER.append(worker)
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
 

@@ -8,7 +8,9 @@ RUN/MODEL/TASK/ANALYSIS[@LABEL]/   parts/00007.safetensors, frame.parquet, figur
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -81,6 +83,16 @@ class Cell:
     def names(self) -> dict[str, str]:
         """Return the names that run.json records of a cell."""
         return {key: getattr(self, key) for key in ("model", "task", "analysis", "label")}
+
+
+def cells_asked(config: Mapping[str, Any]) -> list[Cell]:
+    """Return the cells that `config` of run.json asks for, in the order in which they run."""
+    on = config.get("on") or {}
+    return [
+        Cell.parse(model, task, name)
+        for model, task, name in product(*(config[key] for key in ("models", "tasks", "analyses")))
+        if task in on.get(name, (task,))
+    ]
 
 
 def task_path(model: str, task: str) -> str:

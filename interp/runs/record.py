@@ -130,7 +130,7 @@ def _resumed(run: dict[str, Any], config: dict[str, Any], out: Path) -> dict[str
     for key, value in config.items():
         if key == "dtype":
             _refuse_other_type(run, value, out)
-        elif run["config"].get(key) != value:
+        elif (run["config"].get(key) or None) != (value or None):  # what it lacks was not asked
             before = f"a run with {key} = {run['config'].get(key)}"
             raise RunError(f"{out} holds {before}; {value} was asked for; choose another --out")
     current, last = _computed_with(), (run.get("resumed") or [run])[-1]

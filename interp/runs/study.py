@@ -1,15 +1,15 @@
 """What a run is asked to do: models × tasks × analyses, checked before anything runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-from interp.errors import RunError, TaskError
+from interp.errors import RunError, TaskError, unknown
 from interp.models import Model
 from interp.models.dtypes import check_dtype
 from interp.models.locating import locate
 from interp.parameters import AtLeast
-from interp.runs.folder import Cell, folder_name
+from interp.runs.folder import Cell, cells_asked, folder_name
 from interp.runs.plan import PlannedCell
 from interp.runs.registry import make_analysis
 from interp.tasks import Task, load_task
@@ -27,7 +27,8 @@ class Study:
     "ANALYSIS@LABEL" names a set of parameters, so that one analysis can be there several times.
     With `only_fitting`, an analysis that a task does not suit is skipped with the reason, instead
     of failed, and `budget` is how many minutes the whole may take (None: as long as it takes).
-    Analyses then run by rank, and are shrunk or left out until they fit. `dtype` and `device_map`
+    Analyses then run by rank, and are shrunk or left out until they fit. `on` maps an analysis to
+    those of the tasks on which it runs, if it is not all of them. `dtype` and `device_map`
     are how models are loaded. With `chat`, texts are what a user says; `columns` maps fields of a
     prompt to the keys of task files, and `space` is how answers follow texts (as in
     `Task.from_hf`).
@@ -40,6 +41,7 @@ class Study:
     seed: int = 0
     only_fitting: bool = False
     budget: Annotated[float, AtLeast(0)] | None = None
+    on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dtype: str = "auto"
     device_map: str | None = None
     chat: bool = False
@@ -51,12 +53,7 @@ class Study:
 
     def cells(self) -> list[Cell]:
         """Return every cell of the study in the order in which it runs."""
-        return [
-            Cell.parse(model, task, name)
-            for model in self.models
-            for task in self.tasks
-            for name in self.analyses
-        ]
+        return cells_asked(vars(self))
 
     def planned(self, model: str, task: str) -> list[PlannedCell]:
         """Return the cells of a task on a model, each with its analysis.
@@ -68,6 +65,7 @@ class Study:
             PlannedCell(cell, make_analysis(cell.analysis, parameters, seed=self.seed))
             for name, parameters in self.analyses.items()
             for cell in [Cell.parse(model, task, name)]
+            if task in self.on.get(name, (task,))
         ]
         return sorted(planned, key=_rank) if self.only_fitting else planned
 
@@ -107,6 +105,10 @@ class Study:
             _check_names(what, names)
         for name, parameters in self.analyses.items():
             make_analysis(Cell.parse("", "", name).analysis, parameters, seed=self.seed)
+        for name, tasks in self.on.items():
+            _check_known("analysis", name, self.analyses)
+            for task in tasks:
+                _check_known("task", task, self.tasks)
         for name in self.models:
             locate(name)
         check_dtype(self.dtype)
@@ -118,6 +120,11 @@ class Study:
 
 def _rank(planned: PlannedCell) -> int:
     return type(planned.analysis).rank
+
+
+def _check_known(what: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise RunError(f"on: {unknown(what, name, known)}")
 
 
 def _check_names(what: str, names: tuple[str, ...]) -> None:

@@ -1,12 +1,9 @@
 """What a run has still to do, from its folder alone; no torch here."""
 
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from interp.runs.folder import Cell, task_path
-
-_NAMES = ("models", "tasks", "analyses")
+from interp.runs.folder import Cell, cells_asked, task_path
 
 
 def unfinished_cells(folder: Path, run: dict[str, Any]) -> dict[Cell, dict[str, Any]]:
@@ -15,8 +12,7 @@ def unfinished_cells(folder: Path, run: dict[str, Any]) -> dict[Cell, dict[str, 
     `status` is "begun" or "to do", `shards` how many are measured, `n_shards` of how many and
     `seconds_left` of one worker how long the rest takes; None if it was not planned yet.
     """
-    config, recorded = run["config"], run["cells"]
-    cells = [Cell.parse(*names) for names in product(*(config[key] for key in _NAMES))]
+    cells, recorded = cells_asked(run["config"]), run["cells"]
     return {cell: _state(folder, run, cell) for cell in cells if cell.path not in recorded}
 
 

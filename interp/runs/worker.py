@@ -5,7 +5,6 @@ twice, by anyone, at any time.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from interp.replay import Recording
 from interp.runs.costs import Offer, Prices, Pricing
 from interp.runs.folder import Cell, folder_name, task_path
 from interp.runs.identity import Fed, NumberIdentity, hash_of_task, hash_of_tokenizer
+from interp.runs.memory import peak_mb
 from interp.runs.parts import pack, read_part, write_part
 from interp.runs.plan import (
     CellPlan,
@@ -249,7 +249,7 @@ class Worker:
             self._prepared[planned.cell] = self._prepared_for(planned, of_model)
         except Exception as error:
             return Failure.of(error)
-        return Spent(time.monotonic() - began, model.work.block_tokens - before, 0.0, _peak_mb())
+        return Spent(time.monotonic() - began, model.work.block_tokens - before, 0.0, peak_mb())
 
     def _prepared_for(self, planned: PlannedCell, of_model: NumberIdentity) -> Tensors:
         """Return what a cell needs for every shard, from disk if any worker has computed it."""
@@ -283,7 +283,7 @@ class Worker:
             return Failure.of(error)
         run = recording.work.block_tokens - before
         forward = float(shard.tokens.numel() * recording.n_layers)
-        return Spent(time.monotonic() - began, run, forward, _peak_mb())
+        return Spent(time.monotonic() - began, run, forward, peak_mb())
 
 
 def is_prepared(analysis: Analysis) -> bool:
@@ -327,13 +327,3 @@ def describe(model: Model) -> dict[str, Any]:
         "tokenizer": None if tokenizer is None else hash_of_tokenizer(tokenizer),
         "before every prompt": front,
     }
-
-
-def _peak_mb() -> int:
-    """Return this process's peak memory in MB; 0 if the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // 2**20 if sys.platform == "darwin" else peak // 1024

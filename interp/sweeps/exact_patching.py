@@ -14,6 +14,7 @@ from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.node_scores import by_kind, n_units
 from interp.sweeps.twins import Twins
+from interp.tasks.batch import TokenBatch
 
 NODE_KINDS: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "z", "mlp_out", "mlp_post")
 
@@ -77,9 +78,15 @@ def patch_effects(twins: Twins, base: Recording, source: Recording, site: Site) 
     return effects
 
 
-def forwards_of(model: Model, kinds: Sequence[SiteKind], *, n_pos: int) -> float:
-    """Return how many forwards exact patching of every node takes, if all of them differ."""
-    n_layers = model.n_layers
+def forwards_of(model: Model, kinds: Sequence[SiteKind], shard: TokenBatch) -> float:
+    """Return how many forwards exact patching of every node takes, if all of them differ.
+
+    Those in front of the first token that differs do not.
+    """
+    n_layers, n_pos = model.n_layers, shard.tokens.shape[1]
+    if shard.corrupted is not None:
+        differs = (shard.tokens != shard.corrupted).any(0)
+        n_pos -= int(differs.int().argmax())
     behind = n_layers * (n_layers + 1) // 2
     blocks = sum(
         n_pos * n_units(model, [kind]) * (behind - n_layers if kind == "mlp_out" else behind)

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from interp.errors import RunError
-from interp.runs.folder import read_run
+from interp.runs.folder import cells_asked, read_run
 from interp_viewer.guarded import inside, require_small
 
 _DEPTH = 3
@@ -80,7 +80,6 @@ def _read_header(name: str, folder: Path, written: int, size: int) -> RunSummary
         run = read_run(require_small(folder / "run.json").parent)
         _require_record(run)
         cells, config = run["cells"].values(), run["config"]
-        expected = len(config["models"]) * len(config["tasks"]) * len(config["analyses"])
         return RunSummary(
             name,
             folder,
@@ -89,7 +88,7 @@ def _read_header(name: str, folder: Path, written: int, size: int) -> RunSummary
             tuple(dict.fromkeys(cell["analysis"] for cell in cells)),
             max((cell.get("n_prompts", 0) for cell in cells), default=0),
             len(run["cells"]),
-            expected,
+            len(cells_asked(config)),
             sum(cell["status"] == "failed" for cell in cells),
             str(run["started"]),
             written / 1e9,

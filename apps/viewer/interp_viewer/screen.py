@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import streamlit as st
 
 from interp.errors import RunError
-from interp.runs.folder import Cell, cells_of
+from interp.runs.folder import Cell, cells_asked, cells_of
 from interp_viewer import menu
 from interp_viewer.claims import draw_findings
 from interp_viewer.reading import ViewedRun, find_run
@@ -119,13 +119,7 @@ def _selected(selection: Selection) -> Selected | None:
 
 
 def _expected(run: ViewedRun) -> set[Cell]:
-    config = run.info["config"]
-    return {
-        Cell.parse(model, task, name)
-        for model in config["models"]
-        for task in config["tasks"]
-        for name in config["analyses"]
-    }
+    return {*cells_asked(run.info["config"])}
 
 
 def _wait(name: str) -> None:

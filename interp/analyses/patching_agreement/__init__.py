@@ -98,7 +98,7 @@ class PatchingAgreement(Analysis):
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return the passes of all methods, and at most the blocks behind every node."""
         passes = n_passes(self.methods, n_sites=len(self.nodes) * model.n_layers, steps=self.steps)
-        exact = forwards_of(model, self.nodes, n_pos=shard.tokens.shape[1])
+        exact = forwards_of(model, self.nodes, shard)
         n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
         held = numbers_held(model, shard, n_kinds=len(self.nodes))
         return Cost(
