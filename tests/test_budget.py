@@ -2,7 +2,7 @@
 
 import json
 import time
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,20 @@ import interp
 import interp.cli.progress as shown
 from interp import cli
 from interp.analyses.block_influence import BlockInfluence
+from interp.analyses.depth_map import DepthMap
 from interp.analyses.integrated_gradients import IntegratedGradients
 from interp.analyses.residual_erasure import ResidualErasure
-from interp.analysis import Cost
+from interp.analysis import Cost, usable_shards
 from interp.cli.progress import Watch, watching
-from interp.errors import RunError
+from interp.errors import AnalysisError, RunError
 from interp.figures.words import duration
 from interp.reports.gather import gather
 from interp.runs import Study, estimate_costs, execute
 from interp.runs.budget import fitting, share_of_next
+from interp.runs.costs import Pricing
 from interp.runs.folder import Cell
-from interp.runs.plan import Spent
+from interp.runs.memory import peak_mb, resident_mb, return_large_blocks
+from interp.runs.plan import PlannedCell, Spent
 from interp.runs.progress import Standing, WorkLeft
 from interp.runs.speed import Pace, Speed, measure_speed
 from interp.sweeps.lens import LOGITS_HELD
@@ -352,3 +355,38 @@ def test_coarser_ends_at_every_eighth_layer() -> None:
         seen.append(analysis.every)
     assert seen == [2, 4, 8]
     assert BlockInfluence().coarser() is None
+
+
+# What the plan sees
+
+
+def test_too_few_prompts_are_seen_before_a_run() -> None:
+    analyses: dict[str, dict[str, Any]] = {"depth_map": {}, "block_influence": {}}
+    few = Study((HOPS,), ("one-hop",), analyses, n=8, only_fitting=True)
+    why = {cost.cell.analysis: cost.why_not for cost in estimate_costs(few)}
+    assert why["block_influence"] == ""
+    assert "at least 129 are needed" in why["depth_map"]
+
+
+def test_no_budget_leaves_an_analysis_fewer_prompts_than_it_needs() -> None:
+    model, analysis = interp.load_model(HOPS), DepthMap(control="none")
+    study = Study((HOPS,), ("one-hop",), {"depth_map": {}}, n=200, only_fitting=True, budget=1.0)
+    task = study.draw(model, study.load_task("one-hop")).task
+    parts = [model.shards(part) for part in study.levels(task)]
+    batches = [model.tokenize(shard) for part in parts for shard in part]
+    pricing = Pricing(model, batches, [*accumulate(map(len, parts))], None)
+    planned = PlannedCell(Cell(HOPS, "one-hop", "depth_map"), analysis)
+    offers = [*pricing.offers(planned, usable_shards(analysis, model, batches), "")]
+    sizes = [offer.cost.n_prompts for offer in offers]
+    assert sizes[0] == 200
+    assert 8 < sizes[-1] < 200
+    for n in (sizes[-1] // 2, 8):
+        with pytest.raises(AnalysisError, match="at least 129 are needed"):
+            usable_shards(analysis, model, [model.tokenize(task.prompts[:n])])
+
+
+def test_what_the_process_holds_is_in_the_plan() -> None:
+    return_large_blocks()
+    (cost,) = estimate_costs(Study((HOPS,), ("one-hop",), {"block_influence": {}}, n=8))
+    assert 0 < resident_mb() <= peak_mb() + 1
+    assert cost.memory_mb == pytest.approx(resident_mb(), rel=0.3)
