@@ -12,11 +12,13 @@ from interp.files.whole import write_atomically
 from interp.reports.comparison import comparison_figure
 from interp.reports.flat import flatten
 from interp.reports.gather import gather
+from interp.reports.glance import glance
 from interp.runs.evidence import evidence
 from interp.runs.folder import read_file
 from interp.runs.viewing import PORT
 
 FORMATS = ("html", "json", "md")
+GLANCE = "depth-at-a-glance"
 _HERE = Path(__file__).parent
 
 
@@ -77,6 +79,8 @@ def _figures(folder: Path, report: dict[str, Any]) -> tuple[dict[str, dict[str, 
     drawn = {
         comparison["id"]: comparison_figure(comparison) for comparison in report["comparisons"]
     }
+    if (at_a_glance := glance(folder, report)) is not None:
+        drawn[GLANCE] = json.loads(at_a_glance.to_json())
     drawn |= {
         s["id"]: json.loads(read_file(folder / s["figure"]["file"]))
         for s in report["analyses"]

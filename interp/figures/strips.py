@@ -1,0 +1,127 @@
+"""What the tidy frame of an analysis says of every layer, as a strip to draw at a glance."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from interp.figures.words import ALL_BUT_FIRST
+
+Values = NDArray[np.float64]
+_VOID = 0.8  # the alpha of voids that is drawn
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What one analysis says of every layer: bars, lines or a grid.
+
+    `bars` or `lines` have a value per layer, `grid` [row layer] a row for each of `rows`. `low` and
+    `high` are the bars' intervals. `scale` names what is measured; `top` is where a grid's colours
+    end.
+    """
+
+    title: str
+    scale: str
+    bars: Values | None = None
+    low: Values | None = None
+    high: Values | None = None
+    lines: Mapping[str, Values] = field(default_factory=dict)
+    grid: Values | None = None
+    rows: Sequence[str] = ()
+    top: float | None = None
+
+
+def writes(frame: pd.DataFrame) -> Strip:
+    """Return how much each layer writes."""
+    rows = frame[
+        (frame["measure"] == "norm relative to the stream") & (frame["component"] == "layer")
+    ]
+    rows = rows[rows["positions"] == ALL_BUT_FIRST] if "positions" in rows else rows
+    return Strip("What it writes", "‖write‖ / ‖stream‖", *_with_interval(rows, "layer"))
+
+
+def needed_now(frame: pd.DataFrame) -> Strip:
+    """Return what breaks at the answer without each layer."""
+    rows = frame[frame["scope"] == "all"]
+    has_answer = bool((rows["effect"] == "log_prob").any())
+    rows = rows[rows["effect"] == ("log_prob" if has_answer else "output")]
+    scale = "nats of the answer lost without it" if has_answer else "‖p − p′‖ without it"
+    return Strip("Needed by the answer", scale, *_with_interval(rows, "skipped"))
+
+
+def needed_later(frame: pd.DataFrame) -> Strip:
+    """Return what breaks at later tokens: the mean change of what later layers write there."""
+    rows = frame[(frame["scope"] == "future") & (frame["effect"] == "layer")]
+    behind = rows[rows["affected"] > rows["skipped"]]
+    mean = behind.groupby("skipped")["mean"].mean()
+    values = np.full(int(rows["skipped"].max()) + 1, np.nan)
+    values[mean.index.to_numpy(int)] = mean.to_numpy(float)
+    return Strip("Needed later", "change of what later layers write at later tokens", bars=values)
+
+
+def decided(frame: pd.DataFrame) -> Strip:
+    """Return what the lens sees: the final prediction, and the answer."""
+    lines = {}
+    for measure, name in (("top-5 overlap", "top-5 overlap"), ("answer is first", "answer first")):
+        rows = frame[(frame["measure"] == measure) & frame["position"].isna()]
+        if len(rows):
+            lines[name] = rows.sort_values("layer")["mean"].to_numpy(float)[1:]
+    return Strip("Decided", "read by the lens behind it", lines=lines)
+
+
+def used(frame: pd.DataFrame) -> Strip:
+    """Return for which share of tokens each layer is not void, in prompts and in responses."""
+    rows = frame[np.isclose(frame["alpha"], _VOID) & frame["position"].isna()]
+    names, grid = [], []
+    for phase, tokens in (("prompt", "without first"), ("response", "all")):
+        here = rows[(rows["phase"] == phase) & (rows["tokens"] == tokens) & rows["layer"].notna()]
+        if len(here):
+            names.append(phase)
+            grid.append(here.sort_values("layer")["usage"].to_numpy(float))
+    return Strip("Not void", "share of tokens", grid=np.array(grid), rows=names, top=1.0)
+
+
+def attribution(frame: pd.DataFrame) -> Strip:
+    """Return which tokens the answer is attributed to at each layer."""
+    rows = frame[frame["position"].notna() & (frame["position"] != "first")]
+    size = rows.assign(mean=rows["mean"].abs())
+    whole = size.groupby("layer")["mean"].sum()
+    last = size[size["position"] == "-1"].groupby("layer")["mean"].sum().reindex(whole.index)
+    layers, shares = whole.index.to_numpy(int), (last.fillna(0) / whole).to_numpy(float)
+    values = np.full(layers.max() + 1, np.nan)
+    values[layers] = shares
+    lines = {"last token": values, "tokens before it": 1 - values}
+    return Strip("Where the answer is", "share of attribution", lines=lines)
+
+
+def heads(frame: pd.DataFrame) -> Strip:
+    """Return how much of the gap to the twin each head, and MLP, carries at all positions."""
+    rows = frame[frame["method"] == frame["method"].iloc[0]]
+    of_heads = rows[rows["node"] == "z"].pivot_table(
+        index="unit", columns="layer", values="share", aggfunc="sum"
+    )
+    grid, names = [*of_heads.to_numpy(float)], [f"head {unit}" for unit in of_heads.index]
+    of_mlps = rows[rows["node"] == "mlp_out"].groupby("layer")["share"].sum()
+    if len(of_mlps):
+        grid, names = [*grid, of_mlps.to_numpy(float)], [*names, "MLP"]
+    scale = "share of the gap to the twin"
+    return Strip("Heads and MLPs", scale, grid=np.array(grid), rows=names)
+
+
+STRIPS: dict[str, Callable[[pd.DataFrame], Strip]] = {
+    "residual_contribution": writes,
+    "layer_skip": needed_now,
+    "layer_skip, later": needed_later,
+    "logit_lens": decided,
+    "void_detection": used,
+    "integrated_gradients": attribution,
+    "relevance_patching": heads,
+}
+
+
+def _with_interval(rows: pd.DataFrame, by: str) -> tuple[Values, Values, Values]:
+    rows = rows.sort_values(by)
+    mean, low, high = (rows[name].to_numpy(float) for name in ("mean", "low", "high"))
+    return mean, low, high

@@ -1,0 +1,100 @@
+"""The figure at the top of a report: what a run says of every layer, at a glance."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from interp.errors import RunError
+from interp.figures.glance import Beside, Column, draw_glance
+from interp.figures.strips import STRIPS, Strip
+from interp.figures.words import counted
+from interp.runs.evidence import UNTRAINED
+from interp.runs.folder import Cell
+from interp.runs.tables import read_frame
+
+_FEWEST = 2  # strips, below which there is nothing to see at a glance
+_MOST = 3  # columns
+_LATER = "relative change"  # how the measure of what later tokens need begins
+
+Sections = Sequence[Mapping[str, Any]]
+
+
+def glance(folder: Path, report: Mapping[str, Any]) -> go.Figure | None:
+    """Return the figure of a report's sections, a column per model and task; None if it is empty.
+
+    Of more than three, those with the most strips are drawn.
+    """
+    pairs = dict.fromkeys((s["model"], s["task"]) for s in report["analyses"])
+    models = report["provenance"]["models"]
+    columns: dict[tuple[str, str], Column] = {}
+    for model, task in pairs:
+        here = [s for s in report["analyses"] if (s["model"], s["task"]) == (model, task)]
+        strips = _strips(folder, here)
+        n_layers = models.get(model, {}).get("layers")
+        if len(strips) >= _FEWEST and n_layers:
+            columns[model, task] = Column(_name(model, task, pairs), n_layers, strips)
+    most = sorted(columns, key=lambda pair: -len(columns[pair].strips))[:_MOST]
+    drawn = [columns[pair] for pair in columns if pair in most]
+    if not drawn:
+        return None
+    return draw_glance(drawn, title="Depth at a glance", about=_about(drawn, most))
+
+
+def _about(drawn: Sequence[Column], pairs: Sequence[tuple[str, str]]) -> str:
+    """Return what stands below the title."""
+    depths = sorted({column.n_layers for column in drawn})
+    what = [
+        ", ".join(dict.fromkeys(model for model, _ in pairs)),
+        ", ".join(dict.fromkeys(task for _, task in pairs)),
+        " and ".join(counted(depth, "layer") for depth in depths),
+        "shaded: second half of the layers",
+    ]
+    if any(beside.untrained for column in drawn for beside in column.strips.values()):
+        what.append("grey: the untrained model")
+    return " · ".join(what)
+
+
+def _name(model: str, task: str, pairs: Mapping[tuple[str, str], Any]) -> str:
+    """Return what distinguishes a column from the others."""
+    models, tasks = ({pair[i] for pair in pairs} for i in (0, 1))
+    parts = [model] if len(models) > 1 else []
+    return ", ".join([*parts, task] if len(tasks) > 1 or not parts else parts)
+
+
+def _strips(folder: Path, sections: Sections) -> dict[str, Beside]:
+    """Return what can be drawn of a model and task, by question; what is damaged is left out."""
+    strips = {}
+    for key, make in STRIPS.items():
+        analysis, _, part = key.partition(", ")
+        section = next((s for s in sections if s["analysis"] == analysis), None)
+        if section is None:
+            continue
+        cell = Cell.parse(section["model"], section["task"], _in_run(section))
+        strip = _strip(folder, cell, make)
+        if strip is None:
+            continue
+        twin = Cell.parse(f"{cell.model}{UNTRAINED}", cell.task, cell.name)
+        untrained = _strip(folder, twin, make) if (folder / twin.path).is_dir() else None
+        strips[key] = Beside(strip, _claim(section, part), section["id"], untrained)
+    return strips
+
+
+def _in_run(section: Mapping[str, Any]) -> str:
+    return "@".join(filter(None, (section["analysis"], section["label"])))
+
+
+def _strip(folder: Path, cell: Cell, make: Any) -> Strip | None:
+    try:
+        strip: Strip | None = make(read_frame(folder, cell))
+    except RunError:
+        return None
+    return strip
+
+
+def _claim(section: Mapping[str, Any], part: str) -> str:
+    found = section["findings"]
+    if part:
+        found = [f for f in found if (f.get("measure") or "").startswith(_LATER)]
+    return str(found[0]["claim"]) if found else ""

@@ -1,0 +1,162 @@
+"""Depth at a glance: strips say what the frames say, beside each other and at any depth."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from interp.figures import strips
+from interp.figures.glance import Beside, Column, draw_glance
+from interp.figures.strips import Strip
+from interp.reports import write_report
+from interp.reports.gather import gather
+from interp.reports.glance import glance
+from interp.runs import Study, execute
+
+HOPS = "zoo/hops-4l"
+SHOWN: dict[str, dict[str, Any]] = {
+    "residual_contribution": {},
+    "layer_skip": {},
+    "logit_lens": {},
+    "void_detection": {"max_new_tokens": 2},
+    "integrated_gradients": {"every": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("glance") / "run"
+    execute(Study((HOPS, f"{HOPS}@untrained"), ("one-hop", "two-hop"), SHOWN, n=8), out)
+    return out
+
+
+def frame_of(run: Path, name: str, *, model: str = "zoo--hops-4l") -> pd.DataFrame:
+    return pd.read_parquet(run / model / "two-hop" / name / "frame.parquet")
+
+
+def traces(figure: go.Figure, kind: str, row: int, column: int, *, n: int) -> list[Any]:
+    number = (row - 1) * n + column
+    axis = f"x{number}" if number > 1 else "x"
+    return [trace for trace in figure.data if trace.type == kind and (trace.xaxis or "x") == axis]
+
+
+def texts(figure: go.Figure) -> str:
+    return "\n".join(annotation.text for annotation in figure.layout.annotations)
+
+
+def test_every_strip_has_the_numbers_of_its_frame(run: Path) -> None:
+    figure = glance(run, gather(run))
+    assert figure is not None
+    skips = frame_of(run, "layer_skip")
+    later = skips[(skips["scope"] == "future") & (skips["effect"] == "layer")]
+    later = later[later["affected"] > later["skipped"]]
+    (bars,) = traces(figure, "bar", 3, 2, n=2)
+    wanted = [later.loc[later["skipped"] == layer, "mean"].mean() for layer in range(4)]
+    np.testing.assert_allclose(bars.y, wanted, rtol=1e-5)
+    writes = frame_of(run, "residual_contribution", model="zoo--hops-4l@untrained")
+    writes = writes[
+        (writes["measure"] == "norm relative to the stream")
+        & (writes["component"] == "layer")
+        & (writes["positions"] == "all positions but the first")
+    ]
+    (control,) = traces(figure, "scatter", 1, 2, n=2)
+    np.testing.assert_allclose(control.y, writes.sort_values("layer")["mean"], rtol=1e-5)
+    (voids,) = traces(figure, "heatmap", 5, 2, n=2)
+    assert voids.z.shape == (2, 4)
+    (last, before) = traces(figure, "scatter", 6, 2, n=2)[:2]
+    np.testing.assert_allclose(np.add(last.y, before.y), 1, rtol=1e-5)
+    assert list(last.x) == [1, 3]
+
+
+def test_what_was_found_stands_beside_it_and_leads_to_its_section(run: Path) -> None:
+    report = gather(run)
+    figure = glance(run, report)
+    assert figure is not None
+    written = texts(figure).replace("<br>", " ")
+    for section in report["analyses"]:
+        assert f'href="#{section["id"]}"' in written
+    assert "grey: the untrained model" in figure.layout.title.text
+    for title in ("What it writes", "Needed later", "Decided", "Not void"):
+        assert f"<b>{title}</b>" in written
+
+
+def test_the_page_begins_with_it(run: Path) -> None:
+    page = write_report(run).read_text(encoding="utf-8")
+    assert page.index('id="figure-depth-at-a-glance"') < page.index('id="findings"')
+
+
+def test_what_is_damaged_is_left_out(run: Path, tmp_path: Path) -> None:
+    report = gather(run)
+    whole = glance(run, report)
+    broken = [replace_missing(s) for s in report["analyses"]]
+    figure = glance(run, report | {"analyses": broken})
+    assert whole is not None
+    assert figure is not None
+    assert len(figure.data) < len(whole.data)
+    assert glance(tmp_path, report) is None
+
+
+def replace_missing(section: dict[str, Any]) -> dict[str, Any]:
+    is_lost = section["analysis"] == "logit_lens"
+    return section | ({"label": "lost"} if is_lost else {})
+
+
+@pytest.mark.parametrize("n_layers", [1, 4, 30, 80])
+def test_few_large_bars_do_not_crush_the_others(n_layers: int) -> None:
+    values = np.full(n_layers, 0.5)
+    values[0] = 20.0
+    strips = {"residual_contribution": Beside(Strip("What it writes", "x", bars=values))}
+    figure = draw_glance([Column("m", n_layers, strips)], title="t", about="")
+    top = figure.layout.yaxis.range[1]
+    numbers = [a.text for a in figure.layout.annotations if a.textangle == -90]
+    if n_layers < 12:
+        assert top >= 20
+        assert not numbers
+    else:
+        assert 0.5 < top < 1
+        assert numbers == (["20"] if n_layers <= 48 else [])
+    assert figure.layout.xaxis.dtick == {1: 1, 4: 1, 30: 5, 80: 10}[n_layers]
+    assert list(figure.layout.xaxis.range) == [-0.6, n_layers - 0.4]
+
+
+def test_columns_share_their_scales_and_at_most_three_are_drawn() -> None:
+    def column(size: float) -> Column:
+        bars = Beside(Strip("a", "x", bars=np.array([size, -size / 2])))
+        grid = Beside(Strip("b", "x", grid=np.array([[size, 0.0]]), rows=["head 0"]))
+        both = {"residual_contribution": bars, "relevance_patching": grid}
+        return Column(f"m{size}", 2, both)
+
+    figure = draw_glance([column(size) for size in (1.0, 3.0, 2.0, 9.0)], title="t", about="")
+    assert {axis.range for axis in figure.select_yaxes(row=1)} == {(-1.62, 3.24)}
+    heat = [trace for trace in figure.data if trace.type == "heatmap"]
+    assert [(trace.zmin, trace.zmax) for trace in heat] == [(0.0, 3.0)] * 3
+    assert [trace.showscale for trace in heat] == [False, False, True]
+    assert "m9.0" not in texts(figure)
+
+
+def test_names_and_claims_are_text() -> None:
+    strip = Strip("<i>", "<b>", bars=np.ones(2))
+    beside = Beside(strip, claim="<script>alert(1)</script>", link='"><img>')
+    one = draw_glance([Column("<u>", 2, {"layer_skip": beside})], title="<s>", about="<em>")
+    two = draw_glance([Column("<u>", 2, {"layer_skip": beside})] * 2, title="<s>", about="<em>")
+    for figure in (one, two):
+        said = texts(figure) + figure.layout.title.text
+        assert not {"<script", "<img", "<u>", "<s>", "<em>"} & {
+            word for word in ("<script", "<img", "<u>", "<s>", "<em>") if word in said
+        }
+    assert json.loads(one.to_json())["layout"]["height"] < one.layout.height + 1
+
+
+def test_a_strip_without_answers_shows_the_change_of_the_prediction() -> None:
+    rows = [
+        {"scope": "all", "effect": "output", "skipped": i, "mean": 0.1, "low": 0.0, "high": 0.2}
+        for i in range(3)
+    ]
+    strip = strips.needed_now(pd.DataFrame(rows))
+    assert strip.scale == "‖p − p′‖ without it"
+    assert replace(strip).bars is not None
