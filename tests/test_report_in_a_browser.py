@@ -42,7 +42,10 @@ def test_it_draws_every_figure_without_a_request(page: Any, run: Path) -> None:
     )
     page.on("request", lambda request: requests.append(request.url))
     opened(page, run)
-    assert page.locator(".figure .plotly").count() == page.locator(".figure").count() == 2
+    n_figures = 1 + 2  # all layers at a glance, and one of each analysis
+    assert page.locator(".figure .plotly").count() == page.locator(".figure").count() == n_figures
+    assert page.locator(".modebar-btn").count() > 0
+    assert page.locator(".modebar-btn[data-title*='hare']").count() == 0  # no chart leaves the page
     page.emulate_media(color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
     assert len(page.pdf()) > 10_000

@@ -11,7 +11,12 @@ from interp.runs.folder import Cell
 from interp_viewer.selected import Selected
 from interp_viewer.text import plain
 
-_CONFIG = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
+_CONFIG = {
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "toImageButtonOptions": {"format": "svg"},
+}
 
 
 def lines(
