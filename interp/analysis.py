@@ -47,7 +47,8 @@ class Cost:
     `backwards` are those of `forwards` that go back. `weight` is how long they take in all,
     relative to as many plain passes: less than 1 where a bound is seldom met, more where passes
     are taken apart. `logits` is of how many rows, each one position of one variant, logits are
-    made. `pieces` is into how many passes and readings of logits the work is cut; None: into as
+    made. `once` is what `prepare` takes besides passes, once for all shards, as so many tokens'
+    passes. `pieces` is into how many passes and readings of logits the work is cut; None: into as
     few as fit into memory.
     """
 
@@ -58,6 +59,7 @@ class Cost:
     weight: float = 1.0
     backwards: float = 0.0
     logits: int = 0
+    once: float = 0.0
     pieces: int | None = None
 
 

@@ -145,6 +145,9 @@ def test_calls_take_time_of_their_own_and_logits_by_the_row() -> None:
     assert more(Cost(8.0, 0, pieces=40)) == pytest.approx(40 * 5.0 + 8 * tokens)
     assert more(Cost(0.0, 0, logits=50)) == pytest.approx(5 * 2.0 + 5.0)
     assert more(Cost(0.0, 0, logits=50, pieces=20)) == pytest.approx(20 * 2.0 + 5.0)
+    assert more(Cost(0.0, 0, once=7.0)) == pytest.approx(7.0)
+    twice = Speed(pace, 1.0).seconds_of([Cost(0.0, 0, once=7.0)] * 2, [batch] * 2)
+    assert twice == pytest.approx(2 * clean + 7.0)
 
 
 def test_what_is_left_follows_what_was_measured() -> None:

@@ -62,7 +62,9 @@ class Speed:
 
     def seconds_of(self, costs: Sequence[Cost], shards: Sequence[TokenBatch]) -> float:
         """Return how long shards take, each with its clean pass."""
-        return sum(self._seconds(cost, shard) for cost, shard in zip(costs, shards, strict=True))
+        seconds = sum(map(self._seconds, costs, shards))
+        once = max(costs, key=lambda cost: cost.once, default=None)
+        return seconds + (once.once * self._pace(shards[0].tokens.shape[1]).each if once else 0.0)
 
     def _seconds(self, cost: Cost, shard: TokenBatch) -> float:
         more = cost.weight * (cost.forwards + (self.backward - 1) * cost.backwards)

@@ -31,7 +31,7 @@ from interp.shapes import Tensors
 from interp.sweeps.cosines import SMALLEST_NORM
 from interp.tasks.batch import TokenBatch
 
-_AT_ONCE = 2**27  # numbers of cross moments held at once: 1 GiB
+_AT_ONCE = 2**26  # numbers of cross moments held at once: 512 MiB
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,28 @@ class TapMaps:
         missed: dict[str, list[Tensor]] = {}
         ridges, shared = list[Tensor](), list[Grams]()
         for chosen in self.groups():
-            fit, held = (
-                self.moments(batches[role], chosen, is_first=not ridges)
-                for role in ("fit", "validation")
-            )
-            shared = shared or self.shared_grams(fit, held)
-            maps, ridge = self.solve(fit, held, shared)
+            maps, ridge = self._fitted(batches, chosen, shared)
             ridges.append(ridge)
             for batch in batches["test"]:
                 misses = self._misses(batch, chosen, maps)
                 for prompt, row in zip(batch.prompts, misses, strict=True):
                     missed.setdefault(f"prompt {prompt.id}", []).append(row)
+            del maps  # before the next ones are made
         return {"ridge": torch.cat(ridges, 1)} | {
             key: torch.cat(rows, -1) for key, rows in missed.items()
         }
+
+    def _fitted(
+        self, batches: Mapping[Role, Sequence[TokenBatch]], chosen: slice, shared: list[Grams]
+    ) -> tuple[list[list[LinearMap]], Tensor]:
+        """Return maps and ridges of chosen targets; fill `shared` if it is still empty."""
+        fit, held = (
+            self.moments(batches[role], chosen, is_first=not shared)
+            for role in ("fit", "validation")
+        )
+        if not shared:
+            shared += self.shared_grams(fit, held)
+        return self.solve(fit, held, shared)
 
     def refuse_too_few(self, batches: Mapping[Role, Sequence[TokenBatch]]) -> None:
         """Raise AnalysisError for too few prompts or tokens."""
