@@ -536,7 +536,7 @@ def test_a_rotation_into_a_narrower_model_is_refused(
 ) -> None:
     monkeypatch.setattr(DepthMap, "target_of", lambda *_: narrow())
     with pytest.raises(AnalysisError, match="from 128 features to 16"):
-        DepthMap(method="orthogonal").run(zoo, interp.load_task("one-hop", n=40))
+        DepthMap(method="orthogonal").check_all(zoo, [zoo.tokenize(["Ada mother"])])
 
 
 def test_the_memory_is_stated(zoo: Model) -> None:
