@@ -1,5 +1,6 @@
 """Makes the pictures in the docs from finished runs: `python scripts/pictures.py RUNS_DIR`.
 
+make real                                                          # RUNS_DIR/smollm2
 interp run studies/demo.toml --out RUNS_DIR/demo && interp report RUNS_DIR/demo
 interp run --model zoo/names-6l --task ioi --n 64 --out RUNS_DIR/ioi
 interp run --model zoo/hops-4l --task two-hop --n 96 --analysis depth_map \
@@ -36,13 +37,14 @@ ADDRESSES = {
 _LARGEST = 200_000
 
 
-def take(page: Page, url: str, height: int) -> bytes:
-    """Return a picture of a page as a PNG of 256 colours."""
+def take(page: Page, url: str, height: int, part: str = "body") -> bytes:
+    """Return a picture of a page, or of a part of it, as a PNG of 256 colours."""
     page.set_viewport_size({"width": 1300, "height": height})
     page.goto(url)
     page.get_by_role("heading").first.wait_for()
     page.wait_for_timeout(4000)  # charts draw themselves without telling
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256)
+    shot = page.screenshot() if part == "body" else page.locator(part).screenshot()
+    picture = Image.open(io.BytesIO(shot)).convert("RGB").quantize(256)
     content = io.BytesIO()
     picture.save(content, "PNG", optimize=True)
     return content.getvalue()
@@ -58,9 +60,12 @@ def main(runs: str) -> None:
             f"viewer/{name}": (f"{viewer.url}{address}", height)
             for name, (address, height) in ADDRESSES.items()
         }
-        addresses["report"] = ((Path(runs).resolve() / "demo" / "report.html").as_uri(), 1180)
+        at = Path(runs).resolve()
+        addresses["report"] = ((at / "demo" / "report.html").as_uri(), 1180)
+        addresses["glance"] = ((at / "smollm2" / "report.html").as_uri(), 1300)
         for name, (address, height) in addresses.items():
-            content = take(page, address, height)
+            part = "#figure-depth-at-a-glance" if name == "glance" else "body"
+            content = take(page, address, height, part)
             if len(content) > _LARGEST:
                 sys.exit(f"{name}.png has {len(content):,} bytes; at most {_LARGEST:,} are wanted")
             (FOLDER / f"{name}.png").write_bytes(content)
