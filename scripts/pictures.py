@@ -1,7 +1,7 @@
 """Makes the pictures in the docs from finished runs: `python scripts/pictures.py RUNS_DIR`.
 
 make real                                                          # RUNS_DIR/smollm2
-interp run studies/demo.toml --out RUNS_DIR/demo && interp report RUNS_DIR/demo
+interp run studies/demo.toml --out RUNS_DIR/demo
 interp run --model zoo/names-6l --task ioi --n 64 --out RUNS_DIR/ioi
 interp run --model zoo/hops-4l --task two-hop --n 96 --analysis depth_map \
     --analysis void_detection --analysis back_patching --set depth_map.target=zoo/hops-8l \
@@ -61,7 +61,6 @@ def main(runs: str) -> None:
             for name, (address, height) in ADDRESSES.items()
         }
         at = Path(runs).resolve()
-        addresses["report"] = ((at / "demo" / "report.html").as_uri(), 1180)
         addresses["glance"] = ((at / "smollm2" / "report.html").as_uri(), 1300)
         for name, (address, height) in addresses.items():
             part = "#figure-depth-at-a-glance" if name == "glance" else "body"

@@ -13,10 +13,11 @@ from typer.testing import CliRunner, Result
 from interp import __version__
 from interp.cli import app, main
 from interp.cli.options import complete_runs
+from interp.cli.results import print_results
 from interp.errors import RunError
 from interp.files.whole import read_json, write_json
 from interp.runs import Study, execute
-from interp.runs.folder import Cell
+from interp.runs.folder import Cell, read_run
 from interp.runs.tables import differences, read_frame
 
 
@@ -40,6 +41,31 @@ def test_show_lists_cells_and_tables(run: Path) -> None:
     assert "3 of" in said
     rows = json.loads(call("show", run, "layer_skip", "--rows", 0, "--json").stdout)[0]["rows"]
     assert len(rows) == len(read_frame(run, Cell("zoo/hops-4l", "two-hop", "layer_skip")))
+
+
+def test_results_are_a_table_or_sentences(run: Path) -> None:
+    record = next(iter(read_run(run)["cells"].values()))
+    finding = record["findings"][0]
+    table = call("show", run).stdout
+    assert "zoo/hops-4l · two-hop" in table
+    assert "number" in table.splitlines()[1]
+    assert f"{finding['value']:.3g}" in table
+    assert finding["measure"] in table
+    assert finding["claim"] not in table
+    sentences = call("-v", "show", run).stdout
+    assert f"layer_skip: {finding['claim']}" in sentences
+    assert "number" not in sentences.splitlines()[1]
+
+
+def test_what_failed_is_said_once_for_all_that_share_the_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lost = {"status": "failed", "error": "no [bold]memory[/bold]"}
+    cells = {Cell("m", "t", name): lost for name in ("one", "two")}
+    print_results(cells | {Cell("m", "u", "one"): {"status": "skipped", "error": "no answer"}})
+    assert capsys.readouterr().out.splitlines() == [
+        "m · t", "one, two failed: no [bold]memory[/bold]", "m · u", "one skipped: no answer",
+    ]  # fmt: skip
 
 
 def test_show_of_what_is_not_there_says_what_is(run: Path) -> None:

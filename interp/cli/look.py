@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.options import AsJson, RunArgument
-from interp.cli.terminal import say, say_json
+from interp.cli.results import print_results
+from interp.cli.terminal import is_verbose, say, say_json
 from interp.errors import RunError, unknown
 from interp.figures.words import duration
 from interp.runs.folder import Cell, cells_of, read_run
@@ -77,13 +78,7 @@ def _print_cells(cells: dict[Cell, dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         say_json({cell.path: info for cell, info in cells.items()})
         return
-    for cell, info in cells.items():
-        what = (
-            f"{info['n_prompts']} prompts, {info['seconds']} s"
-            if info["status"] == "ok"
-            else info.get("error", "")
-        )
-        say(f"{cell.model}  {cell.task}  {cell.name:24s} {info['status']:8s} {what}")
+    print_results(cells, has_sentences=is_verbose())
 
 
 def _what_is_left(folder: Path, left: list[dict[str, Any]], n_cells: int) -> str:

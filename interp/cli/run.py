@@ -8,8 +8,10 @@ import typer
 
 from interp.cli.plan import print_plan
 from interp.cli.progress import watching
+from interp.cli.results import print_results
 from interp.cli.study import StudyFlags, parse_columns, parse_on, study_of
-from interp.cli.terminal import err, out, say, say_json
+from interp.cli.terminal import err, is_verbose, out, say, say_json
+from interp.runs.folder import Cell
 
 if TYPE_CHECKING:
     from interp.runs import Study
@@ -150,15 +152,8 @@ def _execute(study: "Study", folder: Path, how: dict[str, Any], *, as_json: bool
 
 
 def _print_cells(cells: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Print one line per cell; one for a whole task whose cells fail for the same reason."""
-    paths_of: dict[tuple[str, str], list[str]] = {}
-    for path, cell in cells.items():
-        text = cell.get("summary") or f"{cell['status']}: {cell['error']}"
-        left_out = f" (left out: {cell['left_out']})" if cell.get("left_out") else ""
-        paths_of.setdefault((path.rpartition("/")[0], text + left_out), []).append(path)
-    for (task, text), paths in paths_of.items():
-        where = paths[0] if len(paths) == 1 else f"{task} ({len(paths)} analyses)"
-        say(f"{where}: {text}")
+    by_cell = {Cell.of(path, cell): cell for path, cell in cells.items()}
+    print_results(by_cell, has_sentences=is_verbose())
     n_finished = sum(cell["status"] == "ok" for cell in cells.values())
     how = f"; look at them with `interp report {folder}` or `interp view {folder}`"
     say(f"{n_finished} finished in {folder}{how if n_finished else ''}")

@@ -24,6 +24,11 @@ def note(text: str, *, style: str | None = None) -> None:
     err.print(text, style=style, highlight=False, soft_wrap=True, markup=False)
 
 
+def is_verbose() -> bool:
+    """Tell whether -v was given."""
+    return any(isinstance(h, RichHandler) for h in logging.getLogger("interp").handlers)
+
+
 def say_json(value: Any) -> None:
     """Print one JSON document."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
