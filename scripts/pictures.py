@@ -51,7 +51,7 @@ def take(page: Page, url: str, height: int, part: str = "body") -> bytes:
 
 
 def main(runs: str) -> None:
-    """Write one picture of the report, and one of each page."""
+    """Write one picture of all layers at a glance, and one of each page."""
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright, start(runs) as viewer:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)

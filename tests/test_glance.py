@@ -87,7 +87,7 @@ def test_what_was_found_stands_beside_it_and_leads_to_its_section(run: Path) -> 
 
 def test_the_page_begins_with_it(run: Path) -> None:
     page = write_report(run).read_text(encoding="utf-8")
-    assert page.index('id="figure-depth-at-a-glance"') < page.index('id="findings"')
+    assert page.index('id="figure-depth-at-a-glance"') < page.index("<section>")
 
 
 def test_what_is_damaged_is_left_out(run: Path, tmp_path: Path) -> None:

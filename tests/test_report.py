@@ -17,6 +17,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
+from markupsafe import escape as as_html
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -67,14 +68,24 @@ def test_the_page_holds_the_same_json(run: Path) -> None:
     assert json.loads(embedded) == report_of(run)
 
 
-def test_findings_come_first_with_number_interval_and_caveat(run: Path) -> None:
+def test_a_finding_is_said_with_its_interval_control_and_caveat(run: Path) -> None:
     page = write_report(run).read_text()
     first = report_of(run)["findings"][0]
     assert first["of"].startswith("layer skip")
     assert first["low"] <= first["value"] <= first["high"]
     assert first["n"] == 8
     assert first["caveat"] in page
-    assert page.index('id="findings"') < page.index('id="contents"') < page.index('id="provenance"')
+    said = page[: page.index('<script type="application/json" id="report">')]
+    assert said.count(f">{as_html(first['claim'])}<") == 1
+    assert page.index('id="figure-depth-at-a-glance"') < page.index('id="contents"')
+    assert page.index('id="contents"') < page.index(f'<h2 id="{first["id"]}"')
+
+
+def test_without_strips_the_findings_are_a_list(tmp_path: Path) -> None:
+    execute(Study(("zoo/hops-4l",), ("two-hop",), {"parallel_window": {}}, n=4), tmp_path)
+    page = write_report(tmp_path).read_text()
+    assert 'id="figure-depth-at-a-glance"' not in page
+    assert page.index('id="findings"') < page.index('id="contents"')
 
 
 def test_models_and_tasks_are_compared(tmp_path: Path) -> None:
