@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from interp.figures.plots import COLOURS
+from interp.figures.plots import COLOURS, layer_step
 from interp.figures.strips import STRIPS, Strip, Values
 from interp.figures.words import value_text
 
@@ -116,7 +116,7 @@ def _set_layers(
     width = (1 - words) / n_columns
     left = words + (column - 1) * width
     domain = [left + (0 if n_columns == 1 else 0.03), min(1.0, left + width)]
-    step = 1 if n_layers <= 12 else 5 if n_layers <= 40 else 10
+    step = layer_step(n_layers)
     axis = {"range": [-0.6, n_layers - 0.4], "showgrid": False, "zeroline": False}
     figure.update_xaxes(**axis, dtick=step, tick0=0, domain=domain, col=column)
     for axis_of_x in figure.select_xaxes(col=column):

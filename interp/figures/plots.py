@@ -10,7 +10,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_TICKS = 8  # along an axis of layers, at most about so many
+_LARGE = 3.0  # times the 95th percentile of a panel's values; larger ones are cut off
+_ENOUGH = 12  # layers of a panel in which values are cut off
+_MOST = 95  # percentile of a panel's values, beyond which they may be cut off
+_BRIGHT = 85  # percentile of a grid's values at which its colours end
 RowCol = tuple[int, int]  # of a panel, from 1
 
 
@@ -21,6 +24,11 @@ class Axes:
     x: str
     y: str
     of: str = ""
+
+
+def layer_step(n: int) -> int:
+    """Return the distance of the ticks along an axis of `n` layers."""
+    return 1 if n <= 12 else 5 if n <= 40 else 10 if n <= 100 else 20
 
 
 def titled(figure: go.Figure, title: str) -> go.Figure:
@@ -50,7 +58,7 @@ def heatmap(
     """
     row, col = at
     figure.add_heatmap(**_heatmap_trace(grid, x=x, y=y, **trace), row=row, col=col)
-    step = max(1, len(grid) // _TICKS)
+    step = layer_step(len(grid))
     common = {"tick0": 0, "showgrid": False, "row": row, "col": col}
     figure.update_xaxes(title_text=x, dtick=step, **common)
     figure.update_yaxes(title_text=y if col == 1 else None, dtick=step, **common)
@@ -87,7 +95,8 @@ def lines_over_depth(
 ) -> go.Figure:
     """Draw `y` against `x`: a line per value of `groups`, a panel per value of `panels`.
 
-    Columns `low` and `high`, where they exist, become a band.
+    Columns `low` and `high`, where they exist, become a band. First layers that would crush all
+    others are cut off, with their number.
     """
     names = list(dict.fromkeys(frame[panels]))
     in_legend: set[str] = set()
@@ -113,9 +122,24 @@ def lines_over_depth(
                 col=col,
             )
             in_legend.add(group)
-        step = max(1, int(frame[x].max()) // _TICKS) if x == "layer" else None
+        step = layer_step(int(frame[x].max())) if x == "layer" else None
         figure.update_xaxes(title_text=x, dtick=step, row=1, col=col)
+        _cut_off(figure, panel[x].to_numpy(float), panel[y].to_numpy(float), col)
     return titled(figure, title)
+
+
+def _cut_off(figure: go.Figure, x: np.ndarray, y: np.ndarray, col: int) -> None:
+    """End a panel's axis where the first layers would crush all others; say how far they go."""
+    sizes = np.abs(np.nan_to_num(y))
+    usual = float(np.percentile(sizes, _MOST)) if len(sizes) else 0.0
+    n, top = len(np.unique(x)), 1.25 * usual
+    is_late = (x >= n / 10) & (sizes > top)
+    if n < _ENOUGH or is_late.any() or not 0 < usual * _LARGE < sizes.max():
+        return
+    figure.update_yaxes(range=[-top if (y < 0).any() else -0.04 * top, top], row=1, col=col)
+    how = {"yanchor": "top", "xanchor": "left", "xshift": 6, "showarrow": False, "font_size": 11}
+    text = f"up to {sizes.max():.3g}"
+    figure.add_annotation(text=text, x=x[sizes.argmax()], y=top, row=1, col=col, **how)
 
 
 def _band(rows: pd.DataFrame, x: str, colour: str) -> dict[str, Any]:
@@ -156,21 +180,23 @@ def grids_over_bars(
     bars_label: str,
     title: str,
 ) -> go.Figure:
-    """Draw grids [y x] on one colour scale that saturates at 1, row 0 on top; and bars below.
+    """Draw grids [y x] on one colour scale, row 0 at the bottom; and bars below.
 
+    Colours end at the 85th percentile of all values above 0.
     Each frame of `bars_by_name` has a row per `y`, with columns skipped, mean, low and high.
     """
     figure = _panels_over_one(grids, bars_label, row_heights=[0.6, 0.4])
-    ticks = [0, 0.25, 0.5, 0.75, 1]
-    names = [*(f"{tick:g}" for tick in ticks[:-1]), "≥ 1"]
+    known = np.concatenate([grid[grid > 0] for grid in grids.values()] or [np.zeros(0)])
+    top = float(f"{np.percentile(known, _BRIGHT):.2g}") if len(known) else 1.0
+    ticks = [top * part / 4 for part in range(5)]
+    names = [*(f"{tick:.3g}" for tick in ticks[:-1]), f"≥ {top:.3g}"]
     scale = {"len": 0.55, "y": 0.75, "tickvals": ticks, "ticktext": names}
     for col, grid in enumerate(grids.values(), 1):
-        how = {"zmin": 0, "zmax": 1, "showscale": col == len(grids), "colorbar": scale}
+        how = {"zmin": 0, "zmax": top, "showscale": col == len(grids), "colorbar": scale}
         heatmap(figure, grid, at=(1, col), x=x, y=y, **how)
-        figure.update_yaxes(autorange="reversed", row=1, col=col)
     bars(figure, bars_by_name, at=(2, 1), x="skipped")
     n_bars = max((len(frame) for frame in bars_by_name.values()), default=0)
-    figure.update_xaxes(title_text=y, dtick=max(1, n_bars // 16), row=2, col=1)
+    figure.update_xaxes(title_text=y, dtick=layer_step(n_bars), row=2, col=1)
     figure.update_layout(height=640, legend={"y": 0.3})
     return titled(figure, title)
 
@@ -228,7 +254,7 @@ def grids_over_positions(
         figure.add_heatmap(**trace, row=1, col=col)
         common = {"showgrid": False, "row": 1, "col": col}
         figure.update_xaxes(title_text="position (−1: last token)", type="category", **common)
-        step = max(1, len(grid) // _TICKS)
+        step = layer_step(len(grid))
         figure.update_yaxes(title_text=y if col == 1 else None, dtick=step, tick0=0, **common)
     return titled(figure, title)
 
@@ -258,7 +284,7 @@ def grid_below(
         yaxis="y99",
         colorbar={"len": 0.45, "y": 0.2, "title": {"text": axes.of}},
     )
-    rows, columns = ({"dtick": max(1, size // 16), "showgrid": False} for size in grid.shape)
+    rows, columns = ({"dtick": layer_step(size), "showgrid": False} for size in grid.shape)
     return figure.update_layout(
         xaxis99={"anchor": "y99", "title": axes.x, **columns},
         yaxis99={"anchor": "x99", "title": axes.y, "domain": [0, 0.42], **rows},

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.figures.plots import COLOURS, heatmap, titled
+from interp.figures.plots import COLOURS, heatmap, layer_step, titled
 
 AXES = {"residual": "in front of layer", "contribution": "contribution of layer"}
 _STYLES: tuple[dict[str, object], ...] = (
@@ -50,7 +50,7 @@ def draw(
         look = {"name": line, "line_color": COLOURS[colour]}
         x = targets[-len(y) :]
         figure.add_scatter(x=x, y=y.astype(np.float32), **look, row=1, col=2)
-    figure.update_xaxes(title_text=f"target ({axis})", dtick=max(1, grid.shape[1] // 8))
+    figure.update_xaxes(title_text=f"target ({axis})", dtick=layer_step(grid.shape[1]))
     figure.update_yaxes(title_text=label, rangemode="tozero", row=1, col=2)
     figure.update_layout(legend={"orientation": "h", "y": -0.25}, height=460)
     return titled(figure, f"Which layer predicts which layer of {name}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from interp.analyses.depth_score.levels import Levels, Scored, are_numbers, finding_of
-from interp.figures.plots import COLOURS, titled
+from interp.figures.plots import COLOURS, layer_step, titled
 from interp.result import Finding, Result
 from interp.stats.estimate import Estimate
 from interp.stats.groups import Grouping
@@ -132,7 +132,7 @@ class DepthScoreResult(Result):
                 line = {"name": level, "legendgroup": level, "line": {"color": _colour(j)}}
                 line |= {"x": np.arange(len(values)), "y": values, "mode": "lines+markers"}
                 figure.add_scatter(**line, showlegend=i == 0, row=1, col=2 + i)
-            step = max(1, len(values) // 8)
+            step = layer_step(len(values))
             figure.update_xaxes(title_text="skipped layer", dtick=step, row=1, col=2 + i)
             figure.update_yaxes(title_text=unit, row=1, col=2 + i)
         tag = self.analysis.tag

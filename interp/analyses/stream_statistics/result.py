@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STATISTICS = ("variance", "mean |h|", "max |h|", "max / median |h|", "massive activations")
 POSITIONS = (ALL, ALL_BUT_FIRST)
+_BY_ORDERS = ("variance", "max |h|", "max / median |h|")  # drawn by orders of magnitude
 _LAWS = {"linear": "a line", "exponential": "an exponential"}
 
 
@@ -140,6 +141,9 @@ class StreamStatisticsResult(Result):
             y = (np.exp(fitted) if law == "exponential" else fitted).astype(np.float32)
             look = {"line": {"dash": "dash", "color": COLOURS[2 + i]}, "name": f"{law} fit"}
             figure.add_scatter(x=taps, y=y, mode="lines", **look, row=1, col=1)
+        for col, statistic in enumerate(dict.fromkeys(frame["measure"]), 1):
+            if statistic in _BY_ORDERS:
+                figure.update_yaxes(type="log", dtick=1, row=1, col=col)
         return figure
 
     def findings(self) -> tuple[Finding, ...]:
