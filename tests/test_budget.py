@@ -314,8 +314,8 @@ def test_show_says_what_an_unfinished_run_has_still_to_do(
         execute(asked(None), tmp_path)
     said = CliRunner().invoke(cli.app, ["show", str(tmp_path)]).output
     assert "residual_erasure" in said
-    assert "ok" in said
-    assert "integrated_gradients     to do" in said
+    assert "block_influence" in said
+    assert "integrated_gradients to do" in said
     assert "2 of 3 done, 1 left, about" in said
     assert "not at work; the same `interp run` goes on" in said
     told = json.loads(CliRunner().invoke(cli.app, ["show", str(tmp_path), "--json"]).output)
