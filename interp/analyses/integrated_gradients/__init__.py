@@ -48,7 +48,7 @@ from interp.sweeps.staircase import Part
 from interp.tasks.batch import TokenBatch
 
 Nodes = Literal["adaptive", "published"]
-_WEIGHT = 0.45  # of `max_nodes` (256) that a case takes on average: 50 to 129, with checks
+_WEIGHT = 0.5  # of `max_nodes` (256) that a case takes on average: 65 to 129, with checks
 
 
 @dataclass(frozen=True)
