@@ -14,9 +14,10 @@ from interp.figures import strips
 from interp.figures.glance import Beside, Column, draw_glance
 from interp.figures.strips import Strip
 from interp.reports import write_report
+from interp.reports.at_a_glance import glance
 from interp.reports.gather import gather
-from interp.reports.glance import glance
 from interp.runs import Study, execute
+from interp.runs.tables import read_frame
 
 HOPS = "zoo/hops-4l"
 SHOWN: dict[str, dict[str, Any]] = {
@@ -158,5 +159,42 @@ def test_a_strip_without_answers_shows_the_change_of_the_prediction() -> None:
         for i in range(3)
     ]
     strip = strips.needed_now(pd.DataFrame(rows))
+    assert strip is not None
     assert strip.scale == "‖p − p′‖ without it"
     assert replace(strip).bars is not None
+
+
+def test_a_table_of_an_older_version_is_left_out(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = lambda folder, cell: read_frame(folder, cell).drop(columns="effect", errors="ignore")  # noqa: E731
+    monkeypatch.setattr("interp.reports.at_a_glance.read_frame", older)
+    figure = glance(run, gather(run))
+    assert figure is not None
+    assert "<b>What it writes</b>" in texts(figure)
+    assert "<b>Needed" not in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("analysis", "parameters"),
+    [
+        ("layer_skip", {"scopes": ["all"]}),
+        ("layer_skip", {"scopes": ["direct"]}),
+        ("layer_skip", {"scopes": ["future"]}),
+        ("logit_lens", {"top_k": 2}),
+        ("void_detection", {"alpha": 0.5, "alphas": [0.3], "max_new_tokens": 0}),
+        ("relevance_patching", {"nodes": ["resid_pre"]}),
+        ("relevance_patching", {"nodes": ["mlp_out"], "methods": ["attribution"]}),
+        ("residual_contribution", {}),
+    ],
+)
+def test_whatever_an_analysis_is_asked_for_there_is_a_report(
+    analysis: str, parameters: dict[str, Any], tmp_path: Path
+) -> None:
+    on_twins = analysis == "relevance_patching"
+    model, task = ("zoo/names-6l", "ioi") if on_twins else (HOPS, "two-hop")
+    execute(
+        Study((model,), (task,), {analysis: parameters, "residual_contribution@too": {}}, n=4),
+        tmp_path,
+    )
+    assert write_report(tmp_path).read_text(encoding="utf-8").count("<section>") == 2

@@ -21,7 +21,7 @@ from interp.figures.words import value_text
 BLUE, ORANGE = COLOURS[:2]
 CONTROL = "#8c959f"
 _HEIGHT, _GAP, _HEAD, _FOOT = 118, 30, 62, 44  # pixels
-_MOST_COLUMNS = 3
+MOST_COLUMNS = 3
 _WORDS = {1: (0.31, 41), 2: (0.2, 22), 3: (0.18, 20)}  # columns: share of the width, characters
 _ABOVE = {2: 56, 3: 36}  # columns: characters of a line above a panel
 _MANY = 48  # layers, above which no number fits into a bar
@@ -53,7 +53,7 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
 
     The second half of the layers is shaded. Only the first three columns are drawn.
     """
-    columns = columns[:_MOST_COLUMNS]
+    columns = columns[:MOST_COLUMNS]
     keys = [key for key in STRIPS if any(key in column.strips for column in columns)]
     n, is_one = len(keys), len(columns) == 1
     gap = _GAP if is_one else _GAP + 16

@@ -1,4 +1,7 @@
-"""What the tidy frame of an analysis says of every layer, as a strip to draw at a glance."""
+"""What the tidy frame of an analysis says of every layer, as a strip to draw at a glance.
+
+A strip is None where the analysis was asked for something else (other scopes, nodes or alphas).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,27 +36,29 @@ class Strip:
     top: float | None = None
 
 
-def writes(frame: pd.DataFrame) -> Strip:
+def writes(frame: pd.DataFrame) -> Strip | None:
     """Return how much each layer writes."""
     rows = frame[
         (frame["measure"] == "norm relative to the stream") & (frame["component"] == "layer")
     ]
     rows = rows[rows["positions"] == ALL_BUT_FIRST] if "positions" in rows else rows
-    return Strip("What it writes", "‖write‖ / ‖stream‖", *_with_interval(rows, "layer"))
+    return _bars("What it writes", "‖write‖ / ‖stream‖", rows, by="layer")
 
 
-def needed_now(frame: pd.DataFrame) -> Strip:
+def needed_now(frame: pd.DataFrame) -> Strip | None:
     """Return what breaks at the answer without each layer."""
     rows = frame[frame["scope"] == "all"]
     has_answer = bool((rows["effect"] == "log_prob").any())
     rows = rows[rows["effect"] == ("log_prob" if has_answer else "output")]
     scale = "nats of the answer lost without it" if has_answer else "‖p − p′‖ without it"
-    return Strip("Needed by the answer", scale, *_with_interval(rows, "skipped"))
+    return _bars("Needed by the answer", scale, rows, by="skipped")
 
 
-def needed_later(frame: pd.DataFrame) -> Strip:
+def needed_later(frame: pd.DataFrame) -> Strip | None:
     """Return what breaks at later tokens: the mean change of what later layers write there."""
     rows = frame[(frame["scope"] == "future") & (frame["effect"] == "layer")]
+    if rows.empty:
+        return None
     behind = rows[rows["affected"] > rows["skipped"]]
     mean = behind.groupby("skipped")["mean"].mean()
     values = np.full(int(rows["skipped"].max()) + 1, np.nan)
@@ -61,17 +66,17 @@ def needed_later(frame: pd.DataFrame) -> Strip:
     return Strip("Needed later", "change of what later layers write at later tokens", bars=values)
 
 
-def decided(frame: pd.DataFrame) -> Strip:
+def decided(frame: pd.DataFrame) -> Strip | None:
     """Return what the lens sees: the final prediction, and the answer."""
     lines = {}
     for measure, name in (("top-5 overlap", "top-5 overlap"), ("answer is first", "answer first")):
         rows = frame[(frame["measure"] == measure) & frame["position"].isna()]
         if len(rows):
             lines[name] = rows.sort_values("layer")["mean"].to_numpy(float)[1:]
-    return Strip("Decided", "read by the lens behind it", lines=lines)
+    return Strip("Decided", "read by the lens behind it", lines=lines) if lines else None
 
 
-def used(frame: pd.DataFrame) -> Strip:
+def used(frame: pd.DataFrame) -> Strip | None:
     """Return for which share of tokens each layer is not void, in prompts and in responses."""
     rows = frame[np.isclose(frame["alpha"], _VOID) & frame["position"].isna()]
     names, grid = [], []
@@ -80,12 +85,16 @@ def used(frame: pd.DataFrame) -> Strip:
         if len(here):
             names.append(phase)
             grid.append(here.sort_values("layer")["usage"].to_numpy(float))
+    if not grid:
+        return None
     return Strip("Not void", "share of tokens", grid=np.array(grid), rows=names, top=1.0)
 
 
-def attribution(frame: pd.DataFrame) -> Strip:
+def attribution(frame: pd.DataFrame) -> Strip | None:
     """Return which tokens the answer is attributed to at each layer."""
     rows = frame[frame["position"].notna() & (frame["position"] != "first")]
+    if rows.empty:
+        return None
     size = rows.assign(mean=rows["mean"].abs())
     whole = size.groupby("layer")["mean"].sum()
     last = size[size["position"] == "-1"].groupby("layer")["mean"].sum().reindex(whole.index)
@@ -96,7 +105,7 @@ def attribution(frame: pd.DataFrame) -> Strip:
     return Strip("Where the answer is", "share of attribution", lines=lines)
 
 
-def heads(frame: pd.DataFrame) -> Strip:
+def heads(frame: pd.DataFrame) -> Strip | None:
     """Return how much of the gap to the twin each head, and MLP, carries at all positions."""
     rows = frame[frame["method"] == frame["method"].iloc[0]]
     of_heads = rows[rows["node"] == "z"].pivot_table(
@@ -106,11 +115,14 @@ def heads(frame: pd.DataFrame) -> Strip:
     of_mlps = rows[rows["node"] == "mlp_out"].groupby("layer")["share"].sum()
     if len(of_mlps):
         grid, names = [*grid, of_mlps.to_numpy(float)], [*names, "MLP"]
+    if not grid:
+        return None
     scale = "share of the gap to the twin"
     return Strip("Heads and MLPs", scale, grid=np.array(grid), rows=names)
 
 
-STRIPS: dict[str, Callable[[pd.DataFrame], Strip]] = {
+StripOf = Callable[[pd.DataFrame], Strip | None]
+STRIPS: dict[str, StripOf] = {
     "residual_contribution": writes,
     "layer_skip": needed_now,
     "layer_skip, later": needed_later,
@@ -121,7 +133,9 @@ STRIPS: dict[str, Callable[[pd.DataFrame], Strip]] = {
 }
 
 
-def _with_interval(rows: pd.DataFrame, by: str) -> tuple[Values, Values, Values]:
+def _bars(title: str, scale: str, rows: pd.DataFrame, *, by: str) -> Strip | None:
+    if rows.empty:
+        return None
     rows = rows.sort_values(by)
     mean, low, high = (rows[name].to_numpy(float) for name in ("mean", "low", "high"))
-    return mean, low, high
+    return Strip(title, scale, mean, low, high)

@@ -1,21 +1,23 @@
 """The figure at the top of a report: what a run says of every layer, at a glance."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from interp.errors import RunError
-from interp.figures.glance import Beside, Column, draw_glance
-from interp.figures.strips import STRIPS, Strip
+from interp.figures.glance import MOST_COLUMNS, Beside, Column, draw_glance
+from interp.figures.strips import STRIPS, Strip, StripOf
 from interp.figures.words import counted
 from interp.runs.evidence import UNTRAINED
 from interp.runs.folder import Cell
 from interp.runs.tables import read_frame
 
 _FEWEST = 2  # strips, below which there is nothing to see at a glance
-_MOST = 3  # columns
 _LATER = "relative change"  # how the measure of what later tokens need begins
 
 Sections = Sequence[Mapping[str, Any]]
@@ -35,7 +37,7 @@ def glance(folder: Path, report: Mapping[str, Any]) -> go.Figure | None:
         n_layers = models.get(model, {}).get("layers")
         if len(strips) >= _FEWEST and n_layers:
             columns[model, task] = Column(_name(model, task, pairs), n_layers, strips)
-    most = sorted(columns, key=lambda pair: -len(columns[pair].strips))[:_MOST]
+    most = sorted(columns, key=lambda pair: -len(columns[pair].strips))[:MOST_COLUMNS]
     drawn = [columns[pair] for pair in columns if pair in most]
     if not drawn:
         return None
@@ -65,32 +67,33 @@ def _name(model: str, task: str, pairs: Mapping[tuple[str, str], Any]) -> str:
 
 def _strips(folder: Path, sections: Sections) -> dict[str, Beside]:
     """Return what can be drawn of a model and task, by question; what is damaged is left out."""
-    strips = {}
+    strips, frame_of = {}, cache(partial(_frame, folder))
     for key, make in STRIPS.items():
         analysis, _, part = key.partition(", ")
         section = next((s for s in sections if s["analysis"] == analysis), None)
         if section is None:
             continue
-        cell = Cell.parse(section["model"], section["task"], _in_run(section))
-        strip = _strip(folder, cell, make)
-        if strip is None:
-            continue
-        twin = Cell.parse(f"{cell.model}{UNTRAINED}", cell.task, cell.name)
-        untrained = _strip(folder, twin, make) if (folder / twin.path).is_dir() else None
-        strips[key] = Beside(strip, _claim(section, part), section["id"], untrained)
+        cell = Cell(*(section[of] for of in ("model", "task", "analysis", "label")))
+        twin = replace(cell, model=f"{cell.model}{UNTRAINED}")
+        strip, untrained = (_strip(make, frame_of(each)) for each in (cell, twin))
+        if strip is not None:
+            strips[key] = Beside(strip, _claim(section, part), section["id"], untrained)
     return strips
 
 
-def _in_run(section: Mapping[str, Any]) -> str:
-    return "@".join(filter(None, (section["analysis"], section["label"])))
-
-
-def _strip(folder: Path, cell: Cell, make: Any) -> Strip | None:
+def _strip(make: StripOf, frame: pd.DataFrame | None) -> Strip | None:
     try:
-        strip: Strip | None = make(read_frame(folder, cell))
+        return None if frame is None else make(frame)
+    except KeyError:  # tables of interp 0.1 have fewer columns
+        return None
+
+
+def _frame(folder: Path, cell: Cell) -> pd.DataFrame | None:
+    """Return a cell's table; None where it is missing or damaged."""
+    try:
+        return read_frame(folder, cell)
     except RunError:
         return None
-    return strip
 
 
 def _claim(section: Mapping[str, Any], part: str) -> str:
