@@ -140,6 +140,14 @@ def test_columns_share_their_scales_and_at_most_three_are_drawn() -> None:
     assert "m9.0" not in texts(figure)
 
 
+def test_the_untrained_model_is_never_beyond_the_axis() -> None:
+    strip, twin = (Strip("a", "x", bars=np.array(bars)) for bars in ([0.1, 0.05], [0.5, -0.3]))
+    column = Column("m", 2, {"layer_skip": Beside(strip, untrained=twin)})
+    low, high = draw_glance([column], title="t", about="").layout.yaxis.range
+    assert low <= -0.3
+    assert high >= 0.5
+
+
 def test_names_and_claims_are_text() -> None:
     strip = Strip("<i>", "<b>", bars=np.ones(2))
     beside = Beside(strip, claim="<script>alert(1)</script>", link='"><img>')

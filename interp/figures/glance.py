@@ -68,7 +68,8 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
     words, _ = _WORDS[len(columns)]
     for row, key in enumerate(keys, 1):
         found = [column.strips.get(key) for column in columns]
-        ends = _ends([beside.strip for beside in found if beside is not None])
+        both = [(beside.strip, beside.untrained) for beside in found if beside is not None]
+        ends = _ends([strip for pair in both for strip in pair if strip is not None])
         for i, (column, beside) in enumerate(zip(columns, found, strict=True), 1):
             if beside is not None:
                 panel = _Panel(figure, row, i, i == len(columns))
@@ -180,7 +181,7 @@ def _annotate(figure: go.Figure, text: str, *, size: float = 12, **where: Any) -
 
 
 def _ends(strips: Sequence[Strip]) -> tuple[float, float]:
-    """Return where the axis, or the colours, of strips begin and end that are drawn side by side.
+    """Return where the axis, or the colours, of strips that are compared begin and end.
 
     Few large bars do not crush the others: they are cut off.
     """
