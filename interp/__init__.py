@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from interp._moved import install
 
 if TYPE_CHECKING:
+    from interp.figures.export import export
     from interp.models import Model, load_model
     from interp.runs import open_run
     from interp.runs.viewing import view
@@ -18,6 +19,7 @@ _HOME = {
     "Prompt": "interp.tasks",
     "Site": "interp.sites",
     "Task": "interp.tasks",
+    "export": "interp.figures.export",
     "load_model": "interp.models",
     "load_task": "interp.tasks",
     "open_run": "interp.runs",
@@ -29,6 +31,7 @@ __all__ = [
     "Site",
     "Task",
     "__version__",
+    "export",
     "load_model",
     "load_task",
     "open_run",

@@ -6,7 +6,8 @@ InterpError
 ├── SiteError       a place in a model that does not exist or cannot be read or written
 ├── AnalysisError   an analysis or one of its parameters
 ├── RunError        a study file, or a run folder; ChangedError if its results are of something else
-└── StoreError      an activation store on disk
+├── StoreError      an activation store on disk
+└── FigureError     a figure that cannot be written to a file
 
 Messages follow one formula: what was given; what there is.
 """
@@ -53,6 +54,10 @@ class ChangedError(RunError):
 
 class StoreError(InterpError):
     """An activation store is not usable."""
+
+
+class FigureError(InterpError):
+    """A figure cannot be written to a file as asked."""
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:

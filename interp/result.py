@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 import torch
 from numpy.typing import ArrayLike
 
+from interp.figures.export import export
 from interp.figures.pictures import svg_of
 from interp.figures.words import value_text
 from interp.shapes import Tensors
@@ -133,6 +134,10 @@ class Result(ABC):
     @abstractmethod
     def plot(self) -> go.Figure:
         """Return a titled figure."""
+
+    def export(self, path: str | Path, *, width: str = "one-column") -> Path:
+        """Write the figure to a .pdf, .svg or .png file for a paper: see `interp.export`."""
+        return export(self.plot(), path, width=width)
 
     @abstractmethod
     def findings(self) -> tuple[Finding, ...]:

@@ -48,7 +48,7 @@ def test_a_public_module_shows_only_documented_names(home: str) -> None:
 
 
 def test_the_face_of_the_package_is_documented_by_name() -> None:
-    functions = (interp.load_model, interp.load_task, interp.open_run, interp.view)
+    functions = (interp.export, interp.load_model, interp.load_task, interp.open_run, interp.view)
     classes = (interp.Model, interp.Task, interp.Prompt, interp.Site)
     pages = {id(found(name)) for name in NAMES}
     assert {id(value) for value in (*functions, *classes)} <= pages

@@ -12,6 +12,7 @@ import typer
 
 from interp import __version__
 from interp.cli.doctor import doctor
+from interp.cli.export import export
 from interp.cli.get import get
 from interp.cli.listing import list_
 from interp.cli.look import diff, show
@@ -32,7 +33,7 @@ app = typer.Typer(
     help=__doc__,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, report, view, show, diff, validate, doctor, get, schema):
+for command in (run, report, view, show, export, diff, validate, doctor, get, schema):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(store, name="store")

@@ -21,6 +21,7 @@ from interp.figures.words import value_text
 BLUE, ORANGE = COLOURS[:2]
 CONTROL = "#8c959f"
 _HEIGHT, _GAP, _HEAD, _FOOT = 118, 30, 62, 44  # pixels
+_WIDTH = 1000  # pixels, for which words and panels are laid out
 MOST_COLUMNS = 3
 _WORDS = {1: (0.37, 36), 2: (0.2, 22), 3: (0.18, 20)}  # columns: share of the width, characters
 _ABOVE = {2: 56, 3: 36}  # columns: characters of a line above a panel
@@ -87,6 +88,7 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
         bargap=0.22,
         showlegend=False,
         hovermode="closest",
+        meta={"width": _WIDTH, "head": _HEAD - 12},
     )
 
 

@@ -1,0 +1,391 @@
+"""Figures for papers: the panels of a figure at a column's width, without a title, legible in grey.
+
+A figure is a Plotly figure as a dictionary. Its rows of panels are kept; a row that is too wide for
+the column is broken into several. Lengths are millimetres until they become shares of the figure.
+"""
+
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from interp.errors import FigureError
+from interp.figures.raster import numbers_of
+
+Figure = dict[str, Any]
+Trace = dict[str, Any]
+PIXELS = 96 / 25.4  # per millimetre
+FAMILY = "Figure Sans, Arial, Helvetica, sans-serif"
+_WORDS, _TICKS = 10.0, 9.0  # pixels: 7.5 and 6.8 points
+_CHARACTER, _LINE = 1.55, 3.3  # of the words, on average
+_LEFT, _RIGHT, _GAP, _BELOW, _ABOVE = 10.5, 2.5, 7.5, 9.0, 1.5
+_BAR = 13.0  # right of panels that have a scale of colours
+_MOST = ((120.0, 2), (math.inf, 4))  # up to this width, so many panels side by side
+_HIGH = {"grid": 0.9, "lines": 0.72}  # of a panel's width
+_LOWEST, _HIGHEST = 24.0, 62.0
+_EVERY = 5.5  # between two ticks, at least
+_DASHES = (
+    "solid",
+    "4px,2px",
+    "1.2px,1.8px",
+    "5px,2px,1px,2px",
+    "7px,2px",
+    "7px,2px,1px,1px,1px,2px",
+)
+_HATCHES = ("", "/", "x", "-", "|", "+")
+_SMALLEST = 1.3  # side of a cell, below which it holds no sign
+_GREY = "#444444"
+_READABLE = 0.6  # of its own size, to which a figure that is laid out may be made smaller
+
+
+@dataclass
+class _Panel:
+    """Traces on one pair of axes; `x` and `y` are the axes' names in a layout."""
+
+    x: str
+    y: str
+    traces: list[Trace]
+    title: str = ""
+    sides: tuple[float, float, float, float] = field(default=(0, 0, 0, 0))  # left right top bottom
+
+    @property
+    def is_grid(self) -> bool:
+        return any(trace["type"] == "heatmap" for trace in self.traces)
+
+    @property
+    def scale(self) -> Trace | None:
+        """Return the trace whose scale of colours is shown."""
+        grids = (trace for trace in self.traces if trace["type"] == "heatmap")
+        return next((trace for trace in grids if trace.get("showscale", True)), None)
+
+
+def for_paper(figure: Mapping[str, Any], *, width: float) -> Figure:
+    """Return a figure as wide as `width` millimetres; its layout says how many pixels that is.
+
+    A figure whose `layout.meta` says for how many pixels it is laid out ("width"), and how many of
+    them the title takes ("head"), is only made smaller. Raises FigureError where that would be too
+    small to read.
+    """
+    meta = figure["layout"].get("meta") or {}
+    if "width" in meta:
+        return _as_it_is(figure, meta["width"], meta["head"], width=width)
+    data = [dict(trace) for trace in deepcopy(list(figure["data"]))]
+    layout = deepcopy(dict(figure["layout"]))
+    rows = [*_rows(data, layout)]
+    height = _place(rows, layout, width=width)
+    legend = _legend_height(data, width=width)
+    for panels in rows:
+        for panel in panels:
+            _set_axes(panel, layout, width=width, height=height + legend)
+            _mark_signs(panel, data)
+        _set_scale(panels, width=width, height=height + legend)
+    _write_titles(rows, layout, width=width, height=height + legend)
+    for trace in data:
+        _thin(trace)
+    for shape in layout.get("shapes", ()):
+        line = shape.get("line") or {}
+        shape["line"] = line | {"width": 0.4 * line.get("width", 2)}
+    _tell_apart(data)
+    return {"data": data, "layout": layout | _common(width=width, height=height + legend)}
+
+
+def _as_it_is(figure: Mapping[str, Any], pixels: int, head: int, *, width: float) -> Figure:
+    """Return a figure that is laid out already, without its title."""
+    least = math.ceil(_READABLE * pixels / PIXELS)
+    if width < least:
+        raise FigureError(f"a width of {width:g} mm given; this figure needs at least {least} mm")
+    layout = deepcopy(dict(figure["layout"]))
+    margin = layout["margin"] | {"t": layout["margin"]["t"] - head}
+    font = layout.get("font", {}) | {"family": FAMILY, "color": "black"}
+    size = {"width": pixels, "height": layout["height"] - head}
+    return {
+        "data": list(figure["data"]),
+        "layout": layout | size | {"title": None, "margin": margin, "font": font},
+    }
+
+
+def _common(*, width: float, height: float) -> dict[str, Any]:
+    """Return what all figures have: size, no title, no margins, a legend at the bottom."""
+    legend = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
+    return {
+        "title": None,
+        "template": None,
+        "width": round(width * PIXELS),
+        "height": round(height * PIXELS),
+        "margin": {"l": 0, "r": 0, "t": 0, "b": 0, "pad": 0, "autoexpand": False},
+        "font": {"family": FAMILY, "size": _WORDS, "color": "black"},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "legend": legend
+        | {"x": 0.5, "xanchor": "center", "font": {"size": _TICKS}}
+        | {"tracegroupgap": 0, "bgcolor": "rgba(0,0,0,0)"},
+        "bargap": 0.25,
+    }
+
+
+# Panels and their places
+
+
+def _rows(data: Sequence[Trace], layout: Mapping[str, Any]) -> Iterator[list[_Panel]]:
+    """Yield rows of panels as they stand in a figure, the highest first."""
+    on_axes: dict[tuple[str, str], list[Trace]] = {}
+    for trace in data:
+        x, y = (trace.get(f"{of}axis", of).replace(of, f"{of}axis") for of in ("x", "y"))
+        on_axes.setdefault((x, y), []).append(trace)
+    panels = [_Panel(*axes, traces) for axes, traces in on_axes.items()]
+    ends = {panel.y: (layout.get(panel.y, {}).get("domain") or [0, 1])[1] for panel in panels}
+    starts = {panel.x: (layout.get(panel.x, {}).get("domain") or [0, 1])[0] for panel in panels}
+    for panel in panels:
+        panel.title = _title_of(panel, layout)
+    ordered = sorted(panels, key=lambda panel: (-round(ends[panel.y], 2), starts[panel.x]))
+    for _, row in groupby(ordered, key=lambda panel: round(ends[panel.y], 2)):
+        yield [*row]
+
+
+def _title_of(panel: _Panel, layout: Mapping[str, Any]) -> str:
+    """Return the words above a panel."""
+    left, right = layout.get(panel.x, {}).get("domain") or (0, 1)
+    _, top = layout.get(panel.y, {}).get("domain") or (0, 1)
+    for note in layout.get("annotations", ()):
+        if note.get("xref") == note.get("yref") == "paper":
+            is_above = abs(note["x"] - (left + right) / 2) < 0.02 and abs(note["y"] - top) < 0.02
+            if is_above:
+                return str(note.get("text", ""))
+    return ""
+
+
+def _place(rows: Sequence[list[_Panel]], layout: Mapping[str, Any], *, width: float) -> float:
+    """Give every panel its sides in millimetres; return the height of all."""
+    most = next(n for up_to, n in _MOST if width <= up_to)
+    at = 0.0
+    for panels in rows:
+        n_lines = math.ceil(len(panels) / most)
+        n = math.ceil(len(panels) / n_lines)
+        right = _BAR if any(panel.scale for panel in panels) else _RIGHT
+        wide = (width - _LEFT - right - (n - 1) * _GAP) / n
+        shape = "grid" if panels[0].is_grid else "lines"
+        share = _HIGH[shape] if n > 1 else 0.3 if width > _MOST[0][0] else 0.55
+        high = min(_HIGHEST, max(_LOWEST, share * wide))
+        shift = _LINE * (len(_beside(panels[0], layout, high)) > 1)
+        wide -= shift / n
+        for start in range(0, len(panels), n):
+            line = panels[start : start + n]
+            at += _ABOVE + _LINE * max(len(_title_lines(panel, wide)) for panel in line)
+            for i, panel in enumerate(line):
+                left = _LEFT + shift + i * (wide + _GAP)
+                panel.sides = (left, left + wide, at, at + high)
+                if i == 0 and panel is not panels[0]:
+                    _show_words(panel, panels[0], layout)
+            at += high + _BELOW
+    return at
+
+
+def _show_words(panel: _Panel, first: _Panel, layout: Mapping[str, Any]) -> None:
+    """Give a panel that begins a line the words of the row's first panel beside its y axis."""
+    axis, known = layout[panel.y], layout[first.y]
+    axis["showticklabels"] = True
+    if not (axis.get("title") or {}).get("text"):
+        axis["title"] = deepcopy(known.get("title"))
+
+
+def _beside(panel: _Panel, layout: Mapping[str, Any], high: float) -> list[str]:
+    """Return the lines of words beside a panel's y axis."""
+    title = layout.get(panel.y, {}).get("title") or {}
+    text = title.get("text") or "" if isinstance(title, dict) else title
+    return textwrap.wrap(text, max(10, int(high / _CHARACTER)), max_lines=2, placeholder=" …")
+
+
+def _title_lines(panel: _Panel, wide: float) -> list[str]:
+    return textwrap.wrap(panel.title, max(8, int((wide + _GAP / 2) / _CHARACTER)))
+
+
+def _legend_height(data: Sequence[Trace], *, width: float) -> float:
+    """Return the height of a legend below all panels; 0 if there is none."""
+    names = [str(trace["name"]) for trace in _in_legend(data)]
+    if len(names) < 2:
+        for trace in data:
+            trace["showlegend"] = False
+        return 0.0
+    lines, used = 1, 0.0
+    for entry in (len(name) * _CHARACTER + 12 for name in names):
+        lines, used = (lines, used + entry) if used + entry <= width else (lines + 1, entry)
+    return 2.0 + 5.2 * lines
+
+
+def _in_legend(data: Sequence[Trace]) -> list[Trace]:
+    drawn = (trace for trace in data if trace["type"] != "heatmap" and trace.get("name"))
+    return [trace for trace in drawn if trace.get("showlegend", True)]
+
+
+# Axes, scales and titles
+
+
+def _set_axes(panel: _Panel, layout: dict[str, Any], *, width: float, height: float) -> None:
+    left, right, top, bottom = panel.sides
+    across, upward = (left / width, right / width), (1 - bottom / height, 1 - top / height)
+    beside = _beside(panel, layout, bottom - top)
+    for name, (low, high) in {panel.x: across, panel.y: upward}.items():
+        axis = layout.setdefault(name, {})
+        below = (axis.get("title") or {}).get("text") or ""
+        words = "<br>".join(beside) if name == panel.y else below
+        axis |= {"domain": [max(0.0, low), min(1.0, high)], "automargin": False}
+        axis |= {"showline": True, "linecolor": _GREY, "linewidth": 0.6, "zeroline": False}
+        axis |= {"ticks": "outside", "ticklen": 2.5, "tickwidth": 0.6, "tickcolor": _GREY}
+        axis |= {"gridcolor": "#e4e4e4", "gridwidth": 0.5, "tickfont": {"size": _TICKS}}
+        axis["title"] = {"text": words, "standoff": 3, "font": {"size": _WORDS}}
+        if panel.is_grid:
+            axis["showgrid"] = False
+    _thin_ticks(layout[panel.x], [_along(trace, "x") for trace in panel.traces], right - left)
+    if panel.is_grid:
+        _thin_ticks(layout[panel.y], [_along(t, "y") for t in panel.traces], 1.4 * (bottom - top))
+
+
+def _thin_ticks(axis: dict[str, Any], columns: Sequence[Any], length: float) -> None:
+    """Keep an axis's ticks so far apart that their words do not meet."""
+    axis["tickangle"] = 0
+    if axis.get("type") == "log" or axis.get("tickvals") is not None:
+        return
+    try:
+        values = np.concatenate([numbers_of(column) for column in columns])
+    except ValueError:  # words
+        axis["nticks"] = max(2, int(length / 9))
+        return
+    step = axis.get("dtick")
+    if isinstance(step, int | float) and np.isfinite(values).any():
+        n_ticks = (np.nanmax(values) - np.nanmin(values)) / step
+        axis["dtick"] = step * max(1, math.ceil(n_ticks * _EVERY / length))
+    else:
+        axis["nticks"] = max(2, int(length / 8))
+
+
+def _along(trace: Trace, of: str) -> Any:
+    """Return a trace's values along an axis, also where they are only counted."""
+    if trace.get(of) is not None or trace["type"] != "heatmap":
+        return trace[of] if trace.get(of) is not None else []
+    return np.arange(numbers_of(trace["z"]).shape[1 if of == "x" else 0])
+
+
+def _set_scale(panels: Sequence[_Panel], *, width: float, height: float) -> None:
+    """Put the scale of a row's colours right of all its lines."""
+    scale = next((panel.scale for panel in panels if panel.scale), None)
+    if scale is None:
+        return
+    right = max(panel.sides[1] for panel in panels)
+    top, bottom = panels[0].sides[2], panels[-1].sides[3]
+    bar = scale.get("colorbar", {})
+    title = (bar.get("title") or {}).get("text", "")
+    lines = textwrap.wrap(title, max(12, int((bottom - top) / _CHARACTER)))
+    scale["colorbar"] = {
+        key: bar[key] for key in ("tickformat", "tickvals", "ticktext") if key in bar
+    } | {
+        "x": (right + 1.2) / width,
+        "xanchor": "left",
+        "y": 1 - (top + bottom) / 2 / height,
+        "len": (bottom - top) / height,
+        "lenmode": "fraction",
+        "thickness": 6,
+        "xpad": 0,
+        "ypad": 0,
+        "outlinewidth": 0.4,
+        "ticklen": 2,
+        "tickfont": {"size": _TICKS},
+        "nticks": max(3, int((bottom - top) / 9)),
+        "title": {"text": "<br>".join(lines[:2]), "side": "right", "font": {"size": _TICKS}},
+    }
+
+
+def _write_titles(
+    rows: Sequence[list[_Panel]], layout: dict[str, Any], *, width: float, height: float
+) -> None:
+    """Write panels' titles; keep notes that belong to data, and drop all others."""
+    notes = [note for note in layout.get("annotations", ()) if note.get("xref") != "paper"]
+    for note in notes:
+        note["font"] = {**(note.get("font") or {}), "size": _TICKS}
+    for panel in (panel for panels in rows for panel in panels if panel.title):
+        left, right, top, _ = panel.sides
+        notes.append(
+            {
+                "text": "<br>".join(_title_lines(panel, right - left)),
+                "x": (left + right) / 2 / width,
+                "y": 1 - (top - 0.4) / height,
+                "xref": "paper",
+                "yref": "paper",
+                "xanchor": "center",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"size": _WORDS},
+            }
+        )
+    layout["annotations"] = notes
+
+
+# Traces
+
+
+def _thin(trace: Trace) -> None:
+    """Make lines, marks and error bars as thin as small figures need them."""
+    if trace["type"] == "scatter":
+        line, marker = trace.get("line") or {}, trace.get("marker") or {}
+        trace["line"] = line | {"width": 0.6 * line.get("width", 2)}
+        if not isinstance(marker.get("size"), list):
+            trace["marker"] = marker | {"size": 0.5 * marker.get("size", 6)}
+    for bars in ("error_x", "error_y"):
+        if bars in trace:
+            trace[bars] = trace[bars] | {"thickness": 0.7, "width": 1.2}
+
+
+def _tell_apart(data: Sequence[Trace]) -> None:
+    """Give lines dashes and bars hatches by name, unless the figure uses dashes for something."""
+    named = [trace for trace in data if trace.get("name") and not trace.get("fill")]
+    lines = [t for t in named if t["type"] == "scatter" and "lines" in t.get("mode", "lines")]
+    if not any((line.get("line") or {}).get("dash") for line in lines):
+        of = {name: i for i, name in enumerate(dict.fromkeys(line["name"] for line in lines))}
+        for line in lines:
+            line["line"] |= {"dash": _DASHES[of[line["name"]] % len(_DASHES)]}
+            if of[line["name"]]:  # marks would fill the gaps of a dashed line
+                line["mode"] = "lines"
+    bars = [trace for trace in named if trace["type"] == "bar"]
+    of = {name: i for i, name in enumerate(dict.fromkeys(bar["name"] for bar in bars))}
+    for bar in bars:
+        hatch = {"shape": _HATCHES[of[bar["name"]] % len(_HATCHES)], "size": 4, "solidity": 0.3}
+        bar["marker"] = (bar.get("marker") or {}) | {"pattern": hatch}
+
+
+def _mark_signs(panel: _Panel, data: list[Trace]) -> None:
+    """Write a minus into clearly negative cells of grids whose colours have both signs.
+
+    In grey, both ends of such a scale are equally dark.
+    """
+    left, right, top, bottom = panel.sides
+    for trace in [trace for trace in panel.traces if trace["type"] == "heatmap"]:
+        grid, low = numbers_of(trace["z"]), trace.get("zmin")
+        if low is None or low >= 0 or not grid.size:
+            continue
+        if min((right - left) / grid.shape[1], (bottom - top) / grid.shape[0]) < _SMALLEST:
+            continue
+        rows, columns = np.nonzero(grid < 0.25 * low)
+        xs = trace["x"] if trace.get("x") is not None else np.arange(grid.shape[1])
+        ys = trace["y"] if trace.get("y") is not None else np.arange(grid.shape[0])
+        xs, ys = (_listed(values) for values in (xs, ys))
+        data.append(
+            {
+                "type": "scatter",
+                "x": [xs[i] for i in columns],
+                "y": [ys[i] for i in rows],
+                "xaxis": trace.get("xaxis", "x"),
+                "yaxis": trace.get("yaxis", "y"),
+                "mode": "markers",
+                "marker": {"symbol": "line-ew", "size": 7, "line": {"width": 0.7}},
+                "showlegend": False,
+            }
+        )
+
+
+def _listed(values: Any) -> list[Any]:
+    """Return the places along an axis as a list."""
+    return numbers_of(values).tolist() if isinstance(values, dict) else list(values)
