@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch.nn.functional import pad
 
-from interp.analyses.void_detection.responses import punctuation_of, require_readable, respond
+from interp.analyses.void_detection.responses import require_readable, respond
 from interp.analyses.void_detection.result import (
     FIRST,
     NO_TOKEN,
@@ -32,6 +32,7 @@ from interp.replay import Recording
 from interp.result import concatenated
 from interp.shapes import Tensors
 from interp.sweeps.massive import massive_activations
+from interp.sweeps.punctuation import punctuation_of
 from interp.sweeps.tags import keys_of, rows_of
 from interp.sweeps.voids import (
     changes_of,

@@ -1,7 +1,5 @@
 """The norms of responses, captured during generation, and which tokens are punctuation."""
 
-import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,19 +66,3 @@ def require_readable(max_new_tokens: int) -> None:
             f"max_new_tokens={max_new_tokens};"
             " 2 or more are needed, since no pass reads the last (0: no responses)"
         )
-
-
-def punctuation_of(tokenizer: Any, tokens: Iterable[int]) -> Int[Tensor, " token"]:
-    """Return which tokens are only punctuation and symbols; none without a tokenizer."""
-    if tokenizer is None:
-        return torch.zeros(0, dtype=torch.long)
-    marks = [
-        token for token in sorted(set(tokens)) if _is_punctuation(tokenizer.decode([token]).strip())
-    ]
-    return torch.tensor(
-        [token for token in marks if token not in tokenizer.all_special_ids], dtype=torch.long
-    )
-
-
-def _is_punctuation(text: str) -> bool:
-    return text != "" and all(unicodedata.category(character)[0] in "PS" for character in text)

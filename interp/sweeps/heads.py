@@ -1,0 +1,79 @@
+"""What happens inside single heads: patterns, values, and what a head writes to the stream."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import SiteError
+from interp.models import Model
+from interp.replay import Recording
+from interp.sites import Site, SiteKind
+
+INSIDE: tuple[SiteKind, ...] = ("pattern", "v", "z")
+_HELD = 1 << 27  # numbers of patterns that are held at once
+
+
+def require_heads(model: Model) -> None:
+    """Raise SiteError where patterns, values or outputs of single heads cannot be read."""
+    for kind in INSIDE:
+        model.refuse(Site(kind, 0))
+    if model.blocks[0].z_reader is None:
+        raise SiteError(f"{Site('z', 0)}: what single heads write cannot be told apart here")
+
+
+def layers_at_once(n_layers: int, n_heads: int, shape: Sequence[int]) -> int:
+    """Return of how many layers the patterns of tokens [batch pos] are held at once."""
+    n, n_pos = shape
+    return min(n_layers, max(1, _HELD // (n_heads * n * n_pos**2)))
+
+
+def n_passes(n_layers: int, n_heads: int, shape: Sequence[int]) -> int:
+    """Return how many passes `inside_heads` takes."""
+    return math.ceil(n_layers / layers_at_once(n_layers, n_heads, shape))
+
+
+def inside_heads(
+    recording: Recording,
+    tokens: Int[Tensor, "batch pos"],
+    kinds: Sequence[SiteKind],
+    *,
+    n_heads: int,
+) -> Iterator[tuple[int, dict[SiteKind, Tensor]]]:
+    """Yield every layer's activations of some kinds, in fp32: one pass if they fit into memory."""
+    size = layers_at_once(recording.n_layers, n_heads, tokens.shape)
+    for start in range(0, recording.n_layers, size):
+        layers = range(start, min(start + size, recording.n_layers))
+        sites = [Site(kind, layer) for layer in layers for kind in kinds]
+        seen = recording.forward(tokens, capture=sites, positions=slice(-1, None)).activations
+        for layer in layers:
+            yield layer, {kind: seen[Site(kind, layer)].float() for kind in kinds}
+
+
+def output_map(
+    recording: Recording, layer: int, values: Float[Tensor, "batch pos head d_value"]
+) -> Float[Tensor, "head d_value d_model"]:
+    """Return W_O of every head of a layer, in fp32.
+
+    It is what the layer's own module makes of unit vectors, so that it holds for every kind of
+    module; a bias, which belongs to no head, is taken off.
+    """
+    reader, (n_heads, d_value) = recording.blocks[layer].z_reader, values.shape[2:]
+    if reader is None:
+        raise SiteError(f"{Site('z', layer)}: what single heads write cannot be told apart here")
+    dtype = recording.resid(layer).dtype
+    units = torch.eye(n_heads * d_value, dtype=dtype, device=values.device)[None]
+    written = (reader(units) - reader(torch.zeros_like(units[:, :1]))).float()
+    maps: Tensor = written.reshape(n_heads, d_value, -1)
+    return maps
+
+
+def lengths(
+    values: Float[Tensor, "batch pos head d_value"], maps: Float[Tensor, "head d_value d_model"]
+) -> Float[Tensor, "batch head pos"]:
+    """Return how long what each head would write of each value is: ‖v W_O‖."""
+    square = maps @ maps.transpose(1, 2)
+    squares = torch.einsum("bkhd,hde,bkhe->bhk", values, square, values)
+    return squares.clamp(min=0).sqrt()
