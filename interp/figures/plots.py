@@ -254,8 +254,10 @@ def grids_over_positions(
         figure.add_heatmap(**trace, row=1, col=col)
         common = {"showgrid": False, "row": 1, "col": col}
         figure.update_xaxes(title_text="position (−1: last token)", type="category", **common)
-        step = layer_step(len(grid))
-        figure.update_yaxes(title_text=y if col == 1 else None, dtick=step, tick0=0, **common)
+        layers = grid.index.to_numpy(int)
+        is_few = len(layers) <= 12  # such as every eighth
+        ticks = {"tickvals": layers} if is_few else {"dtick": layer_step(int(layers.max()) + 1)}
+        figure.update_yaxes(title_text=y if col == 1 else None, **ticks, **common)
     return titled(figure, title)
 
 

@@ -1,0 +1,149 @@
+"""Draws the figures of the analyses' pages from finished runs: `... analysis_figures.py RUNS_DIR`.
+
+make real                                                          # RUNS_DIR/smollm2
+interp run studies/smollm2.toml --out RUNS_DIR/study
+
+Each is drawn anew from the parts of a run, so that the pages show the present layout.
+"""
+
+import io
+import json
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+import interp
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "images" / "analyses"
+PLOTLY = ROOT / "interp" / "reports" / "plotly-cartesian.min.js"
+
+Figure = dict[str, Any]
+
+
+class Source(NamedTuple):
+    """The cell of a run that a figure is of."""
+
+    run: str
+    task: str
+    model: str = "smollm2-135m"
+
+
+SOURCES = {
+    "activation_patching": Source("study", "ioi-english"),
+    "attention_knockout": Source("smollm2", "facts"),
+    "block_influence": Source("study", "plain-text"),
+    "circuit_discovery": Source("smollm2", "ioi-english"),
+    "depth_map": Source("study", "plain-text"),
+    "layer_skip": Source("study", "plain-text"),
+    "logit_lens": Source("smollm2", "facts"),
+    "oracle_exit": Source("smollm2", "facts"),
+    "parallel_window": Source("study", "plain-text"),
+    "patching_agreement": Source("study", "ioi-english"),
+    "relevance_patching": Source("smollm2", "ioi-english"),
+    "residual_contribution": Source("study", "plain-text"),
+    "residual_erasure": Source("smollm2", "ioi-english"),
+    "stream_statistics": Source("study", "plain-text"),
+    "void_detection": Source("smollm2", "ioi-english"),
+    "void_skip": Source("smollm2", "ioi-english"),
+    "depth_score": Source("study", "agreement"),
+    "integrated_gradients": Source("study", "facts"),
+    "back_patching": Source("study", "two-hop-facts"),
+    "entity_description": Source("study", "two-hop-facts"),
+    "hop_stages": Source("study", "two-hop-facts"),
+    "sublayer_projection": Source("study", "two-hop-facts"),
+}
+_WIDTH = 800
+_SCALE = 1.6  # pixels of a point
+_LARGEST = 600_000
+_LETTER = 6.5  # pixels of a letter, about
+_LINE = 18  # pixels of a line
+
+
+def figure_of(runs: Path, analysis: str) -> Figure:
+    """Return an analysis's figure as Plotly's JSON."""
+    run, task, model = SOURCES[analysis]
+    result = interp.open_run(runs / run)[model, task, analysis]
+    print(f"{analysis}: {model}, {task}. {result.summary()}\n")
+    return dict(json.loads(result.plot().to_json()))
+
+
+def fitted(figure: Figure) -> Figure:
+    """Make a figure fit the width of a page: its legend below, long titles in lines."""
+    layout, names = figure["layout"], {trace.get("name") for trace in figure["data"]}
+    title, margin = layout["title"], layout["margin"]
+    lines = textwrap.wrap(title["text"], int(_WIDTH / 8))
+    title |= {"text": "<br>".join(lines), "font": {"size": 15}, "x": 0.01, "y": 1}
+    for bar in (trace.get("colorbar", {}) for trace in figure["data"]):
+        if "title" in bar:
+            bar["title"]["text"] = "<br>".join(textwrap.wrap(bar["title"]["text"], 14))
+    title |= {"yref": "container", "yanchor": "top", "pad": {"t": 12}}
+    margin |= {"l": 60, "r": 20, "t": 22 + _LINE * (len(lines) + _narrow(layout))}
+    if layout.get("showlegend", True) and len(names) > 1:
+        rows = sum(len(name or "") * _LETTER + 60 for name in names) // _WIDTH + 1
+        room = 20 + int(rows) * _LINE
+        layout["legend"] = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
+        layout["height"] = layout.get("height", 420) + room
+        margin["b"] += room
+    return figure
+
+
+def _narrow(layout: dict[str, Any]) -> int:
+    """Put the words of panels in lines as wide as the panel, and thin out their ticks.
+
+    Return the number of lines above the panels.
+    """
+    middles, most = {}, 0
+    for name, axis in layout.items():
+        if name.startswith("xaxis"):
+            low, high = axis.get("domain", (0, 1))
+            width = (high - low) * (_WIDTH - 150)
+            middles[round((low + high) / 2, 3)] = int(width / _LETTER)
+            if text := axis.get("title", {}).get("text"):
+                axis["title"]["text"] = "<br>".join(textwrap.wrap(text, int(width / _LETTER)))
+            if width < 160 and axis.get("dtick") == 5:
+                axis["dtick"] = 10
+    for note in layout.get("annotations", []):
+        if note.get("xref") == note.get("yref") == "paper" and round(note["x"], 3) in middles:
+            lines = textwrap.wrap(note["text"], middles[round(note["x"], 3)])
+            note |= {"text": "<br>".join(lines), "font": {"size": 13}}
+            most = max(most, len(lines))
+    return most
+
+
+def drawn(page: Page, figure: Figure) -> bytes:
+    """Return a figure as a PNG of 256 colours."""
+    height = figure["layout"].get("height", 420)
+    page.set_content(f'<div id="figure" style="width: {_WIDTH}px; height: {height}px"></div>')
+    page.add_script_tag(path=PLOTLY)
+    page.evaluate(
+        "({data, layout}) => Plotly.newPlot('figure', data, layout, {staticPlot: true})", figure
+    )
+    shot = Image.open(io.BytesIO(page.locator("#figure").screenshot()))
+    content = io.BytesIO()
+    few = shot.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+def main(runs: str, *only: str) -> None:
+    """Write a picture per analysis, or those of the analyses named."""
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
+        page = browser.new_page(device_scale_factor=_SCALE)
+        for analysis in only or SOURCES:
+            content = drawn(page, fitted(figure_of(Path(runs), analysis)))
+            if len(content) > _LARGEST:
+                sys.exit(f"{analysis}.png has {len(content):,} bytes; at most {_LARGEST:,} fit")
+            (FOLDER / f"{analysis}.png").write_bytes(content)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
