@@ -59,7 +59,7 @@ SOURCES = {
 }
 _WIDTH = 800
 _SCALE = 1.6  # pixels of a point
-_LARGEST = 600_000
+_LARGEST = 60_000
 _LETTER = 6.5  # pixels of a letter, about
 _LINE = 18  # pixels of a line
 
@@ -76,13 +76,13 @@ def fitted(figure: Figure) -> Figure:
     """Make a figure fit the width of a page: its legend below, long titles in lines."""
     layout, names = figure["layout"], {trace.get("name") for trace in figure["data"]}
     title, margin = layout["title"], layout["margin"]
-    lines = textwrap.wrap(title["text"], int(_WIDTH / 8))
-    title |= {"text": "<br>".join(lines), "font": {"size": 15}, "x": 0.01, "y": 1}
+    text = in_lines(title["text"], _WIDTH // 8)
+    title |= {"text": text, "font": {"size": 15}, "x": 0.01, "y": 1}
     for bar in (trace.get("colorbar", {}) for trace in figure["data"]):
         if "title" in bar:
-            bar["title"]["text"] = "<br>".join(textwrap.wrap(bar["title"]["text"], 14))
+            bar["title"]["text"] = in_lines(bar["title"]["text"], 15)
     title |= {"yref": "container", "yanchor": "top", "pad": {"t": 12}}
-    margin |= {"l": 60, "r": 20, "t": 22 + _LINE * (len(lines) + _narrow(layout))}
+    margin |= {"l": 60, "r": 20, "t": 22 + _LINE * (1 + text.count("<br>") + _narrow(layout))}
     if layout.get("showlegend", True) and len(names) > 1:
         rows = sum(len(name or "") * _LETTER + 60 for name in names) // _WIDTH + 1
         room = 20 + int(rows) * _LINE
@@ -90,6 +90,13 @@ def fitted(figure: Figure) -> Figure:
         layout["height"] = layout.get("height", 420) + room
         margin["b"] += room
     return figure
+
+
+def in_lines(text: str, n_letters: int) -> str:
+    """Break a text into lines of at most so many letters, between words."""
+    parts = text.split("<br>")
+    how: dict[str, Any] = {"width": max(n_letters, 1), "break_long_words": False}
+    return "<br>".join(line for part in parts for line in textwrap.wrap(part, **how))
 
 
 def _narrow(layout: dict[str, Any]) -> int:
@@ -104,28 +111,33 @@ def _narrow(layout: dict[str, Any]) -> int:
             width = (high - low) * (_WIDTH - 150)
             middles[round((low + high) / 2, 3)] = int(width / _LETTER)
             if text := axis.get("title", {}).get("text"):
-                axis["title"]["text"] = "<br>".join(textwrap.wrap(text, int(width / _LETTER)))
+                axis["title"]["text"] = in_lines(text, int(width / _LETTER))
             if width < 160 and axis.get("dtick") == 5:
                 axis["dtick"] = 10
     for note in layout.get("annotations", []):
         if note.get("xref") == note.get("yref") == "paper" and round(note["x"], 3) in middles:
-            lines = textwrap.wrap(note["text"], middles[round(note["x"], 3)])
-            note |= {"text": "<br>".join(lines), "font": {"size": 13}}
-            most = max(most, len(lines))
+            text = in_lines(note["text"], middles[round(note["x"], 3)])
+            note |= {"text": text, "font": {"size": 13}}
+            most = max(most, 1 + text.count("<br>"))
     return most
 
 
 def drawn(page: Page, figure: Figure) -> bytes:
-    """Return a figure as a PNG of 256 colours."""
+    """Return a figure as a PNG of as many colours as fit into its size; empty if none does."""
     height = figure["layout"].get("height", 420)
     page.set_content(f'<div id="figure" style="width: {_WIDTH}px; height: {height}px"></div>')
     page.add_script_tag(path=PLOTLY)
     page.evaluate(
         "({data, layout}) => Plotly.newPlot('figure', data, layout, {staticPlot: true})", figure
     )
-    shot = Image.open(io.BytesIO(page.locator("#figure").screenshot()))
+    shot = Image.open(io.BytesIO(page.locator("#figure").screenshot())).convert("RGB")
+    pictures = (_png(shot, n_colours) for n_colours in (256, 128, 64))
+    return next((png for png in pictures if len(png) <= _LARGEST), b"")
+
+
+def _png(shot: Image.Image, n_colours: int) -> bytes:
     content = io.BytesIO()
-    few = shot.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few = shot.quantize(n_colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(content, "PNG", optimize=True)
     return content.getvalue()
 
@@ -139,8 +151,8 @@ def main(runs: str, *only: str) -> None:
         page = browser.new_page(device_scale_factor=_SCALE)
         for analysis in only or SOURCES:
             content = drawn(page, fitted(figure_of(Path(runs), analysis)))
-            if len(content) > _LARGEST:
-                sys.exit(f"{analysis}.png has {len(content):,} bytes; at most {_LARGEST:,} fit")
+            if not content:
+                sys.exit(f"{analysis} takes more than {_LARGEST:,} bytes")
             (FOLDER / f"{analysis}.png").write_bytes(content)
         browser.close()
 

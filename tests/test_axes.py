@@ -29,6 +29,12 @@ def drawn(values: list[float]) -> tuple[float | None, list[str]]:
     return top, [a.text for a in figure.layout.annotations if a.text.startswith("up to")]
 
 
+def test_bands_have_no_points() -> None:
+    rows = lines([1.0, 2.0, 3.0]).assign(low=0.5, high=3.5)
+    band, line = lines_over_depth(rows, y="mean", groups="group", panels="panel", title="t").data
+    assert (band.fill, band.mode, line.mode) == ("toself", "lines", "lines+markers")
+
+
 def test_first_layers_that_crush_all_others_are_cut_off_with_their_number() -> None:
     top, said = drawn([108.0, *[15.0] * 29])
     assert top == pytest.approx(1.25 * 15)

@@ -148,6 +148,7 @@ def _band(rows: pd.DataFrame, x: str, colour: str) -> dict[str, Any]:
         "x": np.concatenate([rows[x], rows[x][::-1]]),
         "y": np.concatenate([rows["high"], rows["low"][::-1]]).astype(np.float32),
         "fill": "toself",
+        "mode": "lines",
         "line": {"width": 0},
         "fillcolor": colour,
         "opacity": 0.2,
