@@ -2,8 +2,12 @@
 
 make real                                                          # RUNS_DIR/smollm2
 interp run studies/smollm2.toml --out RUNS_DIR/study
+interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
+    --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
+    --analysis hop_stages --analysis entity_description --analysis sublayer_projection
 
-Each is drawn anew from the parts of a run, so that the pages show the present layout.
+Each is drawn anew from the parts of a run, so that the pages show the present layout. Names of
+analyses behind RUNS_DIR draw those alone. A caption on a page names the run's model and task.
 """
 
 import io
@@ -50,12 +54,12 @@ SOURCES = {
     "stream_statistics": Source("study", "plain-text"),
     "void_detection": Source("study", "facts"),
     "void_skip": Source("smollm2", "ioi-english"),
-    "depth_score": Source("study", "agreement"),
-    "integrated_gradients": Source("study", "facts"),
-    "back_patching": Source("study", "two-hop-facts"),
-    "entity_description": Source("study", "two-hop-facts"),
-    "hop_stages": Source("study", "two-hop-facts"),
-    "sublayer_projection": Source("study", "two-hop-facts"),
+    "depth_score": Source("hops", "two-hop", "zoo/hops-8l"),
+    "integrated_gradients": Source("hops", "two-hop", "zoo/hops-8l"),
+    "back_patching": Source("hops", "two-hop", "zoo/hops-8l"),
+    "entity_description": Source("hops", "two-hop", "zoo/hops-8l"),
+    "hop_stages": Source("hops", "two-hop", "zoo/hops-8l"),
+    "sublayer_projection": Source("hops", "two-hop", "zoo/hops-8l"),
 }
 _WIDTH = 800
 _SCALE = 1.6  # pixels of a point
@@ -81,7 +85,7 @@ def fitted(figure: Figure) -> Figure:
     for bar in (trace.get("colorbar", {}) for trace in figure["data"]):
         if "title" in bar:
             bar["title"]["text"] = in_lines(bar["title"]["text"], 15)
-    title |= {"yref": "container", "yanchor": "top", "pad": {"t": 12}}
+    title |= {"yref": "container", "yanchor": "top", "pad": {"t": 12 + 8 * text.count("<br>")}}
     margin |= {"l": 60, "r": 20, "t": 22 + _LINE * (1 + text.count("<br>") + _narrow(layout))}
     if layout.get("showlegend", True) and len(names) > 1:
         rows = sum(len(name or "") * _LETTER + 60 for name in names) // _WIDTH + 1
