@@ -36,13 +36,6 @@ def test_nothing_is_loaded_from_another_host(site: Path) -> None:
     assert [target for target in loaded if re.match(r"(\w+:)?//", target)] == []
 
 
-@pytest.mark.slow
-def test_tutorials_say_whether_they_were_executed(site: Path) -> None:
-    for page in (site / "tutorials").glob("*/index.html"):
-        text = page.read_text(encoding="utf-8")
-        assert ("Not executed" in text) != ('tutorial-figure">' in text)
-
-
 @pytest.mark.browser
 def test_every_formula_is_set(browser: Any, site: Path) -> None:
     pages = [page for page in site.rglob("index.html") if 'class="arithmatex"' in page.read_text()]
