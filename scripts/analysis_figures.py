@@ -50,7 +50,7 @@ SOURCES = {
     "patching_agreement": Source("study", "ioi-english"),
     "relevance_patching": Source("study", "ioi-english"),
     "residual_contribution": Source("study", "plain-text"),
-    "residual_erasure": Source("smollm2", "ioi-english"),
+    "residual_erasure": Source("study", "facts"),
     "stream_statistics": Source("study", "plain-text"),
     "void_detection": Source("study", "facts"),
     "void_skip": Source("smollm2", "ioi-english"),
