@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: report real test test-slow test-browser test-real check docs bench clean
+.PHONY: report real test test-slow test-browser test-real check docs docs-fast bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -38,8 +38,11 @@ check: .venv/installed  ## linters, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: .venv/installed  ## the pages; tutorials that have changed are executed
+docs: .venv/installed  ## the pages; tutorials that have changed are executed, about 5 minutes for all
 	$(BIN)/mkdocs build --strict
+
+docs-fast: .venv/installed  ## the pages with tutorials as they are written, in a few seconds
+	DOCS_FAST=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/installed  ## all benchmarks, about an hour on two idle cores, and the page
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench

@@ -1,5 +1,8 @@
 """A hook of mkdocs: every tutorial becomes a page with outputs, executed when it is out of date.
 
+With DOCS_FAST in the environment, and by `mkdocs serve`, nothing is executed: a tutorial without a
+page of now is shown as it is written, and says so.
+
 The slow tests take their pages from here too, so that a tutorial is executed once, by whichever
 comes first.
 """
@@ -28,6 +31,12 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 CACHE = ROOT / ".cache" / "tutorials"
 AT_ONCE = 2
+_SECONDS = 55  # that a tutorial takes, about
+_FAST = "DOCS_FAST"
+_AS_WRITTEN = """!!! note "Not executed"
+    This page shows the tutorial as it is written. `make docs` runs it and shows what comes out.
+
+"""
 _log = logging.getLogger("mkdocs.hooks.tutorials")
 _PLOTLY = ROOT / "interp" / "reports" / "plotly-cartesian.min.js"
 _FIGURE = "application/vnd.plotly.v1+json"
@@ -43,13 +52,22 @@ for (const data of document.querySelectorAll('.tutorial-figure')) {
 """
 
 
+def on_startup(*, command: str, **_: object) -> None:
+    """Let `mkdocs serve` execute nothing."""
+    if command == "serve":
+        os.environ.setdefault(_FAST, "1")
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page for every tutorial, and the one script that draws their figures."""
-    todo = [notebook for notebook in NOTEBOOKS if not _kept(notebook).exists()]
-    if todo:
-        _log.info("Executing %d tutorials, %d at once; this takes some minutes", len(todo), AT_ONCE)
+    is_fast = bool(os.environ.get(_FAST))
+    if n := sum(not _kept(notebook).exists() for notebook in NOTEBOOKS):
+        minutes = -(-n * _SECONDS // AT_ONCE // 60)
+        takes = f"Executing {n} tutorials takes about {minutes} min; `make docs-fast` executes none"
+        _log.info(f"{n} tutorials are shown unexecuted" if is_fast else takes)
+    make = page_at_hand if is_fast else page_of
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        pages = [pool.submit(page_of, notebook) for notebook in NOTEBOOKS]
+        pages = [pool.submit(make, notebook) for notebook in NOTEBOOKS]
     for notebook, page in zip(NOTEBOOKS, pages, strict=True):
         try:
             content = page.result()
@@ -58,6 +76,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, f"tutorials/{notebook.stem}.md", content=content))
     files.append(File.generated(config, "tutorials/plotly.js", content=_PLOTLY.read_bytes()))
     return files
+
+
+def page_at_hand(path: Path) -> str:
+    """Return a tutorial as Markdown without executing it: as executed before, or as written."""
+    kept = _kept(path)
+    if kept.exists():
+        return kept.read_text(encoding="utf-8")
+    title, _, rest = render(nbformat.read(path, as_version=4)).partition("\n")
+    return f"{title}\n\n{_AS_WRITTEN}{rest}"
 
 
 def page_of(path: Path) -> str:

@@ -4,7 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.figures.plots import grids_over_bars, layer_step, lines_over_depth
+from interp.figures.plots import (
+    grids_over_bars,
+    grids_over_positions,
+    layer_step,
+    lines_over_depth,
+)
 
 
 @pytest.mark.parametrize("n", [1, 4, 12, 13, 30, 40, 41, 80, 100, 126])
@@ -22,6 +27,12 @@ def drawn(values: list[float]) -> tuple[float | None, list[str]]:
     figure = lines_over_depth(lines(values), y="mean", groups="group", panels="panel", title="t")
     top = None if figure.layout.yaxis.range is None else figure.layout.yaxis.range[1]
     return top, [a.text for a in figure.layout.annotations if a.text.startswith("up to")]
+
+
+def test_bands_have_no_points() -> None:
+    rows = lines([1.0, 2.0, 3.0]).assign(low=0.5, high=3.5)
+    band, line = lines_over_depth(rows, y="mean", groups="group", panels="panel", title="t").data
+    assert (band.fill, band.mode, line.mode) == ("toself", "lines", "lines+markers")
 
 
 def test_first_layers_that_crush_all_others_are_cut_off_with_their_number() -> None:
@@ -53,3 +64,15 @@ def test_colours_of_grids_end_where_nearly_all_values_are() -> None:
     assert 0.2 <= heat.zmax < 7
     assert heat.colorbar.ticktext[-1] == f"≥ {heat.zmax:.3g}"
     assert figure.layout.yaxis.autorange is None  # layer 0 is at the bottom
+
+
+@pytest.mark.parametrize(("n_layers", "every"), [(30, 8), (80, 8), (80, 4), (4, 1)])
+def test_a_grid_of_every_nth_layer_has_few_ticks(n_layers: int, every: int) -> None:
+    layers = range(every - 2, n_layers + 1, every) if every > 1 else range(n_layers)
+    rows = [{"layer": layer, "position": "-1", "mean": 1.0, "panel": "p"} for layer in layers]
+    axis = grids_over_positions(
+        pd.DataFrame(rows), panels="panel", y="layer", title="t", colour="c"
+    ).layout.yaxis
+    given = axis.tickvals
+    ticks = range(0, n_layers, axis.dtick) if given is None else given
+    assert len(ticks) <= 12

@@ -151,8 +151,35 @@ def test_what_the_readme_makes_is_in_the_makefile() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_its_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if target.startswith("tutorials/") and page.parent == ROOT / "docs":
+            target = f"../{Path(target).with_suffix('.ipynb')}"  # of which the page is made
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", sorted(find_analyses()))
+def test_an_analysis_has_its_figure_and_its_formula(name: str) -> None:
+    text = (ROOT / f"docs/analyses/{name}.md").read_text()
+    figure = re.search(
+        rf"^!\[(.{{40,}})\]\(\.\./images/analyses/{name}\.png\)\n\*(.+)\*$", text, re.M
+    )
+    assert figure, "a figure with what it shows in words, and a caption below"
+    assert (ROOT / f"docs/images/analyses/{name}.png").stat().st_size <= 60_000
+    assert re.search(r"^\$\$\n.+?\n\$\$$", text, re.M | re.S)
+    assert f"]({name}.md)" in (ROOT / "docs/analyses/index.md").read_text()
+
+
+def test_figures_of_analyses_are_few_bytes_and_all_of_analyses() -> None:
+    figures = [*(ROOT / "docs/images/analyses").iterdir()]
+    assert {figure.name for figure in figures} == {f"{name}.png" for name in find_analyses()}
+    assert sum(figure.stat().st_size for figure in figures) <= 1_200_000
+
+
+def test_every_page_is_in_the_navigation_and_every_image_says_what_it_shows() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for page in PAGES[1:]:
+        assert f" {page.relative_to(ROOT / 'docs')}\n" in navigation, page
+        assert "![](" not in page.read_text(), page
 
 
 def documented() -> tuple[set[str], set[str]]:

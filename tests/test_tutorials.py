@@ -27,6 +27,22 @@ def test_it_runs(path: Path) -> None:
     )
 
 
+def test_without_executing_it_is_shown_as_executed_before_or_says_that_it_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scripts import tutorial_pages
+
+    monkeypatch.setattr(tutorial_pages, "CACHE", tmp_path)
+    path = NOTEBOOKS[0]
+    page = tutorial_pages.page_at_hand(path)
+    title, note = page.split("\n\n")[:2]
+    assert title.startswith("# ")
+    assert "Not executed" in note
+    assert page.count("```python") == sum(cell["cell_type"] == "code" for cell in cells(path))
+    tutorial_pages._kept(path).write_text("as executed")
+    assert tutorial_pages.page_at_hand(path) == "as executed"
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_is_kept_without_outputs_and_its_links_lead_somewhere(path: Path) -> None:
     for cell in cells(path):

@@ -162,6 +162,7 @@ def _band(rows: pd.DataFrame, x: str, colour: str) -> dict[str, Any]:
         "x": np.concatenate([rows[x], rows[x][::-1]]),
         "y": np.concatenate([rows["high"], rows["low"][::-1]]).astype(np.float32),
         "fill": "toself",
+        "mode": "lines",
         "line": {"width": 0},
         "fillcolor": colour,
         "opacity": 0.2,
@@ -268,8 +269,10 @@ def grids_over_positions(
         figure.add_heatmap(**trace, row=1, col=col)
         common = {"showgrid": False, "row": 1, "col": col}
         figure.update_xaxes(title_text="position (−1: last token)", type="category", **common)
-        step = layer_step(len(grid))
-        figure.update_yaxes(title_text=y if col == 1 else None, dtick=step, tick0=0, **common)
+        layers = grid.index.to_numpy(int)
+        is_few = len(layers) <= 12  # such as every eighth
+        ticks = {"tickvals": layers} if is_few else {"dtick": layer_step(int(layers.max()) + 1)}
+        figure.update_yaxes(title_text=y if col == 1 else None, **ticks, **common)
     return titled(figure, title)
 
 

@@ -40,7 +40,7 @@ def draw(
         reversescale="error" in label,
         zmin=0,
         zmax=max(1.0, float(np.quantile(grid, 0.9))),
-        colorbar={"title": {"text": label}, "x": 0.52},
+        colorbar={"x": 0.52},
     )
     targets = np.arange(grid.shape[1])
     for (path, sources), style in zip(paths.items(), _STYLES, strict=True):
@@ -51,6 +51,6 @@ def draw(
         x = targets[-len(y) :]
         figure.add_scatter(x=x, y=y.astype(np.float32), **look, row=1, col=2)
     figure.update_xaxes(title_text=f"target ({axis})", dtick=layer_step(grid.shape[1]))
-    figure.update_yaxes(title_text=label, rangemode="tozero", row=1, col=2)
+    figure.update_yaxes(rangemode="tozero", row=1, col=2)
     figure.update_layout(legend={"orientation": "h", "y": -0.25}, height=460)
     return titled(figure, f"Which layer predicts which layer of {name}")
