@@ -10,7 +10,8 @@ import numpy as np
 from interp.figures.pixel_axes import PixelAxis, Values, errors_of, step_of
 from interp.figures.raster import Trace, numbers_of, png_of
 
-_MOST_POINTS = 300
+_MOST_POINTS = 120  # that no line joins
+_MOST_JOINED = 300
 _MOST_MARKED = 45  # points of a line, above which it has no markers
 _FEW = 20  # points, up to which Plotly marks each of a line that says nothing else
 _COLOUR = "#0072B2"  # of traces that name none
@@ -36,7 +37,7 @@ class Marks:
         return np.stack(along, axis=1)
 
 
-def thinned(points: Values, most: int = _MOST_POINTS) -> Values:
+def thinned(points: Values, most: int) -> Values:
     """Return at most so many of the points, evenly picked, so that a still picture stays small."""
     return points[:: -(-len(points) // most) or 1]
 
@@ -108,13 +109,15 @@ def _scatter(trace: Trace, marks: Marks) -> Iterator[str]:
     mode = mode_of(trace)
     if "lines" in mode:
         for piece in np.split(points, np.flatnonzero(~known)):
-            there = thinned(piece[np.isfinite(piece).all(axis=1)])
+            there = thinned(piece[np.isfinite(piece).all(axis=1)], _MOST_JOINED)
             line = " ".join(f"{x:.1f},{y:.1f}" for x, y in there)
             if line:
                 yield f'<polyline points="{line}" {stroke_of(trace)}/>'
     yield from _error_bars(trace, marks)
     if "markers" in mode and ("lines" not in mode or len(points) <= _MOST_MARKED):
-        yield marker_of(thinned(points[known]), trace, size=2 if "lines" in mode else 3)
+        yield marker_of(
+            thinned(points[known], _MOST_POINTS), trace, size=2.0 if "lines" in mode else 3.0
+        )
 
 
 def _error_bars(trace: Trace, marks: Marks, *, shift: float = 0.0) -> Iterator[str]:
@@ -131,7 +134,7 @@ def _error_bars(trace: Trace, marks: Marks, *, shift: float = 0.0) -> Iterator[s
 
 def _bars(trace: Trace, marks: Marks) -> Iterator[str]:
     left, width = _slot(trace, marks)
-    zero = float(marks.y.at(np.zeros(1))[0])
+    zero = marks.y.place(0.0)
     for x, y in marks.points(trace):
         if np.isfinite(y):
             yield (
@@ -154,7 +157,7 @@ def _boxes(trace: Trace, marks: Marks) -> Iterator[str]:
         reach = 1.5 * (third - first)
         inside = sample[(sample >= first - reach) & (sample <= third + reach)]
         ends = marks.y.at(np.array([first, median, third, inside.min(), inside.max()]))
-        x = float(marks.x.at(np.array([place]))[0]) + left
+        x = marks.x.place(float(place)) + left
         top, bottom, middle = min(ends[0], ends[2]), max(ends[0], ends[2]), x + width / 2
         yield (
             f'<path d="M{middle:.1f} {ends[3]:.1f}V{ends[4]:.1f}" stroke="{colour}"/>'
@@ -168,7 +171,7 @@ def _slot(trace: Trace, marks: Marks) -> tuple[float, float]:
     """Return where a bar or box begins, relative to its place, and its width, in pixels."""
     same = [each for each in marks.traces if each["type"] == trace["type"]]
     step = min(step_of(marks.x.numbers(each["x"])) for each in same)
-    room = abs(float(np.diff(marks.x.at(np.array([0.0, step])))[0])) * 0.8
+    room = abs(marks.x.place(step) - marks.x.place(0.0)) * 0.8
     number = next(i for i, each in enumerate(same) if each is trace)
     return room * (number / len(same) - 0.5), room / len(same)
 

@@ -40,7 +40,7 @@ class Panel:
         """Return how far the panel is from the top and from the left, as shares."""
         left, _ = self.x.get("domain", (0.0, 1.0))
         _, top = self.y.get("domain", (0.0, 1.0))
-        return round(1 - top, 2), left
+        return round(1.0 - top, 2), float(left)
 
     def beside(self, first: "Panel") -> "Panel":
         """Return this panel with the vertical axis's name, which only a row's first panel has."""
@@ -83,23 +83,23 @@ class Panel:
     def _shapes(self, x: PixelAxis, y: PixelAxis) -> Iterator[str]:
         """Yield the lines that the figure has beside its traces."""
         for shape in self.shapes:
-            (x0, x1), (y0, y1) = (
-                _along(axis, [shape[f"{of}0"], shape[f"{of}1"]], str(shape.get(f"{of}ref")))
-                for of, axis in (("x", x), ("y", y))
-            )
+            x0, x1 = (_along(x, shape[end], str(shape.get("xref"))) for end in ("x0", "x1"))
+            y0, y1 = (_along(y, shape[end], str(shape.get("yref"))) for end in ("y0", "y1"))
             line = shape.get("line", {})
             dash = ' stroke-dasharray="2 4"' if line.get("dash") else ""
             colour = escape(str(line.get("color") or "currentColor"))
-            yield f'<path d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}" stroke="{colour}"{dash}/>'
+            if np.isfinite([x0, x1, y0, y1]).all():
+                yield f'<path d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}" stroke="{colour}"{dash}/>'
 
     def _notes(self, x: PixelAxis, y: PixelAxis) -> Iterator[str]:
         for note in self.notes:
-            (left,), (top,) = _along(x, [note["x"]], ""), _along(y, [note["y"]], "")
+            left, top = _along(x, note.get("x")), _along(y, note.get("y"))
             colour = escape(str(note.get("font", {}).get("color") or "currentColor"))
             anchor = {"left": "start", "right": "end"}.get(str(note.get("xanchor")), "middle")
             left += float(note.get("xshift") or 0)
             top += 14.0 if note.get("yanchor") == "top" else 4.0
-            yield text_at(left, top, plain(note.get("text")), anchor=anchor, colour=colour)
+            if np.isfinite(left + top):
+                yield text_at(left, top, plain(note.get("text")), anchor=anchor, colour=colour)
 
 
 def panels_of(figure: Figure) -> Iterator[Panel]:
@@ -171,23 +171,29 @@ def _has_numbers(trace: Trace) -> bool:
         return trace["type"] == "scatter" and len(values) > 0
 
 
-def _along(axis: PixelAxis, values: list[Any], ref: str) -> list[float]:
-    """Return where values stand along an axis, or along its length as shares."""
+def _along(axis: PixelAxis, value: Any, ref: str = "") -> float:
+    """Return where a value stands along an axis, or a share of its length; NaN if it is not on it.
+
+    Words stand where they do for traces; numbers are Plotly's for notes, powers on an axis of logs.
+    """
+    if value in axis.names:
+        value = axis.names.index(value)
+    if not isinstance(value, int | float):
+        return float("nan")
     if ref.endswith(" domain"):
-        return [axis.length * (1 - v if axis.is_upward else v) for v in values]
-    places: list[float] = axis.at(np.array(values, np.float64)).tolist()
-    return places
+        return axis.length * float(1 - value if axis.is_upward else value)
+    return axis.place(float(value))
 
 
 def _grid(x: PixelAxis, y: PixelAxis) -> Iterator[str]:
     """Yield ticks, and thin lines where they are."""
     lines = []
     for number, text in x.ticks:
-        at = float(x.at(np.array(number)))
+        at = x.place(number)
         lines.append(f"M{at:.1f} 0V{y.length:.1f}")
         yield text_at(at, y.length + 15, text, anchor="middle")
     for number, text in y.ticks:
-        at = float(y.at(np.array(number)))
+        at = y.place(number)
         lines.append(f"M0 {at:.1f}H{x.length:.1f}")
         yield text_at(-6.0, at + 4, text, anchor="end")
     yield f'<path d="{"".join(lines)}" stroke="currentColor" stroke-opacity="0.12"/>'
@@ -218,7 +224,7 @@ def _colours(trace: Trace, left: float, height: float) -> Iterator[str]:
     axis = PixelAxis((), low, high, height, is_upward=True)
     ticks, right = _scale_ticks(trace), left + _BAR + 5
     for number, text in ticks:
-        yield text_at(right, float(axis.at(np.array(number))) + 4, text)
+        yield text_at(right, axis.place(number) + 4, text)
     longest = max(len(text) for _, text in ticks)
     title = text_of(trace.get("colorbar", {}))
     yield turned_at(right + CHARACTER * longest + 16, height / 2, title)
@@ -249,4 +255,4 @@ def text_at(
 def turned_at(x: float, y: float, text: str) -> str:
     """Return a line of text that runs upwards, with its middle at `y`."""
     turned = f'<g transform="translate({x:.0f},{y:.0f}) rotate(-90)">'
-    return f"{turned}{text_at(0, 0, text, anchor='middle')}</g>" if text else ""
+    return f"{turned}{text_at(0.0, 0.0, text, anchor='middle')}</g>" if text else ""

@@ -74,7 +74,7 @@ def _line(panels: Sequence[Panel], columns: int) -> tuple[str, float]:
 
 def _head(title: Sequence[str], panels: Sequence[Panel]) -> tuple[list[str], float]:
     """Return the figure's title and what its colours are, and the height of both."""
-    drawn = [text_at(0, 16 + i * _LINE, line, size=15) for i, line in enumerate(title)]
+    drawn = [text_at(0.0, 16.0 + i * _LINE, line, size=15) for i, line in enumerate(title)]
     left, top = 0.0, 16.0 + len(title) * _LINE
     named = _named(panels)
     for name, trace in named.items():
@@ -82,7 +82,7 @@ def _head(title: Sequence[str], panels: Sequence[Panel]) -> tuple[list[str], flo
         if left and left + width > WIDTH:
             left, top = 0.0, top + _LINE
         drawn.append(f'<g transform="translate({left:.0f},{top:.0f})">{_sample(trace)}')
-        drawn.append(f"{text_at(28, 0, name)}</g>")
+        drawn.append(f"{text_at(28.0, 0.0, name)}</g>")
         left += width
     return drawn, top + (8.0 if named else -_LINE + 4.0)
 
@@ -101,4 +101,4 @@ def _sample(trace: Trace) -> str:
         return f'<rect x="4" y="-10" width="16" height="11" fill="{colour_of(trace)}"/>'
     mode = mode_of(trace)
     line = f'<path d="M0 -4H22" {stroke_of(trace)}/>' if "lines" in mode else ""
-    return line + (marker_of([(11, -4)], trace, size=3) if "markers" in mode else "")
+    return line + (marker_of([(11, -4)], trace, size=3.0) if "markers" in mode else "")

@@ -15,6 +15,8 @@ Values = NDArray[np.float64]
 Tick = tuple[float, str]  # where along the axis, and what is written
 CHARACTER = 6.4  # pixels, of the size that ticks and names are written in
 _APART = 34.0  # pixels between ticks, at least
+_WORD = 40.0  # pixels, in which a word can be told from another
+_FEW = 2.0  # powers of ten
 _PLAIN = 3  # powers of ten beyond it are written as such
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _PADDED = 0.03  # of an axis's length, on either side of lines and points
@@ -49,13 +51,20 @@ class PixelAxis:
         share = (numbers - self.low) / ((self.high - self.low) or 1.0)
         return self.length * (1 - share if self.is_upward else share)
 
+    def place(self, number: float) -> float:
+        """Return where one number along the axis stands, in pixels."""
+        return float(self.at(np.array([number]))[0])
+
     @property
     def ticks(self) -> list[Tick]:
-        """Return the ticks that there is room for."""
+        """Return the ticks that there is room for; a few long words are cut, not left out."""
         ticks = [(at, text) for at, text in self._candidates() if self.low <= at <= self.high]
+        room = self.length / max(1, len(ticks))
+        if self.names and not self.is_upward and room >= _WORD:
+            most = int(room / CHARACTER) - 1
+            return [(at, t if len(t) <= most else f"{t[: most - 1]}…") for at, t in ticks]
         longest = max((len(text) for _, text in ticks), default=0) * CHARACTER + 8
-        apart = 20.0 if self.is_upward else longest
-        return ticks[:: max(1, math.ceil(len(ticks) * apart / self.length))]
+        return ticks[:: max(1, math.ceil((20.0 if self.is_upward else longest) / room))]
 
     def _candidates(self) -> list[Tick]:
         if self.layout.get("tickvals") is not None:
@@ -63,26 +72,36 @@ class PixelAxis:
             return [*zip(places, map(str, self.layout.get("ticktext") or places), strict=True)]
         if self.names:
             return [(float(i), name) for i, name in enumerate(self.names)]
-        spec = str(self.layout.get("tickformat") or "")
-        if not self.is_log:
-            return ticks_between(self.low, self.high, most=int(self.length // _APART), spec=spec)
-        decades = [float(k) for k in range(math.ceil(self.low), math.floor(self.high) + 1)]
-        places = decades if len(decades) > 1 else [self.low, self.high]
-        return [(place, _power(place)) for place in places]
+        if self.is_log:
+            return _powers(self.low, self.high)
+        spec, step = str(self.layout.get("tickformat") or ""), self.layout.get("dtick") or 0.0
+        most = int(self.length // _APART)
+        return ticks_between(self.low, self.high, most=most, least=float(step), spec=spec)
 
 
-def _power(place: float) -> str:
-    """Return a power of ten in words: "0.01", "100", "10⁵"."""
-    if abs(place) <= _PLAIN or place % 1:
-        return with_minus(f"{10**place:.3g}")
-    return f"10{f'{place:.0f}'.translate(_RAISED)}"
+def _powers(low: float, high: float) -> list[Tick]:
+    """Return powers of ten between two; of few, twice and five times them too."""
+    whole = range(math.floor(low), math.floor(high) + 1)
+    times = (1, 2, 5) if high - low < _FEW else (1,)
+    return [(k + math.log10(n), _power(n, k)) for k in whole for n in times]
 
 
-def ticks_between(low: float, high: float, *, most: int, spec: str = "") -> list[Tick]:
-    """Return up to `most` round numbers between two, written by `spec`."""
+def _power(times: int, k: int) -> str:
+    """Return some power of ten as it is written: "0.02", "100", "10⁵"."""
+    if abs(k) <= _PLAIN or times > 1:
+        return f"{times * 10.0**k:g}"
+    return f"10{f'{k}'.translate(_RAISED)}"
+
+
+def ticks_between(
+    low: float, high: float, *, most: int, least: float = 0.0, spec: str = ""
+) -> list[Tick]:
+    """Return up to `most` round numbers between two, `least` or more apart, written by `spec`."""
     rough = (high - low) / max(2, most) or 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(times * power for times in (1, 2, 5, 10) if times * power >= rough * 0.999)
+    unit = least if least and least <= rough else 10.0 ** math.floor(math.log10(rough))
+    powers = (unit * 10**k for k in range(12))
+    round_steps = (n * power for power in powers for n in (1, 2, 5))
+    step = max(least, next(step for step in round_steps if step >= rough * 0.999))
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     places = [k * step for k in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
     return [
