@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 out = Console()
-if not out.is_terminal:
+if not out.is_terminal and "COLUMNS" not in os.environ:
     out.width = 200  # a file or a pipe: no table is cut to a screen that is not there
 err = Console(stderr=True)
 

@@ -68,6 +68,13 @@ def stroke_of(trace: Trace) -> str:
     return f'fill="none" stroke="{colour_of(trace)}" stroke-width="1.7"{dashed}'
 
 
+def fill_of(trace: Trace) -> str:
+    """Return the attributes of a bar or box: one with a pattern is lighter, with an edge."""
+    is_light = bool(trace.get("marker", {}).get("pattern", {}).get("shape"))
+    edge = f' fill-opacity="0.35" stroke="{colour_of(trace)}"' if is_light else ""
+    return f'fill="{colour_of(trace)}"{edge}'
+
+
 def marker_of(points: Iterable[Any], trace: Trace, *, size: float) -> str:
     """Return points as one path: dots, or crosses where the trace says so."""
     is_cross = trace.get("marker", {}).get("symbol") == "x"
@@ -139,7 +146,7 @@ def _bars(trace: Trace, marks: Marks) -> Iterator[str]:
         if np.isfinite(y):
             yield (
                 f'<rect x="{x + left:.1f}" y="{min(y, zero):.1f}" width="{width:.1f}"'
-                f' height="{abs(y - zero):.1f}" fill="{colour_of(trace)}"/>'
+                f' height="{abs(y - zero):.1f}" {fill_of(trace)}/>'
             )
     yield from _error_bars(trace, marks, shift=left + width / 2)
 

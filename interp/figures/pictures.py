@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
 
-from interp.figures.marks import colour_of, marker_of, mode_of, stroke_of
+from interp.figures.marks import fill_of, marker_of, mode_of, stroke_of
 from interp.figures.panels import Figure, Panel, panels_of, scale_room, text_at, text_of
 from interp.figures.pixel_axes import CHARACTER
 from interp.figures.raster import Trace
@@ -98,7 +98,7 @@ def _named(panels: Sequence[Panel]) -> dict[str, Trace]:
 def _sample(trace: Trace) -> str:
     """Return a piece of a trace's line, or its mark."""
     if trace["type"] != "scatter":
-        return f'<rect x="4" y="-10" width="16" height="11" fill="{colour_of(trace)}"/>'
+        return f'<rect x="4" y="-10" width="16" height="11" {fill_of(trace)}/>'
     mode = mode_of(trace)
     line = f'<path d="M0 -4H22" {stroke_of(trace)}/>' if "lines" in mode else ""
     return line + (marker_of([(11, -4)], trace, size=3.0) if "markers" in mode else "")
