@@ -5,6 +5,7 @@ import re
 from html import escape
 
 import numpy as np
+import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 import pytest
@@ -12,6 +13,7 @@ from plotly.subplots import make_subplots
 
 from interp.figures.pictures import WIDTH, svg_of
 from interp.figures.pixel_axes import PixelAxis, ticks_between
+from interp.figures.plots import lines_over_depth
 
 
 def picture_of(figure: go.Figure) -> str:
@@ -215,4 +217,18 @@ def test_a_picture_stays_small() -> None:
     values = np.random.default_rng(0).normal(size=(40, 5000))
     figure = go.Figure([go.Scatter(y=row, mode="lines+markers") for row in values[:6]])
     figure.add_scatter(y=values[6], mode="markers")
+    assert len(picture_of(figure)) < 50_000
+
+
+@pytest.mark.parametrize("n_layers", [30, 80])
+def test_lines_with_bands_over_many_layers_stay_small(n_layers: int) -> None:
+    rng = np.random.default_rng(0)
+    names = [(panel, group) for panel in "abc" for group in "stuvw"]
+    rows = [
+        {"panel": panel, "group": group, "layer": layer, "mean": rng.normal()}
+        for panel, group in names
+        for layer in range(n_layers)
+    ]
+    frame = pd.DataFrame(rows).eval("low = mean - 0.1").eval("high = mean + 0.1")
+    figure = lines_over_depth(frame, y="mean", groups="group", panels="panel", title="t")
     assert len(picture_of(figure)) < 50_000
