@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from interp.errors import SiteError
+from interp.figures.words import counted, shape_named
 from interp.sites import Site
+
+_MOST_SHOWN = 3
 
 
 class Activations(Mapping[Site, Tensor]):
@@ -30,11 +33,16 @@ class Activations(Mapping[Site, Tensor]):
         return len(self._captured)
 
     def __repr__(self) -> str:
-        sites = ", ".join(f"{site} {list(t.shape)}" for site, t in self._captured.items())
-        return f"Activations({sites})"
+        return f"Activations({self.named()})"
+
+    def named(self) -> str:
+        """Return how many sites there are, and the first and the last with their shapes."""
+        shown = [f"{site} {shape_named(self._captured[site].shape)}" for site in self._captured]
+        few = shown if len(shown) <= _MOST_SHOWN else [shown[0], "…", shown[-1]]
+        return ": ".join(filter(None, (counted(len(shown), "site"), ", ".join(few))))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ForwardPass:
     """The fp32 logits [batch pos d_vocab] of one pass, and what was captured.
 
@@ -43,3 +51,7 @@ class ForwardPass:
 
     logits: Tensor
     activations: Activations
+
+    def __repr__(self) -> str:
+        logits = f"logits {shape_named(self.logits.shape)}"
+        return f"ForwardPass({logits}, {self.activations.named()})"

@@ -1,21 +1,36 @@
 """What is changed in a forward pass, as values: skip, patch, ablate, steer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from interp.errors import SiteError, unknown
+from interp.figures.words import shape_named
 from interp.sites import Site, SiteKind
 
 Positions = Sequence[int] | Tensor | None
 _PART_SITE: dict[str, SiteKind] = {"attention": "attn_out", "mlp": "mlp_out", "layer": "resid_post"}
 
 
-@dataclass(frozen=True)
-class Skip:
+@dataclass(frozen=True, eq=False, repr=False)
+class _Shown:
+    """Prints what is given in fields, and tensors by their shape."""
+
+    def __repr__(self) -> str:
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        shown = ", ".join(
+            f"{name}={shape_named(value.shape) if isinstance(value, Tensor) else repr(value)}"
+            for name, value in given.items()
+            if value is not None
+        )
+        return f"{type(self).__name__}({shown})"
+
+
+@dataclass(frozen=True, repr=False)
+class Skip(_Shown):
     """Let a layer, or its attention or MLP, write nothing at some positions (by default at all)."""
 
     layer: int
@@ -39,8 +54,8 @@ class Skip:
         return put(activation, nothing, positions=self.positions, site=self.site)
 
 
-@dataclass(frozen=True, eq=False)
-class Patch:
+@dataclass(frozen=True, eq=False, repr=False)
+class Patch(_Shown):
     """Replace an activation by `value`, whose shape must equal or broadcast to the replaced one.
 
     With `positions` named, axis 1 of `value` runs over them (axis 2 of patterns and scores, whose
@@ -59,8 +74,8 @@ class Patch:
         return put(activation, value, positions=self.positions, units=self.units, site=self.site)
 
 
-@dataclass(frozen=True)
-class Ablate:
+@dataclass(frozen=True, repr=False)
+class Ablate(_Shown):
     """Replace an activation by zero, by its mean, or by the next prompt's (resample).
 
     The mean is over prompts and positions. Positions of patterns are queries: their mean is one for
@@ -152,8 +167,8 @@ class Among:
         return self.ablation.edit_among(activation, self.mask)
 
 
-@dataclass(frozen=True, eq=False)
-class Steer:
+@dataclass(frozen=True, eq=False, repr=False)
+class Steer(_Shown):
     """Add `scale` times a direction [d] to an activation [batch pos d]."""
 
     site: Site

@@ -18,14 +18,13 @@ from numpy.typing import ArrayLike
 
 from interp.figures.export import export
 from interp.figures.pictures import svg_of
-from interp.figures.words import value_text
+from interp.figures.words import counted
 from interp.shapes import Tensors
 from interp.stats.estimate import Estimate
 from interp.stats.groups import Groups
 
 LONGEST_CLAIM = 160  # characters
 MOST_FINDINGS = 3
-_ROWS_SHOWN = 5
 
 R = TypeVar("R", bound="Result")  # not Self, which runtime checks refuse in a plain class
 Kind = Literal["describes", "compares"]
@@ -155,21 +154,16 @@ class Result(ABC):
         return f"{type(self).__name__}: {self.summary()}"
 
     def _repr_html_(self) -> str:
-        """Return what notebooks show: findings, a still picture and the first rows, no scripts."""
-        frame, name = self.to_frame(), type(self).__name__
+        """Return what notebooks show: the first finding and a still picture, no scripts."""
+        frame = self.to_frame()
         picture = svg_of(json.loads(str(self.plot().to_json())))
-        table = frame.head(_ROWS_SHOWN).map(_cell).to_html(index=False, border=0)
-        shape = f"{len(frame)} rows: {', '.join(frame.columns)}"
-        claims = "<br>".join(escape(finding.claim) for finding in self.findings())
-        return (
-            f"<div><b>{name}</b> · {claims}</div>{picture}{table}<div><small>{escape(shape)}; all"
-            " of them are in <code>.to_frame()</code>, the figure in <code>.plot()</code>.</small>"
-            "</div>"
+        more = (
+            f"{counted(len(self.findings()), 'finding')} in <code>.findings()</code>,"
+            f" {counted(len(frame), 'row')} in <code>.to_frame()</code>,"
+            " the interactive figure in <code>.plot()</code>"
         )
-
-
-def _cell(value: object) -> str:
-    return value_text(None if value is pd.NA else value)
+        claim = f"<b>{type(self).__name__}</b> · {escape(self.summary())}"
+        return f"<div>{claim}</div>{picture}<div><small>{more}</small></div>"
 
 
 def concatenated(parts: Sequence[Tensors]) -> Tensors:

@@ -14,9 +14,9 @@ from interp.figures import strips
 from interp.figures.glance import Beside, Column, draw_glance
 from interp.figures.strips import Strip
 from interp.reports import write_report
-from interp.reports.at_a_glance import glance
 from interp.reports.gather import gather
 from interp.runs import Study, execute
+from interp.runs.at_a_glance import glance
 from interp.runs.tables import read_frame
 
 HOPS = "zoo/hops-4l"
@@ -176,7 +176,7 @@ def test_a_table_of_an_older_version_is_left_out(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = lambda folder, cell: read_frame(folder, cell).drop(columns="effect", errors="ignore")  # noqa: E731
-    monkeypatch.setattr("interp.reports.at_a_glance.read_frame", older)
+    monkeypatch.setattr("interp.runs.at_a_glance.read_frame", older)
     figure = glance(run, gather(run))
     assert figure is not None
     assert "<b>What it writes</b>" in texts(figure)

@@ -1,13 +1,16 @@
 """`interp show`, `diff`, `validate`, and what all commands share."""
 
 import json
+import re
 import shutil
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from interp import __version__
@@ -55,6 +58,74 @@ def test_results_are_a_table_or_sentences(run: Path) -> None:
     sentences = call("-v", "show", run).stdout
     assert f"layer_skip: {finding['claim']}" in sentences
     assert "number" not in sentences.splitlines()[1]
+
+
+@pytest.fixture(params=[80, 140])
+def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Console:
+    """Return a terminal of so many columns, on which commands print."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    console = Console(
+        file=StringIO(), width=request.param, force_terminal=True, color_system="standard"
+    )
+    for module in ("terminal", "results", "listing"):
+        monkeypatch.setattr(f"interp.cli.{module}.out", console)
+    return console
+
+
+def said_on(console: Console) -> list[str]:
+    """Return the lines on a terminal, without their colours."""
+    assert isinstance(console.file, StringIO)
+    return re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue()).splitlines()
+
+
+@pytest.mark.parametrize("verbose", [[], ["-v"]], ids=["numbers", "sentences"])
+def test_results_fit_a_terminal_and_are_whole(
+    run: Path, terminal: Console, verbose: list[str]
+) -> None:
+    call(*verbose, "show", run)
+    lines = said_on(terminal)
+    assert max(map(len, lines)) <= terminal.width
+    finding = next(iter(read_run(run)["cells"].values()))["findings"][0]
+    said = " ".join(" ".join(lines).split())
+    for part in finding["claim" if verbose else "measure"].split():
+        assert part in said
+    assert "…" not in said
+
+
+@pytest.mark.parametrize("what", ["models", "tasks", "analyses"])
+def test_lists_are_columns_that_fit_a_terminal_and_cut_no_word(
+    what: str, terminal: Console
+) -> None:
+    plain = json.loads(call("list", what, "--json").stdout)
+    call("list", what)
+    lines = said_on(terminal)
+    assert max(map(len, lines)) <= terminal.width
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [*plain]
+    words = {word.rstrip(";") for about in plain.values() for word in about.split()}
+    assert {word.rstrip(";") for line in lines for word in line.split()} <= words | {*plain}
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_colours_are_left_out_where_that_is_asked_for(
+    run: Path, monkeypatch: pytest.MonkeyPatch, asked_for: bool
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if asked_for:
+        monkeypatch.setenv("NO_COLOR", "1")
+    console = Console(file=(file := StringIO()), force_terminal=True, color_system="standard")
+    monkeypatch.setattr("interp.cli.results.out", console)
+    call("show", run)
+    is_coloured = re.search(r"\x1b\[(?:\d+;)*3[0-7]m", file.getvalue()) is not None
+    assert is_coloured is not asked_for
+
+
+def test_help_groups_commands_in_the_order_of_their_use() -> None:
+    said = call("--help").stdout
+    names = ["Begin", "list", "Run and look", "run", "show", "report", "Studies", "store"]
+    places = [re.search(rf"^[│|] {name} |─ {name}", said, re.MULTILINE) for name in names]
+    starts = [-1 if place is None else place.start() for place in places]
+    assert -1 not in starts
+    assert starts == sorted(starts)
 
 
 def test_what_failed_is_said_once_for_all_that_share_the_reason(

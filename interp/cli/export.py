@@ -103,8 +103,8 @@ def _figures(
 
 def _glance(run: Path) -> dict[str, Mapping[str, Any]]:
     """Return the figure of all layers at a glance, if there is one."""
-    from interp.reports.at_a_glance import glance
     from interp.reports.gather import gather
+    from interp.runs.at_a_glance import glance
 
     figure = glance(run, gather(run))
     return {} if figure is None else {GLANCE: figure.to_plotly_json()}

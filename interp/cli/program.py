@@ -6,6 +6,7 @@ document, also for errors.
 """
 
 import sys
+from collections.abc import Callable
 from typing import Annotated, Protocol, runtime_checkable
 
 import typer
@@ -30,13 +31,18 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help=__doc__,
+    help="\n\n".join(" ".join(part.split()) for part in __doc__.split("\n\n")),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, report, view, show, export, diff, validate, doctor, get, schema):
-    app.command()(command)
-app.command("list")(list_)
-app.add_typer(store, name="store")
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Begin": (list_, get, doctor),
+    "Run and look": (run, show, report, view, export, diff),
+    "Studies, stores and programs": (validate, schema),
+}
+for panel, commands in _PANELS.items():
+    for command in commands:
+        app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(command)
+app.add_typer(store, name="store", rich_help_panel=[*_PANELS][-1])
 
 
 @runtime_checkable

@@ -2,14 +2,17 @@
 
 import json
 import logging
+import os
 import sys
 from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.padding import Padding
+from rich.text import Text
 
 out = Console()
-if not out.is_terminal:
+if not out.is_terminal and "COLUMNS" not in os.environ:
     out.width = 200  # a file or a pipe: no table is cut to a screen that is not there
 err = Console(stderr=True)
 
@@ -17,6 +20,15 @@ err = Console(stderr=True)
 def say(text: str) -> None:
     """Print a result as it is: no markup, no wrapping."""
     out.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def say_words(text: str | Text, *, indent: int = 0) -> None:
+    """Print a result, on a terminal in lines that end between words; in a file as it is."""
+    whole = Text(text) if isinstance(text, str) else text
+    if out.is_terminal:
+        out.print(Padding(whole, (0, 0, 0, indent)))
+    else:
+        out.print(Text(" " * indent).append(whole), soft_wrap=True)
 
 
 def note(text: str, *, style: str | None = None) -> None:

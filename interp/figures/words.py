@@ -47,6 +47,20 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def shortened(text: str, *, most: int = 48) -> str:
+    """Return a text on one line; the middle of a long one is left out: "Before … gave it to"."""
+    line = " ".join(text.split())
+    if len(line) <= most:
+        return line
+    half = (most - 3) // 2
+    return f"{line[:half].rsplit(' ', 1)[0]} … {line[-half:].split(' ', 1)[-1]}"
+
+
+def shape_named(shape: Iterable[int]) -> str:
+    """Return a tensor's shape as docstrings write it: "[8 13 49152]"."""
+    return f"[{' '.join(map(str, shape))}]"
+
+
 def duration(seconds: float) -> str:
     """Return a time in round numbers: "20 s", "3 min", "2 h 10 min"."""
     if seconds < 95:

@@ -20,6 +20,7 @@ from transformers import DynamicCache
 
 from interp.activations import Activations
 from interp.errors import SiteError, unknown
+from interp.figures.words import counted, shortened
 from interp.interventions import Intervention, among
 from interp.models.decoding import Chooser
 from interp.models.edits import Edit, Edits
@@ -32,7 +33,7 @@ Phase = Literal["both", "prefill", "decode"]
 _KEYS_TOO = ("pattern", "attn_scores")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Generation:
     """Prompts and responses [batch pos], laid out as in the batch: prompt, padding, response.
 
@@ -49,6 +50,13 @@ class Generation:
     logits: Float[Tensor, "batch new d_vocab"]
     activations: Activations
     texts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        new = f"{counted(len(self.tokens), 'response')} of up to {self.logits.shape[1]} tokens"
+        shown = [repr(shortened(text)) for text in self.texts[:2]]
+        texts = ", ".join([*shown, "…"] if len(self.texts) > len(shown) else shown)
+        activations = self.activations.named()
+        return f"Generation({'; '.join(filter(None, (new, texts, activations)))})"
 
 
 @dataclass(frozen=True, eq=False)

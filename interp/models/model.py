@@ -90,7 +90,8 @@ class Model:
 
     def __repr__(self) -> str:
         made = getattr(self.module.config, "made_from", None)
-        about = [repr(self.name), type(self.module).__name__, f"n_layers={self.n_layers}"]
+        sizes = f"n_layers={self.n_layers}, d_model={self.d_model}"
+        about = [repr(self.name), type(self.module).__name__, sizes, str(self.dtype)[6:]]
         return f"Model({', '.join([*about, made] if made else about)})"
 
     # What it is

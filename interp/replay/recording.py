@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from interp.activations import ForwardPass
 from interp.backward import Rules
 from interp.errors import SiteError
+from interp.figures.words import counted
 from interp.interventions import NO_INTERVENTION, Plan
 from interp.replay.blocks import (
     Arguments,
@@ -80,6 +81,11 @@ class Recording:
         self._clean: Clean = {}
         self._kv: dict[int, KV] = {}
         self._arguments: dict[int, list[Arguments]] = {}
+
+    def __repr__(self) -> str:
+        ran = counted(len(self._clean), "activation") if self._clean else "nothing read yet"
+        of = f"{counted(self.batch_size, 'prompt')} of {counted(self.n_pos, 'token')}"
+        return f"Recording({of} through {counted(self.n_layers, 'layer')}; {ran})"
 
     def running(self) -> AbstractContextManager[None]:
         """Return a context in which blocks run; it raises if the model is not as recorded."""

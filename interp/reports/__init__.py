@@ -9,10 +9,10 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from interp.errors import RunError, unknown
 from interp.figures.words import value_text
 from interp.files.whole import write_atomically
-from interp.reports.at_a_glance import glance
 from interp.reports.comparison import comparison_figure
 from interp.reports.flat import flatten
 from interp.reports.gather import gather
+from interp.runs.at_a_glance import glance
 from interp.runs.evidence import evidence
 from interp.runs.folder import read_file
 from interp.runs.viewing import PORT

@@ -1,14 +1,24 @@
 """A run folder, opened again: results rebuilt from their parts, and the prompts they number."""
 
+from collections.abc import Iterator
+from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
+
 from interp.errors import RunError
+from interp.figures.words import counted
 from interp.result import Origin, Result
+from interp.runs.at_a_glance import glance
+from interp.runs.evidence import beside_untrained, findings_of, is_control
 from interp.runs.folder import Cell, cells_of, read_run, task_folder
 from interp.runs.parts import unpack
 from interp.runs.registry import make_analysis
 from interp.tasks import Prompt, Task
+
+_LEFT = ' style="text-align:left"'
 
 
 class RunFolder:
@@ -20,6 +30,47 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.info = read_run(folder)
+
+    def __repr__(self) -> str:
+        models, tasks = (", ".join(self.info["config"][of]) for of in ("models", "tasks"))
+        n = counted(len([*self._shown()]), "result")
+        return f"RunFolder({str(self.folder)!r}: {models} on {tasks}, {n})"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: each result's first finding, by model and task."""
+        rows = []
+        of_task = lambda one: (one[0].model, one[0].task)  # noqa: E731
+        for (model, task), results in groupby(self._shown(), of_task):
+            rows.append(f'<tr><th colspan="2"{_LEFT}>{escape(f"{model} · {task}")}</th></tr>')
+            rows += [
+                f"<tr><td{_LEFT}>{escape(cell.name)}</td><td{_LEFT}>"
+                f"{escape(findings_of(record)[0]['claim'])}</td></tr>"
+                for cell, record in results
+            ]
+        how = "<code>[MODEL, TASK, ANALYSIS]</code> is a result, <code>.plot()</code> all layers"
+        return f"<table>{''.join(rows)}</table><small>{how}</small>"
+
+    def plot(self) -> go.Figure:
+        """Return depth at a glance: what the run says of every layer, as on top of its report.
+
+        Raises RunError for a run in which fewer than two analyses say something of every layer.
+        """
+        sections = [
+            {**cell.names, "findings": findings_of(record), "id": ""}
+            for cell, record in self._shown()
+        ]
+        provenance = {"models": self.info["models"]}
+        figure = glance(self.folder, {"analyses": sections, "provenance": provenance})
+        if figure is None:
+            raise RunError(f"too few analyses of layers in {self.folder} for a figure of them all")
+        return figure
+
+    def _shown(self) -> Iterator[tuple[Cell, dict[str, Any]]]:
+        """Yield finished cells and their records, without models that are there as controls."""
+        named = self.info["config"]["models"]
+        for path, record in beside_untrained(self.info["cells"]).items():
+            if record["status"] == "ok" and not is_control(record["model"], named):
+                yield Cell.of(path, record), record
 
     def __getitem__(self, key: tuple[str, str, str]) -> Result:
         cell, record = self._finished(Cell.parse(*key))

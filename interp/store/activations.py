@@ -49,6 +49,9 @@ class ActivationStore:
         self._where: dict[str, list[ShardEntry]] = {}
         self._lock = threading.RLock()  # `publish` may evict in a thread what another looks for
 
+    def __repr__(self) -> str:
+        return f"ActivationStore({self.files.url!r}, of {self.name or self.model[:16]})"
+
     @property
     def dtype(self) -> torch.dtype | None:
         """Return the type in which activations are kept; None: as they are computed."""

@@ -9,12 +9,15 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import TaskError
+from interp.figures.words import counted, shortened
 from interp.tasks.encoding import NO_LIMITS, UNKNOWN, Encoded, Encoder, Limits, named
 from interp.tasks.given import described, is_ids, list_of, plain, read_ids
 from interp.tasks.prompts import Prompt, key_of
 
+_ASKED = ("answer", "wrong", "corrupted", "subject", "bridge")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TokenBatch:
     """Token ids [batch pos], padded on the right; `mask` is False on padding.
 
@@ -38,6 +41,17 @@ class TokenBatch:
     bridge: Int[Tensor, " batch"] | None = None
     subject_start: Int[Tensor, " batch"] | None = None
     why: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        lengths = sorted(set(self.mask.sum(1).tolist()))
+        of = "" if not lengths else f" of {counted(lengths[-1], 'token')}"
+        if len(lengths) > 1:
+            of = f" of {lengths[0]} to {counted(lengths[-1], 'token')}"
+        shown = [repr(shortened(prompt.text)) for prompt in self.prompts[:2]]
+        texts = ", ".join([*shown, "…"] if len(self.prompts) > len(shown) else shown)
+        known = ", ".join(name for name in _ASKED if getattr(self, name) is not None)
+        what = f"{counted(len(self.prompts), 'prompt')}{of}"
+        return f"TokenBatch({'; '.join(filter(None, (what, texts, known and f'with {known}')))})"
 
     @property
     def groups(self) -> Int[Tensor, " batch"]:

@@ -15,12 +15,15 @@ SEVERAL = "whose answers are not single tokens"
 UNALIGNED = "whose corrupted twin has another number of tokens"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fitted:
     """The prompts of a task that a tokenizer can serve; `left_out` counts the others by reason."""
 
     task: Task
     left_out: dict[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Fitted({self.task!r}; left out: {str(self) or 'none'})"
 
     def __str__(self) -> str:
         """Return how many prompts were left out, and why; nothing if none was."""

@@ -6,13 +6,15 @@ from hashlib import blake2b
 from typing import Any
 
 from interp.errors import TaskError
+from interp.figures.words import counted, shortened
 from interp.tasks.given import is_missing, list_of_texts, read_ids, spelled
 from interp.tasks.spacing import Space, check_space, space_between
 
 _OPTIONAL_TEXTS = ("answer", "wrong", "corrupted", "subject", "bridge", "group")
+_SHOWN = ("answer", "wrong", "subject", "bridge")  # in a repr, where they are known
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prompt:
     """A text whose continuation is asked for, and what is known about it.
 
@@ -63,6 +65,13 @@ class Prompt:
             raise TaskError(f"{where}: one of its {len(self.choices)} choices is empty")
         check_space(self.space)
         self._choose(where)
+
+    def __repr__(self) -> str:
+        known = {name: getattr(self, name) for name in _SHOWN}
+        more = [f"{name}={shortened(text)!r}" for name, text in known.items() if text]
+        if self.choices:
+            more.append(counted(len(self.choices), "choice"))
+        return f"Prompt({', '.join([repr(self.id), repr(shortened(self.text)), *more])})"
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from interp.errors import TaskError
+from interp.figures.words import counted, shortened
 from interp.tasks.given import distinct, list_of_texts
 from interp.tasks.prompts import Prompt
 from interp.tasks.records import (
@@ -27,7 +28,7 @@ SHARD = 32
 Need = Literal["known_words", "single_token_answer", "aligned_twin"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task:
     """A named list of prompts.
 
@@ -56,6 +57,11 @@ class Task:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def __repr__(self) -> str:
+        first = self.prompts[0]
+        example = repr(shortened(first.text)) + (f" → {first.answer!r}" if first.answer else "")
+        return f"Task({self.name!r}: {counted(len(self), 'prompt')}, such as {example})"
 
     def of(self, prompts: Iterable[Prompt]) -> Self:
         """Return this task with only some of its prompts."""

@@ -1,4 +1,4 @@
-"""The figure at the top of a report: what a run says of every layer, at a glance."""
+"""What a run says of every layer, as one figure: the top of its report, and `RunFolder.plot`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
