@@ -23,6 +23,7 @@ import typer
 
 import interp
 from interp.cli import app
+from interp.figures import export
 from interp.runs import Study, execute
 from interp.runs.registry import find_analyses
 
@@ -83,8 +84,11 @@ def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("page", pages_with("python"), ids=lambda page: page.name)
-def test_its_code_runs(page: Path, folder: Path, a_run: Path) -> None:
+def test_its_code_runs(
+    page: Path, folder: Path, a_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(a_run, folder / "runs/demo")
+    monkeypatch.setattr(export, "drawn", lambda figures, kind, width: [b""] * len(figures))
     names: dict[str, object] = {}
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), names)
