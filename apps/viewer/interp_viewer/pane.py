@@ -10,7 +10,7 @@ from interp.errors import RunError
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.heat import heat
 from interp_viewer.selected import Selected
-from interp_viewer.text import number, plain
+from interp_viewer.text import number, plain, prompt_named
 from interp_viewer.widgets import choose
 
 Values = NDArray[np.float32]
@@ -26,7 +26,7 @@ def pane(
     is_table: bool = True,
 ) -> None:
     """Draw a grid and its inspector; `at_cell` returns every prompt's value of a cell."""
-    left, right = st.columns([0.72, 0.28])
+    left, right = st.columns([0.76, 0.24], gap="medium")
     with left:
         picture(here, grid, key=key)
         if is_table:
@@ -63,8 +63,8 @@ def picture(here: Selected, grid: Grid, *, key: str) -> None:
         on_pick=lambda row, col: here.select(**grid.rows.picked(row), **grid.cols.picked(col)),
         on_threshold=lambda value: here.select(thr=round(value, 4)),
     )
-    for caption in grid.captions():
-        st.caption(plain(caption))
+    if captions := grid.captions():
+        st.caption(plain(" ".join(captions)))
 
 
 def _mirror(here: Selected, axis: Axis, place: int | None, *, key: str) -> None:
@@ -83,14 +83,12 @@ def inspect(
     if not np.isfinite(value):
         st.markdown(f"no value: {plain(grid.missing)}")
         return
-    st.metric("Value", f"{number(value)} {grid.unit}".strip())
+    st.metric("Value", f"{number(value)} {grid.unit}".strip(), height="content")
     if grid.texts and grid.texts[row * grid.values.shape[1] + col]:
-        st.text(f"in the cell: {grid.texts[row * grid.values.shape[1] + col]}")
+        st.text(f"in the cell: “{grid.texts[row * grid.values.shape[1] + col]}”")
     place, n_smaller, n = grid.rank(row, col)
-    lines = [
-        f"rank {place} of {n} by size (larger than"
-        f" {100 * n_smaller / max(1, n - 1):.0f} % of the others)"
-    ]
+    share = 100 * n_smaller / max(1, n - 1)
+    lines = [f"rank {place} of {n} by size (larger than {share:.0f} % of the others)"]
     if grid.low is not None and grid.high is not None and np.isfinite(grid.low[row, col]):
         lines.append(
             f"95 % interval {number(float(grid.low[row, col]))} to"
@@ -100,7 +98,7 @@ def inspect(
         lines.append(f"mean over {int(grid.n[row, col])} prompts")
     elif at_cell is not None and not here.is_over_all:
         lines.append("one prompt: no interval")
-    st.markdown("\n".join(f"- {plain(line)}" for line in lines))
+    st.caption("  \n".join(map(plain, lines)))
     if at_cell is not None:
         try:
             _prompts_by_effect(here, np.asarray(at_cell(row, col), np.float64))
@@ -121,9 +119,9 @@ def _prompts_by_effect(here: Selected, values: NDArray[np.float64]) -> None:
     best = known[np.argsort(-np.abs(values[known]), kind="stable")][:_LISTED]
     with st.container(gap="xxsmall"):
         for i in best:
-            name = here.prompts[i].get("id", str(i)) if i < len(here.prompts) else str(i)
+            name = prompt_named(i, here.prompts[i], 28) if i < len(here.prompts) else str(i)
             st.button(
-                f"{number(values[i])} · {plain(name)}",
+                f"**{number(values[i])}** · {plain(name)}",
                 key=f"prompt-{i}",
                 on_click=lambda i=int(i): here.select(ex=i),
                 disabled=int(i) == here.ex,

@@ -85,7 +85,6 @@ def _difference(grids: list[Grid], *, title: str) -> Grid:
         title=title,
         values=first.values - second.values,
         is_signed=True,
-        lower_is_better=False,
         notes=(),
         **of_one,
     )

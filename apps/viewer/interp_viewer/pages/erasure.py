@@ -3,12 +3,13 @@
 import numpy as np
 import streamlit as st
 
+from interp_viewer.about import about
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import stored
 from interp_viewer.pane import pane
 from interp_viewer.positions import over_positions, token_axis
 from interp_viewer.selected import Selected
-from interp_viewer.widgets import mean_or_prompt, option
+from interp_viewer.widgets import controls, mean_or_prompt, option
 
 TITLE = "Erasure and gradients"
 COMPARED = ("residual_erasure", "integrated_gradients")
@@ -69,10 +70,8 @@ def grid(here: Selected, of: str) -> Grid:
 
 def page(here: Selected) -> None:
     """Draw the grid, and the analysis's own figure."""
-    left, right = st.columns(2)
-    with left:
+    with controls():
         of = option(here, "Effect", choices(here))
-    with right:
         mean_or_prompt(here)
     cell = here.cell("integrated_gradients" if of == GRADIENTS else "residual_erasure")
     name = (
@@ -87,4 +86,5 @@ def page(here: Selected) -> None:
         key="erasure",
         at_cell=None if here.is_over_all else lambda row, col: measured.at(name, row, col),
     )
+    about(here, *COMPARED)
     stored(here, cell)

@@ -4,12 +4,13 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
+from interp_viewer.about import about
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import stored
 from interp_viewer.pane import pane
 from interp_viewer.positions import token_axis
 from interp_viewer.selected import Selected
-from interp_viewer.widgets import option
+from interp_viewer.widgets import controls, one_of
 
 TITLE = "Voids"
 COMPARED = ("void_detection",)
@@ -96,8 +97,10 @@ def page(here: Selected) -> None:
 
 
 def _map(here: Selected) -> None:
-    of = option(here, "Phase", choices(here))
+    with controls():
+        of = one_of(here, "Phase", {name: f"of the {name}" for name in choices(here)}, field="of")
     pane(here, grid(here, of), key="voids")
+    about(here, "void_detection", "void_skip")
     stored(here, here.cell("void_detection"))
     st.caption(
         "Void cells are grey and hatched;"
