@@ -52,10 +52,11 @@ def drawing(
     for e in edges:
         is_lit = not (node or edge) or e.name == edge or node in (e.sender, e.node)
         links.append(_link(e, width=1 + 7 * abs(e.score) / largest, is_lit=is_lit))
-    margins = {"top": 30, "bottom": 30, "left": 40, "right": 80, "preserveAspect": True}
+    margins = {"top": 30, "bottom": 30, "left": 40, "right": 80}
     arrows = {"edgeSymbol": ["none", "arrow"], "edgeSymbolSize": 6}
     how = {"type": "graph", "layout": "none", "roam": True, "selectedMode": "single"}
     series = {**how, "data": nodes, "links": links, **arrows, **margins}
+    series["labelLayout"] = {"hideOverlap": True}
     return {"tooltip": {"trigger": "item"}, "animation": False, "series": [series]}
 
 

@@ -106,14 +106,19 @@ class Heat {
     return { width, cellWidth, cellHeight, height, left, right, bottom, isTurned, colStep };
   }
 
+  // What is left for what stands below: given, or as many lines as the notes take.
+  below() {
+    const { below, n_letters: letters } = this.data;
+    return below ?? (letters ? 6 + 20 * Math.ceil((letters * 6.4) / this.root.clientWidth) : 0);
+  }
+
   room() {
     if (document.fullscreenElement) return window.innerHeight - 70;
     const page = this.root.getRootNode().host?.closest("[data-testid=stMain]");
     const top = this.root.getBoundingClientRect().top + (page ? page.scrollTop : 0);
     const isFirst = top < 0.6 * window.innerHeight;
     const bar = this.data.threshold === null ? 0 : 32;
-    const notes = this.data.notes ? 10 + 20 * Math.ceil((this.data.notes * 6.4) / this.root.clientWidth) : 4;
-    return Math.max(220, window.innerHeight - (isFirst ? top : 100) - bar - notes - 10);
+    return Math.max(220, window.innerHeight - (isFirst ? top : 100) - bar - this.below() - 14);
   }
 
   y(row) {
@@ -221,8 +226,10 @@ class Heat {
         const text = texts ? texts[row * cols + col] : signed && Math.abs(value) > 0.05 * high ? (value < 0 ? "−" : "+") : value > high ? "▲" : "";
         if (!text) continue;
         const [red, green, blue] = this.isHatched(value) ? [190, 190, 190] : this.colour(value);
+        const written = fitted(pen, text, cellWidth - 2);
+        if (written !== text && written.length < 4) continue;
         pen.fillStyle = 0.3 * red + 0.6 * green + 0.1 * blue < 128 ? "#ffffff" : "#000000";
-        pen.fillText(fitted(pen, text, cellWidth - 2), x + cellWidth / 2, y + cellHeight / 2);
+        pen.fillText(written, x + cellWidth / 2, y + cellHeight / 2);
       }
     }
   }

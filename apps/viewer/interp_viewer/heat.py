@@ -36,8 +36,12 @@ def heat(
     selected: tuple[int, int] | None,
     on_pick: Callable[[int, int], None],
     on_threshold: Callable[[float], None] | None = None,
+    below: int | None = None,
 ) -> None:
-    """Draw a grid; `on_pick` is called with the row and column of a click, or of Enter."""
+    """Draw a grid; `on_pick` is called with the row and column of a click, or of Enter.
+
+    It is as tall as the window leaves, less `below` pixels, or what the grid's captions take.
+    """
 
     def picked() -> None:
         if pick := st.session_state[key].get("pick"):
@@ -50,7 +54,7 @@ def heat(
 
     _component()(
         key=key,
-        data=_sent(grid) | {"selected": selected},
+        data=_sent(grid) | {"selected": selected, "below": below},
         on_pick_change=picked,
         on_threshold_change=moved,
     )
@@ -75,7 +79,7 @@ def _sent(grid: Grid) -> dict[str, Any]:
         "col_labels": list(grid.cols.labels),
         "unit": grid.unit,
         "signed": grid.is_signed,
-        "notes": len(" ".join(grid.captions())),
+        "n_letters": len(" ".join(grid.captions())),
         "upward": grid.is_upward,
         "missing": grid.missing,
         "texts": list(grid.texts) if grid.texts else None,

@@ -1,13 +1,14 @@
 """A grid beside its selected cell, and the same numbers as a table."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
 from interp.errors import RunError
-from interp_viewer.grid import Axis, Grid
+from interp_viewer.grid import Grid
 from interp_viewer.heat import heat
 from interp_viewer.selected import Selected
 from interp_viewer.text import number, plain, prompt_named
@@ -32,11 +33,8 @@ def pane(
         if is_table:
             _table(grid, key)
     with right:
-        boxes = st.columns(2)
-        for box, axis in zip(boxes, (grid.rows, grid.cols), strict=True):
-            if axis.keys:
-                with box:
-                    _mirror(here, axis, axis.index(here.numbers), key=f"{key}-{axis.name}")
+        with st.container(horizontal=True, wrap=False):
+            mirrors(here, grid, key=key)
         whole = selected_cell(here, grid)
         if whole is None:
             st.caption("Click a cell, or choose a row and a column, to see its number here.")
@@ -53,8 +51,11 @@ def selected_cell(here: Selected, grid: Grid) -> tuple[int, int] | None:
     return None if row is None or col is None else (row, col)
 
 
-def picture(here: Selected, grid: Grid, *, key: str) -> None:
-    """Draw a grid with its title and notes; clicks move the selection."""
+def picture(here: Selected, grid: Grid, *, key: str, below: int | None = None) -> None:
+    """Draw a grid with its title; clicks move the selection.
+
+    Its notes follow, unless it leaves `below` pixels for what is drawn next.
+    """
     st.markdown(f"**{plain(grid.title)}**")
     heat(
         grid,
@@ -62,14 +63,26 @@ def picture(here: Selected, grid: Grid, *, key: str) -> None:
         selected=selected_cell(here, grid),
         on_pick=lambda row, col: here.select(**grid.rows.picked(row), **grid.cols.picked(col)),
         on_threshold=lambda value: here.select(thr=round(value, 4)),
+        below=below,
     )
-    if captions := grid.captions():
+    if below is None and (captions := grid.captions()):
         st.caption(plain(" ".join(captions)))
 
 
-def _mirror(here: Selected, axis: Axis, place: int | None, *, key: str) -> None:
-    label = axis.name[:1].upper() + axis.name[1:]
-    choose(label, list(axis.labels), place, lambda i: here.select(**axis.picked(i)), key=key)
+def mirrors(
+    here: Selected, grid: Grid, *, key: str, width: int | Literal["stretch"] = "stretch"
+) -> None:
+    """Draw the boxes that select a row and a column, as a click does."""
+    for axis in (grid.rows, grid.cols):
+        if axis.keys:
+            choose(
+                axis.name[:1].upper() + axis.name[1:],
+                list(axis.labels),
+                axis.index(here.numbers),
+                lambda i, axis=axis: here.select(**axis.picked(i)),
+                key=f"{key}-{axis.name}",
+                width=width,
+            )
 
 
 def inspect(
@@ -117,9 +130,9 @@ def _prompts_by_effect(here: Selected, values: NDArray[np.float64]) -> None:
         f" half of them {number(low)} to {number(high)}. Largest:"
     )
     best = known[np.argsort(-np.abs(values[known]), kind="stable")][:_LISTED]
-    with st.container(gap="xxsmall"):
+    with st.container(gap="xxsmall", key="prompts"):
         for i in best:
-            name = prompt_named(i, here.prompts[i], 28) if i < len(here.prompts) else str(i)
+            name = prompt_named(i, here.prompts[i]) if i < len(here.prompts) else str(i)
             st.button(
                 f"**{number(values[i])}** · {plain(name)}",
                 key=f"prompt-{i}",

@@ -52,8 +52,9 @@ def show(name: str, body: Callable[[Selected], None]) -> None:
         return
     with line:
         bar(here)
-    question(here, entry.analyses)
-    tokens(here)
+    question(here, getattr(entry.module, "ASKS", entry.analyses))
+    if entry.analyses:
+        tokens(here)
     try:
         body(here)
     except Missing as missing:

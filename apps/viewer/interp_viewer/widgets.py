@@ -46,11 +46,22 @@ def controls() -> DeltaGenerator:
     return st.container(key="controls", horizontal=True, vertical_alignment="center")
 
 
-def option(here: Selected, label: str, options: list[str], *, field: str = "of") -> str:
+def option(
+    here: Selected,
+    label: str,
+    options: list[str],
+    *,
+    field: str = "of",
+    width: int | Literal["stretch"] = "stretch",
+) -> str:
     """Return what the page shows, chosen in a box (at first, the first) and kept in the address."""
     current = getattr(here.selection, field)
     at = options.index(current) if current in options else 0
-    choose(label, options, at, lambda i: here.select(**{field: options[i]}), key=f"{field}-box")
+
+    def chosen(i: int) -> None:
+        here.select(**{field: options[i]})
+
+    choose(label, options, at, chosen, key=f"{field}-box", width=width)
     return options[at]
 
 

@@ -14,6 +14,7 @@ from interp_viewer.widgets import controls, one_of
 
 TITLE = "Voids"
 COMPARED = ("void_detection",)
+ASKS = ("void_detection", "void_skip")
 PHASES = {"prompt": "prompt.norms", "response": "response.norms"}
 # of layers with nothing before them: active whatever the threshold, unless they shorten the stream
 _ALWAYS = 99.0
@@ -61,7 +62,7 @@ def grid(here: Selected, of: str) -> Grid:
         f" −{_ALWAYS:g} for shorter (void)."
     )
     notes += (
-        [f"Tokens {', '.join(map(str, massive))} hold massive activations."] if len(massive) else []
+        [f"Tokens with massive activations: {', '.join(map(str, massive))}."] if len(massive) else []
     )
     n = values.shape[1]
     cols = token_axis(here, n) if phase == "prompt" else Axis.of("token of the response", n)
