@@ -119,7 +119,6 @@ def _start(root: Path, port: int, host: str) -> subprocess.Popen[bytes]:
         "server.fileWatcherType": "none",
         "server.enableStaticServing": "false",
         "browser.gatherUsageStats": "false",
-        "theme.baseFontSize": 14,
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
     }

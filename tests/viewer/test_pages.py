@@ -338,7 +338,7 @@ def test_prompts_are_walked_through(made: Path, seen: Draw) -> None:
 
 def test_what_a_page_shows_is_in_the_address_too(made: Path, seen: Draw) -> None:
     at = seen(made, "skip", run="hops")
-    next(box for box in at.selectbox if box.label == "Over").set_value(1).run()
+    next(box for box in at.segmented_control if box.label == "Over").set_value("all").run()
     assert address(at, "over") == ["all"]
     assert is_fine(at)
 
@@ -433,6 +433,10 @@ def test_the_live_page_says_what_it_cannot_use(tmp_path: Path, seen: Draw) -> No
     at.button[0].click().run()
     assert "no prompt" in texts(at)
     at.text_area[0].set_value("words")
+    at.pills[0].set_value([])
+    at.button[0].click().run()
+    assert "No analysis is chosen" in texts(at)
+    at.pills[0].set_value(["logit_lens"])
     next(box for box in at.text_input if "folder" in box.label).set_value("no/such/model")
     at.button[0].click().run(timeout=60)
     assert not at.exception

@@ -291,6 +291,7 @@ class Heat {
     pen.font = FONT;
     pen.textAlign = "left";
     pen.textBaseline = "middle";
+    this.root.querySelector(".tools").style.top = `${TOP + tall + 14}px`;
     const ticks = this.data.signed ? [high, 0, low] : [high, low];
     for (const tick of ticks) {
       pen.fillText(round(tick), x + 16, TOP + 5 + (tall - 10) * ((high - tick) / (high - low || 1)));

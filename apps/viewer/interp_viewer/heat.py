@@ -17,8 +17,9 @@ HTML = """<div class="heat">
 <div class="bar"><label><span class="name"></span>
 <input class="threshold" type="range" min="0" aria-label="Threshold">
 <output class="value"></output></label></div>
-<div class="tools"><button class="full" type="button" title="Full screen" aria-label="Full screen">⤢</button>
-<button class="png" type="button" title="Save the picture as PNG" aria-label="Save the picture as PNG">↓</button></div>
+<div class="tools">
+<button class="full" type="button" title="Full screen" aria-label="Full screen">⤢</button>
+<button class="png" type="button" title="Save as PNG" aria-label="Save as PNG">↓</button></div>
 <div class="tip" hidden></div><div class="live" aria-live="polite"></div></div>"""
 
 

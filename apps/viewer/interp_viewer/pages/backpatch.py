@@ -92,7 +92,8 @@ def page(here: Selected) -> None:
     groups = list(dict.fromkeys(frame["group"]))
     with controls():
         of = option(here, "Kind and statistic", choices(here))
-        one_of(here, "Prompts", {"all": "all prompts"} | {g: g for g in groups if g != "all"}, field="over")
+        others = {group: group for group in groups if group != "all"}
+        one_of(here, "Prompts", {"all": "all prompts"} | others, field="over")
     picture = grid(here, of)
     pane(here, picture, key="backpatch")
     about(here, "back_patching")

@@ -1,7 +1,6 @@
 """Until which layer a token matters for the answer, by erasure and integrated gradients."""
 
 import numpy as np
-import streamlit as st
 
 from interp_viewer.about import about
 from interp_viewer.grid import Axis, Grid

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import streamlit as st
 
 from interp.figures.words import ALL, ALL_BUT_FIRST
 from interp_viewer.about import about

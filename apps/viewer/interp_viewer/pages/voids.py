@@ -61,9 +61,8 @@ def grid(here: Selected, of: str) -> Grid:
         f"Where no change came before, {_ALWAYS:g} stands for longer (active),"
         f" −{_ALWAYS:g} for shorter (void)."
     )
-    notes += (
-        [f"Tokens with massive activations: {', '.join(map(str, massive))}."] if len(massive) else []
-    )
+    if len(massive):
+        notes.append(f"Tokens with massive activations: {', '.join(map(str, massive))}.")
     n = values.shape[1]
     cols = token_axis(here, n) if phase == "prompt" else Axis.of("token of the response", n)
     return Grid(
