@@ -56,8 +56,8 @@ def _scores(here: Selected) -> list[str]:
             skip = ("last", "n_pos", "base", "source")
             scores += [
                 name if analysis == "relevance_patching" else f"exact {name}"
-                for name in names
-                if name not in skip
+                for name, (_, shape) in names.items()
+                if name not in skip and len(shape) in (3, 4)  # [prompt layer pos (unit)]
             ]
     return scores
 
