@@ -11,7 +11,7 @@ from interp.errors import RunError
 from interp_viewer.grid import Grid
 from interp_viewer.heat import heat
 from interp_viewer.selected import Selected
-from interp_viewer.text import number, plain, prompt_named
+from interp_viewer.text import NOISE, number, plain, prompt_named
 from interp_viewer.widgets import choose
 
 Values = NDArray[np.float32]
@@ -123,6 +123,9 @@ def _prompts_by_effect(here: Selected, values: NDArray[np.float64]) -> None:
     """List the prompts with the largest value at this cell, as buttons that select them."""
     known = np.flatnonzero(np.isfinite(values))
     if len(known) < 2:
+        return
+    if np.abs(values[known]).max() < NOISE:
+        st.caption(f"Over {len(known)} prompts: none is different from 0.")
         return
     low, middle, high = np.percentile(values[known], [25, 50, 75])
     st.caption(

@@ -8,7 +8,8 @@ from interp.figures.words import value_text
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|$~:&^=])")
 
-_SHOWN, _NOISE = 84, 1e-6
+_SHOWN = 84
+NOISE = 1e-6  # what is below it is no more than rounding leaves
 
 
 def plain(text: object) -> str:
@@ -22,7 +23,7 @@ def number(value: float) -> str:
     What is no more than rounding leaves is "≈0".
     """
     size = abs(value)
-    if size < _NOISE:
+    if size < NOISE:
         return "≈0" if size else "0"
     is_extreme = size < 0.001 or size >= 1e5
     return value_text(float(value), ".2e" if is_extreme else ".3f" if size < 10 else ".1f")
