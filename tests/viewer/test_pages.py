@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
@@ -18,6 +19,7 @@ from streamlit.testing.v1 import AppTest
 
 from benchmarks.viewer import make_run
 from interp.files.whole import read_json, write_json
+from interp.runs import Study, execute
 
 Draw = Callable[..., AppTest]
 OF_A_RUN = [name for name in entries() if name not in WITHOUT_RUN]
@@ -522,3 +524,17 @@ def test_the_live_page_says_what_it_cannot_use(tmp_path: Path, seen: Draw) -> No
 def test_a_run_folder_can_be_moved(made: Path, tmp_path: Path, seen: Draw) -> None:
     shutil.copytree(made / "hops", tmp_path / "else" / "where" / "deep")
     assert is_fine(seen(tmp_path, "lens", run="else/where/deep"))
+
+
+def test_layers_that_were_not_erased_are_no_rows(tmp_path: Path) -> None:
+    sparse = {"residual_erasure": {"every": 3}}
+    execute(Study(("zoo/hops-4l",), ("two-hop",), sparse, n=4), tmp_path / "sparse")
+    run = find_run(tmp_path, "sparse")
+    model, task = run.models_and_tasks[0]
+    prompts = run.prompts(model, task)
+    here = Selected(run, Selection(run=run.id), model, task, prompts, ())
+    module = entries()["erasure"].module
+    one = module.grid(here, "")
+    mean = module.grid(here.at(over="all"), "")
+    assert one.rows == replace(mean.rows, name=one.rows.name)
+    assert len(one.values) < 5

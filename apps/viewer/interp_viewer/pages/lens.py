@@ -3,6 +3,7 @@
 import numpy as np
 import streamlit as st
 
+from interp.figures.words import with_minus
 from interp_viewer.about import about
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import lines
@@ -80,7 +81,7 @@ def _over_prompts(here: Selected, of: str, *, missing: str, **how: object) -> Gr
     last = len(here.tokens) - 1 if here.tokens else 0
     cols = Axis(
         "position (−1: the last token)",
-        tuple(map(str, offsets)),
+        tuple(with_minus(str(offset)) for offset in offsets),
         tuple(last + o - max(offsets) for o in offsets),
         ("token",),
     )
