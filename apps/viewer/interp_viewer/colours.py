@@ -4,6 +4,7 @@ Diverging around 0 (blue: positive, red: negative), and sequential.
 """
 
 import base64
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ _ON_DARK = (
 Lut = NDArray[np.uint8]
 
 
+@cache
 def lut(theme: str, *, is_signed: bool) -> Lut:
     """Return 256 colours [step rgb], low to high; the middle of signed scales is the paper's."""
     if not is_signed:

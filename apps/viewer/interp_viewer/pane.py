@@ -24,15 +24,10 @@ def pane(
     *,
     key: str,
     at_cell: Callable[[int, int], Values] | None = None,
-    is_table: bool = True,
 ) -> None:
     """Draw a grid and its inspector; `at_cell` returns every prompt's value of a cell."""
     left, right = st.columns([0.76, 0.24], gap="medium")
-    with left:
-        picture(here, grid, key=key)
-        if is_table:
-            _table(grid, key)
-    with right:
+    with right:  # first, so that it need not wait for the picture
         with st.container(horizontal=True, wrap=False):
             mirrors(here, grid, key=key)
         whole = selected_cell(here, grid)
@@ -43,6 +38,9 @@ def pane(
                     st.caption(f"{word} is selected, but is not in this picture.")
         else:
             inspect(here, grid, whole, at_cell)
+    with left:
+        picture(here, grid, key=key)
+        _table(grid, key)
 
 
 def selected_cell(here: Selected, grid: Grid) -> tuple[int, int] | None:

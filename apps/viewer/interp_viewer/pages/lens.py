@@ -52,10 +52,9 @@ def grid(here: Selected, of: str) -> Grid:
     texts = None
     if "top" in measured.names:
         vocabulary = here.run.vocabulary(here.model)
-        first = measured.of_prompt("top", here.ex)[..., 0]
-        texts = tuple(
-            visible(vocabulary[i]) if i < len(vocabulary) else "" for i in first.ravel().tolist()
-        )
+        ids, at = np.unique(measured.of_prompt("top", here.ex)[..., 0], return_inverse=True)
+        words = [visible(vocabulary[i]) if i < len(vocabulary) else "" for i in ids.tolist()]
+        texts = tuple(words[i] for i in at.ravel().tolist())
     return Grid(
         f"{of}, prompt {here.ex}" + ("; in the cells: the lens's first choice" if texts else ""),
         values,
