@@ -43,6 +43,9 @@ def test_it_draws_every_figure_without_a_request(page: Any, run: Path) -> None:
     page.on("request", lambda request: requests.append(request.url))
     opened(page, run)
     n_figures = 1 + 2  # all layers at a glance, and one of each analysis
+    for i in range(n_figures):
+        page.locator(".figure").nth(i).scroll_into_view_if_needed()
+        page.locator(".figure").nth(i).locator(".main-svg").first.wait_for()
     assert page.locator(".figure .plotly").count() == page.locator(".figure").count() == n_figures
     assert page.locator(".modebar-btn").count() > 0
     assert page.locator(".modebar-btn[data-title*='hare']").count() == 0  # no chart leaves the page
@@ -77,3 +80,11 @@ def test_hostile_text_runs_nothing(page: Any, run: Path) -> None:
     assert page.locator("[href^='javascript:'], [*|href^='javascript:']").count() == 0
     assert "onerror=alert(1)" in page.locator(".finding").first.inner_text()
     assert said == []
+
+
+def test_a_printed_report_has_every_figure(page: Any, run: Path) -> None:
+    page.set_viewport_size({"width": 1000, "height": 300})
+    opened(page, run)
+    assert page.locator(".figure .plotly").count() < page.locator(".figure").count()
+    page.pdf()
+    assert page.locator(".figure .plotly").count() == page.locator(".figure").count()

@@ -9,5 +9,5 @@ import streamlit as st
 from interp_viewer.menu import entries
 
 # a name as icon would be asked for on the network; the number is the width of the links beside
-st.set_page_config(page_title="interp", layout="wide", initial_sidebar_state=270)
+st.set_page_config(page_title="interp", layout="wide", initial_sidebar_state=220)
 st.navigation([entry.page for entry in entries().values()], position="hidden").run()

@@ -69,6 +69,7 @@ def _figures(
 ) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
     """Return the figures asked for by the names of their files, and why others are missing."""
     from interp.figures.export import WIDTHS
+    from interp.runs.run_folder import open_run
 
     records = cells_of(read_run(run))
     cells = [cell for cell, record in records.items() if record["status"] == "ok"]
@@ -95,19 +96,14 @@ def _figures(
         except RunError as error:
             failed[name] = str(error)
     if GLANCE in analyses or (not analyses and width >= WIDTHS["two-columns"]):
-        figures |= _glance(run)
+        try:
+            figures[GLANCE] = open_run(run).plot().to_plotly_json()
+        except RunError:
+            if GLANCE in analyses:
+                raise
     if not figures and not failed:
         raise RunError(f"{run} has no such figure to export")
     return figures, failed
-
-
-def _glance(run: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the figure of all layers at a glance, if there is one."""
-    from interp.reports.gather import gather
-    from interp.runs.at_a_glance import glance
-
-    figure = glance(run, gather(run))
-    return {} if figure is None else {GLANCE: figure.to_plotly_json()}
 
 
 def _file_name(cell: Cell) -> str:

@@ -32,7 +32,7 @@ _LARGE = 1.5  # times the tenth largest share of values; what is larger is cut o
 
 @dataclass(frozen=True)
 class Beside:
-    """A strip with what was found, the section it is in, and the same of an untrained model."""
+    """A strip with what was found, the address of more, and the same of an untrained model."""
 
     strip: Strip
     claim: str = ""
@@ -167,7 +167,7 @@ def _wrapped(text: str, n_characters: int, most: int) -> list[str]:
 
 
 def _linked(text: str, link: str) -> str:
-    return f'<a href="#{escape(link)}" target="_self">{text}</a>' if link else text
+    return f'<a href="{escape(link)}" target="_self">{text}</a>' if link else text
 
 
 def _annotate(figure: go.Figure, text: str, *, size: float = 12, **where: Any) -> None:

@@ -1,6 +1,6 @@
 """What a run says of every layer, as one figure: the top of its report, and `RunFolder.plot`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -20,20 +20,33 @@ from interp.runs.tables import read_frame
 _FEWEST = 2  # strips, below which there is nothing to see at a glance
 _LATER = "relative change"  # how the measure of what later tokens need begins
 
-Sections = Sequence[Mapping[str, Any]]
+Section = Mapping[str, Any]
 
 
-def glance(folder: Path, report: Mapping[str, Any]) -> go.Figure | None:
+def in_report(section: Section) -> str:
+    """Return the address of a section in its report."""
+    return f"#{section['id']}"
+
+
+def glance(
+    folder: Path,
+    report: Mapping[str, Any],
+    *,
+    link_of: Callable[[Section], str] = in_report,
+    read: Callable[[Cell], pd.DataFrame] | None = None,
+) -> go.Figure | None:
     """Return the figure of a report's sections, a column per model and task; None if it is empty.
 
-    Of more than three, those with the most strips are drawn.
+    Of more than three, those with the most strips are drawn. Titles and claims lead to `link_of`
+    their section; `read` returns a cell's table, or raises RunError.
     """
+    frame_of = cache(partial(_frame, read or partial(read_frame, folder)))
     pairs = dict.fromkeys((s["model"], s["task"]) for s in report["analyses"])
     models = report["provenance"]["models"]
     columns: dict[tuple[str, str], Column] = {}
     for model, task in pairs:
         here = [s for s in report["analyses"] if (s["model"], s["task"]) == (model, task)]
-        strips = _strips(folder, here)
+        strips = _strips(here, frame_of, link_of)
         n_layers = models.get(model, {}).get("layers")
         if len(strips) >= _FEWEST and n_layers:
             columns[model, task] = Column(_name(model, task, pairs), n_layers, strips)
@@ -65,9 +78,13 @@ def _name(model: str, task: str, pairs: Mapping[tuple[str, str], Any]) -> str:
     return ", ".join([*parts, task] if len(tasks) > 1 or not parts else parts)
 
 
-def _strips(folder: Path, sections: Sections) -> dict[str, Beside]:
+def _strips(
+    sections: Sequence[Section],
+    frame_of: Callable[[Cell], pd.DataFrame | None],
+    link_of: Callable[[Section], str],
+) -> dict[str, Beside]:
     """Return what can be drawn of a model and task, by question; what is damaged is left out."""
-    strips, frame_of = {}, cache(partial(_frame, folder))
+    strips = {}
     for key, make in STRIPS.items():
         analysis, _, part = key.partition(", ")
         section = next((s for s in sections if s["analysis"] == analysis), None)
@@ -77,7 +94,7 @@ def _strips(folder: Path, sections: Sections) -> dict[str, Beside]:
         twin = replace(cell, model=f"{cell.model}{UNTRAINED}")
         strip, untrained = (_strip(make, frame_of(each)) for each in (cell, twin))
         if strip is not None:
-            strips[key] = Beside(strip, _claim(section, part), section["id"], untrained)
+            strips[key] = Beside(strip, _claim(section, part), link_of(section), untrained)
     return strips
 
 
@@ -88,15 +105,15 @@ def _strip(make: StripOf, frame: pd.DataFrame | None) -> Strip | None:
         return None
 
 
-def _frame(folder: Path, cell: Cell) -> pd.DataFrame | None:
+def _frame(read: Callable[[Cell], pd.DataFrame], cell: Cell) -> pd.DataFrame | None:
     """Return a cell's table; None where it is missing or damaged."""
     try:
-        return read_frame(folder, cell)
+        return read(cell)
     except RunError:
         return None
 
 
-def _claim(section: Mapping[str, Any], part: str) -> str:
+def _claim(section: Section, part: str) -> str:
     found = section["findings"]
     if part:
         found = [f for f in found if (f.get("measure") or "").startswith(_LATER)]

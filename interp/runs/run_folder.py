@@ -60,7 +60,8 @@ class RunFolder:
             for cell, record in self._shown()
         ]
         provenance = {"models": self.info["models"]}
-        figure = glance(self.folder, {"analyses": sections, "provenance": provenance})
+        report = {"analyses": sections, "provenance": provenance}
+        figure = glance(self.folder, report, link_of=lambda _: "")
         if figure is None:
             raise RunError(f"too few analyses of layers in {self.folder} for a figure of them all")
         return figure

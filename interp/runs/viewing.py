@@ -30,10 +30,10 @@ ANY = "analysis"  # the page of analyses that have none of their own
 
 
 def app_path() -> Path:
-    """Return the viewer's script: inside the installed package, or next to it in a clone."""
+    """Return the script of the viewer's server, in the installed package or in a clone."""
     package = Path(__file__).parents[1]
-    installed = package / "_viewer" / "app.py"
-    return installed if installed.is_file() else package.parent / "apps" / "viewer" / "app.py"
+    installed = package / "_viewer" / "server.py"
+    return installed if installed.is_file() else package.parent / "apps" / "viewer" / "server.py"
 
 
 def address(

@@ -12,7 +12,7 @@ from interp_viewer.menu import entry_of
 from interp_viewer.pages import skip, voids
 from interp_viewer.selection import Selection
 from interp_viewer.strip import visible
-from interp_viewer.text import number, plain
+from interp_viewer.text import number, plain, prompt_named, shortened
 from interp_viewer.wiring import Edge, Wires, graph_of
 
 from interp.analyses.circuit_discovery.circuits import Wiring
@@ -52,9 +52,6 @@ def test_blue_is_positive_and_red_negative_around_the_paper(theme: str) -> None:
 def test_the_sequential_scale_only_gets_lighter() -> None:
     lightness = lut("light", is_signed=False).astype(float) @ [0.3, 0.6, 0.1]
     assert (np.diff(lightness) > -1).all()
-    assert (
-        lut("light", is_signed=False)[::-1] == lut("light", is_signed=False, is_reversed=True)
-    ).all()
 
 
 def test_what_is_missing_infinite_or_beyond_is_counted() -> None:
@@ -230,12 +227,24 @@ def test_text_is_no_markup() -> None:
     assert plain("a\nb") == "a b"
     assert visible(" a\n\t") == "·a↵⇥"
     assert visible("") == "∅"
-    assert [number(x) for x in (-0.5, 0.0, 1e-5, 123.456)] == [
+    assert [number(x) for x in (-0.5, 0.0, -0.0, 1e-5, -3e-17, 123.456)] == [
         "−0.500",
-        "0.000",
+        "0",
+        "0",
         "1.00e−05",
+        "≈0",
         "123.5",
     ]
+
+
+def test_a_prompt_is_named_by_its_text_and_answer() -> None:
+    prompt = {"id": "facts-7", "text": "The capital of\nFrance is", "answer": " Paris"}
+    assert prompt_named(3, prompt) == "3 · The capital of France is → Paris"
+    assert prompt_named(0, {"id": "facts-7"}) == "0 · facts-7"
+    long = shortened("The beginning " + "and more " * 40 + "of the end", 40)
+    assert len(long) <= 40
+    assert long.startswith("The beginning")
+    assert long.endswith("of the end")
 
 
 def test_every_choice_of_layer_skip_has_its_own_name() -> None:

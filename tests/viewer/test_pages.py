@@ -4,19 +4,27 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
+from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 import pytest
 from interp_viewer.menu import WITHOUT_RUN, entries
+from interp_viewer.reading import find_run
+from interp_viewer.selected import Selected
+from interp_viewer.selection import Selection
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.viewer import make_run
 from interp.files.whole import read_json, write_json
+from interp.runs import Study, execute
 
 Draw = Callable[..., AppTest]
 OF_A_RUN = [name for name in entries() if name not in WITHOUT_RUN]
 HAS = {"circuit": "ioi"}
+COMPARED = [name for name, entry in entries().items() if hasattr(entry.module, "COMPARED")]
 NEEDS = {entry.name: entry.analyses for entry in entries().values() if entry.analyses}
 
 
@@ -33,7 +41,8 @@ def texts(at: AppTest) -> str:
         at.subheader,
         at.text,
     )
-    return "\n".join(str(element.value) for kind in kinds for element in kind).replace("\\", "")
+    said = [str(element.value) for kind in kinds for element in kind]
+    return "\n".join([*said, *(fold.label for fold in at.expander)]).replace("\\", "")
 
 
 def address(at: AppTest, *names: str) -> list[str]:
@@ -338,7 +347,7 @@ def test_prompts_are_walked_through(made: Path, seen: Draw) -> None:
 
 def test_what_a_page_shows_is_in_the_address_too(made: Path, seen: Draw) -> None:
     at = seen(made, "skip", run="hops")
-    next(box for box in at.selectbox if box.label == "Over").set_value(1).run()
+    next(box for box in at.segmented_control if box.label == "Over").set_value("all").run()
     assert address(at, "over") == ["all"]
     assert is_fine(at)
 
@@ -362,16 +371,54 @@ def test_a_comparison_with_nothing_is_no_crash(made: Path, seen: Draw, cmp: str)
     assert is_fine(seen(made, "compare", run="hops", cmp=cmp))
 
 
-def test_a_page_says_what_its_analysis_asks_and_how_it_misleads(made: Path, seen: Draw) -> None:
-    said = texts(seen(made, "skip", run="hops"))
-    info = next(
-        c
-        for c in read_json(made / "hops" / "run.json")["cells"].values()
-        if c["analysis"] == "layer_skip"
-    )
-    assert info["summary"] in said
-    assert info["how"] in said
-    assert info["caveat"] in said
+@pytest.mark.parametrize("page", NEEDS)
+def test_a_page_says_what_its_analyses_ask_and_how_they_mislead(
+    made: Path, seen: Draw, page: str
+) -> None:
+    run = HAS.get(page, "hops")
+    said = texts(seen(made, page, run=run))
+    for info in read_json(made / run / "run.json")["cells"].values():
+        if info["analysis"] in NEEDS[page] and page != "analysis":
+            assert info["question"] in said
+            assert info["how"] in said
+            assert info["caveat"] in said
+            assert all(finding["claim"] in said for finding in info["findings"])
+
+
+def test_layers_at_a_glance_lead_to_their_pages(made: Path, seen: Draw) -> None:
+    at = seen(made, "overview", run="hops", layer=2)
+    layout = json.loads(at.get("plotly_chart")[0].proto.spec)["layout"]
+    links = [
+        urlparse(unescape(link))
+        for note in layout["annotations"]
+        for link in re.findall(r'href="([^"]*)"', note["text"])
+    ]
+    assert {"residual", "skip", "lens"} <= {link.path for link in links}
+    for link in links:
+        assert entries()[link.path]
+        params = parse_qs(link.query)
+        assert (params["run"], params["layer"]) == (["hops"], ["2"])
+
+
+def test_prompts_are_chosen_by_their_text(made: Path, seen: Draw) -> None:
+    rows = (made / "hops" / "zoo--hops-4l" / "two-hop" / "prompts.jsonl").read_text().splitlines()
+    texts_of = [json.loads(row)["text"][:20] for row in rows]
+    for page, label in (("lens", "Prompt"), ("compare", "and prompt")):
+        at = seen(made, page, run="hops", cmp="hops:1")
+        box = next(box for box in at.selectbox if box.label == label)
+        assert len(box.options) == len(texts_of)
+        assert all(text in option for text, option in zip(texts_of, box.options, strict=True))
+
+
+@pytest.mark.parametrize("page", COMPARED)
+def test_layers_grow_upwards_everywhere(made: Path, page: str) -> None:
+    run = find_run(made, HAS.get(page, "hops"))
+    model, task = run.models_and_tasks[0]
+    prompts = run.prompts(model, task)
+    here = Selected(run, Selection(run=run.id), model, task, prompts, ())
+    module = entries()[page].module
+    for of in module.choices(here):
+        assert module.grid(here, of).is_upward
 
 
 def test_two_prompts_are_compared(made: Path, seen: Draw) -> None:
@@ -417,13 +464,44 @@ def test_the_size_of_the_circuit_is_marked_on_its_curve(made: Path, seen: Draw) 
     assert layout["shapes"][0]["x0"] == pytest.approx(20 / n_edges)
 
 
+def test_edges_of_a_tiny_share_are_not_drawn_but_counted(made: Path, seen: Draw) -> None:
+    at = seen(made, "circuit", run="ioi", k=2000)
+    assert is_fine(at), texts(at)
+    scores = at.dataframe[0].value["score"].abs()
+    assert scores.min() >= 0.02 * scores.max()
+    shown = re.search(r"\*\*(\d+) of ([\d,]+) edges,", texts(at))
+    assert int(shown[1]) == len(scores)
+    n_more = int(re.search(r"(\d+) more are below 2% of the largest and not drawn", texts(at))[1])
+    assert len(scores) + n_more == min(2000, int(shown[2].replace(",", "")))
+
+
+def test_nodes_by_token_take_the_place_of_edges(made: Path, seen: Draw) -> None:
+    at = seen(made, "circuit", run="ioi")
+    box = next(box for box in at.selectbox if box.label == "Show")
+    box.set_value(1).run()
+    assert is_fine(at), texts(at)
+    assert address(at, "of") == [box.options[1]]
+    assert {"Layer", "Token"} <= {box.label for box in at.selectbox}
+
+
+def test_the_live_page_keeps_the_menu_of_the_run_it_came_from(made: Path, seen: Draw) -> None:
+    at = seen(made, "live", run="hops")
+    assert is_fine(at)
+    assert "hops" in texts(at)
+    assert len(at.page_link) == len(entries())
+
+
 def test_the_live_page_makes_a_run_of_what_is_typed(tmp_path: Path, seen: Draw) -> None:
     at = seen(tmp_path, "live")
     next(box for box in at.text_area).set_value(
         "Xena boss Tess . Bea heir Dan . Olga doctor friend"
     )
+    at.pills[0].set_value(["logit_lens", "block_influence"])
     at.button[0].click().run(timeout=120)
     assert is_fine(at), texts(at)
+    links = [link.label for link in at.page_link]
+    assert any("Logit lens" in label and "KL" in label for label in links)
+    assert not any("Layer skip" in label for label in links)
     (run,) = (tmp_path / "live").glob("*/run.json")
     assert is_fine(seen(tmp_path, "lens", run=f"live/{run.parent.name}", layer=1, token=2))
 
@@ -433,6 +511,10 @@ def test_the_live_page_says_what_it_cannot_use(tmp_path: Path, seen: Draw) -> No
     at.button[0].click().run()
     assert "no prompt" in texts(at)
     at.text_area[0].set_value("words")
+    at.pills[0].set_value([])
+    at.button[0].click().run()
+    assert "No analysis is chosen" in texts(at)
+    at.pills[0].set_value(["logit_lens"])
     next(box for box in at.text_input if "folder" in box.label).set_value("no/such/model")
     at.button[0].click().run(timeout=60)
     assert not at.exception
@@ -442,3 +524,17 @@ def test_the_live_page_says_what_it_cannot_use(tmp_path: Path, seen: Draw) -> No
 def test_a_run_folder_can_be_moved(made: Path, tmp_path: Path, seen: Draw) -> None:
     shutil.copytree(made / "hops", tmp_path / "else" / "where" / "deep")
     assert is_fine(seen(tmp_path, "lens", run="else/where/deep"))
+
+
+def test_layers_that_were_not_erased_are_no_rows(tmp_path: Path) -> None:
+    sparse = {"residual_erasure": {"every": 3}}
+    execute(Study(("zoo/hops-4l",), ("two-hop",), sparse, n=4), tmp_path / "sparse")
+    run = find_run(tmp_path, "sparse")
+    model, task = run.models_and_tasks[0]
+    prompts = run.prompts(model, task)
+    here = Selected(run, Selection(run=run.id), model, task, prompts, ())
+    module = entries()["erasure"].module
+    one = module.grid(here, "")
+    mean = module.grid(here.at(over="all"), "")
+    assert one.rows == replace(mean.rows, name=one.rows.name)
+    assert len(one.values) < 5

@@ -4,6 +4,7 @@ Diverging around 0 (blue: positive, red: negative), and sequential.
 """
 
 import base64
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,12 @@ _ON_DARK = (
 Lut = NDArray[np.uint8]
 
 
-def lut(theme: str, *, is_signed: bool, is_reversed: bool = False) -> Lut:
+@cache
+def lut(theme: str, *, is_signed: bool) -> Lut:
     """Return 256 colours [step rgb], low to high; the middle of signed scales is the paper's."""
-    colours = (
-        shades("Cividis") if not is_signed else shades(_ON_DARK if theme == "dark" else "RdBu")
-    )
-    return colours[::-1] if is_reversed else colours
+    if not is_signed:
+        return shades("Cividis")
+    return shades(_ON_DARK if theme == "dark" else "RdBu")
 
 
 def encoded(array: NDArray[np.generic]) -> str:

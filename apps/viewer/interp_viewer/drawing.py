@@ -41,21 +41,22 @@ def drawing(
     """Return an ECharts graph of fixed places, with numbers in tooltips."""
     at, largest = places(wires), max((abs(e.score) for e in edges), default=1.0) or 1.0
     used = nodes_of(edges)
-    step_x, step_y = 560 / (wires.n_heads + 2), 520 / (wires.n_layers + 1)
+    step_x, step_y = 620 / (wires.n_heads + 2), 520 / (wires.n_layers + 1)
     nodes = []
     for name in used:
         place = {"x": at[name][0] * step_x, "y": -at[name][1] * step_y}
         colour = _SELECTED if name == node else _PINNED if name in pinned else _PLAIN
-        size = 26 if name == node else 16
+        size = 22 if name == node else 12
         nodes.append(place | _node(name, labels.get(name, node_named(name)), colour, size=size))
     links = []
     for e in edges:
         is_lit = not (node or edge) or e.name == edge or node in (e.sender, e.node)
         links.append(_link(e, width=1 + 7 * abs(e.score) / largest, is_lit=is_lit))
-    margins = {"top": 30, "bottom": 30, "left": 40, "right": 80, "preserveAspect": True}
+    margins = {"top": 16, "bottom": 16, "left": 20, "right": 80, "preserveAspect": True}
     arrows = {"edgeSymbol": ["none", "arrow"], "edgeSymbolSize": 6}
     how = {"type": "graph", "layout": "none", "roam": True, "selectedMode": "single"}
     series = {**how, "data": nodes, "links": links, **arrows, **margins}
+    series["labelLayout"] = {"hideOverlap": True}
     return {"tooltip": {"trigger": "item"}, "animation": False, "series": [series]}
 
 

@@ -60,7 +60,6 @@ class Grid:
     unit: str = ""
     is_signed: bool = False
     is_upward: bool = True
-    lower_is_better: bool = False
     top: float | None = None
     missing: str = "nothing measured"
     low: Values | None = None

@@ -1,6 +1,8 @@
 // A grid of numbers as a canvas: click, arrow keys, hover; what is picked is sent, never kept here.
-const GUTTER = { left: 64, bottom: 46, top: 8, right: 86 };
-const TALLEST = 560;
+const TOP = 8;
+const FONT = "12px sans-serif";
+const LONGEST = { row: 96, col: 76 }; // of labels, in pixels
+const NOISE = 1e-6; // what is below it is no more than rounding leaves
 
 const decode = (text, Type) => {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -18,9 +20,12 @@ const isDark = (element) => {
 const shown = (value) => {
   if (Number.isNaN(value)) return "–";
   const size = Math.abs(value);
-  const text = size !== 0 && (size < 0.001 || size >= 1e5) ? size.toExponential(2) : size.toFixed(size < 10 ? 3 : 1);
+  if (size < NOISE) return size ? "≈0" : "0";
+  const text = size < 0.001 || size >= 1e5 ? size.toExponential(2) : size.toFixed(size < 10 ? 3 : 1);
   return (value < 0 ? "−" : "") + text;
 };
+
+const round = (value) => shown(value).replace(/(\.\d*?)0+(?=e|$)/, "$1").replace(/\.(?=e|$)/, "");
 
 // As much of a text as fits, from its beginning; what is drawn beyond the cell would be read as another word.
 const fitted = (pen, text, width) => {
@@ -28,6 +33,13 @@ const fitted = (pen, text, width) => {
   let length = text.length - 1;
   while (length > 1 && pen.measureText(`${text.slice(0, length)}…`).width > width) length -= 1;
   return `${text.slice(0, length)}…`;
+};
+
+// Every how many places a label is drawn, so that each has `room`: 1, 2, 5, 10, 20, …
+const stepFor = (room, place) => {
+  const least = Math.ceil(room / place);
+  const ten = 10 ** Math.floor(Math.log10(Math.max(1, least)));
+  return [1, 2, 5, 10].map((factor) => factor * ten).find((step) => step >= least);
 };
 
 class Heat {
@@ -74,29 +86,55 @@ class Heat {
 
   // Where it is
 
+  // As wide as its place, as tall as the window leaves below what stands above.
   layout() {
     const width = this.root.clientWidth || 600;
-    const { rows, cols } = this.data;
-    const cellWidth = Math.min(64, (width - GUTTER.left - GUTTER.right) / cols);
-    const room = document.fullscreenElement ? window.innerHeight - 120 : TALLEST;
-    const cellHeight = Math.max(1, Math.min(34, (room - GUTTER.top - GUTTER.bottom) / rows));
-    return { width, cellWidth, cellHeight, height: rows * cellHeight + GUTTER.top + GUTTER.bottom };
+    const { rows, cols, row_labels: rowLabels, col_labels: colLabels, low, high, texts } = this.data;
+    const pen = this.canvas.getContext("2d");
+    pen.font = FONT;
+    const longest = (labels) => Math.max(...labels.map((label) => pen.measureText(label).width), 6);
+    const left = 26 + Math.min(LONGEST.row, longest(rowLabels));
+    const right = 34 + longest([round(low), round(high)]);
+    const cellWidth = Math.min(texts ? 110 : 64, (width - left - right) / cols);
+    const label = longest(colLabels);
+    const areNumbers = label < 32;
+    const isTurned = !areNumbers && label + 6 > cellWidth;
+    const colStep = stepFor(areNumbers ? label + 8 : 14, cellWidth);
+    const bottom = 26 + (isTurned ? Math.min(LONGEST.col, label) : 14);
+    const cellHeight = Math.max(1, Math.min(34, (this.room() - TOP - bottom) / rows));
+    const height = rows * cellHeight + TOP + bottom;
+    return { width, cellWidth, cellHeight, height, left, right, bottom, isTurned, colStep };
+  }
+
+  // What is left for what stands below: given, or as many lines as the notes take.
+  below() {
+    const { below, n_letters: letters } = this.data;
+    return below ?? (letters ? 6 + 20 * Math.ceil((letters * 6.4) / this.root.clientWidth) : 0);
+  }
+
+  room() {
+    if (document.fullscreenElement) return window.innerHeight - 70;
+    const page = this.root.getRootNode().host?.closest("[data-testid=stMain]");
+    const top = this.root.getBoundingClientRect().top + (page ? page.scrollTop : 0);
+    const isFirst = top < 0.6 * window.innerHeight;
+    const bar = this.data.threshold === null ? 0 : 32;
+    return Math.max(220, window.innerHeight - (isFirst ? top : 100) - bar - this.below() - 14);
   }
 
   y(row) {
     const { cellHeight } = this.box;
-    return GUTTER.top + (this.data.upward ? this.data.rows - 1 - row : row) * cellHeight;
+    return TOP + (this.data.upward ? this.data.rows - 1 - row : row) * cellHeight;
   }
 
   x(col) {
-    return GUTTER.left + col * this.box.cellWidth;
+    return this.box.left + col * this.box.cellWidth;
   }
 
   cellAt(event) {
     const bounds = this.canvas.getBoundingClientRect();
     const scale = this.box.width / bounds.width;
-    const col = Math.floor(((event.clientX - bounds.left) * scale - GUTTER.left) / this.box.cellWidth);
-    const down = Math.floor(((event.clientY - bounds.top) * scale - GUTTER.top) / this.box.cellHeight);
+    const col = Math.floor(((event.clientX - bounds.left) * scale - this.box.left) / this.box.cellWidth);
+    const down = Math.floor(((event.clientY - bounds.top) * scale - TOP) / this.box.cellHeight);
     const row = this.data.upward ? this.data.rows - 1 - down : down;
     const isInside = col >= 0 && col < this.data.cols && row >= 0 && row < this.data.rows;
     return isInside ? [row, col] : null;
@@ -119,6 +157,7 @@ class Heat {
     this.canvas.width = Math.round(width * dpr);
     this.canvas.height = Math.round(height * dpr);
     this.canvas.style.height = `${height}px`;
+    this.canvas.dataset.cells = JSON.stringify({ left: this.box.left, top: TOP, width: this.box.cellWidth, height: this.box.cellHeight });
     const pen = this.canvas.getContext("2d");
     pen.setTransform(dpr, 0, 0, dpr, 0, 0);
     const dark = isDark(this.root);
@@ -134,6 +173,17 @@ class Heat {
     this.drawScale(pen);
     this.drawOutline(pen, this.data.selected, true);
     this.drawOutline(pen, this.cursor, false);
+  }
+
+  // Draw again if there is another size for it.
+  fit() {
+    if (!this.root.isConnected) {
+      this.watcher.disconnect();
+      window.removeEventListener("resize", this.resized);
+      return;
+    }
+    if (!this.data || !this.root.clientWidth) return;
+    if (JSON.stringify(this.layout()) !== JSON.stringify(this.box)) this.draw();
   }
 
   drawCells(pen) {
@@ -155,7 +205,7 @@ class Heat {
     small.getContext("2d").putImageData(image, 0, 0);
     pen.imageSmoothingEnabled = false;
     const { cellWidth, cellHeight } = this.box;
-    pen.drawImage(small, GUTTER.left, GUTTER.top, cols * cellWidth, rows * cellHeight);
+    pen.drawImage(small, this.box.left, TOP, cols * cellWidth, rows * cellHeight);
   }
 
   drawMarks(pen) {
@@ -173,11 +223,13 @@ class Heat {
         const [x, y] = [this.x(col), this.y(row)];
         if (hatching && (Number.isNaN(value) || this.isHatched(value))) this.hatch(pen, x, y, Number.isNaN(value));
         if (!roomy || Number.isNaN(value)) continue;
-        const text = texts ? texts[row * cols + col] : signed && value !== 0 ? (value < 0 ? "−" : "+") : value > high ? "▲" : "";
+        const text = texts ? texts[row * cols + col] : signed && Math.abs(value) > 0.05 * high ? (value < 0 ? "−" : "+") : value > high ? "▲" : "";
         if (!text) continue;
         const [red, green, blue] = this.isHatched(value) ? [190, 190, 190] : this.colour(value);
+        const written = fitted(pen, text, cellWidth - 2);
+        if (written !== text && written.length < 4) continue;
         pen.fillStyle = 0.3 * red + 0.6 * green + 0.1 * blue < 128 ? "#ffffff" : "#000000";
-        pen.fillText(fitted(pen, text, cellWidth - 2), x + cellWidth / 2, y + cellHeight / 2);
+        pen.fillText(written, x + cellWidth / 2, y + cellHeight / 2);
       }
     }
   }
@@ -194,48 +246,55 @@ class Heat {
 
   drawAxes(pen) {
     const { row_labels: rowLabels, col_labels: colLabels, row_name: rowName, col_name: colName, rows, cols } = this.data;
-    const { cellWidth, cellHeight, height } = this.box;
+    const { cellWidth, cellHeight, height, left, bottom, isTurned, colStep } = this.box;
+    const end = height - bottom;
     pen.fillStyle = this.ink;
-    pen.font = "12px sans-serif";
+    pen.font = FONT;
     pen.textAlign = "right";
     pen.textBaseline = "middle";
-    const rowStep = Math.max(1, Math.ceil(15 / cellHeight));
-    for (let row = 0; row < rows; row += rowStep) {
-      pen.fillText(rowLabels[row].slice(0, 6), GUTTER.left - 6, this.y(row) + cellHeight / 2);
+    for (let row = 0; row < rows; row += stepFor(14, cellHeight)) {
+      pen.fillText(fitted(pen, rowLabels[row], LONGEST.row), left - 6, this.y(row) + cellHeight / 2);
     }
-    pen.save();
-    pen.translate(12, GUTTER.top + (rows * cellHeight) / 2);
-    pen.rotate(-Math.PI / 2);
-    pen.textAlign = "center";
-    pen.fillText(rowName, 0, 0);
-    pen.restore();
-    pen.textAlign = "center";
-    pen.textBaseline = "top";
-    const longest = Math.max(...colLabels.map((label) => Math.min(10, label.length)), 1);
-    const colStep = Math.max(1, Math.ceil((longest * 6.5 + 6) / cellWidth));
+    this.drawTurned(pen, rowName, 8, TOP + (rows * cellHeight) / 2, "center");
     for (let col = 0; col < cols; col += colStep) {
-      pen.fillText(colLabels[col].slice(0, 10), this.x(col) + cellWidth / 2, height - GUTTER.bottom + 5);
+      const x = this.x(col) + cellWidth / 2;
+      if (isTurned) this.drawTurned(pen, fitted(pen, colLabels[col], LONGEST.col), x, end + 5, "right");
+      else {
+        pen.textAlign = "center";
+        pen.fillText(colLabels[col], x, end + 11);
+      }
     }
-    pen.fillText(colName, GUTTER.left + (cols * cellWidth) / 2, height - 18);
+    pen.textAlign = "center";
+    pen.fillText(colName, left + (cols * cellWidth) / 2, height - 8);
+  }
+
+  drawTurned(pen, text, x, y, align) {
+    pen.save();
+    pen.translate(x, y);
+    pen.rotate(-Math.PI / 2);
+    pen.textAlign = align;
+    pen.fillText(text, 0, 0);
+    pen.restore();
   }
 
   drawScale(pen) {
     const { low, high, rows } = this.data;
     const { cellHeight, cellWidth } = this.box;
     const tall = Math.min(rows * cellHeight, 160);
-    const x = GUTTER.left + this.data.cols * cellWidth + 14;
+    const x = this.box.left + this.data.cols * cellWidth + 12;
     for (let i = 0; i < tall; i += 1) {
       const [red, green, blue] = this.colour(high - ((high - low) * i) / Math.max(1, tall - 1));
       pen.fillStyle = `rgb(${red},${green},${blue})`;
-      pen.fillRect(x, GUTTER.top + i, 12, 1.5);
+      pen.fillRect(x, TOP + i, 12, 1.5);
     }
     pen.fillStyle = this.ink;
-    pen.font = "12px sans-serif";
+    pen.font = FONT;
     pen.textAlign = "left";
     pen.textBaseline = "middle";
+    this.root.querySelector(".tools").style.top = `${TOP + tall + 14}px`;
     const ticks = this.data.signed ? [high, 0, low] : [high, low];
     for (const tick of ticks) {
-      pen.fillText(shown(tick), x + 16, GUTTER.top + 5 + (tall - 10) * ((high - tick) / (high - low || 1)));
+      pen.fillText(round(tick), x + 16, TOP + 5 + (tall - 10) * ((high - tick) / (high - low || 1)));
     }
   }
 
@@ -321,8 +380,12 @@ class Heat {
     });
     this.root.querySelector(".full").addEventListener("click", () => this.root.requestFullscreen());
     this.root.addEventListener("fullscreenchange", () => this.draw());
-    this.watcher = new ResizeObserver(() => this.draw());
+    this.watcher = new ResizeObserver(() => this.fit());
     this.watcher.observe(this.root);
+    const page = this.root.getRootNode().host?.closest("[data-testid=stMainBlockContainer]");
+    if (page) this.watcher.observe(page);
+    this.resized = () => this.fit();
+    window.addEventListener("resize", this.resized);
   }
 }
 

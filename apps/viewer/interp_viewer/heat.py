@@ -14,11 +14,12 @@ from interp_viewer.grid import Grid, Values
 
 HTML = """<div class="heat">
 <canvas tabindex="0" role="application"></canvas>
-<div class="tools"><div class="bar"><label><span class="name"></span>
+<div class="bar"><label><span class="name"></span>
 <input class="threshold" type="range" min="0" aria-label="Threshold">
 <output class="value"></output></label></div>
-<button class="full" type="button" title="Full screen">Enlarge</button>
-<button class="png" type="button" title="Save the picture">PNG</button></div>
+<div class="tools">
+<button class="full" type="button" title="Full screen" aria-label="Full screen">⤢</button>
+<button class="png" type="button" title="Save as PNG" aria-label="Save as PNG">↓</button></div>
 <div class="tip" hidden></div><div class="live" aria-live="polite"></div></div>"""
 
 
@@ -36,8 +37,12 @@ def heat(
     selected: tuple[int, int] | None,
     on_pick: Callable[[int, int], None],
     on_threshold: Callable[[float], None] | None = None,
+    below: int | None = None,
 ) -> None:
-    """Draw a grid; `on_pick` is called with the row and column of a click, or of Enter."""
+    """Draw a grid; `on_pick` is called with the row and column of a click, or of Enter.
+
+    It is as tall as the window leaves, less `below` pixels, or what the grid's captions take.
+    """
 
     def picked() -> None:
         if pick := st.session_state[key].get("pick"):
@@ -50,7 +55,7 @@ def heat(
 
     _component()(
         key=key,
-        data=_sent(grid) | {"selected": selected},
+        data=_sent(grid) | {"selected": selected, "below": below},
         on_pick_change=picked,
         on_threshold_change=moved,
     )
@@ -60,7 +65,6 @@ def _sent(grid: Grid) -> dict[str, Any]:
     """Return what the picture needs, and nothing else."""
     low, high = grid.range
     n_rows, n_cols = grid.values.shape
-    how = {"is_signed": grid.is_signed, "is_reversed": grid.lower_is_better}
     values = np.where(np.isinf(grid.values), np.nan, grid.values).astype(np.float32)
     sent = {
         "values": encoded(values),
@@ -68,14 +72,15 @@ def _sent(grid: Grid) -> dict[str, Any]:
         "cols": n_cols,
         "low": low,
         "high": high,
-        "light": encoded(lut("light", **how)),
-        "dark": encoded(lut("dark", **how)),
+        "light": encoded(lut("light", is_signed=grid.is_signed)),
+        "dark": encoded(lut("dark", is_signed=grid.is_signed)),
         "row_name": grid.rows.name,
         "col_name": grid.cols.name,
         "row_labels": list(grid.rows.labels),
         "col_labels": list(grid.cols.labels),
         "unit": grid.unit,
         "signed": grid.is_signed,
+        "n_letters": len(" ".join(grid.captions())),
         "upward": grid.is_upward,
         "missing": grid.missing,
         "texts": list(grid.texts) if grid.texts else None,

@@ -42,6 +42,8 @@ def draw_figure(figure: go.Figure, *, key: str, alt: str) -> None:
     if title := figure.layout.title.text:
         st.markdown(f"**{plain(title)}**")
         figure.update_layout(title_text="", margin_t=40)
+    ink = "#fafafa" if st.context.theme.type == "dark" else "#31333f"
+    figure.for_each_annotation(lambda note: note.update(font_color=note.font.color or ink))
     st.plotly_chart(figure, key=key, config=_CONFIG, alt=alt)
 
 

@@ -1,16 +1,17 @@
 """A grid beside its selected cell, and the same numbers as a table."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
 from interp.errors import RunError
-from interp_viewer.grid import Axis, Grid
+from interp_viewer.grid import Grid
 from interp_viewer.heat import heat
 from interp_viewer.selected import Selected
-from interp_viewer.text import number, plain
+from interp_viewer.text import NOISE, number, plain, prompt_named
 from interp_viewer.widgets import choose
 
 Values = NDArray[np.float32]
@@ -23,20 +24,12 @@ def pane(
     *,
     key: str,
     at_cell: Callable[[int, int], Values] | None = None,
-    is_table: bool = True,
 ) -> None:
     """Draw a grid and its inspector; `at_cell` returns every prompt's value of a cell."""
-    left, right = st.columns([0.72, 0.28])
-    with left:
-        picture(here, grid, key=key)
-        if is_table:
-            _table(grid, key)
-    with right:
-        boxes = st.columns(2)
-        for box, axis in zip(boxes, (grid.rows, grid.cols), strict=True):
-            if axis.keys:
-                with box:
-                    _mirror(here, axis, axis.index(here.numbers), key=f"{key}-{axis.name}")
+    left, right = st.columns([0.76, 0.24], gap="medium")
+    with right:  # first, so that it need not wait for the picture
+        with st.container(horizontal=True, wrap=False):
+            mirrors(here, grid, key=key)
         whole = selected_cell(here, grid)
         if whole is None:
             st.caption("Click a cell, or choose a row and a column, to see its number here.")
@@ -45,6 +38,9 @@ def pane(
                     st.caption(f"{word} is selected, but is not in this picture.")
         else:
             inspect(here, grid, whole, at_cell)
+    with left:
+        picture(here, grid, key=key)
+        _table(grid, key)
 
 
 def selected_cell(here: Selected, grid: Grid) -> tuple[int, int] | None:
@@ -53,8 +49,11 @@ def selected_cell(here: Selected, grid: Grid) -> tuple[int, int] | None:
     return None if row is None or col is None else (row, col)
 
 
-def picture(here: Selected, grid: Grid, *, key: str) -> None:
-    """Draw a grid with its title and notes; clicks move the selection."""
+def picture(here: Selected, grid: Grid, *, key: str, below: int | None = None) -> None:
+    """Draw a grid with its title; clicks move the selection.
+
+    Its notes follow, unless it leaves `below` pixels for what is drawn next.
+    """
     st.markdown(f"**{plain(grid.title)}**")
     heat(
         grid,
@@ -62,14 +61,26 @@ def picture(here: Selected, grid: Grid, *, key: str) -> None:
         selected=selected_cell(here, grid),
         on_pick=lambda row, col: here.select(**grid.rows.picked(row), **grid.cols.picked(col)),
         on_threshold=lambda value: here.select(thr=round(value, 4)),
+        below=below,
     )
-    for caption in grid.captions():
-        st.caption(plain(caption))
+    if below is None and (captions := grid.captions()):
+        st.caption(plain(" ".join(captions)))
 
 
-def _mirror(here: Selected, axis: Axis, place: int | None, *, key: str) -> None:
-    label = axis.name[:1].upper() + axis.name[1:]
-    choose(label, list(axis.labels), place, lambda i: here.select(**axis.picked(i)), key=key)
+def mirrors(
+    here: Selected, grid: Grid, *, key: str, width: int | Literal["stretch"] = "stretch"
+) -> None:
+    """Draw the boxes that select a row and a column, as a click does."""
+    for axis in (grid.rows, grid.cols):
+        if axis.keys:
+            choose(
+                axis.name[:1].upper() + axis.name[1:],
+                list(axis.labels),
+                axis.index(here.numbers),
+                lambda i, axis=axis: here.select(**axis.picked(i)),
+                key=f"{key}-{axis.name}",
+                width=width,
+            )
 
 
 def inspect(
@@ -83,14 +94,12 @@ def inspect(
     if not np.isfinite(value):
         st.markdown(f"no value: {plain(grid.missing)}")
         return
-    st.metric("Value", f"{number(value)} {grid.unit}".strip())
+    st.metric("Value", f"{number(value)} {grid.unit}".strip(), height="content")
     if grid.texts and grid.texts[row * grid.values.shape[1] + col]:
-        st.text(f"in the cell: {grid.texts[row * grid.values.shape[1] + col]}")
+        st.text(f"in the cell: “{grid.texts[row * grid.values.shape[1] + col]}”")
     place, n_smaller, n = grid.rank(row, col)
-    lines = [
-        f"rank {place} of {n} by size (larger than"
-        f" {100 * n_smaller / max(1, n - 1):.0f} % of the others)"
-    ]
+    share = 100 * n_smaller / max(1, n - 1)
+    lines = [f"rank {place} of {n} by size (larger than {share:.0f} % of the others)"]
     if grid.low is not None and grid.high is not None and np.isfinite(grid.low[row, col]):
         lines.append(
             f"95 % interval {number(float(grid.low[row, col]))} to"
@@ -100,7 +109,7 @@ def inspect(
         lines.append(f"mean over {int(grid.n[row, col])} prompts")
     elif at_cell is not None and not here.is_over_all:
         lines.append("one prompt: no interval")
-    st.markdown("\n".join(f"- {plain(line)}" for line in lines))
+    st.caption("  \n".join(map(plain, lines)))
     if at_cell is not None:
         try:
             _prompts_by_effect(here, np.asarray(at_cell(row, col), np.float64))
@@ -113,17 +122,20 @@ def _prompts_by_effect(here: Selected, values: NDArray[np.float64]) -> None:
     known = np.flatnonzero(np.isfinite(values))
     if len(known) < 2:
         return
+    if np.abs(values[known]).max() < NOISE:
+        st.caption(f"Over {len(known)} prompts: none is different from 0.")
+        return
     low, middle, high = np.percentile(values[known], [25, 50, 75])
     st.caption(
         f"Over {len(known)} prompts: median {number(middle)},"
         f" half of them {number(low)} to {number(high)}. Largest:"
     )
     best = known[np.argsort(-np.abs(values[known]), kind="stable")][:_LISTED]
-    with st.container(gap="xxsmall"):
+    with st.container(gap="xxsmall", key="prompts"):
         for i in best:
-            name = here.prompts[i].get("id", str(i)) if i < len(here.prompts) else str(i)
+            name = prompt_named(i, here.prompts[i]) if i < len(here.prompts) else str(i)
             st.button(
-                f"{number(values[i])} · {plain(name)}",
+                f"**{number(values[i])}** · {plain(name)}",
                 key=f"prompt-{i}",
                 on_click=lambda i=int(i): here.select(ex=i),
                 disabled=int(i) == here.ex,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from interp.figures.words import with_minus
 from interp.runs.folder import Cell
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.selected import Selected
@@ -47,7 +48,7 @@ def over_positions(
         title,
         columns["mean"],
         Axis(rows_name, tuple(map(str, layers)), tuple(int(layer) for layer in layers), ("layer",)),
-        Axis("position (−1: the last token)", tuple(names), values, ("token",)),
+        Axis("position (−1: the last token)", tuple(map(with_minus, names)), values, ("token",)),
         is_signed=is_signed,
         missing="no prompt has this position",
         low=columns.get("low"),

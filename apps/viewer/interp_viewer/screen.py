@@ -1,39 +1,27 @@
-"""What every page has: the menu, the selection, the tokens, and a word on what is missing."""
+"""What every page has: a line that says where we are, and a word on what is missing."""
 
 import os
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from interp.errors import RunError
 from interp.runs.folder import Cell, cells_asked, cells_of
 from interp_viewer import menu
-from interp_viewer.claims import draw_findings
+from interp_viewer.about import question
+from interp_viewer.bar import bar, navigate, tokens
 from interp_viewer.reading import ViewedRun, find_run
 from interp_viewer.selected import Missing, Selected, tokens_of
 from interp_viewer.selection import Selection
-from interp_viewer.strip import strip
 from interp_viewer.text import plain
-from interp_viewer.widgets import choose
 
 ROOT = "INTERP_VIEWER_ROOT"
-_STYLE = """<style>
-[data-testid="stCaptionContainer"] { color: inherit; opacity: 1; }
-[data-testid="stMainBlockContainer"] { padding-top: 2.5rem; max-width: 100rem; }
-[data-testid="stMainBlockContainer"] h1 { font-size: 1.6rem; padding: 0; }
-[data-testid="stColumn"] [data-testid="stColumn"]:has([data-testid="stSelectbox"]) {
-  min-width: 8.5rem;
-}
-@media (max-width: 70rem) {
-  [data-testid="stMainBlockContainer"] { padding-left: 1.5rem; padding-right: 1.5rem; }
-  [data-testid="stColumn"] { min-width: 15rem; }
-}
-</style>"""
+_STYLE = Path(__file__).parent / "screen.css"
 
 
 def root_folder() -> Path:
@@ -43,26 +31,30 @@ def root_folder() -> Path:
 
 def show(name: str, body: Callable[[Selected], None]) -> None:
     """Draw a page about a run."""
-    selection = begin(name)
+    entry, line = menu.entries()[name], _heading(name)
+    selection = _read()
     if not selection.run:
+        navigate(selection, None)
         st.info("No run is open. Choose one on the page “Runs”.")
         return
     try:
         here = _selected(selection)
     except RunError as error:
-        _navigate(selection, None)
+        navigate(selection, None)
         refuse(error)
         return
+    navigate(selection if here is None else here.selection, here)
     if here is None:
-        _navigate(selection, None)
         st.warning(
             "Nothing has been measured in this run yet. This page looks again every two seconds."
         )
         _wait(selection.run)
         return
-    _navigate(here.selection, here)
-    _bar(here)
-    _explain(here, menu.entries()[name].analyses)
+    with line:
+        bar(here)
+    question(here, getattr(entry.module, "ASKS", entry.analyses))
+    if entry.analyses:
+        tokens(here)
     try:
         body(here)
     except Missing as missing:
@@ -74,12 +66,27 @@ def show(name: str, body: Callable[[Selected], None]) -> None:
 
 
 def begin(name: str) -> Selection:
-    """Draw what pages without a run have too, and return the selection."""
+    """Draw the beginning of a page that needs no run, with the menu of the one that is open."""
+    _heading(name)
+    selection = _read()
+    try:
+        here = _selected(selection) if selection.run else None
+    except RunError:
+        here = None
+    navigate(selection if here is None else here.selection, here)
+    return selection
+
+
+def _heading(name: str) -> DeltaGenerator:
+    """Draw a page's title, and return the line in which it stands."""
     st.html(_STYLE)
-    st.title(menu.entries()[name].title)
+    line = st.container(key="where", horizontal=True, vertical_alignment="center", wrap=False)
+    line.title(menu.entries()[name].title, anchor=False, width="content")
+    return line
+
+
+def _read() -> Selection:
     selection = Selection.read(st.query_params)
-    if name in menu.WITHOUT_RUN or not selection.run:
-        _navigate(selection, None)
     for bad in selection.bad:
         st.warning(plain(bad))
     return selection
@@ -135,79 +142,6 @@ def _wait(name: str) -> None:
             return  # it is being written
 
     look()
-
-
-# The bars
-
-
-def _navigate(selection: Selection, here: Selected | None) -> None:
-    """Draw the links to all pages, and mark those for which this run has nothing."""
-    cells = here.cells if here else {}
-    finished = {cell.analysis for cell, info in cells.items() if info["status"] == "ok"}
-    params = selection.moved(of="", over="", label="").params()
-    with st.sidebar:
-        for entry in menu.entries().values():
-            if here is None and entry.name not in menu.WITHOUT_RUN:
-                continue
-            lacks = here and entry.analyses and finished.isdisjoint(entry.analyses)
-            note = f"not in this run: {' or '.join(entry.analyses)}" if lacks else None
-            label = f"{entry.title} (not run)" if lacks else entry.title
-            st.page_link(entry.page, label=label, query_params=params, help=note)
-        if here is None:
-            st.caption("Open a run to see its pages.")
-
-
-def _bar(here: Selected) -> None:
-    """Draw what is selected, in boxes that need no mouse, and the prompt's tokens."""
-    st.markdown(f"Run **{plain(here.run.id)}**")
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        _choose_task(here)
-        _choose_prompt(here)
-        with st.popover("Link"):
-            st.caption("This address shows the same selection again.")
-            page = (st.context.url or "").split("?")[0]
-            st.code(f"{page}?{here.selection.query()}", language=None)
-    if here.tokens:
-        token = here.selection.token
-        strip(here.tokens, key="strip", selected=token, on_pick=lambda i: here.select(token=i))
-    elif here.prompts:
-        st.text(here.prompts[here.ex].get("text", ""))
-        st.caption("This run has no tokens; runs of this version do.")
-
-
-def _choose_task(here: Selected) -> None:
-    known = here.run.models_and_tasks
-    names = [f"{model} · {PurePosixPath(task).name}" for model, task in known]  # or a task's file
-    at = known.index((here.model, here.task))
-
-    def choose_task(i: int) -> None:
-        here.select(model=known[i][0], task=known[i][1])
-
-    choose("Model and task", names, at, choose_task, key="pair", width=250)
-
-
-def _choose_prompt(here: Selected) -> None:
-    ex = here.ex
-    names = [f"{i}: {prompt.get('id', '')}" for i, prompt in enumerate(here.prompts)] or [str(ex)]
-    label, is_last = f"Prompt (of {len(names)})", ex + 1 >= len(names)
-    choose(label, names, ex, lambda i: here.select(ex=i), key="ex", width=250)
-    before, after = (partial(here.select, ex=ex + step) for step in (-1, 1))
-    st.button("◀", help="Previous prompt", disabled=ex == 0, on_click=before)
-    st.button("▶", help="Next prompt", disabled=is_last, on_click=after)
-
-
-def _explain(here: Selected, analyses: tuple[str, ...]) -> None:
-    """Say what the page's analyses ask, how, what they found, and how they could mislead."""
-    for analysis in analyses:
-        if not here.labels(analysis):
-            continue
-        info = here.info(here.cell(analysis))
-        with st.expander(f"**{plain(analysis)}**: {plain(info.get('question', ''))}"):
-            draw_findings(info)
-            method = {"How": info.get("how"), "But": info.get("caveat")}
-            st.markdown(
-                "\n".join(f"- {word}: {plain(text)}" for word, text in method.items() if text)
-            )
 
 
 # What is missing

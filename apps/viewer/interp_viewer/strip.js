@@ -8,8 +8,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
       const button = document.createElement("button");
       button.type = "button";
       button.dataset.token = i;
-      button.append(Object.assign(document.createElement("span"), { className: "at", textContent: i }));
-      button.append(Object.assign(document.createElement("span"), { className: "text", textContent: token }));
+      button.textContent = token;
+      button.title = `token ${i}`;
       return button;
     }));
   }

@@ -20,6 +20,8 @@ from interp_viewer.guarded import require_small
 class Measured:
     """The tensors of one analysis: one file a shard, whose first axis is the prompt.
 
+    Those named "kept.…" have rows only for the prompts of which the tensor "kept" says so.
+
     `prompts` are the numbers, in their task, of the prompts that were measured; None where that is
     all of them.
     """
@@ -33,7 +35,7 @@ class Measured:
         starts = [0]
         for path in self.files:
             with _opened(path) as file:
-                name = next(iter(file.keys()))  # every tensor's first axis is the prompt
+                name = next(n for n in file.keys() if not n.startswith("kept."))  # noqa: SIM118
                 starts.append(starts[-1] + file.get_slice(name).get_shape()[0])
         return starts
 
@@ -59,6 +61,24 @@ class Measured:
                 )
             prompt = self.prompts.index(prompt)
         return self.of_row(name, prompt)
+
+    def number(self, row: int) -> int:
+        """Return the number in its task of a measured prompt."""
+        return int(row) if self.prompts is None else self.prompts[int(row)]
+
+    def of_kept(self, name: str, prompt: int, *index: int) -> NDArray[Any]:
+        """Return what was kept of a prompt, at an index of the axes behind it."""
+        row = prompt if self.prompts is None else self.prompts.index(prompt)
+        for path, start, end in zip(self.files, self._starts, self._starts[1:], strict=False):
+            if start <= row < end:
+                self._check(path)
+                with _opened(path) as file:
+                    is_kept = np.asarray(file.get_tensor("kept")).astype(bool)
+                    at = int(is_kept[: row - start].sum())
+                    part = file.get_slice(name)
+                    places = tuple(slice(i, i + 1) for i in (at, *index))
+                    return np.asarray(part[places]).reshape(part.get_shape()[len(places) :])
+        raise RunError(f"prompt {prompt} asked for; there is 0 to {self.n_prompts - 1}")
 
     def of_row(self, name: str, prompt: int) -> NDArray[Any]:
         """Return one measured prompt's values of a tensor."""

@@ -11,6 +11,7 @@ from interp.figures.words import node_named
 from interp_viewer.selected import Selected
 
 MOST_EDGES = 2000
+TINY = 0.02  # of the largest score, below which no edge is drawn
 
 
 @dataclass(frozen=True)

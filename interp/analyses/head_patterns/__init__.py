@@ -99,10 +99,13 @@ class HeadPatterns(Analysis):
         ]
         shards = [model.tokenize(shard) for shard in model.shards(task)]
         seen = [token for shard in shards for row in shard.tokens.tolist() for token in row]
+        short = [p for s in shards if s.tokens.shape[1] <= self.longest for p in s.prompts]
+        kept = torch.zeros(len(prompts), dtype=torch.bool)
+        kept[rows_of(keys_of(prompts), short[: self.kept])] = True
         return {
             "keys": keys_of(prompts),
             "drawn": torch.tensor(np.array(drawn), dtype=torch.long),
-            "is_kept": torch.arange(len(prompts)) < self.kept,
+            "is_kept": kept,
             "punctuation": punctuation_of(model.tokenizer, seen),
         }
 
@@ -116,7 +119,7 @@ class HeadPatterns(Analysis):
         token makes most probable.
         """
         rows = rows_of(prepared["keys"], shard.prompts)
-        is_kept = prepared["is_kept"][rows] & (shard.tokens.shape[1] <= self.longest)
+        is_kept = prepared["is_kept"][rows]
         weights = targets_of(shard, prepared["punctuation"])
         n_heads = recording.blocks[0].n_heads
         read, kept = [], _Kept(recording, is_kept.to(shard.tokens.device))

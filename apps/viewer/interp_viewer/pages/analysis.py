@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from interp_viewer.claims import draw_findings
+from interp_viewer.about import about
 from interp_viewer.lines import stored
 from interp_viewer.selected import Selected
 from interp_viewer.text import plain
@@ -13,14 +13,14 @@ _MOST_ROWS = 2000
 
 
 def page(here: Selected) -> None:
-    """Draw the analysis's figure, summary and table."""
+    """Draw the analysis's figure, findings and table."""
     cell = finished_cell(here)
     if cell is None:
         return
     info = here.info(cell)
-    st.markdown(f"**{plain(info.get('question', ''))}**")
-    draw_findings(info)
+    st.markdown(plain(info.get("question", "")))
     stored(here, cell)
+    about(here, cell.analysis)
     frame = here.run.frame(cell)
     if len(frame) > _MOST_ROWS:
         st.caption(

@@ -3,11 +3,12 @@
 import numpy as np
 import streamlit as st
 
+from interp_viewer.about import about
 from interp_viewer.grid import Axis, Grid, Values
 from interp_viewer.lines import stored
 from interp_viewer.pane import pane, selected_cell
 from interp_viewer.selected import Selected
-from interp_viewer.widgets import option
+from interp_viewer.widgets import controls, one_of, option
 
 TITLE = "Back-patching"
 COMPARED = ("back_patching",)
@@ -65,7 +66,6 @@ def grid(here: Selected, of: str) -> Grid:
         Axis.of("source layer (its output)", n, "src", "layer"),
         Axis.of("target layer (its output)", n, "tgt"),
         is_signed=statistic == "log_prob",
-        lower_is_better=statistic == "rank",
         top=1.0 if statistic in ("rate", "kept") else None,
         missing="not tried: only pairs of this kind are",
         low=columns["low"] if is_rate else None,
@@ -90,15 +90,13 @@ def page(here: Selected) -> None:
     cell = here.cell("back_patching")
     frame = here.run.frame(cell)
     groups = list(dict.fromkeys(frame["group"]))
-    left, right = st.columns(2)
-    with left:
+    with controls():
         of = option(here, "Kind and statistic", choices(here))
-    with right:
-        option(
-            here, "Prompts", ["all", *(group for group in groups if group != "all")], field="over"
-        )
+        others = {group: group for group in groups if group != "all"}
+        one_of(here, "Prompts", {"all": "all prompts"} | others, field="over")
     picture = grid(here, of)
     pane(here, picture, key="backpatch")
+    about(here, "back_patching")
     group = here.selection.over if here.selection.over in groups else "all"
     _rates(frame[frame["group"] == group])
     kind = next(kind for kind, shown in KINDS.items() if of.startswith(f"{shown}:"))

@@ -1,276 +1,54 @@
-"""A circuit on fixed lanes, its edges as a table, and how faithful it is."""
+"""A circuit as a graph, or the scores of its nodes by layer and token."""
 
-import io
-import json
 from typing import Any
 
-import networkx as nx
 import numpy as np
-import pandas as pd
-import streamlit as st
 
 from interp.errors import RunError
-from interp.figures.plots import Axes, curves
-from interp.figures.words import CIRCUITS, node_named
-from interp_viewer import annotations
-from interp_viewer.drawing import drawing, nodes_of, svg
+from interp_viewer.about import about
+from interp_viewer.graph import choose_k, draw_circuit
 from interp_viewer.grid import Axis, Grid
-from interp_viewer.lines import draw_figure
 from interp_viewer.pane import pane
 from interp_viewer.positions import over_positions, token_axis
 from interp_viewer.selected import Selected
-from interp_viewer.text import number, plain
-from interp_viewer.widgets import choose, mean_or_prompt, option
-from interp_viewer.wiring import MOST_EDGES, Edge, Wires, graph_of, read_wires
+from interp_viewer.widgets import controls, mean_or_prompt, one_of, option
+from interp_viewer.wiring import read_wires
 
 TITLE = "Circuit"
 COMPARED = ("relevance_patching", "activation_patching")
-_DEFAULT_K = 40
-_LISTED = 12
+EDGES = "edges between components"
 
 
 def page(here: Selected) -> None:
-    """Draw the circuit, where one was found, and the scores of nodes by token."""
-    if here.labels("circuit_discovery"):
-        _circuit(here)
-    if here.labels("relevance_patching") or here.labels("activation_patching"):
-        st.subheader("Nodes by layer and token")
-        left, right = st.columns(2)
-        with left:
-            of = option(here, "Score", choices(here))
-        with right:
+    """Draw the circuit, or the scores of nodes by layer and token."""
+    edges = [EDGES] if here.labels("circuit_discovery") else []
+    if not edges and not any(map(here.labels, COMPARED)):
+        here.cell("circuit_discovery", *COMPARED)
+    with controls():
+        of = option(here, "Show", [*edges, *_scores(here)])
+        if is_graph := of == EDGES:
+            over = {"all": "mean over all", "this prompt": "this prompt"}
+            one_of(here, "Over", over, field="over")
+            wires = read_wires(here)
+            k = choose_k(here, wires)
+        else:
             mean_or_prompt(here)
-        pane(here, grid(here, of), key="nodes", at_cell=_at_cell(here, of))
-    elif not here.labels("circuit_discovery"):
-        here.cell("circuit_discovery", "relevance_patching", "activation_patching")
-
-
-# The graph
-
-
-def _circuit(here: Selected) -> None:
-    wires = read_wires(here)
-    most = min(MOST_EDGES, max(6, wires.n_edges))
-    st.session_state["k-box"] = _k(here, wires)
-    k = st.number_input(
-        f"Edges (of {wires.n_edges:,}; at most {most:,} are drawn)",
-        5,
-        most,
-        step=5,
-        key="k-box",
-        on_change=_moved_k(here),
-    )
-    notes = annotations.read(here)
-    edges = [edge for edge in wires.largest(k) if not {edge.sender, edge.node} & set(notes.hidden)]
-    left, right = st.columns([0.68, 0.32])
-    with left:
-        st.markdown(
-            f"**{len(edges)} of {wires.n_edges:,} edges,"
-            f" {100 * wires.share(edges):.0f} % of all absolute scores**"
-        )
-        spec = _spec(here, edges, wires, notes)
-        _draw(here, edges, spec)
-        st.caption(
-            "Lanes: the embedding, heads and MLPs from left to right, layers upward, the output on"
-            " top. Circles are heads, squares MLPs; width is the size of the score, blue positive,"
-            " dashed red negative;"
-            " the table says of edges into a head whether it reads a query, key or value."
-        )
-    with right:
-        _choose_node(here, edges)
-        _about(here, wires, edges, notes)
-    _faithfulness(here, len(edges))
-    _edge_table(here, edges, notes, spec)
-
-
-def _k(here: Selected, wires: Wires) -> int:
-    k = here.selection.k if here.selection.k is not None else _DEFAULT_K
-    return max(5, min(k, MOST_EDGES, max(6, wires.n_edges)))
-
-
-def _moved_k(here: Selected) -> Any:
-    return lambda: here.select(k=int(st.session_state["k-box"]))
-
-
-def _spec(
-    here: Selected, edges: list[Edge], wires: Wires, notes: "annotations.Notes"
-) -> dict[str, Any]:
-    node, edge = here.selection.node, here.selection.edge
-    return drawing(
-        edges, wires, labels=notes.labels, pinned=set(notes.pinned), node=node, edge=edge
-    )
-
-
-def _draw(here: Selected, edges: list[Edge], spec: dict[str, Any]) -> None:
-    selection = here.selection
-    used = nodes_of(edges)
-
-    def picked() -> None:
-        """Select what was clicked.
-
-        The chart may hold a node and an edge: the one that was not selected before is meant.
-        """
-        groups = st.session_state["circuit"].selection.selected
-        held = {
-            group["data_type"]: group["data_indices"][-1]
-            for group in groups
-            if group["data_indices"]
-        }
-        names = {"node": used, "edge": [edge.name for edge in edges]}
-        clicked = {kind: names[kind][i] for kind, i in held.items() if i < len(names.get(kind, ()))}
-        new = {kind: name for kind, name in clicked.items() if name != getattr(selection, kind)}
-        if "edge" in new:
-            here.select(edge=new["edge"], node="", layer=_layer(edges[held["edge"]].node))
-        elif "node" in new:
-            here.select(
-                node=new["node"], edge="", layer=_layer(new["node"]), head=_head(new["node"])
-            )
-
-    st.echarts_chart(
-        spec,
-        key="circuit",
-        height=620,
-        on_select=picked,
-        alt=f"A circuit of {len(edges)} edges; the same edges stand in the table below",
-    )
-
-
-def _layer(node: str) -> int | None:
-    return int(node[1:].split(".")[0]) if node[0] in "am" and node[1:2].isdigit() else None
-
-
-def _head(node: str) -> int | None:
-    return int(node.rpartition(".h")[2]) if ".h" in node else None
-
-
-def _choose_node(here: Selected, edges: list[Edge]) -> None:
-    names = nodes_of(edges)
-    at = names.index(here.selection.node) if here.selection.node in names else None
-    choose(
-        "Node",
-        [node_named(name) for name in names],
-        at,
-        lambda i: here.select(node=names[i], edge="", layer=_layer(names[i]), head=_head(names[i])),
-        key="node",
-    )
-    known = [edge.name for edge in edges]
-    at = known.index(here.selection.edge) if here.selection.edge in known else None
-    choose(
-        "Edge",
-        [edge.shown for edge in edges],
-        at,
-        lambda i: here.select(edge=known[i], node=""),
-        key="edge",
-    )
-
-
-def _about(here: Selected, wires: Wires, edges: list[Edge], notes: "annotations.Notes") -> None:
-    """Say what the selected node or edge is, and let it be pinned, hidden and labelled."""
-    selection = here.selection
-    if edge := next((edge for edge in edges if edge.name == selection.edge), None):
-        place = edges.index(edge) + 1
-        st.metric(edge.shown, number(edge.score))
-        st.caption(f"the {place}. largest of {wires.n_edges:,} edges")
-        _of_prompts(here, wires, edge)
-    elif selection.node:
-        incoming, outgoing = (
-            [e for e in edges if side(e) == selection.node]
-            for side in (lambda e: e.node, lambda e: e.sender)
-        )
-        st.markdown(
-            f"**{plain(node_named(selection.node))}**: {len(incoming)} edges in,"
-            f" {len(outgoing)} out, of those shown"
-        )
-        shown = [f"- {plain(e.shown)} {number(e.score)}" for e in [*incoming, *outgoing]]
-        more = (
-            [f"- {len(shown) - _LISTED} more, in the table below"] if len(shown) > _LISTED else []
-        )
-        st.markdown("\n".join([*shown[:_LISTED], *more]))
-        annotations.edit(here, notes, selection.node)
+    if is_graph:
+        draw_circuit(here, wires, k)
     else:
-        st.caption("Click a node or an edge, or choose one here.")
-    if notes.hidden and st.button(f"Show {len(notes.hidden)} hidden nodes again"):
-        annotations.write(here, annotations.Notes(notes.pinned, (), notes.labels))
-        st.rerun()
-
-
-def _of_prompts(here: Selected, wires: Wires, edge: Edge) -> None:
-    measured = here.measured(here.cell("circuit_discovery"))
-    values = measured.at(
-        "scores", wires.receivers.index(edge.receiver), wires.senders.index(edge.sender)
-    )
-    values = values[np.isfinite(values)]
-    low, middle, high = np.percentile(values, [25, 50, 75])
-    st.caption(
-        f"Over {len(values)} prompts: median {number(middle)},"
-        f" half of them {number(low)} to {number(high)}."
-    )
-
-
-def _faithfulness(here: Selected, n_shown: int) -> None:
-    frame = here.run.frame(here.cell("circuit_discovery"))
-    rows = frame[frame["measure"] == "faithfulness"].reset_index(drop=True)
-    total = float(rows["n_edges"].max())
-    figure = curves(
-        rows.replace({"kind": CIRCUITS}),
-        x="fraction",
-        groups="kind",
-        axes=Axes("share of all edges (log scale)", "faithfulness"),
-        title="What circuits of this size keep",
-        is_log=True,
-    )
-    if n_shown:
-        figure.add_vline(x=n_shown / total, line_dash="dot", line_color="grey")
-        at = float(
-            np.log10(n_shown / total)
-        )  # a line is placed in shares, a text on a log axis in their logarithms
-        figure.add_annotation(
-            x=at, y=1, yref="paper", yanchor="bottom", text="shown above", showarrow=False
-        )
-    figure.update_layout(height=340)
-    draw_figure(
-        figure,
-        key="faithfulness",
-        alt="Faithfulness of circuits by their share of edges; the numbers are on the page “Data”",
-    )
-
-
-def _edge_table(
-    here: Selected, edges: list[Edge], notes: "annotations.Notes", spec: dict[str, Any]
-) -> None:
-    st.markdown("**The edges shown**")
-    frame = pd.DataFrame(
-        [(node_named(e.sender), node_named(e.receiver), e.score) for e in edges],
-        columns=["sender", "receiver", "score"],
-    )
-    st.dataframe(frame, hide_index=True, height=260)
-    graph = graph_of(edges, notes.labels)
-    buffer = io.BytesIO()
-    nx.write_graphml(graph, buffer)
-    about = {
-        "run": here.run.id,
-        "model": here.model,
-        "task": here.task,
-        "edges": [e.__dict__ for e in edges],
-        "pinned": list(notes.pinned),
-        "hidden": list(notes.hidden),
-        "labels": notes.labels,
-    }
-    left, middle, right = st.columns(3)
-    left.download_button(
-        "Save as JSON", json.dumps(about, indent=1), "circuit.json", "application/json"
-    )
-    middle.download_button(
-        "Save as GraphML", buffer.getvalue(), "circuit.graphml", "application/xml"
-    )
-    right.download_button("Save as SVG", svg(spec), "circuit.svg", "image/svg+xml")
-
-
-# Nodes by token
+        pane(here, grid(here, of), key="nodes", at_cell=_at_cell(here, of))
+    about(here, *COMPARED)
 
 
 def choices(here: Selected) -> list[str]:
     """Return "METHOD NODE" of every score; units (heads, neurons) are summed."""
+    if scores := _scores(here):
+        return scores
+    here.cell(*COMPARED)
+    raise RunError("there are no scores")
+
+
+def _scores(here: Selected) -> list[str]:
     scores = []
     for analysis in ("relevance_patching", "activation_patching"):
         if here.labels(analysis):
@@ -278,15 +56,10 @@ def choices(here: Selected) -> list[str]:
             skip = ("last", "n_pos", "base", "source")
             scores += [
                 name if analysis == "relevance_patching" else f"exact {name}"
-                for name in names
-                if name not in skip
+                for name, (_, shape) in names.items()
+                if name not in skip and len(shape) in (3, 4)  # [prompt layer pos (unit)]
             ]
-    return scores or _none(here)
-
-
-def _none(here: Selected) -> list[str]:
-    here.cell("relevance_patching", "activation_patching")
-    raise RunError("there are no scores")
+    return scores
 
 
 def _source(here: Selected, of: str) -> tuple[Any, str]:

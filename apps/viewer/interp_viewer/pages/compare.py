@@ -11,27 +11,26 @@ from interp.errors import RunError
 from interp_viewer import menu
 from interp_viewer.grid import Grid
 from interp_viewer.listing import summaries
-from interp_viewer.pane import pane, picture, selected_cell
+from interp_viewer.pane import mirrors, picture, selected_cell
 from interp_viewer.reading import ViewedRun, find_run
 from interp_viewer.selected import Missing, Selected, tokens_of
-from interp_viewer.text import number, plain
-from interp_viewer.widgets import choose, option
+from interp_viewer.text import number, plain, prompt_named
+from interp_viewer.widgets import choose, controls, option
 
 TITLE = "Compare"
+_BELOW = 84  # pixels: the selected cell, and notes
 
 
 def page(here: Selected) -> None:
-    """Draw this run's grid, the one it is compared with, and their difference."""
+    """Draw this run's grid, the one it is compared with, and their difference, side by side."""
     builders = _builders()
     measured = [name for name, (_, needed) in builders.items() if any(map(here.labels, needed))]
     if not measured:
         raise Missing(tuple(builders), {})
-    left, right = st.columns(2)
-    with left:
-        analysis = option(here, "Analysis", measured, field="node")
+    with controls():
+        analysis = option(here, "Analysis", measured, field="node", width=220)
         builder, _ = builders[analysis]
         of = option(here, "What", builder.choices(here))
-    with right:
         other = _other(here)
     if other is None:
         st.info("Choose another run, or another prompt, to compare with.")
@@ -41,20 +40,9 @@ def page(here: Selected) -> None:
     except Missing:
         st.warning(plain(f"{other.run.id} has no {analysis} of {other.model} on {other.task}"))
         return
-    _warn(here, other, grids)
-    names = [_name(here, other, side) for side in (here, other)]
-    _side_by_side(here, grids, names)
-    shapes = [grid.values.shape for grid in grids]
-    if shapes[0] == shapes[1]:
-        difference = _difference(grids, title=f"{names[0]} minus {names[1]}")
-        pane(here, difference, key="compare-difference")
-        _ranked(difference)
-    else:
-        st.info(
-            f"The grids have {shapes[0]} and {shapes[1]} cells,"
-            " so no cell has a counterpart; below, means over depth."
-        )
-        _over_depth(grids, names)
+    _side_by_side(here, grids, [_name(here, other, side) for side in (here, other)])
+    for word in _doubts(here, other, grids):
+        st.caption(plain(word))
 
 
 def _builders() -> dict[str, tuple[ModuleType, tuple[str, ...]]]:
@@ -65,27 +53,71 @@ def _builders() -> dict[str, tuple[ModuleType, tuple[str, ...]]]:
 
 
 def _side_by_side(here: Selected, grids: list[Grid], names: list[str]) -> None:
-    """Draw both grids on one colour scale."""
+    """Draw both grids on one colour scale, and beside them how they differ, with one selection."""
     top = max(grid.range[1] for grid in grids)
-    for i, (grid, column) in enumerate(zip(grids, st.columns(2), strict=True)):
+    shown = [
+        replace(grid, title=name, top=top, threshold=None)
+        for grid, name in zip(grids, names, strict=True)
+    ]
+    first, second, third = st.columns(3)
+    if is_same := grids[0].values.shape == grids[1].values.shape:
+        shown.append(_difference(shown, title=f"{names[0]} minus {names[1]}"))
+    for i, (grid, column) in enumerate(zip(shown, (first, second, third), strict=False)):
         with column:
-            shown = replace(grid, title=f"{names[i]}: {grid.title}", top=top, threshold=None)
-            picture(here, shown, key=f"compare-{i}")
-            cell = selected_cell(here, shown)
-            if cell is not None:
-                st.markdown(f"Selected: **{plain(number(float(shown.values[cell])))}**")
+            picture(here, grid, key=f"compare-{i}", below=_BELOW)
+    if not is_same:
+        with third:
+            _over_depth(grids, names)
+    _selected(here, shown)
+    st.caption(plain(" ".join(_notes(shown))))
+    if is_same:
+        with st.expander("The largest differences"):
+            _ranked(shown[-1])
+
+
+def _notes(shown: list[Grid]) -> list[str]:
+    """Return the grids' captions; those that not all have, with the name of their grid."""
+    captions = {grid.title: grid.captions() for grid in shown}
+    common = [word for word in shown[0].captions() if all(word in c for c in captions.values())]
+    of_one = [
+        f"{name}: {word}"
+        for name, words in captions.items()
+        for word in words
+        if word not in common
+    ]
+    return [*common, *of_one]
+
+
+def _selected(here: Selected, shown: list[Grid]) -> None:
+    """Draw the boxes that select a cell, and what each grid holds there."""
+    with st.container(key="controls-cell", horizontal=True, vertical_alignment="center"):
+        mirrors(here, shown[0], key="compare", width=230)
+        cells = [selected_cell(here, grid) for grid in shown]
+        values = [
+            f"{grid.title}: {number(float(grid.values[cell]))}"
+            for grid, cell in zip(shown, cells, strict=True)
+            if cell is not None
+        ]
+        st.markdown(
+            f"**{plain(' · '.join(values))}**"
+            if values
+            else "Click a cell in any of them, or choose its row and column here."
+        )
 
 
 def _difference(grids: list[Grid], *, title: str) -> Grid:
-    """Return the first grid minus the second, over the rows and columns that both have."""
+    """Return the first grid minus the second; what is beyond their scale is beyond its own."""
     first, second = grids
-    of_one = dict.fromkeys(("low", "high", "n", "texts", "threshold", "top"))
+    values = first.values - second.values
+    finite = np.abs(values[np.isfinite(values)])
+    top = float(min(first.range[1], finite.max())) if finite.any() else None
+    of_one = dict.fromkeys(("low", "high", "n", "texts", "threshold"))
     return replace(
         first,
         title=title,
-        values=first.values - second.values,
+        values=values,
+        top=top,
         is_signed=True,
-        lower_is_better=False,
         notes=(),
         **of_one,
     )
@@ -93,9 +125,9 @@ def _difference(grids: list[Grid], *, title: str) -> Grid:
 
 def _other(here: Selected) -> Selected | None:
     """Return what is compared: "RUN" or "RUN:PROMPT", chosen by two boxes."""
-    name, prompt = here.selection.cmp, ""
+    name, number_of = here.selection.cmp, ""
     if ":" in name:
-        name, _, prompt = name.rpartition(":")
+        name, _, number_of = name.rpartition(":")
     readable = [summary.id for summary in summaries(here.run.root) if not summary.error]
     if name and name not in readable:
         st.warning(plain(f"no run {name} to compare with; there is {', '.join(readable[:20])}"))
@@ -105,15 +137,15 @@ def _other(here: Selected) -> Selected | None:
     def choose_run(i: int) -> None:
         here.select(cmp=f"{readable[i]}:{here.ex}")
 
-    choose("Compare with run", readable, at, choose_run, key="cmp-run")
+    choose("With run", readable, at, choose_run, key="cmp-run", width=260)
     if not name:
         return None
     run = find_run(here.run.root, name)
     model, task = _counterpart(here, run)
     prompts = run.prompts(model, task)
     n = max(1, len(prompts))
-    ex = int(prompt) if prompt.isdecimal() and int(prompt) < n else min(here.ex, n - 1)
-    names = [f"{i}: {p.get('id', '')}" for i, p in enumerate(prompts)] or ["0"]
+    ex = int(number_of) if number_of.isdecimal() and int(number_of) < n else min(here.ex, n - 1)
+    names = [prompt_named(i, prompt) for i, prompt in enumerate(prompts)] or ["0"]
     choose("and prompt", names, ex, lambda i: here.select(cmp=f"{name}:{i}"), key="cmp-ex")
     selection = here.selection.moved(run=name, model=model, task=task, ex=ex)
     selection = replace(selection, of=here.selection.of, node=here.selection.node)
@@ -136,12 +168,15 @@ def _name(here: Selected, other: Selected, side: Selected) -> str:
     return " ".join([*words, f"prompt {side.ex}"])
 
 
-def _warn(here: Selected, other: Selected, grids: list[Grid]) -> None:
+def _doubts(here: Selected, other: Selected, grids: list[Grid]) -> list[str]:
+    """Return why cells at the same place may not be comparable."""
+    doubts = []
     both = here.tokens and other.tokens and here.tokens != other.tokens
     if both and "token" in grids[0].cols.keys:
-        st.warning("The two prompts have different tokens; columns are compared by position.")
+        doubts.append("The two prompts have different tokens; columns are compared by position.")
     if here.model != other.model:
-        st.warning(plain(f"Two models: {here.model} and {other.model}."))
+        doubts.append(f"Two models: {here.model} and {other.model}.")
+    return doubts
 
 
 def _ranked(difference: Grid) -> None:
@@ -156,12 +191,16 @@ def _ranked(difference: Grid) -> None:
             "difference": difference.values[rows, cols],
         }
     )
-    st.markdown("**The largest differences**")
     st.dataframe(frame, hide_index=True)
 
 
 def _over_depth(grids: list[Grid], names: list[str]) -> None:
     """Draw each grid's mean over columns against the share of depth."""
+    st.markdown("**means over depth**")
+    st.caption(
+        f"The grids have {grids[0].values.shape} and {grids[1].values.shape} cells,"
+        " so no cell has a counterpart."
+    )
     rows = []
     for grid, name in zip(grids, names, strict=True):
         with np.errstate(invalid="ignore"):

@@ -4,11 +4,12 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
+from interp_viewer.about import about
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import draw_figure
 from interp_viewer.pane import pane
 from interp_viewer.selected import Selected
-from interp_viewer.widgets import option
+from interp_viewer.widgets import controls, option
 
 TITLE = "Depth map"
 COMPARED = ("depth_map",)
@@ -34,7 +35,6 @@ def grid(here: Selected, of: str) -> Grid:
     }
     n_sources, n_targets = columns["value"].shape
     parameters = here.info(cell)["parameters"]
-    is_low_good = of.endswith("error")
     return Grid(
         f"{of}: every layer of {here.model} predicts every layer of"
         f" {parameters['target'] or 'itself'}"
@@ -43,7 +43,6 @@ def grid(here: Selected, of: str) -> Grid:
         Axis.of("source, in front of layer", n_sources, "src", "layer"),
         Axis.of("target, in front of layer", n_targets, "tgt"),
         top=1.0 if of.removeprefix("untrained_") in ("error", "r2", "similarity") else None,
-        lower_is_better=is_low_good,
         low=columns.get("low"),
         high=columns.get("high"),
         notes=(
@@ -54,9 +53,11 @@ def grid(here: Selected, of: str) -> Grid:
 
 def page(here: Selected) -> None:
     """Draw the grid, the best source of every target, and the statistics of the whole."""
-    of = option(here, "Measure", choices(here))
+    with controls():
+        of = option(here, "Measure", choices(here))
     picture = grid(here, of)
     pane(here, picture, key="depthmap")
+    about(here, "depth_map")
     frame = here.run.frame(here.cell("depth_map"))
     best = frame[frame["is_best"].fillna(False).astype(bool)].sort_values("target")
     if len(best):

@@ -1,14 +1,15 @@
 """Until which layer a token matters for the answer, by erasure and integrated gradients."""
 
 import numpy as np
-import streamlit as st
 
-from interp_viewer.grid import Axis, Grid
+from interp.runs.folder import Cell
+from interp_viewer.about import about
+from interp_viewer.grid import Axis, Grid, Values
 from interp_viewer.lines import stored
 from interp_viewer.pane import pane
 from interp_viewer.positions import over_positions, token_axis
 from interp_viewer.selected import Selected
-from interp_viewer.widgets import mean_or_prompt, option
+from interp_viewer.widgets import controls, mean_or_prompt, option
 
 TITLE = "Erasure and gradients"
 COMPARED = ("residual_erasure", "integrated_gradients")
@@ -34,34 +35,40 @@ def choices(here: Selected) -> list[str]:
     return measured
 
 
+def _measured(here: Selected, of: str) -> tuple[Cell, str, dict[str, str]]:
+    """Return an effect's analysis, its tensor, and what its rows in the table have."""
+    if of == GRADIENTS:
+        return here.cell("integrated_gradients"), "attribution", {"measure": "attribution"}
+    name = next(name for name, shown in SHOWN.items() if shown == of)
+    rows = dict(zip(("scope", "effect"), name.split("."), strict=True))
+    return here.cell("residual_erasure"), name, rows
+
+
+def _layers(here: Selected, of: str) -> list[int]:
+    """Return the layers in front of which an effect was measured: all, or every few."""
+    cell, _, rows = _measured(here, of)
+    frame = here.run.frame(cell)
+    for column, value in rows.items():
+        frame = frame[frame[column] == value]
+    return sorted(int(layer) for layer in frame["layer"].dropna().unique())
+
+
 def grid(here: Selected, of: str) -> Grid:
     """Return one effect [layer token], of a prompt or as the mean over prompts."""
     of = of if of in (known := choices(here)) else known[0]
     is_signed = of == GRADIENTS or "answer" in of
-    if of == GRADIENTS:
-        cell, name, rows = (
-            here.cell("integrated_gradients"),
-            "attribution",
-            {"measure": "attribution"},
-        )
-    else:
-        cell, name = (
-            here.cell("residual_erasure"),
-            next(name for name, shown in SHOWN.items() if shown == of),
-        )
-        rows = dict(zip(("scope", "effect"), name.split("."), strict=True))
+    cell, name, rows = _measured(here, of)
     if here.is_over_all:
-        return over_positions(
-            here, cell, rows, title=f"{of}, mean over prompts", is_signed=is_signed
-        )
-    measured = here.measured(cell)
-    values = measured.of_prompt(name, here.ex)
+        title = f"{of}, mean over prompts"
+        return over_positions(here, cell, rows, title=title, is_signed=is_signed)
+    measured, layers = here.measured(cell), _layers(here, of)
+    values = measured.of_prompt(name, here.ex)[layers]
     if "n_pos" in measured.names:
         values = values[:, : int(measured.of_prompt("n_pos", here.ex))]
     return Grid(
         f"{of}, prompt {here.ex}",
         values.astype(np.float32),
-        Axis.of("in front of layer", len(values), "layer"),
+        Axis("in front of layer", tuple(map(str, layers)), tuple(layers), ("layer",)),
         token_axis(here, values.shape[1]),
         is_signed=is_signed,
     )
@@ -69,22 +76,15 @@ def grid(here: Selected, of: str) -> Grid:
 
 def page(here: Selected) -> None:
     """Draw the grid, and the analysis's own figure."""
-    left, right = st.columns(2)
-    with left:
+    with controls():
         of = option(here, "Effect", choices(here))
-    with right:
         mean_or_prompt(here)
-    cell = here.cell("integrated_gradients" if of == GRADIENTS else "residual_erasure")
-    name = (
-        "attribution"
-        if of == GRADIENTS
-        else next(name for name, shown in SHOWN.items() if shown == of)
-    )
-    measured = here.measured(cell)
-    pane(
-        here,
-        grid(here, of),
-        key="erasure",
-        at_cell=None if here.is_over_all else lambda row, col: measured.at(name, row, col),
-    )
+    cell, name, _ = _measured(here, of)
+    measured, layers = here.measured(cell), _layers(here, of)
+
+    def at_cell(row: int, col: int) -> Values:
+        return measured.at(name, layers[row], col)
+
+    pane(here, grid(here, of), key="erasure", at_cell=None if here.is_over_all else at_cell)
+    about(here, *COMPARED)
     stored(here, cell)

@@ -3,13 +3,15 @@
 import numpy as np
 import streamlit as st
 
+from interp.figures.words import with_minus
+from interp_viewer.about import about
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import lines
 from interp_viewer.pane import pane
 from interp_viewer.positions import token_axis
 from interp_viewer.selected import Selected
 from interp_viewer.strip import visible
-from interp_viewer.widgets import mean_or_prompt, option
+from interp_viewer.widgets import controls, mean_or_prompt, option
 
 TITLE = "Logit lens"
 COMPARED = ("logit_lens",)
@@ -39,7 +41,7 @@ def grid(here: Selected, of: str) -> Grid:
     """Return one reading [tap token] of a prompt, with the lens's first choices; or its mean."""
     of = of if of in READINGS else next(iter(READINGS))
     cell = here.cell("logit_lens")
-    how = {"top": 1.0 if of in _SHARES else None, "lower_is_better": of not in _SHARES}
+    how = {"top": 1.0 if of in _SHARES else None}
     missing = "this prompt has no answer" if "answer" in of else "no prompt has this token"
     if here.is_over_all:
         return _over_prompts(here, of, missing=missing, **how)
@@ -50,10 +52,9 @@ def grid(here: Selected, of: str) -> Grid:
     texts = None
     if "top" in measured.names:
         vocabulary = here.run.vocabulary(here.model)
-        first = measured.of_prompt("top", here.ex)[..., 0]
-        texts = tuple(
-            visible(vocabulary[i]) if i < len(vocabulary) else "" for i in first.ravel().tolist()
-        )
+        ids, at = np.unique(measured.of_prompt("top", here.ex)[..., 0], return_inverse=True)
+        words = [visible(vocabulary[i]) if i < len(vocabulary) else "" for i in ids.tolist()]
+        texts = tuple(words[i] for i in at.ravel().tolist())
     return Grid(
         f"{of}, prompt {here.ex}" + ("; in the cells: the lens's first choice" if texts else ""),
         values,
@@ -79,7 +80,7 @@ def _over_prompts(here: Selected, of: str, *, missing: str, **how: object) -> Gr
     last = len(here.tokens) - 1 if here.tokens else 0
     cols = Axis(
         "position (−1: the last token)",
-        tuple(map(str, offsets)),
+        tuple(with_minus(str(offset)) for offset in offsets),
         tuple(last + o - max(offsets) for o in offsets),
         ("token",),
     )
@@ -98,14 +99,13 @@ def _over_prompts(here: Selected, of: str, *, missing: str, **how: object) -> Gr
 def page(here: Selected) -> None:
     """Draw the curves over depth, the grid, and the selected token layer by layer."""
     cell = here.cell("logit_lens")
-    left, right = st.columns(2)
-    with left:
+    with controls():
         of = option(here, "Reading", choices(here))
-    with right:
         mean_or_prompt(here)
     measured, i = here.measured(cell), READINGS[of]
     at_cell = None if here.is_over_all else lambda row, col: measured.at("readings", row, col, i)
     pane(here, grid(here, of), key="lens", at_cell=at_cell)
+    about(here, "logit_lens")
     frame = here.run.frame(cell)
     curve = frame[(frame["measure"] == _measure(here, of)) & frame["position"].isna()]
     if len(curve):

@@ -4,7 +4,8 @@ import hashlib
 import json
 import shutil
 import time
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import streamlit as st
@@ -13,49 +14,100 @@ from interp.errors import ChangedError, InterpError
 from interp.files.fetched import FETCHED, is_there
 from interp.files.paths import shipped_models
 from interp.files.whole import write_atomically
+from interp.runs.evidence import findings_of
 from interp.runs.folder import SCHEMA
+from interp.runs.questions import declared_in_files
+from interp.runs.viewing import ANY
 from interp_viewer import menu
 from interp_viewer.screen import begin, root_folder
 from interp_viewer.selection import Selection
-from interp_viewer.text import plain
+from interp_viewer.text import plain, shortened
 
 TITLE = "Live (loads a model)"
 FOLDER = "live"
+_DEFAULT, _LAST = "zoo/hops-4l", "live-last"
 QUICK = ("residual_contribution", "logit_lens", "void_detection", "layer_skip")
 _LONGEST = 20_000
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A model, a prompt as tasks have it, and the analyses to run."""
+
+    model: str
+    prompt: dict[str, str]
+    analyses: tuple[str, ...]
+
+    @property
+    def run(self) -> str:
+        """Return the name of the run that answers it: the same for the same."""
+        what = json.dumps([SCHEMA, self.model, self.prompt, sorted(self.analyses)], sort_keys=True)
+        return f"{FOLDER}/{hashlib.blake2b(what.encode(), digest_size=6).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of it, by the folders of its cells, and how long that took."""
+
+    asked: Asked
+    cells: dict[str, dict[str, Any]]
+    seconds: float
+
+
 def page() -> None:
-    """Draw the form, run what was asked, and link to it."""
+    """Draw the form below what it computed last."""
     begin("live")
-    st.warning(
-        "This page loads a model and computes on this machine."
-        " All other pages only read what is finished."
-    )
+    result = st.container()
     with st.form("live"):
-        names = [*shipped_models(), *filter(is_there, FETCHED)]
-        shipped = st.selectbox(
-            "Shipped model",
-            names,
-            index=names.index("zoo/hops-4l") if "zoo/hops-4l" in names else 0,
+        asked = _form()
+        is_sent = st.form_submit_button("Compute", type="primary")
+    with st.expander("Prompts that the shipped models know"):
+        st.code("\n".join(_examples()), language=None)
+    with result:
+        if is_sent:
+            _compute(asked)
+        if _LAST in st.session_state:
+            _report(st.session_state[_LAST])
+
+
+def _form() -> Asked:
+    """Draw what can be asked, and return what is."""
+    st.caption("This page loads a model and computes on this machine; all others only read.")
+    left, right = st.columns([0.6, 0.4])
+    with left:
+        text = st.text_area(
+            "Prompt", max_chars=_LONGEST, placeholder="A text to be continued", height=110
         )
+        answer = st.text_input("Answer that should follow (optional)")
+    names = [*shipped_models(), *filter(is_there, FETCHED)]
+    with right:
+        at = names.index(_DEFAULT) if _DEFAULT in names else 0
+        shipped = st.selectbox("Shipped model", names, index=at)
         own = st.text_input(
             "… or a folder, or a name on the hub that is on this machine",
             placeholder="e.g. ./my-model",
         )
-        text = st.text_area("Prompt", max_chars=_LONGEST, placeholder="A text to be continued")
-        answer = st.text_input("Answer that should follow (optional)")
-        st.caption(
-            "For relevance patching: the same text with something else in it,"
-            " and what would be right then (optional)."
-        )
-        corrupted = st.text_input("Corrupted twin")
-        wrong = st.text_input("Wrong answer")
-        is_sent = st.form_submit_button("Compute")
-    with st.expander("Prompts that the shipped models know"):
-        st.code("\n".join(_examples()), language=None)
-    if is_sent:
-        _compute(own.strip() or shipped, text, answer.strip(), corrupted, wrong.strip())
+    with left:
+        corrupted = st.text_input("Corrupted twin: the same text with something else in it")
+    with right:
+        wrong = st.text_input("Wrong answer: what would be right then")
+    known = sorted(declared_in_files().items(), key=lambda item: (item[1].rank, item[0]))
+    chosen = st.pills(
+        "Analyses (those that patch need a twin and both answers)",
+        [name for name, _ in known],
+        selection_mode="multi",
+        default=QUICK,
+        key="live-analyses",
+    )
+    given = {
+        "id": "typed",
+        "text": text,
+        "answer": answer.strip(),
+        "corrupted": corrupted.strip(),
+        "wrong": wrong.strip(),
+    }
+    prompt = {name: value for name, value in given.items() if value}
+    return Asked(own.strip() or shipped, prompt, tuple(chosen))
 
 
 def _examples() -> list[str]:
@@ -70,46 +122,38 @@ def _examples() -> list[str]:
     return examples
 
 
-def _compute(model: str, text: str, answer: str, corrupted: str, wrong: str) -> None:
-    if not text.strip():
+def _compute(asked: Asked) -> None:
+    """Run what is asked, and keep what is to be shown of it."""
+    st.session_state.pop(_LAST, None)
+    if not asked.prompt.get("text", "").strip():
         st.error("There is no prompt; type one.")
         return
-    given = {
-        "id": "typed",
-        "text": text,
-        "answer": answer,
-        "corrupted": corrupted.strip(),
-        "wrong": wrong,
-    }
-    prompt = {name: value for name, value in given.items() if value}
-    key = hashlib.blake2b(
-        json.dumps([SCHEMA, model, prompt], sort_keys=True).encode(), digest_size=6
-    ).hexdigest()
+    if not asked.analyses:
+        st.error("No analysis is chosen; choose one.")
+        return
     root = root_folder()
-    out = root / FOLDER / key
     began = time.monotonic()
     try:
-        done = _run(model, prompt, out, root)
+        done = _run(asked, root)
     except (InterpError, OSError) as error:
         st.error(plain(error))
         return
-    _report(done, out, key, time.monotonic() - began)
+    st.session_state[_LAST] = Done(asked, done["cells"], time.monotonic() - began)
 
 
-def _run(model: str, prompt: dict[str, str], out: Path, root: Path) -> dict[str, Any]:
-    """Run the quick analyses on a prompt; finished results for it and the model are reused."""
-    with st.status("Loading the library and the model", expanded=False) as status:
+def _run(asked: Asked, root: Path) -> dict[str, Any]:
+    """Run analyses of a prompt; finished results for it and the model are reused."""
+    with st.empty(), st.status("Loading the library and the model", expanded=False) as status:
         import transformers
 
         from interp.runs import Study, execute
 
         transformers.utils.logging.disable_progress_bar()
+        out = root / asked.run
         task = out.parent / f"{out.name}.jsonl"
-        write_atomically(task, json.dumps(prompt, ensure_ascii=False) + "\n")
-        analyses: dict[str, dict[str, Any]] = {name: {} for name in QUICK}
-        if {"answer", "wrong", "corrupted"} <= prompt.keys():
-            analyses["relevance_patching"] = {}
-        study = Study((model,), (str(task),), analyses, only_fitting=True)
+        write_atomically(task, json.dumps(asked.prompt, ensure_ascii=False) + "\n")
+        analyses: dict[str, dict[str, Any]] = {name: {} for name in asked.analyses}
+        study = Study((asked.model,), (str(task),), analyses, only_fitting=True)
         how = {
             "store": str(root / "store"),
             "progress": lambda standing: status.update(label=standing.doing),
@@ -119,27 +163,22 @@ def _run(model: str, prompt: dict[str, str], out: Path, root: Path) -> dict[str,
         except ChangedError:  # the model is another one now
             shutil.rmtree(out)
             done = execute(study, out, **how)
-        status.update(label="Done", state="complete")
     return done
 
 
-def _report(done: dict[str, Any], out: Path, key: str, seconds: float) -> None:
-    for path, cell in done["cells"].items():
-        if cell["status"] == "ok":
-            st.markdown(f"**{plain(cell['analysis'])}** {plain(cell['summary'])}")
-        else:
-            st.info(f"{plain(path)} {cell['status']}: {plain(cell['error'])}")
-    if not any(cell["analysis"] == "relevance_patching" for cell in done["cells"].values()):
-        st.caption("For relevance, fill in the answer, the corrupted twin and the wrong answer.")
-    st.caption(f"{seconds:.1f} s; kept in {plain(out)}")
-    params = Selection(run=f"{FOLDER}/{key}").params()
-    for name in ("lens", "residual", "voids", "skip", "circuit"):
-        if any(
-            cell["analysis"] in menu.entries()[name].analyses and cell["status"] == "ok"
-            for cell in done["cells"].values()
-        ):
-            st.page_link(
-                menu.entries()[name].page,
-                label=f"Open {menu.entries()[name].title}",
-                query_params=params,
-            )
+def _report(done: Done) -> None:
+    """Draw a line for each analysis that was computed, which leads to its page."""
+    asked = done.asked
+    text = shortened(asked.prompt["text"])
+    st.markdown(f"**{plain(asked.model)}** · {plain(text)} · {done.seconds:.1f} s")
+    for path, cell in done.cells.items():
+        if cell["status"] != "ok":
+            st.info(f"{plain(PurePosixPath(path).name)} {cell['status']}: {plain(cell['error'])}")
+            continue
+        entry, claim = menu.entry_of(cell["analysis"]), findings_of(cell)[0]["claim"]
+        of = PurePosixPath(path).name if entry.name == ANY else ""
+        st.page_link(
+            entry.page,
+            label=f"**{plain(entry.title)}** · {plain(claim)} →",
+            query_params=Selection(run=asked.run, of=of).params(),
+        )

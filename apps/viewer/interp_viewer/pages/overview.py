@@ -1,65 +1,89 @@
-"""What a run found, where to look at it, and where it comes from."""
+"""What a run found, layer by layer and claim by claim, and where it comes from."""
 
 from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlencode
 
 import streamlit as st
 
+from interp.runs.at_a_glance import glance
+from interp.runs.evidence import evidence, findings_of
 from interp.runs.folder import Cell
 from interp.runs.questions import Declared, declared_in_files
 from interp.runs.viewing import ANY
 from interp_viewer import menu
-from interp_viewer.claims import draw_findings
+from interp_viewer.lines import draw_figure
 from interp_viewer.selected import Selected
 from interp_viewer.text import plain
 
 TITLE = "Overview"
+_STRIP = 112  # pixels: seven lines of words
 
 
 def page(here: Selected) -> None:
-    """Draw findings, prompt, what failed, and provenance."""
-    if here.prompts:
-        prompt = here.prompts[here.ex]
-        with st.expander(f"Prompt {here.ex} of {len(here.prompts)}"):
-            st.text(prompt.get("text", ""))
-            st.json(
-                {name: value for name, value in prompt.items() if name != "text" and value},
-                expanded=False,
-            )
-    st.subheader("Findings")
+    """Draw all layers at a glance, findings, what failed, and provenance."""
     known = declared_in_files()
     ranks = {cell: known.get(cell.analysis, Declared).rank for cell in here.cells}
-    for cell in sorted(ranks, key=ranks.__getitem__):
-        if here.info(cell)["status"] == "ok":
-            _findings(here, cell, here.info(cell))
-    others = [(cell, info) for cell, info in here.cells.items() if info["status"] != "ok"]
-    if others:
-        st.subheader("Not there")
-    for cell, info in others:
-        say = st.error if info["status"] == "failed" else st.info
-        say(
-            f"{plain(PurePosixPath(cell.path).name)} {info['status']}:"
-            f" {plain(info.get('error', ''))}"
-        )
+    finished = [
+        cell for cell in sorted(ranks, key=ranks.__getitem__) if here.info(cell)["status"] == "ok"
+    ]
+    _glance(here, finished)
+    for cell in finished:
+        _findings(here, cell)
+    for cell, info in here.cells.items():
+        if info["status"] != "ok":
+            say = st.error if info["status"] == "failed" else st.info
+            name = plain(PurePosixPath(cell.path).name)
+            say(f"{name} {info['status']}: {plain(info.get('error', ''))}")
     _provenance(here)
 
 
-def _findings(here: Selected, cell: Cell, info: dict) -> None:
+def _glance(here: Selected, finished: list[Cell]) -> None:
+    sections = [
+        cell.names | {"cell": cell, "findings": findings_of(here.info(cell))} for cell in finished
+    ]
+    figure = glance(
+        here.run.folder,
+        {"analyses": sections, "provenance": {"models": here.run.info["models"]}},
+        link_of=lambda section: _address(here, section["cell"]),
+        read=here.run.frame,
+    )
+    if figure is not None:
+        n_strips = sum(1 for _ in figure.select_yaxes())
+        figure.update_layout(title_text="", margin_t=8, height=60 + _STRIP * n_strips)
+        draw_figure(figure, key="glance", alt="All layers at a glance; the findings stand below")
+
+
+def _params(here: Selected, cell: Cell) -> dict[str, str]:
+    """Return what a link to a cell's page selects."""
+    of = PurePosixPath(cell.path).name if menu.entry_of(cell.analysis).name == ANY else ""
+    changes = {"label": cell.label, "of": of, "over": ""}
+    return here.selection.moved(model=here.model, task=here.task, **changes).params()
+
+
+def _address(here: Selected, cell: Cell) -> str:
+    return f"{menu.entry_of(cell.analysis).name}?{urlencode(_params(here, cell))}"
+
+
+def _findings(here: Selected, cell: Cell) -> None:
+    """Draw a line for each finding; opened, it has the numbers that the claim rests on."""
+    info, entry = here.info(cell), menu.entry_of(cell.analysis)
     name = PurePosixPath(cell.path).name
-    with st.container(border=True):
-        text, link = st.columns([0.85, 0.15], vertical_alignment="center")
-        with text:
-            st.markdown(f"{plain(name)} · {plain(info.get('question', ''))}")
-            draw_findings(info)
+    label = f"**{plain(name)}** · {plain(info.get('question', ''))} →"
+    st.page_link(entry.page, label=label, query_params=_params(here, cell))
+    for finding in findings_of(info):
+        with st.expander(plain(finding["claim"])):
+            _numbers(finding)
             if info.get("left_out"):
                 st.caption(plain(f"left out: {info['left_out']}"))
-        entry = menu.entry_of(cell.analysis)
-        changes = {"label": cell.label, "of": name if entry.name == ANY else "", "over": ""}
-        params = here.selection.moved(model=here.model, task=here.task, **changes).params()
-        link.page_link(entry.page, label="Open →", query_params=params)
+
+
+def _numbers(finding: dict[str, Any]) -> None:
+    numbers = evidence(finding)
+    st.caption("  \n".join(plain(number) for number in numbers) or "No number was recorded.")
 
 
 def _provenance(here: Selected) -> None:
-    st.subheader("Where it comes from")
     info = here.run.info
     model, task = info["models"].get(here.model, {}), info["tasks"].get(here.task, {})
     rows = {
@@ -73,10 +97,16 @@ def _provenance(here: Selected) -> None:
         "prompts of each task": info["config"].get("n") or "all",
         "seed": info["config"].get("seed"),
     }
-    st.dataframe(
-        {"what": list(rows), "value": [str(value) for value in rows.values()]},
-        hide_index=True,
-        height="content",
-    )
-    with st.expander("run.json"):
-        st.json(info, expanded=1)
+    with st.expander("Where it comes from"):
+        st.dataframe(
+            {"what": list(rows), "value": [str(value) for value in rows.values()]},
+            hide_index=True,
+            height="content",
+        )
+        st.json(info, expanded=False)
+    if here.prompts:
+        with st.expander("The selected prompt"):
+            prompt = here.prompts[here.ex]
+            st.text(prompt.get("text", ""))
+            rest = {name: value for name, value in prompt.items() if name != "text" and value}
+            st.json(rest, expanded=False)

@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from interp_viewer.about import about
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import lines
 from interp_viewer.pane import pane
 from interp_viewer.positions import token_axis
 from interp_viewer.selected import Selected
-from interp_viewer.widgets import option
+from interp_viewer.widgets import controls, option
 
 TITLE = "Residual contribution"
 COMPARED = ("residual_contribution",)
@@ -45,10 +46,19 @@ def _top(values: np.ndarray) -> float | None:
 
 
 def page(here: Selected) -> None:
-    """Draw lines over depth and the grid of tokens."""
+    """Draw the grid of tokens, and lines over depth."""
     cell = here.cell("residual_contribution")
     names = choices(here)
-    of = option(here, "Measure", names)
+    with controls():
+        of = option(here, "Measure", names)
+    measured, i = here.measured(cell), names.index(of)
+    pane(
+        here,
+        grid(here, of),
+        key="residual",
+        at_cell=lambda row, col: measured.at("by_position", row, col, i),
+    )
+    about(here, "residual_contribution")
     measure = of.split(": ")[0]
     frame = here.run.frame(cell)
     rows = frame[frame["measure"] == measure]
@@ -57,11 +67,4 @@ def page(here: Selected) -> None:
         rows.assign(line=rows["component"], panel=rows["positions"]),
         title=f"{measure}, mean over {here.info(cell)['n_prompts']} prompts (band: 95 % interval)",
         key="residual-lines",
-    )
-    measured, i = here.measured(cell), names.index(of)
-    pane(
-        here,
-        grid(here, of),
-        key="residual",
-        at_cell=lambda row, col: measured.at("by_position", row, col, i),
     )

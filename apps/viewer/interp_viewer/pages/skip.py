@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
-import streamlit as st
 
 from interp.figures.words import ALL, ALL_BUT_FIRST
+from interp_viewer.about import about
 from interp_viewer.grid import Axis, Grid, Values
 from interp_viewer.lines import lines
 from interp_viewer.pane import pane
 from interp_viewer.selected import Selected
-from interp_viewer.widgets import mean_or_prompt, option
+from interp_viewer.widgets import controls, mean_or_prompt, option
 
 TITLE = "Layer skip"
 COMPARED = ("layer_skip",)
@@ -81,13 +81,11 @@ def grid(here: Selected, of: str) -> Grid:
     )
     over = "largest over prompts" if here.is_over_all and choice.statistic == "max" else over
     return Grid(
-        "Change of a layer's write, relative to it,"
-        f" when another is skipped: {choice.name}; {over}",
+        f"Relative change of a layer's write when another is skipped: {choice.name}; {over}",
         np.where(is_later, values, np.nan).astype(np.float32),
         Axis.of("skipped layer", n, "src", "layer"),
         Axis.of("affected layer", n, "tgt"),
         is_signed=choice.is_difference,
-        is_upward=False,
         top=None if choice.is_difference else 1.0,
         missing="a layer in front of the skipped one cannot be affected",
         low=low,
@@ -125,10 +123,8 @@ def _values(
 def page(here: Selected) -> None:
     """Draw the grid, and what every skipped layer does to the output."""
     cell = here.cell("layer_skip")
-    left, right = st.columns(2)
-    with left:
+    with controls():
         of = option(here, "Effect", choices(here))
-    with right:
         mean_or_prompt(here)
     choice = next(effect for effect in effects(here) if effect.name == of)
     measured = here.measured(cell)
@@ -139,6 +135,7 @@ def page(here: Selected) -> None:
         key="skip",
         at_cell=None if choice.is_difference else lambda row, col: measured.at(name, row, col),
     )
+    about(here, "layer_skip")
     frame = here.run.frame(cell)
     rows = frame[(frame["scope"] == choice.scope) & frame["effect"].isin(list(_EFFECTS))]
     layers, panels = rows["skipped"].astype(int), rows["effect"].map(_EFFECTS)

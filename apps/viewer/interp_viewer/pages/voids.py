@@ -4,15 +4,17 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
+from interp_viewer.about import about
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import stored
 from interp_viewer.pane import pane
 from interp_viewer.positions import token_axis
 from interp_viewer.selected import Selected
-from interp_viewer.widgets import option
+from interp_viewer.widgets import controls, one_of
 
 TITLE = "Voids"
 COMPARED = ("void_detection",)
+ASKS = ("void_detection", "void_skip")
 PHASES = {"prompt": "prompt.norms", "response": "response.norms"}
 # of layers with nothing before them: active whatever the threshold, unless they shorten the stream
 _ALWAYS = 99.0
@@ -59,9 +61,8 @@ def grid(here: Selected, of: str) -> Grid:
         f"Where no change came before, {_ALWAYS:g} stands for longer (active),"
         f" −{_ALWAYS:g} for shorter (void)."
     )
-    notes += (
-        [f"Tokens {', '.join(map(str, massive))} hold massive activations."] if len(massive) else []
-    )
+    if len(massive):
+        notes.append(f"Tokens with massive activations: {', '.join(map(str, massive))}.")
     n = values.shape[1]
     cols = token_axis(here, n) if phase == "prompt" else Axis.of("token of the response", n)
     return Grid(
@@ -96,8 +97,10 @@ def page(here: Selected) -> None:
 
 
 def _map(here: Selected) -> None:
-    of = option(here, "Phase", choices(here))
+    with controls():
+        of = one_of(here, "Phase", {name: f"of the {name}" for name in choices(here)}, field="of")
     pane(here, grid(here, of), key="voids")
+    about(here, "void_detection", "void_skip")
     stored(here, here.cell("void_detection"))
     st.caption(
         "Void cells are grey and hatched;"
