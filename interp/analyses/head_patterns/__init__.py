@@ -46,7 +46,7 @@ from interp.sweeps.tags import draw_seed, keys_of, rows_of
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
-TOP = 5  # tokens that a head's write at the last token makes most probable
+TOP = 5  # tokens that a head's write at the last token makes most, or least, probable
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class HeadPatterns(Analysis):
         "uniform" [batch reading] is what a head that attends to all alike gives; "repeated" and
         "unrelated" [batch copy layer head] are readings of random tokens. "kept" tells which
         prompts have a row in "kept.pattern" and "kept.weighted" [kept layer head query key], in 255
-        parts, and "kept.promoted" [kept layer head top], the tokens that a head's write at the last
-        token makes most probable.
+        parts, and in "kept.promoted" and "kept.suppressed" [kept layer head top], the tokens that a
+        head's write at the last token makes most and least probable.
         """
         rows = rows_of(prepared["keys"], shard.prompts)
         is_kept = prepared["is_kept"][rows]
@@ -190,19 +190,24 @@ class _Kept:
         at_last = z[torch.arange(len(z), device=z.device), last][self.is_kept]
         written = torch.einsum("bhd,hdm->bhm", at_last, maps)
         in_parts = [(255 * p[self.is_kept]).round().to(torch.uint8) for p in (pattern, weighted)]
-        self.layers.append((*in_parts, self._promoted(written)))
+        self.layers.append((*in_parts, *self._extremes(written)))
 
-    def _promoted(self, written: Tensor) -> Tensor:
-        """Return the tokens that writes [batch head d_model] make most probable, norms frozen."""
+    def _extremes(self, written: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens that writes [batch head d_model] make most and least probable.
+
+        The final norm is frozen: of one write, its size changes no order.
+        """
         written = written.to(self.recording.resid(0).dtype)
         if self.biases is None:
             self.biases = self.recording.logits(torch.zeros_like(written[:1, :1]))
         logits = self.recording.logits(written) - self.biases
-        return logits.topk(min(TOP, logits.shape[-1]), dim=-1).indices.int()
+        n = min(TOP, logits.shape[-1])
+        most, least = (signed.topk(n, dim=-1).indices.int() for signed in (logits, -logits))
+        return most, least
 
     def tensors(self) -> Tensors:
         """Return what is kept, by name."""
-        names = ("kept.pattern", "kept.weighted", "kept.promoted")
+        names = ("kept.pattern", "kept.weighted", "kept.promoted", "kept.suppressed")
         stacked = [torch.stack(parts, dim=1).cpu() for parts in zip(*self.layers, strict=True)]
         return {"kept": self.is_kept.cpu()} | dict(zip(names, stacked, strict=False))
 

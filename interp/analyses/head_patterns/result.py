@@ -27,14 +27,16 @@ _TWICE = "random tokens said twice"
 
 @dataclass(frozen=True)
 class Pattern:
-    """One head's pattern on one prompt [query key], and the tokens it promotes at the last one.
+    """One head's pattern on one prompt [query key], and the tokens it promotes or suppresses there.
 
     `weighted` is attention times the length of what the head would write of each value, as shares.
+    `promoted` and `suppressed` are what its write at the last token makes most and least probable.
     """
 
     attention: np.ndarray
     weighted: np.ndarray
     promoted: tuple[int, ...]
+    suppressed: tuple[int, ...]
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,7 +83,8 @@ class HeadPatternsResult(Result):
             raise RunError(f"no pattern of prompt {prompt} was kept; there is {there}")
         whole = {name: tensor[layer, head].numpy() for name, tensor in self.kept[prompt].items()}
         pattern, weighted = (whole[name] / np.float32(255) for name in ("pattern", "weighted"))
-        return Pattern(pattern, weighted, tuple(whole["promoted"].tolist()))
+        words = (tuple(whole[name].tolist()) for name in ("promoted", "suppressed"))
+        return Pattern(pattern, weighted, *words)
 
     def reading(self, target: str, weighting: str = "attention") -> np.ndarray:
         """Return a reading of the prompts that have one [prompt layer head]."""

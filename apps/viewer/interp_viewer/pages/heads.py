@@ -33,6 +33,7 @@ COPIES = READINGS[1], READINGS[3], READINGS[4]
 TWICE = "random tokens said twice"
 _SHARES = READINGS[:8]
 _TWICE = ", said twice"
+_WORDS = ("kept.promoted", "kept.suppressed")
 _KEPT = {"attention": "kept.pattern", "value-weighted": "kept.weighted"}
 
 
@@ -134,12 +135,16 @@ def _pattern(here: Selected, cell: Cell, heads: Grid, weighting: str) -> None:
     title = f"L{layer}H{head}, prompt {here.ex}: {weighting} from each token (down) to others"
     how = {"is_upward": False, "top": 1.0, "missing": "later tokens are not seen"}
     picture(here, Grid(title, pattern, queries, keys, **how), key="pattern", below=40)
-    vocabulary = here.run.vocabulary(here.model)
-    words = [visible(vocabulary[i]) for i in kept["kept.promoted"].tolist() if i < len(vocabulary)]
+    most, least = (_words(here, kept[name]) for name in _WORDS)
     st.caption(
-        f"At the last token, what L{layer}H{head} writes makes most probable:"
-        f" {plain(' · '.join(words))}"
+        f"At the last token, L{layer}H{head} makes most probable: {plain(most)};"
+        f" least: {plain(least)}"
     )
+
+
+def _words(here: Selected, ids: np.ndarray) -> str:
+    vocabulary = here.run.vocabulary(here.model)
+    return "  ".join(f"“{visible(vocabulary[i])}”" for i in ids.tolist() if i < len(vocabulary))
 
 
 def _kept(here: Selected, cell: Cell, layer: int, head: int) -> dict[str, np.ndarray]:
@@ -153,5 +158,5 @@ def _kept(here: Selected, cell: Cell, layer: int, head: int) -> dict[str, np.nda
     if here.ex not in kept:
         there = ", ".join(map(str, kept)) or "none (kept=0, or longer than `longest` tokens)"
         raise RunError(f"the pattern of prompt {here.ex} was not kept; kept are prompts {there}")
-    names = (*_KEPT.values(), "kept.promoted")
+    names = (*_KEPT.values(), *_WORDS)
     return {name: measured.of_kept(name, here.ex, layer, head) for name in names}
