@@ -30,7 +30,7 @@ ANY = "analysis"  # the page of analyses that have none of their own
 
 
 def app_path() -> Path:
-    """Return the script of the viewer's server: in the installed package, or next to it in a clone."""
+    """Return the script of the viewer's server: in the installed package, or next to it."""
     package = Path(__file__).parents[1]
     installed = package / "_viewer" / "server.py"
     return installed if installed.is_file() else package.parent / "apps" / "viewer" / "server.py"
