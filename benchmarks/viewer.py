@@ -1,4 +1,4 @@
-"""The viewer's budgets in a real browser: first paint, a click to its number, 500 runs.
+"""The viewer's budgets in a real browser: cold and warm pages, a click to its number, 500 runs.
 
 Medians over repeats, in seconds; the runs are made of random numbers. Needs Chromium. Each click
 moves the selection to another cell; it has arrived when the inspector names that cell.

@@ -1,8 +1,6 @@
 """Makes the pictures in the docs from finished runs: `python scripts/pictures.py RUNS_DIR`.
 
 make real                                                          # RUNS_DIR/smollm2
-interp run studies/demo.toml --out RUNS_DIR/demo
-interp run --model zoo/names-6l --task ioi --n 64 --out RUNS_DIR/ioi
 interp run --model zoo/hops-4l --task two-hop --n 96 --analysis depth_map \
     --analysis void_detection --analysis back_patching --set depth_map.target=zoo/hops-8l \
     --out RUNS_DIR/depth
@@ -20,19 +18,22 @@ from interp.runs.viewing import start
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 ADDRESSES = {
     "runs": ("", 520),
-    "overview": ("overview?run=demo", 900),
-    "residual": ("residual?run=demo&layer=2&token=14&of=cosine+with+the+stream%3A+layer", 1050),
-    "skip": ("skip?run=demo&src=1&tgt=2&layer=1", 1000),
-    "lens": ("lens?run=demo&layer=3&token=15", 1250),
-    "voids": ("voids?run=depth&layer=2&token=13", 1000),
-    "circuit": ("circuit?run=ioi&node=a2.h3&layer=2&head=3", 1500),
-    "backpatch": ("backpatch?run=depth&src=2&tgt=0", 1150),
-    "depthmap": ("depthmap?run=depth&src=3&tgt=6", 1100),
-    "erasure": ("erasure?run=demo&layer=2&token=13", 900),
-    "analysis": ("analysis?run=demo&of=parallel_window", 900),
-    "compare": ("compare?run=demo&cmp=demo%3A1&layer=2&token=15&node=logit_lens", 1150),
-    "data": ("data?run=demo&of=layer_skip", 1100),
-    "live": ("live", 900),
+    "overview": ("overview?run=smollm2", 900),
+    "residual": (
+        "residual?run=smollm2&layer=22&token=8&of=cosine+with+the+stream%3A+layer",
+        900,
+    ),
+    "skip": ("skip?run=smollm2&src=10&tgt=11&layer=10", 900),
+    "lens": ("lens?run=smollm2&layer=28&token=12", 900),
+    "voids": ("voids?run=smollm2&layer=24&token=12", 900),
+    "circuit": ("circuit?run=smollm2&node=a23.h3&layer=23&head=3", 900),
+    "backpatch": ("backpatch?run=depth&src=2&tgt=0", 900),
+    "depthmap": ("depthmap?run=depth&src=3&tgt=6", 900),
+    "erasure": ("erasure?run=smollm2&layer=14&token=3", 900),
+    "analysis": ("analysis?run=smollm2&of=parallel_window", 900),
+    "compare": ("compare?run=smollm2&cmp=smollm2%3A6&node=layer_skip&src=10&tgt=11", 900),
+    "data": ("data?run=smollm2&of=layer_skip", 900),
+    "live": ("live?run=smollm2", 900),
 }
 _LARGEST = 200_000
 

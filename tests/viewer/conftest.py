@@ -26,14 +26,18 @@ HOPS = {
     "depth_map": {"control": "none"},
     "block_influence": {},
 }
-IOI = {"relevance_patching": {}, "circuit_discovery": {"fractions": [0.01, 0.1, 1.0]}}
+IOI = {
+    "relevance_patching": {},
+    "circuit_discovery": {"fractions": [0.01, 0.1, 1.0]},
+    "head_patterns": {"kept": 3},
+}
 SMALL = {"residual_contribution": {}, "logit_lens": {}, "void_detection": {"max_new_tokens": 2}}
 WITH_THE_FIRST = {"first_position": "included"}  # of one token there is no other
 ONE = SMALL | dict.fromkeys(("residual_contribution", "logit_lens"), WITH_THE_FIRST)
 NODES = {"relevance_patching": {"methods": ["attribution"], "nodes": ["attn_out"]}}
 LONG = SMALL | NODES | {"layer_skip": {}}
 DEEP = {
-    **LONG, "depth_map": {"method": "cka"}, "residual_erasure": {"scopes": ["position"]},
+    **LONG, "head_patterns": {"repeated": 4}, "depth_map": {"method": "cka"}, "residual_erasure": {"scopes": ["position"]},
     "back_patching": {"controls": [], "known_only": False, "position": "last"},
 }  # fmt: skip
 GRADIENTS = {"integrated_gradients": {"nodes": "published", "max_nodes": 2}}

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlparse
 import numpy as np
 import pytest
 from interp_viewer.menu import WITHOUT_RUN, entries
+from interp_viewer.pages import heads
 from interp_viewer.reading import find_run
 from interp_viewer.selected import Selected
 from interp_viewer.selection import Selection
@@ -23,7 +24,7 @@ from interp.runs import Study, execute
 
 Draw = Callable[..., AppTest]
 OF_A_RUN = [name for name in entries() if name not in WITHOUT_RUN]
-HAS = {"circuit": "ioi"}
+HAS = {"circuit": "ioi", "heads": "ioi"}
 COMPARED = [name for name, entry in entries().items() if hasattr(entry.module, "COMPARED")]
 NEEDS = {entry.name: entry.analyses for entry in entries().values() if entry.analyses}
 
@@ -482,6 +483,19 @@ def test_nodes_by_token_take_the_place_of_edges(made: Path, seen: Draw) -> None:
     assert is_fine(at), texts(at)
     assert address(at, "of") == [box.options[1]]
     assert {"Layer", "Token"} <= {box.label for box in at.selectbox}
+
+
+def test_a_head_shows_its_pattern_where_it_was_kept(made: Path, seen: Draw) -> None:
+    at = seen(made, "heads", run="ioi", layer=1, head=2, ex=0)
+    assert is_fine(at), texts(at)
+    assert "L1H2, prompt 0: attention from each token" in texts(at)
+    assert "makes most probable" in texts(at)
+    at = seen(made, "heads", run="ioi", layer=1, head=2, ex=5)
+    assert "the pattern of prompt 5 was not kept; kept are prompts 0, 1, 2" in texts(at)
+
+
+def test_the_page_of_heads_knows_the_tensors_order() -> None:
+    assert (heads.READINGS, heads.COPIES) == (targets.READINGS, targets.COPIES)
 
 
 def test_the_live_page_keeps_the_menu_of_the_run_it_came_from(made: Path, seen: Draw) -> None:

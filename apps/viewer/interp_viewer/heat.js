@@ -101,7 +101,7 @@ class Heat {
     const isTurned = !areNumbers && label + 6 > cellWidth;
     const colStep = stepFor(areNumbers ? label + 8 : 14, cellWidth);
     const bottom = 26 + (isTurned ? Math.min(LONGEST.col, label) : 14);
-    const cellHeight = Math.max(1, Math.min(34, (this.room() - TOP - bottom) / rows));
+    const cellHeight = Math.max(1, Math.min(44, (this.room() - TOP - bottom) / rows));
     const height = rows * cellHeight + TOP + bottom;
     return { width, cellWidth, cellHeight, height, left, right, bottom, isTurned, colStep };
   }

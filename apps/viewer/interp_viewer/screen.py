@@ -156,7 +156,7 @@ def _say_missing(here: Selected, missing: Missing) -> None:
     st.info(
         f"This page shows {' or '.join(plain(name) for name in missing.analyses)}. This makes it:"
     )
-    st.code(command(here, missing.analyses[0]), language="bash")
+    st.code(command(here, missing.analyses[0]), language=None)
 
 
 def command(here: Selected, analysis: str) -> str:

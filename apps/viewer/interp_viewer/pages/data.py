@@ -31,7 +31,7 @@ def page(here: Selected) -> None:
     st.code(
         "import interp\n\nresult ="
         f" interp.open_run({str(here.run.folder)!r}){where}\nresult.to_frame()\nresult.plot()",
-        language="python",
+        language=None,
     )
 
 

@@ -71,7 +71,7 @@ def _links(chosen: list[RunSummary]) -> None:
 
 def _how(root: object) -> None:
     st.markdown("This makes one, in a minute or two; this page shows it when it is reloaded:")
-    st.code(COMMAND.format(shlex.quote(f"{root}/first")), language="bash")
+    st.code(COMMAND.format(shlex.quote(f"{root}/first")), language=None)
 
 
 def _searched(summary: RunSummary) -> str:
