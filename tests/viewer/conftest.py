@@ -37,7 +37,8 @@ ONE = SMALL | dict.fromkeys(("residual_contribution", "logit_lens"), WITH_THE_FI
 NODES = {"relevance_patching": {"methods": ["attribution"], "nodes": ["attn_out"]}}
 LONG = SMALL | NODES | {"layer_skip": {}}
 DEEP = {
-    **LONG, "head_patterns": {"repeated": 4}, "depth_map": {"method": "cka"}, "residual_erasure": {"scopes": ["position"]},
+    **LONG, "head_patterns": {"repeated": 4},
+    "depth_map": {"method": "cka"}, "residual_erasure": {"scopes": ["position"]},
     "back_patching": {"controls": [], "known_only": False, "position": "last"},
 }  # fmt: skip
 GRADIENTS = {"integrated_gradients": {"nodes": "published", "max_nodes": 2}}

@@ -19,6 +19,7 @@ from interp_viewer.selection import Selection
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.viewer import make_run
+from interp.analyses.head_patterns import targets
 from interp.files.whole import read_json, write_json
 from interp.runs import Study, execute
 
@@ -68,7 +69,7 @@ def test_a_page_of_a_finished_run(made: Path, seen: Draw, page: str) -> None:
 def test_a_page_of_a_run_that_lacks_its_analysis_says_how_to_make_it(
     made: Path, seen: Draw, page: str
 ) -> None:
-    at = seen(made, page, run="hops" if page == "circuit" else "ioi")
+    at = seen(made, page, run="hops" if page in HAS else "ioi")
     assert not at.exception
     if page not in ("overview", "analysis", "compare", "data"):
         assert "interp run --model" in texts(at)
