@@ -63,13 +63,8 @@ def page(here: Selected) -> None:
     if len(best):
         n_sources, n_targets = picture.values.shape
         target = best["target"].astype(int).to_numpy()
-        figure = go.Figure(
-            layout={
-                "template": "plotly_white",
-                "height": 320,
-                "title": "The best source of every target",
-            }
-        )
+        look = {"template": "plotly_white", "height": 320}
+        figure = go.Figure(layout=look | {"title": "The best source of every target"})
         figure.add_scatter(
             x=target, y=best["source"].astype(int), mode="lines+markers", name="best source"
         )
