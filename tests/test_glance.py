@@ -13,6 +13,7 @@ import pytest
 from interp.figures import strips
 from interp.figures.glance import Beside, Column, draw_glance
 from interp.figures.strips import Strip
+from interp.figures.words import called
 from interp.reports import write_report
 from interp.reports.gather import gather
 from interp.runs import Study, execute
@@ -206,3 +207,24 @@ def test_whatever_an_analysis_is_asked_for_there_is_a_report(
         tmp_path,
     )
     assert write_report(tmp_path).read_text(encoding="utf-8").count("<section>") == 2
+
+
+def test_names_of_lines_that_end_at_one_point_are_apart() -> None:
+    lines = {"top-5 overlap": np.array([0.0, 1.0]), "answer first": np.array([0.5, 1.0])}
+    beside = Beside(Strip("Decided", "predicts", lines=lines))
+    figure = draw_glance([Column("m", 2, {"logit_lens": beside})], title="", about="")
+    heights = [note.y for note in figure.layout.annotations if note.text in lines]
+    assert heights[0] - heights[1] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["zoo/hops-4l", "gpt2"], ["zoo/hops-4l", "gpt2"]),
+        (["/home/me/models/mine", "my/tasks/words.jsonl"], ["mine", "words"]),
+        (["./mine@untrained", "mine.jsonl"], ["mine@untrained", "mine"]),
+        (["/a/mine", "/b/mine"], ["/a/mine", "/b/mine"]),
+    ],
+)
+def test_names_that_are_read_are_no_paths(names: list[str], short: list[str]) -> None:
+    assert [*called(names).values()] == short

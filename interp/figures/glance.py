@@ -20,6 +20,7 @@ from interp.figures.words import value_text
 
 BLUE, ORANGE = COLOURS[:2]
 CONTROL = "#8c959f"
+_LINES = (BLUE, COLOURS[2], COLOURS[3])
 _HEIGHT, _GAP, _HEAD, _FOOT = 118, 30, 62, 44  # pixels
 _WIDTH = 1000  # pixels, for which words and panels are laid out
 MOST_COLUMNS = 3
@@ -27,6 +28,7 @@ _WORDS = {1: (0.37, 36), 2: (0.2, 22), 3: (0.18, 20)}  # columns: share of the w
 _ABOVE = {2: 56, 3: 36}  # columns: characters of a line above a panel
 _MANY = 48  # layers, above which no number fits into a bar
 _FEW = 12  # layers, below which no bar is cut off
+_LINE = 0.16  # of a panel's height: a line of words
 _LARGE = 1.5  # times the tenth largest share of values; what is larger is cut off, and written
 
 
@@ -215,9 +217,11 @@ def _draw(panel: _Panel, beside: Beside, ends: tuple[float, float], *, n_layers:
 
 
 def _draw_lines(panel: _Panel, beside: Beside) -> None:
-    drawn = [(name, line, COLOURS[i]) for i, (name, line) in enumerate(beside.strip.lines.items())]
+    lines = beside.strip.lines.items()  # not in orange, which is what is below 0
+    drawn = [(name, line, _LINES[i]) for i, (name, line) in enumerate(lines)]
     twin = {} if beside.untrained is None else beside.untrained.lines
     drawn += [(f"{name}, untrained", line, CONTROL) for name, line in twin.items()]
+    placed: list[float] = []
     for name, values, colour in drawn:
         is_known = ~np.isnan(values)
         layers = np.arange(len(values))[is_known]
@@ -238,7 +242,7 @@ def _draw_lines(panel: _Panel, beside: Beside) -> None:
             panel.figure.add_annotation(
                 text=name,
                 x=layers[-1],
-                y=float(values[is_known][-1]),
+                y=_apart(float(values[is_known][-1]), placed),
                 xanchor="left",
                 xshift=4,
                 showarrow=False,
@@ -246,6 +250,14 @@ def _draw_lines(panel: _Panel, beside: Beside) -> None:
                 **panel.at,
             )
     panel.figure.update_yaxes(range=[0, 1.02], tickvals=[0, 0.5, 1], tickformat=".0%", **panel.at)
+
+
+def _apart(height: float, placed: list[float]) -> float:
+    """Return a height for a name, a line below those that are placed there already; keep it."""
+    while any(abs(height - other) < _LINE for other in placed):
+        height -= _LINE
+    placed.append(height)
+    return height
 
 
 def _draw_bars(
@@ -286,7 +298,7 @@ def _draw_bars(
                 y=high if is_up else low,
                 yanchor="top" if is_up else "bottom",
                 showarrow=False,
-                font={"size": 10, "color": "#fff"},
+                font={"size": 10 if len(strip.bars) <= _FEW else 8, "color": "#fff"},
                 **panel.at,
             )
 

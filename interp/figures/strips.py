@@ -63,7 +63,8 @@ def needed_later(frame: pd.DataFrame) -> Strip | None:
     mean = behind.groupby("skipped")["mean"].mean()
     values = np.full(int(rows["skipped"].max()) + 1, np.nan)
     values[mean.index.to_numpy(int)] = mean.to_numpy(float)
-    return Strip("Needed later", "change of what later layers write at later tokens", bars=values)
+    scale = "change of what later layers write at later tokens (none behind the last)"
+    return Strip("Needed later", scale, bars=values)
 
 
 def decided(frame: pd.DataFrame) -> Strip | None:
@@ -73,7 +74,11 @@ def decided(frame: pd.DataFrame) -> Strip | None:
         rows = frame[(frame["measure"] == measure) & frame["position"].isna()]
         if len(rows):
             lines[name] = rows.sort_values("layer")["mean"].to_numpy(float)[1:]
-    return Strip("Decided", "read by the lens behind it", lines=lines) if lines else None
+    return (
+        Strip("Decided", "what the stream behind it already predicts", lines=lines)
+        if lines
+        else None
+    )
 
 
 def used(frame: pd.DataFrame) -> Strip | None:
@@ -87,7 +92,13 @@ def used(frame: pd.DataFrame) -> Strip | None:
             grid.append(here.sort_values("layer")["usage"].to_numpy(float))
     if not grid:
         return None
-    return Strip("Not void", "share of tokens", grid=np.array(grid), rows=names, top=1.0)
+    return Strip(
+        "Not void",
+        "share of tokens whose length it changes",
+        grid=np.array(grid),
+        rows=names,
+        top=1.0,
+    )
 
 
 def attribution(frame: pd.DataFrame) -> Strip | None:

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 MOST_NAMED = 3
 PICKED = "picked on one half of the prompts, measured on the other"  # a finding's note
+_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gguf")
 ALL, ALL_BUT_FIRST = "all positions", "all positions but the first"
 
 
@@ -117,3 +118,23 @@ def node_named(key: str) -> str:
     if not layer.isdecimal():
         return key
     return head_named(int(layer), int(head)) + _READS[key[0]] if head else mlp_named(int(layer))
+
+
+def called(names: Iterable[str]) -> dict[str, str]:
+    """Map names of models or tasks to what they are called where people read: no paths.
+
+    A path is called by its last part, as long as that is no other's; "owner/name" is no path.
+    """
+    every = list(dict.fromkeys(names))
+    short = {name: _last_part(name) if _is_path(name) else name for name in every}
+    clash = [*short.values()]
+    return {name: name if clash.count(last) > 1 else last for name, last in short.items()}
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(_FILES)
+
+
+def _last_part(path: str) -> str:
+    last = path.rstrip("/").rpartition("/")[2]
+    return last.removesuffix(next((ending for ending in _FILES if last.endswith(ending)), ""))

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from interp.errors import RunError, unknown
-from interp.figures.words import value_text
+from interp.figures.words import called, value_text
 from interp.files.whole import write_atomically
 from interp.reports.comparison import comparison_figure
 from interp.reports.flat import flatten
@@ -71,6 +71,7 @@ def _environment(*, is_page: bool) -> Environment:
     environment.filters["cell"] = lambda value: (
         value_text(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
     )
+    environment.filters["called"] = lambda name: called([name])[name]
     return environment
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from interp import __version__
 from interp.errors import RunError
+from interp.figures.words import called
 from interp.files.whole import read_json
 from interp.reports.comparison import compare
 from interp.runs.commands import command_of
@@ -80,7 +81,7 @@ def gather(folder: Path) -> dict[str, Any]:
 
 
 def _listed(models: list[str]) -> str:
-    return ", ".join(model for model in models if not is_control(model, models))
+    return ", ".join(called(m for m in models if not is_control(m, models)).values())
 
 
 def _unfinished(cells: dict[str, dict[str, Any]]) -> list[str]:
@@ -193,11 +194,13 @@ def _findings(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
         name = section["analysis"]
         ranked.append((seen[name], ranks.get(name, Declared.rank), section))
         seen[name] += 1
+    names = called(section[of] for of in ("model", "task") for section in sections)
     first = [section for _, _, section in sorted(ranked, key=lambda one: one[:2])][:MOST_FINDINGS]
     return [
         {
             "id": section["id"],
-            "of": f"{_in_words(section['analysis'])} ({section['model']}, {section['task']})",
+            "of": f"{_in_words(section['analysis'])} ({names[section['model']]},"
+            f" {names[section['task']]})",
             **section["findings"][0],
             "caveat": section["caveat"],
         }

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from interp.errors import RunError
 from interp.figures.glance import MOST_COLUMNS, Beside, Column, draw_glance
 from interp.figures.strips import STRIPS, Strip, StripOf
-from interp.figures.words import counted
+from interp.figures.words import called, counted
 from interp.runs.evidence import UNTRAINED
 from interp.runs.folder import Cell
 from interp.runs.tables import read_frame
@@ -61,8 +61,8 @@ def _about(drawn: Sequence[Column], pairs: Sequence[tuple[str, str]]) -> str:
     """Return what stands below the title."""
     depths = sorted({column.n_layers for column in drawn})
     what = [
-        ", ".join(dict.fromkeys(model for model, _ in pairs)),
-        ", ".join(dict.fromkeys(task for _, task in pairs)),
+        ", ".join(called(model for model, _ in pairs).values()),
+        ", ".join(called(task for _, task in pairs).values()),
         " and ".join(counted(depth, "layer") for depth in depths),
         "shaded: second half of the layers",
     ]
@@ -73,9 +73,9 @@ def _about(drawn: Sequence[Column], pairs: Sequence[tuple[str, str]]) -> str:
 
 def _name(model: str, task: str, pairs: Mapping[tuple[str, str], Any]) -> str:
     """Return what distinguishes a column from the others."""
-    models, tasks = ({pair[i] for pair in pairs} for i in (0, 1))
-    parts = [model] if len(models) > 1 else []
-    return ", ".join([*parts, task] if len(tasks) > 1 or not parts else parts)
+    models, tasks = (called(pair[i] for pair in pairs) for i in (0, 1))
+    parts = [models[model]] if len(models) > 1 else []
+    return ", ".join([*parts, tasks[task]] if len(tasks) > 1 or not parts else parts)
 
 
 def _strips(
