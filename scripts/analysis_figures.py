@@ -15,7 +15,6 @@ analyses behind RUNS_DIR draw those alone. A caption on a page names the run's m
 import io
 import json
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 import interp
+from interp.figures.narrow import fitted
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "images" / "analyses"
@@ -67,8 +67,6 @@ SOURCES = {
 _WIDTH = 800
 _SCALE = 1.6  # pixels of a point
 _LARGEST = 60_000
-_LETTER = 6.5  # pixels of a letter, about
-_LINE = 18  # pixels of a line
 
 
 def figure_of(runs: Path, analysis: str) -> Figure:
@@ -77,56 +75,6 @@ def figure_of(runs: Path, analysis: str) -> Figure:
     result = interp.open_run(runs / run)[model, task, analysis]
     print(f"{analysis}: {model}, {task}. {result.summary()}\n")
     return dict(json.loads(result.plot().to_json()))
-
-
-def fitted(figure: Figure) -> Figure:
-    """Make a figure fit the width of a page: its legend below, long titles in lines."""
-    layout, names = figure["layout"], {trace.get("name") for trace in figure["data"]}
-    title, margin = layout["title"], layout["margin"]
-    text = in_lines(title["text"], _WIDTH // 8)
-    title |= {"text": text, "font": {"size": 15}, "x": 0.01, "y": 1}
-    for bar in (trace.get("colorbar", {}) for trace in figure["data"]):
-        if "title" in bar:
-            bar["title"]["text"] = in_lines(bar["title"]["text"], 15)
-    title |= {"yref": "container", "yanchor": "top", "pad": {"t": 12 + 8 * text.count("<br>")}}
-    margin |= {"l": 60, "r": 20, "t": 22 + _LINE * (1 + text.count("<br>") + _narrow(layout))}
-    if layout.get("showlegend", True) and len(names) > 1:
-        rows = sum(len(name or "") * _LETTER + 60 for name in names) // _WIDTH + 1
-        room = 20 + int(rows) * _LINE
-        layout["legend"] = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
-        layout["height"] = layout.get("height", 420) + room
-        margin["b"] += room
-    return figure
-
-
-def in_lines(text: str, n_letters: int) -> str:
-    """Break a text into lines of at most so many letters, between words."""
-    parts = text.split("<br>")
-    how: dict[str, Any] = {"width": max(n_letters, 1), "break_long_words": False}
-    return "<br>".join(line for part in parts for line in textwrap.wrap(part, **how))
-
-
-def _narrow(layout: dict[str, Any]) -> int:
-    """Put the words of panels in lines as wide as the panel, and thin out their ticks.
-
-    Return the number of lines above the panels.
-    """
-    middles, most = {}, 0
-    for name, axis in layout.items():
-        if name.startswith("xaxis"):
-            low, high = axis.get("domain", (0, 1))
-            width = (high - low) * (_WIDTH - 150)
-            middles[round((low + high) / 2, 3)] = int(width / _LETTER)
-            if text := axis.get("title", {}).get("text"):
-                axis["title"]["text"] = in_lines(text, int(width / _LETTER))
-            if width < 160 and axis.get("dtick") == 5:
-                axis["dtick"] = 10
-    for note in layout.get("annotations", []):
-        if note.get("xref") == note.get("yref") == "paper" and round(note["x"], 3) in middles:
-            text = in_lines(note["text"], middles[round(note["x"], 3)])
-            note |= {"text": text, "font": {"size": 13}}
-            most = max(most, 1 + text.count("<br>"))
-    return most
 
 
 def drawn(page: Page, figure: Figure) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from interp.errors import RunError, unknown
+from interp.figures.narrow import fitted
 from interp.figures.words import called, value_text
 from interp.files.whole import write_atomically
 from interp.reports.comparison import comparison_figure
@@ -83,7 +84,7 @@ def _figures(folder: Path, report: dict[str, Any]) -> tuple[dict[str, dict[str, 
     if (at_a_glance := glance(folder, report)) is not None:
         drawn[GLANCE] = json.loads(at_a_glance.to_json())
     drawn |= {
-        s["id"]: json.loads(read_file(folder / s["figure"]["file"]))
+        s["id"]: fitted(json.loads(read_file(folder / s["figure"]["file"])))
         for s in report["analyses"]
         if s["figure"]
     }
