@@ -42,7 +42,9 @@ def write_report(folder: Path, kind: str = "html") -> Path:
         folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     )
     if kind != "json":
-        page_of = _environment(is_page=kind == "html").get_template(f"report.{kind}")
+        environment = _environment(is_page=kind == "html")
+        environment.filters["called"] = called(_names(report)).__getitem__
+        page_of = environment.get_template(f"report.{kind}")
         figures, shared = _figures(folder, report) if kind == "html" else ({}, None)
         page = page_of.render(
             report=report,
@@ -54,6 +56,13 @@ def write_report(folder: Path, kind: str = "html") -> Path:
         )
         write_atomically(folder / f"report.{kind}", page)
     return folder / f"report.{kind}"
+
+
+def _names(report: dict[str, Any]) -> list[str]:
+    """Return the names of all models and tasks."""
+    config = report["provenance"]["config"]
+    of_sections = [section[of] for section in report["analyses"] for of in ("model", "task")]
+    return [*config["models"], *config["tasks"], *of_sections]
 
 
 def _environment(*, is_page: bool) -> Environment:
@@ -72,7 +81,6 @@ def _environment(*, is_page: bool) -> Environment:
     environment.filters["cell"] = lambda value: (
         value_text(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
     )
-    environment.filters["called"] = lambda name: called([name])[name]
     return environment
 
 
