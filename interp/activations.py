@@ -7,18 +7,24 @@ from torch import Tensor
 
 from interp.errors import SiteError
 from interp.figures.words import counted, shape_named
-from interp.sites import Site
+from interp.sites import Site, SiteKind
 
 _MOST_SHOWN = 3
 
 
 class Activations(Mapping[Site, Tensor]):
-    """Captured activations by site, in the order of the forward pass; each owns its memory."""
+    """Captured activations by site, in the order of the forward pass; each owns its memory.
+
+    `activations["pattern", 3]` and `activations["blocks.3.attn.hook_pattern"]` are those at
+    `Site("pattern", 3)`.
+    """
 
     def __init__(self, captured: Mapping[Site, Tensor]) -> None:
         self._captured = {site: captured[site] for site in sorted(captured)}
 
-    def __getitem__(self, site: Site) -> Tensor:
+    def __getitem__(self, key: Site | tuple[SiteKind, int] | str) -> Tensor:
+        site = Site.named(key) if isinstance(key, str) else key
+        site = Site(*site) if isinstance(site, tuple) else site
         if site not in self._captured:
             raise SiteError(
                 f"{site} was not captured; there is"

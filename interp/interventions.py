@@ -1,6 +1,6 @@
-"""What is changed in a forward pass, as values: skip, patch, ablate, steer."""
+"""What is changed in a forward pass, as values: skip, patch, ablate, steer, edit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -182,7 +182,38 @@ class Steer(_Shown):
         return put(activation, steered, positions=self.positions, site=self.site)
 
 
-Intervention = Skip | Patch | Ablate | Steer
+@dataclass(frozen=True, eq=False, repr=False)
+class Edit(_Shown):
+    """Replace an activation by what a function of yours makes of it.
+
+    `fn` is given a copy of the whole activation [batch pos ...] (of patterns and scores [batch head
+    query key]) and returns one of its shape and type; what it returns is put in at `positions` and
+    `units`. Raises SiteError where it returns nothing, another shape or type, or a new NaN.
+    """
+
+    site: Site
+    fn: Callable[[Tensor], Tensor]
+    positions: Positions = None
+    units: Sequence[int] | None = None
+
+    def edit(self, activation: Tensor, resid_pre: Tensor | None = None) -> Tensor:
+        """Return the activation as the function makes it."""
+        new = self.fn(activation.clone())
+        if not isinstance(new, Tensor):
+            raise SiteError(
+                f"the edit of {self.site} returned {type(new).__name__}; a function returns the"
+                " new activation, also where it changes what it is given"
+            )
+        if new.shape != activation.shape or new.dtype != activation.dtype:
+            asked = f"{shape_named(new.shape)} of {new.dtype}"
+            there = f"{shape_named(activation.shape)} of {activation.dtype}"
+            raise SiteError(f"the edit of {self.site} returned {asked}; {there} is there")
+        if bool((new.isnan() & ~activation.isnan()).any()):
+            raise SiteError(f"the edit of {self.site} returned NaN where there was a number")
+        return put(activation, new, positions=self.positions, units=self.units, site=self.site)
+
+
+Intervention = Skip | Patch | Ablate | Steer | Edit
 Plan = Sequence[Intervention]
 NO_INTERVENTION: Plan = ()
 

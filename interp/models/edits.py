@@ -8,7 +8,7 @@ from interp.sites import Site
 
 
 @runtime_checkable
-class Edit(Protocol):
+class Editing(Protocol):
     """What replaces an activation; `resid_pre` is the block's input, where it is known."""
 
     def edit(self, activation: Tensor, resid_pre: Tensor | None) -> Tensor:
@@ -24,7 +24,7 @@ class Leaf:
         return activation.detach().requires_grad_()
 
 
-Edits = dict[Site, list[Edit]]
+Edits = dict[Site, list[Editing]]
 
 
 def kept(activation: Tensor) -> Tensor:

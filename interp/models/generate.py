@@ -23,7 +23,7 @@ from interp.errors import SiteError, unknown
 from interp.figures.words import counted, shortened
 from interp.interventions import Intervention, among
 from interp.models.decoding import Chooser
-from interp.models.edits import Edit, Edits
+from interp.models.edits import Editing, Edits
 from interp.models.forward import bridge_hooks, stock_hooks
 from interp.replay import Block
 from interp.sites import Site
@@ -63,7 +63,7 @@ class Generation:
 class _Turned:
     """An intervention whose positions, and those of what it edits, are shifted by the padding."""
 
-    intervention: Edit
+    intervention: Editing
     turn: Callable[[Tensor, bool], Tensor]
     turn_resid: Callable[[Tensor, bool], Tensor]
 

@@ -1,6 +1,6 @@
 """A causal language model: its modules, its tokenizer, its passes and its recordings."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -21,6 +21,7 @@ from interp.models.bridge.proving import proven_bridge, refuse_other_logits, ref
 from interp.models.bridge.rules import rule_hooks
 from interp.models.decoding import Chooser, padding_token, refuse_decoding
 from interp.models.generate import Generation, Phase
+from interp.models.head_maps import HeadMaps
 from interp.models.modules import Modules, prove
 from interp.models.reader import PromptReader
 from interp.models.runner import ModelRunner
@@ -28,7 +29,7 @@ from interp.models.running import Running, replaced_forwards
 from interp.models.weights import Weights
 from interp.replay import Block, Recording, Work
 from interp.replay.rows import tokens_at_once
-from interp.sites import Site
+from interp.sites import Asked, Site
 from interp.store import ActivationStore, prompt_key
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
@@ -52,7 +53,7 @@ def _runs(method: Callable[Concatenate["Model", P], R]) -> Callable[Concatenate[
 
 
 @dataclass(eq=False, repr=False)
-class Model:
+class Model(HeadMaps):
     """A Hugging Face causal LM, unchanged, with TransformerLens's names for its places.
 
     While something runs (see `running`), the module is in eval mode and uncompiled, and its weights
@@ -265,15 +266,18 @@ class Model:
     @_runs
     def forward(
         self,
-        batch: TokenBatch,
+        batch: Any,
         *,
-        capture: Iterable[Site] = (),
+        capture: Asked = (),
         plan: Plan = NO_INTERVENTION,
         backward: Rules | None = None,
         positions: slice | None = None,
     ) -> ForwardPass:
         """Return logits and captured activations of a pass in which `plan` is carried out.
 
+        `batch` is a TokenBatch, or whatever `tokenize` takes: a text, texts, prompts, token ids.
+        `capture` are sites; a kind ("pattern") is that of every layer, and TransformerLens's names
+        ("blocks.3.attn.hook_pattern") are read too.
         Block sites are read and written on the stock modules with the checkpoint's own attention
         kernel; if any inner site or backward rule is asked for, the whole pass runs through the
         bridge (eager attention). Without `backward` no graph is kept. `positions` are those of the
@@ -281,6 +285,7 @@ class Model:
         for places that do not exist, cannot be read or cannot be written, and for rules that this
         model cannot honour.
         """
+        batch = batch if isinstance(batch, TokenBatch) else self.tokenize(batch)
         return passes.forward(
             self, batch, capture=capture, plan=plan, backward=backward, positions=positions
         )
@@ -328,7 +333,7 @@ class Model:
         batch: TokenBatch,
         *,
         max_new_tokens: int,
-        capture: Iterable[Site] = (),
+        capture: Asked = (),
         plan: Plan = NO_INTERVENTION,
         phase: Phase = "both",
         temperature: float = 0.0,

@@ -1,6 +1,5 @@
 """Whole passes of a model, on the stock modules or through the bridge, and what they refuse."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from interp.models.forward import NO_RULES, bridge_forward, is_inner, stock_hook
 from interp.models.generate import Generator, Phase
 from interp.models.gradients import graph, ordinary
 from interp.models.running import has_forward_hooks
-from interp.sites import Site
+from interp.sites import Asked, Site, sites_of
 from interp.tasks.batch import TokenBatch
 
 if TYPE_CHECKING:
@@ -25,9 +24,10 @@ if TYPE_CHECKING:
 Planned = dict[Site, list[Intervention]]
 
 
-def asked_of(model: "Model", plan: Plan, capture: Iterable[Site]) -> tuple[Planned, set[Site]]:
+def asked_of(model: "Model", plan: Plan, capture: Asked) -> tuple[Planned, set[Site]]:
     """Return a plan by site, and the sites to capture; raise SiteError for impossible ones."""
-    planned, wanted = at_layer(plan, n_layers=model.n_layers), set(capture)
+    planned = at_layer(plan, n_layers=model.n_layers)
+    wanted = {*sites_of(capture, n_layers=model.n_layers)}
     for site in sorted({*planned, *wanted}, key=str):
         refuse_site(model, site, is_edited=site in planned)
     return planned, wanted
@@ -37,7 +37,7 @@ def forward(
     model: "Model",
     batch: TokenBatch,
     *,
-    capture: Iterable[Site],
+    capture: Asked,
     plan: Plan,
     backward: Rules | None,
     positions: slice | None,
