@@ -1,6 +1,5 @@
 """Tidy frames to Plotly figures; knows no model."""
 
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -72,19 +71,6 @@ def _heatmap_trace(
     hover = f"{y} %{{y}}<br>{x} %{{x}}<br>{value}<extra></extra>"
     given = {"colorscale": "Cividis", "hoverongaps": False, "hovertemplate": hover, **trace}
     return {"z": grid.astype(np.float32), **given}
-
-
-def head_maps(maps: dict[str, np.ndarray], *, of: str, title: str) -> go.Figure:
-    """Draw maps of heads [layer head] on one scale of colours from 0, layer 0 at the bottom."""
-    names = ["<br>".join(textwrap.wrap(name, 28)) for name in maps]
-    figure = make_subplots(rows=1, cols=len(maps), subplot_titles=names)
-    top = max(float(np.nanmax(grid)) for grid in maps.values()) or 1.0
-    for col, grid in enumerate(maps.values(), 1):
-        scale = {"title": {"text": of, "side": "right"}}
-        how = {"zmin": 0, "zmax": top, "showscale": col == len(maps), "colorbar": scale}
-        heatmap(figure, grid, at=(1, col), x="head", y="layer", **how)
-        figure.update_xaxes(dtick=layer_step(grid.shape[1]), row=1, col=col)
-    return titled(figure, title)
 
 
 def bars(

@@ -64,6 +64,12 @@ class ModelRunner:
         """Return the number of logits per position."""
         return self.model.d_vocab
 
+    def final_norm(self, resid: Tensor) -> Tensor:
+        """Return what the unembedding reads [... d_model] of residuals [... d_model]."""
+        with self.model.running:
+            read: Tensor = self.model.modules.ln_final(resid)
+        return read
+
     def unembed(self, resid: Tensor) -> Tensor:
         """Return logits [... d_vocab] of residuals [... d_model]."""
         return self.model.unembed(resid)

@@ -57,6 +57,9 @@ class Runner(Protocol):
     def d_vocab(self) -> int:
         """Return the number of logits per position."""
 
+    def final_norm(self, resid: Tensor) -> Tensor:
+        """Return what the unembedding reads [... d_model] of residuals [... d_model]."""
+
     def unembed(self, resid: Tensor) -> Tensor:
         """Return logits [... d_vocab] of residuals [... d_model]."""
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from interp.analyses.head_patterns.findings import Claims
 from interp.analyses.head_patterns.targets import BEHIND, COPIES, FIRST, PREVIOUS, READINGS
 from interp.errors import RunError
-from interp.figures.plots import head_maps
+from interp.figures.heads import head_maps
 from interp.result import Finding, Result, joined
 from interp.shapes import Tensors
 from interp.stats.estimate import estimates
