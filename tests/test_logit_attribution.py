@@ -14,8 +14,8 @@ from interp.analyses.logit_attribution.result import LogitAttributionResult
 from interp.errors import TaskError
 from interp.interventions import Ablate
 from interp.models import Model
+from interp.models.norms import Gain
 from interp.sites import Site
-from interp.sweeps.frozen_norms import Gain
 from interp.sweeps.heads import output_map
 from interp.sweeps.tags import keys_of
 from interp.tasks.batch import TokenBatch

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import SiteError
+from interp.models.norms import Gain
 
 if TYPE_CHECKING:
     from interp.models.model import Model
@@ -135,18 +136,10 @@ class HeadMaps:
     def _behind_norm(
         self, layer: int, weight: Float[Tensor, "d_model d_head"]
     ) -> Float[Tensor, "d_model d_head"]:
-        """Return weights with the gain of the norm in front of them, and centred if it centres.
-
-        The gain is read from what the norm makes of 1, −1, 1, …, whatever its family calls it.
-        """
+        """Return weights with the gain of the norm in front of them, and centred if it centres."""
         model = cast("Model", self)
-        norm = model.bridge.blocks[layer].ln1
-        signs = torch.ones(model.d_model, dtype=model.dtype, device=model.device)
-        signs[1::2] = -1
-        inputs = torch.stack([signs, torch.zeros_like(signs), torch.ones_like(signs)])[None]
+        like = torch.zeros(model.d_model, dtype=model.dtype, device=model.device)
         with torch.no_grad():
-            of_signs, of_zero, of_ones = norm(inputs)[0].float()
-        gain: Tensor = (of_signs - of_zero) / signs.float()
-        behind: Tensor = gain[:, None] * weight
-        is_centring = torch.allclose(of_ones, of_zero, atol=1e-3 * float(gain.abs().max()))
-        return behind - behind.mean(0) if is_centring else behind
+            of_norm = Gain.of(model.bridge.blocks[layer].ln1, like)
+        behind = of_norm.gain[:, None] * weight
+        return behind - behind.mean(0) if of_norm.is_centring else behind

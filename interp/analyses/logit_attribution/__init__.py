@@ -20,12 +20,12 @@ from interp.analyses.logit_attribution.result import LogitAttributionResult
 from interp.analysis import Analysis, Cost
 from interp.errors import SiteError
 from interp.models import Model
+from interp.models.norms import Gain
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.answers import require_answers
-from interp.sweeps.frozen_norms import Gain
 from interp.sweeps.tags import keys_of, rows_of
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
