@@ -17,6 +17,7 @@ from interp import __version__
 from interp.cli import app, main
 from interp.cli.options import complete_runs
 from interp.cli.results import print_results
+from interp.cli.terminal import out
 from interp.errors import RunError
 from interp.files.whole import read_json, write_json
 from interp.runs import Study, execute
@@ -46,7 +47,8 @@ def test_show_lists_cells_and_tables(run: Path) -> None:
     assert len(rows) == len(read_frame(run, Cell("zoo/hops-4l", "two-hop", "layer_skip")))
 
 
-def test_results_are_a_table_or_sentences(run: Path) -> None:
+def test_results_are_a_table_or_sentences(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(out, "width", 200)
     record = next(iter(read_run(run)["cells"].values()))
     finding = record["findings"][0]
     table = call("show", run).stdout
