@@ -104,9 +104,8 @@ def test_its_commands_run(page: Path, folder: Path, a_run: Path) -> None:
     if "--out runs/first" not in script:
         shutil.copytree(a_run, folder / "runs/first")
     begin = f'set -euo pipefail; interp() {{ {shlex.quote(sys.executable)} -m interp.cli "$@"; }}\n'
-    script = re.sub(
-        r"^interp view.*$", "", script, flags=re.MULTILINE
-    )  # it ends when its reader ends it
+    # a viewer ends when its reader ends it; figures need a browser
+    script = re.sub(r"^interp (view|export).*$", "", script, flags=re.MULTILINE)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         ["bash", "-c", begin + script],
