@@ -298,7 +298,7 @@ def test_every_analysis_leaves_out_single_prompts() -> None:
         "activation_patching": 7, "circuit_discovery": 7, "patching_agreement": 7,
         "relevance_patching": 7,
         "integrated_gradients": 13, "residual_erasure": 12,
-        "layer_skip": 13,
+        "layer_skip": 13, "logit_attribution": 13,
     }  # fmt: skip
     batches = [model.tokenize(shard) for shard in model.shards(model.fit(task).task)]
     unusable: dict[str, str] = {}
