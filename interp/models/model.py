@@ -110,7 +110,7 @@ class Model(HeadMaps):
     @property
     def n_heads(self) -> int:
         """Return the number of query heads."""
-        return int(self.module.config.get_text_config().num_attention_heads)
+        return self.blocks[0].n_heads
 
     @property
     def d_model(self) -> int:

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.errors import SiteError
 from interp.models import Model
-from interp.replay import Recording
+from interp.replay import Block, Recording
 from interp.sites import Site, SiteKind
 
 INSIDE: tuple[SiteKind, ...] = ("pattern", "v", "z")
@@ -20,8 +20,15 @@ def require_heads(model: Model) -> None:
     """Raise SiteError where patterns, values or outputs of single heads cannot be read."""
     for kind in INSIDE:
         model.refuse(Site(kind, 0))
-    if model.blocks[0].z_reader is None:
-        raise SiteError(f"{Site('z', 0)}: what single heads write cannot be told apart here")
+    z_reader_of(model.blocks[0])
+
+
+def z_reader_of(block: Block) -> nn.Module:
+    """Return the module that reads what heads return; raise SiteError where there is none."""
+    if block.z_reader is None:
+        family = type(block.module).__name__
+        raise SiteError(f"{family}: what single heads write cannot be told apart here")
+    return block.z_reader
 
 
 def layers_at_once(n_layers: int, n_heads: int, shape: Sequence[int]) -> int:
@@ -60,9 +67,7 @@ def output_map(
     It is what the layer's own module makes of unit vectors, so that it holds for every kind of
     module; a bias, which belongs to no head, is taken off.
     """
-    reader, (n_heads, d_value) = recording.blocks[layer].z_reader, values.shape[2:]
-    if reader is None:
-        raise SiteError(f"{Site('z', layer)}: what single heads write cannot be told apart here")
+    reader, (n_heads, d_value) = z_reader_of(recording.blocks[layer]), values.shape[2:]
     dtype = recording.resid(layer).dtype
     units = torch.eye(n_heads * d_value, dtype=dtype, device=values.device)[None]
     written = (reader(units) - reader(torch.zeros_like(units[:, :1]))).float()

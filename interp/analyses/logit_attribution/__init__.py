@@ -18,7 +18,6 @@ from torch import Tensor
 
 from interp.analyses.logit_attribution.result import LogitAttributionResult
 from interp.analysis import Analysis, Cost
-from interp.errors import SiteError
 from interp.models import Model
 from interp.models.norms import Gain
 from interp.parameters import AtLeast
@@ -26,6 +25,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.answers import require_answers
+from interp.sweeps.heads import z_reader_of
 from interp.sweeps.tags import keys_of, rows_of
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
@@ -59,8 +59,7 @@ class LogitAttribution(Analysis):
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise without answers, and where what single heads write cannot be told apart."""
         require_answers(shard)
-        if model.blocks[0].z_reader is None:
-            raise SiteError(f"{Site('z', 0)}: what single heads write cannot be told apart here")
+        z_reader_of(model.blocks[0])
 
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return each prompt's direction behind the final norm, and which components are ablated.
@@ -143,8 +142,14 @@ class _Parts:
         final = self._at_end(recording.resid(recording.n_layers))
         frozen = Gain.of(norm, final).at(norm, final)
         self.behind, self.direction = behind, frozen.back(behind)
-        self.bias = frozen.offset(behind) + offset
-        self.whole = (norm(final[:, None])[:, 0].float() * behind).sum(-1) + offset
+        self.bias, self.offset = frozen.offset(behind) + offset, offset
+        self.whole = self._read(final)
+
+    def _read(self, last: Direction) -> Float[Tensor, " batch"]:
+        """Return the logit difference of last residuals, in front of a soft-cap."""
+        normed = self.recording.runner.final_norm(last[:, None])[:, 0].float()
+        whole: Tensor = (normed * self.behind).sum(-1) + self.offset
+        return whole
 
     def _at_end(self, activation: Tensor) -> Tensor:
         rows = torch.arange(len(activation), device=activation.device)
@@ -176,11 +181,11 @@ class _Parts:
     def _heads(self, layer: int) -> Float[Tensor, "batch head"]:
         """Return what each head writes: its output times what reads it through the layer's map."""
         block = self.recording.blocks[layer]
-        assert block.z_reader is not None
+        reader = z_reader_of(block)
         z = self._at_end(self.recording.inside(Site("z", layer))).detach().requires_grad_()
-        written = block.z_reader(z[:, None])[:, 0]
+        written = reader(z[:, None])[:, 0]
         direction = self.direction
-        if block.attn_write not in (block.attn, block.z_reader):  # a norm behind attention
+        if block.attn_write not in (block.attn, reader):  # a norm behind attention
             with torch.no_grad():
                 gain = Gain.of(block.attn_write, written.detach())
                 direction = gain.at(block.attn_write, written.detach()).back(direction)
@@ -210,8 +215,4 @@ class _Parts:
         variants = resid[None, :, end:]
         for later in range(layer + 1, n_layers):
             variants = recording.run(later, variants, start=end)
-        normed = recording.runner.final_norm(variants[0])[:, 0].float()
-        clean = recording.runner.final_norm(self._at_end(recording.resid(n_layers))[:, None])[
-            :, 0
-        ].float()
-        return ((clean - normed) * self.behind).sum(-1)
+        return self.whole - self._read(variants[0][:, 0])
