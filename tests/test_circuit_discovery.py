@@ -19,9 +19,8 @@ from interp.analyses.circuit_discovery.areas import (
     chosen_by_halves,
     why_not_comparable,
 )
-from interp.analyses.circuit_discovery.circuits import Circuit, Wiring
+from interp.analyses.circuit_discovery.circuits import Circuit
 from interp.analyses.circuit_discovery.controls import random_circuits
-from interp.analyses.circuit_discovery.edges import circuit_values, edge_scores, plain_pass
 from interp.analyses.circuit_discovery.halves import is_for_discovery
 from interp.analyses.circuit_discovery.result import CircuitDiscoveryResult
 from interp.backward import GRADIENT, RELP
@@ -30,7 +29,9 @@ from interp.models import Model, load_model
 from interp.sites import Site
 from interp.sweeps.answers import SameLength
 from interp.sweeps.attribution import Attribution
+from interp.sweeps.edges import circuit_values, edge_scores, plain_pass
 from interp.sweeps.twins import Twins
+from interp.sweeps.wiring import Wiring
 from interp.tasks import load_task
 from tests.families import tiny, tokens
 
@@ -62,7 +63,7 @@ def test_scores_of_all_edges_that_leave_a_node_add_up_to_its_score(family: str, 
     torch.testing.assert_close(edges, torch.cat(expected, dim=1), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2", "mixtral"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2", "mixtral", "olmo2"])
 def test_all_edges_are_the_model_and_none_is_the_corrupted_run(family: str) -> None:
     model = tiny(family)
     twins, wiring = twins_of(model), Wiring.of(model)
@@ -305,7 +306,7 @@ def test_bad_input_is_refused_in_one_line() -> None:
     with pytest.raises(AnalysisError, match="5000 edges asked for"):
         Circuit.whole(Wiring(1, 2, 2, is_parallel=False), np.zeros((8, 4))).top(5000)
     with pytest.raises(SiteError, match="cannot be told apart"):
-        tiny("olmo2").refuse_edges()
+        tiny("deepseek_v2").refuse_edges()
     task = load_task("ioi", n=2)
     one_half = task.of(
         [prompt for prompt in load_task("ioi", n=20).prompts if is_for_discovery(prompt.id)]

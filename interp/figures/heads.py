@@ -1,6 +1,8 @@
 """Maps of heads, layer by layer, as Plotly figures."""
 
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,24 +25,31 @@ def head_maps(maps: dict[str, np.ndarray], *, of: str, title: str) -> go.Figure:
     return titled(figure, title)
 
 
-def written_to_logits(
-    heads: np.ndarray, by_part: dict[str, dict[str, np.ndarray]], *, title: str
+def of_components(
+    heads: np.ndarray,
+    by_part: Mapping[str, Mapping[str, Any]],
+    *,
+    of: str,
+    title: str,
 ) -> go.Figure:
-    """Draw a map of heads [layer head] around 0, and beside it a line of layers for each part."""
-    names = ["heads", "attention and MLP"]
+    """Draw a map of heads [layer head] around 0, and beside it a line of layers for each part.
+
+    A part's columns are mean, low and high, and `layer` where it is not of all layers; `of` is
+    their unit.
+    """
+    names = ["heads", " and ".join(by_part)]
     widths = {"column_widths": [0.45, 0.55], "horizontal_spacing": 0.2}
     figure = make_subplots(rows=1, cols=2, subplot_titles=names, **widths)
-    top = float(np.nanmax(np.abs(heads))) or 1.0
+    top = float(np.nanmax(np.abs(heads), initial=0.0)) or 1.0
     scale = {"x": figure.layout.xaxis.domain[1] + 0.01, "xanchor": "left"}
     how = {"zmin": -top, "zmax": top, "colorscale": "RdBu", "colorbar": scale}
     heatmap(figure, heads, at=(1, 1), x="head", y="layer", **how)
     figure.update_xaxes(dtick=layer_step(heads.shape[1]), row=1, col=1)
     for i, (name, columns) in enumerate(by_part.items()):
-        layers = np.arange(len(columns["mean"]))
-        rows = pd.DataFrame({"layer": layers, **columns})
+        rows = pd.DataFrame({"layer": np.arange(len(columns["mean"])), **columns})
         figure.add_scatter(
-            x=layers,
-            y=columns["mean"].astype(np.float32),
+            x=rows["layer"].astype(int),
+            y=rows["mean"].astype(np.float32),
             error_y=interval(rows),
             mode="lines+markers",
             name=name,
@@ -50,5 +59,5 @@ def written_to_logits(
         )
     step = layer_step(len(heads))
     figure.update_xaxes(title_text="layer", dtick=step, row=1, col=2)
-    figure.update_yaxes(title_text="logits", row=1, col=2)
+    figure.update_yaxes(title_text=of, row=1, col=2)
     return titled(figure, title)

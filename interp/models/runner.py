@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from interp.models.bridge.forked import Forked
 from interp.models.bridge.rules import rule_hooks
 from interp.models.forward import NO_RULES, unembedded_at
 from interp.models.gradients import graph
-from interp.replay import Arguments, Block, OnWrite, Read
+from interp.replay import Arguments, Block, OnWrite, Read, replaced_forward
 from interp.sites import Site
 from interp.tasks.batch import TokenBatch
 
@@ -119,9 +120,10 @@ class ModelRunner:
         tokens: Tensor,
         *,
         read: Read,
-        on_write: OnWrite,
+        on_write: OnWrite | None = None,
         backward: Rules | None = None,
         positions: slice | None = None,
+        start: tuple[int, Tensor] | None = None,
     ) -> Tensor:
         """Return logits of a pass in which every head and MLP reads its own residual."""
         model, needs_graph = self.model, backward is not None
@@ -132,5 +134,20 @@ class ModelRunner:
                 fork = Forked(
                     model.bridge, read=read, on_write=on_write, rules=rules, needs_graph=needs_graph
                 )
-                with unembedded_at(model.bridge.unembed, positions):
+                with unembedded_at(model.bridge.unembed, positions), self._starting(start):
                     return fork.run(tokens)
+
+    @contextmanager
+    def _starting(self, start: tuple[int, Tensor] | None) -> Iterator[None]:
+        """Let the bridge's blocks in front of a layer return the residual there, and do nothing."""
+        layer, resid = (0, None) if start is None else start
+        with ExitStack() as stack:
+            for i in range(layer):
+                instead = partial(_returned, self.blocks[i].call.returning(resid))
+                block = self.model.bridge.blocks[i].original_component
+                stack.enter_context(replaced_forward(block, instead))
+            yield
+
+
+def _returned(output: Any, *_: object, **__: object) -> Any:
+    return output

@@ -348,19 +348,19 @@ class Recording:
         tokens: Tensor,
         *,
         read: Read,
-        on_write: OnWrite,
+        on_write: OnWrite | None = None,
         backward: Rules | None = None,
         positions: slice | None = None,
+        start: tuple[int, Tensor] | None = None,
     ) -> Tensor:
         """Return logits of tokens [batch pos] of a pass that `Runner.forked` describes."""
-        self._count_passes(tokens, backward)
-        return self.runner.forked(
-            tokens, read=read, on_write=on_write, backward=backward, positions=positions
-        )
+        self._count_passes(tokens, backward, start=0 if start is None else start[0])
+        how: dict[str, Any] = {"backward": backward, "positions": positions, "start": start}
+        return self.runner.forked(tokens, read=read, on_write=on_write, **how)
 
-    def _count_passes(self, tokens: Tensor, backward: Rules | None) -> None:
+    def _count_passes(self, tokens: Tensor, backward: Rules | None, *, start: int = 0) -> None:
         passes = 1 if backward is None else 2  # the way back costs what the way there does
-        self.work.add(float(passes * tokens.numel() * self.n_layers))
+        self.work.add(float(passes * tokens.numel() * (self.n_layers - start)))
 
     def _dry(self, start: int) -> tuple[Tensor, list[Arguments]]:
         resid, arguments = self.runner.dry(self.tokens, self.mask, start=start)

@@ -13,8 +13,8 @@ from interp.interventions import NO_INTERVENTION, Plan
 from interp.replay.blocks import Arguments, Block
 from interp.sites import Site
 
-# "q", "k", "v", "mlp" or "logits", the layer, the residual: returns what is read instead
-Read = Callable[[str, int, Tensor], Tensor]
+# "q", "k", "v", "mlp" or "logits", the layer, the residual: returns what is read instead; None: it
+Read = Callable[[str, int, Tensor], Tensor | None]
 OnWrite = Callable[
     [str, int, Tensor], None
 ]  # "embed", "heads" or "mlp", the layer, what is written
@@ -79,13 +79,15 @@ class Runner(Protocol):
         tokens: Tensor,
         *,
         read: Read,
-        on_write: OnWrite,
+        on_write: OnWrite | None = None,
         backward: Rules | None = None,
         positions: slice | None = None,
+        start: tuple[int, Tensor] | None = None,
     ) -> Tensor:
         """Return logits, at `positions`, of a pass in which heads and MLPs read own residuals.
 
         `read` gets the residual [rows pos d_model] and returns what is read instead, for "q", "k",
-        "v" per head [rows pos head d_model]; `on_write` gets the embedding and what an MLP adds
-        [rows pos d_model], and what heads add [rows pos head d_model].
+        "v" per head [rows pos head d_model]; None leaves it. `on_write` gets the embedding and what
+        an MLP adds [rows pos d_model], and what heads add [rows pos head d_model]. `start` is a
+        layer and the residual [rows pos d_model] in front of it; blocks before it are not run.
         """

@@ -31,6 +31,18 @@ def z_reader_of(block: Block) -> nn.Module:
     return block.z_reader
 
 
+def written_by_heads(
+    block: Block, z: Float[Tensor, "rows pos heads"]
+) -> Float[Tensor, "rows pos d_model"]:
+    """Return what attention adds to the stream in fp32 where its heads return `z`."""
+    reader = z_reader_of(block)
+    written = reader(z)
+    if block.attn_write not in (block.attn, reader):  # a norm behind attention
+        written = block.attn_write(written)
+    added: Tensor = written.float() * block.write_scale
+    return added
+
+
 def layers_at_once(n_layers: int, n_heads: int, shape: Sequence[int]) -> int:
     """Return of how many layers the patterns of tokens [batch pos] are held at once."""
     n, n_pos = shape

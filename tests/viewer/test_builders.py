@@ -15,12 +15,12 @@ from interp_viewer.strip import visible
 from interp_viewer.text import number, plain, prompt_named, shortened
 from interp_viewer.wiring import Edge, Wires, graph_of
 
-from interp.analyses.circuit_discovery.circuits import Wiring
 from interp.figures.words import node_named
 from interp.runs.folder import Cell
 from interp.runs.registry import find_analyses
 from interp.runs.viewing import address, app_path
 from interp.sweeps.voids import active_layers
+from interp.sweeps.wiring import Wiring
 
 
 def grid(values: object, **how: object) -> Grid:

@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import torch
 
-from interp.analyses.circuit_discovery.circuits import Circuit, Wiring
+from interp.analyses.circuit_discovery.circuits import Circuit
 from interp.analyses.circuit_discovery.controls import controls_for_halves
 from interp.analyses.circuit_discovery.halves import (
     is_new,
@@ -38,6 +38,7 @@ from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.twins import check_twins
+from interp.sweeps.wiring import Wiring
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 from interp.tasks.prompts import key_of

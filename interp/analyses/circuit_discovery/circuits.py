@@ -1,7 +1,4 @@
-"""Circuits of edges, from senders (embedding, heads, MLPs) to what receivers read.
-
-Receivers are q, k and v of a head, an MLP and the logits.
-"""
+"""Circuits: some of a model's edges, with their scores."""
 
 import json
 from dataclasses import dataclass
@@ -9,83 +6,10 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from interp.errors import AnalysisError
-from interp.models import Model
-
-
-@dataclass(frozen=True)
-class Wiring:
-    """All edges of a model; a layer's receivers are q, k, v per head and its MLP."""
-
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    is_parallel: bool
-
-    @classmethod
-    def of(cls, model: Model) -> "Wiring":
-        """Return all edges of a model."""
-        return cls(model.n_layers, model.n_heads, model.n_kv_heads, model.is_parallel)
-
-    @classmethod
-    def from_numbers(cls, numbers: Tensor) -> "Wiring":
-        """Return the wiring that `numbers` was called on."""
-        n_layers, n_heads, n_kv_heads, is_parallel = map(int, numbers.tolist())
-        return cls(n_layers, n_heads, n_kv_heads, bool(is_parallel))
-
-    @property
-    def numbers(self) -> Tensor:
-        """Return the fields as a tensor."""
-        return torch.tensor([self.n_layers, self.n_heads, self.n_kv_heads, int(self.is_parallel)])
-
-    @property
-    def senders(self) -> list[str]:
-        """Return the senders in forward order: "embed", then per layer "a0.h1" and "m0"."""
-        names = ["embed"]
-        for layer in range(self.n_layers):
-            names += [*(f"a{layer}.h{head}" for head in range(self.n_heads)), f"m{layer}"]
-        return names
-
-    @property
-    def receivers(self) -> list[str]:
-        """Return the receivers in forward order: per layer "q0.h1", ... and "m0"; then "logits"."""
-        names = []
-        for layer in range(self.n_layers):
-            names += [
-                f"{kind}{layer}.h{head}" for kind in "qkv" for head in range(self.n_read(kind))
-            ]
-            names.append(f"m{layer}")
-        return [*names, "logits"]
-
-    def n_read(self, kind: str) -> int:
-        """Return how many heads read "q", "k" or "v"."""
-        return self.n_heads if kind == "q" else self.n_kv_heads
-
-    @property
-    def is_edge(self) -> NDArray[np.bool_]:
-        """Return which sender stands in front of which receiver [receiver sender]."""
-        n_before = np.array([self.n_before(receiver) for receiver in self.receivers])
-        return np.arange(len(self.senders)) < n_before[:, None]
-
-    def n_before(self, receiver: str) -> int:
-        """Return how many senders stand in front of a receiver."""
-        if receiver == "logits":
-            return len(self.senders)
-        layer = int(receiver[1:].split(".")[0])
-        own = self.n_heads if receiver[0] == "m" and not self.is_parallel else 0
-        return 1 + layer * (self.n_heads + 1) + own
-
-    def node_of(self, receiver: str) -> list[str]:
-        """Return the senders that a receiver feeds: for a key or value head, all of its group."""
-        if receiver == "logits" or receiver[0] == "m":
-            return [receiver]
-        layer, head = receiver[1:].split(".h")
-        group = 1 if receiver[0] == "q" else self.n_heads // self.n_kv_heads
-        return [f"a{layer}.h{int(head) * group + i}" for i in range(group)]
+from interp.sweeps.wiring import Wiring
 
 
 @dataclass(frozen=True, eq=False)

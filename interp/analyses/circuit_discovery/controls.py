@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.analyses.circuit_discovery.areas import chosen_by_halves
-from interp.analyses.circuit_discovery.circuits import Circuit, Wiring
+from interp.analyses.circuit_discovery.circuits import Circuit
 from interp.shapes import Tensors
+from interp.sweeps.wiring import Wiring
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]

@@ -9,21 +9,21 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.analyses.circuit_discovery.circuits import Wiring
-from interp.analyses.circuit_discovery.edges import (
-    NUMBERS_HELD,
-    circuit_values,
-    edge_scores,
-    few_at_once,
-    plain_pass,
-)
 from interp.backward import Rules
 from interp.errors import TaskError
 from interp.metrics import Metric
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
+from interp.sweeps.edges import (
+    NUMBERS_HELD,
+    circuit_values,
+    edge_scores,
+    few_at_once,
+    plain_pass,
+)
 from interp.sweeps.twins import twins_of
+from interp.sweeps.wiring import Wiring
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 from interp.tasks.prompts import key_of

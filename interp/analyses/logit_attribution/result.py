@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.figures.heads import written_to_logits
+from interp.figures.heads import of_components
 from interp.figures.words import PICKED, head_named, mlp_named
 from interp.result import Compared, Finding, Result, joined
 from interp.shapes import Tensors
@@ -104,12 +104,13 @@ class LogitAttributionResult(Result):
     def plot(self) -> go.Figure:
         """Draw a map of heads, and what attention and MLP of each layer write."""
         attention = self.heads.sum(2) + self.arrays["attention bias"]
-        return written_to_logits(
+        return of_components(
             self.heads.mean(0),
             {
                 name: estimates(values, groups=self.prompt_groups, seed=self.analysis.seed)
                 for name, values in (("attention", attention), ("MLP", self.arrays["mlps"]))
             },
+            of="logits",
             title="What is written to the logit difference at the last token, final norm frozen",
         )
 

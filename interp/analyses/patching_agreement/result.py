@@ -1,6 +1,7 @@
 """How closely cheap scores follow exact patching, beside a score that needs no gradient."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -23,15 +24,25 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 LEVELS = ("averaged over prompts", "prompt by prompt")
+EDGES = "edges"
 _DISTANCE = "how far each activation moves"
 
 
 @dataclass(frozen=True, repr=False)
 class PatchingAgreementResult(Result):
-    """Scores and exact effects of all nodes."""
+    """Scores and exact effects of all nodes, and by name those of edges [prompt edge]."""
 
     analysis: "PatchingAgreement"
     scores: NodeScores
+    edges: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of nodes, and "edges" where there are any."""
+        return (*self.analysis.nodes, *[EDGES] * bool(self.edges))
+
+    def _has(self, name: str, kind: str) -> bool:
+        return f"{name} {kind}" in {**self.scores.scores, **self.edges}
 
     @cached_property
     def behaviour(self) -> Behaviour:
@@ -42,16 +53,14 @@ class PatchingAgreementResult(Result):
         )
 
     @cached_property
-    def averaged(self) -> dict[tuple[str, SiteKind], Resampled]:
+    def averaged(self) -> dict[tuple[str, str], Resampled]:
         """Return the agreement of mean scores with mean effects, by method and kind of node.
 
         Method "distance" is the control: the norm of each activation's change between the runs,
         which needs no gradient, with the sign that effects have in this direction.
         """
         analysis, behaviour = self.analysis, self.behaviour
-        asked = (
-            (name, kind) for kind in analysis.nodes for name in (*analysis.methods, "distance")
-        )
+        asked = ((name, kind) for kind in self.kinds for name in (*analysis.methods, "distance"))
         return {
             (name, kind): Resampled.of(
                 self._flat(name, kind),
@@ -62,16 +71,18 @@ class PatchingAgreementResult(Result):
                 seed=analysis.seed,
             )
             for name, kind in asked
-            if f"{name} {kind}" in self.scores.scores
+            if self._has(name, kind)
         }
 
-    def _flat(self, name: str, kind: SiteKind) -> Array:
+    def _flat(self, name: str, kind: str) -> Array:
         """Return scores [prompt node], NaN where a prompt has no such position."""
+        if kind == EDGES:
+            return self.edges[f"{name} {kind}"]
         values = self.scores.scores[f"{name} {kind}"].values.astype(np.float64)
         flat: Array = values.reshape(len(values), -1)
         return -flat if name == "distance" and self.analysis.direction == "noise" else flat
 
-    def _alone(self, name: str, kind: SiteKind) -> dict[str, Estimate]:
+    def _alone(self, name: str, kind: str) -> dict[str, Estimate]:
         """Return the mean over prompts of each one's agreement, by measure."""
         pairs = zip(self._flat(name, kind), self._flat("exact", kind), strict=True)
         gap, analysis = self.behaviour.gap.value, self.analysis
@@ -90,7 +101,7 @@ class PatchingAgreementResult(Result):
         scores and effects together (bias-corrected percentiles). "prompt by prompt" is the mean
         over prompts of each one's agreement. Both relate errors and thresholds to the mean gap, and
         errors are NaN where there is no behaviour. Method "distance", the control, has "pearson"
-        only. Positions count from the prompts' ends.
+        only. Node "edges" are those into the analysis's receivers. Positions count from the prompts' ends.
         """
         rows = []
         for (method, kind), averaged in self.averaged.items():
@@ -105,13 +116,18 @@ class PatchingAgreementResult(Result):
                     rows.append(keys | number.columns("value"))
         return pd.DataFrame(rows)
 
+    def _mean(self, name: str, kind: str) -> Array:
+        if kind == EDGES:
+            return self.edges[f"{name} {kind}"].mean(0)
+        return self.scores.mean(f"{name} {kind}").ravel()
+
     def plot(self) -> go.Figure:
         """Draw estimates against exact effects, means over prompts, one panel per kind of node."""
         frames = []
-        for kind in self.analysis.nodes:
-            exact = self.scores.mean(f"exact {kind}").ravel()
-            for method in self.analysis.methods:
-                cheap = self.scores.mean(f"{method} {kind}").ravel()
+        for kind in self.kinds:
+            exact = self._mean("exact", kind)
+            for method in [each for each in self.analysis.methods if self._has(each, kind)]:
+                cheap = self._mean(method, kind)
                 frames.append(
                     pd.DataFrame(
                         {"exact": exact, "estimate": cheap, "method": method, "node": kind}

@@ -21,7 +21,7 @@ Projection = Literal["q", "k", "v"]
 class Forked:
     """Runs TransformerLens's bridge with a residual of its own for every receiver.
 
-    `read` is asked for every receiver's input; `on_write` is given every sender's output.
+    `read` is asked for every receiver's input; `on_write`, if any, is given every sender's output.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Forked:
         bridge: Any,
         *,
         read: Read,
-        on_write: OnWrite,
+        on_write: OnWrite | None = None,
         rules: RuleHooks = NO_RULES,
         needs_graph: bool = False,
     ) -> None:
@@ -65,7 +65,7 @@ class Forked:
             hooks.append(
                 self._hook(
                     f"blocks.{layer}.{reader}",
-                    partial(self._enter_mlp, shares_norm="ln2" not in parts),
+                    partial(self._enter_mlp, shares_norm="ln1" in parts and "ln2" not in parts),
                     layer,
                 )
             )
@@ -99,17 +99,25 @@ class Forked:
         if layer == 0 and self.needs_graph:
             resid = resid.detach().requires_grad_()
         if layer == 0:
-            self.on_write("embed", 0, resid)
+            self._write("embed", 0, resid)
         self._resid[layer] = resid
         return resid
 
-    def _project(self, activation: Tensor, *, kind: Projection, layer: int) -> Tensor:
+    def _write(self, kind: str, layer: int, write: Tensor) -> None:
+        if self.on_write is not None:
+            self.on_write(kind, layer, write)
+
+    def _project(self, activation: Tensor, *, kind: Projection, layer: int) -> Tensor | None:
         """Return what each head reads of its own residual, in the shape of the hook."""
         block = self.bridge.blocks[layer]
         forked = self.read(kind, layer, self._resid[layer])
+        if forked is None:
+            return None
         rows, _, n_heads, _ = forked.shape
         with self._inside():
-            normed = block.ln1(rearrange(forked, "rows pos head d -> (head rows) pos d"))
+            normed = rearrange(forked, "rows pos head d -> (head rows) pos d")
+            if "ln1" in block.submodules:
+                normed = block.ln1(normed)
             every = getattr(block.attn, kind)(normed)
         every = every.reshape(n_heads, rows, activation.shape[1], n_heads, -1)
         own = torch.diagonal(every, dim1=0, dim2=3)
@@ -120,6 +128,8 @@ class Forked:
 
     def _split(self, z: Tensor, *, layer: int) -> None:
         """Keep what each head writes, without the bias that all share."""
+        if self.on_write is None:
+            return
         attn, n_heads = self.bridge.blocks[layer].attn, self.bridge.cfg.n_heads
         flat = z.reshape(*z.shape[:2], n_heads, -1)
         alone = (
@@ -135,6 +145,8 @@ class Forked:
         self._scale[layer] = scale
 
     def _attend(self, activation: Tensor, *, layer: int) -> None:
+        if self.on_write is None:
+            return
         heads = self._heads.pop(layer)
         if (
             layer in self._scale
@@ -143,19 +155,20 @@ class Forked:
             weight = norm.original_component.weight
             gain = 1.0 + weight.float() if norm.uses_weight_offset else weight.float()
             heads = (heads.float() * gain / self._scale.pop(layer)[:, :, None]).to(heads.dtype)
-        self.on_write("heads", layer, heads)
+        self._write("heads", layer, heads)
 
-    def _enter_mlp(self, activation: Tensor, *, layer: int, shares_norm: bool) -> Tensor:
+    def _enter_mlp(self, activation: Tensor, *, layer: int, shares_norm: bool) -> Tensor | None:
         if not shares_norm:
             return self.read("mlp", layer, activation)
+        forked = self.read("mlp", layer, self._resid[layer])
+        if forked is None:
+            return None
         with self._inside():
-            normed: Tensor = self.bridge.blocks[layer].ln1(
-                self.read("mlp", layer, self._resid[layer])
-            )
+            normed: Tensor = self.bridge.blocks[layer].ln1(forked)
         return normed
 
     def _leave_mlp(self, activation: Tensor, *, layer: int) -> None:
-        self.on_write("mlp", layer, activation)
+        self._write("mlp", layer, activation)
 
 
 def refuse_fork(bridge: Any) -> None:

@@ -15,11 +15,11 @@ from einops import einsum, rearrange, repeat
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.analyses.circuit_discovery.circuits import Wiring
 from interp.backward import Rules
 from interp.models.gradients import graph, slopes
 from interp.replay import Recording
 from interp.sweeps.twins import Twins
+from interp.sweeps.wiring import Wiring
 
 NUMBERS_HELD = 1 << 25  # of what senders write, [circuit batch pos sender d_model]
 
