@@ -66,7 +66,7 @@ def skips(model: Model, batch: TokenBatch) -> dict[str, Row]:
 
         peers["nnsight"] = partial(with_nnsight, nnsight.NNsight(model.module), batch, skips=some)
     arrays, rows = _only(ours(model, batch, "all"), some), {}
-    counted = {"forwards": [blocks_run(model, batch, "all"), n + 1], "bound": (n + 1) / (2 * n)}
+    counted = {"forwards": [blocks_run(model, batch, "all"), n + 1], "bound": _with_head(model)}
     for name, peer in peers.items():
         check(arrays, dict(zip(("all.max", "all.output_max"), peer(), strict=True)))
         share = (len(some) + 1) / (n + 1)
@@ -218,6 +218,14 @@ def run(chosen: str = "") -> dict[str, Row]:
             for what, row in WORKS[name](model, batch).items():
                 rows[f"{what}, T = {n_pos}"] = row
     return rows
+
+
+def _with_head(model: Model) -> float:
+    """Return half of the blocks and every output head, as a share of all, by their weights."""
+    n, head = model.n_layers, model.d_vocab * model.d_model
+    blocks = sum(each.numel() for block in model.blocks for each in block.module.parameters())
+    share = ((n + 1) / (2 * n) * blocks + head) / (blocks + head)
+    return round(share, 3)
 
 
 def _pairs(n_part: int, n_layers: int) -> float:
