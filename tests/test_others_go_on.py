@@ -296,7 +296,7 @@ def test_every_analysis_leaves_out_single_prompts() -> None:
         "hop_stages": 0, "sublayer_projection": 0,  # none has a tag, a bridge, or a subject
         "depth_map": 0,  # each has enough tokens, but all together have not
         "activation_patching": 7, "circuit_discovery": 7, "patching_agreement": 7,
-        "relevance_patching": 7,
+        "path_patching": 7, "relevance_patching": 7,
         "integrated_gradients": 13, "residual_erasure": 12,
         "layer_skip": 13, "logit_attribution": 13,
     }  # fmt: skip

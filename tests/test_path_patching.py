@@ -101,7 +101,8 @@ def test_paths_to_the_logits_find_the_heads_that_write_the_answer() -> None:
     assert frame["share"].sum() == pytest.approx(1, abs=0.35)  # but for the final norm
     most, beyond = result.findings()
     assert most.estimate.low > most.control.estimate.high
-    assert beyond.kind == "compares" and beyond.estimate.low > 0
+    assert beyond.kind == "compares"
+    assert beyond.estimate.low > 0
     few = PathPatching(senders=("a5.h1", "m5")).run(model, task)
     both = frame[frame["sender"].isin(["L5H1", "MLP 5"])]
     torch.testing.assert_close(

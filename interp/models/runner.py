@@ -140,8 +140,8 @@ class ModelRunner:
     @contextmanager
     def _starting(self, start: tuple[int, Tensor] | None) -> Iterator[None]:
         """Let the bridge's blocks in front of a layer return the residual there, and do nothing."""
-        layer, resid = (0, None) if start is None else start
         with ExitStack() as stack:
+            layer, resid = start or (0, torch.empty(0))
             for i in range(layer):
                 instead = partial(_returned, self.blocks[i].call.returning(resid))
                 block = self.model.bridge.blocks[i].original_component

@@ -29,8 +29,8 @@ Changes = Float[Tensor, "sender batch pos d_model"]
 def check_paths(wiring: Wiring, senders: Sequence[str], receivers: Sequence[str]) -> None:
     """Raise AnalysisError for names that do not exist, or senders behind every receiver."""
     for what, given, known in (
-        ("sender", senders, wiring.senders),
         ("receiver", receivers, wiring.receivers),
+        ("sender", senders, wiring.senders),
     ):
         if not given:
             raise AnalysisError(f"no {what} given; there is {', '.join(known[:3])} to {known[-1]}")
@@ -149,7 +149,8 @@ class Paths:
             tokens = repeat(base.tokens, "batch pos -> (sender batch) pos", sender=n_senders)
             read = _Reading(self.wiring, arriving)
             logits = base.forked(tokens, read=read, positions=where, start=(first, resid))
-        return rearrange(logits, "(sender batch) ... -> sender batch ...", sender=n_senders)
+        by_sender: Tensor = rearrange(logits, "(s b) ... -> s b ...", s=n_senders)
+        return by_sender
 
 
 class _Reading:
@@ -166,7 +167,7 @@ class _Reading:
         if kind not in ("q", "k", "v"):
             return _moved(resid, own[0])
         n_heads = self.wiring.n_read(kind)
-        heads = repeat(resid, "rows pos d -> rows pos head d", head=n_heads).clone()
+        heads: Tensor = repeat(resid, "rows pos d -> rows pos head d", head=n_heads).clone()
         for head, change in own.items():
             heads[:, :, head] = _moved(resid, change)
         return heads
@@ -174,4 +175,5 @@ class _Reading:
 
 def _moved(resid: Tensor, change: Changes) -> Tensor:
     """Return residuals [sender*batch pos d_model] with a change added in fp32."""
-    return (resid.float() + rearrange(change, "s b p d -> (s b) p d")).to(resid.dtype)
+    moved: Tensor = resid.float() + rearrange(change, "s b p d -> (s b) p d")
+    return moved.to(resid.dtype)

@@ -101,7 +101,7 @@ class PatchingAgreementResult(Result):
         scores and effects together (bias-corrected percentiles). "prompt by prompt" is the mean
         over prompts of each one's agreement. Both relate errors and thresholds to the mean gap, and
         errors are NaN where there is no behaviour. Method "distance", the control, has "pearson"
-        only. Node "edges" are those into the analysis's receivers. Positions count from the prompts' ends.
+        only. Node "edges" are those into the receivers. Positions count from the prompts' ends.
         """
         rows = []
         for (method, kind), averaged in self.averaged.items():
@@ -118,7 +118,8 @@ class PatchingAgreementResult(Result):
 
     def _mean(self, name: str, kind: str) -> Array:
         if kind == EDGES:
-            return self.edges[f"{name} {kind}"].mean(0)
+            mean: Array = self.edges[f"{name} {kind}"].mean(0)
+            return mean
         return self.scores.mean(f"{name} {kind}").ravel()
 
     def plot(self) -> go.Figure:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -71,7 +71,7 @@ class PathPatchingResult(Result):
         places = [self.wiring.place(name) for name in self.senders]
         heads = [head if kind == "heads" else pd.NA for kind, _, head in places]
         layers = [pd.NA if kind == "embed" else layer for kind, layer, _ in places]
-        how = {"groups": self.prompt_groups, "seed": self.analysis.seed}
+        how: dict[str, Any] = {"groups": self.prompt_groups, "seed": self.analysis.seed}
         columns = estimates(self.effects, **how)
         n_prompts = columns.pop("n_prompts")
         shares = ratios(self.effects, self.source - self.base, **how)
@@ -103,8 +103,8 @@ class PathPatchingResult(Result):
         verb, metric = DIRECTIONS[self.analysis.direction], self.analysis.metric
         return of_components(
             heads,
-            {"MLP": mlps},
-            of=metric,
+            {"MLP": {str(name): column for name, column in mlps.items()}},
+            of=WORDS[metric].removeprefix("the "),
             title=f"What each carries {self._to} ({verb})",
         )
 
