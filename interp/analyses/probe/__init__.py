@@ -46,11 +46,10 @@ from interp.sweeps.two_hop import last_logits, require_subject
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
-N_TWINS = 3
+N_TWINS = 5
 N_ORDERS = 5
 _FIRST_SEED = 2**21  # far from seeds that people train with
 _LABEL_BYTES = 48
-_FITS = 30  # as many as of all prompts at a tap: folds, twins, orders
 
 
 @dataclass(frozen=True)

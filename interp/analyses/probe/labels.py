@@ -117,10 +117,12 @@ def prompt_folds(groups: Codes, *, seed: int) -> Int[Tensor, " prompt"]:
 
 
 def control_labels(groups: Codes, labels: Codes, *, seed: int) -> Codes:
-    """Return a random label for every group, drawn as often as prompts have it (1909.03368)."""
-    grouping, rng = Grouping.of(len(groups), groups), np.random.default_rng(seed)
-    drawn: Codes = rng.choice(labels, grouping.n_groups)[grouping.codes]
-    return drawn
+    """Return a random label for every group, each as frequent as among the labels (1909.03368)."""
+    grouping = Grouping.of(len(groups), groups)
+    n = grouping.n_groups
+    spread = np.sort(labels)[(np.arange(n) * 2 + 1) * len(labels) // (2 * n)]
+    given: Codes = np.random.default_rng(seed).permutation(spread)[grouping.codes]
+    return given
 
 
 def most_frequent(labels: Codes, folds: Int[Tensor, " prompt"]) -> NDArray[np.bool_]:

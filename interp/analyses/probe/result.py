@@ -88,17 +88,17 @@ class ProbeResult(Result):
     def beyond_band(self) -> tuple[Array, Array]:
         """Return low and high [tap] that hold `beyond` at all taps in 95 %.
 
-        Wider by how much untrained models differ, as of one more model against those.
+        Wider by how much untrained models differ (pooled over taps), as of one more against those.
         """
         beyond = self.beyond()
         mean = beyond.mean(0)
         low, high = band(beyond, groups=self.prompt_groups, seed=self.analysis.seed)
         if not self.has_twins:
             return low, high
-        of_twins = self.arrays["untrained"].mean(0)
-        n_twins = len(of_twins)
-        times = float(stdtrit(n_twins - 1, QUANTILES[1]))
-        apart = times * of_twins.std(0, ddof=1) * np.sqrt(1 + 1 / n_twins) * self._is_twins
+        by_twin = self.arrays["untrained"].mean(0)
+        n_twins = len(by_twin)
+        error = np.sqrt(by_twin.var(0, ddof=1).mean() * (1 + 1 / n_twins))
+        apart = float(stdtrit(n_twins - 1, QUANTILES[1])) * error * self._is_twins
         return mean - np.hypot(mean - low, apart), mean + np.hypot(high - mean, apart)
 
     def compression(self, name: str) -> dict[str, Array]:
