@@ -19,6 +19,7 @@ from torch import Tensor
 
 from interp.analyses.probe.fits import held_out, online_bits
 from interp.analyses.probe.labels import (
+    FIELDS,
     RIGHT,
     codes_of,
     control_labels,
@@ -48,6 +49,7 @@ from interp.tasks.batch import TokenBatch
 
 N_TWINS = 5
 N_ORDERS = 5
+_FITS = 400.0
 _FIRST_SEED = 2**21  # far from seeds that people train with
 _LABEL_BYTES = 48
 
@@ -206,4 +208,8 @@ class Probe(Analysis):
         """A pass of every untrained twin; the clean pass is the one that the probes read."""
         n, n_taps = len(shard.prompts), model.n_layers + 1
         numbers = n * (n_taps * (5 + N_TWINS) + 2 + _LABEL_BYTES)
-        return Cost(float(N_TWINS), numbers, 3 * n * n_taps * model.d_model)
+        # a prompt's fits take as long as so many tokens' passes (measured at d = 128 and 576)
+        values = {value_of(prompt, self.label or FIELDS[0]) for prompt in shard.prompts}
+        fits = _FITS * max(2, len(values)) / model.d_model
+        weight = 1.0 + fits / (N_TWINS * shard.tokens.shape[1])
+        return Cost(float(N_TWINS), numbers, 3 * n * n_taps * model.d_model, weight=weight)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 Rows = Float[Tensor, "tap row feature"]
+Unseen = Float[Tensor, "tap unseen feature"]
 _TAPS_AT_ONCE = 4  # those fitted together stay in the cache
 _MOST_STEPS = 200
 _NEAR = 1e-3  # of the gradient; log-probabilities change by less than 0.01
@@ -23,12 +24,12 @@ _JITTER = 1e-5
 def log_p(
     train: Rows,
     labels: Int[Tensor, "set row"],
-    test: Rows,
+    test: Unseen,
     *,
     n_classes: int,
     l2: float,
     z_score: bool = True,
-) -> Float[Tensor, "tap test set n_classes"]:
+) -> Float[Tensor, "tap unseen set n_classes"]:
     """Return log-probabilities of test rows by probes fitted to every set of labels."""
     parts = []
     for some, others in zip(train.split(_TAPS_AT_ONCE), test.split(_TAPS_AT_ONCE), strict=True):
@@ -40,7 +41,9 @@ def log_p(
     return torch.cat(parts)
 
 
-def scaled(train: Rows, test: Rows, *, z_score: bool) -> tuple[Rows, Rows]:
+def scaled(
+    train: Rows, test: Unseen, *, z_score: bool
+) -> tuple[Float[Tensor, "tap row wide"], Float[Tensor, "tap unseen wide"]]:
     """Return rows less the training rows' mean, of length about 1, and a constant 1 behind them.
 
     With `z_score`, every coordinate is first divided by its deviation over the training rows;
@@ -58,7 +61,9 @@ def scaled(train: Rows, test: Rows, *, z_score: bool) -> tuple[Rows, Rows]:
     return pad(centred / length, (0, 1), value=1.0), pad(unseen / length, (0, 1), value=1.0)
 
 
-def spanned(train: Rows, test: Rows) -> tuple[Rows, Rows]:
+def spanned(
+    train: Rows, test: Unseen
+) -> tuple[Float[Tensor, "tap row row"], Float[Tensor, "tap unseen row"]]:
     """Return rows in as many coordinates as there are training rows, with the same products.
 
     L2 gives no weight to what is orthogonal to all training rows, so the probe stays the same.
@@ -73,7 +78,7 @@ def spanned(train: Rows, test: Rows) -> tuple[Rows, Rows]:
 
 def fitted(
     rows: Rows, labels: Int[Tensor, "set row"], *, n_classes: int, l2: float
-) -> Float[Tensor, "tap feature set*n_classes"]:
+) -> Float[Tensor, "tap feature out"]:
     """Return the weights that minimise the loss, by L-BFGS from 0."""
     n_sets = len(labels)
     target = rearrange(one_hot(labels, n_classes).float(), "set row k -> row set k")

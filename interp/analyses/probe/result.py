@@ -99,7 +99,8 @@ class ProbeResult(Result):
         n_twins = len(by_twin)
         error = np.sqrt(by_twin.var(0, ddof=1).mean() * (1 + 1 / n_twins))
         apart = float(stdtrit(n_twins - 1, QUANTILES[1])) * error * self._is_twins
-        return mean - np.hypot(mean - low, apart), mean + np.hypot(high - mean, apart)
+        low, high = mean - np.hypot(mean - low, apart), mean + np.hypot(high - mean, apart)
+        return low.clip(-1.0), high.clip(max=1.0)
 
     def compression(self, name: str) -> dict[str, Array]:
         """Return how many times shorter the online code is than a uniform one, by tap.
