@@ -12,7 +12,7 @@ from torch import Tensor
 
 import interp
 from interp.analyses.probe import N_TWINS, Probe
-from interp.analyses.probe.fits import fitted, held_out, log_p, online_bits, scaled, spanned
+from interp.analyses.probe.fits import Fit, fitted, held_out, log_p, online_bits, scaled, spanned
 from interp.analyses.probe.labels import (
     N_FOLDS,
     control_labels,
@@ -46,7 +46,7 @@ def test_a_label_that_is_linear_in_one_coordinate_is_read_and_a_random_one_is_no
     linear = (x[0, :, 3] > 0).long()
     both = torch.stack([linear, random_labels(2)])
     folds = group_folds(GROUPS, linear.numpy(), seed=0)
-    right = held_out(x, both, folds, n_classes=2, l2=0.01).float().mean(1)
+    right = held_out(x, both, folds, Fit(2, 0.01)).float().mean(1)
     assert right[0, 0] > 0.9
     assert right[1].max() < 0.7
     assert right[0, 1] < 0.7  # the other tap does not hold it
@@ -57,7 +57,7 @@ def test_random_labels_are_not_compressed_and_linear_ones_are(n_classes: int) ->
     x = rows()
     both = torch.stack([random_labels(n_classes), x[0, :, :n_classes].argmax(-1)])
     order, cuts = in_order(GROUPS, seed=0)
-    bits = online_bits(x, both, order, cuts, n_classes=n_classes, l2=0.1)[..., 0].mean(1)
+    bits = online_bits(x, both, order, cuts, Fit(n_classes, 0.1))[..., 0].mean(1)
     assert bits[0] >= np.log2(n_classes)
     assert bits[1] < 0.9 * np.log2(n_classes)
 
@@ -65,10 +65,10 @@ def test_random_labels_are_not_compressed_and_linear_ones_are(n_classes: int) ->
 def test_online_bits_are_those_of_probes_fitted_on_the_prompts_before() -> None:
     x, labels = rows(), random_labels(3)[None]
     order, cuts = torch.arange(N).flip(0), [10, 40]
-    bits = online_bits(x, labels, order, cuts, n_classes=3, l2=0.1)[0, :, 0]
+    bits = online_bits(x, labels, order, cuts, Fit(3, 0.1))[0, :, 0]
     torch.testing.assert_close(bits[order[:10]], torch.full((10,), float(np.log2(3))))
     for before, here in ((order[:10], order[10:40]), (order[:40], order[40:])):
-        p = log_p(x[:, before], labels[:, before], x[:, here], n_classes=3, l2=0.1)[0, :, 0]
+        p = log_p(x[:, before], labels[:, before], x[:, here], Fit(3, 0.1))[0, :, 0]
         naive = -p[torch.arange(len(here)), labels[0, here]] / np.log(2)
         torch.testing.assert_close(bits[here], naive)
 
@@ -76,7 +76,7 @@ def test_online_bits_are_those_of_probes_fitted_on_the_prompts_before() -> None:
 def test_fits_of_all_taps_and_labels_at_once_are_those_made_one_by_one() -> None:
     x, l2 = rows(6), 0.1
     labels = torch.stack([random_labels(3), x[1, :, :3].argmax(-1)])
-    together = log_p(x[:, :64], labels[:, :64], x[:, 64:], n_classes=3, l2=l2)
+    together = log_p(x[:, :64], labels[:, :64], x[:, 64:], Fit(3, l2))
     for tap in (0, 5):
         train, test = (
             part[0].numpy() for part in scaled(x[[tap], :64], x[[tap], 64:], z_score=True)
@@ -98,10 +98,10 @@ def test_more_features_than_prompts_are_fitted_in_the_span_of_the_prompts() -> N
     x = rows(2, d=3 * N)
     labels = torch.stack([random_labels(3)])
     train, test = scaled(x[:, :64], x[:, 64:], z_score=True)
-    plain = (test @ fitted(train, labels[:, :64], n_classes=3, l2=0.1)).log_softmax(-1)
+    plain = (test @ fitted(train, labels[:, :64], Fit(3, 0.1))).log_softmax(-1)
     inside, unseen = spanned(train, test)
     assert inside.shape == (2, 64, 64)
-    cheap = (unseen @ fitted(inside, labels[:, :64], n_classes=3, l2=0.1)).log_softmax(-1)
+    cheap = (unseen @ fitted(inside, labels[:, :64], Fit(3, 0.1))).log_softmax(-1)
     torch.testing.assert_close(cheap, plain, atol=0.02, rtol=0)
 
 
@@ -109,7 +109,7 @@ def test_a_constant_coordinate_adds_nothing() -> None:
     x, labels = rows(), random_labels(2)[None]
     more = torch.cat([x, torch.full((1, N, 1), 300.0)], dim=-1)
     one, other = (
-        log_p(each[:, :64], labels[:, :64], each[:, 64:], n_classes=2, l2=0.1) for each in (x, more)
+        log_p(each[:, :64], labels[:, :64], each[:, 64:], Fit(2, 0.1)) for each in (x, more)
     )
     torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
 
@@ -118,7 +118,7 @@ def test_without_z_scores_a_rotation_of_the_stream_changes_nothing() -> None:
     x, labels = rows() * torch.linspace(1, 5, D), random_labels(2)[None]
     turn = torch.linalg.qr(rows(seed=1)[0, :D])[0]
     one, other = (
-        log_p(each[:, :64], labels[:, :64], each[:, 64:], n_classes=2, l2=0.1, z_score=False)
+        log_p(each[:, :64], labels[:, :64], each[:, 64:], Fit(2, 0.1, False))
         for each in (x, x @ turn)
     )
     torch.testing.assert_close(one, other, atol=0.01, rtol=0)

@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyses.probe.fits import held_out, online_bits
+from interp.analyses.probe.fits import Fit, held_out, online_bits
 from interp.analyses.probe.labels import (
     FIELDS,
     RIGHT,
+    both,
     codes_of,
     control_labels,
     group_folds,
@@ -33,8 +34,6 @@ from interp.analyses.probe.labels import (
 )
 from interp.analyses.probe.result import ProbeResult
 from interp.analysis import Analysis, Cost
-from interp.errors import AnalysisError
-from interp.figures.words import counted
 from interp.models import Model
 from interp.models.untrained import untrained
 from interp.parameters import AtLeast
@@ -102,21 +101,16 @@ class Probe(Analysis):
         prompts = [prompt for batch in batches for prompt in batch.prompts]
         label = label_for(prompts, self.label)
         streams, is_right = self._streams(model, batches, with_right=label == RIGHT)
-        labels = is_right
-        if label != RIGHT:
-            labels = codes_of([value_of(prompt, label) or "" for prompt in prompts])
-        elif len(np.unique(labels)) < 2:
-            how = "rightly" if labels.all() else "wrongly"
-            raise AnalysisError(
-                f"the model answers all of {counted(len(labels), 'prompt')} {how};"
-                " there is nothing to tell apart"
-            )
+        labels = both(is_right) if label == RIGHT else codes_of(prompts, label)
         groups = torch.cat([batch.groups for batch in batches]).numpy()
         found = self._probed(streams, labels, groups) | self._of_twins(
             model, batches, labels, groups
         )
         names = bytes_of([label], width=_LABEL_BYTES).expand(len(prompts), -1)
         return {"keys": keys_of(prompts), "label": names.clone(), **found}
+
+    def _fit(self, labels: np.ndarray) -> Fit:
+        return Fit(int(labels.max()) + 1, self.l2, self.scaling == "z-score")
 
     def _streams(
         self, model: Model, batches: Sequence[TokenBatch], *, with_right: bool = False
@@ -142,16 +136,15 @@ class Probe(Analysis):
         self, streams: Float[Tensor, "tap prompt d_model"], labels: np.ndarray, groups: np.ndarray
     ) -> Tensors:
         """Return the accuracies of probes, of the controls, and the online code's bits."""
-        seed, n_classes = self.seed, int(labels.max()) + 1
-        how = {"n_classes": n_classes, "l2": self.l2, "z_score": self.scaling == "z-score"}
+        seed, fit = self.seed, self._fit(labels)
         shuffled = np.random.default_rng(seed).permutation(labels)
-        both = torch.from_numpy(np.stack([labels, shuffled]))
+        two = torch.from_numpy(np.stack([labels, shuffled]))
         folds = group_folds(groups, labels, seed=seed)
-        right, by_chance = held_out(streams, both, folds, **how)
+        right, by_chance = held_out(streams, two, folds, fit)
         memory = torch.from_numpy(control_labels(groups, labels, seed=seed))[None]
-        (control,) = held_out(streams, memory, prompt_folds(groups, seed=seed), **how)
+        (control,) = held_out(streams, memory, prompt_folds(groups, seed=seed), fit)
         orders = [in_order(groups, seed=N_ORDERS * seed + i) for i in range(N_ORDERS)]
-        sent = [online_bits(streams, both, *order, **how) for order in orders]
+        sent = [online_bits(streams, two, *order, fit) for order in orders]
         bits, shuffled_bits = torch.stack(sent).mean(0)
         return {
             "right": right,
@@ -160,7 +153,7 @@ class Probe(Analysis):
             "majority": torch.from_numpy(most_frequent(labels, folds)),
             "bits": bits,
             "shuffled_bits": shuffled_bits,
-            "n_classes": torch.full((len(labels),), n_classes),
+            "n_classes": torch.full((len(labels),), fit.n_classes),
         }
 
     def _of_twins(
@@ -172,22 +165,13 @@ class Probe(Analysis):
     ) -> Tensors:
         """Return "untrained" [prompt twin tap]: whether probes of untrained twins name labels."""
         folds = group_folds(groups, labels, seed=self.seed)
-        found = []
+        known, found = torch.from_numpy(labels)[None], []
         for i in range(N_TWINS):
             twin = untrained(model, seed=_FIRST_SEED + N_TWINS * self.seed + i)
             if twin is None:
                 return {}
             streams, _ = self._streams(twin, batches)
-            found.append(
-                held_out(
-                    streams,
-                    torch.from_numpy(labels)[None],
-                    folds,
-                    n_classes=int(labels.max()) + 1,
-                    l2=self.l2,
-                    z_score=self.scaling == "z-score",
-                )[0]
-            )
+            found.append(held_out(streams, known, folds, self._fit(labels))[0])
         return {"untrained": torch.stack(found, dim=1)}
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:

@@ -28,7 +28,11 @@ def findings_of(result: "ProbeResult") -> tuple[Finding, ...]:
 
 def _first(result: "ProbeResult", frame: pd.DataFrame) -> Finding:
     is_beyond = (frame["beyond_low"] > 0).to_numpy()
-    tap = int(is_beyond.argmax()) if is_beyond.any() else int(frame["beyond"][1:].idxmax())
+    tap = (
+        int(is_beyond.argmax())
+        if is_beyond.any()
+        else int(frame["beyond"].to_numpy()[1:].argmax()) + 1
+    )
     gain, what = _at(result, frame, "beyond", tap), _read(result)
     embedding = Compared("a probe of the embedding", _at(result, frame, "accuracy", 0))
     baselines, control = "the embedding's", embedding

@@ -5,6 +5,7 @@ would otherwise get probability 0. Everything is in fp32, on the CPU.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -14,29 +15,33 @@ from torch.nn.functional import one_hot, pad
 
 Rows = Float[Tensor, "tap row feature"]
 Unseen = Float[Tensor, "tap unseen feature"]
-_TAPS_AT_ONCE = 4  # those fitted together stay in the cache
+_AT_ONCE = 2**20  # numbers of the taps that are fitted together: they stay in the cache
 _MOST_STEPS = 200
 _NEAR = 1e-3  # of the gradient; log-probabilities change by less than 0.01
 _CONSTANT = 1e-5  # standard deviation, relative to size, of a coordinate that is taken as constant
 _JITTER = 1e-5
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How probes are fitted: number of classes, penalty, whether coordinates become z-scores."""
+
+    n_classes: int
+    l2: float
+    z_score: bool = True
+
+
 def log_p(
-    train: Rows,
-    labels: Int[Tensor, "set row"],
-    test: Unseen,
-    *,
-    n_classes: int,
-    l2: float,
-    z_score: bool = True,
+    train: Rows, labels: Int[Tensor, "set row"], test: Unseen, fit: Fit
 ) -> Float[Tensor, "tap unseen set n_classes"]:
     """Return log-probabilities of test rows by probes fitted to every set of labels."""
     parts = []
-    for some, others in zip(train.split(_TAPS_AT_ONCE), test.split(_TAPS_AT_ONCE), strict=True):
-        rows, unseen = scaled(some.float(), others.float(), z_score=z_score)
+    size = max(1, _AT_ONCE // train[0].numel())
+    for some, others in zip(torch.split(train, size), torch.split(test, size), strict=True):
+        rows, unseen = scaled(some.float(), others.float(), z_score=fit.z_score)
         if rows.shape[-1] > rows.shape[-2]:
             rows, unseen = spanned(rows, unseen)
-        weights = fitted(rows, labels, n_classes=n_classes, l2=l2)
+        weights = fitted(rows, labels, fit)
         parts.append(_logits(unseen, weights, n_sets=len(labels)).log_softmax(-1))
     return torch.cat(parts)
 
@@ -77,12 +82,12 @@ def spanned(
 
 
 def fitted(
-    rows: Rows, labels: Int[Tensor, "set row"], *, n_classes: int, l2: float
+    rows: Rows, labels: Int[Tensor, "set row"], fit: Fit
 ) -> Float[Tensor, "tap feature out"]:
     """Return the weights that minimise the loss, by L-BFGS from 0."""
     n_sets = len(labels)
-    target = rearrange(one_hot(labels, n_classes).float(), "set row k -> row set k")
-    weights = rows.new_zeros(len(rows), rows.shape[-1], n_sets * n_classes, requires_grad=True)
+    target = rearrange(one_hot(labels, fit.n_classes).float(), "set row k -> row set k")
+    weights = rows.new_zeros(len(rows), rows.shape[-1], n_sets * fit.n_classes, requires_grad=True)
     optimiser = torch.optim.LBFGS(
         [weights],
         max_iter=_MOST_STEPS,
@@ -95,8 +100,9 @@ def fitted(
         own = weights.detach()
         predicted = _logits(rows, own, n_sets=n_sets).log_softmax(-1)
         miss = rearrange(predicted.exp() - target, "tap row set k -> tap row (set k)")
-        weights.grad = rows.mT @ miss + l2 * own
-        return l2 / 2 * own.square().sum() - (predicted * target).sum()
+        weights.grad = rows.mT @ miss + fit.l2 * own
+        value: Tensor = fit.l2 / 2 * own.square().sum() - (predicted * target).sum()
+        return value
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
     return weights.detach()
@@ -105,26 +111,22 @@ def fitted(
 def _logits(
     rows: Rows, weights: Float[Tensor, "tap feature out"], *, n_sets: int
 ) -> Float[Tensor, "tap row set n_classes"]:
-    return rearrange(rows @ weights, "tap row (set k) -> tap row set k", set=n_sets)
+    logits: Tensor = rearrange(rows @ weights, "tap row (set k) -> tap row set k", set=n_sets)
+    return logits
 
 
 def held_out(
     rows: Rows,
     labels: Int[Tensor, "set row"],
     folds: Int[Tensor, " row"],
-    *,
-    n_classes: int,
-    l2: float,
-    z_score: bool = True,
+    fit: Fit,
 ) -> Bool[Tensor, "set row tap"]:
     """Return whether each row's label is named by a probe of the other folds' rows."""
     right = torch.zeros(len(labels), rows.shape[1], len(rows), dtype=torch.bool)
-    for fold in folds.unique():
+    for fold in range(int(folds.max()) + 1):
         test = folds == fold
         known = labels[:, ~test]
-        predicted = log_p(
-            rows[:, ~test], known, rows[:, test], n_classes=n_classes, l2=l2, z_score=z_score
-        )
+        predicted = log_p(rows[:, ~test], known, rows[:, test], fit)
         named = rearrange(predicted.argmax(-1), "tap row set -> set row tap")
         right[:, test] = named == labels[:, test, None]
     return right
@@ -135,30 +137,20 @@ def online_bits(
     labels: Int[Tensor, "set row"],
     order: Int[Tensor, " row"],
     cuts: Sequence[int],
-    *,
-    n_classes: int,
-    l2: float,
-    z_score: bool = True,
+    fit: Fit,
 ) -> Float[Tensor, "set row tap"]:
     """Return what each label costs in the online code (arXiv 2003.12298), in bits.
 
-    Rows are sent in an order: those before the first cut at log2(n_classes), those up to the next
+    Rows are sent in an order: those before the first cut at log2(classes), those up to the next
     cut at the -log2 p of a probe of all rows before it.
     """
-    uniform = float(torch.tensor(float(n_classes)).log2())
+    uniform = float(torch.tensor(float(fit.n_classes)).log2())
     bits = torch.full((len(labels), rows.shape[1], len(rows)), uniform)
     for cut, end in zip(cuts, [*cuts[1:], len(order)], strict=True):
         before, here = order[:cut], order[cut:end]
         if not len(here):
             continue
-        predicted = log_p(
-            rows[:, before],
-            labels[:, before],
-            rows[:, here],
-            n_classes=n_classes,
-            l2=l2,
-            z_score=z_score,
-        )
+        predicted = log_p(rows[:, before], labels[:, before], rows[:, here], fit)
         of_sets = rearrange(predicted, "tap row set k -> set row tap k")
         sent = labels[:, here, None, None].expand(*of_sets.shape[:-1], 1)
         bits[:, here] = -of_sets.gather(-1, sent)[..., 0] / torch.tensor(2.0).log()

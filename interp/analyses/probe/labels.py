@@ -92,14 +92,26 @@ def refuse(prompts: Sequence[Prompt], label: str) -> None:
         )
 
 
-def codes_of(values: Sequence[str]) -> Codes:
-    """Return a number from 0 on for each label."""
-    codes: Codes = np.unique(np.array(values), return_inverse=True)[1].astype(np.int64)
+def codes_of(prompts: Sequence[Prompt], label: str) -> Codes:
+    """Return a number from 0 on for each prompt's label."""
+    values = np.array([value_of(prompt, label) or "" for prompt in prompts])
+    codes: Codes = np.unique(values, return_inverse=True)[1].astype(np.int64)
     return codes
 
 
+def both(is_right: Codes) -> Codes:
+    """Return which answers are right; raise AnalysisError if all are, or none."""
+    if len(np.unique(is_right)) < 2:
+        how = "rightly" if is_right.all() else "wrongly"
+        raise AnalysisError(
+            f"the model answers all of {counted(len(is_right), 'prompt')} {how};"
+            " there is nothing to tell apart"
+        )
+    return is_right
+
+
 def group_folds(groups: Codes, labels: Codes, *, seed: int) -> Int[Tensor, " prompt"]:
-    """Return the fold of every prompt; no group is in two, and labels are spread evenly."""
+    """Return every prompt's fold, below `N_FOLDS`: no group in two, labels spread evenly."""
     grouping = Grouping.of(len(groups), groups)
     shown = np.array([np.bincount(labels[grouping.codes == g]).argmax() for g in _all(grouping)])
     order = np.lexsort((np.random.default_rng(seed).random(len(shown)), shown))
@@ -128,7 +140,7 @@ def control_labels(groups: Codes, labels: Codes, *, seed: int) -> Codes:
 def most_frequent(labels: Codes, folds: Int[Tensor, " prompt"]) -> NDArray[np.bool_]:
     """Return whether each prompt's label is the most frequent of the other folds."""
     named = np.empty_like(labels)
-    for fold in folds.unique():
+    for fold in range(N_FOLDS):
         test = (folds == fold).numpy()
         named[test] = np.bincount(labels[~test]).argmax()
     is_right: NDArray[np.bool_] = named == labels

@@ -122,14 +122,14 @@ class ProbeResult(Result):
         of the embedding's and untrained models', its interval for all taps at once. bits: of a
         label in the online code; compression: log2(n_classes) / bits; shuffled_compression.
         """
-        how = {"groups": self.prompt_groups, "seed": self.analysis.seed}
         columns = {
             name: shares(self.scores(name), groups=self.prompt_groups) for name in self._names
         }
-        columns["selectivity"] = estimates(self.scores("accuracy") - self.scores("control"), **how)
+        selectivity = self.scores("accuracy") - self.scores("control")
+        columns["selectivity"] = self._means(selectivity)
         low, high = self.beyond_band()
         columns["beyond"] = {"mean": self.beyond().mean(0), "low": low, "high": high}
-        columns["bits"] = estimates(self.arrays["bits"], **how)
+        columns["bits"] = self._means(self.arrays["bits"])
         columns["compression"] = self.compression("bits")
         columns["shuffled_compression"] = self.compression("shuffled_bits")
         n_classes = int(self.arrays["n_classes"][0])
@@ -143,6 +143,9 @@ class ProbeResult(Result):
             for end in ("mean", "low", "high")
         }
         return frame.assign(**numbers)
+
+    def _means(self, values: np.ndarray) -> dict[str, Array]:
+        return estimates(values, groups=self.prompt_groups, seed=self.analysis.seed)
 
     @property
     def _names(self) -> list[str]:
