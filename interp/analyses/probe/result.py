@@ -154,7 +154,9 @@ class ProbeResult(Result):
     def plot(self) -> go.Figure:
         """Draw the accuracy and the compression in front of every layer, each with its controls."""
         frame = self.to_frame()
-        lines = {name: (_LINES[name], "share of prompts named") for name in self._names}
+        frame["majority_low"] = frame["majority_high"] = frame["majority"]  # a level, no estimate
+        drawn = [name for name in self._names if name != "shuffled"]
+        lines = {name: (_LINES[name], "share of labels named") for name in drawn}
         lines |= {
             "compression": (PROBE, "compression of the labels"),
             "shuffled_compression": (SHUFFLED, "compression of the labels"),
