@@ -6,6 +6,7 @@ interp run --model smollm2-135m --task ioi-english --analysis head_patterns --n 
     --out RUNS_DIR/heads    # and logit_attribution, to RUNS_DIR/attribution
 interp run --model smollm2-135m --task ioi-english --analysis path_patching --n 24 \\
     --out RUNS_DIR/paths
+interp run --model smollm2-135m --task agreement --analysis probe --n 240 --out RUNS_DIR/probe
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -49,6 +50,7 @@ SOURCES = {
     "head_patterns": Source("heads", "ioi-english"),
     "logit_attribution": Source("attribution", "ioi-english"),
     "path_patching": Source("paths", "ioi-english"),
+    "probe": Source("probe", "agreement"),
     "depth_map": Source("study", "plain-text"),
     "layer_skip": Source("study", "plain-text"),
     "logit_lens": Source("study", "facts"),

@@ -42,7 +42,7 @@ def task() -> Task:
         rows.append(
             row
             | {name: getattr(batch, name).item() for name in ("answer", "wrong", "bridge")}
-            | {"tags": {"set": str(len(rows) % 2)}}
+            | {"tags": {"set": str(len(rows) % 2)}, "group": str(len(rows) // 2)}
         )
     return Task.from_hf(rows)
 
