@@ -1,6 +1,6 @@
 """A sparse autoencoder or a transcoder: f = σ(x W_enc + b_enc), and x̂ = f W_dec + b_dec."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Literal
 
@@ -70,11 +70,14 @@ class Dictionary:
 
     def to(self, device: torch.device | str) -> "Dictionary":
         """Return the dictionary on a device."""
-        tensors = (self.w_enc, self.b_enc, self.w_dec, self.b_dec)
-        threshold = None if self.threshold is None else self.threshold.to(device)
-        moved = (tensor.to(device) for tensor in tensors)
-        where = (self.name, self.reads, self.writes)
-        return Dictionary(*where, *moved, self.activation, threshold, self.k)
+        return replace(
+            self,
+            w_enc=self.w_enc.to(device),
+            b_enc=self.b_enc.to(device),
+            w_dec=self.w_dec.to(device),
+            b_dec=self.b_dec.to(device),
+            threshold=None if self.threshold is None else self.threshold.to(device),
+        )
 
     def refuse_other(self, model: Model) -> None:
         """Raise SiteError, in one line, for a model that cannot be read with this dictionary."""

@@ -151,7 +151,7 @@ def _tensors(folder: Path, config: dict[str, Any], name: str) -> dict[str, Tenso
         raise AnalysisError(
             f"dictionary {name} has no {WEIGHTS} that can be read; it is missing or cut short"
         ) from None
-    d_in, n = config.get("d_in"), config.get("d_sae")
+    d_in, n = config.get("d_in"), int(config.get("d_sae") or 0)
     d_out = config.get("d_out") or d_in
     shapes = {"W_enc": (d_in, n), "b_enc": (n,), "W_dec": (n, d_out), "b_dec": (d_out,)}
     activation = _activation(config)
