@@ -89,10 +89,10 @@ def reached(dictionary: Dictionary, corpus: Corpus) -> dict[str, float]:
 def main(
     model: str,
     sites: list[str],
-    n_features: int = 512,
-    l1: float = 2.0,
-    n_tokens: int = 150_000,
-    n_steps: int = 1500,
+    n_features: int = 768,
+    l1: float = 0.4,
+    n_tokens: int = 200_000,
+    n_steps: int = 2000,
     seed: int = 0,
     out: str = "",
 ) -> None:
