@@ -68,7 +68,7 @@ class FeaturePatching(Analysis):
     direction: Direction = "noise"
     steps: Annotated[int, AtLeast(1)] = 10
     top_k: Annotated[int, AtLeast(1)] = 10
-    sizes: tuple[Annotated[int, AtLeast(1)], ...] = (1, 3, 10, 30)
+    sizes: tuple[Annotated[int, AtLeast(1)], ...] = (1, 3, 10, 30, 100)
     draws: Annotated[int, AtLeast(1)] = 5
     seed: int = 0
     rank: ClassVar[int] = 14

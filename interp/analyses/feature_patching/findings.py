@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from interp.analyses.feature_patching.result import FeaturePatchingResult
 
 _RANDOM = "as many random features that are as active"
-_DISTANCE = "how far each node moves its site"
+_DISTANCE = "how far each feature moves its site"
 _SHOWN = 3  # features that a note names
 
 
@@ -28,7 +28,7 @@ def findings_of(result: "FeaturePatchingResult") -> tuple[Finding, ...]:
 def _carried(result: "FeaturePatchingResult") -> Finding:
     analysis, share = result.analysis, result.share("largest")
     exact = abs(result.values["exact"].mean(0))
-    features = [i for i in (-exact).argsort() if result.kinds[i] != "error"][:_SHOWN]
+    features = [i for i in (-exact).argsort().tolist() if result.kinds[i] != "error"][:_SHOWN]
     what = WORDS[analysis.metric]
     return Finding(
         f"By {analysis.methods[0]}, the {analysis.top_k} largest features carry {share:.0%} of the"
@@ -68,8 +68,8 @@ def _agreement(result: "FeaturePatchingResult") -> Finding:
     return Finding(
         f"By {first}, scores of features correlate with exact patching at {known[first]:.2f}.",
         known[first],
-        f"Pearson correlation of {first} with exact patching, over features and errors",
+        f"Pearson correlation of {first} with exact patching, over features",
         control=Compared(_DISTANCE, control),
         rival=rival,
-        note="Over the largest features by any method, random ones and errors.",
+        note="Over the largest features by any method and as many random ones.",
     )

@@ -87,14 +87,15 @@ class FeaturePatchingResult(Result):
         """
         moved = self.sign * (self.values["joint"] - self.values["base"][:, None])
         n, draws = len(self.analysis.all_sizes), self.analysis.draws
-        if kind in (whole := ("features", "errors", "all")):
-            of_all: Array = moved[:, -3 + whole.index(kind)]
-            return of_all
-        if kind == "random":
-            drawn: Array = moved[:, 2 * n : -3].reshape(len(moved), n, draws).mean(2)
-            return drawn
-        of_sizes: Array = moved[:, :n] if kind == "largest" else moved[:, n : 2 * n]
-        return of_sizes
+        carried: dict[str, Array] = {
+            "largest": moved[:, :n],
+            "rest": moved[:, n : 2 * n],
+            "random": moved[:, 2 * n : -3].reshape(len(moved), n, draws).mean(2),
+            "features": moved[:, -3],
+            "errors": moved[:, -2],
+            "all": moved[:, -1],
+        }
+        return carried[kind]
 
     def share(self, kind: str, n: int | None = None) -> Estimate:
         """Return the share of the gap that `joint` carries, of `n` features; NaN if absent."""
@@ -104,10 +105,7 @@ class FeaturePatchingResult(Result):
         return self.behaviour.share(carried)
 
     def faithfulness(self, n: int) -> Estimate:
-        """Return (m(C) - m(no node)) / (m(all) - m(no node)) of the `n` largest (Marks et al.).
-
-        Every other node of the dictionaries is patched; with "no node" all are.
-        """
+        """Return (m(C) - m(no node)) / (m(all) - m(no node)) of the `n` largest, others patched."""
         return self._of_circuit("rest", n)
 
     def completeness(self, n: int) -> Estimate:
@@ -123,19 +121,20 @@ class FeaturePatchingResult(Result):
 
     @cached_property
     def agreement(self) -> dict[str, Resampled]:
-        """Return how scores agree with exact patching of the nodes patched alone, by method.
+        """Return how scores of the features patched alone agree with exact patching, by method.
 
-        "distance" is the control: how far each node moves its site, which needs no gradient.
+        "distance" is the control: how far each feature moves its site, which needs no gradient.
         """
-        analysis, exact = self.analysis, self.values["exact"]
-        cheap: dict[str, Array] = {
-            name: self.values["scores"][:, i] for i, name in enumerate(analysis.methods)
-        }
-        cheap["distance"] = self.sign * self.values["distance"]
+        analysis, values = self.analysis, self.values
+        is_feature = np.array([kind != "error" for kind in self.kinds])
+        cheap = dict[str, Array](
+            zip(analysis.methods, values["scores"].swapaxes(0, 1), strict=True)
+        )
+        cheap["distance"] = self.sign * values["distance"]
         return {
             name: Resampled.of(
-                scores,
-                exact,
+                scores[:, is_feature],
+                values["exact"][:, is_feature],
                 gap=self.behaviour.gap_values,
                 top_k=analysis.top_k,
                 groups=self.prompt_groups,
@@ -162,8 +161,8 @@ class FeaturePatchingResult(Result):
     def examples(self, dictionary: str, feature: int, *, n: int = 5) -> pd.DataFrame:
         """Return the `n` prompts in which a feature is most active: prompt, activation, text.
 
-        The text is the tokens around the most active one, which stands in «». Only features that
-        were patched alone are known; raises AnalysisError for others.
+        The text is the tokens around the most active one, which stands in «»; prompts are numbered
+        as they were measured. Raises AnalysisError for features that were not patched alone.
         """
         if (dictionary, feature) not in self.nodes:
             known = [self.named(i) for i, kind in enumerate(self.kinds) if kind != "error"]
