@@ -17,7 +17,7 @@ from interp.analyses.feature_patching.result import FeaturePatchingResult
 from interp.backward import rules_named
 from interp.errors import AnalysisError, UnsuitedError
 from interp.features import Dictionary, load_dictionary
-from interp.features.latents import split
+from interp.features.splitting import split
 from interp.interventions import Patch
 from interp.models import Model
 from interp.replay import Recording

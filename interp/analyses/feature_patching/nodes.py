@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.activations import Activations
 from interp.features import Dictionary, Latents
-from interp.features.latents import split
+from interp.features.splitting import split
 from interp.sweeps.attribution import Attribution, Coefficients
 
 

@@ -14,6 +14,7 @@ from interp.analyses.feature_patching.findings import findings_of
 from interp.analyses.feature_patching.frame import frame_of
 from interp.errors import AnalysisError, unknown
 from interp.figures.plots import Axes, curves
+from interp.metrics import WORDS
 from interp.result import Finding, Result, joined
 from interp.shapes import Tensors
 from interp.stats.agreement import Resampled
@@ -189,7 +190,7 @@ class FeaturePatchingResult(Result):
             pd.DataFrame(rows),
             x="n",
             groups="kind",
-            axes=Axes("features (log scale)", f"share of the gap in {self.analysis.metric}"),
+            axes=Axes("features (log scale)", f"share of the gap in {WORDS[self.analysis.metric]}"),
             title=f"{absent}hat features patched together carry"
             f" ({DIRECTIONS[self.analysis.direction]}; chosen by {self.analysis.methods[0]})",
             is_log=True,
