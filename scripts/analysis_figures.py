@@ -4,6 +4,8 @@ make real                                                          # RUNS_DIR/sm
 interp run studies/smollm2.toml --out RUNS_DIR/study
 interp run --model smollm2-135m --task ioi-english --analysis head_patterns --n 32 \\
     --out RUNS_DIR/heads    # and logit_attribution, to RUNS_DIR/attribution
+interp run --model zoo/names-6l --task ioi --analysis feature_patching --n 48 \\
+    --set feature_patching.dictionaries=names-6l/resid_pre.3 --out RUNS_DIR/features
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -44,6 +46,7 @@ SOURCES = {
     "attention_knockout": Source("smollm2", "facts"),
     "block_influence": Source("study", "plain-text"),
     "circuit_discovery": Source("study", "ioi-english"),
+    "feature_patching": Source("features", "ioi", "zoo/names-6l"),
     "head_patterns": Source("heads", "ioi-english"),
     "logit_attribution": Source("attribution", "ioi-english"),
     "depth_map": Source("study", "plain-text"),
