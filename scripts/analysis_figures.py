@@ -7,6 +7,8 @@ interp run --model smollm2-135m --task ioi-english --analysis head_patterns --n 
 interp run --model smollm2-135m --task ioi-english --analysis path_patching --n 24 \\
     --out RUNS_DIR/paths
 interp run --model smollm2-135m --task agreement --analysis probe --n 240 --out RUNS_DIR/probe
+interp run --model zoo/names-6l --task ioi --analysis feature_patching --n 48 \\
+    --set feature_patching.dictionaries=names-6l/resid_pre.3 --out RUNS_DIR/features
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -47,6 +49,7 @@ SOURCES = {
     "attention_knockout": Source("smollm2", "facts"),
     "block_influence": Source("study", "plain-text"),
     "circuit_discovery": Source("study", "ioi-english"),
+    "feature_patching": Source("features", "ioi", "zoo/names-6l"),
     "head_patterns": Source("heads", "ioi-english"),
     "logit_attribution": Source("attribution", "ioi-english"),
     "path_patching": Source("paths", "ioi-english"),

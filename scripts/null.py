@@ -29,6 +29,7 @@ PARAMETERS: dict[str, dict[str, object]] = {
     "back_patching": {"known_only": False},
     "circuit_discovery": {"fractions": (0.02, 0.1, 0.5)},
     "entity_description": _ANY_HOPS,
+    "feature_patching": {"dictionaries": ("names-6l/resid_pre.3",)},
     "hop_stages": _ANY_HOPS,
     "integrated_gradients": {"max_nodes": 33},
     "sublayer_projection": _ANY_HOPS,

@@ -1,11 +1,11 @@
-"""Where the library's own data are: the shipped models and the built-in prompts."""
+"""Where the library's own data are: the shipped models, dictionaries and prompts."""
 
 import os
 from pathlib import Path
 
 
 def data_folder() -> Path:
-    """Return the folder with `zoo/` and `tasks/`: in the package, or next to it in a clone."""
+    """Return the folder of the library's data: in the package, or next to it in a clone."""
     package = Path(__file__).parents[1]
     installed = package / "_data"
     return installed if installed.is_dir() else package.parent / "data"
@@ -20,6 +20,14 @@ def shipped_models() -> dict[str, Path]:
 def shipped_tasks() -> dict[str, Path]:
     """Map the names of the built-in tasks (`two-hop`) to their prompt files."""
     return {path.stem: path for path in sorted((data_folder() / "tasks").glob("*.jsonl"))}
+
+
+def shipped_dictionaries() -> dict[str, Path]:
+    """Map the names of the shipped dictionaries (`names-6l/resid_pre.3`) to their folders."""
+    folders = sorted((data_folder() / "dictionaries").glob("*/*/cfg.json"))
+    return {
+        f"{config.parent.parent.name}/{config.parent.name}": config.parent for config in folders
+    }
 
 
 def cache_folder() -> Path:

@@ -105,7 +105,7 @@ class Attribution:
 
     def scores(self, method: Method, *, rules: Rules, steps: int) -> dict[Site, Tensor]:
         """Return each site's scores in fp32 [batch pos]; [batch pos unit] at "z" and "mlp_post"."""
-        base, coefficients = self._coefficients(method, rules, steps)
+        base, coefficients = self.coefficients(method, rules=rules, steps=steps)
         changes = {site: self.source[site].float() - base[site].float() for site in self.sites}
         return {site: _product(coefficients[site], changes[site], site) for site in self.sites}
 
@@ -120,9 +120,10 @@ class Attribution:
             scores |= {f"{method} {kind}": values for kind, values in stacked.items()}
         return scores
 
-    def _coefficients(
-        self, method: Method, rules: Rules, steps: int
+    def coefficients(
+        self, method: Method, *, rules: Rules, steps: int
     ) -> tuple[Activations, Coefficients]:
+        """Return the base run's activations and a method's coefficients, of every site's shape."""
         base, plain = self._run("base", rules if method == "relevance" else GRADIENT)
         match method:
             case "relevance" | "attribution":
