@@ -40,6 +40,7 @@ from interp.tasks.batch import TokenBatch
 
 TOKENS_PER_FEATURE = 10  # of the texts, at least
 _TOP_K = 5
+_OF_ANSWER = [READINGS.index("answer_probability"), READINGS.index("answer_rank")]
 _JUDGED = 4  # prompts on which untrained twins are judged
 
 
@@ -185,5 +186,6 @@ def _read(
 ) -> Float[Tensor, "batch tap reading"]:
     """Return readings of streams: means over positions, and the answer's at the last."""
     read, _ = readings(recording, streams, top_k=_TOP_K, answer=answer)
-    means, last = read[:, :, begin:, :3].mean(2), read[:, :, -1, 3:]
-    return torch.cat([means, last], dim=-1).cpu()
+    of_prompts = read[:, :, begin:].mean(2)
+    of_prompts[..., _OF_ANSWER] = read[:, :, -1, _OF_ANSWER]
+    return of_prompts.cpu()

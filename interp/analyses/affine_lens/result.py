@@ -32,6 +32,8 @@ MEASURES = (
     "top-5 overlap",
     "answer probability",
     "answer rank",
+    "entropy, nats",
+    "margin of the first guess, nats",
 )
 KL, PROBABILITY, RANK = MEASURES[1], MEASURES[3], MEASURES[4]
 NEARER = "logit lens minus affine lens"
