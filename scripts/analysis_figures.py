@@ -4,6 +4,7 @@ make real                                                          # RUNS_DIR/sm
 interp run studies/smollm2.toml --out RUNS_DIR/study
 interp run --model smollm2-135m --task ioi-english --analysis head_patterns --n 32 \\
     --out RUNS_DIR/heads    # and logit_attribution, to RUNS_DIR/attribution
+interp run --model smollm2-135m --task plain-text --analysis affine_lens --n 12 --out RUNS_DIR/lens
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -41,6 +42,7 @@ class Source(NamedTuple):
 
 SOURCES = {
     "activation_patching": Source("study", "ioi-english"),
+    "affine_lens": Source("lens", "plain-text"),
     "attention_knockout": Source("smollm2", "facts"),
     "block_influence": Source("study", "plain-text"),
     "circuit_discovery": Source("study", "ioi-english"),

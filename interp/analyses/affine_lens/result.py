@@ -58,8 +58,8 @@ class AffineLensResult(Result):
     def values(self, lens: str, measure: str) -> np.ndarray:
         """Return a lens's measure [prompt layer] in fp64, of the prompts that have it."""
         index = LENSES.index(lens), slice(None), MEASURES.index(measure)
-        values: np.ndarray = self.arrays["readings"].astype(np.float64)[:, *index]
-        return values[self._known(measure)]
+        values = self.arrays["readings"][:, *index].astype(np.float64)
+        return np.asarray(values[self._known(measure)])
 
     def _known(self, measure: str) -> np.ndarray:
         rank = self.arrays["readings"][:, 0, 0, READINGS.index("answer_rank")]

@@ -138,9 +138,8 @@ class LogitLensResult(Result):
 
     def _guess_finding(self) -> Finding:
         layer, all_of = self.n_layers // 4, self._curves.estimates
-        share = Estimate(
-            *(all_of[DIFFERS][end][layer] for end in ("mean", "low", "high")), len(self.readings)
-        )
+        mean, low, high = (float(all_of[DIFFERS][end][layer]) for end in ("mean", "low", "high"))
+        share = Estimate(mean, low, high, len(self.readings))
         common = all_of[COMMON[BANDS[0]]]["mean"]
         early, late = (number(common[tap], ".0%") for tap in (layer, -1))
         return Finding(
