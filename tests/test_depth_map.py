@@ -26,7 +26,20 @@ from interp.analyses.depth_map.layer_alignment import (
     alignment_statistics,
     monotone_alignment,
 )
-from interp.analyses.depth_map.linear_maps import (
+from interp.analyses.depth_map.sampled import Sampled, best_error, depth_gain, sampled
+from interp.analyses.depth_map.similarity import example_similarity
+from interp.analyses.depth_map.split import roles_of
+from interp.analyses.depth_map.tap_maps import TapMaps
+from interp.analyses.depth_map.taps import n_taps, pooled
+from interp.errors import AnalysisError
+from interp.files.paths import shipped_models
+from interp.models import Model
+from interp.models.untrained import N_TWINS, twins_of, untrained
+from interp.replay import first
+from interp.runs import Study, execute, open_run
+from interp.runs.registry import make_analysis
+from interp.stats.groups import Grouping
+from interp.sweeps.linear_maps import (
     RIDGES,
     Grams,
     Moments,
@@ -34,20 +47,6 @@ from interp.analyses.depth_map.linear_maps import (
     orthogonal_map,
     ridge_map,
 )
-from interp.analyses.depth_map.sampled import Sampled, best_error, depth_gain, sampled
-from interp.analyses.depth_map.similarity import example_similarity
-from interp.analyses.depth_map.split import roles_of
-from interp.analyses.depth_map.tap_maps import TapMaps
-from interp.analyses.depth_map.taps import n_taps, pooled
-from interp.analyses.depth_map.untrained_twins import N_TWINS, twins_of
-from interp.errors import AnalysisError
-from interp.files.paths import shipped_models
-from interp.models import Model
-from interp.models.untrained import untrained
-from interp.replay import first
-from interp.runs import Study, execute, open_run
-from interp.runs.registry import make_analysis
-from interp.stats.groups import Grouping
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 

@@ -10,6 +10,7 @@ import interp
 from interp.analyses.attention_knockout import AttentionKnockout
 from interp.analyses.entity_description import EntityDescription
 from interp.analyses.hop_stages import HopStages
+from interp.analyses.hop_stages.inversion import Inversion
 from interp.analyses.hop_stages.result import MEASURES, STAGES
 from interp.analyses.sublayer_projection import TOKENS, SublayerProjection
 from interp.errors import AnalysisError, TaskError
@@ -93,6 +94,27 @@ def test_the_stages_are_joined_from_what_the_analyses_find() -> None:
         of["answer in the lens at the last token"],
         firsts(ranks[:, 2, :, TOKENS.index("answer")] == 0),
     )
+
+
+def test_answers_before_their_bridge_are_counted_against_permuted_prompts() -> None:
+    answer, bridge = np.array([1.0, 1.0, 3.0, 5.0]), np.array([2.0, 0.0, 4.0, 1.0])
+    inversion = Inversion(answer, bridge, None, 0)
+    assert inversion.share.value == 2 / 4
+    pairs = [answer[i] < bridge[j] for i in range(4) for j in range(4) if i != j]
+    assert inversion.chance == pytest.approx(np.mean(pairs))
+    assert inversion.above_chance.value == pytest.approx(0.5 - np.mean(pairs))
+    assert np.isnan(Inversion(answer[:1], bridge[:1], None, 0).chance)
+
+
+def test_the_chance_level_of_independent_layers_is_covered() -> None:
+    rng, n_covered = np.random.default_rng(0), 0
+    for seed in range(100):
+        layers = rng.integers(0, 8, (2, 40)).astype(float)
+        n_covered += not Inversion(*layers, None, seed).above_chance.excludes()
+    assert n_covered >= 88
+    answer = layers[0]
+    assert Inversion(answer, answer + 1, None, 0).above_chance.low > 0
+    assert Inversion(answer, answer - 1, None, 0).above_chance.high < 0
 
 
 def test_bad_input_is_named() -> None:

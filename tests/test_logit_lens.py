@@ -14,6 +14,7 @@ from torch.testing import assert_close
 import interp
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.logit_lens.depths import depth_by_cosine, depth_by_kl, depth_by_overlap
+from interp.analyses.logit_lens.guesses import CHANGES, COMMON, DIFFERS, NO_GUESS, of_guesses
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import first
@@ -63,11 +64,14 @@ def by_hand(q: torch.Tensor, p: torch.Tensor, answer: int, k: int) -> list[float
     q, p = q.double().softmax(-1), p.double().softmax(-1)
     tops = [set(t.argsort(descending=True)[:k].tolist()) for t in (q, p)]
     kls = [(q * (q / p).log()).sum(), (p * (p / q).log()).sum()]
+    first, second = q.log().topk(2).values
     return [
         *map(float, kls),
         len(tops[0] & tops[1]) / k,
         float(q[answer]),
         float((q > q[answer]).sum()),
+        -float((q * q.log()).sum()),
+        float(first - second),
     ]
 
 
@@ -143,13 +147,15 @@ def test_a_comparison_done_by_hand() -> None:
     row = compare(
         Prediction.of(q.log(), top_k=1), Prediction.of(p.log(), top_k=1), answer=torch.tensor([1])
     )
-    assert_close(row, torch.tensor([[kl, kl, 0.0, 0.25, 1.0]], dtype=torch.float32))
+    certain = [1.75 * np.log(2), np.log(2)]  # entropy, margin
+    assert_close(row, torch.tensor([[kl, kl, 0.0, 0.25, 1.0, *certain]], dtype=torch.float32))
     lens, final = (
         Prediction.of(torch.tensor([row]).log(), top_k=2) for row in ([0.5, 0.5], [0.75, 0.25])
     )
     row = compare(lens, final, answer=None)
     kls = [0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(2), 0.75 * np.log(1.5) + 0.25 * np.log(0.5)]
-    assert_close(row, torch.tensor([[*kls, 1.0, -1.0, -1.0]], dtype=torch.float32))
+    flat = [np.log(2), 0.0]
+    assert_close(row, torch.tensor([[*kls, 1.0, -1.0, -1.0, *flat]], dtype=torch.float32))
 
 
 def test_effective_depths_by_hand() -> None:
@@ -226,6 +232,43 @@ def test_bad_shards_are_refused_before_any_work() -> None:
         AnalysisError, match="prompt '0' has 1 token; first_position='excluded' needs at least 2"
     ):
         LogitLens(first_position="excluded").check(tiny("llama"), tokens(n_pos=1))
+
+
+def test_guesses_are_counted_by_hand() -> None:
+    """Final guesses are 7, 7, 8 behind position 0; the padding of the short prompt counts never."""
+    guesses = np.array([[[9, 7, 7], [8, 7, 7]], [[NO_GUESS, 9, 8], [NO_GUESS, 9, 8]]])
+    of = of_guesses(guesses, begin=np.array([1, 2]))
+    nan = np.nan
+    np.testing.assert_equal(of[DIFFERS][0], [[1, 0, 0], [0, 0, 0]])
+    np.testing.assert_equal(of[CHANGES], [[[1, 0, 0]], [[nan, 0, 0]]])
+    np.testing.assert_equal(of[COMMON[10]][0], [[0, 1, 1], [1, 1, 1]])
+    np.testing.assert_equal(of[COMMON[10]][1], [[nan, 0, 1], [nan, 0, 1]])
+    many = np.arange(24).reshape(1, 1, 24) // 2
+    many[0, 0, -1] = 0  # three times, and 11 once
+    assert of_guesses(many, begin=np.array([0]))[COMMON[10]].sum() == 21
+
+
+@torch.no_grad()
+def test_guesses_are_the_first_choices_of_the_lens_and_the_final_ones_stay() -> None:
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=8)
+    result = LogitLens().run(model, task)
+    curves = result.curves
+    assert curves[DIFFERS][-1] == 0 < curves[DIFFERS][0]
+    assert curves[CHANGES][-1] == curves[DIFFERS][-2]
+    assert len(curves[CHANGES]) == model.n_layers
+    finding = result.findings()[-1]
+    assert finding.estimate.value == curves[DIFFERS][1]
+    assert finding.estimate.low < finding.estimate.value < finding.estimate.high
+
+
+def test_parts_of_earlier_runs_have_fewer_readings_and_no_guesses() -> None:
+    old = part_of([1.0, 2.0], [3.0, 4.0])
+    old["readings"] = old["readings"][..., :5]
+    new = part_of([1.0, 2.0, 5.0])
+    measures = set(LogitLens().combine([old, new]).to_frame()["measure"])
+    assert not any(name.startswith(("guess", "entropy", "margin")) for name in measures)
+    frame = LogitLens().combine([new | {"top": torch.zeros(1, 2, 3, 5)}]).to_frame()
+    assert {DIFFERS, "entropy, nats", "margin of the first guess, nats"} <= set(frame["measure"])
 
 
 def lens_of(kl: np.ndarray, *, first: float) -> dict[str, torch.Tensor]:

@@ -1,11 +1,15 @@
 """An untrained twin of a model: its configuration and tokenizer, weights as training begins."""
 
+from collections.abc import Iterator
 from copy import deepcopy
 
 import torch
 
 from interp.errors import ModelError
 from interp.models.model import Model
+
+N_TWINS = 3
+_FIRST_SEED = 2**20  # far from seeds that people train with: a twin must not be the model itself
 
 
 @torch.inference_mode(mode=False)  # its weights could not be in a graph
@@ -30,3 +34,12 @@ def untrained(model: Model, *, seed: int) -> Model | None:
         return None
     same = (made.n_layers, made.d_model) == (model.n_layers, model.d_model)
     return made if same else None
+
+
+def twins_of(model: Model, *, seed: int) -> Iterator[Model]:
+    """Return untrained twins of a model, one in memory at a time; none if none can be built."""
+    for i in range(N_TWINS):
+        twin = untrained(model, seed=_FIRST_SEED + N_TWINS * seed + i)
+        if twin is None:
+            return
+        yield twin

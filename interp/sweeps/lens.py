@@ -16,23 +16,37 @@ from torch import Tensor
 from interp.replay import Recording
 from interp.shapes import Resid
 
-READINGS = ("kl_lens_final", "kl_final_lens", "overlap", "answer_probability", "answer_rank")
+READINGS = (
+    "kl_lens_final",
+    "kl_final_lens",
+    "overlap",
+    "answer_probability",
+    "answer_rank",
+    "entropy",
+    "margin",
+)
 LOGITS_HELD = 2**23
 NO_ANSWER = -1.0
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction at every token: log-probabilities, probabilities, most probable tokens."""
+    """The prediction at every token: log-probabilities, probabilities, most probable tokens.
+
+    `margin` is by how much the most probable token is ahead of the next, in nats.
+    """
 
     log_p: Float[Tensor, "token d_vocab"]
     p: Float[Tensor, "token d_vocab"]
     top: Int[Tensor, "token top_k"]
+    margin: Float[Tensor, " token"]
 
     @classmethod
     def of(cls, log_p: Float[Tensor, "token d_vocab"], *, top_k: int) -> "Prediction":
         """Prepare log-probabilities."""
-        return cls(log_p, log_p.exp(), log_p.topk(top_k, dim=-1).indices)
+        best = log_p.topk(min(max(2, top_k), log_p.shape[-1]), dim=-1)
+        margin = best.values[:, 0] - best.values[:, min(1, log_p.shape[-1] - 1)]
+        return cls(log_p, log_p.exp(), best.indices[:, :top_k], margin)
 
 
 def compare(
@@ -41,17 +55,19 @@ def compare(
     """Return `READINGS` of a lens q against the final prediction p.
 
     KL(q‖p) and KL(p‖q) in nats; the share of the k most probable tokens that both have; q(answer),
-    and how many tokens q holds more probable than the answer (0: none). Without an answer the last
-    two are -1.
+    and how many tokens q holds more probable than the answer (0: none), both -1 without an answer;
+    q's entropy and margin, in nats.
     """
     overlap = (lens.top[:, :, None] == final.top[:, None, :]).any(-1).float().mean(-1)
     difference = lens.log_p - final.log_p
     kls = (torch.linalg.vecdot(lens.p, difference), -torch.linalg.vecdot(final.p, difference))
     if answer is None:
-        return torch.stack([*kls, overlap, *[torch.full_like(overlap, NO_ANSWER)] * 2], dim=-1)
-    log_p = lens.log_p.gather(1, answer[:, None])
-    rank = (lens.log_p > log_p).sum(-1).float()
-    return torch.stack([*kls, overlap, log_p.exp()[:, 0], rank], dim=-1)
+        of_answer = [torch.full_like(overlap, NO_ANSWER)] * 2
+    else:
+        log_p = lens.log_p.gather(1, answer[:, None])
+        of_answer = [log_p.exp()[:, 0], (lens.log_p > log_p).sum(-1).float()]
+    entropy = -torch.linalg.vecdot(lens.p, lens.log_p)
+    return torch.stack([*kls, overlap, *of_answer, entropy, lens.margin], dim=-1)
 
 
 def readings(

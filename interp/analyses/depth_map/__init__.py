@@ -21,10 +21,11 @@ from interp.analyses.depth_map.result import DepthMapResult
 from interp.analyses.depth_map.split import batches_by_role, held_out, misses_of, stacked
 from interp.analyses.depth_map.tap_maps import TapMaps
 from interp.analyses.depth_map.taps import What, n_taps, pooled, pooled_by_prompt
-from interp.analyses.depth_map.untrained_twins import N_TWINS, twins_errors, twins_pooled
+from interp.analyses.depth_map.untrained_twins import twins_errors, twins_pooled
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError, TaskError, UnsuitedError
 from interp.models import Model
+from interp.models.untrained import N_TWINS
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors

@@ -14,7 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from interp.analyses.depth_map.linear_maps import (
+from interp.analyses.depth_map.split import Role
+from interp.analyses.depth_map.taps import What, n_taps, taps
+from interp.errors import AnalysisError
+from interp.models import Model
+from interp.shapes import Tensors
+from interp.sweeps.cosines import SMALLEST_NORM
+from interp.sweeps.linear_maps import (
     RIDGES,
     Grams,
     LinearMap,
@@ -23,12 +29,6 @@ from interp.analyses.depth_map.linear_maps import (
     orthogonal_map,
     ridge_map,
 )
-from interp.analyses.depth_map.split import Role
-from interp.analyses.depth_map.taps import What, n_taps, taps
-from interp.errors import AnalysisError
-from interp.models import Model
-from interp.shapes import Tensors
-from interp.sweeps.cosines import SMALLEST_NORM
 from interp.tasks.batch import TokenBatch
 
 _AT_ONCE = 2**26  # numbers of cross moments held at once: 512 MiB

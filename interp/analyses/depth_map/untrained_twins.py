@@ -1,6 +1,6 @@
 """The same maps towards untrained twins of the target: what depth alone, untrained, gives."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -8,22 +8,10 @@ from interp.analyses.depth_map.split import Role
 from interp.analyses.depth_map.tap_maps import TapMaps
 from interp.analyses.depth_map.taps import What, pooled_by_prompt
 from interp.models import Model
-from interp.models.untrained import untrained
+from interp.models.untrained import twins_of
 from interp.shapes import Tensors
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
-
-N_TWINS = 3
-_FIRST_SEED = 2**20  # far from seeds that people train with: a twin must not be the target itself
-
-
-def twins_of(target: Model, *, seed: int) -> Iterator[Model]:
-    """Return untrained twins of a target, one in memory at a time; none if none can be built."""
-    for i in range(N_TWINS):
-        twin = untrained(target, seed=_FIRST_SEED + N_TWINS * seed + i)
-        if twin is None:
-            return
-        yield twin
 
 
 def twins_errors(

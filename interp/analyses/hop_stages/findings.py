@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.figures.words import points
-from interp.result import Compared, Finding
+from interp.result import MOST_FINDINGS, Compared, Finding
+from interp.stats.estimate import Estimate
 from interp.stats.shares import share, share_difference
 from interp.sweeps.two_hop import RIGHT, answer_groups, enough, nothing_compared
 
@@ -13,11 +14,15 @@ if TYPE_CHECKING:
     from interp.analyses.hop_stages.result import HopStagesResult
 
 FIRST_HOP, IN_THE_LENS = "1 first hop resolved", "bridge in the lens at the first hop"
+SAID = "answer before bridge, as said"
 _CONTROL = "another prompt's bridge"
 
 
 def findings_of(result: "HopStagesResult") -> tuple[Finding, ...]:
-    """Return how often the first hop is resolved, by group, and how much later in failures."""
+    """Return how often the first hop is resolved, by group, and how much later in failures.
+
+    Where there is room, also how often the answer is read before the bridge.
+    """
     members = enough(answer_groups(result.arrays), result.prompt_groups)
     if not members:
         return (Finding(nothing_compared(result.arrays)),)
@@ -27,7 +32,27 @@ def findings_of(result: "HopStagesResult") -> tuple[Finding, ...]:
         return (Finding(f"Nothing to judge: {anyway}."),)
     resolved = tuple(_first_hop(result, group) for group in groups)
     later = _later_by_the_lens(result)
-    return resolved if later is None else (*resolved, later)
+    found = resolved if later is None else (*resolved, later)
+    known = [group for group in groups if result.inversion(group, SAID).above_chance.has_interval]
+    return (*found, *(_inversion(result, group) for group in known))[:MOST_FINDINGS]
+
+
+def _inversion(result: "HopStagesResult", group: str) -> Finding:
+    inversion = result.inversion(group, SAID)
+    more = inversion.above_chance
+    how = (
+        f"in {points(more)} more of the prompts than by chance."
+        if more.low > 0
+        else f"no more often than by chance: {points(more)}."
+    )
+    return Finding(
+        f"With {group}, the answer is said from an earlier layer than the bridge {how}",
+        more,
+        f"share of prompts with {group} whose answer is said before the bridge, above chance",
+        control=Compared("one prompt's answer, another's bridge", Estimate(inversion.chance)),
+        kind="compares",
+        note=f"{inversion.share:.0%} of those in which both are said",
+    )
 
 
 def _first_hop(result: "HopStagesResult", group: str) -> Finding:

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.analyses.hop_stages.findings import FIRST_HOP, IN_THE_LENS, findings_of
+from interp.analyses.hop_stages.findings import FIRST_HOP, IN_THE_LENS, SAID, findings_of
+from interp.analyses.hop_stages.inversion import Inversion
 from interp.figures.plots import boxes
 from interp.result import Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimate_difference
@@ -41,6 +42,7 @@ STAGES = {  # by the measures whose mean layer they are
     "4 prediction extracted": MEASURES[5:6],
 }
 _IN_THE_LENS = (IN_THE_LENS, MEASURES[8])
+_READ = {SAID: (MEASURES[4], MEASURES[0]), "answer before bridge, in the lens": _IN_THE_LENS[::-1]}
 _REAL = [
     f"{name}{end}".removeprefix("defined_")
     for name in ("defined", "control", "layer")
@@ -75,13 +77,15 @@ class HopStagesResult(Result):
         return layers
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per kind (stage, measure, difference), name and group.
+        """Return one row per kind (stage, measure, difference, inversion), name and group.
 
         `defined` is the share of prompts in which it happens at any layer, `control` that of
         another prompt's entities (or of another hidden token); `layer` is the mean over the prompts
         in which it is defined, `median` theirs. "difference": the mean layer of wrong answers minus
-        that of right ones. 95 % intervals of `shares`, `estimates` and `estimate_difference`, over
-        groups of prompts.
+        that of right ones. "inversion": `defined` is the share of prompts, of those that have both
+        (`n_defined`), whose answer comes in an earlier layer than the bridge, `control` that of
+        permuted prompts; "inversion above chance" is their difference. 95 % intervals of `shares`,
+        `estimates` and `estimate_difference`, over groups of prompts.
         """
         groups = answer_groups(self.arrays)
         rows = [
@@ -91,6 +95,9 @@ class HopStagesResult(Result):
             for group in groups
         ]
         rows += [self._later(name) for name in (*STAGES, *_IN_THE_LENS)]
+        rows += [
+            row for name in _READ for group in groups for row in self._inversion_rows(group, name)
+        ]
         types = dict.fromkeys(_REAL, "float64") | dict.fromkeys(("n_defined", "n_prompts"), "Int64")
         frames = [pd.DataFrame(kept)] if (kept := [row for row in rows if row]) else []
         return compared_frame(frames, keys=["kind", "name", "group"], types=types)
@@ -147,6 +154,25 @@ class HopStagesResult(Result):
             "layer_high": difference.high,
         }
         return keys | {"n_defined": difference.n} | layers
+
+    def inversion(self, group: str, name: str) -> Inversion:
+        """Return which of a group's answers are read before the bridge, where both are read."""
+        answer, bridge = (self.layers(group, measure) for measure in _READ[name])
+        has_both = ~np.isnan(answer + bridge)
+        groups = self.groups_of(np.flatnonzero(self.chosen(group))[has_both])
+        return Inversion(answer[has_both], bridge[has_both], groups, self.analysis.seed)
+
+    def _inversion_rows(self, group: str, name: str) -> list[dict[str, object]]:
+        found, n_prompts = self.inversion(group, name), int(self.chosen(group).sum())
+        keys: dict[str, object] = {"name": name, "group": group, "n_prompts": n_prompts}
+        kinds = (("inversion", found.share), ("inversion above chance", found.above_chance))
+        return [
+            {"kind": kind, "control": found.chance if kind == "inversion" else np.nan}
+            | keys
+            | {"defined": each.value, "low": each.low, "high": each.high}
+            | {"n_defined": len(found.answer)}
+            for kind, each in kinds
+        ]
 
     def plot(self) -> go.Figure:
         """Draw the layers of the four stages as boxes by group, with the share defined above."""

@@ -3,8 +3,10 @@
 "Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.2: the residual in
 front of every layer is given to the final norm and the unembedding; the lens q_l is compared with
 the final p by KL (the paper's is KL(q_l‖p), as its code has it) and by the overlap of their 5 most
-probable tokens. "What Affects the Effective Depth of Large Language Models?" (arXiv 2512.14064)
-makes one layer of each curve, and one of the cosines of the writes: three effective depths.
+probable tokens. "How Do LLMs Use Their Depth?" (arXiv 2510.18871) asks which tokens early guesses
+are, and how many of them stay. "What Affects the Effective Depth of Large Language Models?" (arXiv
+2512.14064) makes one layer of each curve, and one of the cosines of the writes: three effective
+depths.
 """
 
 import math
@@ -16,6 +18,7 @@ import torch
 from torch.nn.functional import pad
 
 from interp.analyses.logit_lens.depths import KLFrom
+from interp.analyses.logit_lens.guesses import NO_GUESS
 from interp.analyses.logit_lens.result import LogitLensResult
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
@@ -92,11 +95,19 @@ class LogitLens(Analysis):
 
     def combine(self, parts: Sequence[Tensors]) -> LogitLensResult:
         """Return readings of all prompts, the last position aligned; NaN in front of short ones."""
-        longest = max(part["readings"].shape[2] for part in parts)
-        read = [part["readings"] for part in parts]
-        aligned = [pad(r, (0, 0, longest - r.shape[2], 0), value=torch.nan) for r in read]
-        cosines = torch.cat([part["cosines"] for part in parts])
-        return LogitLensResult(self, torch.cat(aligned).double().numpy(), cosines.double().numpy())
+        longest, width = max(part["readings"].shape[2] for part in parts), len(READINGS)
+        aligned = [
+            pad(r, (0, width - r.shape[3], longest - r.shape[2], 0), value=torch.nan)
+            for r in (part["readings"] for part in parts)  # earlier ones have fewer readings
+        ]
+        cosines = torch.cat([part["cosines"] for part in parts]).double().numpy()
+        guesses = None
+        if all("top" in part for part in parts):
+            first = [part["top"][..., 0] for part in parts]
+            guesses = torch.cat(
+                [pad(top, (longest - top.shape[2], 0), value=NO_GUESS) for top in first]
+            ).numpy()
+        return LogitLensResult(self, torch.cat(aligned).double().numpy(), cosines, guesses)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Nothing beyond the clean pass but `n_layers` + 2 unembeddings, a few tokens at a time."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.analyses.logit_lens.depths import KLFrom, depth_by_cosine, depth_by_kl, depth_by_overlap
+from interp.analyses.logit_lens.guesses import of_guesses
 from interp.analyses.logit_lens.measures import (
     COSINE,
     FIRST,
@@ -31,11 +32,15 @@ PUBLISHED = "KL, as published"
 
 @dataclass(frozen=True)
 class Curves:
-    """Readings [prompt tap pos reading], aligned at the end, and cosines [prompt layer part]."""
+    """Readings [prompt tap pos reading] and guesses [prompt tap pos], aligned at the end.
+
+    `cosines` are [prompt layer part].
+    """
 
     analysis: "LogitLens"
     readings: np.ndarray
     cosines: np.ndarray
+    guesses: np.ndarray | None
     groups: Groups | None
 
     @property
@@ -51,7 +56,11 @@ class Curves:
     @cached_property
     def at_positions(self) -> dict[str, np.ndarray]:
         """Return every measure [prompt tap pos]."""
-        return at_positions(self.readings, overlap=self.overlap)
+        at = at_positions(self.readings, overlap=self.overlap)
+        if self.guesses is None:
+            return at
+        n_pad = self.readings.shape[2] - self._n_pos
+        return at | of_guesses(self.guesses, begin=n_pad + first_read(self.analysis.first_position))
 
     @cached_property
     def of_prompts(self) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ LENS_FINAL, FINAL_LENS = "KL(lens‖final), nats", "KL(final‖lens), nats"
 PROBABILITY, RANK, FIRST = "answer probability", "answer rank", "answer is first"
 OF_ANSWER = (PROBABILITY, RANK, FIRST)
 COSINE = "cosine of writes"
+ENTROPY, MARGIN = "entropy, nats", "margin of the first guess, nats"
 
 
 def answered(readings: np.ndarray) -> np.ndarray:
@@ -28,6 +29,8 @@ def at_positions(readings: np.ndarray, *, overlap: str) -> dict[str, np.ndarray]
         FINAL_LENS: of["kl_final_lens"],
         overlap: of["overlap"],
     }
+    certain = {ENTROPY: of["entropy"], MARGIN: of["margin"]}
+    at |= {name: values for name, values in certain.items() if _is_known(values)}
     has_answer = answered(readings)
     if has_answer.any():
         exists = ~np.isnan(of["answer_rank"][has_answer, 0]).all(0)
@@ -37,6 +40,11 @@ def at_positions(readings: np.ndarray, *, overlap: str) -> dict[str, np.ndarray]
         is_first = np.where(np.isnan(rank), rank, rank == 0)
         at |= {PROBABILITY: probability, RANK: rank, FIRST: is_first}
     return at
+
+
+def _is_known(values: np.ndarray) -> bool:
+    """Tell whether all prompts have a reading [prompt tap pos]; those of earlier runs lack some."""
+    return not np.isnan(values[:, :, -1]).any()
 
 
 def over_positions(

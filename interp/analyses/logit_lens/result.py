@@ -11,10 +11,11 @@ import plotly.graph_objects as go
 
 from interp.analyses.logit_lens.curves import Curves
 from interp.analyses.logit_lens.depths import DEPTHS
+from interp.analyses.logit_lens.guesses import BANDS, COMMON, DIFFERS
 from interp.analyses.logit_lens.measures import COSINE, FINAL_LENS, FIRST, LENS_FINAL, PROBABILITY
 from interp.figures.plots import Axes, grid_below, lines_over_depth
-from interp.result import Compared, Finding, Result
-from interp.stats.estimate import number
+from interp.result import MOST_FINDINGS, Compared, Finding, Result
+from interp.stats.estimate import Estimate, number
 from interp.sweeps.positions import positions_read
 
 if TYPE_CHECKING:
@@ -23,15 +24,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class LogitLensResult(Result):
-    """Readings [prompt tap pos reading], aligned at the end, and cosines [prompt layer part]."""
+    """Readings [prompt tap pos reading] and cosines [prompt layer part].
+
+    `guesses` [prompt tap pos] are the lens's first choices, `NO_GUESS` in front of short prompts;
+    None of parts that lack them. Positions are aligned at the end.
+    """
 
     analysis: "LogitLens"
     readings: np.ndarray
     cosines: np.ndarray
+    guesses: np.ndarray | None = None
 
     @cached_property
     def _curves(self) -> Curves:
-        return Curves(self.analysis, self.readings, self.cosines, self.prompt_groups)
+        return Curves(self.analysis, self.readings, self.cosines, self.guesses, self.prompt_groups)
 
     @property
     def n_layers(self) -> int:
@@ -55,7 +61,8 @@ class LogitLensResult(Result):
         Without a position a row is the mean over positions (of answers: the last position), with
         its 95 % interval over groups of prompts; where position 0 is left out, "…, position 0
         included" is the mean with it. "answer rank" counts the tokens more probable than the
-        answer's first. "effective depth (…)": `layer` is the 0-based layer, missing where never
+        answer's first; "margin" is how far the first guess is ahead of the next. "guess …" are
+        shares of guesses. "effective depth (…)": `layer` is the 0-based layer, missing where never
         reached, and `mean` the share of depth, (layer + 1) / n_layers.
         """
         rows = [*self._curve_rows(), *self._position_rows(), self._depth_rows()]
@@ -118,10 +125,29 @@ class LogitLensResult(Result):
         return grid_below(figure, grid, axes=axes, x_first=-grid.shape[1], top=1.0)
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return how deep the stream agrees with the prediction, by the definitions reached."""
+        """Return how deep the stream agrees with the prediction, and how many guesses stay.
+
+        The depths are those by the definitions reached; guesses follow where there is room.
+        """
         reached = [name for name in DEPTHS if self.effective_depths[name] is not None]
-        return tuple(map(self._depth_finding, reached)) or (
-            Finding("None of the three effective depths is reached."),
+        depths = [self._depth_finding(name) for name in reached] or [
+            Finding("None of the three effective depths is reached.")
+        ]
+        guesses = [] if self.guesses is None else [self._guess_finding()]
+        return tuple([*depths, *guesses][:MOST_FINDINGS])
+
+    def _guess_finding(self) -> Finding:
+        layer, all_of = self.n_layers // 4, self._curves.estimates
+        mean, low, high = (float(all_of[DIFFERS][end][layer]) for end in ("mean", "low", "high"))
+        share = Estimate(mean, low, high, len(self.readings))
+        common = all_of[COMMON[BANDS[0]]]["mean"]
+        early, late = (number(common[tap], ".0%") for tap in (layer, -1))
+        return Finding(
+            f"In front of layer {layer}, after a quarter of them, {share:.0%} of the first guesses"
+            " are not the final ones.",
+            share,
+            "share of the lens's first guesses a quarter up that are not the final ones",
+            note=f"{early} are among the {BANDS[0]} most frequent final guesses; at the end {late}",
         )
 
     def _depth_finding(self, name: str) -> Finding:
