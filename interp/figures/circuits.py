@@ -20,7 +20,7 @@ _BEND = {"k": -0.3, "v": 0.15}  # of an edge's height, by what is read; of other
 _BENT = 0.3
 _MLP = 0.35  # layers that an MLP stands above the heads of its layer
 _STEPS = np.linspace(0, 1, 13)[:, None]
-_NODE = "#333333"
+_NODE, _BAR = "#666666", "#999999"
 _SYMBOLS = {"m": "square", "e": "diamond", "l": "diamond"}  # of heads: circles
 
 
@@ -97,10 +97,15 @@ def _traces(edges: Sequence[Edge], lanes: Lanes) -> Iterator[dict[str, Any]]:
     largest = max((abs(score) for _, _, score in edges), default=1.0)
     for sender, receiver, score in reversed(edges):
         curve = _curve(lanes.place(sender), lanes.place(receiver), lanes, receiver[0])
-        look = {"width": _THINNEST + (_WIDEST - _THINNEST) * abs(score) / largest}
-        look |= {"color": COLOURS[0]} if score >= 0 else {"color": COLOURS[1], "dash": "dash"}
+        width = _THINNEST + (_WIDEST - _THINNEST) * abs(score) / largest
+        sign = {"color": COLOURS[0]} if score >= 0 else {"color": COLOURS[1], "dash": "dash"}
         name = f"{node_named(sender)} → {node_named(receiver)} {number(score, '+.3f')}"
-        ends = {"x": curve[:, 0], "y": curve[:, 1], "mode": "lines", "line": look}
+        ends = {
+            "x": curve[:, 0],
+            "y": curve[:, 1],
+            "mode": "lines",
+            "line": {"width": width, **sign},
+        }
         yield ends | {"hovertemplate": f"{name}<extra></extra>"}
     keys = dict.fromkeys(key for edge in edges for key in edge[:2])
     yield from (_shared(key, lanes) for key in keys if _is_shared(key, lanes))
@@ -129,7 +134,7 @@ def _shared(key: str, lanes: Lanes) -> dict[str, Any]:
     """Return a bar below the heads that share a key or value."""
     x, y = lanes.place(key)
     half = (lanes.n_heads // lanes.n_kv_heads - 1) / 2 + 0.3
-    look = {"mode": "lines", "line": {"color": "#888888", "width": 2}}
+    look = {"mode": "lines", "line": {"color": _BAR, "width": 2}}
     return {"x": [x - half, x + half], "y": [y, y], **look, "hoverinfo": "skip"}
 
 

@@ -153,7 +153,7 @@ def _size_of_lines(row: Sequence[_Panel], layout: Mapping[str, Any]) -> tuple[fl
     if any(panel.is_grid for panel in row):
         return ()
     axes = (layout.get(axis, {}).get("domain") or (0, 1) for axis in (row[0].x, row[0].y))
-    return tuple(round(high - low, 2) for low, high in axes)
+    return tuple(round(float(high - low), 2) for low, high in axes)
 
 
 def _title_of(panel: _Panel, layout: Mapping[str, Any]) -> str:

@@ -98,7 +98,9 @@ def lines_over_depth(
     colour_of = dict(zip(dict.fromkeys(frame[groups]), colours, strict=False))
     n_cols = len(names) if len(names) <= _SIDE_BY_SIDE else 3
     n_rows = -(-len(names) // n_cols)
-    cells = [{} if i < len(names) else None for i in range(n_rows * n_cols)]
+    cells: list[dict[str, int] | None] = [
+        {} if i < len(names) else None for i in range(n_rows * n_cols)
+    ]
     specs = [cells[i : i + n_cols] for i in range(0, len(cells), n_cols)]
     figure = make_subplots(rows=n_rows, cols=n_cols, subplot_titles=names, specs=specs)
     in_legend: set[str] = set()

@@ -27,7 +27,7 @@ def lines_that_fit(text: str, width: float, *, size: float, most: int | None = N
 
 def words_in_room(names: Sequence[str], room: float, *, size: float) -> list[list[str]]:
     """Return names side by side in a room, each in lines; nothing if they cannot be told apart."""
-    each = room / max(1, len(names))
+    each = room / max(1, len(names)) - _LETTER * size
     lines = [lines_that_fit(name, each, size=size) for name in names]
     longest = max((length_of(line, size=size) for name in lines for line in name), default=0.0)
     return lines if longest <= _NEAR * each else []
