@@ -94,7 +94,7 @@ def circuit_above(figure: go.Figure, edges: Sequence[Edge], lanes: Lanes) -> go.
 
 def _traces(edges: Sequence[Edge], lanes: Lanes) -> Iterator[dict[str, Any]]:
     """Yield the drawn edges, the smallest first, then the nodes at their ends."""
-    largest = max((abs(score) for _, _, score in edges), default=1.0)
+    largest = max((abs(score) for _, _, score in edges), default=1.0) or 1.0
     for sender, receiver, score in reversed(edges):
         curve = _curve(lanes.place(sender), lanes.place(receiver), lanes, receiver[0])
         width = _THINNEST + (_WIDEST - _THINNEST) * abs(score) / largest
