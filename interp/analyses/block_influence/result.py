@@ -121,7 +121,7 @@ class BlockInfluenceResult(Result):
         figure = lines_over_depth(
             frame.dropna(subset="panel"), y="mean", groups="measure", panels="panel", title=title
         )
-        control = {"mode": "lines", "line": {"color": "#444", "dash": "dot"}}
+        control = {"mode": "lines", "line": {"color": "grey", "dash": "dot"}}
         figure.update_traces(control, selector={"name": MEASURES[1]})
         mean = self.angles.mean(0)
         grid = np.full((self.n_layers, self.n_layers), np.nan)
