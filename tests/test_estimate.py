@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from interp.figures.words import counted, layers_named, listed
+from interp.numerals import number
 from interp.result import Compared, Finding, faults_of
 from interp.stats.bootstrap import draws
 from interp.stats.estimate import (
@@ -25,9 +26,37 @@ from interp.stats.shares import share, share_difference, share_differences, shar
 
 def test_it_prints_itself_in_any_format() -> None:
     assert f"{Estimate(0.43, 0.37, 0.5, 20):.0%}" == "43 % [37, 50]"
-    assert f"{Estimate(-0.001, -0.5, 0.25, 20):.1f}" == "0.0 [-0.5, 0.2]"
+    assert f"{Estimate(-0.001, -0.5, 0.25, 20):.1f}" == "0.0 [−0.5, 0.2]"
     assert f"{Estimate(1.25, n=3):+.2f}" == "+1.25"
     assert str(Estimate(5.6, 4.9, 6.3, 8)) == "5.6 [4.9, 6.3]"
+    assert str(Estimate(102_453.0, 96_141.0, 108_583.0, 8)) == "102,000 [96,100 to 109,000]"
+
+
+def test_rounding_hides_no_number() -> None:
+    assert f"{Estimate(0.0003, 0.0001, 0.0006, 8):.2f}" == "0.0003 [0.0001, 0.0006]"
+    assert f"{Estimate(0.003, 0.001, 0.02, 8):.0%}" == "0.3 % [0.1, 2.0]"
+    assert f"{Estimate(0.0003, -0.002, 0.004, 8):.2f}" == "0.000 [−0.002, 0.004]"
+    assert f"{Estimate(0.003, -0.01, 0.02, 8):.0%}" == "0 % [−1, 2]"
+    assert f"{Estimate(3e-9, 1e-9, 4e-9, 8):.2f}" == "< 0.0001"
+    assert f"{Estimate(0.0, 0.0, 0.0, 8):.2f}" == "0.00 [0.00, 0.00]"
+
+
+@pytest.mark.parametrize(
+    ("value", "spec", "text"),
+    [
+        (-0.31, ".2f", "−0.31"),
+        (-0.0, ".2f", "0.00"),
+        (0.0004, ".2f", "0.0004"),
+        (-1e-9, ".2f", "> −0.0001"),
+        (1e-6, ".0%", "< 0.01 %"),
+        (102_453.0, ".3g", "102,000"),
+        (-7.7e-10, ".2g", "−7.7 × 10⁻¹⁰"),
+        (1.02e9, ".3g", "1.02 × 10⁹"),
+        (math.nan, ".2f", "nan"),
+    ],
+)
+def test_numbers_are_written_for_people(value: float, spec: str, text: str) -> None:
+    assert number(value, spec) == text
 
 
 def test_half_an_interval_is_none() -> None:

@@ -228,3 +228,31 @@ def test_names_of_lines_that_end_at_one_point_are_apart() -> None:
 )
 def test_names_that_are_read_are_no_paths(names: list[str], short: list[str]) -> None:
     assert [*called(names).values()] == short
+
+
+def test_a_strip_has_one_unit_and_one_scale_for_all_tasks() -> None:
+    output = Strip("Needed by the answer", "p", bars=np.array([0.5, 0.1]))
+    nats = Strip("Needed by the answer", "nats", bars=np.array([9.0, 1.0]), instead=output)
+    columns = [
+        Column(name, 2, {"layer_skip": Beside(strip)})
+        for name, strip in (("with", nats), ("without", output))
+    ]
+    figure = draw_glance(columns, title="t", about="")
+    assert {axis.range for axis in figure.select_yaxes()} == {figure.layout.yaxis.range}
+    assert figure.layout.yaxis.range[1] < 1
+    assert "<i>p</i>" in texts(figure)
+    assert "nats" not in texts(figure)
+    alone = draw_glance(columns[:1], title="t", about="")
+    assert alone.layout.yaxis.range[1] > 9
+
+
+def test_a_task_without_a_strip_says_so_and_names_stay_where_the_strip_is() -> None:
+    bars = {"residual_contribution": Beside(Strip("What it writes", "x", bars=np.ones(2)))}
+    grid = Strip("Not void", "share", grid=np.ones((2, 2)), rows=["prompt", "response"], top=1.0)
+    columns = [Column("a", 2, bars), Column("b", 2, {"void_detection": Beside(grid)})]
+    figure = draw_glance(columns, title="t", about="")
+    assert texts(figure).count("not measured") == 2
+    (drawn,) = [trace for trace in figure.data if trace.type == "heatmap"]
+    axis = figure.layout[drawn.yaxis.replace("y", "yaxis")]
+    assert axis.showticklabels
+    assert drawn.showscale

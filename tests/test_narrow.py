@@ -3,6 +3,7 @@
 import json
 
 from interp.figures.narrow import WIDTH, fitted
+from interp.figures.wrapping import length_of
 from tests.test_export import _lines, _skips
 
 
@@ -14,7 +15,9 @@ def test_words_are_in_lines_no_wider_than_their_panels() -> None:
     figure = _skips(30).update_layout(title="A title that is longer than a page is wide " * 3)
     figure.layout.annotations[0].text = "all positions but the first of every prompt"
     layout = _fitted(figure)
-    assert max(map(len, layout["title"]["text"].split("<br>"))) * 8 <= WIDTH
+    assert (
+        max(length_of(line, size=15.0) for line in layout["title"]["text"].split("<br>")) <= WIDTH
+    )
     assert max(map(len, layout["annotations"][0]["text"].split("<br>"))) <= 20
     assert layout["margin"]["t"] > 80
 

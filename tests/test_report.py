@@ -344,7 +344,7 @@ def test_numbers_are_shown_as_people_read_them() -> None:
         "–",
         "–",
         "−0.123",
-        "1.23e+03",
+        "1,230",
         "3",
         "a",
     ]

@@ -5,7 +5,7 @@ Knows no model: strips are made from tidy frames (`interp.figures.strips`), and 
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -54,9 +54,10 @@ class Column:
 def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figure:
     """Draw strips above each other over an axis of layers, one column beside the other.
 
-    The second half of the layers is shaded. Only the first three columns are drawn.
+    A strip has one unit and one scale in all columns. The second half of the layers is shaded. Only
+    the first three columns are drawn.
     """
-    columns = columns[:MOST_COLUMNS]
+    columns = _of_one_unit(columns[:MOST_COLUMNS])
     keys = [key for key in STRIPS if any(key in column.strips for column in columns)]
     n, is_one = len(keys), len(columns) == 1
     gap = _GAP if is_one else _GAP + 16
@@ -73,9 +74,12 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
         found = [column.strips.get(key) for column in columns]
         both = [(beside.strip, beside.untrained) for beside in found if beside is not None]
         ends = _ends([strip for pair in both for strip in pair if strip is not None])
+        known = [i for i, beside in enumerate(found, 1) if beside is not None]
         for i, (column, beside) in enumerate(zip(columns, found, strict=True), 1):
-            if beside is not None:
-                panel = _Panel(figure, row, i, i == len(columns))
+            panel = _Panel(figure, row, i, i == known[0], i == known[-1])
+            if beside is None:
+                _leave_blank(panel)
+            else:
                 _draw(panel, beside, ends, n_layers=column.n_layers)
     for i, column in enumerate(columns, 1):
         _set_layers(figure, i, column.n_layers, n_columns=len(columns), words=words)
@@ -85,7 +89,7 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
         title={"text": heading, "x": 0, "xref": "paper", "y": 1 - 14 / height, "yanchor": "top"},
         template="plotly_white",
         height=height,
-        margin={"l": 12, "r": 76, "t": _HEAD if is_one else _HEAD + 34, "b": _FOOT},
+        margin={"l": 12, "r": 96, "t": _HEAD if is_one else _HEAD + 34, "b": _FOOT},
         font={"size": 12},
         bargap=0.22,
         showlegend=False,
@@ -94,13 +98,42 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
     )
 
 
+def _of_one_unit(columns: Sequence[Column]) -> list[Column]:
+    """Return columns in which a strip that has several units is in the one that all tasks have."""
+    units: dict[str, set[str]] = {}
+    for column in columns:
+        for key, beside in column.strips.items():
+            units.setdefault(key, set()).add(beside.strip.scale)
+    several = {key for key, scales in units.items() if len(scales) > 1}
+    return [
+        replace(
+            column,
+            strips={
+                key: _instead(beside) if key in several else beside
+                for key, beside in column.strips.items()
+            },
+        )
+        for column in columns
+    ]
+
+
+def _instead(beside: Beside) -> Beside:
+    twin = beside.untrained
+    return replace(
+        beside,
+        strip=beside.strip.instead or beside.strip,
+        untrained=twin if twin is None else twin.instead or twin,
+    )
+
+
 @dataclass(frozen=True)
 class _Panel:
-    """Where a strip is drawn: row and column count from 1; the last has names and scales."""
+    """Where a strip is drawn, from 1 on; a row's first names its rows, its last has its scale."""
 
     figure: go.Figure
     row: int
     column: int
+    is_first: bool = False
     is_last: bool = False
 
     @property
@@ -205,6 +238,15 @@ def _end(bars: Values) -> float:
         return 0.0
     usual = _LARGE * sizes[int(0.9 * (len(sizes) - 1))] if len(bars) >= _FEW else sizes[-1]
     return float(1.08 * (sizes[-1] if sizes[-1] <= usual else usual))
+
+
+def _leave_blank(panel: _Panel) -> None:
+    """Say that a column lacks the strip, instead of axes of its own."""
+    panel.figure.add_scatter(x=[None], y=[None], hoverinfo="skip", **panel.at)
+    panel.figure.update_yaxes(range=[0, 1], showticklabels=False, showgrid=False, **panel.at)
+    panel.figure.update_yaxes(zeroline=False, **panel.at)
+    middle = {"x": 0.5, "xref": "x domain", "y": 0.5, "showarrow": False}
+    panel.figure.add_annotation(text="not measured", font={"color": CONTROL}, **middle, **panel.at)
 
 
 def _draw(panel: _Panel, beside: Beside, ends: tuple[float, float], *, n_layers: int) -> None:
@@ -339,7 +381,7 @@ def _draw_grid(panel: _Panel, strip: Strip, ends: tuple[float, float]) -> None:
     panel.figure.update_yaxes(
         tickvals=[*range(0, len(names) - 1, step), len(names) - 1],
         ticktext=[*names[: len(names) - 1 : step], names[-1]],
-        showticklabels=panel.column == 1,
+        showticklabels=panel.is_first,
         showgrid=False,
         **panel.at,
     )

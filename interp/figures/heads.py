@@ -9,7 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.figures.plots import COLOURS, heatmap, interval, layer_step, titled
+from interp.figures.intervals import interval
+from interp.figures.plots import COLOURS, heatmap, layer_step, titled
 
 
 def head_maps(maps: dict[str, np.ndarray], *, of: str, title: str) -> go.Figure:

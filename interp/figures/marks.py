@@ -14,6 +14,7 @@ _MOST_POINTS = 120  # that no line joins
 _MOST_JOINED = 300
 _MOST_MARKED = 45  # points of a line, above which it has no markers
 _FEW = 20  # points, up to which Plotly marks each of a line that says nothing else
+_LINE = 0.85  # of a line's width
 _COLOUR = "#0072B2"  # of traces that name none
 _DASHES = {"dot": "1 4", "dash": "6 4", "longdash": "10 4", "dashdot": "6 3 1 3"}
 
@@ -65,7 +66,8 @@ def stroke_of(trace: Trace) -> str:
     """Return the attributes of a trace's line."""
     dash = _DASHES.get(str(trace.get("line", {}).get("dash")))
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'fill="none" stroke="{colour_of(trace)}" stroke-width="1.7"{dashed}'
+    width = _LINE * trace.get("line", {}).get("width", 2)
+    return f'fill="none" stroke="{colour_of(trace)}" stroke-width="{width:.2g}"{dashed}'
 
 
 def fill_of(trace: Trace) -> str:

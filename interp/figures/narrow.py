@@ -1,13 +1,20 @@
 """Figures that fit a page of 760 pixels and wider ones: legends below, long words in lines."""
 
 import math
-import textwrap
 from typing import Any
+
+from interp.figures.pixel_axes import names_along
+from interp.figures.wrapping import length_of, lines_that_fit, words_in_room
 
 Figure = dict[str, Any]
 WIDTH = 760  # pixels
-_BESIDE = 150  # pixels beside the panels: words of the y axis, a scale of colours
-_LETTER, _LINE = 6.5, 18  # pixels, about
+_HEIGHT = 420  # pixels, of a figure that does not say its own
+_SEEN = 0.75  # of a figure's height, which its panels have
+_BESIDE = 150.0  # pixels beside the panels: words of the y axis, a scale of colours
+_LINE = 18  # pixels, about
+_TITLE, _WORDS, _TICKS = 15.0, 13.0, 12.0  # pixels, of fonts
+_BAR = 110.0  # pixels of the words above a scale of colours
+_ENTRY = 60  # pixels of a legend's entry, beside its name
 _NARROW = 160  # pixels of a panel, in which half as many ticks have room
 
 
@@ -16,19 +23,19 @@ def fitted(figure: Figure) -> Figure:
     layout = figure["layout"]
     for bar in (trace.get("colorbar") or {} for trace in figure["data"]):
         if isinstance(bar.get("title"), dict) and bar["title"].get("text"):
-            bar["title"]["text"] = in_lines(bar["title"]["text"], 15)
+            tall = _SEEN * bar.get("len", 1) * layout.get("height", _HEIGHT)
+            room = tall if bar["title"].get("side") == "right" else _BAR
+            bar["title"]["text"] = _in_lines(bar["title"]["text"], room)
     margin = dict(layout.get("margin") or {}) | {"l": 60, "r": 20}
     margin["t"] = 22 + _LINE * (_title_lines(layout) + _panel_lines(layout))
     layout["margin"] = margin
+    _wrap_words(figure)
     _put_legend_below(figure)
     return figure
 
 
-def in_lines(text: str, n_letters: int) -> str:
-    """Break a text into lines of at most so many letters, between words."""
-    parts = text.split("<br>")
-    how: dict[str, Any] = {"width": max(n_letters, 1), "break_long_words": False}
-    return "<br>".join(line for part in parts for line in textwrap.wrap(part, **how))
+def _in_lines(text: str, width: float, size: float = _WORDS) -> str:
+    return "<br>".join(lines_that_fit(text, width, size=size))
 
 
 def _title_lines(layout: dict[str, Any]) -> int:
@@ -36,31 +43,45 @@ def _title_lines(layout: dict[str, Any]) -> int:
     title = layout.get("title")
     if not isinstance(title, dict) or not title.get("text"):
         return 0
-    text = in_lines(title["text"], int(WIDTH / 8))
+    text = _in_lines(title["text"], WIDTH - 20.0, _TITLE)
     n_more = text.count("<br>")
-    title |= {"text": text, "font": {"size": 15}, "x": 0.01, "y": 1}
+    title |= {"text": text, "font": {"size": _TITLE}, "x": 0.01, "y": 1}
     title |= {"yref": "container", "yanchor": "top", "pad": {"t": 12 + 8 * n_more}}
     return 1 + n_more
 
 
 def _panel_lines(layout: dict[str, Any]) -> int:
     """Put the words of panels in lines as wide as the panel; return the most lines above one."""
-    letters, most = dict[float, int](), 0
+    widths, most = dict[float, float](), 0
     for name, axis in layout.items():
         if name.startswith("xaxis"):
             low, high = axis.get("domain", (0, 1))
-            width = (high - low) * (WIDTH - _BESIDE)
-            letters[round((low + high) / 2, 3)] = int(width / _LETTER)
+            width = widths[round((low + high) / 2, 3)] = (high - low) * (WIDTH - _BESIDE)
             if text := (axis.get("title") or {}).get("text"):
-                axis["title"]["text"] = in_lines(text, int(width / _LETTER))
+                axis["title"]["text"] = _in_lines(text, width)
             if width < _NARROW and axis.get("dtick") == 5:
                 axis["dtick"] = 10
     for note in layout.get("annotations", ()):
-        if note.get("xref") == note.get("yref") == "paper" and round(note["x"], 3) in letters:
-            note["text"] = in_lines(note["text"], letters[round(note["x"], 3)])
-            note["font"] = {"size": 13}
+        if note.get("xref") == note.get("yref") == "paper" and round(note["x"], 3) in widths:
+            note["text"] = _in_lines(note["text"], widths[round(note["x"], 3)])
+            note["font"] = {"size": _WORDS}
             most = max(most, 1 + note["text"].count("<br>"))
     return most
+
+
+def _wrap_words(figure: Figure) -> None:
+    """Put words along horizontal axes in lines, so that they need not be tilted."""
+    for name, axis in figure["layout"].items():
+        if name.startswith("xaxis") and axis.get("tickvals") is None:
+            low, high = axis.get("domain", (0, 1))
+            of = name.replace("axis", "")
+            traces = (t for t in figure["data"] if t.get("xaxis", "x") == of and t.get("x"))
+            names = names_along(trace["x"] for trace in traces)
+            room = (high - low) * (WIDTH - _BESIDE)
+            if lines := words_in_room(names, room, size=_TICKS):
+                axis["tickvals"] = [*range(len(names))]
+                axis["ticktext"] = ["<br>".join(each) for each in lines]
+                axis["tickangle"] = 0
 
 
 def _put_legend_below(figure: Figure) -> None:
@@ -69,8 +90,8 @@ def _put_legend_below(figure: Figure) -> None:
     shown = (t for t in figure["data"] if t.get("showlegend", True) and t.get("name"))
     names = list(dict.fromkeys(trace["name"] for trace in shown))
     if layout.get("showlegend", True) and len(names) > 1:
-        n_rows = math.ceil(sum(len(name) * _LETTER + 60 for name in names) / WIDTH)
+        n_rows = math.ceil(sum(length_of(name, size=_TICKS) + _ENTRY for name in names) / WIDTH)
         room = 20 + n_rows * _LINE
         layout["legend"] = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
-        layout["height"] = layout.get("height", 420) + room
+        layout["height"] = layout.get("height", _HEIGHT) + room
         layout["margin"]["b"] = layout["margin"].get("b", 50) + room

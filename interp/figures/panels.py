@@ -1,7 +1,6 @@
 """A panel of a still picture: its title, frame and ticks, what stands in it, and its colours."""
 
 import re
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from html import escape, unescape
@@ -12,10 +11,10 @@ import numpy as np
 from interp.figures.marks import DRAWN, Marks
 from interp.figures.pixel_axes import CHARACTER, PixelAxis, axis_of, ticks_between
 from interp.figures.raster import Trace, numbers_of, png_of, range_of, with_colours
+from interp.figures.wrapping import lines_that_fit
 
 Figure = Mapping[str, Any]
-TITLE = 7.0  # pixels, of a character of a panel's title
-_LINE = 16.0  # pixels, of a title's lines
+_TITLE, _LINE = 13.0, 16.0  # pixels, of a panel's title and its lines
 _BAR = 12.0  # pixels, the width of a scale of colours
 _NEAR = 0.05  # of the figure's size: how far a panel's title may be from it
 
@@ -49,7 +48,7 @@ class Panel:
 
     def title_lines(self, width: float) -> list[str]:
         """Return the title in lines that fit."""
-        return textwrap.wrap(self.title, max(12, int(width / TITLE)))
+        return lines_that_fit(self.title, width, size=_TITLE)
 
     def left(self, height: float) -> float:
         """Return the room for what stands on the left."""
@@ -66,7 +65,7 @@ class Panel:
         """Yield SVG elements; the upper left corner of the frame is at 0, 0."""
         x, y = axis_of(self.traces, "x", self.x, width), axis_of(self.traces, "y", self.y, height)
         for i, line in enumerate(reversed(self.title_lines(width))):
-            yield text_at(0.0, -8.0 - i * _LINE, line, size=13)
+            yield text_at(0.0, -8.0 - i * _LINE, line, size=_TITLE)
         yield from _grid(x, y)
         yield f'<svg width="{width:.1f}" height="{height:.1f}">'
         yield from Marks(self.traces, x, y).draw()
@@ -242,13 +241,19 @@ def plain(text: Any) -> str:
 
 
 def text_at(
-    x: float, y: float, text: str, *, anchor: str = "", colour: str = "currentColor", size: int = 0
+    x: float,
+    y: float,
+    text: str,
+    *,
+    anchor: str = "",
+    colour: str = "currentColor",
+    size: float = 0.0,
 ) -> str:
     """Return a line of text whose baseline is at `y`; nothing for no text."""
     if not text:
         return ""
     end = f' text-anchor="{anchor}"' if anchor else ""
-    tall = f' font-size="{size}"' if size else ""
+    tall = f' font-size="{size:g}"' if size else ""
     return f'<text x="{x:.0f}" y="{y:.0f}"{end}{tall} fill="{colour}">{escape(text)}</text>'
 
 

@@ -5,40 +5,34 @@ the column is broken into several. Lengths are millimetres until they become sha
 """
 
 import math
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
 
 from interp.errors import FigureError
+from interp.figures.grey import signs_in, tell_apart, thin
+from interp.figures.narrow import WIDTH
+from interp.figures.pixel_axes import names_along
 from interp.figures.raster import numbers_of
+from interp.figures.wrapping import length_of, lines_that_fit, words_in_room
 
 Figure = dict[str, Any]
 Trace = dict[str, Any]
 PIXELS = 96 / 25.4  # per millimetre
 FAMILY = "Figure Sans, Arial, Helvetica, sans-serif"
 _WORDS, _TICKS = 10.0, 9.0  # pixels: 7.5 and 6.8 points
-_CHARACTER, _LINE = 1.55, 3.3  # of the words, on average
+_LINE = 3.3
 _LEFT, _RIGHT, _GAP, _BELOW, _ABOVE = 10.5, 2.5, 7.5, 9.0, 1.5
-_BAR = 13.0  # right of panels that have a scale of colours
+_BAR = 13.0  # right of panels that have a scale of colours, with one line of words
+_ENTRY = 11.0  # of a legend's entry, beside its name
 _MOST = ((120.0, 2), (math.inf, 4))  # up to this width, so many panels side by side
 _HIGH = {"grid": 0.9, "lines": 0.72}  # of a panel's width
 _LOWEST, _HIGHEST = 24.0, 62.0
 _EVERY = 5.5  # between two ticks, at least
-_DASHES = (
-    "solid",
-    "4px,2px",
-    "1.2px,1.8px",
-    "5px,2px,1px,2px",
-    "7px,2px",
-    "7px,2px,1px,1px,1px,2px",
-)
-_HATCHES = ("", "/", "x", "-", "|", "+")
-_SMALLEST = 1.3  # side of a cell, below which it holds no sign
 _GREY = "#444444"
 _READABLE = 0.6  # of its own size, to which a figure that is laid out may be made smaller
 
@@ -56,6 +50,11 @@ class _Panel:
     @property
     def is_grid(self) -> bool:
         return any(trace["type"] == "heatmap" for trace in self.traces)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        left, right, top, bottom = self.sides
+        return right - left, bottom - top
 
     @property
     def scale(self) -> Trace | None:
@@ -82,15 +81,15 @@ def for_paper(figure: Mapping[str, Any], *, width: float) -> Figure:
     for panels in rows:
         for panel in panels:
             _set_axes(panel, layout, width=width, height=height + legend)
-            _mark_signs(panel, data)
+            data += signs_in(panel.traces, *panel.size)
         _set_scale(panels, width=width, height=height + legend)
     _write_titles(rows, layout, width=width, height=height + legend)
     for trace in data:
-        _thin(trace)
+        thin(trace)
     for shape in layout.get("shapes", ()):
         line = shape.get("line") or {}
         shape["line"] = line | {"width": 0.4 * line.get("width", 2)}
-    _tell_apart(data)
+    tell_apart(data)
     return {"data": data, "layout": layout | _common(width=width, height=height + legend)}
 
 
@@ -132,7 +131,7 @@ def _common(*, width: float, height: float) -> dict[str, Any]:
 
 
 def _rows(data: Sequence[Trace], layout: Mapping[str, Any]) -> Iterator[list[_Panel]]:
-    """Yield rows of panels as they stand in a figure, the highest first."""
+    """Yield rows of panels as they stand in a figure, the highest first; alike ones are joined."""
     on_axes: dict[tuple[str, str], list[Trace]] = {}
     for trace in data:
         x, y = (trace.get(f"{of}axis", of).replace(of, f"{of}axis") for of in ("x", "y"))
@@ -143,8 +142,18 @@ def _rows(data: Sequence[Trace], layout: Mapping[str, Any]) -> Iterator[list[_Pa
     for panel in panels:
         panel.title = _title_of(panel, layout)
     ordered = sorted(panels, key=lambda panel: (-round(ends[panel.y], 2), starts[panel.x]))
-    for _, row in groupby(ordered, key=lambda panel: round(ends[panel.y], 2)):
-        yield [*row]
+    rows = [[*row] for _, row in groupby(ordered, key=lambda panel: round(ends[panel.y], 2))]
+    for size, alike in groupby(rows, key=lambda row: _size_of_lines(row, layout)):
+        several = [*alike]
+        yield from [[*chain(*several)]] if size else several
+
+
+def _size_of_lines(row: Sequence[_Panel], layout: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the size of a row's panels as shares of the figure; nothing where they are grids."""
+    if any(panel.is_grid for panel in row):
+        return ()
+    axes = (layout.get(axis, {}).get("domain") or (0, 1) for axis in (row[0].x, row[0].y))
+    return tuple(round(float(high - low), 2) for low, high in axes)
 
 
 def _title_of(panel: _Panel, layout: Mapping[str, Any]) -> str:
@@ -166,23 +175,57 @@ def _place(rows: Sequence[list[_Panel]], layout: Mapping[str, Any], *, width: fl
     for panels in rows:
         n_lines = math.ceil(len(panels) / most)
         n = math.ceil(len(panels) / n_lines)
-        right = _BAR if any(panel.scale for panel in panels) else _RIGHT
-        wide = (width - _LEFT - right - (n - 1) * _GAP) / n
-        shape = "grid" if panels[0].is_grid else "lines"
-        share = _HIGH[shape] if n > 1 else 0.3 if width > _MOST[0][0] else 0.55
-        high = min(_HIGHEST, max(_LOWEST, share * wide))
-        shift = _LINE * (len(_beside(panels[0], layout, high)) > 1)
-        wide -= shift / n
+        first, scale = panels[0], _scale_of(panels)
+        wide = (width - _LEFT - (_BAR if scale else _RIGHT) - (n - 1) * _GAP) / n
+        high = _height(first, layout, wide=wide, n=n, width=width)
+        left = _LEFT + _LINE * (len(_beside(first, layout, high)) > 1)
+        n_words = len(_beside_scale(scale, n_lines * (high + _BELOW) - _BELOW))
+        right = _BAR + _LINE * max(0, n_words - 1) if scale else _RIGHT
+        wide = (width - left - right - (n - 1) * _GAP) / n
         for start in range(0, len(panels), n):
             line = panels[start : start + n]
             at += _ABOVE + _LINE * max(len(_title_lines(panel, wide)) for panel in line)
             for i, panel in enumerate(line):
-                left = _LEFT + shift + i * (wide + _GAP)
-                panel.sides = (left, left + wide, at, at + high)
-                if i == 0 and panel is not panels[0]:
-                    _show_words(panel, panels[0], layout)
-            at += high + _BELOW
+                x = left + i * (wide + _GAP)
+                panel.sides = (x, x + wide, at, at + high)
+                if i == 0 and panel is not first:
+                    _show_words(panel, first, layout)
+            n_words = max(_wrap_words(panel, layout, wide) for panel in line)
+            at += high + _BELOW + _LINE * (n_words - 1)
     return at
+
+
+def _height(
+    panel: _Panel, layout: Mapping[str, Any], *, wide: float, n: int, width: float
+) -> float:
+    """Return the height of a line of `n` panels; one alone is as tall as its figure makes it."""
+    share = _HIGH["grid" if panel.is_grid else "lines"]
+    if n == 1:
+        share = 0.3 if width > _MOST[0][0] else 0.55
+        bottom, top = layout.get(panel.y, {}).get("domain") or (0, 1)
+        share = max(share, (top - bottom) * layout.get("height", 0) / WIDTH)
+    return min(_HIGHEST, max(_LOWEST, share * wide))
+
+
+def _wrap_words(panel: _Panel, layout: Mapping[str, Any], wide: float) -> int:
+    """Put words along a panel's x axis in lines, if they have room; return how many."""
+    axis = layout.get(panel.x, {})
+    names = names_along([_along(trace, "x") for trace in panel.traces])
+    lines = words_in_room(names, wide * PIXELS, size=_TICKS)
+    if not lines or axis.get("tickvals") is not None:
+        return 1
+    axis |= {"tickvals": [*range(len(names))], "ticktext": ["<br>".join(each) for each in lines]}
+    return max(map(len, lines))
+
+
+def _scale_of(panels: Sequence[_Panel]) -> Trace | None:
+    return next((panel.scale for panel in panels if panel.scale), None)
+
+
+def _beside_scale(scale: Trace | None, high: float) -> list[str]:
+    """Return the lines of words beside a scale of colours."""
+    title = (scale or {}).get("colorbar", {}).get("title") or {}
+    return _wrapped(title.get("text") or "", high, most=3)
 
 
 def _show_words(panel: _Panel, first: _Panel, layout: Mapping[str, Any]) -> None:
@@ -197,11 +240,15 @@ def _beside(panel: _Panel, layout: Mapping[str, Any], high: float) -> list[str]:
     """Return the lines of words beside a panel's y axis."""
     title = layout.get(panel.y, {}).get("title") or {}
     text = title.get("text") or "" if isinstance(title, dict) else title
-    return textwrap.wrap(text, max(10, int(high / _CHARACTER)), max_lines=2, placeholder=" …")
+    return _wrapped(text, high, most=2)
 
 
 def _title_lines(panel: _Panel, wide: float) -> list[str]:
-    return textwrap.wrap(panel.title, max(8, int((wide + _GAP / 2) / _CHARACTER)))
+    return _wrapped(panel.title, wide + _GAP / 2)
+
+
+def _wrapped(text: str, wide: float, *, most: int | None = None) -> list[str]:
+    return lines_that_fit(text, wide * PIXELS, size=_WORDS, most=most)
 
 
 def _legend_height(data: Sequence[Trace], *, width: float) -> float:
@@ -212,7 +259,7 @@ def _legend_height(data: Sequence[Trace], *, width: float) -> float:
             trace["showlegend"] = False
         return 0.0
     lines, used = 1, 0.0
-    for entry in (len(name) * _CHARACTER + 12 for name in names):
+    for entry in (length_of(name, size=_TICKS) / PIXELS + _ENTRY for name in names):
         lines, used = (lines, used + entry) if used + entry <= width else (lines + 1, entry)
     return 2.0 + 5.2 * lines
 
@@ -272,14 +319,13 @@ def _along(trace: Trace, of: str) -> Any:
 
 def _set_scale(panels: Sequence[_Panel], *, width: float, height: float) -> None:
     """Put the scale of a row's colours right of all its lines."""
-    scale = next((panel.scale for panel in panels if panel.scale), None)
+    scale = _scale_of(panels)
     if scale is None:
         return
     right = max(panel.sides[1] for panel in panels)
     top, bottom = panels[0].sides[2], panels[-1].sides[3]
     bar = scale.get("colorbar", {})
-    title = (bar.get("title") or {}).get("text", "")
-    lines = textwrap.wrap(title, max(12, int((bottom - top) / _CHARACTER)))
+    lines = _beside_scale(scale, bottom - top)
     scale["colorbar"] = {
         key: bar[key] for key in ("tickformat", "tickvals", "ticktext") if key in bar
     } | {
@@ -295,7 +341,7 @@ def _set_scale(panels: Sequence[_Panel], *, width: float, height: float) -> None
         "ticklen": 2,
         "tickfont": {"size": _TICKS},
         "nticks": max(3, int((bottom - top) / 9)),
-        "title": {"text": "<br>".join(lines[:2]), "side": "right", "font": {"size": _TICKS}},
+        "title": {"text": "<br>".join(lines), "side": "right", "font": {"size": _TICKS}},
     }
 
 
@@ -322,70 +368,3 @@ def _write_titles(
             }
         )
     layout["annotations"] = notes
-
-
-# Traces
-
-
-def _thin(trace: Trace) -> None:
-    """Make lines, marks and error bars as thin as small figures need them."""
-    if trace["type"] == "scatter":
-        line, marker = trace.get("line") or {}, trace.get("marker") or {}
-        trace["line"] = line | {"width": 0.6 * line.get("width", 2)}
-        if not isinstance(marker.get("size"), list):
-            trace["marker"] = marker | {"size": 0.5 * marker.get("size", 6)}
-    for bars in ("error_x", "error_y"):
-        if bars in trace:
-            trace[bars] = trace[bars] | {"thickness": 0.7, "width": 1.2}
-
-
-def _tell_apart(data: Sequence[Trace]) -> None:
-    """Give lines dashes and bars hatches by name, unless the figure uses dashes for something."""
-    named = [trace for trace in data if trace.get("name") and not trace.get("fill")]
-    lines = [t for t in named if t["type"] == "scatter" and "lines" in t.get("mode", "lines")]
-    if not any((line.get("line") or {}).get("dash") for line in lines):
-        of = {name: i for i, name in enumerate(dict.fromkeys(line["name"] for line in lines))}
-        for line in lines:
-            line["line"] |= {"dash": _DASHES[of[line["name"]] % len(_DASHES)]}
-            if of[line["name"]]:  # marks would fill the gaps of a dashed line
-                line["mode"] = "lines"
-    bars = [trace for trace in named if trace["type"] == "bar"]
-    of = {name: i for i, name in enumerate(dict.fromkeys(bar["name"] for bar in bars))}
-    for bar in bars:
-        hatch = {"shape": _HATCHES[of[bar["name"]] % len(_HATCHES)], "size": 4, "solidity": 0.3}
-        bar["marker"] = (bar.get("marker") or {}) | {"pattern": hatch}
-
-
-def _mark_signs(panel: _Panel, data: list[Trace]) -> None:
-    """Write a minus into clearly negative cells of grids whose colours have both signs.
-
-    In grey, both ends of such a scale are equally dark.
-    """
-    left, right, top, bottom = panel.sides
-    for trace in [trace for trace in panel.traces if trace["type"] == "heatmap"]:
-        grid, low = numbers_of(trace["z"]), trace.get("zmin")
-        if low is None or low >= 0 or not grid.size:
-            continue
-        if min((right - left) / grid.shape[1], (bottom - top) / grid.shape[0]) < _SMALLEST:
-            continue
-        rows, columns = np.nonzero(grid < 0.25 * low)
-        xs = trace["x"] if trace.get("x") is not None else np.arange(grid.shape[1])
-        ys = trace["y"] if trace.get("y") is not None else np.arange(grid.shape[0])
-        xs, ys = (_listed(values) for values in (xs, ys))
-        data.append(
-            {
-                "type": "scatter",
-                "x": [xs[i] for i in columns],
-                "y": [ys[i] for i in rows],
-                "xaxis": trace.get("xaxis", "x"),
-                "yaxis": trace.get("yaxis", "y"),
-                "mode": "markers",
-                "marker": {"symbol": "line-ew", "size": 7, "line": {"width": 0.7}},
-                "showlegend": False,
-            }
-        )
-
-
-def _listed(values: Any) -> list[Any]:
-    """Return the places along an axis as a list."""
-    return numbers_of(values).tolist() if isinstance(values, dict) else list(values)

@@ -1,6 +1,5 @@
 """Plotly figures as still pictures for notebooks, without a browser: SVG, no scripts."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
@@ -9,12 +8,13 @@ from interp.figures.marks import fill_of, marker_of, mode_of, stroke_of
 from interp.figures.panels import Figure, Panel, panels_of, scale_room, text_at, text_of
 from interp.figures.pixel_axes import CHARACTER
 from interp.figures.raster import Trace
+from interp.figures.wrapping import lines_that_fit
 
 WIDTH = 900.0  # of a picture, in pixels
 _HEIGHTS = {1: 240.0, 2: 200.0, 3: 170.0}  # of a panel, by how many stand side by side
 _BELOW, _RIGHT = 46.0, 14.0  # a panel, in pixels
 _MOST_PANELS = 6
-_TITLE = 130  # characters of a line of the figure's title
+_TITLE = 15.0  # pixels, of the font of the figure's title
 _LINE = 20.0  # pixels, of the title and of names
 
 
@@ -28,7 +28,7 @@ def svg_of(figure: Figure) -> str:
     if not panels:
         return ""
     title = text_of(figure["layout"])
-    head, top = _head(textwrap.wrap(title, _TITLE), panels)
+    head, top = _head(lines_that_fit(title, WIDTH, size=_TITLE), panels)
     drawn = [*head]
     for _, row in groupby(panels, key=lambda panel: panel.corner[0]):
         for line, columns in _lines([*row]):
@@ -74,7 +74,7 @@ def _line(panels: Sequence[Panel], columns: int) -> tuple[str, float]:
 
 def _head(title: Sequence[str], panels: Sequence[Panel]) -> tuple[list[str], float]:
     """Return the figure's title and what its colours are, and the height of both."""
-    drawn = [text_at(0.0, 16.0 + i * _LINE, line, size=15) for i, line in enumerate(title)]
+    drawn = [text_at(0.0, 16.0 + i * _LINE, line, size=_TITLE) for i, line in enumerate(title)]
     left, top = 0.0, 16.0 + len(title) * _LINE
     named = _named(panels)
     for name, trace in named.items():

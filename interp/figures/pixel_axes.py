@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.figures.raster import Trace, numbers_of
-from interp.figures.words import with_minus
+from interp.numerals import with_minus
 
 Values = NDArray[np.float64]
 Tick = tuple[float, str]  # where along the axis, and what is written
@@ -114,7 +114,8 @@ def axis_of(
     traces: Sequence[Trace], of: str, layout: Mapping[str, Any], length: float
 ) -> PixelAxis:
     """Return an axis, "x" or "y", that all of these traces fit on."""
-    names = _names((trace[of] for trace in traces), is_forced=layout.get("type") == "category")
+    is_forced = layout.get("type") == "category"
+    names = names_along((trace[of] for trace in traces), is_forced=is_forced)
     is_log = layout.get("type") == "log"
     is_upward = of == "y" and layout.get("autorange") != "reversed"
     axis = PixelAxis(names, 0.0, 1.0, length, is_log, is_upward, layout)
@@ -150,7 +151,7 @@ def errors_of(trace: Trace, of: str, axis: PixelAxis) -> list[Values]:
     return [axis.numbers(middle - below), axis.numbers(middle + above)]
 
 
-def _names(values: Iterable[Any], *, is_forced: bool) -> tuple[str, ...]:
+def names_along(values: Iterable[Any], *, is_forced: bool = False) -> tuple[str, ...]:
     """Return the words along an axis in order; none if all of its values are numbers."""
     known, are_words = dict[str, None](), is_forced
     for column in values:

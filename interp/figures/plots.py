@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,16 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from interp.figures.intervals import interval, lines_with_intervals
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _LARGE = 3.0  # times the 95th percentile of a panel's values; larger ones are cut off
 _ENOUGH = 12  # layers of a panel in which values are cut off
 _MOST = 95  # percentile of a panel's values, beyond which they may be cut off
 _BRIGHT = 85  # percentile of a grid's values at which its colours end
+_SIDE_BY_SIDE = 4  # panels, at most
+_FEW = 6  # values along x, each of which has a tick
+_ROW = 300  # pixels, the height of one of several rows of panels
 RowCol = tuple[int, int]  # of a panel, from 1
 
 
@@ -36,17 +42,6 @@ def titled(figure: go.Figure, title: str) -> go.Figure:
     return figure.update_layout(
         title=title, template="plotly_white", margin={"t": 60, "b": 50}, font={"size": 13}
     )
-
-
-def interval(rows: pd.DataFrame, column: str = "mean") -> dict[str, Any]:
-    """Return Plotly's error bars from columns `low` and `high` around `column`."""
-    mean = rows[column].to_numpy(np.float32)
-    return {
-        "array": rows["high"] - mean,
-        "arrayminus": mean - rows["low"],
-        "type": "data",
-        "symmetric": False,
-    }
 
 
 def heatmap(
@@ -95,40 +90,42 @@ def lines_over_depth(
 ) -> go.Figure:
     """Draw `y` against `x`: a line per value of `groups`, a panel per value of `panels`.
 
-    Columns `low` and `high`, where they exist, become a band. First layers that would crush all
-    others are cut off, with their number.
+    Columns `low` and `high`, where they exist, become intervals (`lines_with_intervals`). More than
+    four panels stand in rows of three. First layers that would crush all others are cut off, with
+    their number. A line that is alone in its panel and named like it is not in the legend.
     """
-    names = list(dict.fromkeys(frame[panels]))
+    names, colours = list(dict.fromkeys(frame[panels])), cycle(COLOURS)
+    colour_of = dict(zip(dict.fromkeys(frame[groups]), colours, strict=False))
+    n_cols = len(names) if len(names) <= _SIDE_BY_SIDE else 3
+    n_rows = -(-len(names) // n_cols)
+    cells: list[dict[str, int] | None] = [
+        {} if i < len(names) else None for i in range(n_rows * n_cols)
+    ]
+    specs = [cells[i : i + n_cols] for i in range(0, len(cells), n_cols)]
+    figure = make_subplots(rows=n_rows, cols=n_cols, subplot_titles=names, specs=specs)
     in_legend: set[str] = set()
-    figure = make_subplots(rows=1, cols=len(names), subplot_titles=names)
-    for col, name in enumerate(names, 1):
-        panel = frame[frame[panels] == name]
-        for i, group in enumerate(dict.fromkeys(frame[groups])):
-            rows = panel[panel[groups] == group]
-            if rows.empty:
-                continue
-            colour, label = COLOURS[i % len(COLOURS)], str(group)
-            if {"low", "high"} <= set(rows.columns):
-                figure.add_scatter(**_band(rows, x, colour), legendgroup=label, row=1, col=col)
-            figure.add_scatter(
-                x=rows[x],
-                y=rows[y].astype(np.float32),
-                mode="lines+markers",
-                name=label,
-                legendgroup=label,
-                showlegend=group not in in_legend,
-                line={"color": colour},
-                row=1,
-                col=col,
-            )
-            in_legend.add(group)
-        step = layer_step(int(frame[x].max())) if x == "layer" else None
-        figure.update_xaxes(title_text=x, dtick=step, row=1, col=col)
-        _cut_off(figure, panel[x].to_numpy(float), panel[y].to_numpy(float), col)
+    for i, name in enumerate(names):
+        panel, at = frame[frame[panels] == name], {"row": 1 + i // n_cols, "col": 1 + i % n_cols}
+        here = [group for group in colour_of if (panel[groups] == group).any()]
+        rows = [panel[panel[groups] == group] for group in here]
+        drawn = lines_with_intervals(rows, x=x, y=y, colours=[colour_of[group] for group in here])
+        for group, traces in zip(map(str, here), drawn, strict=True):
+            is_named = group in in_legend or here == [name]
+            traces[-1] |= {"name": group, "showlegend": not is_named}
+            for trace in traces:
+                figure.add_scatter(**trace, legendgroup=group, **at)
+            in_legend |= set() if is_named else {group}
+        values = panel[x].unique()
+        few = values if len(values) <= _FEW else None
+        ticks = {"dtick": layer_step(int(frame[x].max()))} if x == "layer" else {"tickvals": few}
+        figure.update_xaxes(title_text=x, **ticks, **at)
+        _cut_off(figure, panel[x].to_numpy(float), panel[y].to_numpy(float), at)
+    if n_rows > 1:
+        figure.update_layout(height=_ROW * n_rows)
     return titled(figure, title)
 
 
-def _cut_off(figure: go.Figure, x: np.ndarray, y: np.ndarray, col: int) -> None:
+def _cut_off(figure: go.Figure, x: np.ndarray, y: np.ndarray, at: dict[str, int]) -> None:
     """End a panel's axis where the first layers would crush all others; say how far they go."""
     sizes = np.abs(np.nan_to_num(y))
     usual = float(np.percentile(sizes, _MOST)) if len(sizes) else 0.0
@@ -136,25 +133,10 @@ def _cut_off(figure: go.Figure, x: np.ndarray, y: np.ndarray, col: int) -> None:
     is_late = (x >= n / 10) & (sizes > top)
     if n < _ENOUGH or is_late.any() or not 0 < usual * _LARGE < sizes.max():
         return
-    figure.update_yaxes(range=[-top if (y < 0).any() else -0.04 * top, top], row=1, col=col)
+    figure.update_yaxes(range=[-top if (y < 0).any() else -0.04 * top, top], **at)
     how = {"yanchor": "top", "xanchor": "left", "xshift": 6, "showarrow": False, "font_size": 11}
     text = f"up to {sizes.max():.3g}"
-    figure.add_annotation(text=text, x=x[sizes.argmax()], y=top, row=1, col=col, **how)
-
-
-def _band(rows: pd.DataFrame, x: str, colour: str) -> dict[str, Any]:
-    """Return a trace that fills the area between `low` and `high`."""
-    return {
-        "x": np.concatenate([rows[x], rows[x][::-1]]),
-        "y": np.concatenate([rows["high"], rows["low"][::-1]]).astype(np.float32),
-        "fill": "toself",
-        "mode": "lines",
-        "line": {"width": 0},
-        "fillcolor": colour,
-        "opacity": 0.2,
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
+    figure.add_annotation(text=text, x=x[sizes.argmax()], y=top, **at, **how)
 
 
 def _panels_over_one(names: Iterable[str], below: str, **layout: Any) -> go.Figure:
@@ -270,28 +252,33 @@ def grid_below(
     x_first: int = 0,
     y_first: int = 0,
     top: float | None = None,
+    **trace: Any,
 ) -> go.Figure:
     """Add one grid [y x] under a row of panels: row 0 at the bottom, NaN left blank.
 
-    Axes begin at `x_first` and `y_first`. Colours run from 0 to `top`, or to the largest value.
+    Axes begin at `x_first` and `y_first`. Colours, which `axes.of` names above the grid, run from 0
+    to `top`, or to the largest value. `trace` goes to Plotly.
     """
     figure.update_yaxes(domain=[0.62, 1])
     hover = f"{axes.x} %{{x}}<br>{axes.y} %{{y}}<br>%{{z:.3f}}<extra></extra>"
+    scale = {"len": 0.45, "y": 0.2, **trace.pop("colorbar", {})}
+    end = float(np.nanmax(grid)) if top is None else top
+    how = {"hovertemplate": hover, "zmin": 0, "zmax": end, **trace}
     figure.add_heatmap(
-        **_heatmap_trace(grid, x=axes.x, y=axes.y, hovertemplate=hover),
-        zmin=0,
-        zmax=float(np.nanmax(grid)) if top is None else top,
+        **_heatmap_trace(grid, x=axes.x, y=axes.y, **how),
         x=x_first + np.arange(grid.shape[1]),
         y=y_first + np.arange(grid.shape[0]),
         xaxis="x99",
         yaxis="y99",
-        colorbar={"len": 0.45, "y": 0.2, "title": {"text": axes.of}},
+        colorbar=scale,
     )
+    place = {"x": 0.5, "y": 0.42, "xref": "paper", "yref": "paper", "yanchor": "bottom"}
+    figure.add_annotation(text=axes.of, showarrow=False, **place)
     rows, columns = ({"dtick": layer_step(size), "showgrid": False} for size in grid.shape)
     return figure.update_layout(
         xaxis99={"anchor": "y99", "title": axes.x, **columns},
         yaxis99={"anchor": "x99", "title": axes.y, "domain": [0, 0.42], **rows},
-        height=640,
+        height=660,
     )
 
 

@@ -4,7 +4,7 @@ A strip is None where the analysis was asked for something else (other scopes, n
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ class Strip:
 
     `bars` or `lines` have a value per layer, `grid` [row layer] a row for each of `rows`. `low` and
     `high` are the bars' intervals. `scale` names what is measured; `top` is where a grid's colours
-    end.
+    end, `instead` the same in a unit that every task has.
     """
 
     title: str
@@ -34,6 +34,7 @@ class Strip:
     grid: Values | None = None
     rows: Sequence[str] = ()
     top: float | None = None
+    instead: "Strip | None" = None
 
 
 def writes(frame: pd.DataFrame) -> Strip | None:
@@ -47,11 +48,11 @@ def writes(frame: pd.DataFrame) -> Strip | None:
 
 def needed_now(frame: pd.DataFrame) -> Strip | None:
     """Return what breaks at the answer without each layer."""
-    rows = frame[frame["scope"] == "all"]
-    has_answer = bool((rows["effect"] == "log_prob").any())
-    rows = rows[rows["effect"] == ("log_prob" if has_answer else "output")]
-    scale = "nats of the answer lost without it" if has_answer else "‖p − p′‖ without it"
-    return _bars("Needed by the answer", scale, rows, by="skipped")
+    rows, title = frame[frame["scope"] == "all"], "Needed by the answer"
+    of_output, of_answer = (rows[rows["effect"] == name] for name in ("output", "log_prob"))
+    output = _bars(title, "‖p − p′‖ without it", of_output, by="skipped")
+    answer = _bars(title, "nats of the answer lost without it", of_answer, by="skipped")
+    return output if answer is None else replace(answer, instead=output)
 
 
 def needed_later(frame: pd.DataFrame) -> Strip | None:

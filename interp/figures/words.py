@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from interp.numerals import number, with_minus
+
 MOST_NAMED = 3
 PICKED = "picked on one half of the prompts, measured on the other"  # a finding's note
 _FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gguf")
@@ -77,18 +79,12 @@ def points(share: object) -> str:
 
 
 def value_text(value: object, spec: str = ".3g") -> str:
-    """Return a value as text: a float by `spec` with a real minus, "–" for what is missing.
-
-    Both zeros are "0".
-    """
+    """Return a value as text: a float by `spec`, as `interp.numerals` does; "–" if missing."""
     if value is None or value != value:
         return "–"
-    return with_minus(format(value + 0.0, spec)) if isinstance(value, float) else str(value)
-
-
-def with_minus(numbers: str) -> str:
-    """Return numbers in which hyphens have become minus signs."""
-    return numbers.replace("-", "−")
+    if isinstance(value, int):
+        return with_minus(str(value))
+    return number(value, spec) if isinstance(value, float) else str(value)
 
 
 def head_named(layer: int, head: int) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from interp.figures.words import counted, with_minus
+from interp.figures.words import counted
 from interp.stats.estimate import NAN, Estimate
 
 _ROLES = {
@@ -103,4 +103,4 @@ def _in_words(number: Mapping[str, Any]) -> tuple[str, str]:
     if n_groups and n_groups != n:
         prompts += f" in {counted(n_groups, 'group')}"
     few = "few prompts" if estimate.is_of_few else ""
-    return with_minus(str(estimate)), "; ".join(filter(None, (prompts, few)))
+    return str(estimate), "; ".join(filter(None, (prompts, few)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from interp.numerals import finer, is_seen, number, rounded
 from interp.stats.bootstrap import corrected_interval, interval_of_ratio, resampled_means
 from interp.stats.groups import FEW, FEWEST, Array, Grouping
 
@@ -18,7 +19,8 @@ class Estimate:
     """A value over `n` prompts and its 95 % interval, whose ends are NaN if there is none.
 
     `n_groups` is how many groups of prompts were drawn independently; by default every prompt was.
-    `f"{estimate:.0%}"` is "43 % [37, 50]"; any float format works.
+    `f"{estimate:.0%}"` is "43 % [37, 50]"; any float format works, and gets more decimals where all
+    would round to 0, or a value whose interval excludes it.
     """
 
     value: float
@@ -34,10 +36,13 @@ class Estimate:
             object.__setattr__(self, "high", NAN)
 
     def __format__(self, spec: str) -> str:
-        if not self.has_interval:
+        least = self.value if self.excludes() else max(self.value, self.low, self.high, key=abs)
+        if not self.has_interval or not is_seen(least, spec):
             return number(self.value, spec)
-        low, high = (number(end, spec).removesuffix(" %") for end in (self.low, self.high))
-        return f"{number(self.value, spec)} [{low}, {high}]"
+        spec = finer(spec, least)
+        low, high = (rounded(end, spec).removesuffix(" %") for end in (self.low, self.high))
+        between = " to " if "," in low + high else ", "
+        return f"{rounded(self.value, spec)} [{low}{between}{high}]"
 
     def __str__(self) -> str:
         return format(self, ".3g")
@@ -66,14 +71,6 @@ class Estimate:
             x if math.isfinite(x) else None for x in (self.value, self.low, self.high)
         )
         return {"value": value, "low": low, "high": high, "n": self.n, "n_groups": self.n_groups}
-
-
-def number(value: float, spec: str) -> str:
-    """Return a number as text, with a space before the percent sign and without "-0"."""
-    text = format(value, spec)
-    if not any(digit in text for digit in "123456789") and text.startswith("-"):
-        text = text[1:]
-    return f"{text[:-1]} %" if text.endswith("%") else text
 
 
 def estimate(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from interp.figures.words import PICKED, head_named, listed, mlp_named
 from interp.metrics import WORDS
+from interp.numerals import with_minus
 from interp.result import Compared, Finding
 from interp.sites import SiteKind
 from interp.stats.estimate import Estimate
@@ -99,7 +100,7 @@ class Carriers:
         name = self.names[kind]
         at = self.scores.scores[name].columns[column]
         what = _NODES[kind](*divmod(row, self.scores.n_units[name]))
-        return f"{what} at {_PLACES.get(at, f'position {at}')}"
+        return f"{what} at {_PLACES.get(at, f'position {with_minus(str(at))}')}"
 
     def _place(self, node: int) -> tuple[SiteKind, int, int]:
         for kind, values in self._carried.items():

@@ -457,6 +457,18 @@ def test_a_node_of_a_circuit_is_pinned_labelled_and_hidden(root: Path, seen: Dra
     assert not at.exception
 
 
+def test_a_head_in_a_circuit_leads_to_what_it_attends_to(made: Path, seen: Draw) -> None:
+    def links(node: str) -> list[str]:
+        at = seen(made, "circuit", run="ioi", node=node, of="edges between components")
+        assert is_fine(at), texts(at)
+        return [link.proto.query_string for link in at.page_link if "attends to" in link.label]
+
+    (link,) = links("a1.h2")
+    assert parse_qs(link) | {"layer": ["1"], "head": ["2"]} == parse_qs(link)
+    assert not {"node", "of"} & {*parse_qs(link)}
+    assert links("m0") == []
+
+
 def test_the_size_of_the_circuit_is_marked_on_its_curve(made: Path, seen: Draw) -> None:
     at = seen(made, "circuit", run="ioi", k=20)
     n_edges = int(re.search(r"20 of ([\d,]+) edges", texts(at))[1].replace(",", ""))

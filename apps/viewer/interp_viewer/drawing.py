@@ -4,6 +4,7 @@ from html import escape
 from typing import Any
 
 from interp.figures.words import node_named
+from interp.numerals import number
 from interp_viewer.wiring import Edge, Wires
 
 POSITIVE, NEGATIVE = "#3182bd", "#d6453d"  # on white and on black
@@ -78,7 +79,7 @@ def _link(edge: Edge, *, width: float, is_lit: bool) -> dict[str, Any]:
         "curveness": 0.12 if edge.receiver[0] != "k" else -0.12,
         "type": "solid" if edge.score >= 0 else "dashed",
     }
-    value = f"{edge.shown} {edge.score:+.4f}"
+    value = f"{edge.shown} {number(edge.score, '+.4f')}"
     return {
         "source": node_named(edge.sender),
         "target": node_named(edge.node),

@@ -11,7 +11,7 @@ import streamlit as st
 
 from interp.figures.plots import Axes, curves
 from interp.figures.words import CIRCUITS, node_named
-from interp_viewer import annotations
+from interp_viewer import annotations, menu
 from interp_viewer.about import about
 from interp_viewer.drawing import drawing, nodes_of, svg
 from interp_viewer.lines import draw_figure
@@ -164,12 +164,25 @@ def _about(here: Selected, wires: Wires, edges: list[Edge], notes: "annotations.
             [f"- {len(shown) - _LISTED} more, in the table below"] if len(shown) > _LISTED else []
         )
         st.markdown("\n".join([*shown[:_LISTED], *more]))
+        _link_to_patterns(here)
         annotations.edit(here, notes, selection.node)
     else:
         st.caption("Click a node or an edge, or choose one here.")
     if notes.hidden and st.button(f"Show {len(notes.hidden)} hidden nodes again"):
         annotations.write(here, annotations.Notes(notes.pinned, (), notes.labels))
         st.rerun()
+
+
+def _link_to_patterns(here: Selected) -> None:
+    """Link to what the selected node attends to, if it is a head and the run has its patterns."""
+    node = here.selection.node
+    head = _head(node)
+    if head is None or not here.labels("head_patterns"):
+        return
+    elsewhere = {"node": "", "edge": "", "of": "", "over": "", "label": ""}
+    there = here.selection.moved(layer=_layer(node), head=head, **elsewhere)
+    label = f"What {node_named(node)} attends to →"
+    st.page_link(menu.entry_of("head_patterns").page, label=label, query_params=there.params())
 
 
 def _of_prompts(here: Selected, wires: Wires, edge: Edge) -> None:

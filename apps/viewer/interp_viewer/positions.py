@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from interp.figures.words import with_minus
+from interp.numerals import with_minus
 from interp.runs.folder import Cell
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.selected import Selected

@@ -14,6 +14,8 @@ from interp.stats.estimate import estimates
 from interp.stats.picked import Picked, picked, ranked
 from interp.sweeps.cosines import MEASURES
 
+_BEYOND = "BI less that of orthogonal writes"
+
 
 @dataclass(frozen=True, repr=False)
 class BlockInfluenceResult(Result):
@@ -81,6 +83,11 @@ class BlockInfluenceResult(Result):
         yield self._rows("LIM, flattened", -self.arrays["flat_cosine"])
         yield self._rows("ZD", self.arrays["large_weights"])
 
+    def _beyond_rows(self) -> pd.DataFrame:
+        """Return how much further layers turn the stream than orthogonal writes would."""
+        means = self.arrays["means"]
+        return self._rows(_BEYOND, means[..., 0] - means[..., 1], weights=self.arrays["n_pos"])
+
     def _span_rows(self) -> Iterator[pd.DataFrame]:
         for span in range(1, self.n_layers + 1):
             yield self._rows(
@@ -100,10 +107,12 @@ class BlockInfluenceResult(Result):
         return pd.DataFrame(keys | {name: columns[name] for name in ("mean", "low", "high")})
 
     def plot(self) -> go.Figure:
-        """Draw BI next to what lengths alone would give, its siblings, and every span's angle."""
-        panels = {name: "Block Influence (LIM + 1)" for name in MEASURES[:2]}
-        panels |= {name: name for name in ("relative magnitude", "LIM, flattened", "ZD")}
-        frame = pd.concat(self._layer_rows(), ignore_index=True)
+        """Draw BI over what lengths alone would give, the difference, and every span's angle."""
+        panels = {name: "Block Influence" for name in MEASURES[:2]}
+        panels |= {name: name for name in (_BEYOND, "relative magnitude", "ZD")}
+        rows = [*self._layer_rows()]
+        rows.insert(2, self._beyond_rows())
+        frame = pd.concat(rows, ignore_index=True)
         frame["panel"] = frame["measure"].map(panels)
         title = (
             f"How far each layer turns the stream, mean over {self.positions};"
@@ -112,6 +121,8 @@ class BlockInfluenceResult(Result):
         figure = lines_over_depth(
             frame.dropna(subset="panel"), y="mean", groups="measure", panels="panel", title=title
         )
+        control = {"mode": "lines", "line": {"color": "grey", "dash": "dot"}}
+        figure.update_traces(control, selector={"name": MEASURES[1]})
         mean = self.angles.mean(0)
         grid = np.full((self.n_layers, self.n_layers), np.nan)
         for span in range(1, self.n_layers + 1):
@@ -119,7 +130,11 @@ class BlockInfluenceResult(Result):
         return grid_below(
             figure,
             grid,
-            axes=Axes("first layer of the span", "layers in the span", of="half turns"),
+            axes=Axes(
+                "first layer of the span",
+                "layers in the span",
+                of="how far the span turns the last token, half turns",
+            ),
             y_first=1,
         )
 

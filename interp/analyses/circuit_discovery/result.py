@@ -13,6 +13,7 @@ from interp.analyses.circuit_discovery.areas import MARGIN, area_of
 from interp.analyses.circuit_discovery.circuits import Circuit
 from interp.analyses.circuit_discovery.findings import findings_of
 from interp.analyses.circuit_discovery.frame import frame_of
+from interp.figures.circuits import Lanes, circuit_above
 from interp.figures.plots import Axes, curves
 from interp.figures.words import CIRCUITS
 from interp.result import Finding, Result
@@ -190,11 +191,11 @@ class CircuitDiscoveryResult(Result):
         return frame_of(self)
 
     def plot(self) -> go.Figure:
-        """Draw faithfulness against the share of edges kept."""
+        """Draw the largest edges, and faithfulness against the share of edges kept."""
         whole, analysis = self.to_frame(), self.analysis
         absent = "No behaviour to explain: h" if self.is_absent else "H"
         frame = whole.loc[whole["measure"] == "faithfulness"].replace({"kind": CIRCUITS})
-        return curves(
+        figure = curves(
             frame,
             x="fraction",
             groups="kind",
@@ -205,3 +206,6 @@ class CircuitDiscoveryResult(Result):
             f" (other edges: {analysis.ablation})",
             is_log=True,
         )
+        wiring = self.whole.wiring
+        lanes = Lanes(wiring.n_layers, wiring.n_heads, wiring.n_kv_heads)
+        return figure if self.is_absent else circuit_above(figure, self.whole.edges, lanes)

@@ -147,7 +147,7 @@ class EntityDescriptionResult(Result):
         is_said = self.is_said(group, position, entity)[0]
         if not len(is_said):
             return figure
-        of = f"{entity} said, {FROM[position]},<br>{group}: share"
+        of = f"{entity} said, {FROM[position]}, {group}: share of prompts"
         return grid_below(
             figure, is_said.mean(0), axes=Axes("target layer", "source layer", of), top=1.0
         )

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from interp.figures.heads import of_components
 from interp.figures.words import PICKED, head_named, mlp_named
+from interp.numerals import number
 from interp.result import Compared, Finding, Result, joined
 from interp.shapes import Tensors
 from interp.stats.estimate import Estimate, estimate, estimates
@@ -145,7 +146,7 @@ class LogitAttributionResult(Result):
         of = "logit difference" if self.arrays["has_wrong"].all() else "logit above the mean"
         return Finding(
             f"{self._head(most)} writes {most.estimate:.2f} to the answer's {of} of"
-            f" {whole.value:.2f}.",
+            f" {number(whole.value, '.2f')}.",
             most.estimate,
             "what the head that writes most writes to the answer's logit",
             control=Compared(_OTHERS, self._pick(self._others).estimate),

@@ -16,6 +16,17 @@ from interp.analyses.logit_lens.measures import COSINE, FINAL_LENS, FIRST, LENS_
 from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.result import MOST_FINDINGS, Compared, Finding, Result
 from interp.stats.estimate import Estimate, number
+from interp.analyses.logit_lens.measures import (
+    COSINE,
+    FINAL_LENS,
+    FIRST,
+    LENS_FINAL,
+    PROBABILITY,
+    RANK,
+)
+from interp.figures.plots import Axes, grid_below, lines_over_depth
+from interp.numerals import number
+from interp.result import Compared, Finding, Result
 from interp.sweeps.positions import positions_read
 
 if TYPE_CHECKING:
@@ -95,7 +106,7 @@ class LogitLensResult(Result):
         return pd.DataFrame(rows).replace([np.inf], np.nan)
 
     def plot(self) -> go.Figure:
-        """Draw the curves and the effective depths; below, the answer's probability by position."""
+        """Draw the curves and the effective depths; below, the answer's rank by position."""
         panels = dict.fromkeys((LENS_FINAL, FINAL_LENS), "KL, nats")
         panels |= dict.fromkeys((PROBABILITY, FIRST), "answer, last position")
         panels |= {self._curves.overlap: self._curves.overlap, COSINE: COSINE}
@@ -117,12 +128,8 @@ class LogitLensResult(Result):
             layer = self.effective_depths[name]
             if layer is not None:
                 figure.add_vline(x=layer, line_dash="dot", row=1, col=shown.index(panel) + 1)
-        if (of_answer := self._curves.at_positions.get(PROBABILITY)) is None:
-            return figure
-        grid = np.nanmean(of_answer, axis=0)
-        x, y = "position (−1: the prompt's last token)", "in front of layer"
-        axes = Axes(x, y, of="probability of the answer")
-        return grid_below(figure, grid, axes=axes, x_first=-grid.shape[1], top=1.0)
+        ranks = self._curves.at_positions.get(RANK)
+        return figure if ranks is None else _ranks_below(figure, np.nanmedian(ranks, axis=0) + 1)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how deep the stream agrees with the prediction, and how many guesses stay.
@@ -175,3 +182,20 @@ class LogitLensResult(Result):
             rival=next((each for each in rivals if np.isfinite(each.estimate.value)), None),
             note=f"one of three definitions ({three}); the last layer never counts",
         )
+
+
+def _ranks_below(figure: go.Figure, ranks: np.ndarray) -> go.Figure:
+    """Add a grid of the answer's ranks [tap pos], from 1 on, whose colours are their logarithms."""
+    x, y = "position (−1: the prompt's last token)", "in front of layer"
+    powers = [*range(int(np.log10(np.nanmax(ranks))) + 1)]
+    hover = f"{x} %{{x}}<br>{y} %{{y}}<br>rank %{{customdata:,.0f}}<extra></extra>"
+    return grid_below(
+        figure,
+        np.log10(ranks),
+        axes=Axes(x, y, of="the answer's rank among all tokens, median over prompts (log scale)"),
+        x_first=-ranks.shape[1],
+        reversescale=True,
+        customdata=ranks,
+        hovertemplate=hover,
+        colorbar={"tickvals": powers, "ticktext": [f"{10**power:,}" for power in powers]},
+    )

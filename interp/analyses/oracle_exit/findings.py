@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from interp.figures.words import points
+from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.estimate import estimate
 from interp.stats.shares import share
@@ -47,5 +48,5 @@ def _rule_finding(result: "OracleExitResult", k: int) -> Finding:
         control=Compared(_FIXED, share(result.fixed(exits, score), groups=result.prompt_groups)),
         rival=Compared("the full model", share(full, groups=result.prompt_groups)),
         kind="compares",
-        note=f"on average at {exits.mean() / result.n_layers:.0%} of the depth, both",
+        note=f"on average at {number(exits.mean() / result.n_layers, '.0%')} of the depth, both",
     )

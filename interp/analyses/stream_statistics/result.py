@@ -135,15 +135,18 @@ class StreamStatisticsResult(Result):
         figure = lines_over_depth(
             frame, y="mean", groups="positions", panels="measure", title=title
         )
+        least = frame.loc[frame["measure"] == "variance", "mean"].min()
         taps = np.arange(self.analysis.fit_from, self.statistics.shape[1])
         for i, (law, fit) in enumerate(self.fits(POSITIONS[1]).items()):
             fitted = fit.intercept + fit.slope * taps
             y = (np.exp(fitted) if law == "exponential" else fitted).astype(np.float32)
+            y[y < least] = np.nan  # what a line says below all variances is not drawn
             look = {"line": {"dash": "dash", "color": COLOURS[2 + i]}, "name": f"{law} fit"}
             figure.add_scatter(x=taps, y=y, mode="lines", **look, row=1, col=1)
-        for col, statistic in enumerate(dict.fromkeys(frame["measure"]), 1):
+        axes = figure.select_yaxes()
+        for axis, statistic in zip(axes, dict.fromkeys(frame["measure"]), strict=False):
             if statistic in _BY_ORDERS:
-                figure.update_yaxes(type="log", dtick=1, row=1, col=col)
+                axis.update(type="log", dtick=1)
         return figure
 
     def findings(self) -> tuple[Finding, ...]:

@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 
 from interp.figures.plots import lines_over_depth
 from interp.figures.words import PICKED
+from interp.numerals import number
 from interp.result import Compared, Finding, Result
-from interp.stats.estimate import number
 from interp.stats.groups import Groups
 from interp.stats.picked import picked
 from interp.stats.shares import share, share_difference, shares

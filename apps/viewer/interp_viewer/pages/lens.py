@@ -3,7 +3,7 @@
 import numpy as np
 import streamlit as st
 
-from interp.figures.words import with_minus
+from interp.numerals import with_minus
 from interp_viewer.about import about
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.lines import lines
