@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import interp
 from interp import cli
+from interp.cli.study import StudyFlags, study_of
 from interp.errors import AnalysisError, RunError
 from interp.runs import Study, execute, own
 from interp.runs.folder import Cell, read_run
@@ -109,6 +110,18 @@ def test_labels_and_a_study_file_name_it_too() -> None:
     many, few = run[CELL], run[(*CELL[:2], "my_norm@few")]
     np.testing.assert_array_equal(many.to_frame()["mean"], few.to_frame()["mean"])
     assert (many.to_frame()["control"] != few.to_frame()["control"]).all()
+
+
+@pytest.mark.usefixtures("file")
+def test_a_flag_chooses_it_from_a_study_file_by_its_name() -> None:
+    Path("study.toml").write_text(
+        '[analyses."./my_norm.py"]\nn_random = 2\n[analyses.layer_skip]\n'
+    )
+    flags = StudyFlags(models=["zoo/hops-4l"], tasks=["two-hop"])
+    for name in ("my_norm", "my_norm.py:MyNorm"):
+        study = study_of(Path("study.toml"), flags, analyses=[name], settings=["my_norm.seed=5"])
+        assert study.analyses == {"my_norm": {"n_random": 2, "seed": 5}}
+        assert study.files == {"my_norm": "./my_norm.py:MyNorm"}
 
 
 def test_a_changed_file_does_not_resume_on_what_the_old_one_measured(file: Path) -> None:

@@ -16,6 +16,10 @@ def check_own(study: "Study") -> None:
 
     Each is tried, with its default parameters, on the first shipped model and task that it takes.
     """
+    if study.files:
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
     for name, file in study.files.items():
         for model, task in _TRIED:
             broken = _broken_on(name, file, model, task)

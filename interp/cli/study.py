@@ -47,6 +47,7 @@ def study_of(
     """
     from interp.parameters import hints_of, parse
     from interp.runs import Study, find_analyses
+    from interp.runs.registry import name_and_file
 
     fields = {} if path is None else read_study(path)
     fields |= {name: value for name, value in vars(flags).items() if value is not None}
@@ -54,7 +55,9 @@ def study_of(
         fields["budget"] = parse(hints_of(Study)["budget"], flags.budget, "--budget")
     parameters: dict[str, dict[str, Any]] = fields.pop("analyses", {})
     if analyses:
-        parameters = {name: parameters.get(name, {}) for name in analyses}
+        given = {name_and_file(key)[0]: key for key in parameters}
+        asked = [given.get(name_and_file(key)[0], key) for key in analyses]
+        parameters = {key: parameters.get(key, {}) for key in asked}
     if not parameters:
         parameters = {name: {} for name in find_analyses()}
         fields = {"budget": _MINUTES} | fields | {"only_fitting": True}

@@ -10,7 +10,7 @@ import torch
 
 from interp import Model, Task
 from interp.analysis import Analysis, Compared, Cost, Finding, Result, joined
-from interp.figures.plots import interval
+from interp.figures.plots import interval, layer_step, titled
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.stats.estimate import Estimate, estimate, estimates
@@ -33,8 +33,7 @@ class StreamLength(Analysis):  # its fields are the parameters: --set stream_len
         return {"random": lengths(model.record(batch), batch).mean(0)}
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        # the first axis is the prompt; .run(layer, …) and .forward(tokens, plan=…) run the model
-        control = prepared["random"].expand(len(shard.prompts), -1)
+        control = prepared["random"].expand(len(shard.prompts), -1)  # the first axis is the prompt
         return {"length": lengths(recording, shard), "control": control}
 
     def combine(self, parts: Sequence[Tensors]) -> Result:  # of all shards; no model here
@@ -44,7 +43,7 @@ class StreamLength(Analysis):  # its fields are the parameters: --set stream_len
         return Cost(forwards=0.0, numbers=2 * len(shard.prompts) * (model.n_layers + 1))
 
 
-def lengths(recording: Recording, batch: TokenBatch) -> torch.Tensor:  # [batch tap], in fp32
+def lengths(recording: Recording, batch: TokenBatch) -> torch.Tensor:  # also .run, .forward(…)
     rows, taps = torch.arange(len(batch.last)), range(recording.n_layers + 1)
     return torch.stack([recording.resid(i)[rows, batch.last].float().norm(dim=-1) for i in taps], 1)
 
@@ -59,9 +58,10 @@ class StreamLengthResult(Result):
         return frame.assign(tap=frame.index, control=self.control[0])
 
     def plot(self) -> go.Figure:
-        rows, title = self.to_frame(), {"title": "Length of the stream by layer"}
-        bars = go.Scatter(x=rows["tap"], y=rows["mean"], error_y=interval(rows), name="prompts")
-        return go.Figure([bars, go.Scatter(y=rows["control"], name="random tokens")], layout=title)
+        rows = self.to_frame()
+        figure = go.Figure(go.Scatter(y=rows["mean"], error_y=interval(rows), name="prompts"))
+        figure.add_scatter(y=rows["control"], name="random tokens", line={"dash": "dash"})
+        return titled(figure.update_xaxes(dtick=layer_step(len(rows))), "Stream length by layer")
 
     def findings(self) -> tuple[Finding, ...]:  # one sentence, one number; a control beside it
         growth = estimate(self.length[:, -1] / self.length[:, 0], groups=self.prompt_groups)
