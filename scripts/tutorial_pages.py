@@ -38,6 +38,7 @@ _AS_WRITTEN = """!!! note "Not executed"
 
 """
 _log = logging.getLogger("mkdocs.hooks.tutorials")
+_SOLUTION = re.compile(r"<summary>Solution</summary>\n\n```python\n(.*?)\n```", re.DOTALL)
 _PLOTLY = ROOT / "interp" / "reports" / "plotly-cartesian.min.js"
 _FIGURE = "application/vnd.plotly.v1+json"
 _DRAW = """
@@ -109,14 +110,26 @@ def _kept(path: Path) -> Path:
     return CACHE / f"{path.stem}-{digest[:16]}.md"
 
 
+def solutions_of(notebook: Any) -> list[str]:
+    """Return the code of the folded solutions in a tutorial's words, in order."""
+    words = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    return [code for text in words for code in _SOLUTION.findall("".join(text))]
+
+
 def executed(path: Path) -> Any:
-    """Run all cells of a tutorial in an empty folder and return it with outputs."""
+    """Run all cells of a tutorial, then its solutions, in an empty folder; return it with outputs.
+
+    Outputs of solutions are left out.
+    """
     here = {"PLOTLY_RENDERER": "plotly_mimetype", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     notebook = nbformat.read(path, as_version=4)
+    cells = notebook.cells
+    notebook.cells = [*cells, *map(nbformat.v4.new_code_cell, solutions_of(notebook))]
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute(
             env={"HF_HUB_OFFLINE": "1"} | os.environ | here
         )
+    notebook.cells = cells
     return notebook
 
 

@@ -358,7 +358,8 @@ def test_quiet_leaves_results_alone(run: Path) -> None:
 
 def every_command() -> dict[str, Any]:
     commands = dict(typer.main.get_command(app).commands)
-    return commands | commands.pop("store").commands
+    store, new = (commands.pop(group).commands for group in ("store", "new"))
+    return commands | store | new
 
 
 def test_every_command_that_prints_results_can_print_json() -> None:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interp.cli.options import AsJson
-from interp.cli.terminal import out, say, say_json
+from interp.cli.terminal import note, out, say, say_json
 from interp.errors import RunError, unknown
 from interp.runs.questions import declared
 
@@ -33,6 +33,8 @@ def list_(
     else:
         for name, about in rows.items():
             say(f"{name:24s} {' '.join(about)}")
+    if what == "analyses" and not as_json:
+        note("Yours: `interp new analysis NAME` writes ./NAME.py; `--analysis ./NAME.py` runs it.")
 
 
 def _in_columns(rows: Rows) -> Table:

@@ -17,6 +17,7 @@ from interp.cli.export import export
 from interp.cli.get import get
 from interp.cli.listing import list_
 from interp.cli.look import diff, show
+from interp.cli.new import app as new
 from interp.cli.options import Commands, Shared
 from interp.cli.report import report, schema
 from interp.cli.run import run
@@ -42,6 +43,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 for panel, commands in _PANELS.items():
     for command in commands:
         app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(command)
+app.add_typer(new, name="new", rich_help_panel=next(iter(_PANELS)))
 app.add_typer(store, name="store", rich_help_panel=[*_PANELS][-1])
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from interp.cli.own import check_own
 from interp.cli.plan import print_plan
 from interp.cli.progress import watching
 from interp.cli.results import print_results
@@ -25,7 +26,10 @@ Models = Annotated[
 ]
 Tasks = Annotated[list[str] | None, typer.Option(help="Task name or .jsonl file.")]
 Analyses = Annotated[
-    list[str] | None, typer.Option(help="Analysis; all that suit the task, if none is named.")
+    list[str] | None,
+    typer.Option(
+        help="Analysis, or a .py file with one; all that suit the task, if none is named."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -115,6 +119,7 @@ def run(
     )
     asked = study_of(study, flags, analyses=analysis or [], settings=set_ or [])
     _hide_loading_bars()
+    check_own(asked)
     if dry_run:
         _print_costs(asked, n_workers=workers, as_json=as_json)
         return

@@ -2,13 +2,14 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from interp.cli.options import AsJson
+from interp.cli.own import check_own
 from interp.cli.terminal import say, say_json
 from interp.errors import AnalysisError, InterpError, RunError, unknown
 
@@ -46,6 +47,7 @@ def study_of(
     """
     from interp.parameters import hints_of, parse
     from interp.runs import Study, find_analyses
+    from interp.runs.registry import name_and_file
 
     fields = {} if path is None else read_study(path)
     fields |= {name: value for name, value in vars(flags).items() if value is not None}
@@ -53,17 +55,18 @@ def study_of(
         fields["budget"] = parse(hints_of(Study)["budget"], flags.budget, "--budget")
     parameters: dict[str, dict[str, Any]] = fields.pop("analyses", {})
     if analyses:
-        parameters = {name: parameters.get(name, {}) for name in analyses}
+        given = {name_and_file(key)[0]: key for key in parameters}
+        asked = [given.get(name_and_file(key)[0], key) for key in analyses]
+        parameters = {key: parameters.get(key, {}) for key in asked}
     if not parameters:
         parameters = {name: {} for name in find_analyses()}
         fields = {"budget": _MINUTES} | fields | {"only_fitting": True}
-    for setting in settings:
-        _set(parameters, setting)
     for needed in ("models", "tasks"):
         if not fields.get(needed):
             raise RunError(f"no {needed[:-1]} given; name one with --{needed[:-1]}")
         fields[needed] = tuple(fields[needed])
-    return Study(**fields, analyses=parameters)
+    study = Study(**fields, analyses=parameters)
+    return replace(study, analyses=_set(study, settings))
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -85,20 +88,25 @@ def parse_on(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {name.strip(): tuple(tasks.split(",")) for name, _, tasks in pairs}
 
 
-def _set(parameters: dict[str, dict[str, Any]], setting: str) -> None:
-    """Set a parameter of one of these analyses as ANALYSIS.PARAMETER=VALUE says."""
+def _set(study: "Study", settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the study's analyses with parameters as ANALYSIS.PARAMETER=VALUE, … say."""
     from interp.runs.folder import Cell
     from interp.runs.registry import parse_parameter
 
-    target, equals, text = setting.partition("=")
-    name, _, parameter = target.rpartition(".")
-    if not (name and parameter and equals):
-        raise RunError(f"--set {setting!r} given; ANALYSIS.PARAMETER=VALUE is needed")
-    value = parse_parameter(Cell.parse("", "", name).analysis, parameter, text)
-    if name not in parameters:
-        names = ", ".join(parameters)
-        raise RunError(f"--set {setting!r} given; the analyses of this run are {names}")
-    parameters[name][parameter] = value
+    parameters = {name: dict(values) for name, values in study.analyses.items()}
+    for setting in settings:
+        target, equals, text = setting.partition("=")
+        name, _, parameter = target.rpartition(".")
+        if not (name and parameter and equals):
+            raise RunError(f"--set {setting!r} given; ANALYSIS.PARAMETER=VALUE is needed")
+        analysis = Cell.parse("", "", name).analysis
+        file = study.files.get(analysis, "")
+        value = parse_parameter(analysis, parameter, text, file=file)
+        if name not in parameters:
+            names = ", ".join(parameters)
+            raise RunError(f"--set {setting!r} given; the analyses of this run are {names}")
+        parameters[name][parameter] = value
+    return parameters
 
 
 def read_study(path: Path) -> dict[str, Any]:
@@ -115,7 +123,7 @@ def read_study(path: Path) -> dict[str, Any]:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is not TOML ({error})") from None
-    hints = hints_of(Study)
+    hints = {name: hint for name, hint in hints_of(Study).items() if name != "files"}
     for key in given:
         if key not in hints:
             raise RunError(f"{path}: {unknown('key', key, hints)}")
@@ -141,9 +149,10 @@ def validate(
     for needed in ("models", "tasks", "analyses"):
         if not fields.get(needed):
             raise RunError(f"{study} names no {needed}")
-    checked = Study(**fields)
     try:
+        checked = Study(**fields)
         checked.check()
+        check_own(checked)
     except InterpError as error:
         raise RunError(f"{study}: {error}") from None
     paths = [cell.path for cell in checked.cells()]

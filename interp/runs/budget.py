@@ -17,7 +17,7 @@ from interp.runs.costs import CellCost, Offer, Prices
 from interp.runs.executors import LocalExecutor, call
 from interp.runs.folder import Cell
 from interp.runs.plan import Failure, PlannedCell
-from interp.runs.registry import make_analysis
+from interp.runs.registry import with_parameters
 from interp.runs.study import Study
 from interp.runs.worker import Worker
 
@@ -117,7 +117,7 @@ def _changed(
 ) -> PlannedCell:
     if parameters is None:
         return planned
-    analysis = make_analysis(planned.cell.analysis, parameters)
+    analysis = with_parameters(type(planned.analysis), parameters)
     return replace(planned, analysis=analysis, n_shards=n_shards)
 
 

@@ -30,9 +30,12 @@ def _words(config: Mapping[str, Any]) -> Iterator[str]:
     for name in ("model", "task"):
         for value in config[f"{name}s"]:
             yield from (f"--{name}", value)
+    files = config.get("files") or {}
     are_named = not config.get("only_fitting")
     for analysis, parameters in config["analyses"].items():
-        yield from ("--analysis", analysis) if are_named else ()
+        name, at, label = analysis.partition("@")
+        given = f"{files.get(name, name)}{at}{label}"
+        yield from ("--analysis", given) if are_named else ()
         for key, value in parameters.items():
             yield from ("--set", f"{analysis}.{key}={_as_text(value)}")
     for analysis, tasks in (config.get("on") or {}).items():

@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product, starmap
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def execute(
             connect(ray)
         kind = kind_of_workers(ray_address=ray, gpus=gpus, device_map=study.device_map)
         record = RunRecord(study, out, tasks, auto=AutoDtype.on(kind))
+        study = replace(study, files=record.keep_files(study.files))
         worker = Worker(study, out.absolute(), record.dtype, store)
         executors = make_executors(worker, workers=workers, ray_address=ray, gpus=gpus)
         run = _Run(study, record, executors, stopping, announce, progress)

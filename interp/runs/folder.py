@@ -1,6 +1,7 @@
 """A run folder on disk: what is where, and how it is read; no torch here.
 
 RUN/run.json                       configuration, provenance, status of every cell
+RUN/analyses/                      copies of the user's own files with analyses
 RUN/MODEL/TASK/                    prompts.jsonl, tokens.json
 RUN/MODEL/TASK/ANALYSIS[@LABEL]/   parts/00007.safetensors, frame.parquet, figure.json, result.json
                                    (and prompts.jsonl, where some of the task's were left out)
@@ -93,6 +94,11 @@ def cells_asked(config: Mapping[str, Any]) -> list[Cell]:
         for model, task, name in product(*(config[key] for key in ("models", "tasks", "analyses")))
         if task in on.get(name, (task,))
     ]
+
+
+def own_path(folder: Path, analysis: str) -> Path:
+    """Return where a run keeps its copy of the file that an analysis of a user's own is in."""
+    return folder / "analyses" / f"{analysis}.py"
 
 
 def task_path(model: str, task: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.analysis import Analysis
 from interp.models import Model
+from interp.runs.own import source_of
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 
@@ -128,6 +129,8 @@ def _code_of(analysis: type[Analysis]) -> str:
     """Return a hash of a user's analysis file; this library's own is known by its version."""
     if analysis.__module__.startswith("interp.analyses."):
         return ""
+    if (source := source_of(analysis)) is not None:
+        return _hash(source)
     try:
         return _hash(inspect.getsource(inspect.getmodule(analysis) or analysis))
     except (OSError, TypeError):  # made in a notebook or a shell

@@ -10,8 +10,9 @@ from interp.errors import ChangedError, RunError
 from interp.files.whole import digest_of, write_atomically, write_json
 from interp.models.dtypes import AutoDtype
 from interp.result import Result
-from interp.runs.folder import SCHEMA, Cell, is_whole, read_run, task_path
+from interp.runs.folder import SCHEMA, Cell, cells_asked, is_whole, own_path, read_run, task_path
 from interp.runs.identity import hash_of_task
+from interp.runs.own import source_at
 from interp.runs.provenance import machine, now, versions
 from interp.runs.study import Study
 from interp.tasks import Task
@@ -61,6 +62,34 @@ class RunRecord:
                 raise RunError(f"{self.out} holds {changed}; choose another --out")
             noted[name] = {"prompts": len(task), "hash": file} | before | {"file": file}
         self._write()
+
+    def keep_files(self, files: Mapping[str, str]) -> dict[str, str]:
+        """Copy the files of a user's own analyses into the run, and return the copies by analysis.
+
+        Raises RunError if something was measured with another text of a file.
+        """
+        copies = {}
+        for analysis, file in files.items():
+            source, copy = source_at(file), own_path(self.out, analysis)
+            if not copy.exists() or source_at(str(copy)) != source:
+                self._refuse_measured(analysis, file)
+                write_atomically(copy, source)
+                self.values.pop("plan", None)  # which may give it parameters of before
+            copies[analysis] = f"{copy.absolute()}:{file.rpartition(':')[2]}"
+        return copies
+
+    def _refuse_measured(self, analysis: str, file: str) -> None:
+        for cell in cells_asked(self.values["config"]):
+            if cell.analysis == analysis and any(
+                (self.out / cell.path).glob("parts/*.safetensors")
+            ):
+                changed = (
+                    f"{file} has changed since, and {own_path(self.out, analysis)} is what ran"
+                )
+                raise RunError(
+                    f"{self.out} holds what {analysis} measured before; {changed};"
+                    " choose another --out"
+                )
 
     def of(self, cell: Cell) -> Status:
         """Return what is recorded of a cell; empty if nothing is."""
@@ -128,7 +157,9 @@ def _begun(config: dict[str, Any]) -> dict[str, Any]:
 
 def _resumed(run: dict[str, Any], config: dict[str, Any], out: Path) -> dict[str, Any]:
     for key, value in config.items():
-        if key == "dtype":
+        if key == "files":  # a file may be moved; what is in it is compared by `keep_files`
+            run["config"][key] = value
+        elif key == "dtype":
             _refuse_other_type(run, value, out)
         elif (run["config"].get(key) or None) != (value or None):  # what it lacks was not asked
             before = f"a run with {key} = {run['config'].get(key)}"

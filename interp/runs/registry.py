@@ -1,4 +1,4 @@
-"""All analyses: those in `interp.analyses` and those of installed packages."""
+"""All analyses: those in `interp.analyses`, those of installed packages, those in own files."""
 
 import importlib
 import pkgutil
@@ -11,6 +11,7 @@ import interp.analyses as package
 from interp.analysis import Analysis, name_of
 from interp.errors import AnalysisError, unknown
 from interp.parameters import coerce, hints_of, parse
+from interp.runs.own import analysis_in, file_and_label
 
 GROUP = "interp.analyses"  # of entry points
 
@@ -64,12 +65,41 @@ def _imported(what: str, load: Callable[[], Any]) -> Any:
         ) from error
 
 
-def make_analysis(name: str, parameters: Mapping[str, Any], *, seed: int | None = None) -> Analysis:
+def name_and_file(given: str) -> tuple[str, str]:
+    """Return the name, with its label, of what stands for an analysis, and its file or "".
+
+    A file is returned with its class: "./my_file.py:MyNorm" of "my_norm". Raises AnalysisError for
+    a file without an analysis, and for one whose analysis has the name of another.
+    """
+    file, label = file_and_label(given)
+    if not file:
+        return given, ""
+    analysis = analysis_in(file)
+    name, path = name_of(analysis), file.removesuffix(f":{analysis.__name__}")
+    if name in find_analyses():
+        raise AnalysisError(
+            f"{path}: {analysis.__name__} would be called {name}, as an analysis that is there"
+            " already; rename the class"
+        )
+    return f"{name}{label}", f"{path}:{analysis.__name__}"
+
+
+def make_analysis(
+    name: str, parameters: Mapping[str, Any], *, seed: int | None = None, file: str = ""
+) -> Analysis:
     """Return an analysis with parameters; raise AnalysisError for what does not exist.
 
-    `seed` is for an analysis that has one, unless its parameters say otherwise.
+    `seed` is for an analysis that has one, unless its parameters say otherwise. `file` is where
+    the analysis is if it is in a file of one's own: "PATH.py" or "PATH.py:CLASS".
     """
-    analysis, hints = _declared(name, parameters)
+    return with_parameters(_found(name, file), parameters, seed=seed)
+
+
+def with_parameters(
+    analysis: type[Analysis], parameters: Mapping[str, Any], *, seed: int | None = None
+) -> Analysis:
+    """Return an analysis of this type; see `make_analysis`."""
+    name, hints = name_of(analysis), _hints(analysis, parameters)
     parameters = {analysis.formerly.get(key, key): value for key, value in parameters.items()}
     if seed is not None and "seed" in hints:
         parameters = {"seed": seed} | dict(parameters)
@@ -78,22 +108,30 @@ def make_analysis(name: str, parameters: Mapping[str, Any], *, seed: int | None 
     )
 
 
-def parse_parameter(name: str, key: str, text: str) -> Any:
-    """Return the value that a text gives to an analysis's parameter.
+def parse_parameter(name: str, key: str, text: str, *, file: str = "") -> Any:
+    """Return the value that a text gives to a parameter of an analysis, or of that in a file.
 
     Raises AnalysisError as `make_analysis` does.
     """
-    analysis, hints = _declared(name, [key])
+    analysis = _found(name, file)
+    hints = _hints(analysis, [key])
     return parse(hints[analysis.formerly.get(key, key)], text, f"{name}.{key}")
 
 
-def _declared(name: str, parameters: Iterable[str]) -> tuple[type[Analysis], dict[str, Any]]:
-    """Return an analysis and the types of its parameters; raise AnalysisError if there is none."""
+def _found(name: str, file: str) -> type[Analysis]:
+    """Return the analysis of a file, or of a name; raise AnalysisError if there is none."""
+    if file:
+        return analysis_in(file)
     analyses = find_analyses()
     if name not in analyses:
         raise AnalysisError(unknown("analysis", name, analyses))
-    hints = hints_of(analyses[name])
+    return analyses[name]
+
+
+def _hints(analysis: type[Analysis], parameters: Iterable[str]) -> dict[str, Any]:
+    """Return the types of an analysis's parameters; raise AnalysisError for one it has not."""
+    hints = hints_of(analysis)
     for key in parameters:
-        if analyses[name].formerly.get(key, key) not in hints:
-            raise AnalysisError(unknown(f"parameter of {name}", key, hints))
-    return analyses[name], hints
+        if analysis.formerly.get(key, key) not in hints:
+            raise AnalysisError(unknown(f"parameter of {name_of(analysis)}", key, hints))
+    return hints

@@ -13,7 +13,8 @@ from interp.figures.words import counted
 from interp.result import Origin, Result
 from interp.runs.at_a_glance import glance
 from interp.runs.evidence import beside_untrained, findings_of, is_control
-from interp.runs.folder import Cell, cells_of, read_run, task_folder
+from interp.runs.folder import Cell, cells_of, own_path, read_run, task_folder
+from interp.runs.own import is_known, source_at
 from interp.runs.parts import unpack
 from interp.runs.registry import make_analysis
 from interp.tasks import Prompt, Task
@@ -24,12 +25,14 @@ _LEFT = ' style="text-align:left"'
 class RunFolder:
     """A run folder: `run["zoo/hops-4l", "two-hop", "layer_skip"]` is that cell's result.
 
-    "layer_skip@LABEL" is the result of a labelled cell.
+    "layer_skip@LABEL" is the result of a labelled cell. The run's copies of its author's own files
+    (`analyses/*.py`) are run only with `trust_code`, or if this process has run the same already.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, trust_code: bool = False) -> None:
         self.folder = folder
         self.info = read_run(folder)
+        self._trust_code = trust_code
 
     def __repr__(self) -> str:
         models, tasks = (", ".join(self.info["config"][of]) for of in ("models", "tasks"))
@@ -80,8 +83,22 @@ class RunFolder:
         if len(parts) != record["n_shards"]:
             counts = f"{len(parts)} of {record['n_shards']} parts"
             raise RunError(f"{self.folder / cell.path} has {counts}; run the study again")
-        result = make_analysis(cell.analysis, record["parameters"]).combine(parts)
+        file = self._file_of(cell.analysis)
+        result = make_analysis(cell.analysis, record["parameters"], file=file).combine(parts)
         return result.read_from(Origin(self.folder, **cell.names))
+
+    def _file_of(self, analysis: str) -> str:
+        """Return the run's copy of an analysis's own file, with the class; "" if it has none."""
+        given = self.info["config"].get("files", {}).get(analysis)
+        if given is None:
+            return ""
+        copy = own_path(self.folder, analysis)
+        if not self._trust_code and not is_known(source_at(str(copy))):
+            raise RunError(
+                f"{analysis} is code in {copy}, of whoever made the run; read it, then"
+                " open_run(…, trust_code=True) runs it"
+            )
+        return f"{copy}:{given.rpartition(':')[2]}"
 
     def _finished(self, asked: Cell) -> tuple[Cell, dict[str, Any]]:
         """Return a finished cell and its record in run.json."""
@@ -105,6 +122,10 @@ class RunFolder:
         return Task.from_jsonl(folder / "prompts.jsonl").prompts
 
 
-def open_run(folder: str | Path) -> RunFolder:
-    """Open a run folder; raises RunError if there is none."""
-    return RunFolder(Path(folder))
+def open_run(folder: str | Path, *, trust_code: bool = False) -> RunFolder:
+    """Open a run folder; raises RunError if there is none.
+
+    With `trust_code`, results of analyses in files of the run's author are read too: that runs
+    these files, of which the run keeps copies in `analyses/`.
+    """
+    return RunFolder(Path(folder), trust_code=trust_code)

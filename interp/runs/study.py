@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
+from interp.analysis import Analysis
 from interp.errors import RunError, TaskError, unknown
 from interp.models import Model
 from interp.models.dtypes import check_dtype
@@ -11,7 +12,7 @@ from interp.models.locating import locate
 from interp.parameters import AtLeast
 from interp.runs.folder import Cell, cells_asked, folder_name
 from interp.runs.plan import PlannedCell
-from interp.runs.registry import make_analysis
+from interp.runs.registry import make_analysis, name_and_file
 from interp.tasks import Task, load_task
 from interp.tasks.fitting import Fitted
 from interp.tasks.spacing import check_space
@@ -32,6 +33,10 @@ class Study:
     are how models are loaded. With `chat`, texts are what a user says; `columns` maps fields of a
     prompt to the keys of task files, and `space` is how answers follow texts (as in
     `Task.from_hf`).
+
+    A key of `analyses` may be a file of one's own, "PATH.py" or "PATH.py:CLASS": it is replaced by
+    the name of its analysis, and `files` maps that name to the file. Raises AnalysisError for a
+    file without an analysis.
     """
 
     models: tuple[str, ...]
@@ -47,9 +52,30 @@ class Study:
     chat: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
     space: str = "auto"
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
+        analyses, files = dict[str, Mapping[str, Any]](), dict(self.files)
+        for given, parameters in self.analyses.items():
+            name, file = name_and_file(given)
+            if name in analyses:
+                raise RunError(f"analysis {name} is given twice")
+            analyses[name] = parameters
+            if file and files.setdefault(name.partition("@")[0], file) != file:
+                other = files[name.partition("@")[0]]
+                raise RunError(f"{file} and {other} have one name; rename one")
+        object.__setattr__(self, "analyses", analyses)
+        object.__setattr__(self, "files", files)
+
+    def make_analysis(self, name: str, parameters: Mapping[str, Any]) -> Analysis:
+        """Return one of the study's analyses; raise AnalysisError for what does not exist.
+
+        It has the study's seed, unless its parameters say otherwise.
+        """
+        analysis = Cell.parse("", "", name).analysis
+        file = self.files.get(analysis, "")
+        return make_analysis(analysis, parameters, seed=self.seed, file=file)
 
     def cells(self) -> list[Cell]:
         """Return every cell of the study in the order in which it runs."""
@@ -58,13 +84,11 @@ class Study:
     def planned(self, model: str, task: str) -> list[PlannedCell]:
         """Return the cells of a task on a model, each with its analysis.
 
-        An analysis has the study's seed, unless its parameters say otherwise. Those that nobody
-        named are in the order of their rank.
+        Those that nobody named are in the order of their rank.
         """
         planned = [
-            PlannedCell(cell, make_analysis(cell.analysis, parameters, seed=self.seed))
+            PlannedCell(Cell.parse(model, task, name), self.make_analysis(name, parameters))
             for name, parameters in self.analyses.items()
-            for cell in [Cell.parse(model, task, name)]
             if task in self.on.get(name, (task,))
         ]
         return sorted(planned, key=_rank) if self.only_fitting else planned
@@ -104,7 +128,7 @@ class Study:
         for what, names in (("model", self.models), ("task", self.tasks)):
             _check_names(what, names)
         for name, parameters in self.analyses.items():
-            make_analysis(Cell.parse("", "", name).analysis, parameters, seed=self.seed)
+            self.make_analysis(name, parameters)
         for name, tasks in self.on.items():
             _check_known("analysis", name, self.analyses)
             for task in tasks:

@@ -68,7 +68,7 @@ class Estimate:
     def to_json(self) -> dict[str, float | int | None]:
         """Return value, low, high, n and n_groups; non-finite numbers become None."""
         value, low, high = (
-            x if math.isfinite(x) else None for x in (self.value, self.low, self.high)
+            float(x) if math.isfinite(x) else None for x in (self.value, self.low, self.high)
         )
         return {"value": value, "low": low, "high": high, "n": self.n, "n_groups": self.n_groups}
 
