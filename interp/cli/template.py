@@ -10,7 +10,8 @@ import torch
 
 from interp import Model, Task
 from interp.analysis import Analysis, Compared, Cost, Finding, Result, joined
-from interp.figures.plots import interval, layer_step, titled
+from interp.figures.intervals import interval
+from interp.figures.plots import layer_step, titled
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.stats.estimate import Estimate, estimate, estimates

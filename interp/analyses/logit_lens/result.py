@@ -12,10 +12,6 @@ import plotly.graph_objects as go
 from interp.analyses.logit_lens.curves import Curves
 from interp.analyses.logit_lens.depths import DEPTHS
 from interp.analyses.logit_lens.guesses import BANDS, COMMON, DIFFERS
-from interp.analyses.logit_lens.measures import COSINE, FINAL_LENS, FIRST, LENS_FINAL, PROBABILITY
-from interp.figures.plots import Axes, grid_below, lines_over_depth
-from interp.result import MOST_FINDINGS, Compared, Finding, Result
-from interp.stats.estimate import Estimate, number
 from interp.analyses.logit_lens.measures import (
     COSINE,
     FINAL_LENS,
@@ -26,7 +22,8 @@ from interp.analyses.logit_lens.measures import (
 )
 from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.numerals import number
-from interp.result import Compared, Finding, Result
+from interp.result import MOST_FINDINGS, Compared, Finding, Result
+from interp.stats.estimate import Estimate
 from interp.sweeps.positions import positions_read
 
 if TYPE_CHECKING:
