@@ -3,6 +3,7 @@
 What stands above the marker is written by hand and kept.
 """
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,7 +44,8 @@ def tables(folder: Path) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    """Return a text on one line; claims of earlier versions get real minus signs."""
+    return re.sub(r"(?<!\w)-(?=\d)", "−", " ".join(text.replace("|", "\\|").split()))
 
 
 def main() -> None:
