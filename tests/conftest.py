@@ -29,7 +29,7 @@ from tests.families import FAMILIES, tiny
 torch.set_num_threads(1)
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the viewer's tests on one worker, which alone makes their runs, and let it begin."""
     viewer = [item for item in items if "viewer" in item.path.parts]
