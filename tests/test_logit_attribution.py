@@ -9,9 +9,10 @@ import torch
 from torch.testing import assert_close
 
 import interp
-from interp.analyses.logit_attribution import LogitAttribution, _directions, _Parts
+from interp.analyses.logit_attribution import LogitAttribution
+from interp.analyses.logit_attribution.parts import Parts, directions_of
 from interp.analyses.logit_attribution.result import LogitAttributionResult
-from interp.errors import TaskError
+from interp.errors import AnalysisError, TaskError
 from interp.interventions import Ablate
 from interp.models import Model
 from interp.models.norms import Gain
@@ -28,10 +29,10 @@ def shard_of(*, has_wrong: bool) -> TokenBatch:
     return replace(tokens(), **given, wrong=wrong if has_wrong else None)
 
 
-def parts_of(model: Model, shard: TokenBatch) -> _Parts:
-    direction, offset = _directions(model, shard)
+def parts_of(model: Model, shard: TokenBatch) -> Parts:
+    direction, offset = directions_of(model, shard)
     prepared = {"keys": keys_of(shard.prompts), "directions": direction, "offsets": offset}
-    return _Parts(model.record(shard), shard, prepared)
+    return Parts(model.record(shard), shard, prepared)
 
 
 @cache
@@ -138,3 +139,28 @@ def test_it_compares_nothing_since_a_random_head_copies_a_little_too() -> None:
 def test_prompts_without_answers_are_one_line() -> None:
     with pytest.raises(TaskError, match="answer"):
         LogitAttribution().check(names(), tokens())
+
+
+@torch.no_grad()
+def test_all_neurons_of_an_mlp_add_up_to_it_but_for_its_bias(family: str, model: Model) -> None:
+    if model.blocks[1].mlp_post_reader is None:
+        pytest.skip(f"{family}: neurons cannot be told apart")
+    shard = shard_of(has_wrong=True)
+    with model.running:
+        parts = parts_of(model, shard)
+        n = parts.recording.inside(Site("mlp_post", 1)).shape[-1]
+        neurons = parts.neurons([(1, i) for i in range(n)])
+        bias = getattr(model.blocks[1].mlp_post_reader, "bias", None)
+        extra = 0 if bias is None else parts.direction @ bias.detach().float()
+        assert_close(neurons.sum(1) + extra, parts.measure()["mlps"][:, 1], rtol=1e-3, atol=1e-4)
+
+
+def test_neurons_are_named_and_told_beside_their_mlp() -> None:
+    task = interp.load_task("ioi", n=8)
+    frame = LogitAttribution(ablated=0, neurons=("m5.n12", "m0.n3")).run(names(), task).to_frame()
+    told = frame[frame["part"].str.startswith("neuron")]
+    assert list(told["part"]) == ["neuron m5.n12", "neuron m0.n3"]
+    assert list(told["layer"]) == [5, 0]
+    for neurons, why in ((("m5",), "names are like"), (("m9.n1",), "the last layer is 5")):
+        with pytest.raises(AnalysisError, match=why):
+            LogitAttribution(neurons=neurons).run(names(), task)

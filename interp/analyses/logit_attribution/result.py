@@ -67,8 +67,9 @@ class LogitAttributionResult(Result):
         """Return columns part, layer, head, mean, low, high, exact, n_prompts.
 
         Parts are "embedding", "head", "attention bias", "MLP", "biases of norm and unembedding",
-        "rest" (what none accounts for) and "whole". `exact` is what the logit difference loses
-        with the part set to zero at the last position, where that was tried.
+        "rest" (what none accounts for) and "whole"; and, of its MLP's part, "neuron m5.n12".
+        `exact` is what the logit difference loses with the part set to zero at the last position,
+        where that was tried.
         """
         rows = [*self._rows()]
         return pd.concat(rows, ignore_index=True).astype({"layer": "Int64", "head": "Int64"})
@@ -92,6 +93,9 @@ class LogitAttributionResult(Result):
             ("MLP", "mlps", of_mlps),
         ):
             yield self._of(part, self.arrays[name], layer=layers, head=nothing, exact=lost)
+        for i, name in enumerate(self.analysis.neurons):
+            values, at = self.arrays["neurons"][:, i, None], self.analysis.places[i][0]
+            yield self._of(f"neuron {name}", values, layer=[at], head=[pd.NA])
 
     def _of(
         self, part: str, values: np.ndarray, *, layer: object, head: object, exact: object = None
