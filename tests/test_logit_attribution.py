@@ -161,6 +161,10 @@ def test_neurons_are_named_and_told_beside_their_mlp() -> None:
     told = frame[frame["part"].str.startswith("neuron")]
     assert list(told["part"]) == ["neuron m5.n12", "neuron m0.n3"]
     assert list(told["layer"]) == [5, 0]
-    for neurons, why in ((("m5",), "names are like"), (("m9.n1",), "the last layer is 5")):
+    for neurons, why in (
+        (("m5",), "names are like"),
+        (("m9.n1",), "the last layer is 5"),
+        (("m0.n512",), "MLP 0 has 512"),
+    ):
         with pytest.raises(AnalysisError, match=why):
             LogitAttribution(neurons=neurons).run(names(), task)

@@ -62,13 +62,14 @@ class LogitAttribution(Analysis):
         """Raise without answers, and where what single heads write cannot be told apart."""
         require_answers(shard)
         z_reader_of(model.blocks[0])
-        for layer, _ in self.places:
+        for layer, neuron in self.places:
             if layer >= model.n_layers:
-                raise AnalysisError(
-                    f"MLP {layer} asked for; the last layer is {model.n_layers - 1}"
-                )
+                last = model.n_layers - 1
+                raise AnalysisError(f"MLP {layer} asked for; the last layer is {last}")
             model.refuse(Site("mlp_post", layer))
-            neuron_reader_of(model.blocks[layer])
+            weight = neuron_reader_of(model.blocks[layer]).get_parameter("weight")
+            if neuron >= (n := weight.numel() // model.d_model):
+                raise AnalysisError(f"neuron {neuron} asked for; MLP {layer} has {n}")
 
     @property
     def places(self) -> list[tuple[int, int]]:
