@@ -18,9 +18,14 @@ from interp.analyses.relevance_patching import RelevancePatching
 from interp.files.fetched import folder_of
 from interp.models import Model
 from interp.runs.worker import describe
+from interp.sweeps.exact_patching import clean_runs
 from interp.sweeps.lens import READINGS
+from interp.sweeps.paths import Between, Paths
+from interp.sweeps.twins import twins_of
+from interp.sweeps.wiring import Wiring
 from interp.tasks.batch import TokenBatch
 from interp.testing.doctor import diagnose
+from tests.test_path_patching import naive
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore")]
 CAPITALS = {
@@ -259,3 +264,19 @@ def test_a_run_of_it_says_what_it_is(smollm2: str, tmp_path: Path) -> None:
     assert model["computed"] == "float16 checkpoint, computed in float32 on the CPU"
     for page in ("report.html", "report.md"):
         assert f"{smollm2} is {about}" in (out / page).read_text()
+
+
+@pytest.mark.parametrize(("receiver", "between"), [("logits", "recomputed"), ("v23.h1", "frozen")])
+@torch.no_grad()
+def test_paths_are_two_forwards_with_hooks(smollm2: str, receiver: str, between: Between) -> None:
+    model = loaded(smollm2, "float32")
+    shard = model.tokenize(interp.load_task("ioi-english", n=1).prompts)
+    recording = model.record(shard)
+    (twins,) = twins_of(recording, shard, metric="logit_diff", direction="denoise")
+    with model.running:
+        twins, base, source, values = clean_runs(recording, twins)
+        paths = Paths(twins, base, source, Wiring.of(model), between)
+        effects = paths.effects(["embed", "m0", "a20.h0"], [receiver])
+        for i, sender in enumerate(["embed", "m0", "a20.h0"]):
+            logits = naive(model, twins, sender, receiver, between)
+            assert_close(effects[:, i], twins.value(logits) - values["base"], atol=2e-3, rtol=1e-3)
