@@ -21,7 +21,7 @@ real: .venv/installed  ## a report on a real model (93 MB, fetched once into ~/.
 	$(BIN)/interp report runs/smollm2
 
 test: .venv/installed  ## the fast tests
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: .venv/installed  ## what takes longer or damages files
 	$(BIN)/pytest -n 2 -m '(slow or faults) and not browser and not real'

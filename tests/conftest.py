@@ -29,15 +29,6 @@ from tests.families import FAMILIES, tiny
 torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the viewer's tests on one worker, which alone makes their runs, and let it begin."""
-    viewer = [item for item in items if "viewer" in item.path.parts]
-    for item in viewer:
-        item.add_marker(pytest.mark.xdist_group("viewer"))
-    items[:] = viewer + [item for item in items if item not in {*viewer}]
-
-
 @pytest.fixture(params=sorted(FAMILIES))
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
