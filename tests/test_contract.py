@@ -20,7 +20,8 @@ ANALYSES = sorted(find_analyses())
 # the contract is kept of less than by default, where that takes long
 LESS = {
     "circuit_discovery": {"draws": 4, "fractions": (0.01, 0.1, 1.0)},
-    "feature_patching": {"dictionaries": ("names-6l/resid_pre.3",)},
+    "feature_patching": {"dictionaries": ("names-6l/resid_pre.3",), "draws": 2, "sizes": (1, 10)},
+    "patching_agreement": {"nodes": ("z", "mlp_out")},
 }
 # fp16 is slow on a CPU: less of what takes long
 FEWER = {

@@ -141,18 +141,23 @@ class Carriers:
 
     def beyond_others(self) -> Finding:
         """Return how much more it carries than other nodes of its kind at its position."""
-        beyond = self.share(self.values - self.others)
-        claim = f"It carries no more than {_OTHERS}: {beyond:.0%} of the gap."
-        if beyond.excludes() and beyond.value > 0:
-            claim = f"That is {beyond:.0%} of the gap more than {_OTHERS}."
-        return Finding(
-            claim,
-            beyond,
-            "share of the gap that it carries beyond other nodes",
-            control=Compared(_OTHERS, self.share(self.others)),
-            kind="compares",
-            note=f"{PICKED.capitalize()}.",
-        )
+        others = Compared(_OTHERS, self.share(self.others))
+        return beyond_others(self.share(self.values - self.others), others, of="nodes")
+
+
+def beyond_others(beyond: Estimate, others: Compared, *, of: str) -> Finding:
+    """Return how much more of the gap the largest of some parts (`of`) carries than others."""
+    claim = f"It carries no more than {others.name}: {beyond:.0%} of the gap."
+    if beyond.excludes() and beyond.value > 0:
+        claim = f"That is {beyond:.0%} of the gap more than {others.name}."
+    return Finding(
+        claim,
+        beyond,
+        f"share of the gap that it carries beyond other {of}",
+        control=others,
+        kind="compares",
+        note=f"{PICKED.capitalize()}.",
+    )
 
 
 def carriers(

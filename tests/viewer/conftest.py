@@ -30,6 +30,7 @@ IOI = {
     "relevance_patching": {},
     "circuit_discovery": {"fractions": [0.01, 0.1, 1.0]},
     "head_patterns": {"kept": 3},
+    "feature_patching": {"dictionaries": ["names-6l/resid_pre.3"], "sizes": [1, 3], "top_k": 3},
 }
 SMALL = {"residual_contribution": {}, "logit_lens": {}, "void_detection": {"max_new_tokens": 2}}
 WITH_THE_FIRST = {"first_position": "included"}  # of one token there is no other

@@ -25,7 +25,7 @@ from interp.runs import Study, execute
 
 Draw = Callable[..., AppTest]
 OF_A_RUN = [name for name in entries() if name not in WITHOUT_RUN]
-HAS = {"circuit": "ioi", "heads": "ioi"}
+HAS = {"circuit": "ioi", "heads": "ioi", "features": "ioi"}
 COMPARED = [name for name, entry in entries().items() if hasattr(entry.module, "COMPARED")]
 NEEDS = {entry.name: entry.analyses for entry in entries().values() if entry.analyses}
 
@@ -505,6 +505,24 @@ def test_a_head_shows_its_pattern_where_it_was_kept(made: Path, seen: Draw) -> N
     assert "makes most probable" in texts(at)
     at = seen(made, "heads", run="ioi", layer=1, head=2, ex=5)
     assert "the pattern of prompt 5 was not kept; kept are prompts 0, 1, 2" in texts(at)
+
+
+def test_a_feature_shows_where_it_is_most_active_and_leads_to_that_prompt(
+    made: Path, seen: Draw
+) -> None:
+    at = seen(made, "features", run="ioi", ex=0)
+    assert is_fine(at), texts(at)
+    (table,) = (frame.value for frame in at.dataframe)
+    assert list(table["exact"].abs()) == sorted(table["exact"].abs(), reverse=True)
+    (box,) = (box for box in at.selectbox if box.label == "Feature")
+    box.set_value(2).run()
+    assert address(at, "of") == [table["feature"][2]]
+    examples = [button for button in at.button if "«" in button.label]
+    assert len(examples) == 8
+    ex = int(examples[3].key.removeprefix("example-"))
+    examples[3].click().run()
+    assert is_fine(at), texts(at)
+    assert address(at, "ex") == [str(ex)]
 
 
 def test_the_page_of_heads_knows_the_tensors_order() -> None:

@@ -72,7 +72,7 @@ class FeaturePatching(Analysis):
     draws: Annotated[int, AtLeast(1)] = 5
     seed: int = 0
     rank: ClassVar[int] = 14
-    page: ClassVar[str] = "circuit"
+    page: ClassVar[str] = "features"
     question: ClassVar[str] = (
         "Which features of a sparse dictionary carry the difference between a prompt and its twin?"
     )

@@ -19,6 +19,7 @@ from interp.shapes import Tensors
 from interp.stats.estimate import Estimate, estimates, ratios
 from interp.stats.picked import Picked, band, picked, ranked, widened
 from interp.sweeps.behaviour import Behaviour
+from interp.sweeps.carriers import beyond_others
 from interp.sweeps.twins import DIRECTIONS
 from interp.sweeps.wiring import LOGITS, Wiring
 
@@ -162,15 +163,5 @@ class PathPatchingResult(Result):
         )
 
     def _beyond(self) -> Finding:
-        beyond = self._share(self._carried - self._others)
-        claim = f"It carries no more than {_OTHERS}: {beyond:.0%} of the gap."
-        if beyond.excludes() and beyond.value > 0:
-            claim = f"That is {beyond:.0%} of the gap more than {_OTHERS}."
-        return Finding(
-            claim,
-            beyond,
-            "share of the gap that it carries beyond other senders",
-            control=Compared(_OTHERS, self._share(self._others)),
-            kind="compares",
-            note=f"{PICKED.capitalize()}.",
-        )
+        others = Compared(_OTHERS, self._share(self._others))
+        return beyond_others(self._share(self._carried - self._others), others, of="senders")
