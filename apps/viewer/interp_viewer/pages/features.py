@@ -30,7 +30,7 @@ def page(here: Selected) -> None:
 
 
 def _nodes(here: Selected, cell: Cell) -> pd.DataFrame:
-    """Return a row per feature and error, the largest exact effect first, and its `place`."""
+    """Return a row per node with its `place`: features by their exact effects, errors behind."""
     frame = here.run.frame(cell)
     frame = frame[frame["statistic"] == "node"]
     keys = ["dictionary", "feature", "kind"]
@@ -42,7 +42,8 @@ def _nodes(here: Selected, cell: Cell) -> pd.DataFrame:
     numbers = order["feature"].astype("string").fillna("error")
     rows = order.assign(place=range(len(order)), feature=names + "/" + numbers)
     shown = rows[["feature", "kind", *methods, "place"]]
-    by_size = shown["exact"].abs().sort_values(ascending=False, kind="stable").index
+    size = shown["exact"].abs().where(shown["kind"] != "error", -1.0)
+    by_size = size.sort_values(ascending=False, kind="stable").index
     return shown.loc[by_size].reset_index(drop=True)
 
 
