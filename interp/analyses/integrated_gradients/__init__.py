@@ -189,7 +189,9 @@ class IntegratedGradients(Analysis):
         there_and_back = 2 * self.max_nodes * blocks * n_read
         longest = max(size.n_pos for size in sizes)
         numbers = len(shard.prompts) * layers * (longest + 5)
-        rows = max(1, tokens_in_a_graph(layers, model.d_model) // longest)
+        most = max(1, tokens_in_a_graph(layers, model.d_model) // longest)
+        wanted = 16 if self.nodes == "adaptive" else self.max_nodes  # of a prompt at once, mostly
+        rows = min(most, wanted * max(size.n_prompts for size in sizes))
         each = NUMBERS_OF_A_TOKEN * layers * model.d_model
         held = rows * (longest * each + 3 * model.d_vocab)
         forwards = (there_and_back / layers + sum(size.passed for size in sizes)) / n_tokens
