@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import interp
+from interp.analyses.patching_agreement import PatchingAgreement
 from interp.analyses.path_patching import PathPatching
 from interp.errors import AnalysisError
 from interp.interventions import Patch
@@ -115,3 +116,17 @@ def test_paths_of_an_untrained_model_claim_nothing() -> None:
     twin = untrained(model, seed=0)
     for finding in PathPatching().run(twin, task).findings():
         assert finding.kind == "describes" or not finding.estimate.excludes()
+
+
+def test_edges_are_compared_with_exact_paths() -> None:
+    model, task = interp.load_model("zoo/names-6l"), interp.load_task("ioi", n=4)
+    agreement = PatchingAgreement(nodes=("mlp_out",), receivers=("logits", "v2.h3"))
+    result = agreement.run(model, task)
+    frame = result.to_frame().query("node == 'edges' and measure == 'pearson'")
+    assert set(frame["method"]) == {"relevance", "attribution"}
+    assert frame["value"].min() > 0.8
+    to_logits = PathPatching().run(model, task).effects
+    edges = result.edges["exact edges"]
+    torch.testing.assert_close(
+        torch.tensor(edges[:, : to_logits.shape[1]]), torch.tensor(to_logits)
+    )

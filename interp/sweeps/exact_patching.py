@@ -92,7 +92,12 @@ def forwards_of(model: Model, kinds: Sequence[SiteKind], shard: TokenBatch) -> f
         n_pos * n_units(model, [kind]) * (behind - n_layers if kind == "mlp_out" else behind)
         for kind in kinds
     )
-    return blocks / n_layers
+    return blocks / n_layers + forwards_inside(kinds)
+
+
+def forwards_inside(kinds: Sequence[SiteKind]) -> float:
+    """Return how many forwards it takes to read nodes inside of blocks once, in both runs."""
+    return 2.0 * sum(kind in ("z", "mlp_post") for kind in kinds)
 
 
 def _nodes(recording: Recording, site: Site) -> Tensor:

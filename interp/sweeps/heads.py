@@ -31,14 +31,23 @@ def z_reader_of(block: Block) -> nn.Module:
     return block.z_reader
 
 
+def norm_behind(reader: nn.Module, writer: nn.Module) -> nn.Module | None:
+    """Return the norm between a sublayer's last matrix and the stream; None if there is none.
+
+    What a sublayer adds to the stream is the output of `writer`: the sublayer, its `reader` (of
+    heads or neurons), or a norm behind them.
+    """
+    return None if any(module is reader for module in writer.modules()) else writer
+
+
 def written_by_heads(
     block: Block, z: Float[Tensor, "rows pos heads"]
 ) -> Float[Tensor, "rows pos d_model"]:
     """Return what attention adds to the stream in fp32 where its heads return `z`."""
     reader = z_reader_of(block)
     written = reader(z)
-    if block.attn_write not in (block.attn, reader):  # a norm behind attention
-        written = block.attn_write(written)
+    if (norm := norm_behind(reader, block.attn_write)) is not None:
+        written = norm(written)
     added: Tensor = written.float() * block.write_scale
     return added
 

@@ -36,8 +36,8 @@ def check_paths(wiring: Wiring, senders: Sequence[str], receivers: Sequence[str]
             raise AnalysisError(f"no {what} given; there is {', '.join(known[:3])} to {known[-1]}")
         if strange := next((name for name in given if name not in known), None):
             raise AnalysisError(unknown(what, strange, known))
-    last = max(map(wiring.n_before, receivers))
-    if behind := next((name for name in senders if wiring.senders.index(name) >= last), None):
+    order, last = wiring.senders, max(map(wiring.n_before, receivers))
+    if behind := next((name for name in senders if order.index(name) >= last), None):
         raise AnalysisError(f"sender {behind} stands behind {', '.join(receivers)}")
 
 

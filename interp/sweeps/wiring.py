@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.models import Model
-from interp.replay import Recording
 
 LOGITS = "logits"
 _KINDS = {"a": "heads", "m": "mlp"}
@@ -30,12 +29,6 @@ class Wiring:
     def of(cls, model: Model) -> "Wiring":
         """Return all edges of a model."""
         return cls(model.n_layers, model.n_heads, model.n_kv_heads, model.is_parallel)
-
-    @classmethod
-    def recorded(cls, recording: Recording) -> "Wiring":
-        """Return all edges of the model that a recording is of."""
-        block, n_kv_heads = recording.blocks[0], recording.kv(0)[0].shape[1]
-        return cls(recording.n_layers, block.n_heads, n_kv_heads, block.is_parallel)
 
     @classmethod
     def from_numbers(cls, numbers: Tensor) -> "Wiring":
@@ -65,7 +58,7 @@ class Wiring:
                 f"{kind}{layer}.h{head}" for kind in "qkv" for head in range(self.n_read(kind))
             ]
             names.append(f"m{layer}")
-        return [*names, "logits"]
+        return [*names, LOGITS]
 
     def n_read(self, kind: str) -> int:
         """Return how many heads read "q", "k" or "v"."""
@@ -89,16 +82,16 @@ class Wiring:
 
     def n_before(self, receiver: str) -> int:
         """Return how many senders stand in front of a receiver."""
-        if receiver == "logits":
+        kind, layer, _ = self.place(receiver)
+        if kind == LOGITS:
             return len(self.senders)
-        layer = int(receiver[1:].split(".")[0])
-        own = self.n_heads if receiver[0] == "m" and not self.is_parallel else 0
+        own = self.n_heads if kind == "mlp" and not self.is_parallel else 0
         return 1 + layer * (self.n_heads + 1) + own
 
     def node_of(self, receiver: str) -> list[str]:
         """Return the senders that a receiver feeds: for a key or value head, all of its group."""
-        if receiver == "logits" or receiver[0] == "m":
+        kind, layer, head = self.place(receiver)
+        if kind in (LOGITS, "mlp"):
             return [receiver]
-        layer, head = receiver[1:].split(".h")
-        group = 1 if receiver[0] == "q" else self.n_heads // self.n_kv_heads
-        return [f"a{layer}.h{int(head) * group + i}" for i in range(group)]
+        group = self.n_heads // self.n_read(kind)
+        return [f"a{layer}.h{head * group + i}" for i in range(group)]

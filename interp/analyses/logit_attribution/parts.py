@@ -13,7 +13,7 @@ from interp.replay import Block, Recording
 from interp.shapes import Tensors
 from interp.sites import Site, SiteKind
 from interp.sweeps.answers import require_answers
-from interp.sweeps.heads import z_reader_of
+from interp.sweeps.heads import norm_behind, z_reader_of
 from interp.sweeps.tags import rows_of
 from interp.tasks.batch import TokenBatch
 
@@ -112,10 +112,10 @@ class Parts:
         """Return activations [batch unit] times what reads them through the layer's own map."""
         values = self._at_end(self.recording.inside(site)).detach().requires_grad_()
         written, direction = reader(values[:, None])[:, 0], self.direction
-        if reader not in {*writer.modules()}:  # a norm behind the sublayer
+        if (norm := norm_behind(reader, writer)) is not None:
             with torch.no_grad():
-                gain = Gain.of(writer, written.detach())
-                direction = gain.at(writer, written.detach()).back(direction)
+                gain = Gain.of(norm, written.detach())
+                direction = gain.at(norm, written.detach()).back(direction)
         (towards,) = torch.autograd.grad((written.float() * direction).sum(), values)
         scale = self.recording.blocks[site.layer].write_scale
         return values.detach().float() * towards.float() * scale

@@ -32,12 +32,19 @@ from interp.sweeps.attribution import (
     numbers_held,
 )
 from interp.sweeps.edges import edge_scores, few_at_once
-from interp.sweeps.exact_patching import all_distances, all_effects, clean_runs, forwards_of
+from interp.sweeps.exact_patching import (
+    all_distances,
+    all_effects,
+    clean_runs,
+    forwards_inside,
+    forwards_of,
+)
 from interp.sweeps.heads import z_reader_of
 from interp.sweeps.node_scores import NodeScores, join_scores, n_units
 from interp.sweeps.paths import Paths, check_paths
 from interp.sweeps.twins import Direction, Twins, check_gradient, check_twins, twins_of
 from interp.sweeps.wiring import Wiring
+from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
 _OF_EDGES: tuple[Method, ...] = ("relevance", "attribution")
@@ -85,6 +92,10 @@ class PatchingAgreement(Analysis):
             z_reader_of(model.blocks[0])
             model.refuse_edges()
 
+    def prepare(self, model: Model, task: Task) -> Tensors:
+        """Return the model's wiring, if edges are compared."""
+        return {"wiring": Wiring.of(model).numbers} if self.receivers else {}
+
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return "METHOD NODE", "exact NODE" and "distance NODE" [batch layer pos (unit)].
 
@@ -102,7 +113,8 @@ class PatchingAgreement(Analysis):
             exact = all_effects(twins, base, source, self.nodes)
             distances = all_distances(base, source, self.nodes)
             if self.receivers:
-                edges.append(self._edges(twins, base, source))
+                wiring = Wiring.from_numbers(prepared["wiring"])
+                edges.append(self._edges(twins, base, source, wiring))
             rows.append(twins.clean.rows.cpu())
             named = {f"exact {kind}": exact[kind] for kind in exact}
             named |= {f"distance {kind}": distances[kind] for kind in distances}
@@ -114,9 +126,8 @@ class PatchingAgreement(Analysis):
         }
         return join_scores(rows, groups, last=shard.last.cpu()) | of_edges
 
-    def _edges(self, twins: Twins, base: Recording, source: Recording) -> Tensors:
+    def _edges(self, twins: Twins, base: Recording, source: Recording, wiring: Wiring) -> Tensors:
         """Return scores and exact effects of all edges into the receivers [batch edge]."""
-        wiring = Wiring.recorded(base)
         ends = [(name, wiring.n_before(name)) for name in self.receivers]
         paths = Paths(twins, base, source, wiring, "frozen")
         exact = [paths.effects(wiring.senders[:n], [name]) for name, n in ends]
@@ -151,6 +162,7 @@ class PatchingAgreement(Analysis):
         """Return the passes of all methods, and at most the blocks behind every node."""
         passes = n_passes(self.methods, n_sites=len(self.nodes) * model.n_layers, steps=self.steps)
         exact = forwards_of(model, self.nodes, shard) + self._forwards_of_edges(model)
+        exact += forwards_inside(self.nodes)  # once more for the distances
         n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
         held = numbers_held(model, shard, n_kinds=len(self.nodes))
         return Cost(

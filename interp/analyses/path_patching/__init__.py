@@ -23,6 +23,7 @@ from interp.sweeps.heads import z_reader_of
 from interp.sweeps.paths import Between, Paths, check_paths, forwards_of
 from interp.sweeps.twins import Direction, check_twins, twins_of
 from interp.sweeps.wiring import LOGITS, Wiring
+from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
 
@@ -71,9 +72,13 @@ class PathPatching(Analysis):
         known = [name for name in self.receivers if name in wiring.receivers]
         return wiring.senders[: max(map(wiring.n_before, known), default=0)]
 
+    def prepare(self, model: Model, task: Task) -> Tensors:
+        """Return the model's wiring."""
+        return {"wiring": Wiring.of(model).numbers}
+
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return effects [batch sender], the metric of both runs [batch], and the wiring."""
-        wiring = Wiring.recorded(recording)
+        wiring = Wiring.from_numbers(prepared["wiring"])
         senders, n = self.senders_of(wiring), len(shard.prompts)
         measured = {"effects": torch.zeros(n, len(senders))}
         measured |= {name: torch.zeros(n) for name in ("base", "source")}
@@ -84,7 +89,7 @@ class PathPatching(Analysis):
             values["effects"] = paths.effects(senders, self.receivers).cpu()
             for name, of_rows in values.items():
                 measured[name][rows] = of_rows
-        return measured | {"wiring": wiring.numbers.repeat(n, 1)}
+        return measured | {"wiring": prepared["wiring"].repeat(n, 1)}
 
     def combine(self, parts: Sequence[Tensors]) -> PathPatchingResult:
         """Return the effects of all prompts."""
