@@ -94,6 +94,15 @@ def test_variants_run_side_by_side(model: Model) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("n_prompts", [1, 2, 3, 4])
+def test_rows_of_any_prompts_run_together(model: Model, n_prompts: int) -> None:
+    recording = model.record(tokens(batch=n_prompts))
+    whose = torch.tensor([0, n_prompts - 1, n_prompts - 1, 0, n_prompts // 2])
+    ran = recording.rows(1, recording.resid(1)[whose], whose)
+    assert_close(ran, recording.resid(2)[whose], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("start", [1, 5, 11])
 def test_tail_equals_the_whole_sequence(model: Model, start: int) -> None:
     recording = model.record(tokens())

@@ -9,8 +9,9 @@ from interp.replay.blocks import (
     replaced_forward,
     with_first,
 )
-from interp.replay.recording import Recording, Work
+from interp.replay.recording import Recording
 from interp.replay.runner import OnWrite, Read, Runner
+from interp.replay.work import Work
 
 __all__ = [
     "Arguments",

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from einops import repeat
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from interp.errors import SiteError
@@ -170,6 +171,23 @@ def for_rows(value: Any, *, batch: int, rows: int) -> Any:
     if isinstance(value, dict):
         return {
             key: item if key in _OF_ALL_ROWS else for_rows(item, batch=batch, rows=rows)
+            for key, item in value.items()
+        }
+    return value
+
+
+def of_prompts(value: Any, prompts: Int[Tensor, " rows"], *, batch: int) -> Any:
+    """Return recorded tensors for rows that belong to the given prompts, in any order."""
+    if isinstance(value, Tensor) and value.ndim > 1:
+        if value.shape[0] == 1 or value.shape[0] % batch:
+            return for_rows(value, batch=batch, rows=len(prompts))
+        own = value.unflatten(0, (batch, -1))  # attention's biases may hold heads behind the prompt
+        return own[prompts].flatten(0, 1)
+    if isinstance(value, tuple):
+        return tuple(of_prompts(item, prompts, batch=batch) for item in value)
+    if isinstance(value, dict):
+        return {
+            key: item if key in _OF_ALL_ROWS else of_prompts(item, prompts, batch=batch)
             for key, item in value.items()
         }
     return value

@@ -7,12 +7,11 @@ any residual, for any number of variants at once.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from einops import repeat
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from interp.activations import ForwardPass
@@ -26,6 +25,7 @@ from interp.replay.blocks import (
     Stop,
     first,
     for_rows,
+    of_prompts,
     replaced_forward,
     replacing,
     without_hidden,
@@ -33,26 +33,9 @@ from interp.replay.blocks import (
 )
 from interp.replay.rows import Variants, flat, unflat, variants_at_once
 from interp.replay.runner import OnWrite, Read, Runner
+from interp.replay.work import Work
 from interp.shapes import KV, Hidden, Logits, Prefix, Resid
 from interp.sites import BLOCK_KINDS, Site, SiteKind
-
-
-@dataclass
-class Work:
-    """Blocks run so far, as rows × positions.
-
-    One forward of B prompts of T tokens through L blocks is B·T·L. Work counts in `total` too.
-    """
-
-    block_tokens: float = 0.0
-    total: "Work | None" = None
-
-    def add(self, block_tokens: float) -> None:
-        """Count blocks that were run."""
-        self.block_tokens += block_tokens
-        if self.total is not None:
-            self.total.add(block_tokens)
-
 
 Clean = dict[Site, Tensor]
 
@@ -219,6 +202,19 @@ class Recording:
 
     # Running blocks again, on rows
 
+    def rows(self, layer: int, resid: Resid, prompts: Int[Tensor, " rows"]) -> Resid:
+        """Run one block on residuals [rows pos d_model] of any of the prompts, a few at a time.
+
+        `prompts` says whose each row is, by its number in the batch: rows may be in any order, and
+        a prompt may have several, or none.
+        """
+        size = variants_at_once(
+            self.runner.tokens_at_once(resid.device), batch=1, n_pos=self.n_pos, start=0
+        )
+        pieces = zip(torch.split(resid, size), torch.split(prompts, size), strict=True)
+        outputs = [self._run(layer, each, cache=None, start=0, prompts=of) for each, of in pieces]
+        return torch.cat(outputs) if outputs else resid
+
     def block(self, layer: int, resid: Resid, *, hidden: Hidden | None = None) -> Resid:
         """Run one block on residuals [variant*batch pos d_model], with `hidden` keys unattended."""
         return self._run(layer, resid, cache=None, start=0, hidden=hidden)
@@ -376,15 +372,18 @@ class Recording:
         start: int,
         share: float = 1.0,
         hidden: Tensor | None = None,
+        prompts: Tensor | None = None,
     ) -> Tensor:
         block = self.blocks[layer]
         if start not in self._arguments:
             self._dry(start)
         recorded = self._arguments[start][layer]
         rows, n_pos, _ = resid.shape
-        arguments = for_rows(recorded, batch=self.batch_size, rows=rows) | {
-            block.cache_parameter: cache
-        }
+        if prompts is None:
+            arguments = for_rows(recorded, batch=self.batch_size, rows=rows)
+        else:
+            arguments = of_prompts(recorded, prompts, batch=self.batch_size)
+        arguments |= {block.cache_parameter: cache}
         if hidden is not None:
             arguments["attention_mask"] = without_hidden(
                 arguments, hidden, start=start, dtype=resid.dtype
