@@ -1,0 +1,70 @@
+"""One path for all prompts, chosen on one half of them to be judged on the other."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.models import Model
+from interp.shapes import Tensors
+from interp.stats.groups import Grouping
+from interp.sweeps.answers import require_answers
+from interp.sweeps.path_scores import PathScorer, Search
+from interp.sweeps.path_tree import Path, ordinary
+from interp.sweeps.tags import keys_of
+from interp.tasks.batch import TokenBatch
+
+
+def fixed_paths(
+    model: Model, shards: Sequence[TokenBatch], search: Search, *, seed: int
+) -> Tensors:
+    """Return "fixed.path" [half 2L]: the best of as many paths as each prompt has tries.
+
+    The search is the prompts' own, with the mean reward of a half. "half" [prompt] says which half
+    the prompts "key" [prompt] belong to; no group is in both.
+    """
+    keys = torch.cat([keys_of(shard.prompts) for shard in shards])
+    groups = torch.cat([shard.groups for shard in shards]).numpy()
+    in_first = torch.from_numpy(Grouping.of(len(groups), groups).half(seed=seed).copy())
+    paths = torch.full((2, 2 * model.n_layers), -1, dtype=torch.int16)
+    for half in (0, 1):
+        chosen = keys[in_first == (half == 0)]
+        path = _best(model, shards, search, chosen, seed=seed + half)
+        paths[half, : len(path)] = torch.tensor(path, dtype=torch.int16)
+    return {"key": keys, "half": (~in_first).to(torch.int8), "fixed.path": paths}
+
+
+def _best(
+    model: Model, shards: Sequence[TokenBatch], search: Search, chosen: Tensor, *, seed: int
+) -> Path:
+    """Return the path with most right answers; of equals the highest reward, or the shortest."""
+    batches = []
+    for shard in shards:
+        rows = torch.isin(keys_of(shard.prompts), chosen).nonzero()[:, 0].tolist()
+        batches += [shard.only(rows)] if rows else []
+    if not batches:
+        return ordinary(model.n_layers)
+    recordings = [model.record(batch) for batch in batches]
+    tree = search.tree(model.n_layers, seed=seed)
+    scored: dict[Path, tuple[float, float, int]] = {}
+    for _ in range(search.n_simulations):
+        path = tree.propose()
+        right: list[bool] = []
+        reward: list[float] = []
+        for recording, batch in zip(recordings, batches, strict=True):
+            every = range(len(batch.prompts))
+            scorer = PathScorer(recording, every, require_answers(batch)[:, :1], batch.wrong)
+            scores = scorer.scores(every, [path] * len(every))
+            right += [score.is_right() for score in scores]
+            reward += [score.reward(search.reward) for score in scores]
+        tree.reward(float(np.mean(reward)))
+        scored[path] = (float(np.mean(right)), round(float(np.mean(reward)), 6), -len(path))
+    return max(scored, key=lambda path: scored[path])
+
+
+def half_of(shard: TokenBatch, prepared: Tensors) -> Int[Tensor, " batch"]:
+    """Return which half each prompt belongs to: 0 or 1."""
+    half_by_key = dict(zip(prepared["key"].tolist(), prepared["half"].tolist(), strict=True))
+    return torch.tensor([half_by_key[key] for key in keys_of(shard.prompts).tolist()])
