@@ -111,7 +111,7 @@ class Search:
     operations: Operations = "skips and repeats"
     reward: Reward = "right"
     longest_segment: int = 4
-    most_repeats: int = 4
+    most_repeats: int = 3
     bandit: Bandit = field(default_factory=Bandit)
 
     def tree(self, n_layers: int, *, seed: int) -> Tree:

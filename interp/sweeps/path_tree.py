@@ -64,7 +64,7 @@ class _Node:
     visits: int = 0
     total: float = 0.0
     children: "list[_Node]" = field(default_factory=list)
-    is_exhausted: bool = False
+    is_spent: bool = False  # nothing is left to try here or behind
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Bandit:
     """
 
     exploration: float = 1.8
-    length_penalty: float = 3.0
+    length_penalty: float = 5.0
     random_share: float = 0.1
 
 
@@ -98,20 +98,23 @@ class Tree:
     def _node(self, path: Path, edits: tuple[tuple[int, int, int], ...] = ()) -> _Node:
         self._known.add(path)
         possible = self._edits.of(path)
-        order = self._random.permutation(len(possible)).tolist()
+        order = _shuffled([times < 0 for *_, times in possible], self._random)
         return _Node(path, (possible[i] for i in order), edits)
 
     def propose(self) -> Path:
-        """Return the next path to score: a new one, or one of before where nothing is left."""
-        node = self.root
-        self._way = [node]
-        while node.visits:
-            child = self._grown(node) or (self._best(node) if node.children else None)
-            if child is None:
-                break
-            node = child
-            self._way.append(node)
-        return node.path
+        """Return the next path to score: a new one, or the ordinary one if all were tried."""
+        while not self.root.is_spent:
+            self._way = [node := self.root]
+            while node.visits:
+                child = self._grown(node) or self._best(node)
+                if child is None:
+                    node.is_spent = True
+                    break
+                self._way.append(node := child)
+            else:
+                return node.path
+        self._way = [self.root]
+        return self.root.path
 
     @property
     def edits_made(self) -> tuple[tuple[int, int, int], ...]:
@@ -126,19 +129,23 @@ class Tree:
 
     def _grown(self, node: _Node) -> _Node | None:
         """Return a new child, if the node may have one more and an edit is left that makes one."""
-        if node.is_exhausted or len(node.children) >= math.ceil(math.sqrt(node.visits)):
+        is_stuck = all(child.is_spent for child in node.children)
+        if not is_stuck and len(node.children) >= math.ceil(math.sqrt(node.visits)):
             return None
         for edit in node.untried:
             path = edited(node.path, *edit)
             if path not in self._known:
                 node.children.append(self._node(path, (*node.edits, edit)))
                 return node.children[-1]
-        node.is_exhausted = True
         return None
 
-    def _best(self, node: _Node) -> _Node:
+    def _best(self, node: _Node) -> _Node | None:
+        """Return the most promising child behind which something is left to try."""
+        children = [child for child in node.children if not child.is_spent]
+        if not children:
+            return None
         if self._random.random() < self._bandit.random_share:
-            return node.children[int(self._random.integers(len(node.children)))]
+            return children[int(self._random.integers(len(children)))]
         seen = math.log(node.visits)
         how = self._bandit
 
@@ -147,7 +154,15 @@ class Tree:
             length = how.length_penalty * len(child.path) / self._n_layers
             return child.total / child.visits + explored - length
 
-        return max(node.children, key=promise)
+        return max(children, key=promise)
+
+
+def _shuffled(are_skips: list[bool], random: np.random.Generator) -> list[int]:
+    """Return a random order of edits in which skips come as early as repeats, of which are more."""
+    is_skip = np.array(are_skips, bool)
+    share = np.where(is_skip, is_skip.sum(), (~is_skip).sum())
+    order: list[int] = np.argsort(random.exponential(size=len(is_skip)) * share).tolist()
+    return order
 
 
 def moved(

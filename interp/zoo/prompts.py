@@ -51,9 +51,13 @@ def one_hop(world: World) -> Task:
 
 
 def two_hop(world: World) -> Task:
-    """Return every two-fact composition, tagged by what was trained, with hops and shortcuts."""
+    """Return every two-fact composition, tagged by what was trained, with hops and shortcuts.
+
+    A paraphrase asks the same behind the next prompt's sentences.
+    """
     prompts: list[Prompt] = []
     related: dict[str, dict[str, Prompt]] = {}
+    contexts: list[str] = []
     for kind, pairs in queries(world).items():
         for words, answer in pairs if kind != "one-hop" else []:
             entity, first, second = words[-3:]
@@ -68,7 +72,12 @@ def two_hop(world: World) -> Task:
                 tags={"set": kind},
             )
             prompts.append(asked)
+            contexts.append(" ".join(words[1:-3]))
             related[asked.id] = _hops(asked, context=words[1:-3], names=(entity, first, second))
+    for asked, context in zip(prompts, [*contexts[1:], contexts[0]], strict=True):
+        text = f"{context} {' '.join(asked.text.split()[-3:])}"
+        other = Prompt(f"{asked.id}:paraphrase", text, answer=asked.answer, wrong=asked.wrong)
+        related[asked.id]["paraphrase"] = other
     about = (
         "compositions of two facts, “Ada friend boss” → the boss of Ada's friend;"
         " tag “set” says what training showed."

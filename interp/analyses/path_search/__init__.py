@@ -58,9 +58,9 @@ class PathSearch(Analysis):
     operations: Operations = "skips and repeats"
     reward: Reward = "right"
     longest_segment: Annotated[int, AtLeast(1)] = 4
-    most_repeats: Annotated[int, AtLeast(1)] = 4
+    most_repeats: Annotated[int, AtLeast(1)] = 3
     exploration: float = 1.8
-    length_penalty: float = 3.0
+    length_penalty: float = 5.0
     transfer: Literal["where possible", "needed", "none"] = "where possible"
     seed: int = 0
     rank: ClassVar[int] = 40

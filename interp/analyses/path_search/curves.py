@@ -30,6 +30,7 @@ def drawn(result: "PathSearchResult") -> go.Figure:
             "times that the shortest right path runs each layer",
         ],
         vertical_spacing=0.2,
+        horizontal_spacing=0.22,
         row_heights=[0.55, 0.45],
     )
     reach = frame[frame["measure"] == "answered in so many layers"]
