@@ -180,6 +180,12 @@ def test_the_page_of_half_precision_has_a_row_per_analysis_in_order() -> None:
     assert {"path_patching", "probe"} < {*names}
 
 
+def test_every_figure_names_a_run_that_a_command_makes() -> None:
+    text = (ROOT / "scripts/analysis_figures.py").read_text()
+    made = {*re.findall(r"RUNS_DIR/(\w+)", text.split("import io")[0])}
+    assert {*re.findall(r'Source\("(\w+)"', text)} <= made
+
+
 def test_figures_of_analyses_are_few_bytes_and_all_of_analyses() -> None:
     figures = [*(ROOT / "docs/images/analyses").iterdir()]
     assert {figure.name for figure in figures} == {f"{name}.png" for name in find_analyses()}
