@@ -22,6 +22,7 @@ from interp.runs.execution import write_result
 from interp.runs.folder import SCHEMA, Cell, folder_name, task_path
 from interp.runs.parts import pack, write_part
 from interp.runs.viewing import start
+from interp.sweeps.lens import READINGS
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -33,7 +34,7 @@ _VIEWER = Path(__file__).parents[1] / "apps" / "viewer"
 def make_run(folder: Path, *, n_taps: int, n_pos: int, n_prompts: int = 4) -> None:
     """Write a run of a logit lens with random readings."""
     generator = torch.Generator().manual_seed(0)
-    readings = torch.rand(n_prompts, n_taps, n_pos, 5, generator=generator)
+    readings = torch.rand(n_prompts, n_taps, n_pos, len(READINGS), generator=generator)
     part = {
         "readings": readings,
         "top": torch.randint(

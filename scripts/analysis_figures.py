@@ -9,7 +9,8 @@ interp run --model smollm2-135m --task ioi-english --analysis path_patching --n 
 interp run --model smollm2-135m --task agreement --analysis probe --n 240 --out RUNS_DIR/probe
 interp run --model zoo/names-6l --task ioi --analysis feature_patching --n 48 \\
     --set feature_patching.dictionaries=names-6l/resid_pre.3 --out RUNS_DIR/features
-interp run --model smollm2-135m --task plain-text --analysis affine_lens --n 12 --out RUNS_DIR/lens
+interp run --model smollm2-135m --task plain-text --analysis affine_lens --n 5 \\
+    --out RUNS_DIR/affine
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -47,7 +48,7 @@ class Source(NamedTuple):
 
 SOURCES = {
     "activation_patching": Source("study", "ioi-english"),
-    "affine_lens": Source("lens", "plain-text"),
+    "affine_lens": Source("affine", "plain-text"),
     "attention_knockout": Source("smollm2", "facts"),
     "block_influence": Source("study", "plain-text"),
     "circuit_discovery": Source("study", "ioi-english"),

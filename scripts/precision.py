@@ -1,4 +1,4 @@
-"""Measure how far half precision moves every analysis, and update docs/precision.md."""
+"""Measure how far half precision moves every analysis, or those named, in docs/precision.md."""
 
 import sys
 import warnings
@@ -14,9 +14,11 @@ from tests.test_contract import ANALYSES, model, task  # noqa: E402
 
 PAGE, START = root / "docs" / "precision.md", "| analysis |"
 NUMBERS, KINDS = (
-    ("mean", "value", "rate", "usage", "median", "layer"),
-    ("measure", "statistic", "score", "method", "kind"),
+    ("mean", "value", "rate", "usage", "accuracy", "median", "layer"),
+    ("measure", "statistic", "score", "method", "kind", "target"),
 )
+
+NOISE = 1e-5  # nats, or a share
 
 
 def numbers(name: str, dtype: str) -> pd.DataFrame:
@@ -45,10 +47,14 @@ def numbers(name: str, dtype: str) -> pd.DataFrame:
 
 
 def moved(wide: pd.DataFrame, low: pd.DataFrame) -> tuple[float, str]:
-    """Return the largest change, as a share of the largest number of its kind, and its kind."""
-    shares = {}
+    """Return the largest change, as a share of the largest number of its kind, and its kind.
+
+    A kind in which there is nothing but rounding is measured by the largest number of all.
+    """
+    shares, largest = {}, wide["number"].abs().max()
     for what, rows in wide.groupby("what"):
         size = rows["number"].abs().max()
+        size = largest if size < NOISE else size
         change = (
             (low["number"].reindex(rows.index) - rows["number"]).abs().max()
         )  # of the edges that both show
@@ -69,8 +75,16 @@ def line(name: str) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
+def rows(text: str) -> dict[str, str]:
+    """Return the page's rows by analysis."""
+    lines = text[text.index(START) :].splitlines()[2:]
+    return {each.split("|")[1].strip(): each for each in lines}
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    table = ["| analysis | bfloat16 | float16 |", "| --- | --- | --- |", *map(line, ANALYSES)]
     text = PAGE.read_text()
+    known = rows(text) | {name: line(name) for name in sys.argv[1:] or ANALYSES}
+    head = ["| analysis | bfloat16 | float16 |", "| --- | --- | --- |"]
+    table = [*head, *(known[name] for name in ANALYSES if name in known)]
     PAGE.write_text(text[: text.index(START)] + "\n".join(table) + "\n")

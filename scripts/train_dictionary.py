@@ -1,14 +1,18 @@
 """Train small sparse autoencoders: `python scripts/train_dictionary.py zoo/names-6l SITE ...`.
 
 ReLU features, by Adam on |x - x̂|² + λ Σ f |W_dec| (Templeton et al., 2024). Activations come from a
-store, shuffled by token; what a dictionary reaches on new texts is written beside it.
+store, shuffled by token; what a dictionary reaches on new texts is written beside it. Other models
+than the shipped ones need `--texts`: tasks, of which both twins are read, or text files, of which
+paragraphs are.
 """
 
 import json
+import random
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
@@ -25,6 +29,8 @@ from interp.zoo.recipes import RECIPES
 from interp.zoo.train import batch_at
 
 BATCH, LEARNING_RATE, WARM_UP = 512, 2e-3, 0.1
+LONGEST = 128  # tokens of a paragraph that are read
+MASSIVE = 10  # times the median norm: tokens that take all of a squared error
 
 
 def rows(model: Model, n_tokens: int, *, seed: int) -> Iterator[list[int]]:
@@ -38,13 +44,46 @@ def rows(model: Model, n_tokens: int, *, seed: int) -> Iterator[list[int]]:
         step -= 1
 
 
+def split(texts: list[str], *, seed: int) -> tuple[list[str], list[str]]:
+    """Return the texts of tasks and files, shuffled: nine tenths to train on, and new ones."""
+    known: dict[str, None] = {}
+    for source in texts:
+        if Path(source).suffix == ".txt":
+            paragraphs = Path(source).read_text(encoding="utf-8").split("\n\n")
+            known |= dict.fromkeys(" ".join(each.split()) for each in paragraphs if each.strip())
+            continue
+        for prompt in interp.load_task(source).prompts:
+            known |= dict.fromkeys(t for t in (prompt.text, prompt.corrupted) if t is not None)
+    every = list(known)
+    random.Random(seed).shuffle(every)
+    n_new = len(every) // 10
+    return every[n_new:], every[:n_new]
+
+
+def encoded(model: Model, texts: list[str], n_tokens: int) -> Iterator[list[int]]:
+    """Yield the tokens of texts, until there are `n_tokens`."""
+    n = 0
+    for text in texts:
+        batch = model.tokenize([text])
+        row = batch.tokens[0, :LONGEST].tolist()
+        yield row
+        if (n := n + len(row)) >= n_tokens:
+            return
+
+
+def usual(x: Tensor) -> Tensor:
+    """Return activations [token d_model] but the massive ones, mostly of first tokens."""
+    norms = x.norm(dim=1)
+    return x[norms < MASSIVE * norms.median()]
+
+
 def batches(corpus: Corpus, site: Site, *, seed: int, n_steps: int) -> Iterator[Tensor]:
     """Yield shuffled activations [batch d_model] in fp32, epoch after epoch."""
     while n_steps > 0:
         seed += 1
         for batch in TokenVectors(corpus, [site], batch_size=BATCH, seed=seed):
             if (n_steps := n_steps - 1) >= 0:
-                yield batch[str(site)].float()
+                yield usual(batch[str(site)].float())
 
 
 def train(corpus: Corpus, site: Site, *, n_features: int, l1: float, n_steps: int, seed: int):
@@ -78,7 +117,7 @@ def train(corpus: Corpus, site: Site, *, n_features: int, l1: float, n_steps: in
 @torch.no_grad()
 def reached(dictionary: Dictionary, corpus: Corpus) -> dict[str, float]:
     """Return explained variance, L0, and the share of features that are active at all."""
-    x = torch.cat([piece.float() for piece in corpus.column(dictionary.reads)])
+    x = usual(torch.cat([piece.float() for piece in corpus.column(dictionary.reads)]))
     features = dictionary.encode(x)
     error = (x - dictionary.decode(features)).square().sum() / (x - x.mean(0)).square().sum()
     is_active = features > 0
@@ -95,6 +134,7 @@ def main(
     n_steps: int = 2000,
     seed: int = 0,
     out: str = "",
+    texts: Annotated[list[str], typer.Option()] = [],  # noqa: B006
 ) -> None:
     """Train a dictionary for each site and write it under data/dictionaries, or `out`."""
     read, every = interp.load_model(model), [Site.named(site) for site in sites]
@@ -102,8 +142,11 @@ def main(
     how = {"n_features": n_features, "l1": l1, "n_steps": n_steps, "seed": seed}
     with tempfile.TemporaryDirectory() as kept:
         store = ActivationStore(kept, model=read.fingerprint, name=read.name)
-        texts, new = rows(read, n_tokens, seed=seed), rows(read, n_tokens // 10, seed=seed + 1)
-        corpus = capture(read, texts, sites=every, name="texts", store=store)
+        if texts:
+            known, new = (encoded(read, each, n_tokens) for each in split(texts, seed=seed))
+        else:
+            known, new = rows(read, n_tokens, seed=seed), rows(read, n_tokens // 10, seed=seed + 1)
+        corpus = capture(read, known, sites=every, name="texts", store=store)
         held_out = capture(read, new, sites=every, name="new", store=store)
         for site in every:
             dictionary, loss = train(corpus, site, **how)

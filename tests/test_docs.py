@@ -172,6 +172,20 @@ def test_an_analysis_has_its_figure_and_its_formula(name: str) -> None:
     assert f"]({name}.md)" in (ROOT / "docs/analyses/index.md").read_text()
 
 
+def test_the_page_of_half_precision_has_a_row_per_analysis_in_order() -> None:
+    rows = (ROOT / "docs/precision.md").read_text().split("| --- | --- | --- |\n")[1]
+    names = [row.split("|")[1].strip() for row in rows.splitlines()]
+    assert names == [name for name in sorted(find_analyses()) if name in names]
+    assert {"affine_lens", "feature_patching", "head_patterns", "logit_attribution"} < {*names}
+    assert {"path_patching", "probe"} < {*names}
+
+
+def test_every_figure_names_a_run_that_a_command_makes() -> None:
+    text = (ROOT / "scripts/analysis_figures.py").read_text()
+    made = {*re.findall(r"RUNS_DIR/(\w+)", text.split("import io")[0])}
+    assert {*re.findall(r'Source\("(\w+)"', text)} <= made
+
+
 def test_figures_of_analyses_are_few_bytes_and_all_of_analyses() -> None:
     figures = [*(ROOT / "docs/images/analyses").iterdir()]
     assert {figure.name for figure in figures} == {f"{name}.png" for name in find_analyses()}

@@ -83,7 +83,7 @@ def test_what_was_found_stands_beside_it_and_leads_to_its_section(run: Path) -> 
     for section in report["analyses"]:
         assert f'href="#{section["id"]}"' in written
     assert "grey: the untrained model" in figure.layout.title.text
-    for title in ("What it writes", "Needed later", "Decided", "Not void"):
+    for title in ("What it writes", "Needed by later tokens", "Decided", "Not void"):
         assert f"<b>{title}</b>" in written
 
 
@@ -124,6 +124,14 @@ def test_few_large_bars_do_not_crush_the_others(n_layers: int) -> None:
         assert numbers == (["20"] if n_layers <= 48 else [])
     assert figure.layout.xaxis.dtick == {1: 1, 4: 1, 30: 5, 80: 10}[n_layers]
     assert list(figure.layout.xaxis.range) == [-0.6, n_layers - 0.4]
+
+
+@pytest.mark.parametrize("largest", [1.0, 9.0])
+def test_what_a_number_in_a_bar_is_stands_below_the_title(largest: float) -> None:
+    strip = Strip("What it writes", "size", bars=np.array([largest, *[1.0] * 15]))
+    column = Column("m", 16, {"residual_contribution": Beside(strip)})
+    figure = draw_glance([column], title="", about="m")
+    assert ("number in a bar" in figure.layout.title.text) == (largest > 1)
 
 
 def test_columns_share_their_scales_and_at_most_three_are_drawn() -> None:

@@ -20,6 +20,7 @@ from interp.figures.words import value_text
 
 BLUE, ORANGE = COLOURS[:2]
 CONTROL = "#8c959f"
+_INSIDE = "#fff"  # numbers in bars that are cut off
 _LINES = (BLUE, COLOURS[2], COLOURS[3])
 _HEIGHT, _GAP, _HEAD, _FOOT = 118, 30, 62, 44  # pixels
 _WIDTH = 1000  # pixels, for which words and panels are laid out
@@ -84,6 +85,7 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
     for i, column in enumerate(columns, 1):
         _set_layers(figure, i, column.n_layers, n_columns=len(columns), words=words)
     _write(figure, columns, keys)
+    about += _cut_words(figure)
     heading = f"<b>{escape(title)}</b><br><span style='font-size:12px'>{escape(about)}</span>"
     return figure.update_layout(
         title={"text": heading, "x": 0, "xref": "paper", "y": 1 - 14 / height, "yanchor": "top"},
@@ -96,6 +98,12 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
         hovermode="closest",
         meta={"width": _WIDTH, "head": _HEAD - 12},
     )
+
+
+def _cut_words(figure: go.Figure) -> str:
+    """Return what the numbers in bars are; nothing where no bar is cut off."""
+    is_cut = any(note.font.color == _INSIDE for note in figure.layout.annotations)
+    return " · number in a bar: its height, beyond the axis" if is_cut else ""
 
 
 def _of_one_unit(columns: Sequence[Column]) -> list[Column]:
@@ -340,7 +348,7 @@ def _draw_bars(
                 y=high if is_up else low,
                 yanchor="top" if is_up else "bottom",
                 showarrow=False,
-                font={"size": 10 if len(strip.bars) <= _FEW else 8, "color": "#fff"},
+                font={"size": 10 if len(strip.bars) <= _FEW else 8, "color": _INSIDE},
                 **panel.at,
             )
 

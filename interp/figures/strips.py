@@ -65,7 +65,7 @@ def needed_later(frame: pd.DataFrame) -> Strip | None:
     values = np.full(int(rows["skipped"].max()) + 1, np.nan)
     values[mean.index.to_numpy(int)] = mean.to_numpy(float)
     scale = "change of what later layers write at later tokens (none behind the last)"
-    return Strip("Needed later", scale, bars=values)
+    return Strip("Needed by later tokens", scale, bars=values)
 
 
 def decided(frame: pd.DataFrame) -> Strip | None:

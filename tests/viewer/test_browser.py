@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlparse
 import pytest
 from interp_viewer.menu import entries
 
+from benchmarks.viewer import make_run
 from interp.files.whole import read_json, write_json
 from interp.runs.viewing import Viewer, start
 
@@ -120,6 +121,33 @@ def test_a_click_moves_the_address_once_and_back_undoes_it(page: Any, viewer: Vi
     inspector(page, "in front of layer 1, token 5").wait_for()
     page.reload()
     inspector(page, "in front of layer 1, token 5").wait_for()
+
+
+def test_a_click_outlines_its_cell_and_sends_no_number_again(page: Any, tmp_path: Path) -> None:
+    make_run(tmp_path / "wide", n_taps=49, n_pos=256)
+    received: list[int] = []
+    page.on("websocket", lambda ws: ws.on("framereceived", lambda data: received.append(len(data))))
+
+    def is_outlined(row: int) -> bool:
+        at = json.loads(page.locator(".heat canvas").first.get_attribute("data-cells"))
+        y = at["top"] + (48 - row + 0.5) * at["height"]
+        left = [at["left"] + 20 * at["width"] - 2, y]
+        pixel = page.locator(".heat canvas").first.evaluate(
+            "(canvas, [x, y]) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data]", left
+        )
+        return sum(pixel[:3]) < 200  # black, on the scale's yellow or grey
+
+    with start(tmp_path) as viewer:
+        opened(page, viewer, "lens?run=wide&layer=5&token=20&of=entropy,+nats")
+        assert sum(received) > 100_000
+        assert is_outlined(5)
+        del received[:]
+        canvas = page.locator(".heat canvas").first
+        canvas.click(position=cell_at(page, 9, 20, n_rows=49))
+        inspector(page, "in front of layer 9, token 20").wait_for()
+        settled(page)
+        assert is_outlined(9)
+        assert 0 < sum(received) < 60_000
 
 
 def test_a_pasted_link_shows_the_same_on_a_cold_server(browser: Any, runs: Path) -> None:

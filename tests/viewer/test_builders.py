@@ -1,11 +1,12 @@
 """What pages are made of: grids, colours, selections, voids, circuits; nothing drawn."""
 
+import base64
 from xml.etree.ElementTree import fromstring
 
 import numpy as np
 import pytest
 import torch
-from interp_viewer import drawing
+from interp_viewer import drawing, heat
 from interp_viewer.colours import lut
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.menu import entry_of
@@ -61,6 +62,14 @@ def test_what_is_missing_infinite_or_beyond_is_counted() -> None:
     assert "marked ▲: 1" in captions
     assert "All values are 0." in grid([[0.0, 0.0]]).captions()
     assert "There is no number to show." in grid([[np.nan]]).captions()
+
+
+def test_the_texts_of_cells_are_sent_once_each() -> None:
+    sent = heat._words(("the", "", "a", "the"))
+    at = np.frombuffer(base64.b64decode(sent["word_at"]), np.int32)
+    assert [sent["words"][i] for i in at] == ["the", "", "a", "the"]
+    assert len(sent["words"]) == 3
+    assert heat._words(None) == {"words": None, "word_at": None}
 
 
 def test_ranks_are_by_size() -> None:

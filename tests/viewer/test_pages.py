@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 from interp_viewer.menu import WITHOUT_RUN, entries
 from interp_viewer.pages import heads
+from interp_viewer.pages.lens import READINGS
 from interp_viewer.reading import find_run
 from interp_viewer.selected import Selected
 from interp_viewer.selection import Selection
 from streamlit.testing.v1 import AppTest
 
+from benchmarks import viewer as viewer_benchmark
 from benchmarks.viewer import make_run
 from interp.analyses.head_patterns import targets
+from interp.analyses.logit_lens import measures
 from interp.files.whole import read_json, write_json
 from interp.runs import Study, execute
 
@@ -529,6 +532,33 @@ def test_a_feature_shows_where_it_is_most_active_and_leads_to_that_prompt(
 
 def test_the_page_of_heads_knows_the_tensors_order() -> None:
     assert (heads.READINGS, heads.COPIES) == (targets.READINGS, targets.COPIES)
+
+
+def test_the_page_of_the_lens_knows_the_order_of_the_tensor() -> None:
+    names = measures.at_positions(np.arange(7.0)[None, None, None], overlap="overlap").items()
+    order = {name: int(values.item()) for name, values in names}
+    known = {name.removesuffix(" of the most probable tokens"): i for name, i in READINGS.items()}
+    assert {name: order[name] for name in known} == known
+
+
+def test_entropy_and_margin_are_offered_where_a_run_has_them(made: Path, seen: Draw) -> None:
+    for over in ("", "all"):
+        for of in ("entropy, nats", "margin of the first guess, nats"):
+            at = seen(made, "lens", run="hops", layer=1, token=2, of=of, over=over)
+            assert is_fine(at), texts(at)
+            assert at.metric[0].value != "0"
+            assert f"{of}, " in texts(at)
+
+
+def test_readings_that_an_earlier_version_lacks_are_not_offered(
+    tmp_path: Path, seen: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewer_benchmark, "READINGS", list(READINGS)[:5])
+    make_run(tmp_path / "old", n_taps=3, n_pos=4)
+    at = seen(tmp_path, "lens", run="old", layer=1, token=2, of="entropy, nats")
+    assert is_fine(at), texts(at)
+    (box,) = (box for box in at.selectbox if box.label == "Reading")
+    assert len(box.options) == 5
 
 
 def test_the_live_page_keeps_the_menu_of_the_run_it_came_from(made: Path, seen: Draw) -> None:

@@ -1,4 +1,5 @@
 // A grid of numbers as a canvas: click, arrow keys, hover; what is picked is sent, never kept here.
+// The selected cell comes from mark.js, so that the numbers are not sent again with every click.
 const TOP = 8;
 const FONT = "12px sans-serif";
 const LONGEST = { row: 96, col: 76 }; // of labels, in pixels
@@ -61,6 +62,7 @@ class Heat {
     this.data = data;
     if (isNew) {
       this.values = decode(data.values, Float32Array);
+      this.words = data.words && decode(data.word_at, Int32Array);
       this.luts = { light: decode(data.light, Uint8Array), dark: decode(data.dark, Uint8Array) };
       this.threshold = data.threshold;
       this.cursor = null;
@@ -76,6 +78,14 @@ class Heat {
     this.draw();
   }
 
+  get selected() {
+    return window.interpMarks?.get(this.data.grid) ?? null;
+  }
+
+  text(row, col) {
+    return this.words ? this.data.words[this.words[row * this.data.cols + col]] : "";
+  }
+
   at(row, col) {
     return this.values[row * this.data.cols + col];
   }
@@ -89,13 +99,13 @@ class Heat {
   // As wide as its place, as tall as the window leaves below what stands above.
   layout() {
     const width = this.root.clientWidth || 600;
-    const { rows, cols, row_labels: rowLabels, col_labels: colLabels, low, high, texts } = this.data;
+    const { rows, cols, row_labels: rowLabels, col_labels: colLabels, low, high } = this.data;
     const pen = this.canvas.getContext("2d");
     pen.font = FONT;
     const longest = (labels) => Math.max(...labels.map((label) => pen.measureText(label).width), 6);
     const left = 26 + Math.min(LONGEST.row, longest(rowLabels));
     const right = 34 + longest([round(low), round(high)]);
-    const cellWidth = Math.min(texts ? 110 : 64, (width - left - right) / cols);
+    const cellWidth = Math.min(this.words ? 110 : 64, (width - left - right) / cols);
     const label = longest(colLabels);
     const areNumbers = label < 32;
     const isTurned = !areNumbers && label + 6 > cellWidth;
@@ -158,21 +168,37 @@ class Heat {
     this.canvas.height = Math.round(height * dpr);
     this.canvas.style.height = `${height}px`;
     this.canvas.dataset.cells = JSON.stringify({ left: this.box.left, top: TOP, width: this.box.cellWidth, height: this.box.cellHeight });
-    const pen = this.canvas.getContext("2d");
-    pen.setTransform(dpr, 0, 0, dpr, 0, 0);
     const dark = isDark(this.root);
     this.lut = dark ? this.luts.dark : this.luts.light;
     const style = getComputedStyle(this.root);
     this.ink = style.getPropertyValue("--st-text-color").trim() || (dark ? "#fafafa" : "#262730");
     this.paper = style.getPropertyValue("--st-background-color").trim() || (dark ? "#0e1117" : "#ffffff");
+    const what = JSON.stringify([this.data.stamp, this.box, this.threshold, dpr, dark, this.ink, this.paper]);
+    if (what !== this.drawn) {
+      this.picture = this.drawPicture(dpr);
+      this.drawn = what;
+    }
+    const pen = this.canvas.getContext("2d");
+    pen.drawImage(this.picture, 0, 0);
+    pen.setTransform(dpr, 0, 0, dpr, 0, 0);
+    this.drawOutline(pen, this.selected, true);
+    this.drawOutline(pen, this.cursor, false);
+  }
+
+  // All but what moves: drawn once, and copied under every selection.
+  drawPicture(dpr) {
+    const picture = document.createElement("canvas");
+    picture.width = this.canvas.width;
+    picture.height = this.canvas.height;
+    const pen = picture.getContext("2d");
+    pen.setTransform(dpr, 0, 0, dpr, 0, 0);
     pen.fillStyle = this.paper;
-    pen.fillRect(0, 0, width, height);
+    pen.fillRect(0, 0, this.box.width, this.box.height);
     this.drawCells(pen);
     this.drawMarks(pen);
     this.drawAxes(pen);
     this.drawScale(pen);
-    this.drawOutline(pen, this.data.selected, true);
-    this.drawOutline(pen, this.cursor, false);
+    return picture;
   }
 
   // Draw again if there is another size for it.
@@ -180,6 +206,7 @@ class Heat {
     if (!this.root.isConnected) {
       this.watcher.disconnect();
       window.removeEventListener("resize", this.resized);
+      document.removeEventListener("interp-mark", this.marked);
       return;
     }
     if (!this.data || !this.root.clientWidth) return;
@@ -209,7 +236,7 @@ class Heat {
   }
 
   drawMarks(pen) {
-    const { rows, cols, texts, signed, high } = this.data;
+    const { rows, cols, signed, high } = this.data;
     const { cellWidth, cellHeight } = this.box;
     const roomy = cellWidth >= 18 && cellHeight >= 13;
     const hatching = cellWidth >= 5 && cellHeight >= 5;
@@ -223,7 +250,7 @@ class Heat {
         const [x, y] = [this.x(col), this.y(row)];
         if (hatching && (Number.isNaN(value) || this.isHatched(value))) this.hatch(pen, x, y, Number.isNaN(value));
         if (!roomy || Number.isNaN(value)) continue;
-        const text = texts ? texts[row * cols + col] : signed && Math.abs(value) > 0.05 * high ? (value < 0 ? "−" : "+") : value > high ? "▲" : "";
+        const text = this.words ? this.text(row, col) : signed && Math.abs(value) > 0.05 * high ? (value < 0 ? "−" : "+") : value > high ? "▲" : "";
         if (!text) continue;
         const [red, green, blue] = this.isHatched(value) ? [190, 190, 190] : this.colour(value);
         const written = fitted(pen, text, cellWidth - 2);
@@ -313,10 +340,11 @@ class Heat {
   // What is said and sent
 
   describe([row, col]) {
-    const { row_name: rowName, col_name: colName, row_labels: rowLabels, col_labels: colLabels, unit, texts, cols } = this.data;
+    const { row_name: rowName, col_name: colName, row_labels: rowLabels, col_labels: colLabels, unit } = this.data;
     const value = this.at(row, col);
     const said = Number.isNaN(value) ? this.data.missing : `${shown(value)}${unit ? ` ${unit}` : ""}`;
-    const text = texts && texts[row * cols + col] ? ` “${texts[row * cols + col]}”` : "";
+    const word = this.text(row, col);
+    const text = word ? ` “${word}”` : "";
     return `${rowName} ${rowLabels[row]}, ${colName} ${colLabels[col]}: ${said}${text}${this.isHatched(value) ? `, ${this.data.hatched}` : ""}`;
   }
 
@@ -326,7 +354,7 @@ class Heat {
 
   move(key) {
     const { rows, cols, upward } = this.data;
-    const [row, col] = this.cursor || this.data.selected || [0, 0];
+    const [row, col] = this.cursor || this.selected || [0, 0];
     const up = upward ? 1 : -1;
     const page = Math.max(1, Math.round(cols / 8));
     const moves = {
@@ -350,7 +378,7 @@ class Heat {
     canvas.addEventListener("keydown", (event) => {
       if (event.key === "Enter" || event.key === " ") {
         event.preventDefault();
-        this.pick(this.cursor || this.data.selected || [0, 0]);
+        this.pick(this.cursor || this.selected || [0, 0]);
       } else if (this.move(event.key)) event.preventDefault();
     });
     canvas.addEventListener("focus", () => this.draw());
@@ -386,6 +414,8 @@ class Heat {
     if (page) this.watcher.observe(page);
     this.resized = () => this.fit();
     window.addEventListener("resize", this.resized);
+    this.marked = (event) => { if (event.detail === this.data?.grid) this.draw(); };
+    document.addEventListener("interp-mark", this.marked);
   }
 }
 

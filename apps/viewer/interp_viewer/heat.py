@@ -30,6 +30,12 @@ def _component() -> Callable[..., Any]:
     return st.components.v2.component("interp_heat", html=HTML, js=js, css=css)
 
 
+@cache
+def _mark() -> Callable[..., Any]:
+    js = (Path(__file__).parent / "mark.js").read_text(encoding="utf-8")
+    return st.components.v2.component("interp_mark", html="<i></i>", js=js)
+
+
 def heat(
     grid: Grid,
     *,
@@ -53,16 +59,17 @@ def heat(
         if value is not None and on_threshold is not None:
             on_threshold(float(value))
 
+    _mark()(key=f"mark-{key}", data={"grid": key, "selected": selected})
     _component()(
         key=key,
-        data=_sent(grid) | {"selected": selected, "below": below},
+        data=_sent(grid) | {"grid": key, "below": below},
         on_pick_change=picked,
         on_threshold_change=moved,
     )
 
 
 def _sent(grid: Grid) -> dict[str, Any]:
-    """Return what the picture needs, and nothing else."""
+    """Return what the picture needs but the selection: the same after a click, it is not resent."""
     low, high = grid.range
     n_rows, n_cols = grid.values.shape
     values = np.where(np.isinf(grid.values), np.nan, grid.values).astype(np.float32)
@@ -83,7 +90,7 @@ def _sent(grid: Grid) -> dict[str, Any]:
         "n_letters": len(" ".join(grid.captions())),
         "upward": grid.is_upward,
         "missing": grid.missing,
-        "texts": list(grid.texts) if grid.texts else None,
+        **_words(grid.texts),
         **_threshold(grid, values),
         "hatched": grid.hatched,
         "file": "".join(c if c.isalnum() else "-" for c in grid.title)[:60],
@@ -93,9 +100,18 @@ def _sent(grid: Grid) -> dict[str, Any]:
         ),
     }
     stamp = hashlib.blake2b(sent["values"].encode(), digest_size=8)
-    seen = [sent[name] for name in ("rows", "cols", "threshold", "label", "texts")]
+    seen = [sent[name] for name in ("rows", "cols", "threshold", "label", "words", "word_at")]
     stamp.update(repr(seen).encode())
     return sent | {"stamp": stamp.hexdigest()}
+
+
+def _words(texts: tuple[str, ...] | None) -> dict[str, Any]:
+    """Return the different texts of cells, and which of them each cell has."""
+    if not texts:
+        return {"words": None, "word_at": None}
+    number = {word: i for i, word in enumerate(dict.fromkeys(texts))}
+    at = np.fromiter((number[text] for text in texts), np.int32, len(texts))
+    return {"words": list(number), "word_at": encoded(at)}
 
 
 def _threshold(grid: Grid, values: Values) -> dict[str, Any]:

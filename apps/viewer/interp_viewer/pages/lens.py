@@ -3,6 +3,7 @@
 import numpy as np
 import streamlit as st
 
+from interp.errors import RunError
 from interp.numerals import with_minus
 from interp_viewer.about import about
 from interp_viewer.grid import Axis, Grid
@@ -22,13 +23,16 @@ READINGS = {
     "overlap of the most probable tokens": 2,
     "answer probability": 3,
     "answer rank": 4,
+    "entropy, nats": 5,
+    "margin of the first guess, nats": 6,
 }
 _SHARES = {"overlap of the most probable tokens", "answer probability"}
 
 
-def choices(here: Selected) -> list[str]:  # noqa: ARG001
-    """Return the readings."""
-    return list(READINGS)
+def choices(here: Selected) -> list[str]:
+    """Return the readings; runs of earlier versions lack the last ones."""
+    _, shape = here.measured(here.cell("logit_lens")).names["readings"]
+    return list(READINGS)[: shape[-1]]
 
 
 def _measure(here: Selected, of: str) -> str:
@@ -41,6 +45,8 @@ def grid(here: Selected, of: str) -> Grid:
     """Return one reading [tap token] of a prompt, with the lens's first choices; or its mean."""
     of = of if of in READINGS else next(iter(READINGS))
     cell = here.cell("logit_lens")
+    if of not in choices(here):
+        raise RunError(f"{here.run.id} has no {of}: it was made by an earlier version")
     how = {"top": 1.0 if of in _SHARES else None}
     missing = "this prompt has no answer" if "answer" in of else "no prompt has this token"
     if here.is_over_all:
@@ -125,7 +131,7 @@ def _token(here: Selected) -> None:
     if token is None:
         return
     readings = measured.of_prompt("readings", here.ex)[:, token]
-    rows = {name: readings[:, i] for name, i in READINGS.items()}
+    rows = dict(zip(READINGS, readings.T, strict=False))
     if "top" in measured.names:
         vocabulary, best = (
             here.run.vocabulary(here.model),
