@@ -20,7 +20,6 @@ from interp.analyses.parallel_window.result import (
     MEASURES,
     OUTPUT_MEASURES,
     ParallelWindowResult,
-    first_and_last,
 )
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
@@ -31,6 +30,7 @@ from interp.shapes import Resid, Tensors
 from interp.sweeps.cosines import SMALLEST_NORM
 from interp.sweeps.lens import held, readings
 from interp.sweeps.positions import FirstPosition, first_read, require_positions
+from interp.sweeps.windows import first_and_last
 from interp.tasks.batch import TokenBatch
 
 __all__ = ["ParallelWindow", "ParallelWindowResult"]
@@ -61,17 +61,18 @@ class ParallelWindow(Analysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self._windows
+        _ = self.windows
 
     @property
-    def _windows(self) -> list[tuple[int, int]]:
-        return [first_and_last(text) for text in self.output_windows]
+    def windows(self) -> list[tuple[int, int]]:
+        """Return the first and last layer of every output window."""
+        return [first_and_last(text, what="output window") for text in self.output_windows]
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise AnalysisError for windows that do not exist, and prompts without positions."""
         if model.n_layers < 2:
             raise AnalysisError("the model has 1 layer; a window needs at least 2")
-        for text, (_, last) in zip(self.output_windows, self._windows, strict=True):
+        for text, (_, last) in zip(self.output_windows, self.windows, strict=True):
             if last >= model.n_layers:
                 raise AnalysisError(
                     f"output window {text!r} given; the model's last layer is {model.n_layers - 1}"
@@ -90,14 +91,14 @@ class ParallelWindow(Analysis):
             for first, stream in enumerate(streams):
                 error = _difference(recording, first, last, stream)
                 windows[:, first, last] = error[:, start:].mean(1).cpu()
-                if (first, last) in self._windows:
+                if (first, last) in self.windows:
                     rest = range(last + 1, layers)
                     ends[first, last] = recording.chain(rest, stream.to(recording.resid(0).dtype))
         n_pos = torch.full((n,), recording.n_pos - start)
         if not ends:
             return {"windows": windows, "n_pos": n_pos}
         read, _ = readings(
-            recording, [ends[window] for window in self._windows], top_k=1, answer=None
+            recording, [ends[window] for window in self.windows], top_k=1, answer=None
         )
         outputs = read[:, :, start:, : len(OUTPUT_MEASURES)].mean(2).cpu()
         return {"windows": windows, "outputs": outputs, "n_pos": n_pos}
@@ -110,8 +111,8 @@ class ParallelWindow(Analysis):
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Half a sweep for all windows, and the layers behind each output window."""
         layers, n_tokens = model.n_layers, shard.tokens.numel()
-        behind = sum((layers - 1 - last) / layers for _, last in dict.fromkeys(self._windows))
-        n_outputs = len(self._windows)
+        behind = sum((layers - 1 - last) / layers for _, last in dict.fromkeys(self.windows))
+        n_outputs = len(self.windows)
         numbers = len(MEASURES) * layers**2 + len(OUTPUT_MEASURES) * n_outputs
         at_once = (5 * layers + n_outputs) * n_tokens * model.d_model
         at_once += held(n_tokens, model.d_vocab) if n_outputs else 0

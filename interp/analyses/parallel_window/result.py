@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.errors import AnalysisError
 from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.figures.words import PICKED
 from interp.result import Compared, Finding, Result
@@ -21,16 +20,6 @@ if TYPE_CHECKING:
 
 MEASURES = ("relative error", "cosine")
 OUTPUT_MEASURES = ("KL(parallel‖final), nats", "KL(final‖parallel), nats", "same first token")
-
-
-def first_and_last(text: str) -> tuple[int, int]:
-    """Return a window's first and last layer."""
-    first, dash, last = text.partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-        raise AnalysisError(
-            f"output window {text!r} given; a first and a last layer are needed, such as '2-3'"
-        )
-    return int(first), int(last)
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,9 +47,7 @@ class ParallelWindowResult(Result):
         for i, measure in enumerate(MEASURES):
             yield self._frame(measure, first, last, self.arrays["windows"][:, first, last, i])
         if "outputs" in self.arrays:
-            first, last = np.array(
-                [first_and_last(text) for text in self.analysis.output_windows]
-            ).T
+            first, last = np.array(self.analysis.windows).T
             for i, measure in enumerate(OUTPUT_MEASURES):
                 yield self._frame(measure, first, last, self.arrays["outputs"][..., i])
 
