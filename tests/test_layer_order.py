@@ -14,8 +14,8 @@ from torch.testing import assert_close
 from interp.analyses.layer_order import LayerOrder, Variant
 from interp.analyses.layer_order.variants import distant_swaps, swaps, windowed, windows_of
 from interp.analyses.layer_order.walks import changes_of, distinct, ends_of
-from interp.analyses.parallel_window import parallel_streams
-from interp.errors import AnalysisError, UnsuitedError
+from interp.analyses.parallel_window import side_by_side
+from interp.errors import AnalysisError
 from interp.files.mergekit import mergekit_recipe
 from interp.models import Model
 from interp.replay import Recording, rows
@@ -125,7 +125,7 @@ def test_identical_layers_have_no_order() -> None:
 def test_the_parallel_sum_is_that_of_parallel_window() -> None:
     model = tiny("llama")
     recording = model.record(tokens())
-    *_, streams = parallel_streams(recording)
+    *_, (streams, _) = side_by_side(recording)
     ends = ends_of(recording, [Variant("parallel_sum", WINDOW)])
     assert_close(ends[0], streams[1][:, -1])
 
@@ -224,17 +224,6 @@ def test_what_does_not_fit_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(AnalysisError, match=re.escape(says)):
         LayerOrder(**parameters).check(tiny("llama"), tokens())
-
-
-def test_a_model_of_one_layer_has_no_order() -> None:
-    one = dataclasses.replace(tiny("llama"))
-    with pytest.raises(UnsuitedError, match="the model has 1 layer; an order needs at least 2"):
-        LayerOrder().check(_Shallow(), tokens())  # type: ignore[arg-type]
-    LayerOrder().check(one, tokens())
-
-
-class _Shallow:
-    n_layers = 1
 
 
 def _result(changes: np.ndarray, **parameters: object):

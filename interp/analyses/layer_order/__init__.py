@@ -57,10 +57,10 @@ class LayerOrder(Analysis):
     layers: "reverse", "shuffle" (`shuffles` draws), "repeat" (the middle layer as often as there
     are layers), "parallel_sum" (h + ΣF) and "parallel_mean" (h + ΣF / n), "looped_parallel"
     (`rounds` of the mean), "duplicate" (twice), "loop" (`rounds` times) and "damped_loop" (`rounds`
-    steps of h + (F(h) - h) / rounds). `windows` ("2-5") are given, or up to 4 of each
-    of `lengths` are spread evenly; by default they have 4 layers. The first and the last layer are
-    left out where the rest is long enough. `every` takes only every so many places. `control` "untrained" swaps neighbours in three untrained
-    twins too.
+    steps of h + (F(h) - h) / rounds). `windows` ("2-5") are given, or up to 4 of each of `lengths`
+    are spread evenly; by default they have 4 layers. The first and the last layer are left out
+    where the others are long enough. `every` takes only every so many places. `control`
+    "untrained" swaps neighbours in three untrained twins too.
     """
 
     operations: tuple[Operation, ...] = get_args(Operation)
