@@ -253,7 +253,7 @@ def test_findings_are_computed_another_way() -> None:
     assert kept.control.estimate.value == pytest.approx(skip[:, 1].mean())
     own = swap[:, 0].sum() / skip[:, 0].sum()
     assert learned.estimate.value == pytest.approx(own - 0.15, rel=1e-5)
-    assert learned.claim.startswith("Order matters more than untrained")
+    assert learned.claim.startswith("Swapping neighbours costs a larger share")
     frame = result.to_frame()
     rows = frame[(frame["variant"] == "swap 1,2") & (frame["measure"] == "KL(clean‖variant), nats")]
     assert rows["mean"].item() == pytest.approx(swap[:, 0].mean())

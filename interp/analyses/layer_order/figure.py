@@ -132,5 +132,9 @@ def _draw_bars(figure: go.Figure, rows: pd.DataFrame, *, row: int) -> None:
         row=row,
         col=1,
     )
-    figure.update_xaxes(title_text=KEPT, **_SHARE, row=row, col=1)
-    figure.update_yaxes(tickmode="linear", row=row, col=1)
+    how = {"xanchor": "left", "showarrow": False, "row": row, "col": 1}
+    for name in rows["x"]:  # inside, since margins are too narrow for names
+        figure.add_annotation(text=name, x=1.05, y=name, **how)
+    ticks = {"tickvals": [0, 0.5, 1], "range": [-0.02, 1.5]}
+    figure.update_xaxes(title_text=KEPT, **_SHARE | ticks, row=row, col=1)
+    figure.update_yaxes(showticklabels=False, ticks="", showgrid=False, row=row, col=1)

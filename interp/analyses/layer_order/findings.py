@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.analyses.layer_order.variants import WINDOWED, Variant
-from interp.figures.words import counted
+from interp.figures.words import counted, points
 from interp.result import Compared, Finding
 from interp.stats.beyond import beyond
 from interp.stats.estimate import Estimate, ratio
@@ -79,10 +79,9 @@ def _learned(result: "LayerOrderResult") -> Finding:
     own = ratio(above, below, groups=result.prompt_groups, seed=result.analysis.seed)
     others = twins[:, 0] / twins[:, 1]
     more = beyond(own, others)
-    points = f"{more:.0%}".replace(" %", " points")
-    claim = f"Order matters {_more(more)} untrained: swaps cost {points} more of what skips do."
     return Finding(
-        claim,
+        f"Swapping neighbours costs {_share(more)} share of what skipping both costs than in"
+        f" untrained models: {points(more)}.",
         more,
         measure,
         control=Compared(UNTRAINED, Estimate(float(others.mean()))),
@@ -92,10 +91,10 @@ def _learned(result: "LayerOrderResult") -> Finding:
     )
 
 
-def _more(more: Estimate) -> str:
+def _share(more: Estimate) -> str:
     if not more.excludes():
-        return "no more than"
-    return "more than" if more.value > 0 else "less than"
+        return "no larger a"
+    return "a larger" if more.value > 0 else "a smaller"
 
 
 def _unseen(result: "LayerOrderResult", measure: str) -> Finding:
