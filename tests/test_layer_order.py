@@ -19,6 +19,8 @@ from interp.errors import AnalysisError
 from interp.files.mergekit import mergekit_recipe
 from interp.models import Model
 from interp.replay import Recording, rows
+from interp.stats.beyond import beyond
+from interp.stats.estimate import Estimate
 from tests.families import tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -260,6 +262,15 @@ def test_findings_are_computed_another_way() -> None:
     assert frame[frame["variant"] == "untrained, swap of two neighbours"]["mean"].tolist() == (
         pytest.approx([0.15, 0.85])
     )
+
+
+def test_beyond_others_is_wider_by_how_much_they_differ() -> None:
+    more = beyond(Estimate(1.0, 0.9, 1.2, n=20), [0.0, 0.2])
+    between = 12.706 * 0.02**0.5 * 1.5**0.5  # Student's t of one degree of freedom
+    assert more.value == pytest.approx(0.9)
+    assert more.low == pytest.approx(0.9 - np.hypot(0.1, between), rel=1e-4)
+    assert more.high == pytest.approx(0.9 + np.hypot(0.2, between), rel=1e-4)
+    assert not beyond(Estimate(1.0, 0.9, 1.2, n=20), [0.0]).has_interval
 
 
 def test_a_variant_is_a_recipe() -> None:
