@@ -11,6 +11,7 @@ interp run --model zoo/names-6l --task ioi --analysis feature_patching --n 48 \\
     --set feature_patching.dictionaries=names-6l/resid_pre.3 --out RUNS_DIR/features
 interp run --model smollm2-135m --task plain-text --analysis affine_lens --n 5 \\
     --out RUNS_DIR/affine
+interp run --model smollm2-135m --task facts --analysis layer_order --n 24 --out RUNS_DIR/order
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -59,6 +60,7 @@ SOURCES = {
     "probe": Source("probe", "agreement"),
     "depth_map": Source("study", "plain-text"),
     "layer_skip": Source("study", "plain-text"),
+    "layer_order": Source("order", "facts"),
     "logit_lens": Source("study", "facts"),
     "oracle_exit": Source("study", "facts"),
     "parallel_window": Source("study", "plain-text"),

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
-from interp.analyses.parallel_window import ParallelWindow
+from interp.analyses.parallel_window import ParallelWindow, side_by_side
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.replay import rows
@@ -62,6 +62,30 @@ def test_every_window_equals_the_naive_loop(model: Model) -> None:
             same = (log_q.argmax(-1) == clean.argmax(-1)).double().mean(1)
             got = part["outputs"][:, windows.index(f"{first}-{last}")]
             assert_close(got.double(), torch.stack([*kls, same], dim=1), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_every_pair_equals_the_naive_loop(model: Model) -> None:
+    batch, layers = tokens(), model.n_layers
+    stream, _ = hooked(model, batch)
+    part = ParallelWindow().measure(model.record(batch), batch, {})
+    for first in range(layers):
+        for last in range(first + 1, layers):
+            x = stream[first]
+            alone = write_on(model, batch, last, x)
+            behind = write_on(model, batch, last, x + (stream[first + 1] - x))
+            strength = (behind - alone).norm(dim=-1) / alone.norm(dim=-1)
+            assert_close(part["pairs"][:, first, last], strength.mean(1), rtol=1e-4, atol=1e-5)
+    assert bool((part["pairs"].tril() == 0).all())
+
+
+@torch.no_grad()
+def test_what_neighbours_miss_side_by_side_is_their_interaction() -> None:
+    model, batch = tiny("llama"), tokens()
+    recording = model.record(batch)
+    for last, (streams, (*_, alone, behind)) in enumerate([*side_by_side(recording)][1:], 1):
+        missed = recording.resid(last + 1) - streams[last - 1]
+        assert_close(missed, behind - alone, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.errors import AnalysisError
 from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.figures.words import PICKED
 from interp.result import Compared, Finding, Result
@@ -20,22 +19,16 @@ if TYPE_CHECKING:
     from interp.analyses.parallel_window import ParallelWindow
 
 MEASURES = ("relative error", "cosine")
+PAIRS = "pair interaction"
 OUTPUT_MEASURES = ("KL(parallel‖final), nats", "KL(final‖parallel), nats", "same first token")
-
-
-def first_and_last(text: str) -> tuple[int, int]:
-    """Return a window's first and last layer."""
-    first, dash, last = text.partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-        raise AnalysisError(
-            f"output window {text!r} given; a first and a last layer are needed, such as '2-3'"
-        )
-    return int(first), int(last)
 
 
 @dataclass(frozen=True, repr=False)
 class ParallelWindowResult(Result):
-    """Arrays: windows [prompt first last measure], n_pos, outputs [prompt window measure]."""
+    """Arrays: windows [prompt first last measure], n_pos, outputs [prompt window measure].
+
+    `pairs` [prompt first last] are interactions of two layers.
+    """
 
     analysis: "ParallelWindow"
     arrays: dict[str, np.ndarray]
@@ -46,10 +39,20 @@ class ParallelWindowResult(Result):
         mean = np.average(values, axis=0, weights=self.arrays["n_pos"])
         return np.where(np.tri(len(mean), k=-1, dtype=bool), np.nan, mean)
 
+    def pairs(self) -> np.ndarray:
+        """Return the interaction of every two layers, by the first (row) and the last.
+
+        That is ||F_j(x + F_i(x)) - F_j(x)|| / ||F_j(x)||, with x in front of layer i and nothing
+        between i and j: 0, j reads nothing of what i writes. NaN where j is not behind i.
+        """
+        mean = np.average(self.arrays["pairs"], axis=0, weights=self.arrays["n_pos"])
+        return np.where(np.tri(len(mean), dtype=bool), np.nan, mean)
+
     def to_frame(self) -> pd.DataFrame:
         """Return columns measure, first, last, layers (in the window), mean, low and high.
 
-        Means are over tokens, their 95 % intervals over groups of prompts.
+        A pair's interaction is in the row of the window that it bounds. Means are over tokens,
+        their 95 % intervals over groups of prompts.
         """
         return pd.concat(self._rows(), ignore_index=True)
 
@@ -57,10 +60,11 @@ class ParallelWindowResult(Result):
         first, last = np.triu_indices(len(self.grid()))
         for i, measure in enumerate(MEASURES):
             yield self._frame(measure, first, last, self.arrays["windows"][:, first, last, i])
+        if "pairs" in self.arrays:  # not in parts of interp 0.1
+            first, last = np.triu_indices(len(self.grid()), k=1)
+            yield self._frame(PAIRS, first, last, self.arrays["pairs"][:, first, last])
         if "outputs" in self.arrays:
-            first, last = np.array(
-                [first_and_last(text) for text in self.analysis.output_windows]
-            ).T
+            first, last = np.array(self.analysis.windows).T
             for i, measure in enumerate(OUTPUT_MEASURES):
                 yield self._frame(measure, first, last, self.arrays["outputs"][..., i])
 
@@ -77,9 +81,9 @@ class ParallelWindowResult(Result):
         return pd.DataFrame(keys | {name: columns[name] for name in ("mean", "low", "high")})
 
     def plot(self) -> go.Figure:
-        """Draw error and cosine by first layer, a line a width, and the error of every window."""
+        """Draw error, cosine and pairs by first layer, and the error of every window."""
         frame = self.to_frame()
-        frame = frame[(frame["layers"] > 1) & frame["measure"].isin(MEASURES)].rename(
+        frame = frame[(frame["layers"] > 1) & frame["measure"].isin((*MEASURES, PAIRS))].rename(
             columns={"first": "layer"}
         )
         widths = frame["layers"].unique()
