@@ -55,7 +55,7 @@ class LayerRemoval(Analysis):
     n_random: Annotated[int, AtLeast(2)] = 5
     most: Annotated[float, Between(0, 1)] = 0.5
     steps: Annotated[int, AtLeast(1)] = 8
-    max_new_tokens: Annotated[int | None, AtLeast(1)] = 5
+    max_new_tokens: Annotated[int | None, AtLeast(1)] = 3
     text_steps: Annotated[int, AtLeast(1)] = 3
     drop: Annotated[float, Between(0, 1)] = 0.1
     seed: int = 0

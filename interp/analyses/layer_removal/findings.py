@@ -1,7 +1,7 @@
 """What leaving layers out costs, in words."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def _rival(result: "LayerRemovalResult", area: np.ndarray) -> Compared | None:
         return None
     if _LAST in names and names[best] != _LAST:
         return Compared(_LAST, share(area[:, names.index(_LAST)], groups=result.prompt_groups))
-    how = {"groups": result.prompt_groups, "seed": result.analysis.seed}
+    how: dict[str, Any] = {"groups": result.prompt_groups, "seed": result.analysis.seed}
     following = picked(area, choose=ranked(area, 1), **how)
     return Compared(f"{names[following.index]}, the next", following.estimate)
 
@@ -93,7 +93,7 @@ def _crossing(result: "LayerRemovalResult", kept: np.ndarray) -> Estimate:
         return float(counts[end - 1] + part * (counts[end] - counts[end - 1]))
 
     values = np.concatenate([result.clean(ACCURACY)[:, None], kept], axis=1)
-    how = {"groups": result.prompt_groups, "seed": result.analysis.seed}
+    how: dict[str, Any] = {"groups": result.prompt_groups, "seed": result.analysis.seed}
     return estimate_of(crossing, values, **how)
 
 
@@ -109,7 +109,7 @@ def _hidden(result: "LayerRemovalResult") -> Finding | None:
     choices = result.crossed(result.curves(CHOICE))[right][:, steps]
     choices = ((choices - chance) / (1 - chance)).mean(1)
     texts = result.crossed(result.curves(GENERATED))[right].mean(1)
-    how = {"groups": result.groups_of(right), "seed": result.analysis.seed}
+    how: dict[str, Any] = {"groups": result.groups_of(right), "seed": result.analysis.seed}
     hidden = widened(estimate(choices - texts, **how))
     claim = f"Choices do not hide what texts lose as layers are left out: {points(hidden)}."
     if hidden.excludes():

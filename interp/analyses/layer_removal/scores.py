@@ -1,7 +1,6 @@
 """What is left of answers, texts and the clean prediction without some layers."""
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -70,7 +69,7 @@ def scores_of(
     kl = changes(last, distribution(before))["kl"]
     text = nats_per_token(recording, end[None], shard.tokens)[0]
     columns = [read["accuracy"], read["log_prob"], choice, text, kl]
-    return rearrange(columns, "score batch -> batch score").float()
+    return torch.stack(columns, dim=1).float()
 
 
 def chance_of(options: Int[Tensor, "batch option"]) -> Float[Tensor, " batch"]:
