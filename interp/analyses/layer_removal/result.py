@@ -171,6 +171,8 @@ class LayerRemovalResult(Result):
             x=_X,
         )
         grey = {"line": {"color": "grey", "dash": "dot"}, "marker": {"color": "grey"}}
+        black = {"line": {"color": "black"}, "marker": {"color": "black"}}  # there are six colours
+        figure.update_traces(black, selector={"name": "greedy"})
         figure.update_traces(grey, selector={"name": RANDOM})
         for col, score in enumerate((s for s in _PANELS if s in self.scores), 1):
             figure.add_scatter(**self._band(score), row=1, col=col)
