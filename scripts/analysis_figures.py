@@ -10,7 +10,9 @@ interp run --model smollm2-135m --task agreement --analysis probe --n 240 --out 
 interp run --model zoo/names-6l --task ioi --analysis feature_patching --n 48 \\
     --set feature_patching.dictionaries=names-6l/resid_pre.3 --out RUNS_DIR/features
 interp run --model smollm2-135m --task plain-text --analysis affine_lens --n 12 --out RUNS_DIR/lens
-interp run --model smollm2-135m --task facts --analysis layer_removal --n 30 --out RUNS_DIR/removal
+interp run --model zoo/hops-8l --task two-hop --n 64 --analysis layer_removal \\
+    --set "layer_removal.orders=block influence,skip loss,text loss,ZD,last first,greedy" \\
+    --out RUNS_DIR/removal
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -58,7 +60,7 @@ SOURCES = {
     "path_patching": Source("paths", "ioi-english"),
     "probe": Source("probe", "agreement"),
     "depth_map": Source("study", "plain-text"),
-    "layer_removal": Source("removal", "facts"),
+    "layer_removal": Source("removal", "two-hop", "zoo/hops-8l"),
     "layer_skip": Source("study", "plain-text"),
     "logit_lens": Source("study", "facts"),
     "oracle_exit": Source("study", "facts"),

@@ -176,6 +176,8 @@ class LayerRemovalResult(Result):
         figure.update_traces(grey, selector={"name": RANDOM})
         for col, score in enumerate((s for s in _PANELS if s in self.scores), 1):
             figure.add_scatter(**self._band(score), row=1, col=col)
+            if score in SHARES:
+                figure.update_yaxes(range=[-0.03, 1.03], row=1, col=col)
         return figure
 
     def _band(self, score: str) -> dict[str, Any]:
