@@ -12,6 +12,9 @@ interp run --model zoo/names-6l --task ioi --analysis feature_patching --n 48 \\
 interp run --model smollm2-135m --task plain-text --analysis affine_lens --n 5 \\
     --out RUNS_DIR/affine
 interp run --model smollm2-135m --task facts --analysis layer_order --n 24 --out RUNS_DIR/order
+interp run --model zoo/hops-8l --task two-hop --n 64 --analysis layer_removal \\
+    --set "layer_removal.orders=block influence,skip loss,text loss,ZD,last first,greedy" \\
+    --out RUNS_DIR/removal
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -59,6 +62,7 @@ SOURCES = {
     "path_patching": Source("paths", "ioi-english"),
     "probe": Source("probe", "agreement"),
     "depth_map": Source("study", "plain-text"),
+    "layer_removal": Source("removal", "two-hop", "zoo/hops-8l"),
     "layer_skip": Source("study", "plain-text"),
     "layer_order": Source("order", "facts"),
     "logit_lens": Source("study", "facts"),

@@ -9,12 +9,13 @@ from interp.analyses.void_detection import VoidDetection
 from interp.analyses.void_detection.responses import respond
 from interp.analyses.void_skip.evaluations import bypass, last_active, masked_stream, read_out
 from interp.analyses.void_skip.masks import drawn, lowest, n_drawn, over_draws, with_controls
-from interp.analyses.void_skip.scores import log_likelihood, nats_per_token
+from interp.analyses.void_skip.scores import log_likelihood
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model, load_model
 from interp.replay import first
 from interp.sweeps import lens
 from interp.sweeps.punctuation import punctuation_of
+from interp.sweeps.surprise import nats_per_token
 from interp.sweeps.tags import draw_seed
 from interp.sweeps.voids import (
     active_layers,

@@ -15,7 +15,7 @@ from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.choices import option_order
-from interp.sweeps.lens import logits_at_once
+from interp.sweeps.surprise import nats_per_token
 from interp.sweeps.tags import keys_of, rows_of
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
@@ -145,24 +145,6 @@ def _read(
     if "text" in wants:
         read[TEXT] = nats_per_token(recording, stream, shard.tokens)
     return read
-
-
-def nats_per_token(
-    recording: Recording, resid: Streams, tokens: Int[Tensor, "batch pos"]
-) -> Likelihoods:
-    """Return the mean surprise at every token but the first, in nats.
-
-    The vocabulary's logits are made for a few tokens at a time.
-    """
-    n_pos = tokens.shape[1]
-    size = max(1, logits_at_once(recording) // len(tokens))
-    surprise = torch.zeros(resid.shape[:2], device=resid.device)
-    for variant, stream in enumerate(resid):
-        for begin in range(0, n_pos - 1, size):
-            span = slice(begin, min(begin + size, n_pos - 1))
-            log_p = recording.logits(stream, positions=span).log_softmax(-1)
-            surprise[variant] -= log_p.gather(-1, tokens[:, 1:][:, span, None])[..., 0].sum(-1)
-    return surprise / (n_pos - 1)
 
 
 def log_likelihood(

@@ -1,0 +1,30 @@
+"""ZD: how many of a layer's weights are large (Layer-Wise Quantization, arXiv 2406.17415)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.replay import Block
+
+
+def large_weights(blocks: Sequence[Block]) -> Float[Tensor, " layer"]:
+    """Return every layer's ZD over its matrices: a norm's gains, near 1, would decide it."""
+    matrices = [
+        [weight for weight in block.module.parameters() if weight.ndim > 1] for block in blocks
+    ]
+    return torch.tensor([share_of_large_weights(weights) for weights in matrices])
+
+
+def share_of_large_weights(weights: Sequence[Tensor]) -> float:
+    """Return ZD: the share of weights more than one standard deviation above the mean of all."""
+    sizes = np.array([tensor.numel() for tensor in weights], dtype=np.float64)
+    moments = np.array(
+        [[float(m) for m in torch.var_mean(tensor.float(), correction=0)] for tensor in weights]
+    )
+    mean = np.average(moments[:, 1], weights=sizes)
+    variance = np.average(moments[:, 0] + (moments[:, 1] - mean) ** 2, weights=sizes)
+    threshold = float(mean + variance**0.5)
+    return float(sum(int((tensor > threshold).sum()) for tensor in weights) / sizes.sum())
