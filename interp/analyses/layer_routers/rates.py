@@ -1,7 +1,7 @@
 """Sets of layers skipped at the rate of a rule, and how well routers name what runs."""
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from interp.analyses.layer_routers.routes import set_sizes
 from interp.analyses.layer_routers.supervised import N_CLASSES
@@ -9,7 +9,7 @@ from interp.analyses.layer_routers.supervised import N_CLASSES
 Array = NDArray[np.float64]
 
 
-def at_rate(by_size: Array, runs: float, n_layers: int) -> tuple[Array, Array]:
+def at_rate(by_size: ArrayLike, runs: float, n_layers: int) -> tuple[Array, Array]:
     """Return what a set gives that leaves `runs` layers, and by how much more one layer would.
 
     `by_size` and both results are [prompt (size) ...]. Between two sizes, each prompt gets one set
