@@ -55,7 +55,7 @@ class LayerRouters(Analysis):
     n_simulations: Annotated[int, AtLeast(2)] = 50
     steps: Annotated[int, AtLeast(1)] = 200
     epochs: Annotated[int, AtLeast(1)] = 40
-    penalties: tuple[Annotated[float, AtLeast(0)], ...] = (0.3, 1.0, 3.0)
+    penalties: tuple[Annotated[float, AtLeast(0)], ...] = (0.1, 0.5, 2.0)
     draws: Annotated[int, AtLeast(1)] = 2
     other_task: str = ""
     seed: int = 0
@@ -153,7 +153,7 @@ class LayerRouters(Analysis):
         is_gated = float("gated" in self.rules)
         gates = is_gated * 2.0 * self.epochs * len(self.penalties)
         training = 1.0 + (layers - 1) / 2 + search + gates
-        validation = 1.0 + search + is_gated * len(THRESHOLDS) * len(self.penalties)
+        validation = 1.0 + search + is_gated * (sets + len(THRESHOLDS) * len(self.penalties))
         test = search + sum(rules[rule] for rule in self.rules) + (2 + self.draws) * sets
         forwards = max(training, validation, test)
         usual = (training + validation + test - 3 * (search - 0.5 * self.n_simulations)) / 3

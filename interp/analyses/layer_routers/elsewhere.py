@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.analyses.layer_routers.rates import at_rate
-from interp.analyses.layer_routers.testing import FULL, by_rules, fixed_sets
+from interp.analyses.layer_routers.routes import fixed_sets
+from interp.analyses.layer_routers.testing import FULL, by_rules
 from interp.analyses.layer_routers.training import batches
 from interp.models import Model
 from interp.result import joined

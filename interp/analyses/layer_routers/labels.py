@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.analyses.layer_routers.routes import Rows, Visits
+from interp.analyses.layer_routers.routes import MOST_RUNS, Rows, Visits
 from interp.replay import Recording
 from interp.sweeps.answers import require_answers
 from interp.sweeps.path_scores import PathScorer, Search, Try, shortest_right
@@ -12,8 +12,6 @@ from interp.sweeps.path_tree import Path
 from interp.sweeps.prefix_tree import prompts_at_once
 from interp.sweeps.tags import draw_seed
 from interp.tasks.batch import TokenBatch
-
-MOST_RUNS = 2
 
 
 def shortest_routes(

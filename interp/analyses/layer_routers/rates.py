@@ -3,8 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from interp.analyses.layer_routers.routes import set_sizes
-from interp.analyses.layer_routers.supervised import N_CLASSES
+from interp.analyses.layer_routers.routes import MOST_RUNS, set_sizes
 
 Array = NDArray[np.float64]
 
@@ -29,7 +28,7 @@ def at_rate(by_size: ArrayLike, runs: float, n_layers: int) -> tuple[Array, Arra
 def macro_f1(labels: NDArray[np.int64], said: NDArray[np.int64]) -> float:
     """Return the mean over skip, run and repeat of F1; 0 for one that neither has."""
     f1 = []
-    for kind in range(N_CLASSES):
+    for kind in range(MOST_RUNS + 1):
         both = np.sum((labels == kind) & (said == kind))
         either = np.sum(labels == kind) + np.sum(said == kind)
         f1.append(2 * both / either if either else 0.0)

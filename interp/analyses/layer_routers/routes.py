@@ -16,6 +16,7 @@ from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
 SCORES = ("accuracy", "log_prob")
+MOST_RUNS = 2  # of one layer, by routes that a search proposes
 TRAIN, VALIDATION, TEST = range(3)
 _STEPS = 16  # sizes of a set of skipped layers that are tried, besides none
 
@@ -76,6 +77,18 @@ def without_first(order: Int[Tensor, "rows layer"], n_skipped: int) -> Visits:
     """Return routes that skip the first `n_skipped` layers of each prompt's order."""
     visits = torch.ones_like(order)
     return visits.scatter(1, order[:, :n_skipped], 0)
+
+
+def fixed_sets(
+    recording: Recording, shard: TokenBatch, rows: Rows, order: Int[Tensor, "rows layer"]
+) -> Float[Tensor, "rows size score"]:
+    """Return `SCORES` where the first layers of each prompt's order are skipped, by how many."""
+    ordered = order.to(rows.device)
+    scored = []
+    for size in set_sizes(recording.n_layers):
+        resid = along(recording, rows, without_first(ordered, size))
+        scored.append(scores(recording, shard, rows, resid))
+    return torch.stack(scored, dim=1)
 
 
 def random_orders(

@@ -3,19 +3,17 @@
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.analyses.layer_routers import gated, supervised
 from interp.analyses.layer_routers.labels import shortest_routes
 from interp.analyses.layer_routers.routes import (
     Rows,
-    along,
+    fixed_sets,
     random_orders,
     routed,
     scores,
-    set_sizes,
-    without_first,
 )
 from interp.replay import Recording
 from interp.shapes import Tensors
@@ -49,18 +47,6 @@ def by_rules(
         share = own / layers_multiply_adds(recording, d_model)
         measured[f"own.{rule}"] = torch.full((len(rows),), share, dtype=torch.float64)
     return measured
-
-
-def fixed_sets(
-    recording: Recording, shard: TokenBatch, rows: Rows, order: Int[Tensor, "rows layer"]
-) -> Float[Tensor, "rows size score"]:
-    """Return `SCORES` where the first layers of each prompt's order are skipped, by how many."""
-    ordered = order.to(rows.device)
-    scored = []
-    for size in set_sizes(recording.n_layers):
-        resid = along(recording, rows, without_first(ordered, size))
-        scored.append(scores(recording, shard, rows, resid))
-    return torch.stack(scored, dim=1)
 
 
 def by_controls(

@@ -6,6 +6,8 @@ from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from interp.analyses.layer_routers import gated, supervised
 from interp.analyses.layer_routers.labels import shortest_routes
@@ -60,7 +62,8 @@ def learned(analysis: "LayerRouters", model: Model, task: Task) -> Tensors:
     if "supervised" in analysis.rules:
         prepared |= imitating(analysis, thirds[TRAIN], thirds[VALIDATION]).tensors()
     if "gated" in analysis.rules:
-        prepared |= gating(analysis, thirds[TRAIN], thirds[VALIDATION]).tensors()
+        order = prepared["order.skip loss"]
+        prepared |= gating(analysis, thirds[TRAIN], thirds[VALIDATION], order).tensors()
     return prepared
 
 
@@ -131,7 +134,10 @@ def examples_of(analysis: "LayerRouters", batch: Batch) -> supervised.Examples:
 
 
 def gating(
-    analysis: "LayerRouters", training: Sequence[Batch], held_out: Sequence[Batch]
+    analysis: "LayerRouters",
+    training: Sequence[Batch],
+    held_out: Sequence[Batch],
+    order: Int[Tensor, " layer"],
 ) -> gated.Gates:
     """Return gates trained on one third, their penalty and threshold chosen on another."""
     start = gated.Gates.opened(*_sizes(training[0]), training[0].rows.device)
@@ -144,7 +150,8 @@ def gating(
         gated.Gates(gates.weight, gates.bias, threshold)
         for gates, threshold in product(trained, gated.THRESHOLDS)
     ]
-    return gated.chosen(candidates, [(batch.recording, batch.shard) for batch in held_out])
+    pairs = [(batch.recording, batch.shard) for batch in held_out]
+    return gated.chosen(candidates, pairs, order)
 
 
 def _sizes(batch: Batch) -> tuple[int, int]:
