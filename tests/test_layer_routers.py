@@ -198,7 +198,7 @@ def test_a_gate_has_a_gradient_and_the_printed_one_has_none(hops: Model, shard) 
     with torch.enable_grad(), hops.running:
         start = gated.Gates.opened(hops.n_layers, hops.d_model, shard.tokens.device)
         bias = start.bias.clone().requires_grad_(True)
-        loss = gated.loss_of(recording, shard, gated.Gates(start.weight, bias), 0.0)
+        loss = gated.loss_of(recording, shard, gated.Gates(start.weight, bias, sharpness=1.0), 0.0)
         (gradient,) = torch.autograd.grad(loss, bias)
         assert (gradient.abs() > 1e-6).all()
 

@@ -32,7 +32,10 @@ Batches = Sequence[tuple[Recording, TokenBatch]]
 
 @dataclass(frozen=True)
 class Gates:
-    """The gates of all layers; a layer is run where its gate is at least `threshold` open."""
+    """The gates of all layers; a layer is run where its gate is at least `threshold` open.
+
+    `sharpness` multiplies their logits.
+    """
 
     weight: Float[Tensor, "layer d_model"]
     bias: Float[Tensor, " layer"]
@@ -41,7 +44,7 @@ class Gates:
 
     @classmethod
     def opened(cls, n_layers: int, d_model: int, device: torch.device) -> "Gates":
-        """Return gates that are 0.88 open for every prompt."""
+        """Return gates that are 0.88 open for every prompt at a sharpness of 1."""
         bias = torch.full((n_layers,), _OPEN, device=device)
         return cls(torch.zeros(n_layers, d_model, device=device), bias)
 
