@@ -10,6 +10,8 @@ interp run --model smollm2-135m --task agreement --analysis probe --n 240 --out 
 interp run --model zoo/names-6l --task ioi --analysis feature_patching --n 48 \\
     --set feature_patching.dictionaries=names-6l/resid_pre.3 --out RUNS_DIR/features
 interp run --model smollm2-135m --task plain-text --analysis affine_lens --n 12 --out RUNS_DIR/lens
+interp run --model zoo/hops-8l --task two-hop --analysis layer_routers --n 240 \\
+    --out RUNS_DIR/routers
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -68,6 +70,7 @@ SOURCES = {
     "stream_statistics": Source("study", "plain-text"),
     "void_detection": Source("study", "facts"),
     "void_skip": Source("smollm2", "ioi-english"),
+    "layer_routers": Source("routers", "two-hop", "zoo/hops-8l"),
     "depth_score": Source("hops", "two-hop", "zoo/hops-8l"),
     "integrated_gradients": Source("hops", "two-hop", "zoo/hops-8l"),
     "back_patching": Source("hops", "two-hop", "zoo/hops-8l"),

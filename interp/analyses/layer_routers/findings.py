@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from interp.analyses.layer_routers.result import LayerRoutersResult
 
 NAMES = {"supervised": "supervised routers", "gated": "gates"}
+_NOTABLE = 0.1  # a loss of accuracy that an interval has to exclude
 _FIXED = "a fixed set of as many layers"
 
 
@@ -45,13 +46,19 @@ def _gain(result: "LayerRoutersResult", rule: str) -> Finding:
 
 def _saving(result: "LayerRoutersResult", rule: str) -> Finding:
     saved, lost, name = result.estimate(result.saved(rule)), result.lost(rule), NAMES[rule]
-    price = "at no significant loss of accuracy" if lost.high >= 0 else "and lose accuracy"
+    price = "where a loss of accuracy cannot be excluded"
+    if lost.high < 0:
+        price = "and lose accuracy"
+    elif lost.low >= -_NOTABLE:
+        price = "at no notable loss of accuracy"
     if not lost.has_interval:
         price = "with too few prompts to see a loss"
     elif not result.scores(FULL).any():
         price = "where the full model is never right"
     does = (
-        f"save {saved:.1%} of the compute" if saved.value > 0 else f"cost {-saved.value:.1%} more"
+        f"save {saved:.1%} of the compute"
+        if saved.value > 0
+        else f"cost {number(-saved.value, '.1%')} more"
     )
     paths = result.estimate(1 - result.runs(PATHS) / result.n_layers)
     return Finding(
