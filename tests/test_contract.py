@@ -21,7 +21,7 @@ ANALYSES = sorted(find_analyses())
 LESS = {
     "circuit_discovery": {"draws": 4, "fractions": (0.01, 0.1, 1.0)},
     "feature_patching": {"dictionaries": ("names-6l/resid_pre.3",), "draws": 2, "sizes": (1, 10)},
-    "layer_routers": {"n_simulations": 12, "steps": 40, "epochs": 4, "penalties": (0.5,)},
+    "layer_routers": {"n_simulations": 6, "epochs": 4, "penalties": (0.5,), "draws": 1},
     "patching_agreement": {"nodes": ("z", "mlp_out")},
 }
 # fp16 is slow on a CPU: less of what takes long
@@ -29,7 +29,7 @@ FEWER = {
     "activation_patching": {"nodes": ("mlp_out",)},
     "circuit_discovery": {"fractions": (0.1, 1.0)},
     "integrated_gradients": {"max_nodes": 17},
-    "layer_routers": {"epochs": 2, "draws": 1, "n_simulations": 6},
+    "layer_routers": {"epochs": 1, "n_simulations": 3},
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
     "relevance_patching": {"methods": ("relevance",), "nodes": ("z", "mlp_out")},
     "residual_erasure": {"scopes": ("prefix",)},
