@@ -15,6 +15,8 @@ interp run --model smollm2-135m --task facts --analysis layer_order --n 24 --out
 interp run --model zoo/hops-8l --task two-hop --n 64 --analysis layer_removal \\
     --set "layer_removal.orders=block influence,skip loss,text loss,ZD,last first,greedy" \\
     --out RUNS_DIR/removal
+interp run --model zoo/hops-8l --task two-hop --analysis layer_routers --n 240 \\
+    --out RUNS_DIR/routers
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -75,6 +77,7 @@ SOURCES = {
     "stream_statistics": Source("study", "plain-text"),
     "void_detection": Source("study", "facts"),
     "void_skip": Source("smollm2", "ioi-english"),
+    "layer_routers": Source("routers", "two-hop", "zoo/hops-8l"),
     "depth_score": Source("hops", "two-hop", "zoo/hops-8l"),
     "integrated_gradients": Source("hops", "two-hop", "zoo/hops-8l"),
     "back_patching": Source("hops", "two-hop", "zoo/hops-8l"),

@@ -21,6 +21,7 @@ ANALYSES = sorted(find_analyses())
 LESS = {
     "circuit_discovery": {"draws": 4, "fractions": (0.01, 0.1, 1.0)},
     "feature_patching": {"dictionaries": ("names-6l/resid_pre.3",), "draws": 2, "sizes": (1, 10)},
+    "layer_routers": {"n_simulations": 6, "epochs": 4, "penalties": (0.5,), "draws": 1},
     "patching_agreement": {"nodes": ("z", "mlp_out")},
 }
 # fp16 is slow on a CPU: less of what takes long
@@ -28,6 +29,7 @@ FEWER = {
     "activation_patching": {"nodes": ("mlp_out",)},
     "circuit_discovery": {"fractions": (0.1, 1.0)},
     "integrated_gradients": {"max_nodes": 17},
+    "layer_routers": {"epochs": 1, "n_simulations": 3},
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
     "relevance_patching": {"methods": ("relevance",), "nodes": ("z", "mlp_out")},
     "residual_erasure": {"scopes": ("prefix",)},
@@ -45,6 +47,8 @@ def model(name: str, dtype: str = "auto") -> Model:
 def task(name: str) -> Task:
     if name == "probe":  # groups have to repeat
         return read("one-hop", n=100)
+    if name == "layer_routers":  # three thirds of groups
+        return read("two-hop", n=48)
     return read("ioi" if needs_twins(name) else "two-hop", n=12)
 
 

@@ -17,6 +17,7 @@ from tests.test_features import weights, written
 # less of what takes long
 FEWER = {
     "integrated_gradients": {"max_nodes": 9},
+    "layer_routers": {"n_simulations": 6, "epochs": 2, "penalties": (0.5,), "draws": 1},
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
     "residual_erasure": {"scopes": ("prefix",)},
 }
@@ -52,6 +53,8 @@ def test_findings_are_short_at_80_layers(name: str, tmp_path: Path) -> None:
     task = interp.load_task("two-hop", n=8).take(4, seed=3)
     if name == "probe":  # groups have to repeat
         task = interp.load_task("one-hop", n=50)
+    if name == "layer_routers":  # three thirds of groups
+        task = interp.load_task("two-hop", n=30)
     try:
         result = analysis.run(deep("zoo/hops-4l"), task)
     except TaskError:  # no twins

@@ -1,0 +1,70 @@
+"""What rules gain on a set of layers fixed for all prompts, and what they save, in words."""
+
+from typing import TYPE_CHECKING
+
+from interp.analyses.layer_routers.testing import CONTROLS, FULL, PATHS
+from interp.figures.words import points
+from interp.numerals import number
+from interp.result import Compared, Finding
+from interp.stats.shares import share
+
+if TYPE_CHECKING:
+    from interp.analyses.layer_routers.result import LayerRoutersResult
+
+NAMES = {"supervised": "supervised routers", "gated": "gates"}
+_NOTABLE = 0.1  # a loss of accuracy that an interval has to exclude
+_FIXED = "a fixed set of as many layers"
+
+
+def findings_of(result: "LayerRoutersResult") -> tuple[Finding, ...]:
+    """Return what each rule gains on a fixed set, and what the first saves net of its own cost."""
+    first, *more = result.rules
+    return (_gain(result, first), _saving(result, first), *(_gain(result, rule) for rule in more))
+
+
+def _gain(result: "LayerRoutersResult", rule: str) -> Finding:
+    gain, name, groups = result.above_fixed(rule), NAMES[rule], result.test_groups
+    subject = f"Layers chosen by {name}"
+    claim = f"{subject} are right no more often than {_FIXED}: {points(gain)}."
+    if gain.low > 0:
+        claim = f"{subject} are right for {points(gain)} more of the prompts than {_FIXED}."
+    elif gain.high < 0:
+        claim = f"{subject} are right less often than {_FIXED}: {points(gain)}."
+    if not gain.has_interval:
+        claim = f"{subject} cannot be compared with {_FIXED}: too few prompts."
+    rate = number(result.runs(rule).mean() / result.n_layers, ".0%")
+    return Finding(
+        claim,
+        gain,
+        f"accuracy by {name}, above {_FIXED}",
+        control=Compared(_FIXED, share(result.fixed(rule), groups=groups)),
+        rival=Compared("the full model", share(result.scores(FULL), groups=groups)),
+        kind="compares",
+        note=f"test third of the groups; {rate} of the layer runs, both",
+    )
+
+
+def _saving(result: "LayerRoutersResult", rule: str) -> Finding:
+    saved, lost, name = result.estimate(result.saved(rule)), result.lost(rule), NAMES[rule]
+    price = "where a loss of accuracy cannot be excluded"
+    if lost.high < 0:
+        price = "and lose accuracy"
+    elif lost.low >= -_NOTABLE:
+        price = "at no notable loss of accuracy"
+    if not lost.has_interval:
+        price = "with too few prompts to see a loss"
+    elif not result.scores(FULL).any():
+        price = "where the full model is never right"
+    does = (
+        f"save {saved:.1%} of the compute"
+        if saved.value > 0
+        else f"cost {number(-saved.value, '.1%')} more"
+    )
+    paths = result.estimate(1 - result.runs(PATHS) / result.n_layers)
+    return Finding(
+        f"{name.capitalize()} {does}, their own counted, {price}.",
+        saved,
+        f"share of multiply-adds saved by {name}, net of their own",
+        rival=Compared("shortest right paths, known with hindsight", paths),
+        note=f"accuracy less the full model's: {points(lost)}; fixed by {CONTROLS[0]}",
+    )
