@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 from interp.numerals import finer, is_seen, number, rounded
-from interp.stats.bootstrap import corrected_interval, interval_of_ratio, resampled_means
+from interp.stats.bootstrap import QUANTILES, corrected_interval, interval_of_ratio, resampled_means
 from interp.stats.groups import FEW, FEWEST, Array, Grouping
 
 NAN = float("nan")
@@ -191,3 +192,17 @@ def estimate_difference(
     if min(len(first), len(second)) < FEWEST:
         return Estimate(value, n=n, n_groups=around.n_groups)
     return Estimate(value, value + around.low, value + around.high, n, around.n_groups)
+
+
+def beyond(own: Estimate, twins: ArrayLike) -> Estimate:
+    """Return how much more an estimate is than in controls [control], each measured once.
+
+    The interval is of one more control against those: it knows the prompts, and how much controls
+    differ from each other.
+    """
+    others = np.asarray(twins, np.float64)
+    between = float(stdtrit(len(others) - 1, QUANTILES[1])) * others.std(ddof=1)
+    between *= np.sqrt(1 + 1 / len(others))
+    low, high = (float(np.hypot(own.value - end, between)) for end in (own.low, own.high))
+    value = own.value - float(others.mean())
+    return Estimate(value, value - low, value + high, own.n, own.n_groups)

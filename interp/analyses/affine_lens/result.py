@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy.special import stdtrit
 
 from interp.analyses.affine_lens.findings import findings_of
 from interp.figures.plots import lines_over_depth
 from interp.result import Finding, Result
-from interp.stats.bootstrap import QUANTILES
-from interp.stats.estimate import Estimate, estimate, estimates
+from interp.stats.estimate import Estimate, beyond, estimate, estimates
 from interp.sweeps.lens import READINGS
 from interp.sweeps.positions import positions_read
 
@@ -98,12 +96,7 @@ class AffineLensResult(Result):
         The interval is of one more twin against those: it knows the prompts, and how much twins
         differ from each other.
         """
-        own, twins = self.gain(), self.twins_nearer
-        between = float(stdtrit(len(twins) - 1, QUANTILES[1])) * twins.std(ddof=1)
-        between *= np.sqrt(1 + 1 / len(twins))
-        low, high = (np.hypot(own.value - end, between) for end in (own.low, own.high))
-        value = own.value - float(twins.mean())
-        return Estimate(value, value - low, value + high, own.n, own.n_groups)
+        return beyond(self.gain(), self.twins_nearer)
 
     def to_frame(self) -> pd.DataFrame:
         """Return columns lens, measure, layer, mean, median, low, high, n_prompts.

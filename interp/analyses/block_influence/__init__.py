@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
@@ -26,6 +24,7 @@ from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.cosines import MEASURES, SMALLEST_NORM, influence
+from interp.sweeps.large_weights import share_of_large_weights
 from interp.sweeps.positions import (
     FirstPosition,
     first_read,
@@ -115,15 +114,3 @@ class BlockInfluence(Analysis):
         taps = model.n_layers + 1
         numbers = len(shard.prompts) * (taps**2 + 5 * taps)
         return Cost(0.0, numbers, 4 * shard.tokens.numel() * model.d_model)
-
-
-def share_of_large_weights(weights: Sequence[Tensor]) -> float:
-    """Return ZD: the share of weights more than one standard deviation above the mean of all."""
-    sizes = np.array([tensor.numel() for tensor in weights], dtype=np.float64)
-    moments = np.array(
-        [[float(m) for m in torch.var_mean(tensor.float(), correction=0)] for tensor in weights]
-    )
-    mean = np.average(moments[:, 1], weights=sizes)
-    variance = np.average(moments[:, 0] + (moments[:, 1] - mean) ** 2, weights=sizes)
-    threshold = float(mean + variance**0.5)
-    return float(sum(int((tensor > threshold).sum()) for tensor in weights) / sizes.sum())
