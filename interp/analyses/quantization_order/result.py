@@ -141,6 +141,7 @@ class QuantizationOrderResult(Result):
         curves = curves[curves["measure"].isin(short)]
         curves = curves.assign(panel=curves["measure"].map(short), layer=curves["quantised"])
         rank = {name: i for i, name in enumerate(drawn)}
+        curves = curves.assign(low=np.nan, high=np.nan)  # prompts differ; orders are paired
         curves = curves.sort_values("order", key=lambda each: each.map(rank), kind="stable")
         kl = frame["measure"] == MEASURES["kl"]
         alone = frame[(frame["what"] == "alone") & kl].assign(panel=_ALONE, order=_ALONE)
