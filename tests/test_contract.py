@@ -29,6 +29,7 @@ FEWER = {
     "circuit_discovery": {"fractions": (0.1, 1.0)},
     "integrated_gradients": {"max_nodes": 17},
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
+    "quantization_order": {"orders": ("LIM",), "points": 2, "control": "none"},
     "relevance_patching": {"methods": ("relevance",), "nodes": ("z", "mlp_out")},
     "residual_erasure": {"scopes": ("prefix",)},
 }

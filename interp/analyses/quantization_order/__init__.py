@@ -134,7 +134,7 @@ class QuantizationOrder(Analysis):
         return {
             "orders": torch.stack(orders),
             "groups": torch.from_numpy(names),
-            "half": (~half[first]).long(),  # 1: chosen on the half that is not this one
+            "half": half[first].long(),  # of the order to use: `half` itself uses the second
             "bits": torch.tensor([self.rounding.bits_of(block) for block in model.blocks]).double(),
             "weights": torch.tensor([n_weights(block) for block in model.blocks]).double(),
             **self._twins(model, judged),

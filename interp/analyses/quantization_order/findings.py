@@ -27,7 +27,7 @@ def _less(result: "QuantizationOrderResult", i: int, than: str, rival: str) -> F
     order, other = result.analysis.orders[0], result.area(rival)
     gap = widened(_estimate(result, result.area(order) - other))
     measure, note = f"{order}: {_MEASURE} {than}", f"order {PICKED}"
-    words = f"In the order of {order}, layers cost"
+    words = f"Ordered by {order}, layers cost"
     if "twins" not in result.arrays:
         claim = f"{words} {gap:.2g} nats of KL more (or, below 0, less) than {than}."
         return Finding(claim, gap, measure, Compared(than, _estimate(result, other)), note=note)
