@@ -10,6 +10,8 @@ interp run --model smollm2-135m --task agreement --analysis probe --n 240 --out 
 interp run --model zoo/names-6l --task ioi --analysis feature_patching --n 48 \\
     --set feature_patching.dictionaries=names-6l/resid_pre.3 --out RUNS_DIR/features
 interp run --model smollm2-135m --task plain-text --analysis affine_lens --n 12 --out RUNS_DIR/lens
+interp run --model zoo/hops-8l --task two-hop --analysis quantization_order --n 64 \\
+    --out RUNS_DIR/bits
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -62,6 +64,7 @@ SOURCES = {
     "oracle_exit": Source("study", "facts"),
     "parallel_window": Source("study", "plain-text"),
     "patching_agreement": Source("study", "ioi-english"),
+    "quantization_order": Source("bits", "two-hop", "zoo/hops-8l"),
     "relevance_patching": Source("study", "ioi-english"),
     "residual_contribution": Source("study", "plain-text"),
     "residual_erasure": Source("study", "facts"),

@@ -6,6 +6,7 @@ import numpy as np
 
 from interp.analyses.quantization_order.orders import LAST_FIRST, RANDOM
 from interp.figures.words import PICKED
+from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate, beyond, estimate
 from interp.stats.picked import picked, widened
@@ -33,6 +34,7 @@ def _less(result: "QuantizationOrderResult", i: int, than: str, rival: str) -> F
         return Finding(claim, gap, measure, Compared(than, _estimate(result, other)), note=note)
     twins = result.arrays["twins"][0, :, i]
     more = beyond(gap, twins)
+    here, there = number(gap.value, ".2g"), number(float(twins.mean()), ".2g")
     how = "no less or more than"
     if more.excludes():
         how = "less than" if more.value < 0 else "more than"
@@ -42,7 +44,7 @@ def _less(result: "QuantizationOrderResult", i: int, than: str, rival: str) -> F
         f"{measure}, beyond untrained models",
         control=Compared(than, _estimate(result, other)),
         kind="compares",
-        note=f"{gap.value:.2g} here, {twins.mean():.2g} in untrained models; {note}",
+        note=f"{here} here, {there} in untrained models; {note}",
     )
 
 
