@@ -86,7 +86,7 @@ class QuantizationOrderResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return columns what, order, measure, layer, quantised, bits, mean, low, high, n_prompts.
 
-        What: "alone", one `layer` quantised; "curve", the first `quantised` layers of an order, at
+        What: "alone", one `layer` quantised (order ""); "curve", the first `quantised` layers of an order, at
         so many average `bits` of blocks' weights; "area", the mean of a curve over bits; "break",
         the bits at which the mean KL exceeds 0.1 nats. Intervals (95 %) are over groups of prompts.
         """
@@ -94,6 +94,7 @@ class QuantizationOrderResult(Result):
         columns = ["what", "order", "measure", "layer", "quantised", "bits"]
         columns += ["mean", "low", "high", "n_prompts"]
         whole = pd.concat([frame.reindex(columns=columns) for frame in frames], ignore_index=True)
+        whole["order"] = whole["order"].fillna("").astype("str")
         floats = dict.fromkeys(("bits", "mean", "low", "high"), "float64")
         return whole.astype({"layer": "Int64", "quantised": "Int64", "n_prompts": "Int64"} | floats)
 
