@@ -86,9 +86,9 @@ class QuantizationOrderResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return columns what, order, measure, layer, quantised, bits, mean, low, high, n_prompts.
 
-        What: "alone", one `layer` quantised (order ""); "curve", the first `quantised` layers of an order, at
-        so many average `bits` of blocks' weights; "area", the mean of a curve over bits; "break",
-        the bits at which the mean KL exceeds 0.1 nats. Intervals (95 %) are over groups of prompts.
+        What: "alone", one `layer` quantised (order ""); "curve", the first `quantised` layers of an
+        order, at so many average `bits` of blocks' weights; "area", the mean of a curve over bits;
+        "break", the bits at which the mean KL exceeds 0.1 nats. Intervals (95 %) are over groups.
         """
         frames = [*self._alone_rows(), *self._curve_rows(), *self._area_rows(), self._break_rows()]
         columns = ["what", "order", "measure", "layer", "quantised", "bits"]
