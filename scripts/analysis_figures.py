@@ -17,6 +17,8 @@ interp run --model zoo/hops-8l --task two-hop --n 64 --analysis layer_removal \\
     --out RUNS_DIR/removal
 interp run --model zoo/hops-8l --task two-hop --analysis layer_routers --n 240 \\
     --out RUNS_DIR/routers
+interp run --model zoo/hops-8l --task two-hop --analysis quantization_order --n 64 \\
+    --out RUNS_DIR/bits
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -71,6 +73,7 @@ SOURCES = {
     "oracle_exit": Source("study", "facts"),
     "parallel_window": Source("study", "plain-text"),
     "patching_agreement": Source("study", "ioi-english"),
+    "quantization_order": Source("bits", "two-hop", "zoo/hops-8l"),
     "relevance_patching": Source("study", "ioi-english"),
     "residual_contribution": Source("study", "plain-text"),
     "residual_erasure": Source("study", "facts"),

@@ -31,6 +31,7 @@ FEWER = {
     "integrated_gradients": {"max_nodes": 17},
     "layer_routers": {"epochs": 1, "n_simulations": 3},
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
+    "quantization_order": {"orders": ("LIM",), "points": 2, "control": "none"},
     "relevance_patching": {"methods": ("relevance",), "nodes": ("z", "mlp_out")},
     "residual_erasure": {"scopes": ("prefix",)},
 }

@@ -20,6 +20,7 @@ _WITHOUT_ANSWERS = {
     "depth_map",
     "depth_score",
     "layer_order",
+    "quantization_order",
 }
 _FIRE = (
     "activation_patching",

@@ -159,6 +159,8 @@ class Model(HeadMaps):
     @property
     def not_stored(self) -> str:
         """Return why nothing this model computes is kept in a store; "" if it may be."""
+        if self.weights.edition is not None:
+            return "its weights are temporary"
         replaced = replaced_forwards([*self.module.modules()])
         return f"forward of {', '.join(dict.fromkeys(replaced))} was replaced" if replaced else ""
 
@@ -190,9 +192,8 @@ class Model(HeadMaps):
             weights = self.fingerprint
             if self._bridge is None or self._bridge[0] != weights:
                 refuse_spread(self.module)
-                self.refuse_hooks(
-                    self.modules.two_tokens()
-                )  # an error of theirs is not the family's
+                tokens = self.modules.two_tokens()
+                self.refuse_hooks(tokens)  # an error of theirs is not the family's
                 bridge = proven_bridge(self.module, tokenizer=self.tokenizer, depth=self.n_layers)
                 self._bridge = weights, bridge
         return self._bridge[1]

@@ -74,7 +74,8 @@ class Modules:
     @torch.no_grad()
     def _find_blocks(self, paths: ModulePaths) -> tuple[Block, ...]:
         """Find every block's modules and see, on two tokens, what they return."""
-        modules = list(self.stock.get_submodule(paths.blocks).children())
+        named = dict(self.stock.get_submodule(paths.blocks).named_children())
+        modules = list(named.values())
         returned: Seen = {}
 
         def see(module: nn.Module, _args: object, output: Any) -> None:
@@ -87,10 +88,13 @@ class Modules:
         finally:
             for handle in handles:
                 handle.remove()
-        return tuple(_block(module, paths, self.config, returned) for module in modules)
+        return tuple(
+            _block(f"{paths.blocks}.{name}", module, paths, self.config, returned)
+            for name, module in named.items()
+        )
 
 
-def _block(module: nn.Module, paths: ModulePaths, config: Any, returned: Seen) -> Block:
+def _block(name: str, module: nn.Module, paths: ModulePaths, config: Any, returned: Seen) -> Block:
     attn = module.get_submodule(paths.attn)
     if hasattr(module, "_orig_mod"):
         raise ModelError(
@@ -99,6 +103,7 @@ def _block(module: nn.Module, paths: ModulePaths, config: Any, returned: Seen) -
         )
     call = Signature.of(module, returned[module])
     return Block(
+        name=name,
         module=module,
         attn=attn,
         attn_write=_writer(module, paths.attn, paths.attn_post, paths.z_reader),

@@ -1,7 +1,7 @@
 """What a recording needs of a model: its blocks, dry passes, store, and whole passes."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from interp.models.bridge.forked import Forked
 from interp.models.bridge.rules import rule_hooks
 from interp.models.forward import NO_RULES, unembedded_at
 from interp.models.gradients import graph
+from interp.models.temporary import temporary_weights
 from interp.replay import Arguments, Block, OnWrite, Read, replaced_forward
 from interp.sites import Site
 from interp.tasks.batch import TokenBatch
@@ -34,6 +35,7 @@ class ModelRunner:
     def __init__(self, model: "Model") -> None:
         self.model = model
         self._weights = model.weights.state()
+        self._edition = model.weights.edition
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -44,6 +46,11 @@ class ModelRunner:
     def running(self) -> Iterator[None]:
         """Let blocks run; raise ModelError if the weights have changed since this was made."""
         model = self.model
+        if model.weights.edition is not self._edition:
+            raise ModelError(
+                f"{model.name!r} has other weights, for a while, than this recording was begun"
+                " with; inside temporary_weights, and outside, record anew"
+            )
         if model.running.is_outermost and model.weights.state() != self._weights:
             raise ModelError(
                 f"the weights of {model.name!r} have changed since this recording was begun;"
@@ -52,12 +59,18 @@ class ModelRunner:
         with model.running:
             yield
 
+    @contextmanager
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Iterator["ModelRunner"]:
+        """Yield a runner of the same model under other weights: see `temporary_weights`."""
+        with self.running(), temporary_weights(self.model, weights):
+            yield ModelRunner(self.model)
+
     @torch.no_grad()
     def dry(
         self, tokens: Tensor, mask: Tensor | None, *, start: int
     ) -> tuple[Tensor, list[Arguments]]:
         """Return the embedding and every block's arguments from `start` on; runs no block."""
-        with self.model.running:
+        with self.running():
             return self.model.modules.dry(tokens, mask, start=start)
 
     @property
@@ -67,13 +80,14 @@ class ModelRunner:
 
     def final_norm(self, resid: Tensor) -> Tensor:
         """Return what the unembedding reads [... d_model] of residuals [... d_model]."""
-        with self.model.running:
+        with self.running():
             read: Tensor = self.model.modules.ln_final(resid)
         return read
 
     def unembed(self, resid: Tensor) -> Tensor:
         """Return logits [... d_vocab] of residuals [... d_model]."""
-        return self.model.unembed(resid)
+        with self.running():
+            return self.model.unembed(resid)
 
     def tokens_at_once(self, device: torch.device) -> int:
         """Return how many tokens a block runs at once on a device."""
@@ -83,6 +97,8 @@ class ModelRunner:
         """Return what the store holds of tokens [batch pos]; None if nothing is stored."""
         model = self.model
         if model.store_folder is None:
+            return None
+        if model.weights.edition is not None:
             return None
         if why := model.not_stored:
             _log.warning(
@@ -111,9 +127,10 @@ class ModelRunner:
         """Run the whole model on tokens [batch pos] without padding, as `Model.forward` does."""
         last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
         batch = TokenBatch((), tokens, torch.ones_like(tokens, dtype=torch.bool), last)
-        return self.model.forward(
-            batch, capture=capture, plan=plan, backward=backward, positions=positions
-        )
+        with self.running():
+            return self.model.forward(
+                batch, capture=capture, plan=plan, backward=backward, positions=positions
+            )
 
     def forked(
         self,
@@ -127,7 +144,7 @@ class ModelRunner:
     ) -> Tensor:
         """Return logits of a pass in which every head and MLP reads its own residual."""
         model, needs_graph = self.model, backward is not None
-        with model.running:
+        with self.running():
             rules = NO_RULES if backward is None else rule_hooks(model.bridge, backward)
             with graph(needs_graph):
                 model.refuse_hooks(tokens, None)

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.errors import ModelError
@@ -17,7 +18,8 @@ class Weights:
 
     Editing a tensor in place raises its version, replacing one changes its identity or address;
     writing through `.data` changes neither, and is seen by sums of the bytes. Only what has changed
-    by one of these is hashed again.
+    by one of these is hashed again. `edition` stands for the weights of the innermost
+    `temporary_weights`; None stands for the module's own.
     """
 
     def __init__(self, module: PreTrainedModel) -> None:
@@ -26,6 +28,7 @@ class Weights:
         self._structure = self._submodules()
         self._known: tuple[Hashable, list[Tensor], str] | None = None
         self._at_load = _digest(self._computed_buffers())
+        self.edition: object | None = None
 
     def state(self) -> Hashable:
         """Return a value that changes with any in-place edit or replacement of a tensor.
@@ -55,6 +58,26 @@ class Weights:
             digest.update(buffers.encode())
         self._known = state, sums, digest.hexdigest()
         return self._known[2]
+
+    @contextmanager
+    def replaced(self, others: Mapping[str, nn.Parameter]) -> Iterator[None]:
+        """Put other parameters into the module, by name; afterwards the same objects are back."""
+        places = [(name, *self._place(name)) for name in others]
+        own = [module._parameters[leaf] for _, module, leaf in places]
+        known, edition = self._known, self.edition
+        try:
+            self.edition = object()
+            for name, module, leaf in places:
+                module._parameters[leaf] = others[name]
+            yield
+        finally:
+            for (_, module, leaf), parameter in zip(places, own, strict=True):
+                module._parameters[leaf] = parameter
+            self._known, self.edition = known, edition
+
+    def _place(self, name: str) -> tuple[nn.Module, str]:
+        path, _, leaf = name.rpartition(".")
+        return self._modules[path], leaf
 
     def _submodules(self) -> list[int]:
         return [

@@ -44,11 +44,12 @@ class Signature:
 class Block:
     """A decoder block's modules, and how the block (`call`) and its attention are called.
 
-    `write_scale` times what `attn_write` and `mlp_write` return is added to the stream. `z_reader`
-    reads what the `n_heads` heads return, side by side; `mlp_post_reader` reads the neurons, and
-    `experts` the router's choice, where there are any.
+    `name` is the module's in the model. `write_scale` times what `attn_write` and `mlp_write`
+    return is added to the stream. `z_reader` reads what the `n_heads` heads return, side by side;
+    `mlp_post_reader` reads the neurons, and `experts` the router's choice, where there are any.
     """
 
+    name: str
     module: nn.Module
     attn: nn.Module
     attn_write: nn.Module

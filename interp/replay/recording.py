@@ -5,8 +5,8 @@ arguments that each block receives besides the residual; with them, a block can 
 any residual, for any number of variants at once.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -77,6 +77,12 @@ class Recording:
     def of(self, tokens: Tensor, *, is_stored: bool = True) -> "Recording":
         """Return a recording of other tokens [batch pos], without padding; its work counts here."""
         return Recording(self.runner, tokens, work=self.work, is_stored=is_stored)
+
+    @contextmanager
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Iterator["Recording"]:
+        """Yield a recording under `temporary_weights`, counted here; this one rests meanwhile."""
+        with self.runner.with_weights(weights) as runner:
+            yield Recording(runner, self.tokens, self.mask, work=self.work, is_stored=False)
 
     @property
     def n_layers(self) -> int:
@@ -240,9 +246,8 @@ class Recording:
     ) -> Resid:
         """Run one block from position `start` on [variant*batch pos-start d_model].
 
-        `prefix` holds the keys and values of earlier positions; None means the clean pass's. Keys
-        that are `hidden` from a query get no attention from it: what it gives to the others adds up
-        to 1 again.
+        `prefix` holds the keys and values of earlier positions; None means the clean pass's. A
+        query gives no attention to keys that are `hidden` from it; the others' adds up to 1.
         """
         if not 0 < start < self.n_pos:
             raise SiteError(f"tail from position {start} asked for; there is 1 to {self.n_pos - 1}")

@@ -42,6 +42,9 @@ class Runner(Protocol):
     def running(self) -> AbstractContextManager[None]:
         """Return a context for all computation; it raises if the model has changed."""
 
+    def with_weights(self, weights: Mapping[str, Tensor]) -> AbstractContextManager["Runner"]:
+        """Return a context with a runner of the same model under other weights, by name."""
+
     def tokens_at_once(self, device: torch.device) -> int:
         """Return how many tokens a block runs at once on a device."""
 
