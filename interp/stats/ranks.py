@@ -63,14 +63,20 @@ def partial_estimate(
     grouping = Grouping.of(len(array), groups)
     value = float(partial_rank_correlation(array[:, 0].mean(0), array[:, 1].mean(0), columns))
     free = array.shape[2] - len(columns) - 3
-    if grouping.n_groups < FEWEST or free < 1 or not abs(value) < 1:
+    if grouping.n_groups < FEWEST or free < 1 or np.isnan(value):
         return Estimate(value, n=len(array), n_groups=grouping.n_groups)
     means = resampled_means(array, groups=groups, seed=seed)[:_RESAMPLES]
     drawn = partial_rank_correlation(means[:, 0], means[:, 1], columns)
-    spread = np.nanvar(np.arctanh(np.clip(drawn, -0.999, 0.999)))
+    spread = np.nanvar(_fisher(drawn))
     error = float(np.sqrt(_OF_RANKS / free + spread))
-    low, high = np.tanh(np.arctanh(value) + error * ndtri(np.array(QUANTILES)))
-    return Estimate(value, float(low), float(high), len(array), grouping.n_groups)
+    low, high = np.tanh(_fisher(np.array(value)) + error * ndtri(np.array(QUANTILES)))
+    ends = min(float(low), value), max(float(high), value)
+    return Estimate(value, *ends, len(array), grouping.n_groups)
+
+
+def _fisher(correlation: Array) -> Array:
+    scaled: Array = np.arctanh(np.clip(correlation, -0.999, 0.999))
+    return scaled
 
 
 class Resamples:

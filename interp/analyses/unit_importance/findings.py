@@ -29,11 +29,17 @@ def _note(result: "UnitImportanceResult") -> str:
 
 def _beyond(result: "UnitImportanceResult") -> Finding:
     beyond = result.agreement("importance", beyond="size")
-    claim = f"Gradients rank units no more as zeroing does than {_SIZE} ranks them: {beyond:.2f}."
+    claim = (
+        f"Gradients rank units no more as zeroing does than {_SIZE} ranks them: {beyond:.2f}"
+        " (rank correlation)."
+    )
     if beyond.excludes():
         more = "more" if beyond.value > 0 else "less"
         size = beyond if beyond.value > 0 else _negative(beyond)
-        claim = f"Gradients' ranks of units correlate {size:.2f} {more} with zeroing than {_SIZE}."
+        claim = (
+            f"Gradients rank units {size:.2f} {more} as zeroing does than {_SIZE} ranks them"
+            " (rank correlation)."
+        )
     return Finding(
         claim,
         beyond,

@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from interp.analyses.unit_importance.findings import findings_of
 from interp.analyses.unit_importance.units import PARTS, Drawn, Kind, Modules
 from interp.figures.plots import Axes, grid_below, scatters_with_diagonal
+from interp.figures.words import value_text
 from interp.result import Finding, Result
 from interp.stats.estimate import NAN, Estimate, estimates
 from interp.stats.groups import Array, Grouping
@@ -176,7 +177,7 @@ class UnitImportanceResult(Result):
                 frames.append(self._ranks(kind, score))
         figure = scatters_with_diagonal(
             pd.concat(frames),
-            x="by zeroing it",
+            x="rank by zeroing it",
             y="rank by score",
             groups="score",
             panels="kind",
@@ -196,8 +197,9 @@ class UnitImportanceResult(Result):
             top=top,
             colorbar={"tickvals": [0, top / 3, 2 * top / 3, top], "ticktext": _TICKS},
         )
-        names = {"tickvals": [*range(len(self.modules.names))], "ticktext": [*self.modules.names]}
-        return figure.update_layout(yaxis99={"tickmode": "array", **names}, margin={"l": 150})
+        labels = self.modules.labels
+        names = {"tickmode": "array", "tickvals": [*range(len(labels))], "ticktext": labels}
+        return figure.update_layout(yaxis99=names)
 
     def _ranks(self, kind: Kind, score: str) -> pd.DataFrame:
         means = self.compared[kind].mean(0)
@@ -206,8 +208,10 @@ class UnitImportanceResult(Result):
             (rankdata(row) - 1) / max(1, n - 1) for row in (_score(score, means), means[3])
         )
         name = {"importance": "by gradient", "size": "by the size of its output"}[score]
+        alike = float(rank_correlation(_score(SCORES[0], means), means[3]))
+        panel = f"{_NOUNS[kind]}, correlation {value_text(alike, '.2f')}"
         return pd.DataFrame(
-            {"kind": _NOUNS[kind], "score": name, "by zeroing it": exact, "rank by score": scores}
+            {"kind": panel, "score": name, "rank by zeroing it": exact, "rank by score": scores}
         )
 
     def findings(self) -> tuple[Finding, ...]:

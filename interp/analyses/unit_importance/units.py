@@ -16,6 +16,7 @@ Kind = Literal["layer", "attention", "mlp", "head", "projection"]
 KINDS: tuple[Kind, ...] = ("layer", "attention", "mlp", "head", "projection")
 PARTS: tuple[Part, ...] = ("attention", "mlp", "norm")
 _PREFIX = "unit"
+_LONGEST = 8  # letters of a label
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,17 @@ class Modules:
         last = [path.rpartition(".")[2] for path in self.paths]
         pairs = zip(last, self.paths, strict=True)
         return tuple(path if last.count(name) > 1 else name for name, path in pairs)
+
+    @property
+    def labels(self) -> list[str]:
+        """Return names of a few letters for a figure, where order tells equal ones apart."""
+        labels, n_norms = [], 0
+        for path, part in zip(self.paths, self.parts, strict=True):
+            label = path.rpartition(".")[2].removesuffix("_proj")
+            n_norms += part == "norm"
+            label = f"norm {n_norms}" if part == "norm" else label
+            labels.append(label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…")
+        return labels
 
 
 def _is_norm(path: str, part: Part) -> bool:
