@@ -69,7 +69,7 @@ def partial_estimate(
     drawn = partial_rank_correlation(means[:, 0], means[:, 1], columns)
     spread = np.nanvar(_fisher(drawn))
     error = float(np.sqrt(_OF_RANKS / free + spread))
-    low, high = np.tanh(_fisher(np.array(value)) + error * ndtri(np.array(QUANTILES)))
+    low, high = np.tanh(_fisher(np.array([value])) + error * ndtri(np.array(QUANTILES)))
     ends = min(float(low), value), max(float(high), value)
     return Estimate(value, *ends, len(array), grouping.n_groups)
 
