@@ -14,7 +14,13 @@ from scripts.null import (
 
 _SEEDS = range(3)
 # what a comparison is about does not depend on which answer is asked for
-_WITHOUT_ANSWERS = {"affine_lens", "attention_knockout", "depth_map", "depth_score"}
+_WITHOUT_ANSWERS = {
+    "affine_lens",
+    "attention_knockout",
+    "depth_map",
+    "depth_score",
+    "unit_importance",
+}
 _FIRE = (
     "activation_patching",
     "circuit_discovery",

@@ -17,6 +17,7 @@ from interp.stats.estimate import NAN, Estimate
 from interp.stats.groups import FEWEST, Array, Grouping
 
 _RESAMPLES = 400
+_ROUNDING = 1e-5  # of the largest value: so little does not make two values different
 _OF_RANKS = 1.06  # a rank correlation's variance on Fisher's scale, times n - 3 (Fieller 1957)
 
 
@@ -34,17 +35,29 @@ def partial_rank_correlation(
 ) -> Float[np.ndarray, "*rows"]:
     """Return the correlation of ranks over the last axis, without what `given` explains of them.
 
-    NaN where nothing is left of one side, as where as many columns are given as there are units.
+    Neighbours that differ by less than 0.00001 of the largest value have one rank. NaN where
+    nothing is left of one side, as where as many columns are given as there are units.
     """
     n = one.shape[-1]
     basis, _ = np.linalg.qr(np.vstack([np.ones(n), given]).T)
-    ranks = (rankdata(values, axis=-1) for values in (one, other))
+    ranks = (rankdata(_without_rounding(values), axis=-1) for values in (one, other))
     rest = [rows - rows @ basis @ basis.T for rows in ranks]
     squares = [(rows**2).sum(-1) for rows in rest]
     known = np.minimum(*squares) > 1e-9 * n**3
     size = np.where(known, np.sqrt(squares[0] * squares[1]), 1.0)
     correlation = np.clip((rest[0] * rest[1]).sum(-1) / size, -1.0, 1.0)
     return np.asarray(np.where(known, correlation, NAN))
+
+
+def _without_rounding(values: Float[np.ndarray, "*rows unit"]) -> Float[np.ndarray, "*rows unit"]:
+    """Return numbers in the same order, equal where neighbours differ by rounding alone."""
+    order = values.argsort(-1, kind="stable")
+    ordered = np.take_along_axis(values, order, -1)
+    least = _ROUNDING * np.abs(values).max(-1, keepdims=True)
+    numbers = np.zeros(values.shape)
+    numbers[..., 1:] = (np.diff(ordered, axis=-1) > least).cumsum(-1)
+    np.put_along_axis(numbers, order, numbers.copy(), -1)
+    return numbers
 
 
 def partial_estimate(
