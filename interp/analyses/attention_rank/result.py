@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FEWEST_LAYERS = 12  # for a correlation over layers
 PUBLISHED = "rank as published"
-COST = "KL without it (nats)"
+COST = "KL without attention, nats"
 _MODEL, _SHUFFLED, _UNTRAINED, _UNIFORM = "model", "shuffled", "untrained", "uniform"
 _GIVEN = "partial rank correlation with the cost of skipping, given depth: "
 
