@@ -189,6 +189,15 @@ def test_parameters_stay_as_they_were() -> None:
         assert not parameter.requires_grad
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_an_untrained_model_has_nothing_to_rank_units_for(seed: int) -> None:
+    model = interp.load_model(f"zoo/hops-4l@untrained-{seed}")
+    result = UnitImportance(exact=("head",)).run(model, interp.load_task("two-hop", n=12))
+    findings = result.findings()
+    assert "nothing to rank" in findings[0].claim
+    assert all(finding.kind == "describes" for finding in findings)
+
+
 def test_an_interval_counts_the_draw_of_units() -> None:
     rng = np.random.default_rng(0)
     values = np.repeat(rng.normal(size=(1, 2, 12)), 20, axis=0)  # all prompts alike

@@ -6,6 +6,7 @@ that is how fast the loss changes as the output is scaled, at its clean size; ze
 all the way. Here both are measured, and how well the one ranks as the other does.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -74,7 +75,8 @@ class UnitImportance(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return what `first_order` does, and "exact.KIND" [batch unit], how far the loss rises.
 
-        "is_text" [batch] tells whether the loss is of the prompt, as it has no answer.
+        "is_text" [batch] tells whether the loss is of the prompt, as it has no answer; "chance" is
+        the loss of a guess among all tokens.
         """
         modules, is_text = Modules.of(recording.blocks), shard.answer_tokens is None
         sizes = {"n_layers": recording.n_layers, "n_heads": recording.blocks[0].n_heads}
@@ -85,7 +87,9 @@ class UnitImportance(Analysis):
                 drawn = self._drawn(kind, modules, **sizes)
                 part[f"exact.{kind}"] = rises(group, kind, drawn, modules, is_text=is_text)
             rows.append(group.rows.cpu())
-            parts.append(part | {"is_text": torch.full((len(group.rows),), is_text)})
+            n, n_predicted = (len(group.rows), 1 if is_text else group.answer.shape[1])
+            chance = torch.full((n,), n_predicted * math.log(recording.runner.d_vocab))
+            parts.append(part | {"is_text": torch.full((n,), is_text), "chance": chance})
         order = torch.cat(rows).argsort()
         return {key: values[order] for key, values in concatenated(parts).items()}
 

@@ -5,18 +5,41 @@ from typing import TYPE_CHECKING
 from interp.figures.words import counted
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate
+from interp.stats.shares import share
 
 if TYPE_CHECKING:
     from interp.analyses.unit_importance.result import UnitImportanceResult
 
 _SIZE = "the size of what a unit writes"
+_LEAST = 0.1  # of chance's loss, by which the model's is lower where it predicts anything
 _ALIKE = "mean over kinds of units"
 _MEASURE = "rank correlation of |Σ θ ∂L/∂θ| with the rise of the loss without a unit"
 
 
 def findings_of(result: "UnitImportanceResult") -> tuple[Finding, ...]:
-    """Return the agreement with zeroing, that beyond the size of outputs, and the stability."""
+    """Return the agreement with zeroing, that beyond the size of outputs, and the stability.
+
+    Where most prompts are predicted no better than by chance, nothing can matter for them.
+    """
+    known = _above_chance(result)
+    if known.value <= 0.5:
+        return (_nothing(known), _stability(result))
     return (_beyond(result), _agreement(result), _stability(result))
+
+
+def _above_chance(result: "UnitImportanceResult") -> Estimate:
+    loss, chance = result.arrays["loss"], result.arrays["chance"]
+    return share(loss < (1 - _LEAST) * chance, groups=result.prompt_groups)
+
+
+def _nothing(known: Estimate) -> Finding:
+    return Finding(
+        f"Only {known:.0%} of the prompts are predicted better than by guessing, so that there is"
+        " nothing to rank units for.",
+        known,
+        "share of prompts whose loss is lower than that of guessing among all tokens",
+        note=f"By at least {_LEAST:.0%}; more than half of them are needed.",
+    )
 
 
 def _note(result: "UnitImportanceResult") -> str:
