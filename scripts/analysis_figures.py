@@ -19,6 +19,9 @@ interp run --model zoo/hops-8l --task two-hop --analysis layer_routers --n 240 \
     --out RUNS_DIR/routers
 interp run --model zoo/hops-8l --task two-hop --analysis quantization_order --n 64 \\
     --out RUNS_DIR/bits
+interp run --model smollm2-135m --task plain-text --analysis attention_rank --n 12 \\
+    --out RUNS_DIR/rank
+interp run --model smollm2-135m --task facts --analysis unit_importance --n 24 --out RUNS_DIR/units
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -58,6 +61,7 @@ SOURCES = {
     "activation_patching": Source("study", "ioi-english"),
     "affine_lens": Source("affine", "plain-text"),
     "attention_knockout": Source("smollm2", "facts"),
+    "attention_rank": Source("rank", "plain-text"),
     "block_influence": Source("study", "plain-text"),
     "circuit_discovery": Source("study", "ioi-english"),
     "feature_patching": Source("features", "ioi", "zoo/names-6l"),
@@ -78,6 +82,7 @@ SOURCES = {
     "residual_contribution": Source("study", "plain-text"),
     "residual_erasure": Source("study", "facts"),
     "stream_statistics": Source("study", "plain-text"),
+    "unit_importance": Source("units", "facts"),
     "void_detection": Source("study", "facts"),
     "void_skip": Source("smollm2", "ioi-english"),
     "layer_routers": Source("routers", "two-hop", "zoo/hops-8l"),

@@ -21,6 +21,7 @@ _WITHOUT_ANSWERS = {
     "depth_score",
     "layer_order",
     "quantization_order",
+    "unit_importance",
 }
 _FIRE = (
     "activation_patching",
