@@ -17,6 +17,8 @@ interp run --model zoo/hops-8l --task two-hop --n 64 --analysis layer_removal \\
     --out RUNS_DIR/removal
 interp run --model zoo/hops-8l --task two-hop --analysis layer_routers --n 240 \\
     --out RUNS_DIR/routers
+interp run --model zoo/hops-8l --task two-hop --analysis path_search --n 160 \\
+    --out RUNS_DIR/path_search
 interp run --model zoo/hops-8l --task two-hop --analysis quantization_order --n 64 \\
     --out RUNS_DIR/bits
 interp run --model smollm2-135m --task plain-text --analysis attention_rank --n 12 \\
@@ -68,6 +70,7 @@ SOURCES = {
     "head_patterns": Source("heads", "ioi-english"),
     "logit_attribution": Source("attribution", "ioi-english"),
     "path_patching": Source("paths", "ioi-english"),
+    "path_search": Source("path_search", "two-hop", "zoo/hops-8l"),
     "probe": Source("probe", "agreement"),
     "depth_map": Source("study", "plain-text"),
     "layer_removal": Source("removal", "two-hop", "zoo/hops-8l"),

@@ -23,6 +23,7 @@ LESS = {
     "feature_patching": {"dictionaries": ("names-6l/resid_pre.3",), "draws": 2, "sizes": (1, 10)},
     "layer_routers": {"n_simulations": 6, "epochs": 4, "penalties": (0.5,), "draws": 1},
     "patching_agreement": {"nodes": ("z", "mlp_out")},
+    "path_search": {"n_simulations": 6},
 }
 # fp16 is slow on a CPU: less of what takes long
 FEWER = {
@@ -31,6 +32,7 @@ FEWER = {
     "integrated_gradients": {"max_nodes": 17},
     "layer_routers": {"epochs": 1, "n_simulations": 3},
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
+    "path_search": {"n_simulations": 2},
     "quantization_order": {"orders": ("LIM",), "points": 2, "control": "none"},
     "relevance_patching": {"methods": ("relevance",), "nodes": ("z", "mlp_out")},
     "residual_erasure": {"scopes": ("prefix",)},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 from jaxtyping import Int
 from torch import Tensor, nn
 
@@ -182,7 +182,8 @@ def of_prompts(value: Any, prompts: Int[Tensor, " rows"], *, batch: int) -> Any:
     if isinstance(value, Tensor) and value.ndim > 1:
         if value.shape[0] == 1 or value.shape[0] % batch:
             return for_rows(value, batch=batch, rows=len(prompts))
-        own = value.unflatten(0, (batch, -1))  # attention's biases may hold heads behind the prompt
+        # attention's biases may hold heads behind the prompt
+        own = rearrange(value, "(batch head) ... -> batch head ...", batch=batch)
         return own[prompts].flatten(0, 1)
     if isinstance(value, tuple):
         return tuple(of_prompts(item, prompts, batch=batch) for item in value)

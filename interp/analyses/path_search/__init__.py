@@ -106,7 +106,8 @@ class PathSearch(Analysis):
         shards = [model.tokenize(shard) for shard in model.shards(task)]
         answers = torch.cat([require_answers(shard)[:, 0] for shard in shards])
         prepared["answers"] = torch.unique(answers).cpu()
-        return prepared | fixed_paths(model, shards, self._search, seed=self.seed)
+        with model.running:
+            return prepared | fixed_paths(model, shards, self._search, seed=self.seed)
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return every try of search and random paths, and what the other controls reach.

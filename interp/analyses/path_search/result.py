@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.analyses.path_search.curves import drawn
-from interp.figures.words import counted, points
+from interp.figures.words import counted
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimates
 from interp.stats.groups import FEWEST, Groups
@@ -205,11 +205,9 @@ class PathSearchResult(Result):
         gain = share_difference(one, other, groups=groups)
         rivals = [kind for kind in (FIXED, SAMPLED, SHUFFLED) if kind in rates]
         best = max(rivals, key=lambda kind: rates[kind].value)
-        than = points(abs(gain.value)) if gain.excludes() else "not measurably"
-        more = "fewer" if gain.excludes() and gain.value < 0 else "more"
         return Finding(
             f"Search makes {rates[SEARCH].value:.0%} of the wrong answers right,"
-            f" {than} {more} than as many random paths.",
+            f" {_than_random(gain)}.",
             gain,
             "wrong answers made right by search less those made right by random paths, share",
             control=Compared(RANDOM, rates[RANDOM]),
@@ -230,10 +228,9 @@ class PathSearchResult(Result):
         shorter = {kind: (length < self.n_layers)[right] for kind, length in self.lengths.items()}
         rates = {kind: share(values, groups=groups) for kind, values in shorter.items()}
         gain = share_difference(shorter[SEARCH], shorter[RANDOM], groups=groups)
-        layers = (self.lengths[SEARCH] / self.n_layers)[right].mean()
         return Finding(
-            f"{rates[SEARCH].value:.0%} of the right answers have a shorter path;"
-            f" the shortest that search tried run {layers:.0%} of the layers on average.",
+            f"Search has a shorter path for {rates[SEARCH].value:.0%} of the right answers,"
+            f" {_than_random(gain)}.",
             gain,
             "right answers with a shorter path, by search less by random paths, share",
             control=Compared(RANDOM, rates[RANDOM]),
@@ -242,25 +239,28 @@ class PathSearchResult(Result):
         )
 
     def _transfer(self) -> Finding | None:
-        chosen = self.members.get(WRONG)
-        if chosen is None:
-            return None
         answered = self.arrays["transfer"]
-        known = chosen & (answered[:, :2] >= 0).all(1)
+        known = ~self.is_right & (answered >= 0).all(1)
         if known.sum() < FEWEST:
             return None
         groups = self.groups_of(known)
-        clean, own = (answered[known, i] for i in (0, 1))
-        gain = share_difference(own, clean, groups=groups)
-        does = "serves" if gain.excludes() and gain.value > 0 else "does not measurably serve"
+        clean, own, random = (share(answered[known, i], groups=groups) for i in range(3))
         return Finding(
-            f"A path that repairs an answer {does} a paraphrase:"
-            f" {share(own, groups=groups).value:.0%} of them are answered along it.",
-            gain,
-            "paraphrases of repaired prompts answered along its path less along the ordinary one",
-            control=Compared("the ordinary path", share(clean, groups=groups)),
-            kind="compares",
+            f"Along the path that repairs a prompt, {own.value:.0%} of paraphrases are answered.",
+            own,
+            "paraphrases of repaired prompts answered along the same path, share",
+            control=Compared("the ordinary path", clean),
+            rival=Compared("their random paths", random),
+            note="prompts that search and random paths repair",
         )
+
+
+def _than_random(gain: Estimate) -> str:
+    """Return how much more, or fewer, that is than by as many random paths."""
+    if not gain.excludes():
+        return "not measurably more than as many random paths"
+    more = "more" if gain.value > 0 else "fewer"
+    return f"{100 * abs(gain.value):.0f} points {more} than as many random paths"
 
 
 def _path(row: np.ndarray) -> Path:
