@@ -21,9 +21,13 @@ ANALYSES = sorted(find_analyses())
 LESS = {
     "circuit_discovery": {"draws": 4, "fractions": (0.01, 0.1, 1.0)},
     "feature_patching": {"dictionaries": ("names-6l/resid_pre.3",), "draws": 2, "sizes": (1, 10)},
+    "layer_order": {"operations": ("swap", "reverse", "parallel_mean", "damped_loop")},
+    "layer_removal": {"orders": ("skip loss", "ZD"), "n_random": 2, "steps": 2, "text_steps": 1},
     "layer_routers": {"n_simulations": 6, "epochs": 4, "penalties": (0.5,), "draws": 1},
     "patching_agreement": {"nodes": ("z", "mlp_out")},
     "path_search": {"n_simulations": 6},
+    "quantization_order": {"orders": ("LIM", "skip loss"), "points": 2},
+    "unit_importance": {"most": 6},
 }
 # fp16 is slow on a CPU: less of what takes long
 FEWER = {

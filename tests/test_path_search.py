@@ -191,7 +191,7 @@ def test_an_inserted_identity_block_is_dropped() -> None:
 
 
 def test_another_answer_is_reached_as_often_as_chance_says() -> None:
-    result = searched(80)
+    result = searched(48)
     reached, chance = (result.arrays[f"shuffled.{name}"] for name in ("is_right", "chance"))
     error = np.sqrt((chance * (1 - chance)).sum()) / len(chance)
     assert 0 < chance.mean() < 0.5
@@ -248,7 +248,7 @@ def test_few_prompts_at_once_where_streams_are_large(monkeypatch: pytest.MonkeyP
 
 
 def test_the_fixed_path_is_chosen_on_the_other_half() -> None:
-    result = searched(40)
+    result = searched(48)
     half, paths = result.arrays["half"], result.arrays["fixed.path"]
     assert set(half.tolist()) == {0, 1}
     assert (paths == paths[0]).all()
