@@ -25,6 +25,7 @@ HOPS = {
     "residual_erasure": {},
     "depth_map": {"control": "none"},
     "block_influence": {},
+    "path_search": {"n_simulations": 6},
 }
 IOI = {
     "relevance_patching": {},

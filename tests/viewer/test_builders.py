@@ -11,9 +11,11 @@ from interp_viewer.colours import lut
 from interp_viewer.grid import Axis, Grid
 from interp_viewer.menu import entry_of
 from interp_viewer.pages import skip, voids
+from interp_viewer.routes import route
 from interp_viewer.selection import Selection
 from interp_viewer.strip import visible
 from interp_viewer.text import number, plain, prompt_named, shortened
+from interp_viewer.tries import passes, path_named
 from interp_viewer.wiring import Edge, Wires, graph_of
 
 from interp.figures.words import node_named
@@ -275,3 +277,23 @@ def test_every_analysis_has_a_page_and_its_address_leads_there() -> None:
         "r", model="m", task="t", analysis="layer_skip", label="mlp", layer=3
     )
     assert Cell("m", "t", "layer_skip", "mlp").path.endswith("layer_skip@mlp")
+
+
+def test_a_path_is_named_by_its_spans_and_cut_where_it_goes_back() -> None:
+    path = [0, 1, 2, 4, 4, 2, 3, 4, 7]
+    assert path_named(path) == "0–2, 4, 4, 2–4, 7"
+    assert passes(path) == [[0, 1, 2, 4], [4], [2, 3, 4, 7]]
+    assert (path_named([3]), passes([3])) == ("3", [[3]])
+
+
+def test_a_path_is_drawn_with_what_it_jumps_over() -> None:
+    figure = route([1, 2, 4, 3, 4, 6], 8, "search")
+    blocks = {bar.name: bar for bar in figure.data if bar.type == "bar"}
+    at = {
+        name: [(x, round(base + y / 2)) for x, base, y in zip(bar.x, bar.base, bar.y, strict=True)]
+        for name, bar in blocks.items()
+    }
+    assert at["run"] == [(1, 0), (2, 0), (4, 0), (3, 1), (4, 1), (6, 1)]
+    assert at["skipped"] == [(0, 0), (3, 0), (5, 1), (7, 1)]
+    (back,) = (trace for trace in figure.data if trace.type == "scatter")
+    assert (back.x[0], back.x[-1]) == (4, 3)

@@ -17,6 +17,7 @@ from interp_viewer.pages.lens import READINGS
 from interp_viewer.reading import find_run
 from interp_viewer.selected import Selected
 from interp_viewer.selection import Selection
+from interp_viewer.tries import KINDS, Tries, path_named
 from streamlit.testing.v1 import AppTest
 
 from benchmarks import viewer as viewer_benchmark
@@ -24,12 +25,13 @@ from benchmarks.viewer import make_run
 from interp.analyses.head_patterns import targets
 from interp.analyses.logit_lens import measures
 from interp.files.whole import read_json, write_json
-from interp.runs import Study, execute
+from interp.runs import Study, execute, open_run
 
 Draw = Callable[..., AppTest]
 OF_A_RUN = [name for name in entries() if name not in WITHOUT_RUN]
 HAS = {"circuit": "ioi", "heads": "ioi", "features": "ioi"}
 COMPARED = [name for name, entry in entries().items() if hasattr(entry.module, "COMPARED")]
+PAIR = ("zoo/hops-4l", "two-hop")
 NEEDS = {entry.name: entry.analyses for entry in entries().values() if entry.analyses}
 
 
@@ -124,7 +126,7 @@ def test_an_unfinished_run_shows_what_there_is(root: Path, seen: Draw, page: str
     assert ("interp run --model" in texts(at)) == (page in NEEDS)
     if page == "skip":
         assert (
-            "7 of 8 cells"
+            "8 of 9 cells"
             in seen(root, "runs").dataframe[0].value.set_index("run").loc["hops", "status"]
         )
 
@@ -528,6 +530,53 @@ def test_a_feature_shows_where_it_is_most_active_and_leads_to_that_prompt(
     examples[3].click().run()
     assert is_fine(at), texts(at)
     assert address(at, "ex") == [str(ex)]
+
+
+def test_the_page_of_paths_reads_tries_as_the_result_does(made: Path) -> None:
+    result = open_run(made / "hops")["zoo/hops-4l", "two-hop", "path_search"]
+    run = find_run(made, "hops")
+    cell = next(cell for cell in run.cells(*PAIR) if cell.analysis == "path_search")
+    for kind in KINDS:
+        tries = Tries.of(run.measured(cell), kind)
+        usage, used = tries.usage(), []
+        for row in range(len(tries.paths)):
+            number, path = tries.shortest(row), result.shortest(row, kind)
+            assert (None if number is None else tuple(tries.path(row, number))) == path
+            used += [usage[row]] if np.isfinite(usage[row]).all() else []
+            assert (path is None) == np.isnan(usage[row]).all()
+            if kind == "search":
+                front = [tuple(tries.path(row, i)) for i in tries.front(row)]
+                assert front == list(result.front(row)["path"])
+        assert len(used) >= len(result.usage[kind]) > 0
+        assert {tuple(runs) for runs in result.usage[kind]} <= {tuple(runs) for runs in used}
+
+
+def test_the_paths_of_a_prompt_are_those_of_the_chosen_kind(made: Path, seen: Draw) -> None:
+    run = find_run(made, "hops")
+    cell = next(cell for cell in run.cells(*PAIR) if cell.analysis == "path_search")
+    known = {kind: Tries.of(run.measured(cell), kind) for kind in KINDS}
+    for ex in range(len(known["search"].paths)):
+        at = seen(made, "paths", run="hops", ex=ex)
+        for kind, tries in reversed(known.items()):  # at first, it is the other
+            (box,) = (box for box in at.selectbox if box.label == "Shortest right path of")
+            box.set_value(list(KINDS).index(kind)).run()
+            assert is_fine(at), texts(at)
+            assert address(at, "of") == [kind]
+            number = tries.shortest(ex)
+            if number is None:
+                assert f"Prompt {ex}: none of the 6 paths is right ({kind})" in texts(at)
+            else:
+                named = path_named(tries.path(ex, number))
+                assert f"Layers in order: {named}; log-probability" in texts(at)
+
+
+def test_a_prompt_without_paths_says_so_beside_the_others(root: Path, seen: Draw) -> None:
+    run = read_json(root / "hops" / "run.json")
+    run["cells"]["zoo--hops-4l/two-hop/path_search"]["prompts"] = [*range(15), 16]
+    write_json(root / "hops" / "run.json", run)
+    at = seen(root, "paths", run="hops", ex=15)
+    assert is_fine(at), texts(at)
+    assert "Prompt 15 was left out of this analysis; choose another one" in texts(at)
 
 
 def test_the_page_of_heads_knows_the_tensors_order() -> None:

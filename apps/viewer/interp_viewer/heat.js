@@ -82,6 +82,12 @@ class Heat {
     return window.interpMarks?.get(this.data.grid) ?? null;
   }
 
+  // Where the keyboard sets out from: in a row that is selected whole, its first cell.
+  outset() {
+    const [row, col] = this.selected ?? [0, 0];
+    return [row, col ?? 0];
+  }
+
   text(row, col) {
     return this.words ? this.data.words[this.words[row * this.data.cols + col]] : "";
   }
@@ -103,7 +109,7 @@ class Heat {
     const pen = this.canvas.getContext("2d");
     pen.font = FONT;
     const longest = (labels) => Math.max(...labels.map((label) => pen.measureText(label).width), 6);
-    const left = 26 + Math.min(LONGEST.row, longest(rowLabels));
+    const left = 26 + Math.min(this.rowRoom(), longest(rowLabels));
     const right = 34 + longest([round(low), round(high)]);
     const cellWidth = Math.min(this.words ? 110 : 64, (width - left - right) / cols);
     const label = longest(colLabels);
@@ -114,6 +120,10 @@ class Heat {
     const cellHeight = Math.max(1, Math.min(44, (this.room() - TOP - bottom) / rows));
     const height = rows * cellHeight + TOP + bottom;
     return { width, cellWidth, cellHeight, height, left, right, bottom, isTurned, colStep };
+  }
+
+  rowRoom() {
+    return Math.max(LONGEST.row, 0.32 * this.root.clientWidth);
   }
 
   // What is left for what stands below: given, or as many lines as the notes take.
@@ -280,7 +290,7 @@ class Heat {
     pen.textAlign = "right";
     pen.textBaseline = "middle";
     for (let row = 0; row < rows; row += stepFor(14, cellHeight)) {
-      pen.fillText(fitted(pen, rowLabels[row], LONGEST.row), left - 6, this.y(row) + cellHeight / 2);
+      pen.fillText(fitted(pen, rowLabels[row], this.rowRoom()), left - 6, this.y(row) + cellHeight / 2);
     }
     this.drawTurned(pen, rowName, 8, TOP + (rows * cellHeight) / 2, "center");
     for (let col = 0; col < cols; col += colStep) {
@@ -327,13 +337,14 @@ class Heat {
 
   drawOutline(pen, cell, isSelected) {
     if (!cell || (!isSelected && document.activeElement !== this.canvas && !this.root.getRootNode().activeElement)) return;
-    const [x, y] = [this.x(cell[1]), this.y(cell[0])];
+    const [x, y] = [this.x(cell[1] ?? 0), this.y(cell[0])];
     const { cellWidth, cellHeight } = this.box;
+    const wide = cell[1] === null ? this.data.cols * cellWidth : cellWidth;
     const passes = isSelected ? [[4, "#000000"], [2, "#ffffff"]] : [[3, "#000000"], [1, "#ffd400"]];
     for (const [thick, ink] of passes) {
       pen.lineWidth = thick;
       pen.strokeStyle = ink;
-      pen.strokeRect(x, y, Math.max(cellWidth, 3), Math.max(cellHeight, 3));
+      pen.strokeRect(x, y, Math.max(wide, 3), Math.max(cellHeight, 3));
     }
   }
 
@@ -354,7 +365,7 @@ class Heat {
 
   move(key) {
     const { rows, cols, upward } = this.data;
-    const [row, col] = this.cursor || this.selected || [0, 0];
+    const [row, col] = this.cursor || this.outset();
     const up = upward ? 1 : -1;
     const page = Math.max(1, Math.round(cols / 8));
     const moves = {
@@ -378,7 +389,7 @@ class Heat {
     canvas.addEventListener("keydown", (event) => {
       if (event.key === "Enter" || event.key === " ") {
         event.preventDefault();
-        this.pick(this.cursor || this.selected || [0, 0]);
+        this.pick(this.cursor || this.outset());
       } else if (this.move(event.key)) event.preventDefault();
     });
     canvas.addEventListener("focus", () => this.draw());

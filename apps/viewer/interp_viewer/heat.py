@@ -40,13 +40,14 @@ def heat(
     grid: Grid,
     *,
     key: str,
-    selected: tuple[int, int] | None,
+    selected: tuple[int, int | None] | None,
     on_pick: Callable[[int, int], None],
     on_threshold: Callable[[float], None] | None = None,
     below: int | None = None,
 ) -> None:
     """Draw a grid; `on_pick` is called with the row and column of a click, or of Enter.
 
+    The selected cell is outlined, or the whole row where its column is None.
     It is as tall as the window leaves, less `below` pixels, or what the grid's captions take.
     """
 

@@ -58,13 +58,21 @@ def picture(here: Selected, grid: Grid, *, key: str, below: int | None = None) -
     heat(
         grid,
         key=key,
-        selected=selected_cell(here, grid),
+        selected=_outlined(here, grid),
         on_pick=lambda row, col: here.select(**grid.rows.picked(row), **grid.cols.picked(col)),
         on_threshold=lambda value: here.select(thr=round(value, 4)),
         below=below,
     )
     if below is None and (captions := grid.captions()):
         st.caption(plain(" ".join(captions)))
+
+
+def _outlined(here: Selected, grid: Grid) -> tuple[int, int | None] | None:
+    """Return what is outlined: the selected cell, or a row where columns select nothing."""
+    row = grid.rows.index(here.numbers)
+    if row is not None and not grid.cols.keys:
+        return row, None
+    return selected_cell(here, grid)
 
 
 def mirrors(

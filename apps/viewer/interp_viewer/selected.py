@@ -42,9 +42,8 @@ class Selected:
     @property
     def numbers(self) -> dict[str, int | None]:
         """Return what is selected, by the name of its kind."""
-        return {
-            name: getattr(self.selection, name) for name in ("layer", "token", "head", "src", "tgt")
-        }
+        names = ("layer", "token", "head", "src", "tgt")
+        return {"ex": self.ex} | {name: getattr(self.selection, name) for name in names}
 
     @property
     def is_over_all(self) -> bool:
