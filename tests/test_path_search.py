@@ -14,6 +14,7 @@ from interp.analyses.path_search.paraphrases import paraphrases
 from interp.analyses.path_search.result import RANDOM, SEARCH, PathSearchResult
 from interp.errors import AnalysisError, InterpError, TaskError
 from interp.models import Model
+from interp.runs.registry import make_analysis
 from interp.sweeps.path_scores import PathScorer, Search, shortest_right
 from interp.sweeps.path_tree import Bandit, Edits, Tree, edited, moved, ordinary
 from interp.sweeps.prefix_tree import PrefixTree, prompts_at_once
@@ -317,6 +318,6 @@ def test_bad_input_is_one_line_before_any_work() -> None:
             analysis.run(model, task)
         assert "\n" not in str(raised.value)
     with pytest.raises(AnalysisError, match="operations"):
-        PathSearch(operations="swaps")
+        make_analysis("path_search", {"operations": "swaps"})
     with pytest.raises(AnalysisError, match="n_simulations"):
-        PathSearch(n_simulations=0)
+        make_analysis("path_search", {"n_simulations": 0})

@@ -22,6 +22,7 @@ from interp.analyses.quantization_order.rounding import Rounding, Scheme, matric
 from interp.errors import AnalysisError, UnsuitedError
 from interp.metrics import kl
 from interp.models import Model
+from interp.runs.registry import make_analysis
 from interp.sweeps.large_weights import share_of_large_weights
 from tests.families import tiny, tokens
 
@@ -213,7 +214,7 @@ def test_what_cannot_be_asked_is_refused() -> None:
         ({"bits": 1, "scheme": "symmetric"}, "at least 2"),
     ):
         with pytest.raises(AnalysisError, match=why):
-            QuantizationOrder(**parameters)
+            make_analysis("quantization_order", parameters)
     with pytest.raises(UnsuitedError, match="experts"):
         QuantizationOrder().check(tiny("mixtral"), tokens())
 
