@@ -55,6 +55,7 @@ class AttentionRank(Analysis):
     n_tokens: Annotated[int, AtLeast(0)] = 0
     skipped_positions: SkippedPositions = "all but the first"
     seed: int = 0
+    rank: ClassVar[int] = 107
     question: ClassVar[str] = "Is attention of low rank where it can be left out?"
     how: ClassVar[str] = (
         "Ranks of all heads' patterns come from their singular values, at one number of tokens,"

@@ -72,6 +72,7 @@ class LayerOrder(Analysis):
     every: Annotated[int, AtLeast(1)] = 1
     control: Literal["untrained", "none"] = "untrained"
     seed: int = 0
+    rank: ClassVar[int] = 101
     question: ClassVar[str] = "Must layers run in this order, or would another one do as well?"
     how: ClassVar[str] = (
         "Layers are swapped, reversed, shuffled, repeated, looped or run side by side, and the"

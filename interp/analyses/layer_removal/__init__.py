@@ -59,6 +59,7 @@ class LayerRemoval(Analysis):
     text_steps: Annotated[int, AtLeast(1)] = 3
     drop: Annotated[float, Between(0, 1)] = 0.1
     seed: int = 0
+    rank: ClassVar[int] = 102
     question: ClassVar[str] = (
         "Which layers can be left out, one after another, and what is left of answers and texts?"
     )

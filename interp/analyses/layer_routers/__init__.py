@@ -59,6 +59,7 @@ class LayerRouters(Analysis):
     draws: Annotated[int, AtLeast(1)] = 2
     other_task: str = ""
     seed: int = 0
+    rank: ClassVar[int] = 105
     question: ClassVar[str] = "Can a rule choose which layers a prompt needs?"
     how: ClassVar[str] = (
         "Routers that imitate each prompt's shortest right path, and gates trained through the"

@@ -63,7 +63,7 @@ class PathSearch(Analysis):
     length_penalty: float = 5.0
     transfer: Literal["where possible", "needed", "none"] = "where possible"
     seed: int = 0
-    rank: ClassVar[int] = 40
+    rank: ClassVar[int] = 103
     page: ClassVar[str] = "paths"
     question: ClassVar[str] = "Would another path through the layers answer, or a shorter one?"
     how: ClassVar[str] = (
@@ -161,7 +161,7 @@ class PathSearch(Analysis):
         streams = 3 * self.n_simulations * model.n_layers * n_pos * model.d_model // 2
         held = min(n * streams, 2**27) + held_at_the_end(1, n, model.d_vocab)
         forwards, logits = 2.0 * searched + transfer, n * (searched + 3)
-        return Cost(forwards, numbers, held, is_bound=True, weight=0.2, logits=logits)
+        return Cost(forwards, numbers, held, is_bound=True, weight=0.3, logits=logits)
 
     def coarser(self) -> "PathSearch | None":
         """Return half as many simulations, but not less than 12."""

@@ -76,6 +76,7 @@ class QuantizationOrder(Analysis):
     points: Annotated[int, AtLeast(1)] = 6
     control: Literal["untrained", "none"] = "untrained"
     seed: int = 0
+    rank: ClassVar[int] = 104
     question: ClassVar[str] = (
         "Which layers can lose bits, and does a score know better than the last layers first?"
     )

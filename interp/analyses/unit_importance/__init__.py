@@ -43,6 +43,7 @@ class UnitImportance(Analysis):
     exact: tuple[Kind, ...] = ("layer", "mlp", "head")
     most: Annotated[int, AtLeast(1)] = 32
     seed: int = 0
+    rank: ClassVar[int] = 106
     question: ClassVar[str] = (
         "Which units does the loss depend on, by their parameters' gradients, and is that right?"
     )
