@@ -10,8 +10,9 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.path_search import PathSearch
+from interp.analyses.path_search.kinds import RANDOM, SEARCH
 from interp.analyses.path_search.paraphrases import paraphrases
-from interp.analyses.path_search.result import RANDOM, SEARCH, PathSearchResult
+from interp.analyses.path_search.result import PathSearchResult
 from interp.errors import AnalysisError, InterpError, TaskError
 from interp.models import Model
 from interp.runs.registry import make_analysis

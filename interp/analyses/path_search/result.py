@@ -10,19 +10,27 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.analyses.path_search.curves import drawn
-from interp.figures.words import counted
-from interp.result import Compared, Finding, Result
+from interp.analyses.path_search.findings import findings_of
+from interp.analyses.path_search.kinds import (
+    CHANCE,
+    EVERY,
+    FIXED,
+    RANDOM,
+    RIGHT,
+    SAMPLED,
+    SEARCH,
+    SHUFFLED,
+    WRONG,
+)
+from interp.result import Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimates
-from interp.stats.groups import FEWEST, Groups
-from interp.stats.shares import share, share_difference, shares
+from interp.stats.groups import Groups
+from interp.stats.shares import share, shares
 from interp.sweeps.path_tree import Path
 
 if TYPE_CHECKING:
     from interp.analyses.path_search import PathSearch
 
-SEARCH, RANDOM, FIXED = "search", "random paths", "one fixed path"
-SHUFFLED, CHANCE, SAMPLED = "search for another answer", "its chance", "sampled answers"
-WRONG, RIGHT, EVERY = "wrong answers", "right answers", "all prompts"
 _KINDS = {SEARCH: "search", RANDOM: "random"}
 _UNREACHED = 10**6
 
@@ -185,82 +193,7 @@ class PathSearchResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what search gains on random paths: wrong answers, shorter paths, paraphrases."""
-        findings = [self._repaired(), self._shorter(), self._transfer()]
-        known = [finding for finding in findings if finding is not None]
-        return tuple(known) or (self._nothing(),)
-
-    def _nothing(self) -> Finding:
-        n = counted(len(self.is_right), "prompt")
-        return Finding(
-            f"Too few to compare: {n}; {FEWEST} with right, or wrong, answers are needed."
-        )
-
-    def _repaired(self) -> Finding | None:
-        wrong = ~self.is_right
-        if wrong.sum() < FEWEST:
-            return None
-        groups = self.groups_of(wrong)
-        rates = {kind: share(values[wrong], groups=groups) for kind, values in self.reached.items()}
-        one, other = (self.reached[kind][wrong] for kind in (SEARCH, RANDOM))
-        gain = share_difference(one, other, groups=groups)
-        rivals = [kind for kind in (FIXED, SAMPLED, SHUFFLED) if kind in rates]
-        best = max(rivals, key=lambda kind: rates[kind].value)
-        return Finding(
-            f"Search makes {rates[SEARCH].value:.0%} of the wrong answers right,"
-            f" {_than_random(gain)}.",
-            gain,
-            "wrong answers made right by search less those made right by random paths, share",
-            control=Compared(RANDOM, rates[RANDOM]),
-            rival=Compared(best, rates[best]),
-            kind="compares",
-            note=f"{self._tries_named}; {counted(int(wrong.sum()), 'wrong answer')}",
-        )
-
-    @property
-    def _tries_named(self) -> str:
-        return f"each with {self.analysis.n_simulations} tries"
-
-    def _shorter(self) -> Finding | None:
-        right = self.is_right
-        if right.sum() < FEWEST:
-            return None
-        groups = self.groups_of(right)
-        shorter = {kind: (length < self.n_layers)[right] for kind, length in self.lengths.items()}
-        rates = {kind: share(values, groups=groups) for kind, values in shorter.items()}
-        gain = share_difference(shorter[SEARCH], shorter[RANDOM], groups=groups)
-        return Finding(
-            f"Search has a shorter path for {rates[SEARCH].value:.0%} of the right answers,"
-            f" {_than_random(gain)}.",
-            gain,
-            "right answers with a shorter path, by search less by random paths, share",
-            control=Compared(RANDOM, rates[RANDOM]),
-            kind="compares",
-            note=self._tries_named,
-        )
-
-    def _transfer(self) -> Finding | None:
-        answered = self.arrays["transfer"]
-        known = ~self.is_right & (answered >= 0).all(1)
-        if known.sum() < FEWEST:
-            return None
-        groups = self.groups_of(known)
-        clean, own, random = (share(answered[known, i], groups=groups) for i in range(3))
-        return Finding(
-            f"Along the path that repairs a prompt, {own.value:.0%} of paraphrases are answered.",
-            own,
-            "paraphrases of repaired prompts answered along the same path, share",
-            control=Compared("the ordinary path", clean),
-            rival=Compared("their random paths", random),
-            note="prompts that search and random paths repair",
-        )
-
-
-def _than_random(gain: Estimate) -> str:
-    """Return how much more, or fewer, that is than by as many random paths."""
-    if not gain.excludes():
-        return "not measurably more than as many random paths"
-    more = "more" if gain.value > 0 else "fewer"
-    return f"{100 * abs(gain.value):.0f} points {more} than as many random paths"
+        return findings_of(self)
 
 
 def _path(row: np.ndarray) -> Path:
