@@ -30,8 +30,8 @@ some = cache(lambda n: interp.load_task("two-hop", n=n))
 
 
 @cache
-def searched(n: int = 24, **given: object) -> PathSearchResult:
-    result = PathSearch(n_simulations=20, **given).run(zoo("hops-4l"), some(n))
+def searched() -> PathSearchResult:
+    result = PathSearch(n_simulations=20).run(zoo("hops-4l"), some(48))
     assert isinstance(result, PathSearchResult)
     return result
 
@@ -149,7 +149,7 @@ def test_random_paths_are_as_long_as_what_they_stand_for() -> None:
 
 def test_every_try_scores_as_a_naive_chain() -> None:
     result, model = searched(), zoo("hops-4l")
-    prompts = [prompt for shard in model.shards(model.fit(some(24)).task) for prompt in shard]
+    prompts = [prompt for shard in model.shards(model.fit(some(48)).task) for prompt in shard]
     for i, prompt in enumerate(prompts[:4]):
         batch = model.tokenize([prompt])
         recording = model.record(batch)
@@ -193,7 +193,7 @@ def test_an_inserted_identity_block_is_dropped() -> None:
 
 
 def test_another_answer_is_reached_as_often_as_chance_says() -> None:
-    result = searched(48)
+    result = searched()
     reached, chance = (result.arrays[f"shuffled.{name}"] for name in ("is_right", "chance"))
     error = np.sqrt((chance * (1 - chance)).sum()) / len(chance)
     assert 0 < chance.mean() < 0.5
@@ -203,31 +203,36 @@ def test_another_answer_is_reached_as_often_as_chance_says() -> None:
 @torch.no_grad()
 def test_prefixes_are_shared() -> None:
     model = zoo("hops-8l")
-    batch = first_shard(model, 4)
+    batch = first_shard(model, 2)
     assert batch.answer is not None
     recording = model.record(batch)
     recording.resid(0)
     begun = recording.work.block_tokens
-    scorer = PathScorer(recording, range(4), batch.answer[:, None])
-    tries = Search(n_simulations=200).run(scorer, dict(enumerate(range(4))), n_layers=8)
+    with recording.running():
+        scorer = PathScorer(recording, range(2), batch.answer[:, None])
+        tries = Search(n_simulations=200).run(scorer, {0: 0, 1: 1}, n_layers=8)
     forwards = (recording.work.block_tokens - begun) / (batch.tokens.numel() * 8)
     assert all(len(each) == 200 for each in tries.values())
     assert forwards <= 0.45 * 200
 
 
 def test_margins_lead_the_search_too() -> None:
+    few = {"n_simulations": 5, "transfer": "none"}
+    by_answers = PathSearch(**few).run(zoo("hops-4l"), some(12))
     for reward in ("margin", "logit_diff"):
-        result = searched(12, reward=reward)
-        assert np.array_equal(result.is_right, searched(12).is_right)
+        result = PathSearch(reward=reward, **few).run(zoo("hops-4l"), some(12))
+        assert isinstance(result, PathSearchResult)
+        assert isinstance(by_answers, PathSearchResult)
+        assert np.array_equal(result.is_right, by_answers.is_right)
         assert result.findings()
 
 
 def test_results_do_not_depend_on_the_batch() -> None:
     model, task = zoo("hops-4l"), some(12)
-    whole = PathSearch(n_simulations=8, transfer="none").run(model, task)
+    whole = PathSearch(n_simulations=5, transfer="none").run(model, task)
     by_id = [p.id for shard in model.shards(model.fit(task).task) for p in shard]
     turned = task.of(task.prompts[::-1])
-    other = PathSearch(n_simulations=8, transfer="none").run(model, turned)
+    other = PathSearch(n_simulations=5, transfer="none").run(model, turned)
     ids = [p.id for shard in model.shards(model.fit(turned).task) for p in shard]
     for row, prompt_id in enumerate(by_id):
         same = ids.index(prompt_id)
@@ -250,7 +255,7 @@ def test_few_prompts_at_once_where_streams_are_large(monkeypatch: pytest.MonkeyP
 
 
 def test_the_fixed_path_is_chosen_on_the_other_half() -> None:
-    result = searched(48)
+    result = searched()
     half, paths = result.arrays["half"], result.arrays["fixed.path"]
     assert set(half.tolist()) == {0, 1}
     assert (paths == paths[0]).all()
@@ -278,7 +283,7 @@ def test_paraphrases_ask_for_the_same() -> None:
 
 
 def test_a_paraphrase_is_answered_as_it_is_on_its_own() -> None:
-    model, task = zoo("hops-4l"), some(24)
+    model, task = zoo("hops-4l"), some(48)
     result = searched()
     ids = [p.id for shard in model.shards(model.fit(task).task) for p in shard]
     for row, prompt_id in enumerate(ids[:8]):
