@@ -32,6 +32,10 @@ PARAMETERS: dict[str, dict[str, object]] = {
     "feature_patching": {"dictionaries": ("names-6l/resid_pre.3",)},
     "hop_stages": _ANY_HOPS,
     "integrated_gradients": {"max_nodes": 33},
+    "layer_removal": {"steps": 2, "text_steps": 1, "n_random": 3},
+    "layer_routers": {"n_simulations": 6, "epochs": 20, "penalties": (0.5,), "draws": 1},
+    "path_search": {"n_simulations": 8},
+    "quantization_order": {"orders": ("LIM",), "points": 3},
     "sublayer_projection": _ANY_HOPS,
 }
 

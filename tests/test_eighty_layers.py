@@ -17,9 +17,14 @@ from tests.test_features import weights, written
 # less of what takes long
 FEWER = {
     "integrated_gradients": {"max_nodes": 9},
+    "layer_order": {"every": 16, "control": "none"},
+    "layer_removal": {"orders": ("skip loss",), "steps": 2, "text_steps": 1, "n_random": 2},
     "layer_routers": {"n_simulations": 6, "epochs": 2, "penalties": (0.5,), "draws": 1},
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
+    "path_search": {"n_simulations": 4},
+    "quantization_order": {"orders": ("LIM",), "points": 2, "control": "none"},
     "residual_erasure": {"scopes": ("prefix",)},
+    "unit_importance": {"most": 8},
 }
 
 
