@@ -27,7 +27,7 @@ LESS = {
     "patching_agreement": {"nodes": ("z", "mlp_out")},
     "path_search": {"n_simulations": 6},
     "quantization_order": {"orders": ("LIM", "skip loss"), "points": 2},
-    "unit_importance": {"most": 6},
+    "unit_importance": {"most": 10},
 }
 # fp16 is slow on a CPU: less of what takes long
 FEWER = {

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from interp.analyses.void_skip import VoidSkip
 from interp.cli import app
-from interp.errors import InterpError, ModelError, TaskError, UnsuitedError
+from interp.errors import AnalysisError, InterpError, ModelError, TaskError, UnsuitedError
 from interp.models import Model, load_model
 from interp.runs import Study, open_run
 from interp.runs.registry import find_analyses, make_analysis
@@ -56,6 +56,14 @@ def test_every_analysis_that_needs_no_text_measures_ids(name: str, bare: Model, 
         return
     if name == "feature_patching":  # it needs dictionaries; none are shipped for this model
         with pytest.raises(UnsuitedError, match="none are shipped"):
+            analysis.run(bare, task)
+        return
+    if name == "layer_removal":  # it writes texts, unless it is told not to
+        with pytest.raises(ModelError, match="no tokenizer; generated texts"):
+            analysis.run(bare, task)
+        analysis = make_analysis(name, {"max_new_tokens": None})
+    if name == "layer_routers":  # it deals groups out in three
+        with pytest.raises(AnalysisError, match="15 are needed"):
             analysis.run(bare, task)
         return
     result = analysis.run(bare, task)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _SIZE = "the size of what a unit writes"
 _LEAST = 0.1  # of chance's loss, by which the model's is lower where it predicts anything
+_FEW = "Too few units were zeroed to say how well they are ranked."
 _ALIKE = "mean over kinds of units"
 _MEASURE = "rank correlation of |Σ θ ∂L/∂θ| with the rise of the loss without a unit"
 
@@ -19,11 +20,14 @@ _MEASURE = "rank correlation of |Σ θ ∂L/∂θ| with the rise of the loss wit
 def findings_of(result: "UnitImportanceResult") -> tuple[Finding, ...]:
     """Return the agreement with zeroing, that beyond the size of outputs, and the stability.
 
-    Where most prompts are predicted no better than by chance, nothing can matter for them.
+    Where most prompts are predicted no better than by chance, nothing can matter for them; where
+    too few units of every kind were zeroed, there is no agreement.
     """
     known = _above_chance(result)
     if known.value <= 0.5:
         return (_nothing(known), _stability(result))
+    if not result.claimed_kinds:
+        return (_stability(result),)
     return (_beyond(result), _agreement(result), _stability(result))
 
 
@@ -96,5 +100,5 @@ def _stability(result: "UnitImportanceResult") -> Finding:
         f"On two halves of the prompts, gradients rank modules alike: {stable:.2f}.",
         Estimate(stable, n=n),
         "rank correlation of the importances of modules on two halves of the prompts",
-        note="Mean over 20 splits.",
+        note="Mean over 20 splits." if result.claimed_kinds else f"Mean over 20 splits. {_FEW}",
     )
