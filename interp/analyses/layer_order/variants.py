@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -20,17 +20,7 @@ Operation = Literal[
     "loop",
     "damped_loop",
 ]
-WINDOWED: tuple[Operation, ...] = (
-    "reverse",
-    "shuffle",
-    "repeat",
-    "parallel_sum",
-    "parallel_mean",
-    "looped_parallel",
-    "duplicate",
-    "loop",
-    "damped_loop",
-)
+WINDOWED: tuple[Operation, ...] = get_args(Operation)[2:]  # all but swaps of two layers
 NOT_PATHS = ("parallel_sum", "parallel_mean", "looped_parallel", "damped_loop")
 DISTANCES = (2, 4, 8)
 LENGTH = 4  # layers of a window, by default
