@@ -297,18 +297,20 @@ def test_a_comparison_is_above_the_fold_with_one_selection(page: Any, viewer: Vi
 def test_a_row_of_paths_chooses_its_prompt_and_is_outlined(page: Any, viewer: Viewer) -> None:
     page.set_viewport_size({"width": 1300, "height": 900})
     opened(page, viewer, "paths?run=hops&ex=2")
-    assert page.evaluate("window.interpMarks.get('paths')") == [2, None]
+    marked = "row => window.interpMarks.get('paths')?.[0] === row"
+    page.wait_for_function(marked, arg=2)
     # rows of prompts run down
     page.locator(".heat canvas").first.click(position=cell_at(page, 15 - 5, 1, n_rows=16))
     page.wait_for_url("**ex=5**")
     settled(page)
-    assert page.evaluate("window.interpMarks.get('paths')") == [5, None]
+    page.wait_for_function(marked, arg=5)
     for _ in range(2):
         page.locator(".heat canvas").first.press("ArrowDown")
     page.locator(".heat canvas").first.press("Enter")
     page.wait_for_url("**ex=7**")
     settled(page)
     charts = page.get_by_test_id("stPlotlyChart")
+    charts.last.wait_for()
     boxes = [charts.nth(i).bounding_box() for i in range(charts.count())]
     assert max(box["y"] + box["height"] for box in boxes) <= 900
 
