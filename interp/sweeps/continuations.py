@@ -13,12 +13,12 @@ from interp.replay.rows import variants_at_once
 from interp.sweeps.texts import Texts
 from interp.tasks.batch import TokenBatch
 
-Path = Sequence[int]  # the layers that run, in order
+Layers = Sequence[int]  # those that run, in order
 
 
 @torch.no_grad()
 def texts_along(
-    model: Model, shard: TokenBatch, paths: Sequence[Path], *, max_new_tokens: int
+    model: Model, shard: TokenBatch, paths: Sequence[Layers], *, max_new_tokens: int
 ) -> Texts:
     """Return the prompts' greedy continuations, by path, as texts.
 
@@ -45,7 +45,7 @@ def texts_along(
     return texts
 
 
-def _require_layers(model: Model, path: Path) -> None:
+def _require_layers(model: Model, path: Layers) -> None:
     for layer in path:
         if not 0 <= layer < model.n_layers:
             raise AnalysisError(
@@ -54,7 +54,7 @@ def _require_layers(model: Model, path: Path) -> None:
 
 
 def _texts(
-    model: Model, recording: Recording, shard: TokenBatch, paths: Sequence[Path], n_new: int
+    model: Model, recording: Recording, shard: TokenBatch, paths: Sequence[Layers], n_new: int
 ) -> Texts:
     """Return the texts of a few paths, which run together."""
     n, prompts = len(paths), shard.tokens.repeat(len(paths), 1)
@@ -76,7 +76,7 @@ def _texts(
     return [tuple(written[start : start + size]) for start in range(0, n * size, size)]
 
 
-def _last_along(recording: Recording, paths: Sequence[Path]) -> Float[Tensor, "rows 1 d_model"]:
+def _last_along(recording: Recording, paths: Sequence[Layers]) -> Float[Tensor, "rows 1 d_model"]:
     """Return the last position's residual behind the last layer of each path, path-major.
 
     The recording is of as many prompts for each path. The lowest layer that is next on a path runs

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from interp.replay import Recording
 from interp.sweeps.lens import logits_at_once
-from interp.sweeps.path_tree import Bandit, Edits, Operations, Path, Tree
+from interp.sweeps.path_tree import Bandit, Edit, Edits, Operations, Path, Tree
 from interp.sweeps.prefix_tree import PrefixTree
 
 Reward = Literal["right", "margin", "logit_diff"]
-Edit = tuple[int, int, int]
 
 
 class Score(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 Path = tuple[int, ...]
+Edit = tuple[int, int, int]  # a segment's start, its width, how often it runs more (-1: never)
 Operations = Literal["skips and repeats", "skips", "repeats"]
 
 
@@ -34,11 +35,8 @@ class Edits:
     most_repeats: int
     longest: int
 
-    def of(self, path: Path) -> list[tuple[int, int, int]]:
-        """Return all edits of a path: a segment's start, its width, and how often it runs more.
-
-        -1 stands for not at all.
-        """
+    def of(self, path: Path) -> list[Edit]:
+        """Return all edits of a path."""
         skips = [-1] if self.operations != "repeats" else []
         repeats = [*range(1, self.most_repeats + 1)] if self.operations != "skips" else []
         return [
@@ -59,8 +57,8 @@ def edited(path: Path, start: int, width: int, times: int) -> Path:
 @dataclass
 class _Node:
     path: Path
-    untried: Iterator[tuple[int, int, int]]
-    edits: tuple[tuple[int, int, int], ...] = ()  # that made it of the ordinary path
+    untried: Iterator[Edit]
+    edits: tuple[Edit, ...] = ()  # that made it of the ordinary path
     visits: int = 0
     total: float = 0.0
     children: "list[_Node]" = field(default_factory=list)
@@ -95,7 +93,7 @@ class Tree:
         self.root = self._node(ordinary(n_layers))
         self._way: list[_Node] = []
 
-    def _node(self, path: Path, edits: tuple[tuple[int, int, int], ...] = ()) -> _Node:
+    def _node(self, path: Path, edits: tuple[Edit, ...] = ()) -> _Node:
         self._known.add(path)
         possible = self._edits.of(path)
         order = _shuffled([times < 0 for *_, times in possible], self._random)
@@ -117,7 +115,7 @@ class Tree:
         return self.root.path
 
     @property
-    def edits_made(self) -> tuple[tuple[int, int, int], ...]:
+    def edits_made(self) -> tuple[Edit, ...]:
         """Return the edits that made the last proposal of the ordinary path."""
         return self._way[-1].edits
 
@@ -165,9 +163,7 @@ def _shuffled(are_skips: list[bool], random: np.random.Generator) -> list[int]:
     return order
 
 
-def moved(
-    n_layers: int, edits: tuple[tuple[int, int, int], ...], random: np.random.Generator
-) -> Path:
+def moved(n_layers: int, edits: tuple[Edit, ...], random: np.random.Generator) -> Path:
     """Return a path by the same edits at random places: of the same length, chosen by nothing."""
     path = ordinary(n_layers)
     for _, width, times in edits:

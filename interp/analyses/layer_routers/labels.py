@@ -8,7 +8,7 @@ from interp.analyses.layer_routers.routes import MOST_RUNS, Rows, Visits
 from interp.replay import Recording
 from interp.sweeps.answers import require_answers
 from interp.sweeps.path_scores import PathScorer, Search, Try, shortest_right
-from interp.sweeps.path_tree import Path
+from interp.sweeps.path_tree import Path, ordinary
 from interp.sweeps.prefix_tree import prompts_at_once
 from interp.sweeps.tags import draw_seed
 from interp.tasks.batch import TokenBatch
@@ -32,7 +32,7 @@ def shortest_routes(
         scorer = PathScorer(recording, some, require_answers(shard)[:, :1])
         tries = search.run(scorer, seeds, n_layers=n_layers)
         paths += [_shortest(tries[row]) for row in some]
-    visits = [visits_of(path or tuple(range(n_layers)), n_layers) for path in paths]
+    visits = [visits_of(path or ordinary(n_layers), n_layers) for path in paths]
     shape = (len(numbers), n_layers)
     return (
         torch.tensor(visits, dtype=torch.int64, device=device).reshape(shape),

@@ -13,7 +13,7 @@ from interp.stats.groups import Grouping
 from interp.sweeps.answers import require_answers
 from interp.sweeps.path_scores import PathScorer, Search
 from interp.sweeps.path_tree import Path, ordinary
-from interp.sweeps.tags import keys_of
+from interp.sweeps.tags import keys_of, rows_of
 from interp.tasks.batch import TokenBatch
 
 
@@ -66,5 +66,5 @@ def _best(
 
 def half_of(shard: TokenBatch, prepared: Tensors) -> Int[Tensor, " batch"]:
     """Return which half each prompt belongs to: 0 or 1."""
-    half_by_key = dict(zip(prepared["key"].tolist(), prepared["half"].tolist(), strict=True))
-    return torch.tensor([half_by_key[key] for key in keys_of(shard.prompts).tolist()])
+    halves: Tensor = prepared["half"][rows_of(prepared["key"], shard.prompts)]
+    return halves

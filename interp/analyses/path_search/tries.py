@@ -19,7 +19,7 @@ _REDRAWN = 20
 
 
 @dataclass(frozen=True)
-class Tries:
+class PromptTries:
     """What was tried for one prompt: by the search, at random, for another answer."""
 
     search: list[Try]
@@ -34,12 +34,12 @@ def all_tries(
     wrong: Int[Tensor, " batch"] | None,
     seeds: Sequence[int],
     others: Sequence[int],
-) -> list[Tries]:
+) -> list[PromptTries]:
     """Return what is tried for each prompt, led by its seed.
 
     `labels` are its answer and another one; no search is made for that where `others` is -1.
     """
-    tries: list[Tries] = []
+    tries: list[PromptTries] = []
     size, n_layers = (
         prompts_at_once(recording, n_paths=3 * search.n_simulations),
         recording.n_layers,
@@ -52,7 +52,7 @@ def all_tries(
         asked = {i: seed for i, seed in seed_of.items() if others[i] >= 0}
         shuffled = search.run(scorer, asked, n_layers=n_layers, label=1)
         random = random_tries(scorer, own, seed_of, n_layers=n_layers)
-        tries += [Tries(own[i], random[i], shuffled.get(i, [])) for i in some]
+        tries += [PromptTries(own[i], random[i], shuffled.get(i, [])) for i in some]
     return tries
 
 
@@ -80,7 +80,7 @@ def random_tries(
     }
 
 
-def tensors_of(tries: Sequence[Tries], *, n_layers: int) -> Tensors:
+def tensors_of(tries: Sequence[PromptTries], *, n_layers: int) -> Tensors:
     tensors: Tensors = {}
     for kind in ("search", "random"):
         rows: list[list[Try]] = [getattr(each, kind) for each in tries]
@@ -98,7 +98,7 @@ def tensors_of(tries: Sequence[Tries], *, n_layers: int) -> Tensors:
     return tensors
 
 
-def sampled(tries: Sequence[Tries]) -> Tensors:
+def sampled(tries: Sequence[PromptTries]) -> Tensors:
     """Return the chance [batch] that one of as many sampled answers is right."""
     n = len(tries[0].search)
     chances = [-math.expm1(n * _log_of_rest(each.search[0].score.log_probs[0])) for each in tries]
@@ -110,7 +110,7 @@ def _log_of_rest(log_prob: float) -> float:
 
 
 def reached_for_another(
-    tries: Sequence[Tries],
+    tries: Sequence[PromptTries],
     answer: Int[Tensor, " batch"],
     answers: Int[Tensor, " answer"],
     others: Int[Tensor, " batch"],
