@@ -94,9 +94,16 @@ def params(page: Any) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlparse(page.url).query).items()}
 
 
+def drawn(page: Any) -> dict[str, float]:
+    """Return where the cells of the first picture are, once it is drawn."""
+    canvas = page.locator(".heat canvas[data-cells]").first
+    canvas.wait_for()
+    return json.loads(canvas.get_attribute("data-cells"))
+
+
 def cell_at(page: Any, row: int, col: int, *, n_rows: int) -> dict[str, float]:
     """Return where a cell of the first picture is; layers grow upwards."""
-    at = json.loads(page.locator(".heat canvas").first.get_attribute("data-cells"))
+    at = drawn(page)
     x = at["left"] + (col + 0.5) * at["width"]
     return {"x": x, "y": at["top"] + (n_rows - 1 - row + 0.5) * at["height"]}
 
@@ -128,25 +135,29 @@ def test_a_click_outlines_its_cell_and_sends_no_number_again(page: Any, tmp_path
     received: list[int] = []
     page.on("websocket", lambda ws: ws.on("framereceived", lambda data: received.append(len(data))))
 
-    def is_outlined(row: int) -> bool:
-        at = json.loads(page.locator(".heat canvas").first.get_attribute("data-cells"))
+    def wait_for_outline(row: int) -> None:
+        at = drawn(page)
         y = at["top"] + (48 - row + 0.5) * at["height"]
-        left = [at["left"] + 20 * at["width"] - 2, y]
-        pixel = page.locator(".heat canvas").first.evaluate(
-            "(canvas, [x, y]) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data]", left
+        page.wait_for_function(  # black, on the scale's yellow or grey
+            """([canvas, x, y]) => {
+                const [r, g, b] = canvas.getContext('2d').getImageData(x, y, 1, 1).data;
+                return r + g + b < 200;
+            }""",
+            arg=[canvas().element_handle(), at["left"] + 20 * at["width"] - 2, y],
         )
-        return sum(pixel[:3]) < 200  # black, on the scale's yellow or grey
+
+    def canvas() -> Any:
+        return page.locator(".heat canvas").first
 
     with start(tmp_path) as viewer:
         opened(page, viewer, "lens?run=wide&layer=5&token=20&of=entropy,+nats")
+        wait_for_outline(5)
         assert sum(received) > 100_000
-        assert is_outlined(5)
         del received[:]
-        canvas = page.locator(".heat canvas").first
-        canvas.click(position=cell_at(page, 9, 20, n_rows=49))
+        canvas().click(position=cell_at(page, 9, 20, n_rows=49))
         inspector(page, "in front of layer 9, token 20").wait_for()
         settled(page)
-        assert is_outlined(9)
+        wait_for_outline(9)
         assert 0 < sum(received) < 60_000
 
 
