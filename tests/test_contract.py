@@ -17,9 +17,9 @@ from interp.tasks import Task
 from interp.testing import check_analysis
 
 ANALYSES = sorted(find_analyses())
-# the contract is kept of less than by default, where that takes long
+# less than by default, where that takes long
 LESS = {
-    "circuit_discovery": {"draws": 4, "fractions": (0.01, 0.1, 1.0)},
+    "circuit_discovery": {"draws": 2, "fractions": (0.01, 0.1, 1.0)},
     "feature_patching": {"dictionaries": ("names-6l/resid_pre.3",), "draws": 2, "sizes": (1, 10)},
     "layer_order": {"operations": ("swap", "reverse", "parallel_mean", "damped_loop")},
     "layer_removal": {"orders": ("skip loss", "ZD"), "n_random": 2, "steps": 2, "text_steps": 1},
@@ -32,7 +32,8 @@ LESS = {
 # fp16 is slow on a CPU: less of what takes long
 FEWER = {
     "activation_patching": {"nodes": ("mlp_out",)},
-    "circuit_discovery": {"fractions": (0.1, 1.0)},
+    "circuit_discovery": {"draws": 1, "fractions": (0.1, 1.0)},
+    "feature_patching": {"methods": ("relevance",), "sizes": (1,)},
     "integrated_gradients": {"max_nodes": 17},
     "layer_routers": {"epochs": 1, "n_simulations": 3},
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
@@ -72,7 +73,7 @@ def needs_twins(name: str) -> bool:
 
 @cache
 def result_of(name: str) -> Result:
-    return make_analysis(name, {}).run(model(name), task(name))
+    return make_analysis(name, LESS.get(name, {})).run(model(name), task(name))
 
 
 @pytest.fixture(params=ANALYSES)

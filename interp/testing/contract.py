@@ -242,11 +242,9 @@ def _findings(trial: Trial) -> None:
 
 
 def _half_precision(trial: Trial) -> None:
-    """Check equal tensors, no infinities, and that batch size changes numbers by rounding alone."""
+    """Check that there are no infinities, and that batch size changes numbers by rounding alone."""
     prompts = trial.largest.prompts[:_FEW]
-    first, second = (trial.measured(trial.model.tokenize(prompts)) for _ in range(2))
-    _require_equal(first, second)
-    together = trial.analysis.combine([first]).to_frame()
+    together = trial.frame_of(prompts)
     apart = trial.frame_of(prompts[:1], prompts[1:])
     floats = together.select_dtypes(np.floating)
     _require(not bool(np.isinf(floats.to_numpy()).any()), "infinite numbers")

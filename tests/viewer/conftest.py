@@ -40,11 +40,16 @@ NODES = {"relevance_patching": {"methods": ["attribution"], "nodes": ["attn_out"
 LONG = SMALL | NODES | {"layer_skip": {}}
 DEEP = {
     **LONG, "head_patterns": {"repeated": 4},
-    "depth_map": {"method": "cka"}, "residual_erasure": {"scopes": ["position"]},
+    "depth_map": {"method": "cka", "control": "none"}, "residual_erasure": {"scopes": ["position"]},
     "back_patching": {"controls": [], "known_only": False, "position": "last"},
 }  # fmt: skip
 GRADIENTS = {"integrated_gradients": {"nodes": "published", "max_nodes": 2}}
-SIZES = {"one": (2, 1, ONE | NODES), "long": (2, 2000, LONG | GRADIENTS), "deep": (80, 4, DEEP)}
+# layers, tokens, prompts, analyses
+SIZES = {
+    "one": (2, 1, 8, ONE | NODES),
+    "long": (2, 2000, 2, LONG | GRADIENTS),
+    "deep": (80, 4, 8, DEEP),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +73,7 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changed.
     """
     root = tmp_path_factory.mktemp("sizes")
-    for name, (n_layers, n_tokens, analyses) in SIZES.items():
+    for name, (n_layers, n_tokens, n_prompts, analyses) in SIZES.items():
         model, task = root / "models" / name, root / f"{name}.jsonl"
         tokenizer = byte_level(["a b c d e f g h i"], vocabulary=280)
         tokenizer.save_pretrained(model)
@@ -80,7 +85,7 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rest = " b" * (n_tokens - 1)
         rows = [
             {"text": f"{word}{rest}", "corrupted": f"c{rest}", "answer": " d", "wrong": " e"}
-            for word in "abdefghi"
+            for word in "abdefghi"[:n_prompts]
         ]
         task.write_text(
             "".join(json.dumps({"id": str(i), **row}) + "\n" for i, row in enumerate(rows))
