@@ -1,0 +1,108 @@
+"""The figure: KL by parameters kept, a panel per number of shared layers; single layers; pairs."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from interp.analyses.recursion.loops import NAMES
+from interp.figures.plots import COLOURS, layer_step, titled
+from interp.figures.words import counted
+
+if TYPE_CHECKING:
+    from interp.analyses.recursion.result import RecursionResult
+
+_COLOUR = dict(zip(NAMES, COLOURS, strict=True))
+_LEAST = 1e-4  # nats, below which a logarithmic axis shows rounding
+
+
+def drawn(result: "RecursionResult") -> go.Figure:
+    """Return the figure of what was measured."""
+    numbers = result.numbers[:2]
+    below = [
+        "KL of one layer alone, nats",
+        *(["KL of layer with other's weights"] * bool(result.pairs)),
+    ]
+    titles = [f"{counted(k, 'shared layer')}" for k in numbers]
+    figure = make_subplots(
+        rows=2,
+        cols=2,
+        subplot_titles=[*titles, *[""] * (2 - len(titles)), *below],
+        vertical_spacing=0.2,
+        horizontal_spacing=0.14,
+    )
+    for col, n_shared in enumerate(numbers, 1):
+        _draw_curves(figure, result, n_shared, col=col)
+    _draw_alone(figure, result)
+    if result.pairs:
+        _draw_pairs(figure, result)
+    figure.update_yaxes(title_text="KL(clean‖shared), nats", row=1, col=1)
+    figure.update_layout(height=720, legend={"y": 1, "yanchor": "top"})
+    return titled(figure, "Layers that share weights in a loop, with low-rank terms")
+
+
+def _draw_curves(figure: go.Figure, result: "RecursionResult", n_shared: int, *, col: int) -> None:
+    table = result.variants[result.variants["shared"] == n_shared]
+    for name in dict.fromkeys(table["name"]):
+        rows = table[table["name"] == name].drop_duplicates("rank")
+        ranks, kept = rows["rank"].tolist(), rows["kept"].to_numpy()
+        kl = [float(result.outcome(name, rank, n_shared=n_shared).mean()) for rank in ranks]
+        figure.add_scatter(
+            x=kept.astype(np.float32),
+            y=np.maximum(kl, _LEAST).astype(np.float32),
+            text=[f"rank {rank}" for rank in ranks],
+            name=name,
+            legendgroup=name,
+            showlegend=col == 1,
+            mode="lines+markers",
+            line={"color": _COLOUR[name]},
+            marker={"color": _COLOUR[name]},
+            row=1,
+            col=col,
+        )
+    figure.update_xaxes(title_text="parameters kept", tickformat=".0%", row=1, col=col)
+    figure.update_yaxes(type="log", row=1, col=col)
+
+
+def _draw_alone(figure: go.Figure, result: "RecursionResult") -> None:
+    means = result.alone.mean(0)
+    for init, kl in zip(result.analysis.inits, means, strict=True):
+        figure.add_scatter(
+            x=np.arange(len(kl)),
+            y=np.maximum(kl, 0).astype(np.float32),
+            name=init,
+            legendgroup=init,
+            showlegend=False,
+            mode="lines+markers",
+            line={"color": _COLOUR[init]},
+            marker={"color": _COLOUR[init]},
+            row=2,
+            col=1,
+        )
+    ticks = {"dtick": layer_step(means.shape[1])}
+    figure.update_xaxes(title_text="layer", **ticks, row=2, col=1)
+
+
+def _draw_pairs(figure: go.Figure, result: "RecursionResult") -> None:
+    kl = result.arrays["grid"][..., 0].mean(0)
+    layers = sorted({each.layer for each in result.pairs})
+    grid = np.full((len(layers), len(layers)), np.nan, np.float32)
+    for place, value in zip(result.pairs, kl, strict=True):
+        grid[layers.index(place.layer), layers.index(place.other or 0)] = value
+    names = [str(layer) for layer in layers]
+    axis: dict[str, Any] = {"type": "category", "showgrid": False, "row": 2, "col": 2}
+    figure.add_heatmap(
+        z=grid,
+        x=names,
+        y=names,
+        colorscale="Cividis",
+        zmin=0,
+        colorbar={"len": 0.4, "y": 0.2},
+        hovertemplate="layer %{y}<br>weights of %{x}<br>%{z:.3f}<extra></extra>",
+        hoverongaps=False,
+        row=2,
+        col=2,
+    )
+    figure.update_xaxes(title_text="other layer", **axis)
+    figure.update_yaxes(title_text="layer", **axis)

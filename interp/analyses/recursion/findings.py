@@ -1,0 +1,88 @@
+"""Whether layers share more than a low rank of their own would keep, in words."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from interp.analyses.recursion.loops import RANDOM, SVD
+from interp.figures.words import PICKED, counted
+from interp.numerals import number
+from interp.result import Compared, Finding
+from interp.stats.beyond import beyond
+from interp.stats.estimate import Estimate, estimate
+from interp.stats.picked import picked
+
+if TYPE_CHECKING:
+    from interp.analyses.recursion.result import RecursionResult
+
+
+def findings_of(result: "RecursionResult") -> tuple[Finding, ...]:
+    """Return sharing beside a truncated SVD, the loop beside random ones, the layer hurt most."""
+    random = [_less_than_random(result)] if result.has(RANDOM, 0) else []
+    return (_less_than_svd(result), *random, _worst(result))
+
+
+def _less_than_svd(result: "RecursionResult") -> Finding:
+    init, n_shared, rank = result.analysis.inits[0], result.numbers[0], result.judged_rank
+    kept = result.kept(init, rank)
+    other = result.outcome(SVD, rank)
+    gap = _estimate(result, result.outcome(init, rank) - other)
+    control = Compared("a truncated SVD of each layer", _estimate(result, other))
+    note = f"{init} of {counted(n_shared, 'shared layer')}, rank {rank}: {kept:.0%} of parameters"
+    measure = f"{init}, KL in nats less that of truncated SVDs with as many parameters"
+    twins = result.arrays["twins"][0]
+    if len(twins) < 2:
+        claim = f"At {kept:.0%} of parameters, sharing costs {gap:.2g} nats of KL more than SVDs"
+        claim += " (below 0: less)."
+        return Finding(claim, gap, measure, control, note=note)
+    more = beyond(gap, twins)
+    here, there = number(gap.value, ".2g"), number(float(twins.mean()), ".2g")
+    return Finding(
+        f"Sharing layers costs {_how(more)} truncating them to as many parameters,"
+        f" beyond untrained models: {more:.2g} nats of KL.",
+        more,
+        f"{measure}, beyond untrained models",
+        control=control,
+        kind="compares",
+        note=f"{here} here, {there} in untrained models; {note}",
+    )
+
+
+def _less_than_random(result: "RecursionResult") -> Finding:
+    rank = result.judged_rank
+    other = result.outcome(RANDOM, rank)
+    gap = _estimate(result, result.outcome("average", rank) - other)
+    n_shared = counted(result.numbers[0], "shared layer")
+    return Finding(
+        f"Averaged in a loop, layers cost {_how(gap)} averaged at random: {gap:.2g} nats of KL.",
+        gap,
+        "average, KL in nats less that of averages over random assignments",
+        control=Compared("random assignments", _estimate(result, other)),
+        kind="compares",
+        note=f"{n_shared}, rank {rank}; {counted(result.n_draws, 'random draw')}, mean",
+    )
+
+
+def _how(gap: Estimate) -> str:
+    if not gap.excludes():
+        return "no less or more than"
+    return "less than" if gap.value < 0 else "more than"
+
+
+def _worst(result: "RecursionResult") -> Finding:
+    values = result.alone[:, 0]
+    worst = picked(values, groups=result.prompt_groups, seed=result.analysis.seed)
+    others = np.delete(values, worst.index, axis=1).mean(1)
+    n_shared = counted(result.numbers[0], "shared layer")
+    return Finding(
+        f"Alone with what it would share, layer {worst.index} costs most: {worst.estimate:.2g}"
+        " nats of KL.",
+        worst.estimate,
+        f"{result.analysis.inits[0]}, KL in nats of the layer that costs most when it alone shares",
+        control=Compared("the other layers, mean", _estimate(result, others)),
+        note=f"{n_shared}, no low-rank term; {PICKED}",
+    )
+
+
+def _estimate(result: "RecursionResult", values: np.ndarray) -> Estimate:
+    return estimate(values, groups=result.prompt_groups, seed=result.analysis.seed)

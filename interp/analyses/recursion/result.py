@@ -1,0 +1,231 @@
+"""What shared layers cost, beside as many parameters without sharing, and where."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.analyses.recursion.drawing import drawn
+from interp.analyses.recursion.findings import findings_of
+from interp.analyses.recursion.loops import NAMES, RANDOM, SVD
+from interp.analyses.recursion.low_rank import ENERGIES
+from interp.analyses.recursion.places import Place, pairs_of
+from interp.analyses.recursion.plan import MOST_KEPT
+from interp.analyses.recursion.whole import OUTCOMES
+from interp.result import Finding, Result
+from interp.stats.estimate import Estimate, estimate_of, estimates
+from interp.stats.ranks import partial_rank_correlation
+from interp.stats.shares import shares
+
+if TYPE_CHECKING:
+    from interp.analyses.recursion import Recursion
+
+MEASURES = {
+    "kl": "KL(clean‖changed), nats",
+    "same": "share of first tokens that stay",
+    "log_prob": "log-probability of the answer, nats",
+    "accuracy": "accuracy",
+}
+ERROR = "error of the weights, ‖W - W'‖ / ‖W‖"
+NEEDED = "rank that holds 90 % of the energy, as a share of the full rank"
+RELATION = "rank correlation with KL"
+_COLUMNS = ("what", "name", "shared", "rank", "kept", "layer", "other", "matrix", "measure")
+_KL = OUTCOMES.index("kl")
+
+
+@dataclass(frozen=True, repr=False)
+class RecursionResult(Result):
+    """Arrays: loops [prompt variant outcome], grid, alone, and what `Recursion.prepare` says."""
+
+    analysis: "Recursion"
+    arrays: dict[str, np.ndarray]
+
+    @cached_property
+    def variants(self) -> pd.DataFrame:
+        """Return one row a variant: name, shared, rank, draw, kept (share of parameters)."""
+        table = self.arrays["table"][0]
+        frame = pd.DataFrame(table[:, 1:], columns=["shared", "rank", "draw", "kept"])
+        frame.insert(0, "name", [NAMES[int(each)] for each in table[:, 0]])
+        return frame.astype({"shared": int, "rank": int, "draw": int})
+
+    @property
+    def numbers(self) -> list[int]:
+        """Return the numbers of shared layers."""
+        return list(dict.fromkeys(self.variants["shared"].tolist()))
+
+    @property
+    def n_draws(self) -> int:
+        """Return in how many draws layers shared at random."""
+        return int(self.variants.loc[self.variants["name"] == RANDOM, "draw"].nunique())
+
+    @property
+    def judged_rank(self) -> int:
+        """Return the first loop's largest rank that saves a quarter of the parameters, or 0."""
+        of = self.variants[self._is(self.analysis.inits[0], self.numbers[0])]
+        saving = of.loc[of["kept"] <= MOST_KEPT, "rank"]
+        return int(saving.max()) if len(saving) else 0
+
+    def _is(self, name: str, n_shared: int | None = None, rank: int | None = None) -> np.ndarray:
+        table = self.variants
+        same = (table["name"] == name) & (table["shared"] == (n_shared or self.numbers[0]))
+        return (same if rank is None else same & (table["rank"] == rank)).to_numpy()
+
+    def has(self, name: str, rank: int) -> bool:
+        """Tell whether a loop of the first number of shared layers was run at a rank."""
+        return bool(self._is(name, rank=rank).any())
+
+    def outcome(
+        self, name: str, rank: int, outcome: str = "kl", *, n_shared: int | None = None
+    ) -> np.ndarray:
+        """Return an outcome per prompt [prompt]; random assignments' is the mean over draws.
+
+        `n_shared` is by default the first. The rank of a truncated SVD is that of the first loop
+        with as many parameters.
+        """
+        values = self.arrays["loops"][:, self._is(name, n_shared, rank), OUTCOMES.index(outcome)]
+        mean: np.ndarray = values.mean(1)
+        return mean
+
+    def kept(self, name: str, rank: int, *, n_shared: int | None = None) -> float:
+        """Return the parameters of the blocks' matrices that are kept, as a share."""
+        return float(self.variants.loc[self._is(name, n_shared, rank), "kept"].iloc[0])
+
+    @property
+    def alone(self) -> np.ndarray:
+        """Return the KL of each layer alone with what it would share [prompt init layer]."""
+        return self.arrays["alone"][..., _KL]
+
+    @property
+    def pairs(self) -> list[Place]:
+        """Return the grid's pairs of layers."""
+        return pairs_of(self.analysis.grid, self.arrays["kinds"][0].tolist())
+
+    @cached_property
+    def relations(self) -> dict[str, Estimate]:
+        """Return rank correlations of pairs' KL with how alike they are, over pairs.
+
+        With CKA of outputs, cosine of weights and distance; "beyond distance": given the distance.
+        Intervals are over prompts, not over pairs.
+        """
+        if len(self.pairs) < 4:
+            return {}
+        distance = np.abs([each.layer - (each.other or 0) for each in self.pairs]).astype(float)
+        none, given = np.zeros((0, len(distance))), distance[None]
+        sides = {"CKA": self.arrays["cka"][0], "cosine of weights": self.arrays["cosine"][0]}
+        asked = {name: (values, none) for name, values in sides.items()} | {
+            "distance": (distance, none)
+        }
+        asked |= {f"{name}, beyond distance": (values, given) for name, values in sides.items()}
+        return {name: self._relation(*each) for name, each in asked.items()}
+
+    def _relation(self, values: np.ndarray, given: np.ndarray) -> Estimate:
+        known = values.astype(np.float64)
+        if not np.isfinite(known).all():
+            return Estimate(float("nan"))
+
+        def correlation(kl: np.ndarray) -> float:
+            return float(partial_rank_correlation(kl, known, given))
+
+        kl, seed = self.arrays["grid"][..., _KL], self.analysis.seed
+        return estimate_of(correlation, kl, groups=self.prompt_groups, seed=seed)
+
+    @property
+    def additivity(self) -> Estimate:
+        """Return the KL of the first strict loop over the sum of its layers' alone."""
+        whole = self.outcome(self.analysis.inits[0], 0)
+        values = np.stack([whole, self.alone[:, 0].sum(1)], axis=1)
+
+        def share(means: np.ndarray) -> float:
+            return float(means[0] / means[1]) if means[1] > 0 else float("nan")
+
+        return estimate_of(share, values, groups=self.prompt_groups, seed=self.analysis.seed)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return columns what, name, shared, rank, kept, layer, other, matrix, measure, mean, ….
+
+        What: "loop", all layers share; "alone", one `layer` does; "pair", a `layer` has the weights
+        of the `other`; "weights", their error, or the rank that holds 90 % of the energy of what
+        a layer's `matrix` does not share; "relation" of pairs; "additivity". `kept` is the share of
+        parameters, `shared` the number of shared layers. Intervals (95 %) are over groups.
+        """
+        frames = [*self._loop_rows(), *self._alone_rows(), *self._pair_rows()]
+        frames += [*self._weight_rows(), *self._relation_rows()]
+        columns = [*_COLUMNS, "mean", "low", "high", "n_prompts"]
+        whole = pd.concat([frame.reindex(columns=columns) for frame in frames], ignore_index=True)
+        whole["name"] = whole["name"].fillna("").astype("str")
+        integers = ("shared", "rank", "layer", "other", "matrix", "n_prompts")
+        floats = dict.fromkeys(("kept", "mean", "low", "high"), "float64")
+        return whole.astype(dict.fromkeys(integers, "Int64") | floats)
+
+    @property
+    def _outcomes(self) -> list[str]:
+        known = ~np.isnan(self.arrays["alone"]).any(axis=(0, 1, 2))
+        return [name for name, there in zip(OUTCOMES, known, strict=True) if there]
+
+    def _estimates(self, values: np.ndarray, outcome: str) -> dict[str, np.ndarray]:
+        if outcome in ("same", "accuracy"):
+            return shares(values, groups=self.prompt_groups)
+        return estimates(values, groups=self.prompt_groups, seed=self.analysis.seed)
+
+    def _loop_rows(self) -> Iterator[pd.DataFrame]:
+        rows = self.variants.drop(columns="draw")
+        for i, name in enumerate(OUTCOMES):
+            if name in self._outcomes:
+                columns = self._estimates(self.arrays["loops"][..., i], name)
+                yield rows.assign(what="loop", measure=MEASURES[name], **columns)
+
+    def _alone_rows(self) -> Iterator[pd.DataFrame]:
+        for i, name in enumerate(OUTCOMES):
+            for j, init in enumerate(self.analysis.inits if name in self._outcomes else ()):
+                columns = self._estimates(self.arrays["alone"][:, j, :, i], name)
+                rows = {"what": "alone", "name": init, "shared": self.numbers[0], "rank": 0}
+                layers = np.arange(len(columns["mean"]))
+                yield pd.DataFrame(rows | {"layer": layers, "measure": MEASURES[name]} | columns)
+
+    def _pair_rows(self) -> Iterator[pd.DataFrame]:
+        layers = {"layer": [each.layer for each in self.pairs]}
+        layers |= {"other": [each.other or 0 for each in self.pairs]}
+        for i, name in enumerate(OUTCOMES if self.pairs else ()):
+            if name in self._outcomes:
+                columns = self._estimates(self.arrays["grid"][..., i], name)
+                yield pd.DataFrame({"what": "pair", "measure": MEASURES[name]} | layers | columns)
+        for name in ("cka", "cosine") if self.pairs else ():
+            words = {"cka": "CKA of outputs", "cosine": "cosine of weights"}[name]
+            rows = {"what": "pair", "measure": words} | layers
+            yield pd.DataFrame(rows | {"mean": self.arrays[name][0].astype(np.float64)})
+
+    def _weight_rows(self) -> Iterator[pd.DataFrame]:
+        rows = self.variants.drop(columns="draw")
+        error = self.arrays["error"][0].astype(np.float64)
+        yield rows.assign(what="weights", measure=ERROR, mean=error)
+        needed = self.arrays["needed"][0, ..., ENERGIES.index(0.9)].astype(np.float64)
+        loops = self.variants[self.variants["name"] != SVD]
+        named = loops.drop_duplicates(["name", "shared", "draw"])[["name", "shared"]]
+        whole = pd.DataFrame({"name": [SVD], "shared": [0]})
+        layer, matrix = (axis.ravel() for axis in np.indices(needed.shape[1:]))
+        for (name, n_shared), values in zip(
+            pd.concat([named, whole]).itertuples(index=False), needed, strict=True
+        ):
+            of = {"what": "weights", "name": name, "shared": n_shared, "measure": NEEDED}
+            frame = pd.DataFrame(of | {"layer": layer, "matrix": matrix, "mean": values.ravel()})
+            yield frame.dropna(subset="mean")
+
+    def _relation_rows(self) -> Iterator[pd.DataFrame]:
+        for name, of in self.relations.items():
+            rows = {"what": "relation", "name": name, "measure": RELATION}
+            yield pd.DataFrame([rows | of.columns()])
+        measure = "KL of the strict loop over the sum of its layers' alone"
+        rows = {"what": "additivity", "name": self.analysis.inits[0], "measure": measure}
+        yield pd.DataFrame([rows | {"shared": self.numbers[0]} | self.additivity.columns()])
+
+    def plot(self) -> go.Figure:
+        """Draw KL by parameters kept, a panel per number of shared layers; layers alone; pairs."""
+        return drawn(self)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return sharing beside truncated SVDs and random loops, and the layer hurt most."""
+        return findings_of(self)
