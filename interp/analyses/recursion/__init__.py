@@ -48,7 +48,7 @@ from interp.sweeps.tags import keys_of, rows_of
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
-_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of d_model, the default ranks
+_SHARES = (0, 1 / 16, 1 / 8, 1 / 4)  # of d_model, the default ranks
 __all__ = ["Recursion", "RecursionResult"]
 
 
@@ -58,7 +58,7 @@ class Recursion(Analysis):
 
     `shared` are numbers that divide that of layers (default: the two largest below it); `inits` say
     where the shared weights come from; `ranks` are those of every matrix's term (default: 0 and
-    1/16 to 1/2 of d_model), and 0 is always among them. `norms` "shared" shares gains and biases
+    1/16 to 1/4 of d_model), and 0 is always among them. `norms` "shared" shares gains and biases
     too, which no term repairs. Findings are about the first of `shared` and `inits`. `grid` evenly
     spaced layers also run with each other's weights. Layers share at random in `draws` draws.
     `control` "untrained" repeats the first comparison in three untrained twins, and shares layers
@@ -69,11 +69,11 @@ class Recursion(Analysis):
     inits: tuple[Init, ...] = INITS
     ranks: tuple[Annotated[int, AtLeast(0)], ...] = ()
     norms: Literal["kept", "shared"] = "kept"
-    grid: Annotated[int, AtLeast(0)] = 10
-    draws: Annotated[int, AtLeast(0)] = 2
+    grid: Annotated[int, AtLeast(0)] = 8
+    draws: Annotated[int, AtLeast(0)] = 3
     control: Literal["untrained", "none"] = "untrained"
     seed: int = 0
-    rank: ClassVar[int] = 106
+    rank: ClassVar[int] = 110
     question: ClassVar[str] = (
         "Could layers share their weights in a loop, with a low-rank term for each?"
     )

@@ -14,17 +14,18 @@ if TYPE_CHECKING:
     from interp.analyses.recursion.result import RecursionResult
 
 _COLOUR = dict(zip(NAMES, COLOURS, strict=True))
-_LEAST = 1e-4  # nats, below which a logarithmic axis shows rounding
+_LEAST = 1e-3  # nats: less is drawn as that
+_TICKS = {"type": "log", "tickvals": [0.001, 0.01, 0.1, 1, 10]}
+_TICKS |= {"ticktext": ["0.001", "0.01", "0.1", "1", "10"]}
+_SHARE = {"tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": ["0", "25 %", "50 %", "75 %", "100 %"]}
+_BRIGHT = 90  # percentile of pairs' KL at which colours end
 
 
 def drawn(result: "RecursionResult") -> go.Figure:
     """Return the figure of what was measured."""
     numbers = result.numbers[:2]
-    below = [
-        "KL of one layer alone, nats",
-        *(["KL of layer with other's weights"] * bool(result.pairs)),
-    ]
-    titles = [f"{counted(k, 'shared layer')}" for k in numbers]
+    below = ["one layer alone shares", *(["one layer with another's weights"] * bool(result.pairs))]
+    titles = [counted(k, "shared layer") for k in numbers]
     figure = make_subplots(
         rows=2,
         cols=2,
@@ -37,13 +38,17 @@ def drawn(result: "RecursionResult") -> go.Figure:
     _draw_alone(figure, result)
     if result.pairs:
         _draw_pairs(figure, result)
-    figure.update_yaxes(title_text="KL(clean‖shared), nats", row=1, col=1)
+    if len(numbers) == 2:
+        figure.update_yaxes(matches="y", row=1, col=2)
+    for row in (1, 2):
+        figure.update_yaxes(title_text="KL, nats", row=row, col=1)
     figure.update_layout(height=720, legend={"y": 1, "yanchor": "top"})
     return titled(figure, "Layers that share weights in a loop, with low-rank terms")
 
 
 def _draw_curves(figure: go.Figure, result: "RecursionResult", n_shared: int, *, col: int) -> None:
     table = result.variants[result.variants["shared"] == n_shared]
+    table = table[table["kept"] <= 1]  # more saves nothing
     for name in dict.fromkeys(table["name"]):
         rows = table[table["name"] == name].drop_duplicates("rank")
         ranks, kept = rows["rank"].tolist(), rows["kept"].to_numpy()
@@ -61,8 +66,8 @@ def _draw_curves(figure: go.Figure, result: "RecursionResult", n_shared: int, *,
             row=1,
             col=col,
         )
-    figure.update_xaxes(title_text="parameters kept", tickformat=".0%", row=1, col=col)
-    figure.update_yaxes(type="log", row=1, col=col)
+    figure.update_xaxes(title_text="parameters kept", row=1, col=col, **_SHARE)
+    figure.update_yaxes(**_TICKS, row=1, col=col)
 
 
 def _draw_alone(figure: go.Figure, result: "RecursionResult") -> None:
@@ -70,7 +75,7 @@ def _draw_alone(figure: go.Figure, result: "RecursionResult") -> None:
     for init, kl in zip(result.analysis.inits, means, strict=True):
         figure.add_scatter(
             x=np.arange(len(kl)),
-            y=np.maximum(kl, 0).astype(np.float32),
+            y=np.where(kl > 1e-6, np.maximum(kl, _LEAST), np.nan).astype(np.float32),
             name=init,
             legendgroup=init,
             showlegend=False,
@@ -82,6 +87,7 @@ def _draw_alone(figure: go.Figure, result: "RecursionResult") -> None:
         )
     ticks = {"dtick": layer_step(means.shape[1])}
     figure.update_xaxes(title_text="layer", **ticks, row=2, col=1)
+    figure.update_yaxes(**_TICKS, row=2, col=1)
 
 
 def _draw_pairs(figure: go.Figure, result: "RecursionResult") -> None:
@@ -91,6 +97,9 @@ def _draw_pairs(figure: go.Figure, result: "RecursionResult") -> None:
     for place, value in zip(result.pairs, kl, strict=True):
         grid[layers.index(place.layer), layers.index(place.other or 0)] = value
     names = [str(layer) for layer in layers]
+    top = float(f"{np.nanpercentile(grid, _BRIGHT):.1g}")
+    scale = {"len": 0.4, "y": 0.2, "title": {"text": "KL, nats", "side": "right"}}
+    scale |= {"tickvals": [0, top / 2, top], "ticktext": ["0", f"{top / 2:g}", f"≥ {top:g}"]}
     axis: dict[str, Any] = {"type": "category", "showgrid": False, "row": 2, "col": 2}
     figure.add_heatmap(
         z=grid,
@@ -98,7 +107,8 @@ def _draw_pairs(figure: go.Figure, result: "RecursionResult") -> None:
         y=names,
         colorscale="Cividis",
         zmin=0,
-        colorbar={"len": 0.4, "y": 0.2},
+        zmax=top,
+        colorbar=scale,
         hovertemplate="layer %{y}<br>weights of %{x}<br>%{z:.3f}<extra></extra>",
         hoverongaps=False,
         row=2,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.analyses.recursion.loops import RANDOM, SVD
+from interp.analyses.recursion.loops import SVD
 from interp.figures.words import PICKED, counted
 from interp.numerals import number
 from interp.result import Compared, Finding
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def findings_of(result: "RecursionResult") -> tuple[Finding, ...]:
     """Return sharing beside a truncated SVD, the loop beside random ones, the layer hurt most."""
-    random = [_less_than_random(result)] if result.has(RANDOM, 0) else []
+    is_random = result.random_draws.shape[1] > 1 and "average" in result.analysis.inits
+    random = [_less_than_random(result)] if is_random else []
     return (_less_than_svd(result), *random, _worst(result))
 
 
@@ -49,17 +50,19 @@ def _less_than_svd(result: "RecursionResult") -> Finding:
 
 
 def _less_than_random(result: "RecursionResult") -> Finding:
-    rank = result.judged_rank
-    other = result.outcome(RANDOM, rank)
-    gap = _estimate(result, result.outcome("average", rank) - other)
+    """Compare the loop with random assignments, by how much those differ from each other too."""
+    rank, draws = result.judged_rank, result.random_draws
+    own, other = result.outcome("average", rank), draws.mean(1)
+    gap = _estimate(result, own - other)
+    more = beyond(gap, draws.mean(0) - draws.mean())
     n_shared = counted(result.numbers[0], "shared layer")
     return Finding(
-        f"Averaged in a loop, layers cost {_how(gap)} averaged at random: {gap:.2g} nats of KL.",
-        gap,
+        f"Averaged in a loop, layers cost {_how(more)} averaged at random: {more:.2g} nats of KL.",
+        more,
         "average, KL in nats less that of averages over random assignments",
         control=Compared("random assignments", _estimate(result, other)),
         kind="compares",
-        note=f"{n_shared}, rank {rank}; {counted(result.n_draws, 'random draw')}, mean",
+        note=f"{n_shared}, rank {rank}; {counted(draws.shape[1], 'random draw')}, mean",
     )
 
 

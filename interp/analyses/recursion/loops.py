@@ -45,6 +45,12 @@ class Loop:
         """Tell whether a layer's shared one is the layer itself."""
         return self.name != UNTRAINED and self.sources_of(layer) == (layer,)
 
+    def opposite_of(self, layer: int) -> int | None:
+        """Return an earlier layer that differs from their mean by as much the other way, if any."""
+        sources = self.sources_of(layer)
+        is_second = len(sources) == 2 and sources[1] == layer and self.name != UNTRAINED
+        return sources[0] if is_second else None
+
     def base(self, layer: int, name: str, blocks: Sequence[Block]) -> Tensor:
         """Return a parameter of the shared layer in fp32; zeros where nothing is shared."""
         own = _parameter(blocks[layer], name).float()

@@ -5,6 +5,7 @@ of W - W' without its other side, which costs several times less.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 
@@ -78,6 +79,12 @@ class Term:
         self.vectors = vectors.flip(1)[:, :most].contiguous()
         self.rest = self.vectors.T @ flat
 
+    def negative(self) -> "Term":
+        """Return the terms of the residue times -1."""
+        other = copy(self)
+        other.rest = -self.rest
+        return other
+
     def of(self, rank: int) -> Float[Tensor, "output input"]:
         """Return the best approximation of the residue of a rank."""
         flat = self.vectors[:, :rank] @ self.rest[:rank]
@@ -116,12 +123,14 @@ class LoopWeights:
     ) -> None:
         self.model, self.loop, self.shares_vectors = model, loop, shares_vectors
         self.blocks, self.shared = model.blocks, (source or model).blocks
-        self.terms: list[dict[str, Term]] = [
-            {} if loop.keeps(layer) else self._terms(layer, sizes)
-            for layer in range(model.n_layers)
-        ]
+        self.terms: list[dict[str, Term]] = []
+        for layer in range(model.n_layers):
+            self.terms.append({} if loop.keeps(layer) else self._terms(layer, sizes))
 
     def _terms(self, layer: int, sizes: Sequence[Size]) -> dict[str, Term]:
+        first = self.loop.opposite_of(layer)
+        if first is not None:
+            return {name: term.negative() for name, term in self.terms[first].items()}
         terms = {}
         for name, own in matrices_of(self.blocks[layer]).items():
             n, m = own.shape

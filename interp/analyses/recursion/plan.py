@@ -52,14 +52,14 @@ class Plan:
     def variants(self) -> list[Variant]:
         """Return loops by number and initialisation, those of controls, and truncated SVDs."""
         loops = [loop_of(init, k, self.kinds) for k in self.numbers for init in self.inits]
-        if self.has_twin:
-            loops.append(untrained_of(loops[0]))
-        first = self.numbers[0]
-        if len({*self.kinds[:first]}) < first:  # else each layer has one place in the loop only
-            draws = range(self.draws)
-            loops += [random_of(first, self.kinds, draw=i, seed=self.seed) for i in draws]
         plain = [
             Variant(loop, loop.n_shared, rank, Size(rank)) for loop in loops for rank in self.ranks
+        ]
+        judged = self._judged(plain)
+        plain += [
+            Variant(loop, loop.n_shared, rank, Size(rank))
+            for loop in self._controls(loops[0])
+            for rank in dict.fromkeys((0, judged.rank))
         ]
         svd = svd_of(len(self.kinds))
         compared = [each for each in plain if each.loop.name == self.inits[0]]
@@ -68,6 +68,20 @@ class Plan:
             for each in compared
         ]
 
+    def _controls(self, first: Loop) -> list[Loop]:
+        loops = [untrained_of(first)] if self.has_twin else []
+        if len({*self.kinds[: first.n_shared]}) == first.n_shared:
+            return loops  # each layer has one place in the loop only
+        return loops + [
+            random_of(first.n_shared, self.kinds, draw=i, seed=self.seed) for i in range(self.draws)
+        ]
+
+    def _judged(self, variants: Sequence[Variant]) -> Variant:
+        """Return the first loop at its largest rank that saves a quarter, or else at 0."""
+        of_first = [each for each in variants if each.loop == variants[0].loop]
+        saving = [each for each in of_first if each.kept(self.shapes) <= MOST_KEPT]
+        return saving[-1] if saving else of_first[0]
+
     @property
     def pair(self) -> tuple[Variant, Variant]:
         """Return the first loop and the truncated SVD that it is compared with.
@@ -75,9 +89,7 @@ class Plan:
         Its rank is the largest that saves a quarter of the parameters, or else 0.
         """
         variants = self.variants
-        of_first = [each for each in variants if each.loop == variants[0].loop]
-        saving = [each for each in of_first if each.kept(self.shapes) <= MOST_KEPT]
-        one = saving[-1] if saving else variants[0]
+        one = self._judged(variants)
         (other,) = [
             each
             for each in variants
@@ -147,6 +159,6 @@ class Plan:
             for loop in loops
             for layer, shapes in enumerate(self.shapes)
             for shape in shapes
-            if not loop.keeps(layer)
+            if not loop.keeps(layer) and loop.opposite_of(layer) is None
         )
         return operations / (2 * sum(n * m for layer in self.shapes for n, m in layer))

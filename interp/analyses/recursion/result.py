@@ -58,11 +58,6 @@ class RecursionResult(Result):
         return list(dict.fromkeys(self.variants["shared"].tolist()))
 
     @property
-    def n_draws(self) -> int:
-        """Return in how many draws layers shared at random."""
-        return int(self.variants.loc[self.variants["name"] == RANDOM, "draw"].nunique())
-
-    @property
     def judged_rank(self) -> int:
         """Return the first loop's largest rank that saves a quarter of the parameters, or 0."""
         of = self.variants[self._is(self.analysis.inits[0], self.numbers[0])]
@@ -74,9 +69,11 @@ class RecursionResult(Result):
         same = (table["name"] == name) & (table["shared"] == (n_shared or self.numbers[0]))
         return (same if rank is None else same & (table["rank"] == rank)).to_numpy()
 
-    def has(self, name: str, rank: int) -> bool:
-        """Tell whether a loop of the first number of shared layers was run at a rank."""
-        return bool(self._is(name, rank=rank).any())
+    @property
+    def random_draws(self) -> np.ndarray:
+        """Return the KL of layers that share at random, at the judged rank [prompt draw]."""
+        draws: np.ndarray = self.arrays["loops"][:, self._is(RANDOM, rank=self.judged_rank), _KL]
+        return draws
 
     def outcome(
         self, name: str, rank: int, outcome: str = "kl", *, n_shared: int | None = None
