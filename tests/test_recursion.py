@@ -24,7 +24,6 @@ from interp.analyses.recursion.whole import OUTCOMES, run_loops
 from interp.errors import AnalysisError, UnsuitedError
 from interp.metrics import kl
 from interp.models import Model
-from interp.runs.registry import make_analysis
 from tests.families import tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -212,7 +211,7 @@ def test_what_cannot_be_asked_is_refused() -> None:
         ({"norms": "zero"}, "norms"),
     ):
         with pytest.raises(AnalysisError, match=why):
-            make_analysis("recursion", parameters)
+            Recursion(**parameters)
     with pytest.raises(AnalysisError, match="3 shared layers given; that must divide"):
         Recursion(shared=(3,)).check(tiny("llama"), tokens())
     with pytest.raises(AnalysisError, match="differ in type"):

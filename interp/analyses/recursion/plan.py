@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -140,9 +141,11 @@ class Plan:
     @property
     def held(self) -> int:
         """Return how many numbers weights of loops take at once, in fp32: factors and a copy."""
-        largest = max(max(each.size.rank for each in self.variants), 1)
-        shapes = [shape for layer in self.shapes for shape in layer]
-        factors = sum(min(largest, *shape) * sum(shape) for shape in shapes)
+        sizes, shapes = {each.size for each in self.variants}, [*chain(*self.shapes)]
+        factors = 0
+        for shape in shapes:
+            cut = [size.of(shape) for size in sizes if size.of(shape) < min(shape)]
+            factors += max(cut, default=0) * sum(shape)
         return factors + sum(n * m for n, m in shapes)
 
     @property

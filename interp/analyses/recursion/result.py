@@ -18,7 +18,7 @@ from interp.analyses.recursion.plan import MOST_KEPT
 from interp.analyses.recursion.whole import OUTCOMES
 from interp.result import Finding, Result
 from interp.stats.estimate import Estimate, estimate_of, estimates
-from interp.stats.ranks import partial_rank_correlation
+from interp.stats.ranks import partial_estimate
 from interp.stats.shares import shares
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class RecursionResult(Result):
         """Return rank correlations of pairs' KL with how alike they are, over pairs.
 
         With CKA of outputs, cosine of weights and distance; "beyond distance": given the distance.
-        Intervals are over prompts, not over pairs.
+        Intervals are over prompts and pairs, as if pairs had no layers in common.
         """
         if len(self.pairs) < 4:
             return {}
@@ -120,15 +120,11 @@ class RecursionResult(Result):
         return {name: self._relation(*each) for name, each in asked.items()}
 
     def _relation(self, values: np.ndarray, given: np.ndarray) -> Estimate:
-        known = values.astype(np.float64)
-        if not np.isfinite(known).all():
+        kl = self.arrays["grid"][..., _KL]
+        both = np.stack([kl, np.broadcast_to(values, kl.shape)], axis=1)
+        if not np.isfinite(both).all():
             return Estimate(float("nan"))
-
-        def correlation(kl: np.ndarray) -> float:
-            return float(partial_rank_correlation(kl, known, given))
-
-        kl, seed = self.arrays["grid"][..., _KL], self.analysis.seed
-        return estimate_of(correlation, kl, groups=self.prompt_groups, seed=seed)
+        return partial_estimate(both, given, groups=self.prompt_groups, seed=self.analysis.seed)
 
     @property
     def additivity(self) -> Estimate:

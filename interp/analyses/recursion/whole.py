@@ -75,13 +75,20 @@ def run_loops(
         needed.append(weights.ranks_for_energies())
         for i, size in zip(chosen, sizes, strict=True):
             error[i] = weights.error(size)
-            with temporary_weights(model, weights.at(size)):
-                rows = [
-                    stacked(read(_last(model, batch), before, batch.answer))
-                    for batch, before in zip(batches, clean, strict=True)
-                ]
-            found[:, i] = torch.cat(rows)
+            found[:, i] = _outcomes(model, batches, clean, weights.at(size))
+        del weights  # before the next ones are made
     return {"loops": found, "error": error, "needed": torch.stack(needed)}
+
+
+def _outcomes(
+    model: Model, batches: Sequence[TokenBatch], clean: Sequence[Tensor], weights: Tensors
+) -> Float[Tensor, "prompt outcome"]:
+    with temporary_weights(model, weights):
+        rows = [
+            stacked(read(_last(model, batch), before, batch.answer))
+            for batch, before in zip(batches, clean, strict=True)
+        ]
+    return torch.cat(rows)
 
 
 def _last(model: Model, batch: TokenBatch) -> Float[Tensor, "batch d_vocab"]:
