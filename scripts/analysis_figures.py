@@ -23,6 +23,8 @@ interp run --model zoo/hops-8l --task two-hop --analysis quantization_order --n 
     --out RUNS_DIR/bits
 interp run --model smollm2-135m --task plain-text --analysis attention_rank --n 12 \\
     --out RUNS_DIR/rank
+interp run --model zoo/hops-8l --task two-hop --analysis recursion --n 64 \\
+    --out RUNS_DIR/recursion
 interp run --model smollm2-135m --task facts --analysis unit_importance --n 24 --out RUNS_DIR/units
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
@@ -81,6 +83,7 @@ SOURCES = {
     "parallel_window": Source("study", "plain-text"),
     "patching_agreement": Source("study", "ioi-english"),
     "quantization_order": Source("bits", "two-hop", "zoo/hops-8l"),
+    "recursion": Source("recursion", "two-hop", "zoo/hops-8l"),
     "relevance_patching": Source("study", "ioi-english"),
     "residual_contribution": Source("study", "plain-text"),
     "residual_erasure": Source("study", "facts"),

@@ -36,6 +36,7 @@ PARAMETERS: dict[str, dict[str, object]] = {
     "layer_routers": {"n_simulations": 6, "epochs": 20, "penalties": (0.5,), "draws": 1},
     "path_search": {"n_simulations": 8},
     "quantization_order": {"orders": ("LIM",), "points": 3},
+    "recursion": {"shared": (2,), "ranks": (8,), "grid": 0},
     "sublayer_projection": _ANY_HOPS,
 }
 

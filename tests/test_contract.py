@@ -27,6 +27,7 @@ LESS = {
     "patching_agreement": {"nodes": ("z", "mlp_out")},
     "path_search": {"n_simulations": 6},
     "quantization_order": {"orders": ("LIM", "skip loss"), "points": 2},
+    "recursion": {"shared": (2,), "inits": ("average", "lower"), "ranks": (8,), "grid": 3},
     "unit_importance": {"most": 10},
 }
 # fp16 is slow on a CPU: less of what takes long
@@ -39,6 +40,8 @@ FEWER = {
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
     "path_search": {"n_simulations": 2},
     "quantization_order": {"orders": ("LIM",), "points": 2, "control": "none"},
+    "recursion": {"shared": (2,), "inits": ("average",), "ranks": (), "grid": 2, "control": "none"}
+    | {"draws": 0},
     "relevance_patching": {"methods": ("relevance",), "nodes": ("z", "mlp_out")},
     "residual_erasure": {"scopes": ("prefix",)},
 }

@@ -23,6 +23,14 @@ FEWER = {
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
     "path_search": {"n_simulations": 4},
     "quantization_order": {"orders": ("LIM",), "points": 2, "control": "none"},
+    "recursion": {
+        "shared": (40,),
+        "inits": ("average",),
+        "ranks": (2,),
+        "grid": 4,
+        "control": "none",
+        "draws": 2,
+    },
     "residual_erasure": {"scopes": ("prefix",)},
     "unit_importance": {"most": 8},
 }

@@ -21,6 +21,7 @@ _WITHOUT_ANSWERS = {
     "depth_score",
     "layer_order",
     "quantization_order",
+    "recursion",
     "unit_importance",
 }
 _FIRE = (
