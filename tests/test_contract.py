@@ -27,7 +27,7 @@ LESS = {
     "patching_agreement": {"nodes": ("z", "mlp_out")},
     "path_search": {"n_simulations": 6},
     "quantization_order": {"orders": ("LIM", "skip loss"), "points": 2},
-    "recursion": {"shared": (2,), "inits": ("average", "lower"), "ranks": (8,), "grid": 3},
+    "recursion": {"shared": (2,), "inits": ("average",), "ranks": (8,), "grid": 3, "draws": 2},
     "unit_importance": {"most": 10},
 }
 # fp16 is slow on a CPU: less of what takes long
