@@ -11,6 +11,7 @@ interp run --model zoo/names-6l --task ioi --analysis feature_patching --n 48 \\
     --set feature_patching.dictionaries=names-6l/resid_pre.3 --out RUNS_DIR/features
 interp run --model smollm2-135m --task plain-text --analysis affine_lens --n 5 \\
     --out RUNS_DIR/affine
+interp run --model smollm2-135m --task plain-text --analysis block_gain --n 12 --out RUNS_DIR/gain
 interp run --model smollm2-135m --task facts --analysis layer_order --n 24 --out RUNS_DIR/order
 interp run --model zoo/hops-8l --task two-hop --n 64 --analysis layer_removal \\
     --set "layer_removal.orders=block influence,skip loss,text loss,ZD,last first,greedy" \\
@@ -64,6 +65,7 @@ SOURCES = {
     "affine_lens": Source("affine", "plain-text"),
     "attention_knockout": Source("smollm2", "facts"),
     "attention_rank": Source("rank", "plain-text"),
+    "block_gain": Source("gain", "plain-text"),
     "block_influence": Source("study", "plain-text"),
     "circuit_discovery": Source("study", "ioi-english"),
     "feature_patching": Source("features", "ioi", "zoo/names-6l"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ GRADIENT = "gradient of the loss, nats per unit"
 COSINES = ("cosine of writes to one token", "cosine of writes to different tokens")
 _GAINS = tuple(f"gain along {name}" for name in ("a random direction", "the previous write", "h"))
 _LEAST = 1e-12
+_MOST_TICKS = 6
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,28 +102,26 @@ class BlockGainResult(Result):
         frame = frame[frame["measure"].isin(panels)]
         frame = frame.assign(panel=frame["measure"].map(panels), line=frame["measure"].map(_LINES))
         frame["layer"] = frame["layer"].astype(int)
-        title = (
-            "How much a block changes what it writes when its input moves a little,"
-            f" mean over {ALL_BUT_FIRST}"
-        )
+        title = f"What a small step of its input changes in a block's write, {ALL_BUT_FIRST}"
         figure = lines_over_depth(frame, y="mean", groups="line", panels="panel", title=title)
         look = {"line": {"dash": "dash", "color": "#666666"}, "name": "as 1 / ‖h‖ predicts"}
         predicted = self._predicted().astype(np.float32)
         figure.add_scatter(x=np.arange(len(predicted)), y=predicted, **look, row=1, col=1)
         figure.data[-1].mode = "lines"
-        for col in (1, 2):
-            figure.update_yaxes(type="log", dtick=1, row=1, col=col)
-        grid = self.cosines()
-        np.fill_diagonal(grid, np.nan)
+        drawn = (frame[frame["measure"] != GRADIENT]["mean"], self.gradient())
+        for col, values in enumerate(drawn, 1):
+            figure.update_yaxes(**_by_orders(np.asarray(values, float)), row=1, col=col)
+        titles = [each for each in figure.layout.annotations if each.text in _PANELS]
+        figure.layout.annotations = titles  # by orders of magnitude nothing is cut off
+        grid = np.where(np.tri(len(self.cosines()), k=-1, dtype=bool), self.cosines(), np.nan)
         top = float(np.nanmax(np.abs(grid)))
-        axes = Axes("layer", "layer", of="cosine of what two layers write to one token")
+        axes = Axes("layer", "later layer", of="cosine of what two layers write to one token")
         return grid_below(figure, grid, axes=axes, top=top, zmin=-top, colorscale="RdBu_r")
 
     def _predicted(self) -> Array:
-        """Return 1 / stream [layer], scaled to the geometric mean of the gain."""
-        gain, inverse = self.gain(), self._mean(self.arrays["sizes"][..., 1])
-        scale = np.exp(np.log(np.maximum(gain, _LEAST)).mean() - np.log(inverse).mean())
-        predicted: Array = scale * inverse
+        """Return 1 / stream [layer], scaled so that the median layer has its gain."""
+        inverse = self._mean(self.arrays["sizes"][..., 1])
+        predicted: Array = inverse * np.median(self.gain() / inverse)
         return predicted
 
     def findings(self) -> tuple[Finding, ...]:
@@ -200,7 +199,7 @@ class BlockGainResult(Result):
         )
 
 
-_PANELS = ("gain of a block, ‖ΔF‖ / ‖Δh‖", "gradient of the loss, ‖∂L/∂h‖")
+_PANELS = ("gain, ‖ΔF‖ / ‖Δh‖", "gradient, ‖∂L/∂h‖")
 _LINES = {
     _GAINS[0]: "random direction",
     _GAINS[1]: "previous write",
@@ -208,6 +207,18 @@ _LINES = {
     SIZES[0]: "size of the write, ‖F‖ / ‖h‖",
     GRADIENT: _PANELS[1],
 }
+
+
+def _by_orders(values: Array) -> dict[str, Any]:
+    """Return an axis by orders of magnitude whose ticks are written in full."""
+    known = np.log10(values[values > 0])
+    low, high = float(known.min(initial=9)) - 0.1, float(known.max(initial=-9)) + 0.1
+    at = [m * 10.0**k for k in range(int(low) - 1, int(high) + 2) for m in (1, 2, 5)]
+    ticks = [tick for tick in at if low <= np.log10(tick) <= high]
+    if len(ticks) > _MOST_TICKS:
+        ticks = [tick for tick in ticks if np.isclose(np.log10(tick) % 1, 0)]
+    names = [f"{tick:.10g}" for tick in ticks]
+    return {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": names}
 
 
 def _later_over_earlier(values: Array) -> float:
