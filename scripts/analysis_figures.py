@@ -25,6 +25,8 @@ interp run --model zoo/hops-8l --task two-hop --analysis quantization_order --n 
 interp run --model smollm2-135m --task plain-text --analysis attention_rank --n 12 \\
     --out RUNS_DIR/rank
 interp run --model smollm2-135m --task facts --analysis unit_importance --n 24 --out RUNS_DIR/units
+interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/neurons \\
+    --analysis unit_map --set unit_map.target=zoo/hops-8l@seed1
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -88,6 +90,7 @@ SOURCES = {
     "residual_erasure": Source("study", "facts"),
     "stream_statistics": Source("study", "plain-text"),
     "unit_importance": Source("units", "facts"),
+    "unit_map": Source("neurons", "two-hop", "zoo/hops-8l"),
     "void_detection": Source("study", "facts"),
     "void_skip": Source("smollm2", "ioi-english"),
     "layer_routers": Source("routers", "two-hop", "zoo/hops-8l"),

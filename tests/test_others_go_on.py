@@ -296,6 +296,7 @@ def test_every_analysis_leaves_out_single_prompts() -> None:
         "hop_stages": 0, "sublayer_projection": 0,  # none has a tag, a bridge, or a subject
         "probe": 0,  # no group repeats
         "layer_routers": 0,  # too few groups for three thirds
+        "unit_map": 0,  # fewer tokens than an MLP has units
         "depth_map": 0,  # each has enough tokens, but all together have not
         "activation_patching": 7, "circuit_discovery": 7, "patching_agreement": 7,
         "path_patching": 7, "relevance_patching": 7,

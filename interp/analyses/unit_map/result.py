@@ -46,9 +46,9 @@ class UnitMapResult(Result):
         return KINDS[: self.arrays["fitted"].shape[2]]
 
     @property
-    def layers(self) -> Array:
+    def layers(self) -> np.ndarray:
         """Return the layers that were matched."""
-        layers: Array = self.arrays["layers"][0]
+        layers: np.ndarray = self.arrays["layers"][0]
         return layers
 
     def correlation(self, kind: str = KINDS[0]) -> Array:
