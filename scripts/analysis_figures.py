@@ -11,6 +11,7 @@ interp run --model zoo/names-6l --task ioi --analysis feature_patching --n 48 \\
     --set feature_patching.dictionaries=names-6l/resid_pre.3 --out RUNS_DIR/features
 interp run --model smollm2-135m --task plain-text --analysis affine_lens --n 5 \\
     --out RUNS_DIR/affine
+interp run --model smollm2-135m --task plain-text --analysis block_gain --n 12 --out RUNS_DIR/gain
 interp run --model smollm2-135m --task facts --analysis layer_order --n 24 --out RUNS_DIR/order
 interp run --model zoo/hops-8l --task two-hop --n 64 --analysis layer_removal \\
     --set "layer_removal.orders=block influence,skip loss,text loss,ZD,last first,greedy" \\
@@ -26,6 +27,8 @@ interp run --model smollm2-135m --task plain-text --analysis attention_rank --n 
 interp run --model zoo/hops-8l --task two-hop --analysis recursion --n 64 \\
     --out RUNS_DIR/recursion
 interp run --model smollm2-135m --task facts --analysis unit_importance --n 24 --out RUNS_DIR/units
+interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/neurons \\
+    --analysis unit_map --set unit_map.target=zoo/hops-8l@seed1
 interp run --model zoo/hops-8l --task two-hop --n 256 --out RUNS_DIR/hops \\
     --analysis depth_score --analysis integrated_gradients --analysis back_patching \\
     --analysis hop_stages --analysis entity_description --analysis sublayer_projection
@@ -66,6 +69,7 @@ SOURCES = {
     "affine_lens": Source("affine", "plain-text"),
     "attention_knockout": Source("smollm2", "facts"),
     "attention_rank": Source("rank", "plain-text"),
+    "block_gain": Source("gain", "plain-text"),
     "block_influence": Source("study", "plain-text"),
     "circuit_discovery": Source("study", "ioi-english"),
     "feature_patching": Source("features", "ioi", "zoo/names-6l"),
@@ -89,6 +93,7 @@ SOURCES = {
     "residual_erasure": Source("study", "facts"),
     "stream_statistics": Source("study", "plain-text"),
     "unit_importance": Source("units", "facts"),
+    "unit_map": Source("neurons", "two-hop", "zoo/hops-8l"),
     "void_detection": Source("study", "facts"),
     "void_skip": Source("smollm2", "ioi-english"),
     "layer_routers": Source("routers", "two-hop", "zoo/hops-8l"),

@@ -29,6 +29,7 @@ LESS = {
     "quantization_order": {"orders": ("LIM", "skip loss"), "points": 2},
     "recursion": {"shared": (2,), "inits": ("average",), "ranks": (8,), "grid": 3, "draws": 2},
     "unit_importance": {"most": 10},
+    "unit_map": {"most_layers": 2},
 }
 # fp16 is slow on a CPU: less of what takes long
 FEWER = {
@@ -44,6 +45,7 @@ FEWER = {
     | {"draws": 0},
     "relevance_patching": {"methods": ("relevance",), "nodes": ("z", "mlp_out")},
     "residual_erasure": {"scopes": ("prefix",)},
+    "unit_map": {"most_layers": 1, "barrier": "none"},
 }
 GOLDEN = Path(__file__).parent / "golden.json"
 
@@ -60,6 +62,8 @@ def task(name: str) -> Task:
         return read("one-hop", n=100)
     if name == "layer_routers":  # three thirds of groups
         return read("two-hop", n=48)
+    if name == "unit_map":  # as many tokens as neurons
+        return read("two-hop", n=100)
     return read("ioi" if needs_twins(name) else "two-hop", n=12)
 
 

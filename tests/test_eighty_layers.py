@@ -33,6 +33,7 @@ FEWER = {
     },
     "residual_erasure": {"scopes": ("prefix",)},
     "unit_importance": {"most": 8},
+    "unit_map": {"most_layers": 1},
 }
 
 
@@ -66,6 +67,8 @@ def test_findings_are_short_at_80_layers(name: str, tmp_path: Path) -> None:
     task = interp.load_task("two-hop", n=8).take(4, seed=3)
     if name == "probe":  # groups have to repeat
         task = interp.load_task("one-hop", n=50)
+    if name == "unit_map":  # as many tokens as neurons
+        task = interp.load_task("two-hop", n=24)
     if name == "layer_routers":  # three thirds of groups
         task = interp.load_task("two-hop", n=30)
     try:

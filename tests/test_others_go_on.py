@@ -296,11 +296,12 @@ def test_every_analysis_leaves_out_single_prompts() -> None:
         "hop_stages": 0, "sublayer_projection": 0,  # none has a tag, a bridge, or a subject
         "probe": 0,  # no group repeats
         "layer_routers": 0,  # too few groups for three thirds
+        "unit_map": 0,  # fewer tokens than an MLP has units
         "depth_map": 0,  # each has enough tokens, but all together have not
         "activation_patching": 7, "circuit_discovery": 7, "patching_agreement": 7,
         "path_patching": 7, "relevance_patching": 7,
         "feature_patching": 0,  # no dictionaries are shipped for this model
-        "attention_rank": 13, "integrated_gradients": 13, "residual_erasure": 12,
+        "attention_rank": 13, "block_gain": 13, "integrated_gradients": 13, "residual_erasure": 12,
         "layer_removal": 13, "layer_skip": 13, "logit_attribution": 13, "path_search": 13,
     }  # fmt: skip
     batches = [model.tokenize(shard) for shard in model.shards(model.fit(task).task)]

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 import torch
 
 from interp.analyses.unit_importance.exact import blocks_run, rises
-from interp.analyses.unit_importance.gradients import first_order, scored
+from interp.analyses.unit_importance.gradients import first_order
 from interp.analyses.unit_importance.result import UnitImportanceResult
 from interp.analyses.unit_importance.units import KINDS, Drawn, Kind, Modules
 from interp.analysis import Analysis, Cost
@@ -27,6 +27,7 @@ from interp.result import concatenated, joined
 from interp.shapes import Tensors
 from interp.sweeps.answers import Size, length_group_sizes
 from interp.sweeps.lens import LOGITS_HELD
+from interp.sweeps.losses import require_predicted, scored
 from interp.tasks.batch import TokenBatch
 
 __all__ = ["UnitImportance", "UnitImportanceResult"]
@@ -64,10 +65,7 @@ class UnitImportance(Analysis):
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise UnsuitedError for modules that are no linear maps or norms, and for short texts."""
         Modules.of(model.blocks)
-        if shard.answer_tokens is None and shard.tokens.shape[1] < 2:
-            raise AnalysisError(
-                f"prompt {shard.prompts[0].id!r} has 1 token and no answer; nothing is predicted"
-            )
+        require_predicted(shard)
 
     def _drawn(self, kind: Kind, modules: Modules, *, n_layers: int, n_heads: int) -> Drawn:
         each = {"head": tuple(range(n_heads)), "projection": modules.projections}.get(kind, (0,))

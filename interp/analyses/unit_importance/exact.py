@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyses.unit_importance.gradients import loss
 from interp.analyses.unit_importance.units import Drawn, Kind, Modules
 from interp.replay import Recording
 from interp.replay.rows import Variants, flat, unflat
 from interp.sweeps.answers import SameLength
 from interp.sweeps.lens import logits_at_once
+from interp.sweeps.losses import loss
 from interp.sweeps.staircase import skipped
 
 _OWN = {"layer": 0.0, "attention": 0.5, "mlp": 0.0, "head": 1.0, "projection": 1.0}

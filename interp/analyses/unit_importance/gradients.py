@@ -14,37 +14,19 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from interp.analyses.unit_importance.units import Modules
-from interp.metrics import log_prob
 from interp.models.gradients import graph, slopes, tokens_in_a_graph
 from interp.replay import Block, Recording
 from interp.replay.blocks import first
 from interp.result import concatenated
 from interp.shapes import Tensors, per_query_head
 from interp.sites import Site
-from interp.sweeps.answers import SameLength, by_answer_length
+from interp.sweeps.answers import SameLength
 from interp.sweeps.cosines import SMALLEST_NORM
 from interp.sweeps.heads import lengths, output_map, z_reader_of
-from interp.tasks.batch import TokenBatch
+from interp.sweeps.losses import loss
 
 _HEADS = "heads"
 Seen = dict[str, Tensor]
-
-
-def scored(recording: Recording, shard: TokenBatch) -> Iterator[SameLength]:
-    """Yield the prompts with what is predicted: their answers, or else the prompts themselves."""
-    if shard.answer_tokens is not None:
-        yield from by_answer_length(recording, shard)
-        return
-    rows = torch.arange(len(shard.tokens), device=shard.tokens.device)
-    yield SameLength(rows, recording, shard.tokens, shard.tokens[:, 1:], 0)
-
-
-def loss(
-    logits: Float[Tensor, "*variant batch predicted d_vocab"], group: SameLength, *, is_text: bool
-) -> Float[Tensor, "*variant batch"]:
-    """Return minus the answer's log-probability, or that of the text's mean token, in nats."""
-    total = -log_prob(logits, group.answer)
-    return total / group.answer.shape[1] if is_text else total
 
 
 def first_order(group: SameLength, modules: Modules, *, is_text: bool) -> Tensors:
