@@ -41,8 +41,7 @@ FEWER = {
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
     "path_search": {"n_simulations": 2},
     "quantization_order": {"orders": ("LIM",), "points": 2, "control": "none"},
-    "recursion": {"shared": (2,), "inits": ("average",), "ranks": (), "grid": 2, "control": "none"}
-    | {"draws": 0},
+    "recursion": {"inits": ("average",), "ranks": (), "grid": 2, "control": "none", "draws": 0},
     "relevance_patching": {"methods": ("relevance",), "nodes": ("z", "mlp_out")},
     "residual_erasure": {"scopes": ("prefix",)},
     "unit_map": {"most_layers": 1, "barrier": "none"},
