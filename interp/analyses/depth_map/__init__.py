@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 
 from interp.analyses.depth_map.grids import error_grids, similarity_grids
 from interp.analyses.depth_map.result import DepthMapResult
@@ -23,13 +22,14 @@ from interp.analyses.depth_map.tap_maps import TapMaps
 from interp.analyses.depth_map.taps import What, n_taps, pooled, pooled_by_prompt
 from interp.analyses.depth_map.untrained_twins import twins_errors, twins_pooled
 from interp.analysis import Analysis, Cost
-from interp.errors import AnalysisError, TaskError, UnsuitedError
+from interp.errors import AnalysisError
 from interp.models import Model
 from interp.models.untrained import N_TWINS
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.positions import FirstPosition, first_read, require_positions
+from interp.sweeps.two_models import other_of, refuse_other_tokens
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 
@@ -57,6 +57,7 @@ class DepthMap(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 9
     page: ClassVar[str] = "depthmap"
+    names_other: ClassVar[str] = "target"
     question: ClassVar[str] = "Which layer of one model predicts which layer of another?"
     how: ClassVar[str] = (
         "Linear maps from every layer of one model to every layer of the other are fitted on"
@@ -76,9 +77,7 @@ class DepthMap(Analysis):
 
     def target_of(self, model: Model) -> Model:
         """Return the target's model."""
-        if self.target is None or self.target == model.name:
-            return model
-        return model.another(self.target)
+        return other_of(model, self.target)
 
     def others(self, model: Model) -> dict[str, str]:
         """Return the target's fingerprint."""
@@ -97,16 +96,12 @@ class DepthMap(Analysis):
         target = self.target_of(model)
         if target is model or self.is_pooled:
             return
-        try:
-            same = torch.equal(target.tokenize(shard.prompts).tokens, shard.tokens)
-        except TaskError:
-            same = False
-        if not same:
-            raise UnsuitedError(
-                f"{target.name} and {model.name} have different tokenizers (prompt"
-                f" {shard.prompts[0].id!r});"
-                f" method={self.method!r} maps tokens and needs one; 'cka' and 'rsa' do not"
-            )
+        refuse_other_tokens(
+            model,
+            target,
+            shard,
+            why=f"method={self.method!r} maps tokens and needs one; 'cka' and 'rsa' do not",
+        )
 
     def check_all(self, model: Model, shards: Sequence[TokenBatch]) -> None:
         """Raise AnalysisError for too few prompts, tokens or features of the target."""
