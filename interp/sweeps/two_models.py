@@ -5,6 +5,8 @@ from torch import Tensor
 
 from interp.errors import TaskError, UnsuitedError
 from interp.models import Model
+from interp.models.runner import ModelRunner
+from interp.replay import Recording
 from interp.tasks.batch import TokenBatch
 
 
@@ -14,6 +16,14 @@ def other_of(model: Model, name: str | None) -> Model:
     Both are in memory at once. Raises ModelError for a name that is none.
     """
     return model if name is None or name == model.name else model.another(name)
+
+
+def model_of(recording: Recording) -> Model:
+    """Return the model that a recording is of."""
+    runner = recording.runner
+    if not isinstance(runner, ModelRunner):
+        raise TypeError(f"a recording of a model was expected, not of {type(runner).__name__}")
+    return runner.model
 
 
 def refuse_other_tokens(model: Model, other: Model, shard: TokenBatch, *, why: str) -> None:
