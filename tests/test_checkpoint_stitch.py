@@ -29,7 +29,7 @@ def zoo() -> Model:
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return interp.load_task("two-hop", n=20)
+    return interp.load_task("two-hop", n=8)
 
 
 def beside(model: Model, **others: Model) -> Model:
