@@ -22,6 +22,7 @@ _PANELS = {
     "affine": "accuracy, stream mapped",
 }
 _PLAIN = {"this model": "dot", "other model": "dash"}
+_BLACK = {"line": {"color": "black"}, "marker": {"color": "black"}}
 _ALONE = "one block, change in nats"
 _NAMES = {
     SWAP: "other's block",
@@ -44,6 +45,8 @@ def drawn(result: "CheckpointStitchResult") -> go.Figure:
     for trace in figure.data:
         if trace.name in _PLAIN:
             trace.update(mode="lines", line={"color": "#666", "dash": _PLAIN[trace.name]})
+        if trace.legendgroup == _NAMES[PERMUTED]:  # the colours have run out
+            trace.update({"fillcolor": "black"} if trace.fill else _BLACK)
     return figure.update_layout(legend={"orientation": "h", "y": -0.25}, height=440)
 
 
