@@ -19,13 +19,8 @@ from interp.testing import check_analysis
 ANALYSES = sorted(find_analyses())
 # less than by default, where that takes long
 LESS = {
+    "checkpoint_stitch": {"against": "zoo/hops-4l@untrained-1", "maps": ("none",), "every": 4},
     "circuit_discovery": {"draws": 2, "fractions": (0.01, 0.1, 1.0)},
-# what has no default
-NEEDED = {"checkpoint_stitch": {"against": "zoo/hops-4l@untrained-1", "maps": ("none",)}}
-# the contract is kept of less than by default, where that takes long
-LESS = {
-    "checkpoint_stitch": {"every": 4},
-    "circuit_discovery": {"draws": 4, "fractions": (0.01, 0.1, 1.0)},
     "feature_patching": {"dictionaries": ("names-6l/resid_pre.3",), "draws": 2, "sizes": (1, 10)},
     "layer_order": {"operations": ("swap", "reverse", "parallel_mean", "damped_loop")},
     "layer_removal": {"orders": ("skip loss", "ZD"), "n_random": 2, "steps": 2, "text_steps": 1},
@@ -39,11 +34,10 @@ LESS = {
 }
 # fp16 is slow on a CPU: less of what takes long
 FEWER = {
+    "checkpoint_stitch": {"control": "none"},
     "activation_patching": {"nodes": ("mlp_out",)},
     "circuit_discovery": {"draws": 1, "fractions": (0.1, 1.0)},
     "feature_patching": {"methods": ("relevance",), "sizes": (1,)},
-    "checkpoint_stitch": {"every": 4, "control": "none"},
-    "circuit_discovery": {"fractions": (0.1, 1.0)},
     "integrated_gradients": {"max_nodes": 17},
     "layer_routers": {"epochs": 1, "n_simulations": 3},
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
@@ -80,7 +74,7 @@ def needs_twins(name: str) -> bool:
     """Tell whether an analysis needs corrupted twins, which two-hop prompts do not have."""
     hops, prompts = loaded("zoo/hops-4l", dtype="auto"), read("two-hop", n=1).prompts
     try:
-        make_analysis(name, NEEDED.get(name, {})).check(hops, hops.tokenize(prompts))
+        make_analysis(name, LESS.get(name, {})).check(hops, hops.tokenize(prompts))
     except TaskError as error:
         return "twin" in str(error)
     return False
@@ -89,7 +83,6 @@ def needs_twins(name: str) -> bool:
 @cache
 def result_of(name: str) -> Result:
     return make_analysis(name, LESS.get(name, {})).run(model(name), task(name))
-    return make_analysis(name, NEEDED.get(name, {})).run(model(name), task(name))
 
 
 @pytest.fixture(params=ANALYSES)
@@ -98,7 +91,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_the_contract_is_kept(name: str) -> None:
-    less = NEEDED.get(name, {}) | LESS.get(name, {})
+    less = LESS.get(name, {})
     in_half = make_analysis(name, less | FEWER.get(name, {}))
     check_analysis(make_analysis(name, less), model(name), task(name), in_half=in_half)
 
