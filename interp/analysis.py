@@ -99,7 +99,7 @@ class Analysis(ABC):
     Python as from files; a subclass with checks of its own in `__post_init__` calls
     `super().__post_init__()` first. `how` is the method in short, `caveat` how an answer could be
     wrong. `rank` orders analyses in reports and in budgets, the lowest first; `page` is the
-    viewer's page.
+    viewer's page. `names_other` is the parameter that names a second model, for `--against`.
     """
 
     question: ClassVar[str] = ""
@@ -107,6 +107,7 @@ class Analysis(ABC):
     caveat: ClassVar[str] = ""
     rank: ClassVar[int] = 100
     page: ClassVar[str] = "analysis"
+    names_other: ClassVar[str] = ""
     formerly: ClassVar[Mapping[str, str]] = {}  # former names of parameters, to those of today
 
     def __init_subclass__(cls) -> None:

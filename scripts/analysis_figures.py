@@ -22,6 +22,8 @@ interp run --model zoo/hops-8l --task two-hop --analysis path_search --n 160 \\
     --out RUNS_DIR/path_search
 interp run --model zoo/hops-8l --task two-hop --analysis quantization_order --n 64 \\
     --out RUNS_DIR/bits
+interp run --model zoo/hops-8l --against zoo/hops-8l@step-0400 --task two-hop --n 240 \\
+    --analysis checkpoint_stitch --out RUNS_DIR/stitch
 interp run --model smollm2-135m --task plain-text --analysis attention_rank --n 12 \\
     --out RUNS_DIR/rank
 interp run --model zoo/hops-8l --task two-hop --analysis recursion --n 64 \\
@@ -71,6 +73,7 @@ SOURCES = {
     "attention_rank": Source("rank", "plain-text"),
     "block_gain": Source("gain", "plain-text"),
     "block_influence": Source("study", "plain-text"),
+    "checkpoint_stitch": Source("stitch", "two-hop", "zoo/hops-8l"),
     "circuit_discovery": Source("study", "ioi-english"),
     "feature_patching": Source("features", "ioi", "zoo/names-6l"),
     "head_patterns": Source("heads", "ioi-english"),

@@ -27,6 +27,7 @@ _ANY_HOPS = {"known_only": False, "no_shortcuts": False}
 PARAMETERS: dict[str, dict[str, object]] = {
     "attention_knockout": _ANY_HOPS,
     "back_patching": {"known_only": False},
+    "checkpoint_stitch": {"against": "zoo/hops-4l@untrained-99", "maps": ("none",)},
     "circuit_discovery": {"fractions": (0.02, 0.1, 0.5)},
     "entity_description": _ANY_HOPS,
     "feature_patching": {"dictionaries": ("names-6l/resid_pre.3",)},

@@ -19,6 +19,7 @@ from interp.testing import check_analysis
 ANALYSES = sorted(find_analyses())
 # less than by default, where that takes long
 LESS = {
+    "checkpoint_stitch": {"against": "zoo/hops-4l@untrained-1", "maps": ("none",), "every": 4},
     "circuit_discovery": {"draws": 2, "fractions": (0.01, 0.1, 1.0)},
     "feature_patching": {"dictionaries": ("names-6l/resid_pre.3",), "draws": 2, "sizes": (1, 10)},
     "layer_order": {"operations": ("swap", "reverse", "parallel_mean", "damped_loop")},
@@ -33,6 +34,7 @@ LESS = {
 }
 # fp16 is slow on a CPU: less of what takes long
 FEWER = {
+    "checkpoint_stitch": {"control": "none"},
     "activation_patching": {"nodes": ("mlp_out",)},
     "circuit_discovery": {"draws": 1, "fractions": (0.1, 1.0)},
     "feature_patching": {"methods": ("relevance",), "sizes": (1,)},
@@ -71,7 +73,7 @@ def needs_twins(name: str) -> bool:
     """Tell whether an analysis needs corrupted twins, which two-hop prompts do not have."""
     hops, prompts = loaded("zoo/hops-4l", dtype="auto"), read("two-hop", n=1).prompts
     try:
-        make_analysis(name, {}).check(hops, hops.tokenize(prompts))
+        make_analysis(name, LESS.get(name, {})).check(hops, hops.tokenize(prompts))
     except TaskError as error:
         return "twin" in str(error)
     return False

@@ -27,7 +27,6 @@ from interp.analyses.depth_map.layer_alignment import (
     monotone_alignment,
 )
 from interp.analyses.depth_map.sampled import Sampled, best_error, depth_gain, sampled
-from interp.analyses.depth_map.similarity import example_similarity
 from interp.analyses.depth_map.split import roles_of
 from interp.analyses.depth_map.tap_maps import TapMaps
 from interp.analyses.depth_map.taps import n_taps, pooled
@@ -47,6 +46,7 @@ from interp.sweeps.linear_maps import (
     orthogonal_map,
     ridge_map,
 )
+from interp.sweeps.similarity import example_similarity
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
 

@@ -16,6 +16,7 @@ from tests.test_features import weights, written
 
 # less of what takes long
 FEWER = {
+    "checkpoint_stitch": {"against": "itself", "maps": ("none",), "every": 16},
     "integrated_gradients": {"max_nodes": 9},
     "layer_order": {"every": 16, "control": "none"},
     "layer_removal": {"orders": ("skip loss",), "steps": 2, "text_steps": 1, "n_random": 2},
@@ -52,7 +53,9 @@ def deep(name: str) -> Model:
         max_position_embeddings=64,
     )
     module = transformers.LlamaForCausalLM(config)
-    return interp.load_model(module, tokenizer=shipped.tokenizer)
+    model = interp.load_model(module, tokenizer=shipped.tokenizer)
+    model.load_another = lambda _name: model  # for analyses of two
+    return model
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ _SEEDS = range(3)
 _WITHOUT_ANSWERS = {
     "affine_lens",
     "attention_knockout",
+    "checkpoint_stitch",
     "depth_map",
     "depth_score",
     "layer_order",

@@ -300,6 +300,7 @@ def test_every_analysis_leaves_out_single_prompts() -> None:
         "depth_map": 0,  # each has enough tokens, but all together have not
         "activation_patching": 7, "circuit_discovery": 7, "patching_agreement": 7,
         "path_patching": 7, "relevance_patching": 7,
+        "checkpoint_stitch": 0,  # there is no second model
         "feature_patching": 0,  # no dictionaries are shipped for this model
         "attention_rank": 13, "block_gain": 13, "integrated_gradients": 13, "residual_erasure": 12,
         "layer_removal": 13, "layer_skip": 13, "logit_attribution": 13, "path_search": 13,

@@ -58,6 +58,10 @@ def test_every_analysis_that_needs_no_text_measures_ids(name: str, bare: Model, 
         with pytest.raises(UnsuitedError, match="none are shipped"):
             analysis.run(bare, task)
         return
+    if name == "checkpoint_stitch":  # it compares two models
+        with pytest.raises(UnsuitedError, match="name the other with --against"):
+            analysis.run(bare, task)
+        return
     if name == "layer_removal":  # it writes texts, unless it is told not to
         with pytest.raises(ModelError, match="no tokenizer; generated texts"):
             analysis.run(bare, task)

@@ -73,6 +73,9 @@ Columns = Annotated[
 Space = Annotated[
     str | None, typer.Option(help="Between text and answer: auto (by script), always, never.")
 ]
+Against = Annotated[
+    str | None, typer.Option(help="A second model, for the analyses that compare two.")
+]
 Budget = Annotated[
     str | None,
     typer.Option(help="Minutes that a run without named analyses may take (default: 10), or none."),
@@ -102,6 +105,7 @@ def run(
     columns: Columns = None,
     space: Space = None,
     budget: Budget = None,
+    against: Against = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -110,12 +114,13 @@ def run(
     Examples:
     interp run --model zoo/hops-4l --task two-hop --out runs/first
     interp run --model my-model --task my.jsonl --analysis layer_skip --set layer_skip.part=mlp
+    interp run --model tuned --against base --task my.jsonl --analysis depth_map
     interp run study.toml --workers 2
     """
     keys = None if columns is None else parse_columns(columns)
     only = parse_on(on) if on else None
     flags = StudyFlags(
-        model, task, n, seed, dtype, device_map, chat or None, keys, space, budget, only
+        model, task, n, seed, dtype, device_map, chat or None, keys, space, budget, only, against
     )
     asked = study_of(study, flags, analyses=analysis or [], settings=set_ or [])
     _hide_loading_bars()

@@ -34,6 +34,7 @@ class StudyFlags:
     space: str | None = None
     budget: str | None = None
     on: Mapping[str, tuple[str, ...]] | None = None
+    against: str | None = None
 
 
 def study_of(

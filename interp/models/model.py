@@ -391,10 +391,10 @@ class Model(HeadMaps):
         """Return how many tokens a block runs at once on its device, for all analyses."""
         return tokens_at_once(device or self.device, d_model=self.d_model, dtype=self.dtype)
 
-    def record(self, batch: TokenBatch) -> Recording:
-        """Return a recording of the clean pass over a batch; runs no block."""
-        mask = batch.mask if batch.is_padded else None
-        return Recording(ModelRunner(self), batch.tokens, mask, work=Work(total=self.work))
+    def record(self, batch: TokenBatch, *, work: Work | None = None) -> Recording:
+        """Return a recording of a batch's clean pass, counted in `work` if given; runs no block."""
+        mask, total = batch.mask if batch.is_padded else None, self.work if work is None else work
+        return Recording(ModelRunner(self), batch.tokens, mask, work=Work(total=total))
 
     @_runs
     def refuse_edges(self) -> None:

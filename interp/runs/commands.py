@@ -42,6 +42,7 @@ def _words(config: Mapping[str, Any]) -> Iterator[str]:
         yield from ("--on", f"{analysis}={','.join(tasks)}")
     yield from () if are_named else ("--budget", _as_text(config.get("budget")))
     yield from ("--n", str(config["n"])) if config.get("n") else ()
+    yield from ("--against", config["against"]) if config.get("against") else ()
     yield from ("--dtype", config["dtype"]) if config.get("dtype", "auto") != "auto" else ()
     yield from ("--device-map", config["device_map"]) if config.get("device_map") else ()
     if columns := config.get("columns"):

@@ -85,14 +85,23 @@ def name_and_file(given: str) -> tuple[str, str]:
 
 
 def make_analysis(
-    name: str, parameters: Mapping[str, Any], *, seed: int | None = None, file: str = ""
+    name: str,
+    parameters: Mapping[str, Any],
+    *,
+    seed: int | None = None,
+    against: str = "",
+    file: str = "",
 ) -> Analysis:
     """Return an analysis with parameters; raise AnalysisError for what does not exist.
 
-    `seed` is for an analysis that has one, unless its parameters say otherwise. `file` is where
-    the analysis is if it is in a file of one's own: "PATH.py" or "PATH.py:CLASS".
+    `seed` is for an analysis that has one, and `against` names the other model for an analysis of
+    two, unless its parameters say otherwise. `file` is where the analysis is if it is in a file of
+    one's own: "PATH.py" or "PATH.py:CLASS".
     """
-    return with_parameters(_found(name, file), parameters, seed=seed)
+    analysis = analysis_class(name, file=file)
+    if against and analysis.names_other:
+        parameters = {analysis.names_other: against} | dict(parameters)
+    return with_parameters(analysis, parameters, seed=seed)
 
 
 def with_parameters(
@@ -113,12 +122,12 @@ def parse_parameter(name: str, key: str, text: str, *, file: str = "") -> Any:
 
     Raises AnalysisError as `make_analysis` does.
     """
-    analysis = _found(name, file)
+    analysis = analysis_class(name, file=file)
     hints = _hints(analysis, [key])
     return parse(hints[analysis.formerly.get(key, key)], text, f"{name}.{key}")
 
 
-def _found(name: str, file: str) -> type[Analysis]:
+def analysis_class(name: str, *, file: str = "") -> type[Analysis]:
     """Return the analysis of a file, or of a name; raise AnalysisError if there is none."""
     if file:
         return analysis_in(file)

@@ -12,7 +12,12 @@ from interp.models.locating import locate
 from interp.parameters import AtLeast
 from interp.runs.folder import Cell, cells_asked, folder_name
 from interp.runs.plan import PlannedCell
-from interp.runs.registry import make_analysis, name_and_file
+from interp.runs.registry import (
+    analysis_class,
+    find_analyses,
+    make_analysis,
+    name_and_file,
+)
 from interp.tasks import Task, load_task
 from interp.tasks.fitting import Fitted
 from interp.tasks.spacing import check_space
@@ -32,7 +37,7 @@ class Study:
     those of the tasks on which it runs, if it is not all of them. `dtype` and `device_map`
     are how models are loaded. With `chat`, texts are what a user says; `columns` maps fields of a
     prompt to the keys of task files, and `space` is how answers follow texts (as in
-    `Task.from_hf`).
+    `Task.from_hf`). `against` names a second model for the analyses that compare two.
 
     A key of `analyses` may be a file of one's own, "PATH.py" or "PATH.py:CLASS": it is replaced by
     the name of its analysis, and `files` maps that name to the file. Raises AnalysisError for a
@@ -52,6 +57,7 @@ class Study:
     chat: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
     space: str = "auto"
+    against: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,7 +81,8 @@ class Study:
         """
         analysis = Cell.parse("", "", name).analysis
         file = self.files.get(analysis, "")
-        return make_analysis(analysis, parameters, seed=self.seed, file=file)
+        how: dict[str, Any] = {"seed": self.seed, "against": self.against}
+        return make_analysis(analysis, parameters, file=file, **how)
 
     def cells(self) -> list[Cell]:
         """Return every cell of the study in the order in which it runs."""
@@ -135,11 +142,24 @@ class Study:
                 _check_known("task", task, self.tasks)
         for name in self.models:
             locate(name)
+        if self.against:
+            self._check_against()
         check_dtype(self.dtype)
         check_space(self.space)
         if self.n is not None and self.n < 1:
             raise TaskError(f"{self.n} prompts asked for; at least 1 is needed")
         return {name: self.load_task(name) for name in self.tasks}
+
+    def _check_against(self) -> None:
+        """Raise where the second model has a name of none, or nothing compares it."""
+        locate(self.against)
+        names = [Cell.parse("", "", name).analysis for name in self.analyses]
+        if not any(analysis_class(n, file=self.files.get(n, "")).names_other for n in names):
+            of_two = [name for name, each in find_analyses().items() if each.names_other]
+            raise RunError(
+                f"against {self.against!r} given; of the analyses asked for none compares two"
+                f" models ({' and '.join(sorted(of_two))} do)"
+            )
 
 
 def _rank(planned: PlannedCell) -> int:

@@ -10,12 +10,13 @@ compared with untrained twins of the target, mapped in the same way.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import torch
 
+from interp.analyses.depth_map.continued import Onward
+from interp.analyses.depth_map.frontier import Frontier
 from interp.analyses.depth_map.grids import error_grids, similarity_grids
 from interp.analyses.depth_map.result import DepthMapResult
 from interp.analyses.depth_map.split import batches_by_role, held_out, misses_of, stacked
@@ -23,13 +24,16 @@ from interp.analyses.depth_map.tap_maps import TapMaps
 from interp.analyses.depth_map.taps import What, n_taps, pooled, pooled_by_prompt
 from interp.analyses.depth_map.untrained_twins import twins_errors, twins_pooled
 from interp.analysis import Analysis, Cost
-from interp.errors import AnalysisError, TaskError, UnsuitedError
+from interp.errors import AnalysisError, TaskError
 from interp.models import Model
 from interp.models.untrained import N_TWINS
+from interp.parameters import AtLeast, Between
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
+from interp.sweeps.layers import COARSEST, every_nth
 from interp.sweeps.positions import FirstPosition, first_read, require_positions
+from interp.sweeps.two_models import other_of, refuse_other_tokens, refuse_other_vocabulary
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 
@@ -46,6 +50,11 @@ class DepthMap(Analysis):
     them. `weighting` "relative" weighs tokens by 1 / ‖y‖² in the fit. `first_position` says whether
     token 0 is fitted and judged (or pooled) too. `control` "untrained" maps to three untrained
     twins of the target too (from twins to themselves, if the target is the model).
+
+    `continued` also asks causally: what the model holds after some layers is mapped and continued
+    at a layer of the target, at every `every`-th of both; a state still answers where it reaches a
+    `share` of the target's own accuracy. `method` is "orthogonal" or "linear" then; position 0 is
+    mapped, so it is fitted.
     """
 
     target: str | None = None
@@ -54,9 +63,13 @@ class DepthMap(Analysis):
     weighting: Literal["equal", "relative"] = "equal"
     first_position: FirstPosition = "excluded"
     control: Literal["untrained", "none"] = "untrained"
+    continued: bool = False
+    share: Annotated[float, Between(0.0, 1.0)] = 0.8
+    every: Annotated[int, AtLeast(1)] = 1
     seed: int = 0
     rank: ClassVar[int] = 9
     page: ClassVar[str] = "depthmap"
+    names_other: ClassVar[str] = "target"
     question: ClassVar[str] = "Which layer of one model predicts which layer of another?"
     how: ClassVar[str] = (
         "Linear maps from every layer of one model to every layer of the other are fitted on"
@@ -69,6 +82,14 @@ class DepthMap(Analysis):
         " errors can be mostly the token's own embedding."
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.continued and self.is_pooled:
+            raise AnalysisError(
+                f"continued=true and method={self.method!r} given; a state is continued under"
+                " 'orthogonal' or 'linear' maps"
+            )
+
     @property
     def is_pooled(self) -> bool:
         """Tell whether prompts are compared, not tokens."""
@@ -76,9 +97,7 @@ class DepthMap(Analysis):
 
     def target_of(self, model: Model) -> Model:
         """Return the target's model."""
-        if self.target is None or self.target == model.name:
-            return model
-        return model.another(self.target)
+        return other_of(model, self.target)
 
     def others(self, model: Model) -> dict[str, str]:
         """Return the target's fingerprint."""
@@ -95,18 +114,18 @@ class DepthMap(Analysis):
         """Raise for prompts of one token, and for another tokenizer if tokens matter."""
         require_positions(shard, first_position=self.first_position)
         target = self.target_of(model)
+        if self.continued:
+            refuse_other_vocabulary(model, target)
+            if shard.answer is None:
+                raise TaskError(shard.missing("answer"))
         if target is model or self.is_pooled:
             return
-        try:
-            same = torch.equal(target.tokenize(shard.prompts).tokens, shard.tokens)
-        except TaskError:
-            same = False
-        if not same:
-            raise UnsuitedError(
-                f"{target.name} and {model.name} have different tokenizers (prompt"
-                f" {shard.prompts[0].id!r});"
-                f" method={self.method!r} maps tokens and needs one; 'cka' and 'rsa' do not"
-            )
+        refuse_other_tokens(
+            model,
+            target,
+            shard,
+            why=f"method={self.method!r} maps tokens and needs one; 'cka' and 'rsa' do not",
+        )
 
     def check_all(self, model: Model, shards: Sequence[TokenBatch]) -> None:
         """Raise AnalysisError for too few prompts, tokens or features of the target."""
@@ -144,7 +163,21 @@ class DepthMap(Analysis):
                 batches,
                 seed=self.seed,
             )
+        if self.continued:
+            has_control = self.control == "untrained"
+            found |= self.onward(model).by_prompt(batches, control=has_control)
         return found
+
+    def onward(self, model: Model) -> Onward:
+        """Return how states of the model are continued in the target."""
+        is_orthogonal, target = self.method == "orthogonal", self.target_of(model)
+        return Onward(model, target, is_orthogonal, every=self.every, seed=self.seed)
+
+    def coarser(self) -> "DepthMap | None":
+        """Return the same continued at every second place; None if nothing is continued."""
+        if not self.continued or self.every >= COARSEST:
+            return None
+        return replace(self, every=2 * self.every)
 
     def _pooled_target(self, model: Model, shards: Sequence[Sequence[Prompt]]) -> Tensors:
         target = self.target_of(model)
@@ -164,13 +197,19 @@ class DepthMap(Analysis):
         """
         begin = first_read(self.first_position)
         if not self.is_pooled:
-            return misses_of(shard, prepared, begin=begin)
+            return misses_of(shard, prepared, begin=begin) | self._onward_of(shard, prepared)
         keys = [prompt.id for prompt in shard.prompts]
         source = pooled(recording, shard, self.what, begin=begin)
         target, control = (stacked(prepared, kind, keys) for kind in ("prompt", "control"))
         name = "own_control" if target is None else "control"
         parts = {"source": source, "target": source.clone() if target is None else target}
         return parts | {"drawn": shard.groups} | ({} if control is None else {name: control})
+
+    def _onward_of(self, shard: TokenBatch, prepared: Tensors) -> Tensors:
+        """Return "onward" [batch grid source target], "itself" and "own" of held-out prompts."""
+        keys = [prompt.id for prompt in shard.prompts]
+        each = {kind: stacked(prepared, kind, keys) for kind in ("onward", "itself", "own")}
+        return {kind: values for kind, values in each.items() if values is not None}
 
     def combine(self, parts: Sequence[Tensors]) -> DepthMapResult:
         """Return the grid over sources and targets, and those towards untrained twins."""
@@ -187,7 +226,20 @@ class DepthMap(Analysis):
         grids = {"r2": 1 - unexplained, "constant": constant}
         if self.method == "linear":
             grids["ridge"] = whole["ridge"][0].astype(np.float64)
-        return DepthMapResult(self, *error_grids(held), grids)
+        return DepthMapResult(self, *error_grids(held), grids, self._frontier(held))
+
+    def _frontier(self, held: dict[str, np.ndarray]) -> Frontier | None:
+        if "onward" not in held:
+            return None
+        n_sources, n_targets = held["error"].shape[1] - 1, held["error"].shape[2]
+        return Frontier(
+            *(held["onward"], held["itself"], held["own"]),
+            sources=tuple(every_nth(n_sources, self.every)),
+            targets=tuple(every_nth(n_targets, self.every)),
+            share=self.share,
+            groups=held.get("drawn"),
+            seed=self.seed,
+        )
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return the passes for every group of targets that fits into memory, of twins too."""
@@ -207,4 +259,8 @@ class DepthMap(Analysis):
         pairs = n_sources * n_targets * (1 + n_twins)
         once = 3.0 * pairs * model.d_model / model.n_layers
         forwards, held = len(maps.groups()) * (1 + passes) - 1, 2 * maps.held()  # fp64: twice
+        if self.continued:
+            onward, has_control = self.onward(model), self.control == "untrained"
+            forwards += onward.forwards(control=has_control) / 4  # of prompts, one in 4 is held out
+            forwards += 6 * (1 + of_target)  # clean passes that maps are fitted on, and tested
         return Cost(forwards, numbers, held, once=once)

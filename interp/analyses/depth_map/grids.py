@@ -17,8 +17,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from interp.analyses.depth_map.similarity import example_similarity
 from interp.stats.groups import Grouping
+from interp.sweeps.similarity import example_similarity
 
 _RESAMPLES = 200
 

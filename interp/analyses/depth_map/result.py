@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from interp.analyses.depth_map.figure import AXES, draw
 from interp.analyses.depth_map.findings import gained, reached, risen
+from interp.analyses.depth_map.frontier import Frontier
 from interp.analyses.depth_map.grids import Grids
 from interp.analyses.depth_map.layer_alignment import alignment_statistics, monotone_alignment
 from interp.analyses.depth_map.sampled import Sampled, depth_gain, sampled
@@ -34,6 +35,7 @@ class DepthMapResult(Result):
     measured: Grids
     twins: tuple[Grids, ...]
     grids: dict[str, np.ndarray]
+    frontier: Frontier | None = None
 
     @property
     def n_prompts(self) -> int:
@@ -138,7 +140,8 @@ class DepthMapResult(Result):
                     chosen[path, np.arange(self.first, grid.shape[1])] = True
                     cells[column] = chosen.ravel()
             rows.append(cells)
-        frame = pd.concat([*rows, self.statistics.reset_index()], ignore_index=True)
+        onward = [] if self.frontier is None else [*self.frontier.rows()]
+        frame = pd.concat([*rows, self.statistics.reset_index(), *onward], ignore_index=True)
         return frame.astype(
             {"source": "Int64", "target": "Int64", "is_best": "boolean", "is_aligned": "boolean"}
         )
@@ -146,6 +149,8 @@ class DepthMapResult(Result):
     def plot(self) -> go.Figure:
         """Draw the grid with every target's best source, and next to it what is reached there."""
         analysis = self.analysis
+        if self.frontier is not None:
+            return self.frontier.plot(analysis.target or "the model itself")
         label = f"{analysis.method.upper()} similarity" if analysis.is_pooled else "relative error"
         targets = np.arange(self.first, self.errors.shape[1])
         lines = {"at the best source": self.shown(self.errors)[self.best, targets]}
@@ -165,4 +170,7 @@ class DepthMapResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return what following the depth gains, what the best sources reach, how they rise."""
+        if self.frontier is not None:
+            worth = self.frontier.finding(self.analysis.target or "itself")
+            return worth, gained(self), reached(self)
         return gained(self), reached(self), risen(self)

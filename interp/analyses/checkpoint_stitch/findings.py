@@ -1,0 +1,137 @@
+"""Where the change between two models lives, in words."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from interp.figures.words import counted, layers_named
+from interp.numerals import number
+from interp.result import Compared, Finding
+from interp.stats.estimate import Estimate, estimate, estimate_of
+
+if TYPE_CHECKING:
+    from interp.analyses.checkpoint_stitch.result import CheckpointStitchResult
+
+_NONE = 1e-6  # nats of KL: less is no change
+LATE = 2 / 3  # of the depth: where the fixed cut of arXiv 2605.07284 is
+UNTRAINED = "untrained layers in the other's place"
+
+
+def findings_of(result: "CheckpointStitchResult") -> tuple[Finding, ...]:
+    """Return where the change lives, whether late layers need it early, and what swaps cost."""
+    return _where(result), _needed(result), _swapped(result)
+
+
+def needed_range(result: "CheckpointStitchResult", *, of: str = "cut") -> tuple[int, int]:
+    """Return the first needed layer, and the one behind the last: see `_range`."""
+    return _range(_kls(result, of=of).mean(0), result)
+
+
+def _kls(result: "CheckpointStitchResult", *, of: str) -> np.ndarray:
+    """Return KL of this model, and of both directions' cuts, from the other [prompt number]."""
+    curve = result.curve(result.best_map, "kl", of=of)
+    plain = result.plain("kl", of="plain" if of == "cut" else of)
+    return np.concatenate([plain[:, :1], curve[:, 0], curve[:, 1]], axis=1)
+
+
+def _range(means: np.ndarray, result: "CheckpointStitchResult") -> tuple[int, int]:
+    """Return from where to where the other model's layers are needed to keep the change.
+
+    In front of the range, at every cut, this model below keeps a `share` of the change, which is
+    1 - KL(other‖joined) / KL(other‖this); behind it the other model below does.
+    """
+    n, share = len(result.cuts), result.analysis.share
+    if means[0] <= _NONE:
+        return 0, 0
+    kept = 1 - means[1:] / means[0] >= share
+    front = int(np.logical_and.accumulate(kept[:n]).sum())
+    behind = int(np.logical_and.accumulate(kept[n:][::-1]).sum())
+    first = result.cuts[front - 1] if front else 0
+    last = result.cuts[n - behind] if behind else result.n_layers
+    return first, max(first, last)
+
+
+def _where(result: "CheckpointStitchResult") -> Finding:
+    def width(means: np.ndarray) -> float:
+        first, last = _range(means, result)
+        return float(last - first)
+
+    kls, share = _kls(result, of="cut"), result.analysis.share
+    groups, seed = result.prompt_groups, result.analysis.seed
+    size = estimate_of(width, kls, groups=groups, seed=seed)
+    first, last = needed_range(result)
+    measure, n_layers = f"layers that {share:.0%} of the change (KL) needs", result.n_layers
+    control = None
+    if result.has_untrained:
+        of_twin = needed_range(result, of="untrained")
+        control = Compared(UNTRAINED, Estimate(float(of_twin[1] - of_twin[0])))
+    of_change = number(float(kls[:, 0].mean()), ".2g")
+    note = f"map: {result.best_map}; all of the change is {of_change} nats"
+    if last == first:
+        claim = f"No layer is needed to keep {share:.0%} of the change: {size:.2g} of {n_layers}."
+        return Finding(claim, size, measure, control, note=note)
+    named = layers_named(range(first, last), of=n_layers)
+    claim = f"To keep {share:.0%} of the change, {named} are needed: {size:.2g} of {n_layers}."
+    if last == first + 1:
+        claim = claim.replace(" are needed", " is needed")
+    return Finding(claim, size, measure, control, note=note)
+
+
+def _needed(result: "CheckpointStitchResult") -> Finding:
+    kind, n_layers = result.best_map, result.n_layers
+    i = int(np.abs(np.array(result.cuts) - LATE * n_layers).argmin())
+    more = _estimate(result, result.interaction(kind)[:, i])
+    gained = result.curve(kind, "log_prob")[:, 0, i] - result.plain("log_prob")[:, 0]
+    start = f"From layer {result.cuts[i]} on, the other's layers add"
+    on = "to its own stream than to this one's"
+    claim = f"{start} no more {on}: {more:.2g} nats."
+    if more.excludes():
+        size = number(abs(more.value), ".2g")
+        claim = f"{start} {size} nats {'more' if more.value > 0 else 'less'} {on}."
+    rival = None
+    if result.has_untrained:
+        of_twin = result.interaction(kind, of="untrained")[:, i]
+        rival = Compared(UNTRAINED, _estimate(result, of_twin))
+    return Finding(
+        claim,
+        more,
+        "interaction of the late layers with the upstream change, nats of the answer",
+        control=Compared("what they add to this one's stream", _estimate(result, gained)),
+        rival=rival,
+        kind="compares",
+        note=f"cut behind {result.cuts[i]} of {counted(n_layers, 'layer')}, map: {kind}",
+    )
+
+
+def _swapped(result: "CheckpointStitchResult") -> Finding:
+    swap, skip = (_mean_change(result, kind) for kind in ("swap", "skip"))
+    other = _mean_change(result, "unrelated")
+    assert swap is not None
+    assert skip is not None
+    named = result.analysis.unrelated
+    name = "skips" if other is None else f"blocks of {named or 'an untrained model'}"
+    control = skip if other is None else other
+    gap = _estimate(result, swap - control)
+    start = "Alone in this model, the other's blocks cost"
+    claim = f"{start} no less than {name}: {gap:.2g} nats of the answer."
+    if gap.excludes():
+        size, how = number(abs(gap.value), ".2g"), "less" if gap.value > 0 else "more"
+        claim = f"{start} {size} nats of the answer {how} than {name}, mean over blocks."
+    return Finding(
+        claim,
+        gap,
+        "log-probability of the answer with single blocks swapped, beyond the control, nats",
+        control=Compared(name, _estimate(result, control)),
+        rival=Compared("skips", _estimate(result, skip)),
+        kind="compares",
+        note=f"swaps change it by {_estimate(result, swap):.2g} nats",
+    )
+
+
+def _mean_change(result: "CheckpointStitchResult", kind: str) -> np.ndarray | None:
+    change = result.change_in_log_prob(kind)
+    return None if change is None else np.asarray(change.mean(1))
+
+
+def _estimate(result: "CheckpointStitchResult", values: np.ndarray) -> Estimate:
+    return estimate(values, groups=result.prompt_groups, seed=result.analysis.seed)
