@@ -25,19 +25,20 @@ LESS = {
     "layer_order": {"operations": ("swap", "reverse", "parallel_mean", "damped_loop")},
     "layer_removal": {"orders": ("skip loss", "ZD"), "n_random": 2, "steps": 2, "text_steps": 1},
     "layer_routers": {"n_simulations": 6, "epochs": 4, "penalties": (0.5,), "draws": 1},
-    "patching_agreement": {"nodes": ("z", "mlp_out")},
+    "patching_agreement": {"nodes": ("z", "mlp_out"), "steps": 4},
     "path_search": {"n_simulations": 6},
     "quantization_order": {"orders": ("LIM", "skip loss"), "points": 2},
     "recursion": {"shared": (2,), "inits": ("average",), "ranks": (8,), "grid": 3, "draws": 2},
+    "residual_erasure": {"every": 2},
     "unit_importance": {"most": 10},
     "unit_map": {"most_layers": 2},
 }
 # fp16 is slow on a CPU: less of what takes long
 FEWER = {
-    "checkpoint_stitch": {"control": "none"},
     "activation_patching": {"nodes": ("mlp_out",)},
+    "checkpoint_stitch": {"control": "none"},
     "circuit_discovery": {"draws": 1, "fractions": (0.1, 1.0)},
-    "feature_patching": {"methods": ("relevance",), "sizes": (1,)},
+    "feature_patching": {"methods": ("relevance",), "sizes": (1,), "steps": 2, "draws": 1},
     "integrated_gradients": {"max_nodes": 17},
     "layer_routers": {"epochs": 1, "n_simulations": 3},
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
@@ -45,7 +46,7 @@ FEWER = {
     "quantization_order": {"orders": ("LIM",), "points": 2, "control": "none"},
     "recursion": {"inits": ("average",), "ranks": (), "grid": 2, "control": "none", "draws": 0},
     "relevance_patching": {"methods": ("relevance",), "nodes": ("z", "mlp_out")},
-    "residual_erasure": {"scopes": ("prefix",)},
+    "residual_erasure": {"scopes": ("prefix",), "every": 2},
     "unit_map": {"most_layers": 1, "barrier": "none"},
 }
 GOLDEN = Path(__file__).parent / "golden.json"

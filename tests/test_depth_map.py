@@ -569,7 +569,7 @@ def test_no_twin_is_made_where_the_configuration_makes_another_model() -> None:
 
 @pytest.mark.parametrize("method", ["linear", "cka"])
 def test_only_a_trained_target_is_followed_beyond_untrained_models(method: str, zoo: Model) -> None:
-    task = interp.load_task("two-hop", n=96)
+    task = interp.load_task("two-hop", n=64)
     found = {
         target: DepthMap(target=target, method=method).run(zoo, task).findings()[0]
         for target in ("zoo/hops-8l", "zoo/hops-8l@step-0000")

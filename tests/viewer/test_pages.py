@@ -555,7 +555,7 @@ def test_the_paths_of_a_prompt_are_those_of_the_chosen_kind(made: Path, seen: Dr
     run = find_run(made, "hops")
     cell = next(cell for cell in run.cells(*PAIR) if cell.analysis == "path_search")
     known = {kind: Tries.of(run.measured(cell), kind) for kind in KINDS}
-    for ex in range(len(known["search"].paths)):
+    for ex in range(0, len(known["search"].paths), 4):
         at = seen(made, "paths", run="hops", ex=ex)
         for kind, tries in reversed(known.items()):  # at first, it is the other
             (box,) = (box for box in at.selectbox if box.label == "Shortest right path of")
