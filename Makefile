@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: report real test test-slow test-browser test-real check docs docs-fast bench clean
+.PHONY: report real test test-shapes test-slow test-browser test-real check docs docs-fast bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,10 @@ real: .venv/installed  ## a report on a real model (93 MB, fetched once into ~/.
 
 test: .venv/installed  ## the fast tests
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-shapes: .venv/installed  ## every analysis once, and the engine, with the shapes of all tensors checked
+	CHECK_SHAPES=1 $(BIN)/pytest -n 2 tests/test_contract.py tests/test_forward.py \
+		tests/test_replay.py tests/test_backward.py tests/test_capture.py -k 'not contract_is_kept'
 
 test-slow: .venv/installed  ## what takes longer or damages files
 	$(BIN)/pytest -n 2 -m '(slow or faults) and not browser and not real'

@@ -22,13 +22,16 @@ def module_name(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-# where shapes are written, they are checked in every call; of all else mypy knows the types
-SHAPED = [
-    module_name(file)
-    for file in sorted(PACKAGE.rglob("*.py"))
-    if "from jaxtyping" in file.read_text("utf-8")
-]
-install_import_hook(SHAPED, "beartype.beartype")
+# `make test-shapes` checks shapes in every call, where they are written; it takes twice as long
+if os.environ.get("CHECK_SHAPES"):
+    install_import_hook(
+        [
+            module_name(file)
+            for file in sorted(PACKAGE.rglob("*.py"))
+            if "from jaxtyping" in file.read_text("utf-8")
+        ],
+        "beartype.beartype",
+    )
 
 from interp.errors import ModelError
 from interp.files.fetched import fetch

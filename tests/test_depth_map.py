@@ -567,7 +567,7 @@ def test_no_twin_is_made_where_the_configuration_makes_another_model() -> None:
     assert untrained(Model("cut", module), seed=0) is None
 
 
-@pytest.mark.parametrize("method", ["linear", "cka"])
+@pytest.mark.parametrize("method", [pytest.param("linear", marks=pytest.mark.slow), "cka"])
 def test_only_a_trained_target_is_followed_beyond_untrained_models(method: str, zoo: Model) -> None:
     task = interp.load_task("two-hop", n=64)
     found = {

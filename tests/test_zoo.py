@@ -22,7 +22,7 @@ from interp.zoo.vocabulary import ENTITIES
 from interp.zoo.world import World
 
 SHIPPED = [
-    pytest.param(name, marks=[pytest.mark.slow] if "@" in name else [])
+    pytest.param(name, marks=[pytest.mark.slow] if "@" in name or "16l" in name else [])
     for name in sorted(shipped_models())
 ]
 
