@@ -1,5 +1,7 @@
 """Replayed blocks are the model's own blocks."""
 
+import os
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -172,7 +174,8 @@ def test_recording_runs_no_block_and_work_is_counted(model: Model) -> None:
     assert recording.work.block_tokens == batch.tokens.numel() * model.n_layers
 
 
-def test_shapes_are_checked_in_tests(model: Model) -> None:
+@pytest.mark.skipif(not os.environ.get("CHECK_SHAPES"), reason="make test-shapes checks them")
+def test_shapes_are_checked(model: Model) -> None:
     with pytest.raises(TypeError, match="resid"):
         model.record(tokens()).block(0, torch.zeros(3, model.d_model))
 
