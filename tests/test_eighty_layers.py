@@ -16,6 +16,10 @@ from tests.test_features import weights, written
 
 # less of what takes long
 FEWER = {
+    "affine_lens": {"control": "none"},
+    "back_patching": {"controls": ("random",), "position": "last"},
+    "circuit_discovery": {"draws": 2, "fractions": (0.1, 1.0)},
+    "depth_map": {"control": "none"},
     "checkpoint_stitch": {"against": "itself", "maps": ("none",), "every": 16},
     "integrated_gradients": {"max_nodes": 9},
     "layer_order": {"every": 16, "control": "none"},
