@@ -1,0 +1,254 @@
+"""What differs between runs of one analysis on the same prompts: paired, all numbers at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.errors import RunError, unknown
+from interp.figures.plots import lines_over_depth
+from interp.figures.words import called, counted, shortened
+from interp.result import LONGEST_CLAIM, MOST_FINDINGS, Compared, Finding, Result
+from interp.runs.sides import Place, Row, Side, sides_of
+from interp.stats.estimate import Estimate, estimates
+from interp.stats.groups import Array, Grouping, Groups
+from interp.stats.picked import band
+
+_ROUNDING = 1e-5  # of the largest value of a measure: so little is no difference
+_PANELS = 4
+_LONGEST = 30  # characters of a run's name in a claim
+
+
+@dataclass(frozen=True, repr=False)
+class RunComparison(Result):
+    """Every number of an analysis in several runs, and its difference from the first run.
+
+    `frame` is what `to_frame` returns; `runs` are the names of the runs, the first first, and
+    `n_groups` is how many groups of prompts were drawn independently. `n_lost` numbers were left
+    out because they are not in all runs, or not of every prompt.
+    """
+
+    analysis: str
+    runs: tuple[str, ...]
+    frame: pd.DataFrame
+    n_groups: int
+    n_lost: int = 0
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per run and number of the analysis's table.
+
+        Columns: measure; place ("layer 3"); x (the layer, or the number within its measure); run;
+        mean over prompts with its 95 % interval `low` to `high`; `difference` from the first run,
+        paired by prompt, between `difference_low` and `difference_high`, which hold all the
+        differences of the table at once in 95 % (max-statistic); `is_different` where these exclude
+        0; n_prompts.
+        """
+        return self.frame
+
+    @property
+    def later(self) -> pd.DataFrame:
+        """Return the rows of all runs but the first, what is clearest of each measure in front."""
+        rows = self.frame[self.frame["run"] != self.runs[0]]
+        half = (rows["difference_high"] - rows["difference_low"]) / 2
+        size = rows["difference"].abs()
+        clear = np.where(half > 0, size / half.where(half > 0, 1.0), np.where(size > 0, np.inf, 0))
+        return rows.assign(clear=clear).sort_values(
+            ["is_different", "clear"], ascending=False, kind="stable"
+        )
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the clearest difference of each of the last three runs from the first."""
+        return tuple(self._finding(run) for run in self.runs[1:][-MOST_FINDINGS:])
+
+    def _finding(self, run: str) -> Finding:
+        rows = self.later[self.later["run"] == run]
+        top, n_different = rows.iloc[0], int(rows["is_different"].sum())
+        if not n_different:
+            top = rows.loc[rows["difference"].abs().idxmax()]
+        known = self._estimate(top, "difference", "difference_low", "difference_high")
+        here, there = (shortened(name, most=_LONGEST) for name in (run, self.runs[0]))
+        if n_different:
+            what = " of ".join(filter(None, (top["measure"], top["place"])))
+            size = Estimate(abs(known.value), *sorted(map(abs, (known.low, known.high))))
+            way = "higher" if known.value > 0 else "lower"
+            said = f" is {size:.3g} {way} in {here} than in {there}."
+            claim = f"{shortened(what, most=LONGEST_CLAIM - len(said))}{said}"
+        else:
+            claim = f"No number differs between {there} and {here} (largest: {known:.2g})."
+        at_once = counted(len(self.later), "difference")
+        return Finding(
+            claim,
+            known,
+            measure=f"difference of {self.analysis} between runs, where it is clearest",
+            control=Compared(f"the number in {self.runs[0]}", self._estimate(self._first(top))),
+            kind="compares",
+            note=f"{n_different} of {counted(len(rows), 'number')} differ from {self.runs[0]};"
+            f" {at_once} tested at once (max-statistic), prompts paired"
+            + (f"; {self.n_lost} left out, which not every prompt has" if self.n_lost else ""),
+        )
+
+    def _first(self, row: "pd.Series[float]") -> "pd.Series[float]":
+        """Return the first run's row of the same number."""
+        first = self.frame[self.frame["run"] == self.runs[0]]
+        same = (first["measure"] == row["measure"]) & (first["place"] == row["place"])
+        return first[same].iloc[0]
+
+    def _estimate(self, row: "pd.Series[float]", *names: str) -> Estimate:
+        value, low, high = (float(row[name]) for name in names or ("mean", "low", "high"))
+        return Estimate(value, low, high, int(row["n_prompts"]), self.n_groups)
+
+    def plot(self) -> go.Figure:
+        """Draw the differences from the first run, a line per run, of the clearest measures."""
+        measures = list(dict.fromkeys(self.later["measure"]))[:_PANELS]
+        rows = self.frame[(self.frame["run"] != self.runs[0])]
+        rows = rows[rows["measure"].isin(measures)]
+        rows = rows.drop(columns=["low", "high"])
+        rows = rows.rename(columns={"difference_low": "low", "difference_high": "high"})
+        axis = "layer" if rows["is_layer"].all() else "number"
+        rows = rows.rename(columns={"x": axis})
+        figure = lines_over_depth(
+            rows,
+            y="difference",
+            groups="run",
+            panels="measure",
+            x=axis,
+            title=f"What differs from {self.runs[0]}: {self.analysis.replace('_', ' ')}",
+        )
+        return figure.add_hline(y=0, line_width=1, line_color="grey")
+
+
+def compare_runs(
+    *runs: str | Path,
+    analysis: str | None = None,
+    task: str | None = None,
+    measure: str | None = None,
+    trust_code: bool = False,
+) -> RunComparison:
+    """Return how an analysis differs between runs, "RUN" or "RUN:MODEL", from the first; no model.
+
+    The prompts are paired by their ids: each has the numbers that the analysis's table has of it
+    alone. Without a `measure`, those that have a number for every layer, or one, are compared; of a
+    whole grid only where there is nothing else, or it is named. Models of other depths are compared
+    in what is not of layers. Raises RunError, naming the difference, if the runs have no finished
+    analysis in common, or asked something else, of other prompts, or by another version.
+    """
+    sides = sides_of(runs, analysis=analysis, task=task, trust_code=trust_code)
+    rows, values, n_lost, groups = _values(sides)
+    chosen = _chosen(rows, measure)
+    kept = [row for row in rows if row.measure in chosen]
+    values = values[:, :, [row.measure in chosen for row in rows]]
+    name = sides[0].cell.name
+    frame = _frame(kept, values, _names(sides), groups)
+    n_groups = Grouping.of(values.shape[1], groups).n_groups
+    return RunComparison(name, _names(sides), frame, n_groups, n_lost)
+
+
+def _values(sides: Sequence[Side]) -> tuple[list[Row], Array, int, Groups | None]:
+    """Return rows, values [side prompt row], how many rows were lost, and the prompts' groups."""
+    ids = sorted(sides[0].prompts())
+    of_sides: list[list[dict[Row, float]]] = []
+    groups: Groups | None = None
+    for i, side in enumerate(sides):
+        numbers, own = side.numbers()
+        at = {key: n for n, key in enumerate(side.prompts())}
+        of_sides.append([numbers[at[key]] for key in ids])
+        if i == 0 and own is not None:
+            groups = np.array([own[at[key]] for key in ids])
+    every = [numbers for of in of_sides for numbers in of]
+    everywhere = set(every[0]).intersection(*every)
+    depths = {side.layers for side in sides}
+    rows = [r for r in every[0] if r in everywhere and (len(depths) == 1 or not r.place)]
+    if not rows:
+        raise RunError(_nothing_shared(sides))
+    values = np.array([[[numbers[row] for row in rows] for numbers in of] for of in of_sides])
+    return rows, values, len(set().union(*every)) - len(rows), groups
+
+
+def _nothing_shared(sides: Sequence[Side]) -> str:
+    depths = [f"{side.name} has {side.layers}" for side in sides]
+    if len({side.layers for side in sides}) > 1:
+        return f"other layers: {', '.join(depths)}, and {sides[0].cell.name} has no other numbers"
+    return f"{sides[0].cell.name} has no number of every prompt, so that none can be paired"
+
+
+def _chosen(rows: Sequence[Row], measure: str | None) -> set[str]:
+    """Return the measures to compare: the one named, or those with at most one varying place."""
+    places: dict[str, list[Place]] = {}
+    for row in rows:
+        places.setdefault(row.measure, []).append(row.place)
+    if measure is not None:
+        if measure not in places:
+            raise RunError(unknown("measure", measure, places))
+        return {measure}
+    curves = {name for name, of in places.items() if len(_varying(of)) < 2}
+    return curves or set(places)
+
+
+def _varying(places: Sequence[Place]) -> list[str]:
+    """Return the names of those parts of places that differ between a measure's rows."""
+    values: dict[str, set[int | None]] = {name: set() for place in places for name, _ in place}
+    for name, seen in values.items():
+        seen |= {dict(place).get(name) for place in places}
+    return [name for name, seen in values.items() if len(seen) > 1]
+
+
+def _names(sides: Sequence[Side]) -> tuple[str, ...]:
+    """Return what distinguishes the sides, in short; numbered where nothing does."""
+    models = [side.cell.model for side in sides]
+    runs = list(called(str(side.run.folder) for side in sides).values())
+    if len({*models}) == len(sides):
+        return tuple(called(models).values())
+    if len(runs) == len(sides) == len({*runs}):
+        return tuple(runs)
+    return tuple(f"{side.name} ({i})" for i, side in enumerate(sides, 1))
+
+
+def _frame(
+    rows: Sequence[Row], values: Array, runs: Sequence[str], groups: Groups | None
+) -> pd.DataFrame:
+    differences = _differences(rows, values)
+    flat = differences.transpose(1, 0, 2).reshape(values.shape[1], -1)
+    low, high = (end.reshape(len(runs) - 1, -1) for end in band(flat, groups=groups))
+    keys = _keys(rows)
+    frames = []
+    for i, run in enumerate(runs):
+        columns = {"run": run, **estimates(values[i], groups=groups)}
+        nothing = np.full(len(rows), np.nan)
+        ends = (nothing, nothing) if i == 0 else (low[i - 1], high[i - 1])
+        mean = nothing if i == 0 else differences[i - 1].mean(0)
+        columns |= {"difference": mean, "difference_low": ends[0], "difference_high": ends[1]}
+        columns["is_different"] = (ends[0] > 0) | (ends[1] < 0)
+        frames.append(keys.assign(**columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _differences(rows: Sequence[Row], values: Array) -> Array:
+    """Return differences from the first side [later side, prompt, row]; of rounding they are 0."""
+    largest: dict[str, float] = {}
+    for row, size in zip(rows, np.abs(values).max((0, 1)), strict=True):
+        largest[row.measure] = max(largest.get(row.measure, 0.0), float(size))
+    least = np.array([_ROUNDING * largest[row.measure] for row in rows])
+    differences = values[1:] - values[0]
+    kept: Array = np.where(np.abs(differences) > least, differences, 0.0)
+    return kept
+
+
+def _keys(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return columns measure, place, x and is_layer of rows."""
+    places: dict[str, list[Place]] = {}
+    for row in rows:
+        places.setdefault(row.measure, []).append(row.place)
+    varying = {name: _varying(of) for name, of in places.items()}
+    seen: dict[str, int] = {}
+    keys = []
+    for row in rows:
+        number = seen[row.measure] = seen.get(row.measure, -1) + 1
+        of, names = dict(row.place), varying[row.measure]
+        is_layer = len(names) == 1
+        place = ", ".join(f"{name} {value}" for name, value in row.place)
+        x = of.get(names[0], number) if is_layer else number
+        keys.append({"measure": row.measure, "place": place, "x": x, "is_layer": is_layer})
+    return pd.DataFrame(keys)
