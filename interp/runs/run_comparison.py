@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from interp.errors import RunError, unknown
 from interp.figures.plots import lines_over_depth
@@ -28,7 +29,7 @@ class RunComparison(Result):
 
     `frame` is what `to_frame` returns; `runs` are the names of the runs, the first first, and
     `n_groups` is how many groups of prompts were drawn independently. `n_lost` numbers were left
-    out because they are not in all runs, or not of every prompt.
+    out because they are not in all runs, not of every prompt, or the same for every prompt.
     """
 
     analysis: str
@@ -87,7 +88,11 @@ class RunComparison(Result):
             kind="compares",
             note=f"{n_different} of {counted(len(rows), 'number')} differ from {self.runs[0]};"
             f" {at_once} tested at once (max-statistic), prompts paired"
-            + (f"; {self.n_lost} left out, which not every prompt has" if self.n_lost else ""),
+            + (
+                f"; {self.n_lost} left out, of which not every prompt has its own"
+                if self.n_lost
+                else ""
+            ),
         )
 
     def _first(self, row: "pd.Series[float]") -> "pd.Series[float]":
@@ -164,7 +169,20 @@ def _values(sides: Sequence[Side]) -> tuple[list[Row], Array, int, Groups | None
     if not rows:
         raise RunError(_nothing_shared(sides))
     values = np.array([[[numbers[row] for row in rows] for numbers in of] for of in of_sides])
-    return rows, values, len(set().union(*every)) - len(rows), groups
+    is_of_prompts = _vary(values)
+    if not is_of_prompts.any():
+        raise RunError(f"{sides[0].cell.name} has no number that differs between prompts")
+    rows = [row for row, varies in zip(rows, is_of_prompts, strict=True) if varies]
+    n_lost = len(set().union(*every)) - len(rows)
+    return rows, values[:, :, is_of_prompts], n_lost, groups
+
+
+def _vary(values: Array) -> NDArray[np.bool_]:
+    """Return which rows [row] of values [side prompt row] are of prompts, and not of weights."""
+    is_equal = np.ptp(values, axis=1) <= _ROUNDING * np.abs(values).max(1)
+    is_count = ((values == 0) | (values == 1)).all((0, 1))  # right or wrong, in every prompt
+    varies: NDArray[np.bool_] = ~is_equal.all(0) | is_count
+    return varies
 
 
 def _nothing_shared(sides: Sequence[Side]) -> str:
@@ -197,13 +215,13 @@ def _varying(places: Sequence[Place]) -> list[str]:
 
 def _names(sides: Sequence[Side]) -> tuple[str, ...]:
     """Return what distinguishes the sides, in short; numbered where nothing does."""
-    models = [side.cell.model for side in sides]
-    runs = list(called(str(side.run.folder) for side in sides).values())
-    if len({*models}) == len(sides):
-        return tuple(called(models).values())
-    if len(runs) == len(sides) == len({*runs}):
-        return tuple(runs)
-    return tuple(f"{side.name} ({i})" for i, side in enumerate(sides, 1))
+    models = [called(side.cell.model for side in sides)[side.cell.model] for side in sides]
+    folders = [str(side.run.folder) for side in sides]
+    runs = [called(folders)[folder] for folder in folders]
+    both = [f"{run}: {model}" for run, model in zip(runs, models, strict=True)]
+    numbered = [f"{name} ({i})" for i, name in enumerate(both, 1)]
+    different = (names for names in (models, runs, both) if len({*names}) == len(sides))
+    return tuple(next(different, numbered))
 
 
 def _frame(
