@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,17 +69,9 @@ class RunComparison(Result):
         rows = self.later[self.later["run"] == run]
         top, n_different = rows.iloc[0], int(rows["is_different"].sum())
         if not n_different:
-            top = rows.loc[rows["difference"].abs().idxmax()]
+            top = rows.iloc[int(np.abs(rows["difference"].to_numpy(np.float64)).argmax())]
         known = self._estimate(top, "difference", "difference_low", "difference_high")
-        here, there = (shortened(name, most=_LONGEST) for name in (run, self.runs[0]))
-        if n_different:
-            what = " of ".join(filter(None, (top["measure"], top["place"])))
-            size = Estimate(abs(known.value), *sorted(map(abs, (known.low, known.high))))
-            way = "higher" if known.value > 0 else "lower"
-            said = f" is {size:.3g} {way} in {here} than in {there}."
-            claim = f"{shortened(what, most=LONGEST_CLAIM - len(said))}{said}"
-        else:
-            claim = f"No number differs between {there} and {here} (largest: {known:.2g})."
+        claim = self._claim(top, run, known, is_different=n_different > 0)
         at_once = counted(len(self.later), "difference")
         return Finding(
             claim,
@@ -94,6 +87,19 @@ class RunComparison(Result):
                 else ""
             ),
         )
+
+    def _claim(
+        self, row: "pd.Series[float]", run: str, known: Estimate, *, is_different: bool
+    ) -> str:
+        here, there = (shortened(name, most=_LONGEST) for name in (run, self.runs[0]))
+        if not is_different:
+            return f"No number differs between {there} and {here} (largest: {known:.2g})."
+        low, high = sorted(map(abs, (known.low, known.high)))
+        way = "higher" if known.value > 0 else "lower"
+        size = Estimate(abs(known.value), low, high)
+        said = f" is {size:.3g} {way} in {here} than in {there}."
+        what = " of ".join(filter(None, (str(row["measure"]), str(row["place"]))))
+        return f"{shortened(what, most=LONGEST_CLAIM - len(said))}{said}"
 
     def _first(self, row: "pd.Series[float]") -> "pd.Series[float]":
         """Return the first run's row of the same number."""
@@ -233,7 +239,7 @@ def _frame(
     keys = _keys(rows)
     frames = []
     for i, run in enumerate(runs):
-        columns = {"run": run, **estimates(values[i], groups=groups)}
+        columns: dict[str, Any] = {"run": run, **estimates(values[i], groups=groups)}
         nothing = np.full(len(rows), np.nan)
         ends = (nothing, nothing) if i == 0 else (low[i - 1], high[i - 1])
         mean = nothing if i == 0 else differences[i - 1].mean(0)
