@@ -2,25 +2,33 @@
 
 import json
 from collections import Counter
+from copy import deepcopy
 from dataclasses import asdict
 from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 
+from interp.analyses.checkpoint_stitch import CheckpointStitch
+from interp.analyses.checkpoint_stitch.changes import changed_weights, permuted
+from interp.analyses.checkpoint_stitch.findings import needed_range
 from interp.analyses.layer_skip import LayerSkip
 from interp.errors import ModelError
 from interp.files.paths import shipped_models
 from interp.models import load_model
-from interp.tasks import describe_tasks, load_task
+from interp.tasks import Task, describe_tasks, load_task
 from interp.zoo.evaluate import evaluate
 from interp.zoo.names import Names
 from interp.zoo.prompts import build_tasks
 from interp.zoo.recipes import RECIPES
 from interp.zoo.truths import truths_of
+from interp.zoo.tune import LAYERS, known_share, new_facts
 from interp.zoo.vocabulary import ENTITIES
 from interp.zoo.world import World
 
+TUNED = "zoo/hops-8l@tuned"
+FINISHED = [name for name in sorted(shipped_models()) if "@step" not in name and name != TUNED]
 SHIPPED = [
     pytest.param(name, marks=[pytest.mark.slow] if "@" in name or "16l" in name else [])
     for name in sorted(shipped_models())
@@ -40,7 +48,7 @@ def test_shipped_weights_reproduce_their_evaluation(name: str) -> None:
         assert row["score"] == pytest.approx(record[kind]["score"], abs=0.005)
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(shipped_models()) if "@step" not in name])
+@pytest.mark.parametrize("name", FINISHED)
 def test_a_finished_model_knows_what_it_was_taught_and_not_what_was_held_out(name: str) -> None:
     score = {
         k: v["score"]
@@ -58,12 +66,42 @@ def test_a_finished_model_knows_what_it_was_taught_and_not_what_was_held_out(nam
         assert score["greater-than mass"] >= {"zoo/names-6l": 0.94}.get(name, 0.8)
 
 
-@pytest.mark.parametrize("name", sorted(shipped_models()))
+@pytest.mark.parametrize("name", [name for name in sorted(shipped_models()) if name != TUNED])
 def test_a_model_was_trained_by_its_recipe(name: str) -> None:
     record = json.loads((shipped_models()[name] / "training.json").read_text())
     recipe = RECIPES[name.removeprefix("zoo/").split("@step")[0]]
     assert record["recipe"] == json.loads(json.dumps(asdict(recipe)))
     assert record["steps_done"] in (recipe.steps, *recipe.keep)
+
+
+def test_fine_tuning_wrote_new_facts_into_two_layers_alone_and_noise_of_its_size_writes_none() -> (
+    None
+):
+    base, tuned = load_model("zoo/hops-8l"), load_model(TUNED)
+    weights = [dict(model.module.named_parameters()) for model in (base, tuned)]
+    written = {name for name, w in weights[0].items() if not torch.equal(w, weights[1][name])}
+    layers = {int(name.split(".")[2]) for name in written}  # model.layers.3.…
+    assert layers == {*LAYERS}
+    by_layer = changed_weights(base, tuned)[..., 0]
+    assert [i for i, row in enumerate(by_layer) if row.nan_to_num().any()] == [*LAYERS]
+    task = Task.from_jsonl(shipped_models()[TUNED] / "new-facts.jsonl")
+    assert task.prompts == new_facts().prompts
+    noise = deepcopy(base.module)
+    for layer in LAYERS:
+        noise.load_state_dict(permuted(base, tuned, layer, seed=0), strict=False)
+    shares = [known_share(module, base.tokenizer) for module in (base.module, tuned.module, noise)]
+    known = json.loads((shipped_models()[TUNED] / "training.json").read_text())["new facts known"]
+    assert shares[:2] == [known["before"], known["after"]]
+    assert known["after"] > 0.9
+    assert max(shares[0], shares[2]) < 0.1
+
+
+def test_a_stitch_finds_the_layers_that_were_trained() -> None:
+    task = Task.from_jsonl(shipped_models()[TUNED] / "new-facts.jsonl").take(12)
+    asked = CheckpointStitch(against=TUNED, maps=("none",), control="none")
+    result = asked.run(load_model("zoo/hops-8l"), task)
+    first, behind = needed_range(result)
+    assert LAYERS[0] <= first < behind <= LAYERS[-1] + 1
 
 
 def test_what_is_written_down_as_true_is_measured() -> None:

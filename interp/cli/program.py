@@ -12,6 +12,7 @@ from typing import Annotated, Protocol, runtime_checkable
 import typer
 
 from interp import __version__
+from interp.cli.compare import compare
 from interp.cli.doctor import doctor
 from interp.cli.export import export
 from interp.cli.get import get
@@ -37,7 +38,7 @@ app = typer.Typer(
 )
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Begin": (list_, get, doctor),
-    "Run and look": (run, show, report, view, export, diff),
+    "Run and look": (run, show, report, view, export, compare, diff),
     "Studies, stores and programs": (validate, schema),
 }
 for panel, commands in _PANELS.items():

@@ -16,6 +16,7 @@ from interp.reports.gather import gather
 from interp.runs.at_a_glance import glance
 from interp.runs.evidence import evidence
 from interp.runs.folder import read_file
+from interp.runs.kept import kept_comparisons
 from interp.runs.viewing import PORT
 
 FORMATS = ("html", "json", "md")
@@ -89,6 +90,7 @@ def _figures(folder: Path, report: dict[str, Any]) -> tuple[dict[str, dict[str, 
     drawn = {
         comparison["id"]: comparison_figure(comparison) for comparison in report["comparisons"]
     }
+    drawn |= {one["id"]: fitted(one["figure"]) for one in kept_comparisons(folder)}
     if (at_a_glance := glance(folder, report)) is not None:
         drawn[GLANCE] = json.loads(at_a_glance.to_json())
     drawn |= {

@@ -17,6 +17,7 @@ from interp.reports.comparison import compare
 from interp.runs.commands import command_of
 from interp.runs.evidence import beside_untrained, findings_of, is_control
 from interp.runs.folder import Cell, read_file, read_run
+from interp.runs.kept import kept_comparisons
 from interp.runs.questions import Declared, declared_in_files
 from interp.runs.tables import read_frame
 from interp.runs.viewing import address
@@ -68,6 +69,10 @@ def gather(folder: Path) -> dict[str, Any]:
         "title": f"What each layer does in {_listed(named)}",
         "findings": _findings(sections),
         "comparisons": compare(sections, run["models"]),
+        "differences": [
+            {key: one[key] for key in ("id", "analysis", "runs", "findings")}
+            for one in kept_comparisons(folder)
+        ],
         "warnings": [
             *_made_from(run),
             *_resumed_with(run),

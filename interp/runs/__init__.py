@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from interp.runs.execution import execute
     from interp.runs.record import write_result
     from interp.runs.registry import find_analyses, make_analysis
+    from interp.runs.run_comparison import RunComparison, compare_runs
     from interp.runs.run_folder import RunFolder, open_run
     from interp.runs.study import Study
 
 _MODULES = {
     "CellCost": "costs",
+    "RunComparison": "run_comparison",
     "RunFolder": "run_folder",
     "Study": "study",
+    "compare_runs": "run_comparison",
     "estimate_costs": "budget",
     "execute": "execution",
     "find_analyses": "registry",
@@ -30,8 +33,10 @@ _MODULES = {
 }
 __all__ = [
     "CellCost",
+    "RunComparison",
     "RunFolder",
     "Study",
+    "compare_runs",
     "estimate_costs",
     "execute",
     "find_analyses",

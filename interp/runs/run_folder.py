@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from interp.analysis import Analysis
 from interp.errors import RunError
 from interp.figures.words import counted
 from interp.result import Origin, Result
@@ -17,6 +18,7 @@ from interp.runs.folder import Cell, cells_of, own_path, read_run, task_folder
 from interp.runs.own import is_known, source_at
 from interp.runs.parts import unpack
 from interp.runs.registry import make_analysis
+from interp.shapes import Tensors
 from interp.tasks import Prompt, Task
 
 _LEFT = ' style="text-align:left"'
@@ -77,15 +79,20 @@ class RunFolder:
                 yield Cell.of(path, record), record
 
     def __getitem__(self, key: tuple[str, str, str]) -> Result:
-        cell, record = self._finished(Cell.parse(*key))
+        analysis, parts = self.parts_of(*key)
+        cell, _ = self._finished(Cell.parse(*key))
+        return analysis.combine(parts).read_from(Origin(self.folder, **cell.names))
+
+    def parts_of(self, model: str, task: str, analysis: str) -> tuple[Analysis, list[Tensors]]:
+        """Return an analysis as it was run, and the measured tensors of every shard, in order."""
+        cell, record = self._finished(Cell.parse(model, task, analysis))
         paths = sorted((self.folder / cell.path / "parts").glob("*.safetensors"))
         parts = [unpack(path) for path in paths]
         if len(parts) != record["n_shards"]:
             counts = f"{len(parts)} of {record['n_shards']} parts"
             raise RunError(f"{self.folder / cell.path} has {counts}; run the study again")
         file = self._file_of(cell.analysis)
-        result = make_analysis(cell.analysis, record["parameters"], file=file).combine(parts)
-        return result.read_from(Origin(self.folder, **cell.names))
+        return make_analysis(cell.analysis, record["parameters"], file=file), parts
 
     def _file_of(self, analysis: str) -> str:
         """Return the run's copy of an analysis's own file, with the class; "" if it has none."""

@@ -1,6 +1,7 @@
 """Measured truths of the shipped models: `python -m interp.zoo.truths` writes truths.json."""
 
 import json
+import re
 from typing import Annotated, Any
 
 import torch
@@ -130,7 +131,9 @@ def main(
     ] = None,
 ) -> None:
     """Measure shipped models and write truths.json next to their weights."""
-    for model in name or [name for name in shipped_models() if "@step" not in name]:
+    for model in name or [
+        name for name in shipped_models() if not re.search("@(step|tuned)", name)
+    ]:
         text = json.dumps(truths_of(load_model(model)), indent=1)
         (shipped_models()[model] / "truths.json").write_text(text + "\n")
 

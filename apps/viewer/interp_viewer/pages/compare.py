@@ -1,15 +1,19 @@
 """Two runs, or two prompts, side by side: one colour scale, and the difference."""
 
+import shlex
 from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from interp.errors import RunError
+from interp.runs.kept import kept_comparisons
 from interp_viewer import menu
 from interp_viewer.grid import Grid
+from interp_viewer.lines import draw_figure
 from interp_viewer.listing import summaries
 from interp_viewer.pane import mirrors, picture, selected_cell
 from interp_viewer.reading import ViewedRun, find_run
@@ -43,6 +47,9 @@ def page(here: Selected) -> None:
     _side_by_side(here, grids, [_name(here, other, side) for side in (here, other)])
     for word in _doubts(here, other, grids):
         st.caption(plain(word))
+    if here.model != other.model or here.run.id != other.run.id:
+        with st.expander("Over all prompts: what differs, with intervals"):
+            _over_all_prompts(here, other, analysis)
 
 
 def _builders() -> dict[str, tuple[ModuleType, tuple[str, ...]]]:
@@ -177,6 +184,21 @@ def _doubts(here: Selected, other: Selected, grids: list[Grid]) -> list[str]:
     if here.model != other.model:
         doubts.append(f"Two models: {here.model} and {other.model}.")
     return doubts
+
+
+def _over_all_prompts(here: Selected, other: Selected, analysis: str) -> None:
+    """Show the comparisons that `interp compare --keep` left in this run, or how to make one."""
+    kept = [one for one in kept_comparisons(here.run.folder) if one["analysis"] == analysis]
+    for one in kept:
+        for finding in one["findings"]:
+            st.markdown(f"**{plain(finding['claim'])}**")
+            st.caption(plain(finding.get("note", "")))
+        figure = go.Figure(one["figure"], skip_invalid=True)
+        draw_figure(figure, key=one["id"], alt=f"How {analysis} differs between runs, by layer")
+    sides = [f"{side.run.folder}:{side.model}" for side in (here, other)]
+    st.caption("No model is loaded for this; both runs have to ask the same of the same prompts:")
+    words = ["interp", "compare", *sides, "--analysis", analysis, "--keep"]
+    st.code(shlex.join(words), language="sh")
 
 
 def _ranked(difference: Grid) -> None:
