@@ -81,7 +81,7 @@ class Model(HeadMaps):
                 self.modules = Modules(self.module)
                 two = Recording(ModelRunner(self), self.modules.two_tokens(), is_stored=False)
                 prove(self.modules, two)
-                self.n_kv_heads = int(two.kv(0)[0].shape[1])
+                self.n_kv_heads = self._n_kv_heads(two)
             except _NOT_TAKEN_APART as error:
                 family, why = type(self.module).__name__, f"{type(error).__name__}: {error}"
                 raise ModelError(
@@ -111,6 +111,11 @@ class Model(HeadMaps):
     def n_heads(self) -> int:
         """Return the number of query heads."""
         return self.blocks[0].n_heads
+
+    @property
+    def mixers(self) -> tuple[str, ...]:
+        """Return what mixes the positions of each layer: "attention", "recurrent", …"""
+        return tuple(block.mixer for block in self.blocks)
 
     @property
     def d_model(self) -> int:
@@ -254,6 +259,11 @@ class Model(HeadMaps):
     def refuse_texts(self, prompts: Sequence[Prompt]) -> None:
         """Raise where generated texts cannot be read and compared with the prompts' answers."""
         self._reader.refuse_texts(prompts)
+
+    def _n_kv_heads(self, recording: Recording) -> int:
+        """Return the K/V heads of the first layer that keeps keys and values; 0 if none does."""
+        layer = next((i for i, block in enumerate(self.blocks) if block.has_kv), None)
+        return 0 if layer is None else int(recording.kv(layer)[0].shape[1])
 
     def _limits(self) -> Limits:
         """Return which ids the model reads, and how many at once."""

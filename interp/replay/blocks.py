@@ -3,13 +3,14 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from interp.errors import SiteError
 from interp.shapes import KV
@@ -47,6 +48,9 @@ class Block:
     `name` is the module's in the model. `write_scale` times what `attn_write` and `mlp_write`
     return is added to the stream. `z_reader` reads what the `n_heads` heads return, side by side;
     `mlp_post_reader` reads the neurons, and `experts` the router's choice, where there are any.
+    `mixer` says what mixes positions; where that is not "attention", `attn` is that module, if it
+    is one, and the block keeps no keys and values. A block run only as a whole has `Unnamed` parts,
+    and `why_whole` says why.
     """
 
     name: str
@@ -63,6 +67,27 @@ class Block:
     attn_call: Signature
     cache_parameter: str
     write_scale: float = 1.0
+    mixer: str = "attention"
+    why_whole: str = ""
+
+    @property
+    def has_kv(self) -> bool:
+        """Tell whether the block writes keys and values, from which a later position can start."""
+        return self.mixer == "attention"
+
+    def as_whole(self, why: str) -> "Block":
+        """Return the block without names for its parts."""
+        nothing = Unnamed(why)
+        return replace(
+            self,
+            attn=nothing,
+            attn_write=nothing,
+            mlp_write=nothing,
+            z_reader=None,
+            mlp_post_reader=None,
+            experts=None,
+            why_whole=why,
+        )
 
     def added(self, output: Any, resid: Tensor) -> Tensor:
         """Return what is added to the stream when `attn_write` or `mlp_write` returns `output`."""
@@ -72,6 +97,30 @@ class Block:
     def adding(self, write: Tensor, output: Any) -> Any:
         """Return what `attn_write` or `mlp_write` must return so that `write` is added."""
         return with_first(output, (write / self.write_scale).reshape(first(output).shape))
+
+
+class Unnamed(nn.Module):
+    """Stands for a part that a block has no module for; using it raises SiteError."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self.why = why
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        """Raise SiteError."""
+        raise SiteError(self.why)
+
+    def register_forward_hook(self, *_: Any, **__: Any) -> RemovableHandle:
+        """Raise SiteError."""
+        raise SiteError(self.why)
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:  # noqa: ARG002
+        """Raise SiteError."""
+        raise SiteError(self.why)
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Raise SiteError."""
+        raise SiteError(self.why)
 
 
 class CacheStandIn:

@@ -6,7 +6,7 @@ any residual, for any number of variants at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -107,6 +107,8 @@ class Recording:
             site = Site("resid_pre", site.layer + 1)
         if site.kind == "resid_mid":
             return self.resid(site.layer) + self.clean(Site("attn_out", site.layer))
+        if site.kind in ("attn_out", "mlp_out") and (why := self.blocks[site.layer].why_whole):
+            raise SiteError(f"{site} does not exist: {why}")
         if site.kind not in BLOCK_KINDS:
             raise SiteError(
                 f"{site} is inside a block; `model.forward(batch, capture=[...])` reads it"
@@ -125,11 +127,12 @@ class Recording:
         clean: Clean = {}
         for layer, block in enumerate(self.blocks):
             clean[Site("resid_pre", layer)] = resid
-            with writes_of(block, resid) as writes:
-                resid, kv = self.block_kv(layer, resid)
-            clean[Site("attn_out", layer)] = writes["attn"]
-            clean[Site("mlp_out", layer)] = writes["mlp"]
-            self._kv[layer] = kv
+            with nullcontext({}) if block.why_whole else writes_of(block, resid) as writes:
+                if block.has_kv:
+                    resid, self._kv[layer] = self.block_kv(layer, resid)
+                else:
+                    resid = self.block(layer, resid)
+            clean |= {Site(f"{part}_out", layer): write for part, write in writes.items()}
         clean[Site("resid_post", self.n_layers - 1)] = resid
         self._clean = clean
         if self._store is not None:
@@ -144,6 +147,7 @@ class Recording:
 
     def kv(self, layer: int) -> KV:
         """Return the keys and values [batch kv_head pos d_head] of a block in the clean pass."""
+        self._refuse_without_kv(layer)
         with self.running():
             if layer not in self._kv:
                 resid = self.resid(layer)
@@ -227,6 +231,7 @@ class Recording:
 
     def block_kv(self, layer: int, resid: Resid) -> tuple[Resid, KV]:
         """Run one block; also return its keys and values [variant*batch kv_head pos d_head]."""
+        self._refuse_without_kv(layer)
         cache = CacheStandIn()
         resid = self._run(layer, resid, cache=cache, start=0)
         if cache.written is None:
@@ -251,6 +256,8 @@ class Recording:
         """
         if not 0 < start < self.n_pos:
             raise SiteError(f"tail from position {start} asked for; there is 1 to {self.n_pos - 1}")
+        for each in (layer, *range(self.n_layers)):
+            self._refuse_without_kv(each)
         keys, values = self.kv(layer) if prefix is None else prefix
         variants = resid.shape[0] // keys.shape[0]
         prefix = (
@@ -258,6 +265,14 @@ class Recording:
             repeat(values[:, :, :start], "batch ... -> (variant batch) ...", variant=variants),
         )
         return self._run(layer, resid, cache=CacheStandIn(prefix), start=start, hidden=hidden)
+
+    def _refuse_without_kv(self, layer: int) -> None:
+        """Raise SiteError for a block that keeps no keys and values."""
+        if not self.blocks[layer].has_kv:
+            raise SiteError(
+                f"layer {layer} keeps no keys and values (its mixer is {self.blocks[layer].mixer});"
+                " its block runs on whole prompts alone"
+            )
 
     def chain(self, layers: Sequence[int], resid: Resid) -> Resid:
         """Run blocks along any path: skip, repeat or reorder them."""
@@ -390,6 +405,7 @@ class Recording:
             arguments = of_prompts(recorded, prompts, batch=self.batch_size)
         arguments |= {block.cache_parameter: cache}
         if hidden is not None:
+            self._refuse_without_kv(layer)
             arguments["attention_mask"] = without_hidden(
                 arguments, hidden, start=start, dtype=resid.dtype
             )
