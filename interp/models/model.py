@@ -22,7 +22,7 @@ from interp.models.bridge.rules import rule_hooks
 from interp.models.decoding import Chooser, padding_token, refuse_decoding
 from interp.models.generate import Generation, Phase
 from interp.models.head_maps import HeadMaps
-from interp.models.modules import Modules, prove
+from interp.models.modules import Modules, n_kv_heads, prove
 from interp.models.reader import PromptReader
 from interp.models.runner import ModelRunner
 from interp.models.running import Running, replaced_forwards
@@ -81,7 +81,7 @@ class Model(HeadMaps):
                 self.modules = Modules(self.module)
                 two = Recording(ModelRunner(self), self.modules.two_tokens(), is_stored=False)
                 prove(self.modules, two)
-                self.n_kv_heads = self._n_kv_heads(two)
+                self.n_kv_heads = n_kv_heads(two)
             except _NOT_TAKEN_APART as error:
                 family, why = type(self.module).__name__, f"{type(error).__name__}: {error}"
                 raise ModelError(
@@ -259,11 +259,6 @@ class Model(HeadMaps):
     def refuse_texts(self, prompts: Sequence[Prompt]) -> None:
         """Raise where generated texts cannot be read and compared with the prompts' answers."""
         self._reader.refuse_texts(prompts)
-
-    def _n_kv_heads(self, recording: Recording) -> int:
-        """Return the K/V heads of the first layer that keeps keys and values; 0 if none does."""
-        layer = next((i for i, block in enumerate(self.blocks) if block.has_kv), None)
-        return 0 if layer is None else int(recording.kv(layer)[0].shape[1])
 
     def _limits(self) -> Limits:
         """Return which ids the model reads, and how many at once."""

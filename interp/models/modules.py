@@ -255,3 +255,9 @@ def prove(modules: Modules, recording: Recording) -> None:
         )
     if not is_near(modules.unembed(last[0].reshape(ours.shape)), logits):
         raise ModelError(f"{family} does something to its logits that this library does not know")
+
+
+def n_kv_heads(recording: Recording) -> int:
+    """Return the K/V heads of the first layer that keeps keys and values; 0 if none does."""
+    layer = next((i for i, block in enumerate(recording.blocks) if block.has_kv), None)
+    return 0 if layer is None else int(recording.kv(layer)[0].shape[1])

@@ -117,7 +117,7 @@ def _refuse_without_part(model: "Model", site: Site) -> None:
     if site.kind not in ("resid_pre", "resid_post") and block.why_whole:
         raise SiteError(f"{site} does not exist: {block.why_whole}")
     if site.kind in OF_ATTENTION and not block.has_kv:
-        raise SiteError(f"{site} does not exist: layer {site.layer} has no attention ({block.mixer})")
+        raise SiteError(f"{site} does not exist: the mixer of this layer is {block.mixer}")
 
 
 def refuse_hooks(

@@ -114,11 +114,11 @@ class Unnamed(nn.Module):
         """Raise SiteError."""
         raise SiteError(self.why)
 
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:  # noqa: ARG002
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Raise SiteError."""
         raise SiteError(self.why)
 
-    def modules(self) -> Iterator[nn.Module]:
+    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
         """Raise SiteError."""
         raise SiteError(self.why)
 
@@ -292,7 +292,7 @@ def replacing(
 
 @contextmanager
 def writes_of(block: Block, resid: Tensor) -> Iterator[dict[str, Tensor]]:
-    """Catch what attention and MLP add to the stream when the block runs on `resid`."""
+    """Catch what attention and MLP add to the stream when the block runs on `resid`, if named."""
     written: dict[str, Tensor] = {}
 
     def catch(name: str) -> Callable[..., None]:
@@ -303,10 +303,8 @@ def writes_of(block: Block, resid: Tensor) -> Iterator[dict[str, Tensor]]:
 
         return hook
 
-    handles = [
-        block.attn_write.register_forward_hook(catch("attn")),
-        block.mlp_write.register_forward_hook(catch("mlp")),
-    ]
+    parts = {} if block.why_whole else {"attn": block.attn_write, "mlp": block.mlp_write}
+    handles = [part.register_forward_hook(catch(name)) for name, part in parts.items()]
     try:
         yield written
     finally:

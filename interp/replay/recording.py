@@ -6,7 +6,7 @@ any residual, for any number of variants at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -127,12 +127,14 @@ class Recording:
         clean: Clean = {}
         for layer, block in enumerate(self.blocks):
             clean[Site("resid_pre", layer)] = resid
-            with nullcontext({}) if block.why_whole else writes_of(block, resid) as writes:
+            with writes_of(block, resid) as writes:
                 if block.has_kv:
                     resid, self._kv[layer] = self.block_kv(layer, resid)
                 else:
                     resid = self.block(layer, resid)
-            clean |= {Site(f"{part}_out", layer): write for part, write in writes.items()}
+            if not block.why_whole:
+                clean[Site("attn_out", layer)] = writes["attn"]
+                clean[Site("mlp_out", layer)] = writes["mlp"]
         clean[Site("resid_post", self.n_layers - 1)] = resid
         self._clean = clean
         if self._store is not None:

@@ -152,7 +152,7 @@ class Probe:
         returned: Sequence[Tensor] = self.eager(
             input_ids=self.batch.tokens, use_cache=False, output_attentions=True
         ).attentions
-        layers = range(self.model.n_layers)
+        layers = [*range(self.model.n_layers)]
         if len(returned) < len(layers):
             layers = [layer for layer in layers if self.model.blocks[layer].has_kv]
         return dict(zip(layers, returned, strict=True))
