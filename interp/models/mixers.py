@@ -3,6 +3,7 @@
 from typing import Any
 
 ATTENTION = "attention"
+MIXERS = (ATTENTION, "recurrent", "convolution", "attention and recurrent", "none", "other")
 _NAMES = {
     "linear_attention": "recurrent",
     "mamba": "recurrent",
@@ -17,7 +18,7 @@ _NAMES = {
 def mixers_of(config: Any, *, n_layers: int) -> tuple[str, ...]:
     """Return what mixes the positions of each block, by the kinds that a configuration lists.
 
-    That is "attention" where it lists none, and its own word where that is not known here.
+    They are of `MIXERS`: "attention" where it lists none, "other" where it is not known here.
     """
     for name in ("layer_types", "layers_block_type"):
         kinds = getattr(config, name, None) or ()
@@ -27,4 +28,4 @@ def mixers_of(config: Any, *, n_layers: int) -> tuple[str, ...]:
 
 
 def _mixer(kind: str) -> str:
-    return _NAMES.get(kind, ATTENTION if "attention" in kind else kind)
+    return _NAMES.get(kind, ATTENTION if "attention" in kind else "other")

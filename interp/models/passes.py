@@ -114,8 +114,7 @@ def refuse_site(model: "Model", site: Site, *, is_edited: bool) -> None:
 def _refuse_without_part(model: "Model", site: Site) -> None:
     """Raise SiteError for a part that a layer without attention, or without named parts, lacks."""
     block = model.blocks[site.layer]
-    if site.kind not in ("resid_pre", "resid_post") and block.why_whole:
-        raise SiteError(f"{site} does not exist: {block.why_whole}")
+    block.require_parts(site)
     if site.kind in OF_ATTENTION and not block.has_kv:
         raise SiteError(f"{site} does not exist: the mixer of this layer is {block.mixer}")
 

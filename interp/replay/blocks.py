@@ -75,6 +75,11 @@ class Block:
         """Tell whether the block writes keys and values, from which a later position can start."""
         return self.mixer == "attention"
 
+    def require_parts(self, site: Site) -> None:
+        """Raise SiteError for a place between the parts of a block that runs only as a whole."""
+        if self.why_whole and site.kind not in ("resid_pre", "resid_post"):
+            raise SiteError(f"{site} does not exist: {self.why_whole}")
+
     def as_whole(self, why: str) -> "Block":
         """Return the block without names for its parts."""
         nothing = Unnamed(why)
@@ -172,6 +177,16 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
             module.forward = own
         else:
             del module.forward
+
+
+def require_kv(blocks: Sequence[Block], *layers: int) -> None:
+    """Raise SiteError for the first of these layers that keeps no keys and values."""
+    for layer in layers:
+        if not blocks[layer].has_kv:
+            raise SiteError(
+                f"layer {layer} keeps no keys and values (its mixer is {blocks[layer].mixer});"
+                " its block runs on whole prompts alone"
+            )
 
 
 class Stop(Exception):
@@ -291,11 +306,11 @@ def replacing(
 
 
 @contextmanager
-def writes_of(block: Block, resid: Tensor) -> Iterator[dict[str, Tensor]]:
+def writes_of(block: Block, resid: Tensor) -> Iterator[dict[SiteKind, Tensor]]:
     """Catch what attention and MLP add to the stream when the block runs on `resid`, if named."""
-    written: dict[str, Tensor] = {}
+    written: dict[SiteKind, Tensor] = {}
 
-    def catch(name: str) -> Callable[..., None]:
+    def catch(name: SiteKind) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: object, output: Any) -> None:
             written[name] = block.added(
                 output, resid
@@ -303,8 +318,10 @@ def writes_of(block: Block, resid: Tensor) -> Iterator[dict[str, Tensor]]:
 
         return hook
 
-    parts = {} if block.why_whole else {"attn": block.attn_write, "mlp": block.mlp_write}
-    handles = [part.register_forward_hook(catch(name)) for name, part in parts.items()]
+    parts: dict[SiteKind, nn.Module] = {}
+    if not block.why_whole:
+        parts = {"attn_out": block.attn_write, "mlp_out": block.mlp_write}
+    handles = [part.register_forward_hook(catch(kind)) for kind, part in parts.items()]
     try:
         yield written
     finally:
