@@ -125,9 +125,9 @@ class Result(ABC):
     def __init_subclass__(cls) -> None:
         """Name the layers' mixers in frames, and shade them in figures, where they differ."""
         if "to_frame" in vars(cls):
-            cls.to_frame = _marked(cls.to_frame, with_mixers)  # type: ignore[method-assign]
+            cls.to_frame = _marked(cls.to_frame, with_mixers)  # type: ignore[method-assign,assignment]
         if "plot" in vars(cls):
-            cls.plot = _marked(cls.plot, with_shaded_mixers)  # type: ignore[method-assign]
+            cls.plot = _marked(cls.plot, with_shaded_mixers)  # type: ignore[method-assign,assignment]
 
     def read_from(self: R, origin: Origin) -> R:
         """Return this result as read from a run folder."""
