@@ -18,6 +18,7 @@ from tqdm import tqdm
 from interp.errors import InterpError, UnsuitedError
 from interp.figures.words import counted
 from interp.models import Model
+from interp.models.mixers import MIXERS
 from interp.parameters import coerce, hints_of
 from interp.replay import Recording
 from interp.result import Compared, Finding, Result, joined
@@ -66,6 +67,8 @@ class Cost:
 Measure = Callable[[Any, Recording, TokenBatch, Tensors], Tensors]
 Combine = Callable[[Any, Sequence[Tensors]], Result]
 GROUP = "prompt.group"  # in every part: the prompts' groups [batch]
+MIXER = "layer.mixer"  # where not all are attention: the layers' mixers [batch layer]
+OF_ALL = (GROUP, MIXER)
 
 
 def _as_a_whole(measure: Measure) -> Measure:
@@ -74,7 +77,11 @@ def _as_a_whole(measure: Measure) -> Measure:
         analysis: Any, recording: Recording, shard: TokenBatch, prepared: Tensors
     ) -> Tensors:
         with recording.running():
-            return {**measure(analysis, recording, shard, prepared), GROUP: shard.groups}
+            part = {**measure(analysis, recording, shard, prepared), GROUP: shard.groups}
+        codes = [MIXERS.index(block.mixer) for block in recording.blocks]
+        if any(codes):  # not attention alone
+            part[MIXER] = torch.tensor([codes] * len(shard.prompts), dtype=torch.uint8)
+        return part
 
     return measured
 
@@ -82,8 +89,10 @@ def _as_a_whole(measure: Measure) -> Measure:
 def _with_groups(combine: Combine) -> Combine:
     @wraps(combine)
     def combined(analysis: Any, parts: Sequence[Tensors]) -> Result:
-        own = [{key: tensor for key, tensor in part.items() if key != GROUP} for part in parts]
+        own = [{k: tensor for k, tensor in part.items() if k not in OF_ALL} for part in parts]
         result = combine(analysis, own)
+        if all(MIXER in part for part in parts):
+            result = result.of_mixers([MIXERS[code] for code in parts[0][MIXER][0].tolist()])
         if not all(GROUP in part for part in parts):  # parts of interp 0.1
             return result
         return result.of_groups(torch.cat([part[GROUP] for part in parts]).cpu().numpy())

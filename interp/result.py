@@ -3,9 +3,10 @@
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import wraps
 from html import escape
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from interp.figures.export import export
+from interp.figures.mixers import with_mixers, with_shaded_mixers
 from interp.figures.pictures import svg_of
 from interp.figures.words import counted
 from interp.shapes import Tensors
@@ -27,6 +29,7 @@ LONGEST_CLAIM = 160  # characters
 MOST_FINDINGS = 3
 
 R = TypeVar("R", bound="Result")  # not Self, which runtime checks refuse in a plain class
+S = TypeVar("S", pd.DataFrame, go.Figure)
 Kind = Literal["describes", "compares"]
 
 
@@ -99,15 +102,32 @@ class Origin:
     label: str = ""
 
 
+def _marked(shown: Callable[[Any], S], mark: Callable[[S, Sequence[str]], S]) -> Callable[[Any], S]:
+    @wraps(shown)
+    def marked(result: Any) -> S:
+        return mark(shown(result), result.mixers) if result.mixers else shown(result)
+
+    return marked
+
+
 class Result(ABC):
     """What an analysis returns.
 
     `origin` is the run folder that it was read from, if any; `prompt_groups` [prompt] are the
     groups of the prompts measured, in the order of the parts (None: every prompt is its own).
+    `mixers` are the layers' where not all are attention; frames by layer have such a column then.
     """
 
     origin: Origin | None = None
     prompt_groups: Groups | None = None
+    mixers: tuple[str, ...] = ()
+
+    def __init_subclass__(cls) -> None:
+        """Name the layers' mixers in frames, and shade them in figures, where they differ."""
+        if "to_frame" in vars(cls):
+            cls.to_frame = _marked(cls.to_frame, with_mixers)  # type: ignore[method-assign,assignment]
+        if "plot" in vars(cls):
+            cls.plot = _marked(cls.plot, with_shaded_mixers)  # type: ignore[method-assign,assignment]
 
     def read_from(self: R, origin: Origin) -> R:
         """Return this result as read from a run folder."""
@@ -116,6 +136,10 @@ class Result(ABC):
     def of_groups(self: R, groups: Groups | None) -> R:
         """Return this result with the groups of its prompts."""
         return self._with(prompt_groups=groups)
+
+    def of_mixers(self: R, mixers: Sequence[str]) -> R:
+        """Return this result with what mixes positions in each layer, unless all is attention."""
+        return self._with(mixers=tuple(mixers) if {*mixers} - {"attention"} else ())
 
     def groups_of(self, chosen: ArrayLike) -> Groups | None:
         """Return the groups of the prompts chosen by a mask or by numbers; None as of all."""

@@ -26,11 +26,12 @@ SiteKind = Literal[
 KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
 BLOCK_KINDS: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 INNER_KINDS: tuple[SiteKind, ...] = tuple(kind for kind in KINDS if kind not in BLOCK_KINDS)
+OF_ATTENTION: tuple[SiteKind, ...] = ("q", "k", "v", "attn_scores", "pattern", "z")
 _HOOKS = {
     "mlp_pre": "mlp.hook_pre",
     "mlp_post": "mlp.hook_post",
     "router": "mlp.hook_router_scores",
-} | {kind: f"attn.hook_{kind}" for kind in ("q", "k", "v", "attn_scores", "pattern", "z")}
+} | {kind: f"attn.hook_{kind}" for kind in OF_ATTENTION}
 _KINDS_OF_HOOKS: dict[str, SiteKind] = {_HOOKS.get(kind, f"hook_{kind}"): kind for kind in KINDS}
 _LISTED = ", ".join(KINDS)
 

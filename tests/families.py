@@ -51,6 +51,24 @@ _SCALED: Config = {
     "residual_multiplier": 0.5,
     "attention_multiplier": 0.3,
 }
+_MIXED: Config = {**_LLAMA, "num_hidden_layers": 2}
+_DELTA: Config = {
+    **_MIXED,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_MAMBA: Config = {
+    **_MIXED,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 16,
+    "mamba_expand": 2,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+}
 _BASE: dict[str, Config] = {
     "llama": _LLAMA,
     "gpt2": _GPT2,
@@ -135,13 +153,102 @@ ALL: dict[str, tuple[str, Config]] = {
     "seed_oss": ("seed_oss", _LLAMA),
     "ernie4_5": ("ernie4_5", _LLAMA),
     "hunyuan": ("hunyuan_v1_dense", _LLAMA),
+    "glm4_moe": ("glm4_moe", {**_LATENT, "num_hidden_layers": 2, "head_dim": 8}),
+}
+# layers that mix positions by something else than attention alone, or do more than add two writes
+OTHER_BLOCKS: dict[str, tuple[str, Config]] = {
+    "gemma4": (
+        "gemma4_text",
+        {
+            **_MIXED,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "global_head_dim": 8,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 97,
+            "num_kv_shared_layers": 0,
+        },
+    ),
+    "qwen3_next": (
+        "qwen3_next",
+        {**_DELTA, **_EXPERTS, "shared_expert_intermediate_size": 24},
+    ),
+    "qwen3_5": ("qwen3_5_text", _DELTA),
+    "olmo_hybrid": ("olmo_hybrid", _DELTA),
+    "lfm2": ("lfm2", {**_MIXED, "layer_types": ["conv", "full_attention"]}),
+    "falcon_h1": ("falcon_h1", {**_MAMBA, "mamba_d_ssm": 64}),
+    "bamba": ("bamba", {**_MAMBA, "attn_layer_indices": [1]}),
+    "granitemoehybrid": (
+        "granitemoehybrid",
+        {
+            **_MAMBA,
+            **_EXPERTS,
+            "layer_types": ["mamba", "attention"],
+            "shared_intermediate_size": 48,
+            "residual_multiplier": 0.5,
+        },
+    ),
+    "jamba": (
+        "jamba",
+        {
+            **_MIXED,
+            **_EXPERTS,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 4,
+        },
+    ),
+    "nemotron_h": (
+        "nemotron_h",
+        {
+            **_LLAMA,
+            "num_hidden_layers": 3,
+            "layers_block_type": ["mamba", "attention", "mlp"],
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 8,
+            "ssm_state_size": 16,
+            "n_groups": 1,
+            "chunk_size": 8,
+        },
+    ),
+    "mamba": ("mamba", {**_MIXED, "state_size": 8}),
+    "mamba2": (
+        "mamba2",
+        {
+            "vocab_size": 97,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_heads": 8,
+            "head_dim": 8,
+            "state_size": 16,
+            "n_groups": 1,
+            "chunk_size": 8,
+        },
+    ),
+    "zamba2": (
+        "zamba2",
+        {
+            **_MIXED,
+            "layers_block_type": ["mamba", "hybrid"],
+            "hybrid_layer_ids": [1],
+            "mamba_d_state": 16,
+            "mamba_ngroups": 1,
+            "n_mamba_heads": 8,
+            "mamba_headdim": 8,
+            "chunk_size": 8,
+            "num_mem_blocks": 1,
+        },
+    ),
 }
 
 
 @cache
 def tiny(family: str, *, seed: int = 0) -> Model:
     torch.manual_seed(seed)
-    kind, given = ALL[family]
+    kind, given = (ALL | OTHER_BLOCKS)[family]
     config = AutoConfig.for_model(kind, **given, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     module = AutoModelForCausalLM.from_config(config).float().eval()
     for parameter in module.parameters():

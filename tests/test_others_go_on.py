@@ -143,17 +143,7 @@ def other_family(folder: Path, kind: str, **config: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "config"),
     [
-        ("mamba", {"state_size": 8, "num_hidden_layers": 2}),
         ("recurrent_gemma", {"block_types": ["recurrent", "attention"], "lru_width": 32}),
-        (
-            "jamba",
-            {
-                "num_key_value_heads": 2,
-                "attn_layer_period": 2,
-                "attn_layer_offset": 1,
-                "use_mamba_kernels": False,
-            },
-        ),
         ("ctrl", {"n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 64}),
         ("xlnet", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}),
     ],
@@ -180,7 +170,8 @@ def test_beside_a_model_of_another_kind_a_good_one_is_measured(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    other_family(tmp_path / "other", "mamba", state_size=8)
+    recurrent = {"block_types": ["recurrent", "attention"], "lru_width": 32}
+    other_family(tmp_path / "other", "recurrent_gemma", **recurrent)
     run = execute(study("block_influence", models=("other", HOPS)), tmp_path / "run")
     of_model = {cell["model"]: cell for cell in run["cells"].values()}
     assert (of_model["other"]["status"], of_model[HOPS]["status"]) == ("failed", "ok")

@@ -168,10 +168,15 @@ class Generator:
     ) -> Tensor:
         """Return fp32 logits [batch d_vocab] behind the last of these tokens."""
         given: dict[str, Any] = {"attention_mask": mask.long() if not bool(mask.all()) else None}
-        if "position_ids" in inspect.signature(self.module.forward).parameters:
+        parameters = inspect.signature(self.module.forward).parameters
+        if "cache_params" in parameters:  # recurrent states alone: only prompts have padding
+            given |= {"cache_params": cache} | ({} if is_prefill else {"attention_mask": None})
+        else:
+            given["past_key_values"] = cache
+        if "position_ids" in parameters:
             given["position_ids"] = positions
         with self._hooked(is_prefill=is_prefill):
-            output = self.module(input_ids=tokens, past_key_values=cache, use_cache=True, **given)
+            output = self.module(input_ids=tokens, use_cache=True, **given)
         last: Tensor = output.logits[:, -1].float()
         return last
 

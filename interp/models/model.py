@@ -22,7 +22,7 @@ from interp.models.bridge.rules import rule_hooks
 from interp.models.decoding import Chooser, padding_token, refuse_decoding
 from interp.models.generate import Generation, Phase
 from interp.models.head_maps import HeadMaps
-from interp.models.modules import Modules, prove
+from interp.models.modules import Modules, n_kv_heads, prove
 from interp.models.reader import PromptReader
 from interp.models.runner import ModelRunner
 from interp.models.running import Running, replaced_forwards
@@ -81,7 +81,7 @@ class Model(HeadMaps):
                 self.modules = Modules(self.module)
                 two = Recording(ModelRunner(self), self.modules.two_tokens(), is_stored=False)
                 prove(self.modules, two)
-                self.n_kv_heads = int(two.kv(0)[0].shape[1])
+                self.n_kv_heads = n_kv_heads(two)
             except _NOT_TAKEN_APART as error:
                 family, why = type(self.module).__name__, f"{type(error).__name__}: {error}"
                 raise ModelError(
@@ -111,6 +111,11 @@ class Model(HeadMaps):
     def n_heads(self) -> int:
         """Return the number of query heads."""
         return self.blocks[0].n_heads
+
+    @property
+    def mixers(self) -> tuple[str, ...]:
+        """Return what mixes the positions of each layer: "attention", "recurrent", …"""
+        return tuple(block.mixer for block in self.blocks)
 
     @property
     def d_model(self) -> int:

@@ -1,6 +1,8 @@
 """A model's modules, found by TransformerLens's names, and proven to be all that it does."""
 
 import inspect
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,14 +10,16 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from interp.errors import ModelError
-from interp.models.bridge.building import ModulePaths, module_paths
+from interp.models.bridge.building import ModulePaths, architecture, module_paths
 from interp.models.bridge.routing import find_experts
+from interp.models.mixers import ATTENTION, mixers_of
 from interp.models.rounding import is_near, is_sum
 from interp.replay import Arguments, Block, Recording, dry_pass
-from interp.replay.blocks import Signature
+from interp.replay.blocks import Signature, Unnamed
 from interp.sites import Site
 
-_CACHES = ("past_key_values", "layer_past", "past_key_value")
+_CACHES = ("past_key_values", "layer_past", "past_key_value", "cache_params")
+_CAPS = ("final_logit_softcapping", "logits_soft_cap")
 Seen = dict[nn.Module, Any]  # what each module returned
 
 
@@ -28,14 +32,19 @@ class Modules:
         self.config = stock.config.get_text_config()
         self.ln_final = stock.get_submodule(paths.ln_final)
         self.w_u = stock.get_submodule(paths.unembed)
+        self.others = paths.others
         self.blocks = self._find_blocks(paths)
 
     def unembed(self, resid: Tensor) -> Tensor:
         """Return logits [... d_vocab] of residuals: final norm, W_U, scale and soft-cap."""
-        logits: Tensor = self.w_u(self.ln_final(resid))
+        read, weight = self.ln_final(resid), self.w_u.get_parameter("weight")
+        if weight.is_floating_point():  # some families keep the stream in fp32
+            read = read.to(weight.dtype)
+        logits: Tensor = self.w_u(read)
         scale = getattr(self.config, "logit_scale", None) or 1.0
+        scale = scale * getattr(self.config, "lm_head_multiplier", 1.0)
         logits = logits * scale / getattr(self.config, "logits_scaling", 1.0)
-        cap = getattr(self.config, "final_logit_softcapping", None)
+        cap = next(filter(None, (getattr(self.config, name, None) for name in _CAPS)), None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def dry(
@@ -71,6 +80,22 @@ class Modules:
         ).logits
         return logits
 
+    def see_as_whole(self, layer: int) -> None:
+        """Forget the parts of a block that does more than adding attention and MLP.
+
+        Raises ModelError unless it has further parts, or others than all layers of its family.
+        """
+        block, family = self.blocks[layer], type(self.stock).__name__
+        does = "does more to the residual stream than adding attention and MLP"
+        own = [name for name, _ in [*block.module.named_buffers(recurse=False)]]
+        more = [*filter(partial(_if_there, block.module), self.others), *own]
+        if not more and all(each.mixer == ATTENTION for each in self.blocks):
+            raise ModelError(f"block {layer} of {family} {does}; it cannot be taken apart")
+        why = f"its block {does}" + (f" ({', '.join(more)})" if more else "")
+        blocks = [*self.blocks]
+        blocks[layer] = block.as_whole(why)
+        self.blocks = tuple(blocks)
+
     @torch.no_grad()
     def _find_blocks(self, paths: ModulePaths) -> tuple[Block, ...]:
         """Find every block's modules and see, on two tokens, what they return."""
@@ -81,47 +106,99 @@ class Modules:
         def see(module: nn.Module, _args: object, output: Any) -> None:
             returned[module] = output
 
-        watched = [*modules, *(module.get_submodule(paths.attn) for module in modules)]
-        handles = [module.register_forward_hook(see) for module in watched]
+        inside = [each for module in modules for each in module.modules()]
+        handles = [module.register_forward_hook(see) for module in inside]
         try:
             self.run_two_tokens()
         finally:
             for handle in handles:
                 handle.remove()
+        mixers = mixers_of(self.config, n_layers=len(modules))
+        if {*mixers} == {ATTENTION} or not paths.others:
+            self._refuse_without(paths)
         return tuple(
-            _block(f"{paths.blocks}.{name}", module, paths, self.config, returned)
-            for name, module in named.items()
+            _block(f"{paths.blocks}.{name}", module, paths, self.config, returned, mixer=mixer)
+            for (name, module), mixer in zip(named.items(), mixers, strict=True)
         )
 
+    def _refuse_without(self, paths: ModulePaths) -> None:
+        """Raise ModelError for a family whose attention or MLP has no name."""
+        parts = (("attn", paths.attn is not None), ("mlp", paths.has_mlp))
+        if lacking := [part for part, is_there in parts if not is_there]:
+            raise ModelError(
+                f"family {architecture(self.stock)!r} has no {' and no '.join(lacking)}"
+                " in its blocks"
+            )
 
-def _block(name: str, module: nn.Module, paths: ModulePaths, config: Any, returned: Seen) -> Block:
-    attn = module.get_submodule(paths.attn)
+
+def _block(
+    name: str, module: nn.Module, paths: ModulePaths, config: Any, returned: Seen, *, mixer: str
+) -> Block:
     if hasattr(module, "_orig_mod"):
         raise ModelError(
             "blocks compiled by torch.compile(block) given;"
             " compile in place (block.compile()) or not at all"
         )
     call = Signature.of(module, returned[module])
-    return Block(
+    nothing = Unnamed("")
+    block = Block(
         name=name,
         module=module,
-        attn=attn,
-        attn_write=_writer(module, paths.attn, paths.attn_post, paths.z_reader),
-        mlp_write=_writer(module, paths.mlp, paths.mlp_post, paths.mlp_post_reader),
-        z_reader=_inside(module, paths.z_reader),
-        mlp_post_reader=_inside(module, paths.mlp_post_reader),
-        experts=None if paths.mlp is None else find_experts(module.get_submodule(paths.mlp)),
-        n_heads=int(config.num_attention_heads),
+        attn=nothing,
+        attn_write=nothing,
+        mlp_write=nothing,
+        z_reader=None,
+        mlp_post_reader=None,
+        experts=None,
+        n_heads=int(getattr(config, "num_attention_heads", 0)),
         is_parallel=paths.is_parallel,
         call=call,
-        attn_call=Signature.of(attn, returned[attn]),
+        attn_call=call,
         cache_parameter=_cache_parameter(module, call.parameters),
         write_scale=float(getattr(config, "residual_multiplier", None) or 1.0),
+        mixer=mixer,
+    )
+    if (why := _why_whole(module, paths, mixer)) is not None:
+        return block.as_whole(why)
+    attn = module.get_submodule(own := _mixers(module, paths, mixer)[0])
+    ends = (paths.attn_post, paths.mlp_post, paths.z_reader, paths.mlp_post_reader)
+    attn_post, mlp_post, reader, mlp_reader = (_if_there(module, path) for path in ends)
+    return replace(
+        block,
+        attn=attn,
+        attn_write=_writer(module, own, attn_post, reader),
+        mlp_write=_writer(module, paths.mlp, mlp_post, mlp_reader),
+        z_reader=None if reader is None else module.get_submodule(reader),
+        mlp_post_reader=None if mlp_reader is None else module.get_submodule(mlp_reader),
+        experts=None if paths.mlp is None else find_experts(module.get_submodule(paths.mlp)),
+        attn_call=Signature.of(attn, returned[attn]),
     )
 
 
-def _inside(block: nn.Module, path: str | None) -> nn.Module | None:
-    return None if path is None else block.get_submodule(path)
+def _mixers(block: nn.Module, paths: ModulePaths, mixer: str) -> list[str]:
+    """Return the paths of the modules that mix a block's positions."""
+    names = [paths.attn] if mixer == ATTENTION else [paths.attn, *paths.others]
+    return [name for name in names if _if_there(block, name) is not None]  # type: ignore[misc]
+
+
+def _why_whole(block: nn.Module, paths: ModulePaths, mixer: str) -> str | None:
+    """Return why a block's parts have no names here; None if they have."""
+    own = _mixers(block, paths, mixer)
+    if len(own) == 1 and paths.has_mlp:
+        return None
+    held = ", ".join(name for name, _ in block.named_children())
+    return f"a block of {held} is not one mixer of positions and one MLP"
+
+
+def _if_there(block: nn.Module, path: str | None) -> str | None:
+    """Return a path if a block has such a module; layers of one family differ."""
+    if path is None:
+        return None
+    try:
+        block.get_submodule(path)
+    except AttributeError:
+        return None
+    return path
 
 
 def _cache_parameter(block: nn.Module, parameters: tuple[str, ...]) -> str:
@@ -155,13 +232,12 @@ def prove(modules: Modules, recording: Recording) -> None:
     `recording` is one of two tokens.
     """
     family, depth = type(modules.stock).__name__, len(modules.blocks)
-    for layer in range(depth):
+    for layer, block in enumerate(modules.blocks):
+        if block.why_whole:
+            continue
         writes = [recording.clean(Site(kind, layer)) for kind in ("attn_out", "mlp_out")]
         if not is_sum(recording.resid(layer + 1), recording.resid(layer), *writes):
-            raise ModelError(
-                f"block {layer} of {family} does more to the residual stream than adding attention"
-                " and MLP; it cannot be taken apart"
-            )
+            modules.see_as_whole(layer)
     last: list[Tensor] = []
 
     def see(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -179,3 +255,9 @@ def prove(modules: Modules, recording: Recording) -> None:
         )
     if not is_near(modules.unembed(last[0].reshape(ours.shape)), logits):
         raise ModelError(f"{family} does something to its logits that this library does not know")
+
+
+def n_kv_heads(recording: Recording) -> int:
+    """Return the K/V heads of the first layer that keeps keys and values; 0 if none does."""
+    layer = next((i for i, block in enumerate(recording.blocks) if block.has_kv), None)
+    return 0 if layer is None else int(recording.kv(layer)[0].shape[1])

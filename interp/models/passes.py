@@ -15,7 +15,7 @@ from interp.models.forward import NO_RULES, bridge_forward, is_inner, stock_hook
 from interp.models.generate import Generator, Phase
 from interp.models.gradients import graph, ordinary
 from interp.models.running import has_forward_hooks
-from interp.sites import Asked, Site, sites_of
+from interp.sites import OF_ATTENTION, Asked, Site, sites_of
 from interp.tasks.batch import TokenBatch
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def refuse_site(model: "Model", site: Site, *, is_edited: bool) -> None:
         raise SiteError(f"{site!r} given; a place such as Site('resid_pre', 0) is needed")
     if not 0 <= site.layer < model.n_layers:
         raise SiteError(f"{site} asked for; the model's last layer is {model.n_layers - 1}")
+    _refuse_without_part(model, site)
     if site.kind == "resid_mid" and model.blocks[site.layer].is_parallel:
         raise SiteError(
             f"{site} does not exist: attention and MLP of this family read the same residual"
@@ -108,6 +109,14 @@ def refuse_site(model: "Model", site: Site, *, is_edited: bool) -> None:
         raise SiteError(f"{site} cannot be read: {why}")
     if is_edited and (why := unwritable(model.bridge, site)):
         raise SiteError(f"{site} cannot be written: {why}")
+
+
+def _refuse_without_part(model: "Model", site: Site) -> None:
+    """Raise SiteError for a part that a layer without attention, or without named parts, lacks."""
+    block = model.blocks[site.layer]
+    block.require_parts(site)
+    if site.kind in OF_ATTENTION and not block.has_kv:
+        raise SiteError(f"{site} does not exist: the mixer of this layer is {block.mixer}")
 
 
 def refuse_hooks(

@@ -3,13 +3,14 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from interp.errors import SiteError
 from interp.shapes import KV
@@ -47,6 +48,9 @@ class Block:
     `name` is the module's in the model. `write_scale` times what `attn_write` and `mlp_write`
     return is added to the stream. `z_reader` reads what the `n_heads` heads return, side by side;
     `mlp_post_reader` reads the neurons, and `experts` the router's choice, where there are any.
+    `mixer` says what mixes positions; where that is not "attention", `attn` is that module, if it
+    is one, and the block keeps no keys and values. A block run only as a whole has `Unnamed` parts,
+    and `why_whole` says why.
     """
 
     name: str
@@ -63,6 +67,32 @@ class Block:
     attn_call: Signature
     cache_parameter: str
     write_scale: float = 1.0
+    mixer: str = "attention"
+    why_whole: str = ""
+
+    @property
+    def has_kv(self) -> bool:
+        """Tell whether the block writes keys and values, from which a later position can start."""
+        return self.mixer == "attention"
+
+    def require_parts(self, site: Site) -> None:
+        """Raise SiteError for a place between the parts of a block that runs only as a whole."""
+        if self.why_whole and site.kind not in ("resid_pre", "resid_post"):
+            raise SiteError(f"{site} does not exist: {self.why_whole}")
+
+    def as_whole(self, why: str) -> "Block":
+        """Return the block without names for its parts."""
+        nothing = Unnamed(why)
+        return replace(
+            self,
+            attn=nothing,
+            attn_write=nothing,
+            mlp_write=nothing,
+            z_reader=None,
+            mlp_post_reader=None,
+            experts=None,
+            why_whole=why,
+        )
 
     def added(self, output: Any, resid: Tensor) -> Tensor:
         """Return what is added to the stream when `attn_write` or `mlp_write` returns `output`."""
@@ -72,6 +102,30 @@ class Block:
     def adding(self, write: Tensor, output: Any) -> Any:
         """Return what `attn_write` or `mlp_write` must return so that `write` is added."""
         return with_first(output, (write / self.write_scale).reshape(first(output).shape))
+
+
+class Unnamed(nn.Module):
+    """Stands for a part that a block has no module for; using it raises SiteError."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self.why = why
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        """Raise SiteError."""
+        raise SiteError(self.why)
+
+    def register_forward_hook(self, *_: Any, **__: Any) -> RemovableHandle:
+        """Raise SiteError."""
+        raise SiteError(self.why)
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Raise SiteError."""
+        raise SiteError(self.why)
+
+    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
+        """Raise SiteError."""
+        raise SiteError(self.why)
 
 
 class CacheStandIn:
@@ -123,6 +177,16 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
             module.forward = own
         else:
             del module.forward
+
+
+def require_kv(blocks: Sequence[Block], *layers: int) -> None:
+    """Raise SiteError for the first of these layers that keeps no keys and values."""
+    for layer in layers:
+        if not blocks[layer].has_kv:
+            raise SiteError(
+                f"layer {layer} keeps no keys and values (its mixer is {blocks[layer].mixer});"
+                " its block runs on whole prompts alone"
+            )
 
 
 class Stop(Exception):
@@ -242,11 +306,11 @@ def replacing(
 
 
 @contextmanager
-def writes_of(block: Block, resid: Tensor) -> Iterator[dict[str, Tensor]]:
-    """Catch what attention and MLP add to the stream when the block runs on `resid`."""
-    written: dict[str, Tensor] = {}
+def writes_of(block: Block, resid: Tensor) -> Iterator[dict[SiteKind, Tensor]]:
+    """Catch what attention and MLP add to the stream when the block runs on `resid`, if named."""
+    written: dict[SiteKind, Tensor] = {}
 
-    def catch(name: str) -> Callable[..., None]:
+    def catch(name: SiteKind) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: object, output: Any) -> None:
             written[name] = block.added(
                 output, resid
@@ -254,10 +318,10 @@ def writes_of(block: Block, resid: Tensor) -> Iterator[dict[str, Tensor]]:
 
         return hook
 
-    handles = [
-        block.attn_write.register_forward_hook(catch("attn")),
-        block.mlp_write.register_forward_hook(catch("mlp")),
-    ]
+    parts: dict[SiteKind, nn.Module] = {}
+    if not block.why_whole:
+        parts = {"attn_out": block.attn_write, "mlp_out": block.mlp_write}
+    handles = [part.register_forward_hook(catch(kind)) for kind, part in parts.items()]
     try:
         yield written
     finally:

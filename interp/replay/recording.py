@@ -28,6 +28,7 @@ from interp.replay.blocks import (
     of_prompts,
     replaced_forward,
     replacing,
+    require_kv,
     without_hidden,
     writes_of,
 )
@@ -107,6 +108,7 @@ class Recording:
             site = Site("resid_pre", site.layer + 1)
         if site.kind == "resid_mid":
             return self.resid(site.layer) + self.clean(Site("attn_out", site.layer))
+        self.blocks[site.layer].require_parts(site)
         if site.kind not in BLOCK_KINDS:
             raise SiteError(
                 f"{site} is inside a block; `model.forward(batch, capture=[...])` reads it"
@@ -126,10 +128,11 @@ class Recording:
         for layer, block in enumerate(self.blocks):
             clean[Site("resid_pre", layer)] = resid
             with writes_of(block, resid) as writes:
-                resid, kv = self.block_kv(layer, resid)
-            clean[Site("attn_out", layer)] = writes["attn"]
-            clean[Site("mlp_out", layer)] = writes["mlp"]
-            self._kv[layer] = kv
+                if block.has_kv:
+                    resid, self._kv[layer] = self.block_kv(layer, resid)
+                else:
+                    resid = self.block(layer, resid)
+            clean |= {Site(kind, layer): write for kind, write in writes.items()}
         clean[Site("resid_post", self.n_layers - 1)] = resid
         self._clean = clean
         if self._store is not None:
@@ -144,6 +147,7 @@ class Recording:
 
     def kv(self, layer: int) -> KV:
         """Return the keys and values [batch kv_head pos d_head] of a block in the clean pass."""
+        require_kv(self.blocks, layer)
         with self.running():
             if layer not in self._kv:
                 resid = self.resid(layer)
@@ -227,12 +231,11 @@ class Recording:
 
     def block_kv(self, layer: int, resid: Resid) -> tuple[Resid, KV]:
         """Run one block; also return its keys and values [variant*batch kv_head pos d_head]."""
+        require_kv(self.blocks, layer)
         cache = CacheStandIn()
         resid = self._run(layer, resid, cache=cache, start=0)
         if cache.written is None:
-            raise SiteError(
-                f"block {layer} wrote no keys and values; its attention does not use a cache"
-            )
+            raise SiteError(f"block {layer} wrote no keys and values into its cache")
         return resid, cache.written
 
     def tail(
@@ -251,6 +254,7 @@ class Recording:
         """
         if not 0 < start < self.n_pos:
             raise SiteError(f"tail from position {start} asked for; there is 1 to {self.n_pos - 1}")
+        require_kv(self.blocks, layer, *range(self.n_layers))
         keys, values = self.kv(layer) if prefix is None else prefix
         variants = resid.shape[0] // keys.shape[0]
         prefix = (
@@ -286,6 +290,7 @@ class Recording:
     def mlp(self, layer: int, resid: Resid) -> Resid:
         """Return what the MLP writes to the stream, where `resid` is what its norm reads."""
         block = self.blocks[layer]
+        block.require_parts(Site("mlp_out", layer))
 
         def nothing(*args: Any, **kwargs: Any) -> Any:
             given = block.attn_call.named(args, kwargs)
@@ -298,7 +303,7 @@ class Recording:
                 stack.enter_context(replaced_forward(block.attn_write, torch.zeros_like))
             writes = stack.enter_context(writes_of(block, resid))
             self._run(layer, resid, cache=None, start=0, share=0.5)
-        return writes["mlp"]
+        return writes["mlp_out"]
 
     def block_with(
         self, layer: int, resid: Resid, *, at: SiteKind, edit: Callable[[Tensor], Tensor]
@@ -390,6 +395,7 @@ class Recording:
             arguments = of_prompts(recorded, prompts, batch=self.batch_size)
         arguments |= {block.cache_parameter: cache}
         if hidden is not None:
+            require_kv(self.blocks, layer)
             arguments["attention_mask"] = without_hidden(
                 arguments, hidden, start=start, dtype=resid.dtype
             )

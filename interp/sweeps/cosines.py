@@ -23,10 +23,22 @@ def writes_of(recording: Recording, layer: int) -> list[Write]:
     """Return what attention, the MLP and the layer write [batch pos d_model], in fp32.
 
     Each comes with the stream that it is added to; in parallel blocks that is always `resid_pre`.
+    Where a block runs only as a whole, what attention and MLP write is NaN.
     """
     pre = recording.resid(layer).float()
+    if recording.blocks[layer].why_whole:
+        unknown = torch.full_like(pre, torch.nan)
+        return [(unknown, pre), (unknown, pre), (layer_write(recording, layer), pre)]
     attn, mlp = (recording.clean(Site(kind, layer)).float() for kind in ("attn_out", "mlp_out"))
     return [(attn, pre), (mlp, recording.mlp_reads(layer, pre, attn)), (attn + mlp, pre)]
+
+
+def layer_write(recording: Recording, layer: int) -> Float[Tensor, "*tokens d_model"]:
+    """Return what a layer adds to the stream [batch pos d_model], in fp32."""
+    if recording.blocks[layer].why_whole:
+        return recording.resid(layer + 1).float() - recording.resid(layer).float()
+    attn, mlp = (recording.clean(Site(kind, layer)).float() for kind in ("attn_out", "mlp_out"))
+    return attn + mlp
 
 
 def cosines_of(writes: Sequence[Write]) -> Float[Tensor, "*tokens part"]:

@@ -76,10 +76,11 @@ def skipped(recording: Recording, layer: int, part: Part, *, begin: int = 1) -> 
 
 def write_of(recording: Recording, layer: int, part: Part, *, begin: int = 1) -> Tensor:
     """Return what a part wrote in the clean pass [batch pos d_model]; 0 in front of `begin`."""
-    kinds = {"layer": ("attn_out", "mlp_out"), "attention": ("attn_out",), "mlp": ("mlp_out",)}[
-        part
-    ]
-    write = sum((recording.clean(Site(kind, layer)) for kind in kinds), torch.zeros(()))  # type: ignore[arg-type]
+    kinds = {"attention": ("attn_out",), "mlp": ("mlp_out",)}.get(part, ("attn_out", "mlp_out"))
+    if part == "layer" and recording.blocks[layer].why_whole:
+        write = recording.resid(layer + 1) - recording.resid(layer)
+    else:
+        write = sum((recording.clean(Site(kind, layer)) for kind in kinds), torch.zeros(()))  # type: ignore[arg-type]
     return torch.cat([torch.zeros_like(write[:, :begin]), write[:, begin:]], dim=1)
 
 

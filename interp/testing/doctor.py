@@ -1,15 +1,20 @@
 """What `interp doctor` checks: whether a checkpoint is whole, and read as what it is."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
 
-from interp.errors import InterpError, ModelError, UnknownModelError
+from interp.analysis import Analysis
+from interp.errors import InterpError, ModelError, TaskError, UnknownModelError
+from interp.figures.words import counted
 from interp.models import Model, load_model
 from interp.models.dtypes import how_computed, name_of
+from interp.models.mixers import ATTENTION
 from interp.runs.registry import find_analyses, make_analysis
 from interp.tasks.batch import TokenBatch
 from interp.tasks.encoding import put_in_front
@@ -80,7 +85,13 @@ def diagnose(
         dtype_sign(model),
     ]
     with torch.no_grad():
-        signs += [*_tokenizer(model), *_prompts(model), _numbers(model), *_device(model)]
+        signs += [
+            *_mixers(model),
+            *_tokenizer(model),
+            *_prompts(model),
+            _numbers(model),
+            *_device(model),
+        ]
         wide = _in_float32(model)
         signs += [*_precision(model, wide), *_contract(wide, progress)]
         return Diagnosis(name, tuple(signs), tuple(_memory(model)))
@@ -94,6 +105,22 @@ def dtype_sign(model: Model) -> HealthSign:
         return HealthSign("dtype", "note", f"quantised: {how}")
     is_own = model.checkpoint in ("", name_of(model.dtype))
     return HealthSign("dtype", "ok" if is_own and not made_from else "note", how)
+
+
+def _mixers(model: Model) -> Iterator[HealthSign]:
+    """Say what a model with layers other than attention, or blocks of other parts, can be asked."""
+    n_of = Counter(model.mixers)
+    if n_of.keys() - {ATTENTION}:
+        listed = ", ".join(f"{mixer} in {counted(n, 'layer')}" for mixer, n in n_of.items())
+        yield HealthSign(
+            "mixers",
+            "note",
+            f"{listed}: blocks can be skipped, moved and run again on whole prompts, not from a"
+            " position on (only attention keeps keys and values)",
+        )
+    wholes = {block.why_whole: block for block in model.blocks if block.why_whole}
+    for why, block in wholes.items():
+        yield HealthSign("blocks", "note", f"{type(block.module).__name__} runs as a whole: {why}")
 
 
 def _tokenizer(model: Model) -> Iterator[HealthSign]:
@@ -247,7 +274,8 @@ def _memory(model: Model) -> Iterator[dict[str, Any]]:
     )
     for name in find_analyses():
         try:
-            cost = make_analysis(name, {}).cost(model, shard)
+            _refuse_unsuited(analysis := make_analysis(name, {}), model, shard)
+            cost = analysis.cost(model, shard)
         except InterpError as error:
             yield {"analysis": name, "why_not": str(error)}
             continue
@@ -258,6 +286,15 @@ def _memory(model: Model) -> Iterator[dict[str, Any]]:
             "forwards": round(1 + cost.forwards, 2),
             "is_bound": cost.is_bound,
         }
+
+
+def _refuse_unsuited(analysis: Analysis, model: Model, shard: TokenBatch) -> None:
+    """Raise where an analysis needs what not every mixer gives, whatever the prompts."""
+    if all(block.has_kv and not block.why_whole for block in model.blocks):
+        return
+    if not analysis.names_other:  # another model would have to be loaded
+        with suppress(TaskError):
+            analysis.check(model, shard)
 
 
 def _full_shard(model: Model) -> TokenBatch:

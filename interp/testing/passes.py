@@ -156,7 +156,8 @@ def generation_is_that_of_hugging_face(probe: Probe) -> None:
 
 def the_bridge_sees_the_same(probe: Probe) -> None:
     """Passes through TransformerLens capture the same sites; edits have the same effect."""
-    layer = probe.layers[len(probe.layers) // 2]
+    parted = [i for i in probe.layers if probe.model.blocks[i].has_kv] or [*probe.layers]
+    layer = parted[len(parted) // 2]
     inner = _any_inner(probe, layer)
     kinds = [kind for kind in BLOCK_KINDS if not (kind == "resid_mid" and probe.model.is_parallel)]
     sites = [Site(kind, layer) for kind in kinds]

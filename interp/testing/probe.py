@@ -147,12 +147,15 @@ class Probe:
         return self.logits()
 
     @cached_property
-    def patterns(self) -> Sequence[Tensor]:
-        """Return the patterns that Hugging Face's eager attention returns, by layer."""
+    def patterns(self) -> dict[int, Tensor]:
+        """Return the patterns that Hugging Face's eager attention returns, by layer with any."""
         returned: Sequence[Tensor] = self.eager(
             input_ids=self.batch.tokens, use_cache=False, output_attentions=True
         ).attentions
-        return returned
+        layers = [*range(self.model.n_layers)]
+        if len(returned) < len(layers):
+            layers = [layer for layer in layers if self.model.blocks[layer].has_kv]
+        return dict(zip(layers, returned, strict=True))
 
     @cached_property
     def read(self) -> dict[nn.Module, Tensor]:

@@ -35,6 +35,7 @@ from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
+from interp.sweeps.mixers import require_kv
 from interp.sweeps.outputs import held_at_the_end
 from interp.sweeps.patches import (
     ends_of_patched,
@@ -84,6 +85,7 @@ class BackPatching(Analysis):
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise where an answer or a subject is missing, or a span or a pair does not fit."""
+        require_kv(model)
         require_answers(shard)
         if model.n_layers < 2:
             raise AnalysisError(f"model {model.name!r} has 1 layer; back-patching needs two")

@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
-from interp.sites import Site
+from interp.sweeps.cosines import layer_write
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
@@ -27,11 +27,7 @@ def taps(recording: Recording, what: What) -> Float[Tensor, "tap batch pos d_mod
     layers = range(recording.n_layers)
     if what == "residual":
         return torch.stack([recording.resid(layer) for layer in (*layers, recording.n_layers)])
-    writes = [
-        [recording.clean(Site(kind, layer)).float() for kind in ("attn_out", "mlp_out")]
-        for layer in layers
-    ]
-    return torch.stack([attn + mlp for attn, mlp in writes])
+    return torch.stack([layer_write(recording, layer) for layer in layers])
 
 
 def pooled(

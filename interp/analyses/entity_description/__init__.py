@@ -34,6 +34,7 @@ from interp.sweeps.descriptions import (
     target_prompt,
     unpatched_guesses,
 )
+from interp.sweeps.mixers import require_kv
 from interp.sweeps.patches import outputs_at, span_of
 from interp.sweeps.two_hop import (
     another_prompts_entities,
@@ -84,6 +85,7 @@ class EntityDescription(Analysis):
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise TaskError where an entity is missing, and for an unusable target prompt."""
+        require_kv(model)
         require_hops(shard)
         self.target(model)
 

@@ -30,6 +30,7 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
+from interp.sweeps.mixers import require_kv, require_parts
 from interp.sweeps.outputs import held
 from interp.sweeps.positions import FirstPosition, SkippedPositions, first_read, first_skipped
 from interp.sweeps.staircase import Part, Scope, Step, staircase
@@ -83,7 +84,11 @@ class LayerSkip(Analysis):
         return tuple(wanted)
 
     def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise AnalysisError for prompts too short to be split."""
+        """Raise AnalysisError for prompts too short to be split, or layers without keys."""
+        if self._scopes != ("all",):
+            require_kv(model, instead="set layer_skip.scopes to all")
+        if self.part != "layer":
+            require_parts(model, instead="set layer_skip.part to layer")
         n_pos = shard.tokens.shape[1]
         if self._scopes != ("all",) and not self._splits(n_pos):
             raise AnalysisError(

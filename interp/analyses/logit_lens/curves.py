@@ -71,7 +71,7 @@ class Curves:
         is_left_out = bool(first_read(self.analysis.first_position))
         n_pad = self.readings.shape[2] - self._n_pos
         values = over_positions(self.at_positions, left_out=n_pad if is_left_out else None)
-        values |= {COSINE: self.cosines.mean(2)}
+        values |= {COSINE: np.ma.masked_invalid(self.cosines).mean(2).filled(np.nan)}
         if is_left_out:
             of_tokens = {n: v for n, v in self.at_positions.items() if n not in OF_ANSWER}
             means = over_positions(of_tokens, left_out=None)

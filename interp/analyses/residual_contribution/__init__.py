@@ -89,12 +89,12 @@ class ResidualContribution(Analysis):
 
 def measures_of(writes: Sequence[Write]) -> Float[Tensor, "*tokens measure"]:
     """Return `MEASURES` of one layer from what attention, the MLP and the layer write, in fp32."""
-    (attn, stream), (mlp, _), _ = writes
+    (attn, stream), (mlp, _), (write, _) = writes
     norms = [vector_norm(t, dim=-1) for t in (stream, attn, mlp)]
     ratios = [
-        vector_norm(write, dim=-1) / vector_norm(before, dim=-1).clamp_min(SMALLEST_NORM)
-        for write, before in writes
+        vector_norm(each, dim=-1) / vector_norm(before, dim=-1).clamp_min(SMALLEST_NORM)
+        for each, before in writes
     ]
-    in_and_out = cosine_similarity(stream, stream + attn + mlp, dim=-1, eps=SMALLEST_NORM)
+    in_and_out = cosine_similarity(stream, stream + write, dim=-1, eps=SMALLEST_NORM)
     lengths = torch.stack([*norms, *ratios], dim=-1)
     return torch.cat([lengths, cosines_of(writes), in_and_out[..., None]], dim=-1)

@@ -29,6 +29,7 @@ from interp.stats.align import align
 from interp.sweeps.answers import SameLength, by_answer_length, length_group_sizes, require_answers
 from interp.sweeps.layers import COARSEST, every_nth
 from interp.sweeps.lens import logits_at_once
+from interp.sweeps.mixers import require_kv
 from interp.sweeps.outputs import held_at_the_end
 from interp.sweeps.positions import FirstPosition, first_read
 from interp.tasks import Task
@@ -74,6 +75,7 @@ class ResidualErasure(Analysis):
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise TaskError where answers are missing, AnalysisError for prompts of two tokens."""
+        require_kv(model)
         require_answers(shard)
         if (n_pos := shard.tokens.shape[1]) < 3:
             raise AnalysisError(

@@ -17,6 +17,7 @@ from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
+from interp.sweeps.mixers import require_parts
 from interp.sweeps.patches import span_of
 from interp.sweeps.two_hop import (
     PARTS,
@@ -62,6 +63,7 @@ class SublayerProjection(Analysis):
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise TaskError where an answer, a bridge or a subject is missing."""
+        require_parts(model)
         require_hops(shard)
 
     def prepare(self, model: Model, task: Task) -> Tensors:

@@ -34,6 +34,7 @@ from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
 from interp.sweeps.choices import is_choice, option_order
+from interp.sweeps.mixers import require_kv
 from interp.sweeps.positions import SkippedPositions, first_skipped
 from interp.sweeps.voids import require_alphas
 from interp.tasks import Prompt, Task
@@ -86,6 +87,7 @@ class VoidSkip(Analysis):
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise TaskError, naming prompts, for missing answers or choices and for short texts."""
+        require_kv(model)
         if "answer" in self.scores or self.max_new_tokens:
             require_answers(shard)
         if self.max_new_tokens:

@@ -16,12 +16,15 @@ from interp.errors import ModelError
 class ModulePaths:
     """Dotted paths of a family's modules; `post` is a norm on what a sublayer writes.
 
-    `z_reader` and `mlp_post_reader` are the last matrices of attention and MLP, which read heads
-    and neurons. Families whose blocks hold the matrices of their MLP themselves have no `mlp`.
+    `attn` is None where no layer of the family has attention of that name. `z_reader` and
+    `mlp_post_reader` are the last matrices of attention and MLP, which read heads and neurons.
+    Families whose blocks hold the matrices of their MLP themselves have no `mlp`, nor have those
+    whose MLP is not one module (`has_mlp` is False). `others` are further parts of blocks, but
+    norms: mixers of positions other than attention, several MLPs, gates.
     """
 
     blocks: str
-    attn: str
+    attn: str | None
     attn_post: str | None
     mlp: str | None
     mlp_post: str | None
@@ -30,6 +33,8 @@ class ModulePaths:
     ln_final: str
     unembed: str
     is_parallel: bool
+    has_mlp: bool = True
+    others: tuple[str, ...] = ()
 
 
 def architecture(model: PreTrainedModel) -> str:
@@ -40,7 +45,11 @@ def architecture(model: PreTrainedModel) -> str:
 
 def module_paths(model: PreTrainedModel) -> ModulePaths:
     """Return where TransformerLens's adapter for this family says the modules are."""
-    _refuse_other_layers(model)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"family {architecture(model)!r} is an encoder with a decoder;"
+            " a decoder alone is needed"
+        )
     with _quietly():
         from transformer_lens.model_bridge.generalized_components import ParallelBlockBridge
 
@@ -50,25 +59,27 @@ def module_paths(model: PreTrainedModel) -> ModulePaths:
             f"family {architecture(model)!r} has no {' and no '.join(lacking)};"
             " it cannot be taken apart"
         )
-    inside = parts["blocks"].submodules
-    missing = {"attn", "mlp"} - inside.keys()
-    if missing:
-        raise ModelError(
-            f"family {architecture(model)!r} has no"
-            f" {' and no '.join(sorted(missing))} in its blocks"
-        )
+    inside = parts["blocks"].submodules or {}
+    attn, mlp = inside.get("attn"), inside.get("mlp")
     return ModulePaths(
         blocks=parts["blocks"].name,
-        attn=inside["attn"].name,
+        attn=None if attn is None else attn.name,
         attn_post=inside["ln1_post"].name if "ln1_post" in inside else None,
-        mlp=inside["mlp"].name,
+        mlp=None if mlp is None else mlp.name,
         mlp_post=inside["ln2_post"].name if "ln2_post" in inside else None,
-        z_reader=_inner(inside["attn"], "o"),
-        mlp_post_reader=_inner(inside["mlp"], "out"),
+        z_reader=None if attn is None else _inner(attn, "o"),
+        mlp_post_reader=None if mlp is None else _inner(mlp, "out"),
         ln_final=parts["ln_final"].name,
         unembed=parts["unembed"].name,
         is_parallel=isinstance(parts["blocks"], ParallelBlockBridge),
+        has_mlp=mlp is not None,
+        others=tuple(part.name for key, part in inside.items() if _is_other(key) and part.name),
     )
+
+
+def _is_other(key: str) -> bool:
+    """Tell whether TransformerLens's name of a block's part is not attention, MLP or a norm."""
+    return key not in ("attn", "mlp") and not key.startswith(("ln", "norm"))
 
 
 def _components(model: PreTrainedModel) -> dict[str, Any]:
@@ -83,24 +94,6 @@ def _components(model: PreTrainedModel) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"family {name!r} is not known to TransformerLens: {error}") from None
     return adapter.component_mapping or {}
-
-
-def _refuse_other_layers(model: PreTrainedModel) -> None:
-    """Raise ModelError for encoder-decoder models, and for layers without attention."""
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(
-            f"family {architecture(model)!r} is an encoder with a decoder;"
-            " a decoder alone is needed"
-        )
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
-    if others := sorted(
-        {str(kind) for kind in kinds if "attention" not in str(kind) or "linear" in str(kind)}
-    ):
-        raise ModelError(
-            f"family {architecture(model)!r} has layers of {', '.join(others)};"
-            " attention in every layer is needed"
-        )
 
 
 def _inner(component: Any, part: str) -> str | None:

@@ -111,7 +111,7 @@ def prove(bridge: Any) -> Reasons:
 def _hook_points(block: Any, layer: int) -> Iterator[tuple[str, str]]:
     """Yield the inner hook points that a block has, as (what, name)."""
     for kind in [*INNER_KINDS, "mlp_pre_linear"]:
-        part = block.mlp if kind.startswith("mlp") else block.attn
+        part = getattr(block, "mlp" if kind.startswith("mlp") else "attn", None)
         point = f"hook_{kind.removeprefix('mlp_')}"
         if getattr(part, point, None) is not None:
             yield kind, f"blocks.{layer}.{'mlp' if kind.startswith('mlp') else 'attn'}.{point}"
@@ -127,8 +127,9 @@ def _stock_modules(block: Any) -> Iterator[tuple[str, nn.Module, bool]]:
     }
     wanted |= {"in": ("mlp", "in", False), "gate": ("mlp", "gate", False)}
     for key, (owner, name, is_input) in wanted.items():
-        part = (getattr(block, owner).submodules or {}).get(name)
-        stock = getattr(getattr(block, owner), name, None) if part is not None else None
+        holder = getattr(block, owner, None)  # layers without attention or MLP have none
+        part = (getattr(holder, "submodules", None) or {}).get(name)
+        stock = getattr(holder, name, None) if part is not None else None
         if stock is not None:
             yield key, getattr(stock, "original_component", stock), is_input
 
@@ -152,9 +153,10 @@ def _watch(
 
 
 def _why_not(kind: SiteKind, seen: _Seen, block: Any, config: Any) -> str:
+    mlp = getattr(block, "mlp", None)
     if kind == "router":
-        return "" if find_experts(block.mlp) is not None else "its MLP has no experts"
-    if kind in ("mlp_pre", "mlp_post") and find_experts(block.mlp) is not None:
+        return "" if find_experts(mlp) is not None else "its MLP has no experts"
+    if kind in ("mlp_pre", "mlp_post") and find_experts(mlp) is not None:
         return "a mixture of experts has no one layer of neurons"
     if kind not in seen.hooked:
         return "this family has no such hook point, or it never fires"
