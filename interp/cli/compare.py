@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
     from interp.runs.run_comparison import RunComparison
 
-_MOST = 16  # lines of the table
+_MOST = 12  # lines of the table
+_WHOLE = ("differ", "clearest at", "difference")  # not wrapped where a terminal is narrow
 
 
 def compare(
@@ -63,9 +65,12 @@ def _print_table(comparison: "RunComparison") -> None:
     """Print a line for each measure and run, the clearest first, as many as a screen holds."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     is_of_two = len(comparison.runs) == 2
-    second = comparison.runs[1] if is_of_two else "run"
-    for name in ("measure", "differ", "clearest at", comparison.runs[0], second, "difference"):
-        table.add_column(name, justify="left" if name in ("measure", "clearest at") else "right")
+    sides = comparison.runs if is_of_two else ("first run", "run")
+    for name in ("measure", "differ", "clearest at", *sides, "difference"):
+        side: JustifyMethod = "left" if name in ("measure", "clearest at") else "right"
+        table.add_column(
+            name, justify=side, no_wrap=name in _WHOLE, max_width=_WIDEST.get(name, 24)
+        )
     later, first = comparison.later, comparison.frame[comparison.frame["run"] == comparison.runs[0]]
     lines = list(later.groupby(["measure", "run"], sort=False))
     for (measure, run), rows in lines[:_MOST]:
@@ -75,7 +80,7 @@ def _print_table(comparison: "RunComparison") -> None:
         there = value_text(float(first[same]["mean"].iloc[0]))
         here = value_text(float(top["mean"]))
         place = str(top["place"]) or "–"
-        last = here if is_of_two else f"{run}: {here}"
+        last = here if is_of_two else f"{comparison.runs.index(run) + 1}: {here}"
         cells = (str(measure) or "–", differ, place, there, last, _difference(top))
         table.add_row(*map(Text, cells), style="" if top["is_different"] else "dim")
     out.print(table)
