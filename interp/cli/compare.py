@@ -68,9 +68,7 @@ def _print_table(comparison: "RunComparison") -> None:
     sides = comparison.runs if is_of_two else ("first run", "run")
     for name in ("measure", "differ", "clearest at", *sides, "difference"):
         side: JustifyMethod = "left" if name in ("measure", "clearest at") else "right"
-        table.add_column(
-            name, justify=side, no_wrap=name in _WHOLE, max_width=_WIDEST.get(name, 24)
-        )
+        table.add_column(name, justify=side, no_wrap=name in _WHOLE)
     later, first = comparison.later, comparison.frame[comparison.frame["run"] == comparison.runs[0]]
     lines = list(later.groupby(["measure", "run"], sort=False))
     for (measure, run), rows in lines[:_MOST]:
