@@ -273,20 +273,22 @@ def test_every_page_asks_only_this_machine_and_complains_of_nothing(
         page.locator(".strip").get_by_text("<img·src=x").first.wait_for()
 
 
+@pytest.mark.parametrize("size", [(1300, 900), (1000, 700), (1600, 1000)])
 @pytest.mark.parametrize("name", ["skip", "lens", "residual", "voids", "erasure", "depthmap"])
 def test_a_picture_of_eighty_layers_is_above_the_fold(
-    page: Any, deep_viewer: Viewer, name: str
+    browser: Any, deep_viewer: Viewer, name: str, size: tuple[int, int]
 ) -> None:
-    for width, height in ((1300, 900), (1000, 700), (1600, 1000)):
-        page.set_viewport_size({"width": width, "height": height})
-        if width == 1300:
-            opened(page, deep_viewer, f"{name}?run=deep&layer=40&token=1&src=40&tgt=41")
-        settled(page)
-        box = page.locator(".heat canvas").first.bounding_box()
-        value = page.get_by_test_id("stMetricValue").first.bounding_box()
-        assert box["y"] + box["height"] <= height, (width, height)
-        assert value["y"] + value["height"] <= height, (width, height)
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+    width, height = size
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page = opened(
+        context.new_page(), deep_viewer, f"{name}?run=deep&layer=40&token=1&src=40&tgt=41"
+    )
+    box = page.locator(".heat canvas").first.bounding_box()
+    value = page.get_by_test_id("stMetricValue").first.bounding_box()
+    assert box["y"] + box["height"] <= height
+    assert value["y"] + value["height"] <= height
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+    context.close()
 
 
 def test_a_comparison_is_above_the_fold_with_one_selection(page: Any, viewer: Viewer) -> None:
@@ -364,28 +366,28 @@ def test_a_circuit_is_driven_by_boxes_too(page: Any, viewer: Viewer) -> None:
     page.get_by_text("largest of").first.wait_for()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", sorted(ADDRESSES))
-def test_axe_finds_nothing_serious_of_ours(page: Any, viewer: Viewer, name: str) -> None:
+def test_axe_finds_nothing_serious_of_ours(
+    browser: Any, viewer: Viewer, name: str, scheme: str
+) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    opened(page, viewer, ADDRESSES[name])
-    options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
-    backgrounds = set()
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        settled(page)
-        page.wait_for_timeout(1000)  # what is faded while it is computed is not measured
-        backgrounds.add(
-            page.get_by_test_id("stApp").evaluate("app => getComputedStyle(app).backgroundColor")
-        )
-        found = Axe().run(page, options=options).response["violations"]
-        ours = [
-            (v["id"], [node["html"][:200] for node in v["nodes"]][:3])
-            for v in found
-            if v["impact"] in ("serious", "critical") and v["id"] not in STREAMLITS
-        ]
-        assert ours == [], scheme
-    assert len(backgrounds) == 2
+    context = browser.new_context(color_scheme=scheme, viewport={"width": 1400, "height": 1200})
+    page = opened(context.new_page(), viewer, ADDRESSES[name])
+    page.wait_for_timeout(2000)  # what is faded while it is computed is not measured
+    found = (
+        Axe()
+        .run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
+        .response["violations"]
+    )
+    ours = [
+        (v["id"], [node["html"][:200] for node in v["nodes"]][:3])
+        for v in found
+        if v["impact"] in ("serious", "critical") and v["id"] not in STREAMLITS
+    ]
+    context.close()
+    assert ours == []
 
 
 def test_the_command_ends_its_server(runs: Path) -> None:
