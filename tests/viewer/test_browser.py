@@ -308,7 +308,7 @@ def test_a_comparison_is_above_the_fold_with_one_selection(page: Any, viewer: Vi
 def test_a_row_of_paths_chooses_its_prompt_and_is_outlined(page: Any, viewer: Viewer) -> None:
     page.set_viewport_size({"width": 1300, "height": 900})
     opened(page, viewer, "paths?run=hops&ex=2")
-    marked = "row => window.interpMarks.get('paths')?.[0] === row"
+    marked = "row => window.interpMarks?.get('paths')?.[0] === row"
     page.wait_for_function(marked, arg=2)
     # rows of prompts run down
     page.locator(".heat canvas").first.click(position=cell_at(page, 15 - 5, 1, n_rows=16))
