@@ -13,4 +13,4 @@ numbers = {
     name: result_of(name).to_frame().select_dtypes("float").sum().round(3).to_dict()
     for name in ANALYSES
 }
-GOLDEN.write_text(json.dumps(numbers, indent=1) + "\n")
+GOLDEN.write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n")

@@ -59,6 +59,8 @@ def blocks(page: Path, language: str) -> list[str]:
 def made_small(text: str) -> str:
     """Return commands or a study with few prompts and short texts, which work just as well."""
     text = re.sub(r"max_new_tokens=\d+", "max_new_tokens=4", text)
+    of_a_name = r"^(interp run (?!.*--n )(?:.* )?--task [\w-]+(?!\S))"
+    text = re.sub(of_a_name, r"\1 --n 12", text, flags=re.MULTILINE)
     return re.sub(r"(--n |^n = )\d+", r"\g<1>12", text, flags=re.MULTILINE)
 
 
@@ -83,7 +85,15 @@ def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("page", pages_with("python"), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        # one for each analysis, and most alike
+        pytest.param(page, marks=pytest.mark.slow) if page.parent.name == "analyses" else page
+        for page in pages_with("python")
+    ],
+    ids=lambda page: page.name,
+)
 def test_its_code_runs(
     page: Path, folder: Path, a_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,7 @@ FEWER = {
         "control": "none",
         "draws": 2,
     },
-    "residual_erasure": {"scopes": ("prefix",), "every": 16},
+    "residual_erasure": {"scopes": ("prefix",), "every": 40},
     "unit_importance": {"most": 8},
     "unit_map": {"most_layers": 1},
 }

@@ -29,6 +29,8 @@ from tests.families import ALL, OTHER_BLOCKS, tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DOCS = Path(__file__).parent.parent / "docs/families.md"
+# what differs in kind: attention, norms, parallel sublayers, experts; the others are slow tests
+OF_A_KIND = {"falcon", "gemma2", "gpt2", "gpt_neox", "gpt_oss", "llama", "mixtral", "olmo2", "phi"}
 WORDS = [f"w{i}" for i in range(97)]
 
 
@@ -102,7 +104,10 @@ def of_the_papers(model: Model) -> dict[str, Analysis]:
     return {name: make_analysis(name, given) for name, given in settings.items()}
 
 
-@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize(
+    "family",
+    [each if each in OF_A_KIND else pytest.param(each, marks=pytest.mark.slow) for each in ALL],
+)
 def test_every_analysis_of_the_papers_runs(family: str) -> None:
     model = speaking(family)
     for name, analysis in of_the_papers(model).items():

