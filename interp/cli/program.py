@@ -22,6 +22,7 @@ from interp.cli.new import app as new
 from interp.cli.options import Commands, Shared
 from interp.cli.report import report, schema
 from interp.cli.run import run
+from interp.cli.sites import sites
 from interp.cli.store import app as store
 from interp.cli.study import validate
 from interp.cli.terminal import err, note, say, say_json, set_verbosity
@@ -37,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Begin": (list_, get, doctor),
+    "Begin": (list_, get, doctor, sites),
     "Run and look": (run, show, report, view, export, compare, diff),
     "Studies, stores and programs": (validate, schema),
 }

@@ -48,7 +48,7 @@ GRADIENTS = {"integrated_gradients": {"nodes": "published", "max_nodes": 2}}
 SIZES = {
     "one": (2, 1, 8, ONE | NODES),
     "long": (2, 800, 2, LONG | GRADIENTS),
-    "deep": (80, 4, 4, DEEP),
+    "deep": (80, 4, 8, DEEP),
 }
 
 

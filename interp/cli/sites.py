@@ -1,0 +1,62 @@
+"""`interp sites` lists the places of a model that can be read and written."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from interp.cli.options import AsJson
+from interp.cli.terminal import err, out, say, say_json
+from interp.figures.words import layers_named
+
+if TYPE_CHECKING:
+    from interp.models.places import Place
+
+
+def sites(
+    model: Annotated[str, typer.Argument(help="Model name, folder, GGUF file or Hugging Face id.")],
+    revision: Annotated[str | None, typer.Option(help="Branch or commit of the hub.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code of the checkpoint.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the places of a model: shapes, what can be read and written, and why not.
+
+    With --json, one object for each layer's places, with the module that computes it.
+
+    Example: interp sites zoo/hops-4l
+    """
+    import transformers
+
+    import interp
+    from interp.models.places import places
+
+    transformers.utils.logging.disable_progress_bar()
+    with err.status("loading", spinner="dots"):
+        loaded = interp.load_model(model, revision=revision, trust_remote_code=trust_remote_code)
+        found = places(loaded)
+    if as_json:
+        say_json({"model": loaded.name, "sites": [vars(place) for place in found]})
+        return
+    say(f"{loaded.name}: {loaded.n_layers} layers")
+    out.print(_table(found, n_layers=loaded.n_layers))
+
+
+def _table(found: "Sequence[Place]", *, n_layers: int) -> Table:
+    """Return a row for each place that layers share."""
+    layers: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place in found:
+        name = place.name.replace(f"blocks.{place.layer}.", "blocks.{i}.")
+        axes = [axis if n is None else f"{axis} {n}" for axis, n in place.shape.items()]
+        can = "read, write" if place.is_written else "read" if place.is_read else "–"
+        shape = f"[{', '.join(axes)}]" if axes else ""
+        layers[name, shape, can, place.why_not].append(place.layer)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for (name, shape, can, why), of in layers.items():
+        where = "" if len(of) == n_layers else layers_named(of, of=n_layers)
+        table.add_row(*map(Text, (name, shape, can, "; ".join(filter(None, (where, why))))))
+    return table
