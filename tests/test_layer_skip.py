@@ -258,6 +258,29 @@ def test_what_a_clear_layer_costs() -> None:
     assert frame.loc[("log_prob", 1), "mean"] == 8.0
 
 
+def test_a_layer_that_may_cost_nothing_is_not_called_needed() -> None:
+    log_prob = np.random.default_rng(0).normal(size=(20, 3))
+    cost = made(log_prob, np.zeros((20, 3))).findings()[0]
+    assert not cost.estimate.excludes()
+    assert cost.claim.startswith("No layer is clearly needed: skipping the costliest, layer ")
+
+
+def test_what_later_tokens_need_of_the_halves() -> None:
+    """By hand: layer 0 changes what two later layers write by 0.6, layer 1 what the last by 0.2."""
+    arrays = made(np.zeros((9, 3)), np.zeros((9, 3))).arrays
+    changes = np.full((9, 3, 3), np.nan)
+    changes[:, 0, 1:], changes[:, 1, 2] = (0.4, 0.8), 0.2
+    asked = LayerSkip(scopes=("all", "future"))
+    result = LayerSkipResult(asked, arrays | {"future.mean": changes}, ("all", "future"))
+    less = result.findings()[-1]
+    assert less.estimate.value == pytest.approx(0.2 / 0.6)
+    assert less.claim == (
+        "Skipping a layer of the second half changes later tokens 0.33 [0.33, 0.33] times as much"
+        " as one of the first."
+    )
+    assert less.note == "a skipped layer changes them by 0.40 [0.40, 0.40] of their size, on average"
+
+
 @torch.no_grad()
 def test_parts_of_interp_0_1_open_without_outcomes() -> None:
     model, batch = tiny("llama"), tokens()

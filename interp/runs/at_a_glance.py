@@ -18,7 +18,11 @@ from interp.runs.folder import Cell
 from interp.runs.tables import read_frame
 
 _FEWEST = 2  # strips, below which there is nothing to see at a glance
-_LATER = "relative change"  # how the measure of what later tokens need begins
+# how the measures begin of findings that say what a strip shows, where they are not the first
+_MEASURES = {
+    "layer_skip, later": "relative change",
+    "logit_lens": "effective depth by overlap",
+}
 
 Section = Mapping[str, Any]
 
@@ -86,7 +90,7 @@ def _strips(
     """Return what can be drawn of a model and task, by question; what is damaged is left out."""
     strips = {}
     for key, make in STRIPS.items():
-        analysis, _, part = key.partition(", ")
+        analysis = key.partition(", ")[0]
         section = next((s for s in sections if s["analysis"] == analysis), None)
         if section is None:
             continue
@@ -94,7 +98,7 @@ def _strips(
         twin = replace(cell, model=f"{cell.model}{UNTRAINED}")
         strip, untrained = (_strip(make, frame_of(each)) for each in (cell, twin))
         if strip is not None:
-            strips[key] = Beside(strip, _claim(section, part), link_of(section), untrained)
+            strips[key] = Beside(strip, _claim(section, key), link_of(section), untrained)
     return strips
 
 
@@ -113,8 +117,9 @@ def _frame(read: Callable[[Cell], pd.DataFrame], cell: Cell) -> pd.DataFrame | N
         return None
 
 
-def _claim(section: Section, part: str) -> str:
-    found = section["findings"]
-    if part:
-        found = [f for f in found if (f.get("measure") or "").startswith(_LATER)]
-    return str(found[0]["claim"]) if found else ""
+def _claim(section: Section, key: str) -> str:
+    """Return the claim that stands beside a strip: that of what it shows, else the first."""
+    found, measure = section["findings"], _MEASURES.get(key, "")
+    of_strip = [f for f in found if (f.get("measure") or "").startswith(measure)]
+    chosen = of_strip or ([] if ", " in key else found)
+    return str(chosen[0]["claim"]) if chosen else ""

@@ -8,7 +8,7 @@ import numpy as np
 from interp.figures.words import PICKED, mlp_named
 from interp.metrics import CHANGES, OUTCOMES
 from interp.result import Compared, Finding
-from interp.stats.estimate import estimate
+from interp.stats.estimate import estimate, ratio
 from interp.stats.picked import Picked, picked, ranked
 from interp.stats.shares import share, share_difference
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interp.analyses.layer_skip.result import LayerSkipResult
 
 _PARTS = {"layer": "layer", "attention": "attention", "mlp": "MLP"}
+_FEWEST_OF_HALVES = 3  # layers: behind the last there is none to change
 _OTHERS = "the other layers, on average"
 
 
@@ -60,9 +61,12 @@ def _costliest(result: "LayerSkipResult") -> Finding:
     most = _pick(result, costs)
     skipped = _named(result, most.index)
     if result.has_answers:
-        claim = f"Skipping {skipped} costs most: {most.estimate:.2f} nats"
-        claim, measure = f"{claim} of the answer's log-probability.", OUTCOMES["log_prob"]
-        measure = f"loss of {measure}"
+        cost = f"{most.estimate:.2f} nats of the answer's log-probability"
+        is_needed = most.estimate.excludes() or not most.estimate.has_interval
+        claim = f"Skipping {skipped} costs most: {cost}."
+        if not is_needed:
+            claim = f"No {part} is clearly needed: skipping the costliest, {skipped}, costs {cost}."
+        measure = f"loss of {OUTCOMES['log_prob']}"
     else:
         claim = f"Skipping {skipped} changes the probabilities most: by {most.estimate:.2f} (L2)."
         measure = CHANGES["l2"]
@@ -98,15 +102,22 @@ def _accuracy(result: "LayerSkipResult") -> Iterator[Finding]:
 
 
 def _future(result: "LayerSkipResult") -> Iterator[Finding]:
-    """Yield how much a skipped layer changes later layers at later tokens."""
-    if "future" not in result.scopes or _n_layers(result) < 2:
+    """Yield how much less later tokens need the second half of the layers than the first."""
+    n_layers = _n_layers(result)
+    if "future" not in result.scopes or n_layers < _FEWEST_OF_HALVES:
         return
-    later = (slice(None), *np.triu_indices(_n_layers(result), 1))
-    values = result.arrays["future.mean"][later].mean(1)
-    future = estimate(values, groups=result.prompt_groups, seed=result.analysis.seed)
+    later = np.triu(np.ones((n_layers, n_layers), bool), 1)
+    changes = np.where(later, result.arrays["future.mean"], 0).sum(2)[:, :-1]
+    changes = changes / later.sum(1)[:-1]  # [prompt skipped]
+    first, second = changes[:, : n_layers // 2].mean(1), changes[:, n_layers // 2 :].mean(1)
+    groups, seed = result.prompt_groups, result.analysis.seed
+    less = ratio(second, first, groups=groups, seed=seed)
+    whole = estimate(changes.mean(1), groups=groups, seed=seed)
     yield Finding(
-        "A skipped layer changes what later layers write"
-        f" at later tokens by {future:.2f} of its size.",
-        future,
-        "relative change of later layers' writes at tokens behind the skip, mean over layers",
+        "Skipping a layer of the second half changes later tokens"
+        f" {less:.2f} times as much as one of the first.",
+        less,
+        "relative change of later layers' writes at tokens behind the skip: second half of the"
+        " layers over the first",
+        note=f"a skipped layer changes them by {whole:.2f} of their size, on average",
     )
