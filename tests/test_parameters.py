@@ -29,6 +29,7 @@ from interp.runs.registry import find_analyses, make_analysis, parse_parameter
 
 ANALYSES = find_analyses()
 PARAMETERS = [(name, key) for name, analysis in ANALYSES.items() for key in hints_of(analysis)]
+_OF_EACH = 4
 HOSTILE = [
     "Syria: a country, x",
     "2",
@@ -75,11 +76,12 @@ def asked_by(*words: str, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 @pytest.mark.parametrize("name", ANALYSES)
-def test_the_command_of_a_report_gives_back_every_value(
+def test_the_command_of_a_report_gives_back_values(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {key: values_of(hint) for key, hint in hints_of(ANALYSES[name]).items()}
-    for i in range(max(map(len, values.values()))):
+    first = len(name)  # so that all values are met by some analysis
+    for i in range(first, first + _OF_EACH):
         given = {key: of_key[i % len(of_key)] for key, of_key in values.items()}
         config = {"models": ["m"], "tasks": ["t"], "analyses": {name: given}, "seed": 0}
         words = shlex.split(command_of(config, out="runs/again"))
