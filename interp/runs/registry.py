@@ -4,7 +4,8 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib import metadata
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import interp.analyses as package
@@ -14,6 +15,7 @@ from interp.parameters import coerce, hints_of, parse
 from interp.runs.own import analysis_in, file_and_label
 
 GROUP = "interp.analyses"  # of entry points
+entry_points = cache(metadata.entry_points)  # it reads what every package of the environment says
 
 
 def find_analyses() -> dict[str, type[Analysis]]:
