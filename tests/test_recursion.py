@@ -74,6 +74,8 @@ def test_loops_by_hand() -> None:
     assert random_of(4, eight, draw=0, seed=0) != random_of(4, eight, draw=0, seed=1)
     assert default_numbers(eight) == (4, 2)
     assert default_numbers(turns) == (2,)
+    assert default_numbers((0,) * 16) == (8, 4)
+    assert default_numbers((0,) * 30) == (15,)
     assert "divide" in why_not(3, eight)
     assert "layers 0 and 1" in why_not(1, turns)
 

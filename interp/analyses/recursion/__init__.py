@@ -56,13 +56,13 @@ __all__ = ["Recursion", "RecursionResult"]
 class Recursion(Analysis):
     """Let layers share the weights of `shared` layers in a loop, with low-rank terms of `ranks`.
 
-    `shared` are numbers that divide that of layers (default: the two largest below it); `inits` say
-    where the shared weights come from; `ranks` are those of every matrix's term (default: 0 and
-    1/16 to 1/4 of d_model), and 0 is always among them. `norms` "shared" shares gains and biases
-    too, which no term repairs. Findings are about the first of `shared` and `inits`. `grid` evenly
-    spaced layers also run with each other's weights. Layers share at random in `draws` draws.
-    `control` "untrained" repeats the first comparison in three untrained twins, and shares layers
-    of one.
+    `shared` are numbers that divide that of layers (default: the two largest below it, or only the
+    largest of more than 16 layers); `inits` say where the shared weights come from; `ranks` are
+    those of every matrix's term (default: 0 and 1/16 to 1/4 of d_model), and 0 is always among
+    them. `norms` "shared" shares gains and biases too, which no term repairs. Findings are about
+    the first of `shared` and `inits`. `grid` evenly spaced layers also run with each other's
+    weights. Layers share at random in `draws` draws. `control` "untrained" repeats the first
+    comparison in three untrained twins, and shares layers of one.
     """
 
     shared: tuple[Annotated[int, AtLeast(1)], ...] = ()

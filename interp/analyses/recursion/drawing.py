@@ -29,7 +29,8 @@ def drawn(result: "RecursionResult") -> go.Figure:
     figure = make_subplots(
         rows=2,
         cols=2,
-        subplot_titles=[*titles, *[""] * (2 - len(titles)), *below],
+        specs=[[{"colspan": 2}, None] if len(numbers) == 1 else [{}, {}], [{}, {}]],
+        subplot_titles=[*titles, *below],
         vertical_spacing=0.2,
         horizontal_spacing=0.14,
     )

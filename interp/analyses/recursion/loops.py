@@ -14,6 +14,7 @@ from interp.replay import Block
 
 Init = Literal["average", "stepwise", "lower"]
 INITS: tuple[Init, ...] = get_args(Init)
+DEEP = 16  # layers, beyond which one number of shared layers is measured by default
 SVD, UNTRAINED, RANDOM = "truncated SVD", "untrained layers", "random assignment"
 NAMES = (*INITS, SVD, UNTRAINED, RANDOM)  # of all that layers' weights are replaced by
 
@@ -115,9 +116,12 @@ def why_not(n_shared: int, kinds: Sequence[int]) -> str:
 
 
 def default_numbers(kinds: Sequence[int]) -> tuple[int, ...]:
-    """Return the two largest numbers below the number of layers that suit."""
+    """Return the two largest numbers below the number of layers that suit.
+
+    Of more than `DEEP` layers only the largest: every number decomposes all matrices again.
+    """
     suiting = [k for k in range(len(kinds) - 1, 0, -1) if not why_not(k, kinds)]
-    return tuple(suiting[:2])
+    return tuple(suiting[: 1 if len(kinds) > DEEP else 2])
 
 
 def loop_of(init: Init, n_shared: int, kinds: Sequence[int]) -> Loop:
