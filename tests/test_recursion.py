@@ -9,6 +9,7 @@ from torch.testing import assert_close
 import interp
 from interp.analyses.recursion import Recursion, whole
 from interp.analyses.recursion.loops import (
+    SVD,
     Loop,
     default_numbers,
     kinds_of,
@@ -24,6 +25,7 @@ from interp.analyses.recursion.whole import OUTCOMES, run_loops
 from interp.errors import AnalysisError, UnsuitedError
 from interp.metrics import kl
 from interp.models import Model
+from interp.result import faults_of
 from tests.families import tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -193,6 +195,20 @@ def test_what_the_pilot_measured() -> None:
     strict = variant(loop_of("average", 1, eight), Size(0))
     kl = run_loops(model, batches, [*two, strict])["loops"][..., 0].mean(0)
     assert_close(kl, torch.tensor([0.286, 0.371, 11.67]), rtol=0.01, atol=0)
+
+
+def test_of_two_broken_models_neither_is_said_to_be_better() -> None:
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=8)
+    how = {"inits": ("average",), "ranks": (8,), "grid": 0, "draws": 0, "control": "none"}
+    result = Recursion(shared=(2,), **how).run(model, task)
+    assert "sharing costs" in result.summary()
+    stays = OUTCOMES.index("same")
+    result.arrays["loops"][..., stays] = 0.0
+    assert [each.kind for each in result.findings()] == ["describes"] * 2
+    assert "0 % [0, " in result.summary()
+    assert not faults_of(result.findings())
+    result.arrays["loops"][0, result.variants["name"] == SVD, stays] = 1.0  # 1 of 8 stays
+    assert "sharing costs" in result.summary()
 
 
 def test_the_compared_loop_has_as_many_parameters_as_the_truncated_svd() -> None:

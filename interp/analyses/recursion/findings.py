@@ -11,13 +11,29 @@ from interp.result import Compared, Finding
 from interp.stats.beyond import beyond
 from interp.stats.estimate import Estimate, estimate
 from interp.stats.picked import picked
+from interp.stats.shares import share
 
 if TYPE_CHECKING:
     from interp.analyses.recursion.result import RecursionResult
 
 
+_BROKEN = 0.1  # of first tokens: where fewer stay, differences of KL are between broken models
+
+
 def findings_of(result: "RecursionResult") -> tuple[Finding, ...]:
-    """Return sharing beside a truncated SVD, the loop beside random ones, the layer hurt most."""
+    """Return sharing beside a truncated SVD, the loop beside random ones, the layer hurt most.
+
+    Where neither leaves anything of the model, that is said instead of their difference.
+    """
+    stay = [
+        share(
+            result.outcome(name, result.judged_rank, "same"),
+            groups=result.prompt_groups,
+        )
+        for name in (result.analysis.inits[0], SVD)
+    ]
+    if max(each.value for each in stay) < _BROKEN:
+        return _broken(result, *stay), _worst(result)
     is_random = result.random_draws.shape[1] > 1 and "average" in result.analysis.inits
     random = [_less_than_random(result)] if is_random else []
     return (_less_than_svd(result), *random, _worst(result))
@@ -46,6 +62,21 @@ def _less_than_svd(result: "RecursionResult") -> Finding:
         control=control,
         kind="compares",
         note=f"{here} here, {there} in untrained models; {note}",
+    )
+
+
+def _broken(result: "RecursionResult", shared: Estimate, truncated: Estimate) -> Finding:
+    init, n_shared, rank = result.analysis.inits[0], result.numbers[0], result.judged_rank
+    kept = result.kept(init, rank)
+    best, name = (shared, "shared") if shared.value > truncated.value else (truncated, "truncated")
+    return Finding(
+        "Hardly anything is left of the model where its layers share weights, or are truncated to"
+        f" as many parameters: {best:.0%} of first tokens stay.",
+        best,
+        f"{init} or truncated SVDs with as many parameters: share of first tokens that stay,"
+        " the larger one",
+        note=f"{name} layers; {init} of {counted(n_shared, 'shared layer')}, rank {rank}:"
+        f" {kept:.0%} of parameters; which of two broken models has more KL says nothing",
     )
 
 
