@@ -75,6 +75,9 @@ def of_permuted() -> tuple[UnitMapResult, list[torch.Tensor]]:
 def test_permuted_units_are_recovered_without_a_barrier() -> None:
     result, _ = of_permuted()
     np.testing.assert_allclose(result.correlation(), 1, atol=1e-3)
+    of_neurons = result.findings()[0].estimate
+    assert of_neurons is not None
+    assert 0.999 < of_neurons.low <= of_neurons.high < 1.001  # the same units on any prompts
     assert (result.arrays["stable"] > 0.98).all()  # neurons that never change have any partner
     barrier = result.barrier()
     assert barrier is not None

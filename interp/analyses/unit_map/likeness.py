@@ -82,10 +82,25 @@ def _match(own: Units, other: Units, is_held: Bool[Tensor, " token"], *, is_firs
     if is_first:
         again = matched(correlations(held_own, held_other)).argmax(1)
         stable = float((order == again).float().mean())
-    of_tokens = (held_own * (held_other @ partner.T)).mean(1)
+    of_tokens = _influences(held_own, held_other, partner)
     fit_heads, held_heads = (likeness_of_heads(a.heads, b.heads) for a, b in halves)
     heads = held_heads.cpu()[best_pairs(fit_heads)].mean()
     return _Match(of_tokens, float((alike * partner).sum(1).mean()), float(heads), stable, order)
+
+
+def _influences(
+    own: Float[Tensor, "token unit"],
+    other: Float[Tensor, "token other_unit"],
+    partner: Float[Tensor, "unit other_unit"],
+) -> Float[Tensor, " token"]:
+    """Return each token's part of the mean correlation of matched units, which are standardised.
+
+    A token moves the units' variances too: of units that are the same, every token's part is 1.
+    """
+    alike, n = correlations(own, other) * partner, own.shape[1]
+    products = (own * (other @ partner.T)).sum(1)
+    variances = (own.square() @ alike.sum(1) + other.square() @ alike.sum(0)) / 2
+    return (products - variances + alike.sum()) / n
 
 
 def _by_prompt(

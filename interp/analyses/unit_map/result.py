@@ -85,7 +85,7 @@ class UnitMapResult(Result):
         """Return columns measure, kind, layer, share, mean, low and high.
 
         Correlations are over held-out tokens, mean over units; their 95 % intervals are over groups
-        of prompts, with each unit's mean and variance as they are.
+        of prompts, to first order in each unit's variance.
         """
         frame = pd.concat([*self._rows()], ignore_index=True)
         return frame.astype({"layer": "Int64", "share": float, "low": float, "high": float})
