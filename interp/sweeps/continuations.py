@@ -10,7 +10,9 @@ from interp.errors import AnalysisError, TaskError
 from interp.models import Model
 from interp.replay import Recording
 from interp.replay.rows import variants_at_once
+from interp.shapes import Resid
 from interp.sweeps.texts import Texts
+from interp.sweeps.walks import along, ends_together
 from interp.tasks.batch import TokenBatch
 
 Layers = Sequence[int]  # those that run, in order
@@ -84,13 +86,11 @@ def _last_along(recording: Recording, paths: Sequence[Layers]) -> Float[Tensor, 
     """
     embedded, _ = recording.runner.dry(recording.tokens, None, start=0)
     whose = torch.arange(len(embedded), device=embedded.device).chunk(len(paths))
-    streams, n_run = [*embedded.chunk(len(paths))], [0] * len(paths)
-    while going := [i for i, path in enumerate(paths) if n_run[i] < len(path)]:
-        layer = min(paths[i][n_run[i]] for i in going)
-        some = [i for i in going if paths[i][n_run[i]] == layer]
-        rows, prompts = (torch.cat([each[i] for i in some]) for each in (streams, whose))
-        behind = recording.rows(layer, rows, prompts).chunk(len(some))
-        for i, stream in zip(some, behind, strict=True):
-            streams[i] = stream
-            n_run[i] += 1
-    return torch.cat(streams)[:, -1:]
+
+    def run(layer: int, some: Sequence[int], streams: Sequence[Resid]) -> Sequence[Resid]:
+        prompts = torch.cat([whose[i] for i in some])
+        return recording.rows(layer, torch.cat([*streams]), prompts).chunk(len(some))
+
+    starts = embedded.chunk(len(paths))
+    walks = [along(path, stream) for path, stream in zip(paths, starts, strict=True)]
+    return torch.cat(ends_together(walks, run))[:, -1:]
