@@ -42,7 +42,7 @@ def numbers(name: str, dtype: str) -> pd.DataFrame:
     keys["again"] = (
         keys.groupby([*keys], dropna=False).cumcount() if len(keys.columns) else range(len(keys))
     )
-    values = pd.DataFrame({"what": what, "number": frame[column].astype(float).fillna(0)})
+    values = pd.DataFrame({"measured": what, "number": frame[column].astype(float).fillna(0)})
     return values.set_index(pd.MultiIndex.from_frame(keys))
 
 
@@ -52,7 +52,7 @@ def moved(wide: pd.DataFrame, low: pd.DataFrame) -> tuple[float, str]:
     A kind in which there is nothing but rounding is measured by the largest number of all.
     """
     shares, largest = {}, wide["number"].abs().max()
-    for what, rows in wide.groupby("what"):
+    for what, rows in wide.groupby("measured"):
         size = rows["number"].abs().max()
         size = largest if size < NOISE else size
         change = (

@@ -65,7 +65,7 @@ def naive(recording: Recording, variant: Variant) -> torch.Tensor:
 def test_shared_runs_equal_naive_chains(monkeypatch: pytest.MonkeyPatch, chunk_tokens: int) -> None:
     monkeypatch.setattr(rows, "CPU_TOKENS", chunk_tokens)
     model, batch = tiny("gemma2"), tokens()  # with layers that see only a window
-    recording, variants = model.record(batch), EVERY.plan(model.n_layers).variants
+    recording, variants = model.record(batch), EVERY.orders(model.n_layers).variants
     assert {each.operation for each in variants} >= {"skip", "damped_loop", "looped_parallel"}
     expected = torch.stack([naive(recording, each)[:, -1] for each in variants])
     assert_close(ends_of(recording, variants), expected, rtol=1e-5, atol=1e-5)
@@ -189,7 +189,7 @@ def test_which_variants_there_are() -> None:
     assert [each.name for each in drawn] == ["shuffle 1-3", "shuffle 1-3 #2", "skip 1-3"]
     assert Variant("repeat", WINDOW).path(5) == (0, 2, 2, 2, 4)
     assert Variant("loop", (1, 2), rounds=2).path(4) == (0, 1, 2, 1, 2, 3)
-    assert LayerOrder().plan(2).variants  # the smallest model that has an order
+    assert LayerOrder().orders(2).variants  # the smallest model that has an order
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -242,8 +242,8 @@ def _result(changes: np.ndarray, **parameters: object):
 
 
 def test_findings_are_computed_another_way() -> None:
-    plan = LayerOrder(operations=("swap",)).plan(4)
-    names = [each.name for each in plan.variants]
+    orders = LayerOrder(operations=("swap",)).orders(4)
+    names = [each.name for each in orders.variants]
     rng = np.random.default_rng(0)
     changes = rng.uniform(0.5, 1, (24, len(names), 4))
     changes[..., 1] = rng.integers(0, 2, changes.shape[:2])
@@ -274,7 +274,7 @@ def test_beyond_others_is_wider_by_how_much_they_differ() -> None:
 
 
 def test_a_variant_is_a_recipe() -> None:
-    result = _result(np.ones((2, len(LayerOrder(operations=("swap",)).plan(4).variants), 4)))
+    result = _result(np.ones((2, len(LayerOrder(operations=("swap",)).orders(4).variants), 4)))
     recipe = yaml.safe_load(result.recipe("swap 1,2", "a/model"))
     assert [each["sources"][0]["layer_range"] for each in recipe["slices"]] == [
         [0, 1], [2, 3], [1, 2], [3, 4],

@@ -195,7 +195,7 @@ def test_what_the_pilot_measured() -> None:
 
 def test_the_compared_loop_has_as_many_parameters_as_the_truncated_svd() -> None:
     model = interp.load_model("zoo/hops-4l")
-    one, other = Recursion().plan(model).pair
+    one, other = Recursion().design(model).pair
     shapes = shapes_of(model.blocks)
     assert one.loop.name == "average"
     assert one.rank

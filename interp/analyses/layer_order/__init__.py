@@ -22,7 +22,7 @@ from interp.analyses.layer_order.result import MEASURES, LayerOrderResult
 from interp.analyses.layer_order.untrained_twins import JUDGED, twins_changes
 from interp.analyses.layer_order.variants import (
     Operation,
-    Plan,
+    Orders,
     Variant,
     distant_swaps,
     fitting_distances,
@@ -117,12 +117,12 @@ class LayerOrder(Analysis):
                 f"a distance of {max(self.distances)} layers given; the model has {n_layers}"
             )
 
-    def plan(self, n_layers: int) -> Plan:
+    def orders(self, n_layers: int) -> Orders:
         """Return what is run in a model of so many layers."""
         every = self.every
         distances = self.distances or fitting_distances(n_layers)
         windows = self._given or windows_of(n_layers, self.lengths, every=every)
-        return Plan(
+        return Orders(
             swaps(n_layers, every=every) if "swap" in self.operations else [],
             distant_swaps(n_layers, distances, every=every)
             if "distance" in self.operations
@@ -140,7 +140,7 @@ class LayerOrder(Analysis):
         """Return "twins" [twin operation measure]: swaps and skips in untrained twins."""
         if self.control == "none" or "swap" not in self.operations:
             return {}
-        pairs = self.plan(model.n_layers).inner_pairs(model.n_layers)
+        pairs = self.orders(model.n_layers).inner_pairs(model.n_layers)
         return twins_changes(model, task, pairs, seed=self.seed)
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
@@ -148,7 +148,7 @@ class LayerOrder(Analysis):
 
         NaN stands for what needs an answer where there is none.
         """
-        variants, n = self.plan(recording.n_layers).variants, len(shard.prompts)
+        variants, n = self.orders(recording.n_layers).variants, len(shard.prompts)
         changes, clean = changes_of(recording, variants, shard.answer)
         tensors = {
             "changes": changes.cpu(),
@@ -171,15 +171,15 @@ class LayerOrder(Analysis):
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return the blocks that every variant runs from where it leaves the clean pass on."""
         (n, n_pos), n_layers = shard.tokens.shape, model.n_layers
-        plan = self.plan(n_layers)
-        run = distinct(plan.variants, n_layers)
+        orders = self.orders(n_layers)
+        run = distinct(orders.variants, n_layers)
         forwards = sum(variant.n_blocks(n_layers) for variant in run) / n_layers
         at_once = min(len(run), max(1, CPU_TOKENS // (n * n_pos)))
         held = (3 * at_once + 2) * n * n_pos * model.d_model + len(run) * n * model.d_model
         held += held_at_the_end(len(run), n, model.d_vocab)
         once = 0.0
         if self.control == "untrained" and "swap" in self.operations:
-            blocks = sum(each.n_blocks(n_layers) for each in plan.inner_pairs(n_layers))
+            blocks = sum(each.n_blocks(n_layers) for each in orders.inner_pairs(n_layers))
             once = float(N_TWINS * JUDGED * n_pos * (1 + blocks / n_layers))
-        numbers = n * (len(plan.variants) * len(MEASURES) + 3)
+        numbers = n * (len(orders.variants) * len(MEASURES) + 3)
         return Cost(forwards, numbers, held, logits=n * (len(run) + 1), once=once)

@@ -32,16 +32,16 @@ WORDS = {
 
 def findings_of(result: "LayerOrderResult") -> tuple[Finding, ...]:
     """Return what swaps of neighbours keep, whether order was learned, and swaps at a distance."""
-    plan = result.plan
+    orders = result.orders
     found: list[Finding] = []
-    if plan.adjacent:
+    if orders.adjacent:
         found.append(_kept(result))
         if len(result.twins):
             found.append(_learned(result))
-    if plan.distant:
+    if orders.distant:
         found.append(_distant(result))
     for operation in WINDOWED:
-        if len(found) < _MOST and (chosen := of_operation(plan.windowed, operation)):
+        if len(found) < _MOST and (chosen := of_operation(orders.windowed, operation)):
             found.append(_windows(result, operation, chosen))
     return tuple(found[:_MOST]) or (_nothing(result),)
 
@@ -127,7 +127,7 @@ def _distant(result: "LayerOrderResult") -> Finding:
 def by_distance(result: "LayerOrderResult", operation: str) -> dict[int, list[Variant]]:
     """Return swaps or skips of two layers at the common places, by distance."""
     grouped: dict[int, list[Variant]] = {}
-    for each in result.plan.distant:
+    for each in result.orders.distant:
         if each.operation == operation:
             grouped.setdefault(each.layers[-1] - each.layers[0], []).append(each)
     return grouped
@@ -156,7 +156,7 @@ def _nothing(result: "LayerOrderResult") -> Finding:
 
 
 def _inner(result: "LayerOrderResult") -> tuple[list[Variant], list[Variant]]:
-    pairs = result.plan.inner_pairs(result.n_layers)
+    pairs = result.orders.inner_pairs(result.n_layers)
     return pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
 
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from interp.analyses.layer_order.figure import drawn
 from interp.analyses.layer_order.findings import findings_of
-from interp.analyses.layer_order.variants import Plan, Variant
+from interp.analyses.layer_order.variants import Orders, Variant
 from interp.errors import AnalysisError
 from interp.files.mergekit import mergekit_recipe
 from interp.result import Finding, Result
@@ -31,7 +31,7 @@ MEASURES = KL, KEPT, LOG_PROB, ACCURACY = (
 
 @dataclass(frozen=True, repr=False)
 class LayerOrderResult(Result):
-    """`arrays["changes"]` [prompt variant measure] of `plan.variants` and `MEASURES`.
+    """`arrays["changes"]` [prompt variant measure] of `orders.variants` and `MEASURES`.
 
     All are of the last position. `arrays["clean"]` [prompt 2] are the clean log-probability and
     accuracy; `arrays["twins"]` [prompt twin 2 2], KL and kept first tokens of swaps and of skips
@@ -47,13 +47,13 @@ class LayerOrderResult(Result):
         return int(self.arrays["n_layers"][0])
 
     @cached_property
-    def plan(self) -> Plan:
+    def orders(self) -> Orders:
         """Return what was run, part by part."""
-        return self.analysis.plan(self.n_layers)
+        return self.analysis.orders(self.n_layers)
 
     @cached_property
     def _places(self) -> dict[Variant, int]:
-        return {variant: i for i, variant in enumerate(self.plan.variants)}
+        return {variant: i for i, variant in enumerate(self.orders.variants)}
 
     def values(self, variants: Sequence[Variant], measure: str) -> np.ndarray:
         """Return a measure's mean over variants [prompt], in fp64."""
@@ -76,7 +76,7 @@ class LayerOrderResult(Result):
 
     def variant(self, name: str) -> Variant:
         """Return a variant by the name that it has in the frame; AnalysisError if there is none."""
-        named = {variant.name: variant for variant in self.plan.variants}
+        named = {variant.name: variant for variant in self.orders.variants}
         if name not in named:
             few = ", ".join(repr(each) for each in [*named][:3])
             raise AnalysisError(f"variant {name!r} asked for; there is {few}, …")
@@ -103,7 +103,7 @@ class LayerOrderResult(Result):
         return frame.astype(dict.fromkeys(("first", "last", "n_changed", "n_prompts"), "Int64"))
 
     def _rows(self) -> Iterator[pd.DataFrame]:
-        variants = self.plan.variants
+        variants = self.orders.variants
         keys = {
             "variant": [variant.name for variant in variants],
             "operation": [variant.operation for variant in variants],

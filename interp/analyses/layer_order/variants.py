@@ -193,7 +193,7 @@ def windowed(
 
 
 @dataclass(frozen=True)
-class Plan:
+class Orders:
     """What is run: swaps of neighbours, swaps at a distance and changes of windows, with skips."""
 
     adjacent: list[Variant]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interp.analyses.quantization_order.orders import (
-    Scored,
+    ScoreName,
     half_means,
     names_of,
     orders_by,
@@ -65,7 +65,7 @@ class QuantizationOrder(Analysis):
     bits: Annotated[int, Between(1, 16)] = 2
     group: Annotated[int, AtLeast(1)] = 32
     scheme: Scheme = "asymmetric"
-    orders: tuple[Scored, ...] = (
+    orders: tuple[ScoreName, ...] = (
         "LIM",
         "ZD",
         "ZD, both tails",

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.analyses.recursion.design import MOST_KEPT
 from interp.analyses.recursion.drawing import drawn
 from interp.analyses.recursion.findings import findings_of
 from interp.analyses.recursion.loops import NAMES, RANDOM, SVD
 from interp.analyses.recursion.low_rank import ENERGIES
 from interp.analyses.recursion.places import Place, pairs_of
-from interp.analyses.recursion.plan import MOST_KEPT
 from interp.analyses.recursion.whole import OUTCOMES
 from interp.result import Finding, Result
 from interp.stats.estimate import Estimate, estimate_of, estimates

@@ -24,7 +24,7 @@ _LAWS = {"linear": "a line", "exponential": "an exponential"}
 
 
 @dataclass(frozen=True)
-class Fit:
+class GrowthLaw:
     """A growth law: variance = intercept + slope·tap, or its logarithm; `r2` on its own scale.
 
     `error` is the root mean square error of the variance itself, as a share of its mean, so that
@@ -37,7 +37,7 @@ class Fit:
     error: float
 
 
-def growth_fits(variance: np.ndarray, *, fit_from: int = 0) -> dict[str, Fit]:
+def growth_fits(variance: np.ndarray, *, fit_from: int = 0) -> dict[str, GrowthLaw]:
     """Return both laws fitted by least squares to the variance [tap] from tap `fit_from` on."""
     taps = np.arange(fit_from, len(variance))
     truth = variance[fit_from:].astype(np.float64)
@@ -49,7 +49,7 @@ def growth_fits(variance: np.ndarray, *, fit_from: int = 0) -> dict[str, Fit]:
         spread = ((target - target.mean()) ** 2).sum()
         r2 = 1 - ((target - fitted) ** 2).sum() / spread if spread > 0 else 1.0
         error = np.sqrt(((back(fitted) - truth) ** 2).mean()) / truth.mean()
-        fits[name] = Fit(float(intercept), float(slope), float(r2), float(error))
+        fits[name] = GrowthLaw(float(intercept), float(slope), float(r2), float(error))
     return fits
 
 
@@ -69,7 +69,7 @@ class StreamStatisticsResult(Result):
         """Return the mean [tap] of one of `STATISTICS`, over all positions or all but the first."""
         return self._estimates(statistic, positions)["mean"]
 
-    def fits(self, positions: str = POSITIONS[0]) -> dict[str, Fit]:
+    def fits(self, positions: str = POSITIONS[0]) -> dict[str, GrowthLaw]:
         """Return the linear and the exponential growth of the variance."""
         return growth_fits(self.curve("variance", positions), fit_from=self.analysis.fit_from)
 
@@ -194,7 +194,7 @@ class StreamStatisticsResult(Result):
             rival=Compared(f"error of {_LAWS[law]}", of_law),
         )
 
-    def _of_fits(self, statistic: Callable[[dict[str, Fit]], float]) -> Estimate:
+    def _of_fits(self, statistic: Callable[[dict[str, GrowthLaw]], float]) -> Estimate:
         """Return a statistic of the two fits to the variance without position 0."""
         fit_from = self.analysis.fit_from
         return estimate_of(

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from scipy.stats import rankdata
 
 from interp.analyses.unit_importance.findings import findings_of
-from interp.analyses.unit_importance.units import PARTS, Drawn, Kind, Modules
+from interp.analyses.unit_importance.units import PARTS, Drawn, Kind, ModulePaths
 from interp.figures.plots import Axes, grid_below, scatters_with_diagonal
 from interp.figures.words import value_text
 from interp.result import Finding, Result
@@ -37,7 +37,7 @@ class UnitImportanceResult(Result):
 
     analysis: "UnitImportance"
     arrays: dict[str, np.ndarray]
-    modules: Modules
+    modules: ModulePaths
     drawn: dict[Kind, Drawn]
 
     @cached_property
