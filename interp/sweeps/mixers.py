@@ -1,9 +1,11 @@
-"""What analyses need of blocks that not every mixer gives: keys and values, and named parts."""
+"""What analyses need of blocks and not all give: keys and values, named parts, plain weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from interp.errors import UnsuitedError
-from interp.models import Model
+from torch import Tensor
+
+from interp.errors import ModelError, UnsuitedError
+from interp.models import Model, temporary_weights
 from interp.replay import Block
 
 
@@ -26,6 +28,15 @@ def require_parts(model: Model, *, instead: str = "") -> None:
     `instead` says what can be asked of such a model.
     """
     _refuse(model, lambda block: block.why_whole and f"runs as a whole: {block.why_whole}", instead)
+
+
+def require_replaceable(model: Model, weights: Mapping[str, Tensor]) -> None:
+    """Raise UnsuitedError where `weights`, the model's own, could not be replaced by others."""
+    try:
+        with temporary_weights(model, weights):
+            pass
+    except ModelError as error:
+        raise UnsuitedError(str(error)) from None
 
 
 def _refuse(model: Model, why_not: Callable[[Block], str], instead: str) -> None:

@@ -35,13 +35,14 @@ from interp.analyses.recursion.whole import (
     states_of,
 )
 from interp.analysis import Analysis, Cost
-from interp.errors import AnalysisError, ModelError, UnsuitedError
-from interp.models import Model, temporary_weights
+from interp.errors import AnalysisError, UnsuitedError
+from interp.models import Model
 from interp.models.untrained import N_TWINS, twins_of
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
+from interp.sweeps.mixers import require_replaceable
 from interp.sweeps.outputs import held_at_the_end, read_at_the_end
 from interp.sweeps.patches import logits_at_the_end
 from interp.sweeps.tags import keys_of, rows_of
@@ -105,11 +106,7 @@ class Recursion(Analysis):
         for block in model.blocks:
             refuse_others(block)
             own = {f"{block.name}.{name}": p for name, p in block.module.named_parameters()}
-            try:
-                with temporary_weights(model, own):
-                    pass
-            except ModelError as error:
-                raise UnsuitedError(str(error)) from None
+            require_replaceable(model, own)
         for n_shared in self.shared:
             if why := why_not(n_shared, kinds):
                 raise AnalysisError(why)
