@@ -11,16 +11,19 @@ import torch
 import yaml
 from torch.testing import assert_close
 
+import interp
 from interp.analyses.layer_order import LayerOrder, Variant
 from interp.analyses.layer_order.variants import distant_swaps, swaps, windowed, windows_of
 from interp.analyses.layer_order.walks import changes_of, distinct, ends_of
 from interp.analyses.parallel_window import side_by_side
-from interp.errors import AnalysisError
+from interp.errors import AnalysisError, TaskError
 from interp.files.mergekit import mergekit_recipe
 from interp.models import Model
 from interp.replay import Recording, rows
 from interp.stats.beyond import beyond
 from interp.stats.estimate import Estimate
+from interp.sweeps.continuations import texts_along
+from interp.sweeps.texts import holds_answer
 from tests.families import tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -226,6 +229,43 @@ def test_what_does_not_fit_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(AnalysisError, match=re.escape(says)):
         LayerOrder(**parameters).check(tiny("llama"), tokens())
+
+
+@torch.no_grad()
+def test_texts_along_paths_are_read() -> None:
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=6)
+    new = {"max_new_tokens": 2}
+    analysis = LayerOrder(operations=("swap", "parallel_mean"), control="none", **new)
+    result, held = analysis.run(model, task), {"clean": [], "swap 1,2": []}
+    for shard in map(model.tokenize, model.shards(model.fit(task).task)):
+        texts = [
+            model.generate(shard, **new).texts,
+            *texts_along(model, shard, [(0, 2, 1, 3)], **new),
+        ]
+        for row, of in zip(texts, held.values(), strict=True):
+            of += [
+                holds_answer(text, prompt) for text, prompt in zip(row, shard.prompts, strict=True)
+            ]
+    frame = result.to_frame()
+    frame = frame[frame["measure"] == "text holds the answer"].set_index("variant")["mean"]
+    assert {name: frame[name] for name in held} == {
+        name: pytest.approx(np.mean(each)) for name, each in held.items()
+    }
+    assert not [name for name in frame.index if name.startswith("parallel")]
+    assert "texts hold the answer in" in result.findings()[0].note
+    shard = model.tokenize(model.shards(model.fit(task).task)[0])
+    recording = model.record(shard)
+    recording.resid(0)
+    clean = recording.work.block_tokens
+    analysis.measure(recording, shard, {})
+    passes = (recording.work.block_tokens - clean) / clean
+    assert analysis.cost(model, shard).forwards == pytest.approx(passes)  # no text ended sooner
+
+
+def test_texts_without_answers_are_refused_before_any_work() -> None:
+    with pytest.raises(TaskError, match="answer") as caught:
+        LayerOrder(max_new_tokens=1).check(tiny("llama"), tokens())
+    assert "\n" not in str(caught.value)
 
 
 def _result(changes: np.ndarray, **parameters: object):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model
-from interp.replay import Recording
+from interp.replay import Recording, Work
 from interp.replay.rows import variants_at_once
 from interp.shapes import Resid
 from interp.sweeps.texts import Texts
@@ -18,15 +18,26 @@ from interp.tasks.batch import TokenBatch
 Layers = Sequence[int]  # those that run, in order
 
 
+def n_written_to(n_pos: int, n_new: int) -> int:
+    """Return at how many positions one path runs, for a prompt of `n_pos` and a text of `n_new`."""
+    return sum(n_pos + written for written in range(n_new))
+
+
 @torch.no_grad()
 def texts_along(
-    model: Model, shard: TokenBatch, paths: Sequence[Layers], *, max_new_tokens: int
+    model: Model,
+    shard: TokenBatch,
+    paths: Sequence[Layers],
+    *,
+    max_new_tokens: int,
+    work: Work | None = None,
 ) -> Texts:
     """Return the prompts' greedy continuations, by path, as texts.
 
     For every token, the prompt and what has been written so far run along the path anew, so that a
     path may name layers in any order and any number of times. A text ends as in `Model.generate`;
-    the path of all layers in order gives that method's texts. Prompts must be of one length.
+    the path of all layers in order gives that method's texts. Prompts must be of one length. What
+    runs is counted in `work` too.
     Raises AnalysisError for layers that do not exist, TaskError for prompts of several lengths and
     for texts longer than the model reads.
     """
@@ -40,7 +51,7 @@ def texts_along(
     size = variants_at_once(model.tokens_at_once(), batch=batch, n_pos=n_pos, start=0)
     texts: Texts = []
     with model.running:
-        recording = model.record(shard)
+        recording = model.record(shard, work=work)
         for first in range(0, len(paths), size):
             some = [tuple(path) for path in paths[first : first + size]]
             texts += _texts(model, recording, shard, some, max_new_tokens)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from interp.analyses.layer_order.result import MEASURES, LayerOrderResult
+from interp.analyses.layer_order.texts import paths_of, texts_of_paths
 from interp.analyses.layer_order.untrained_twins import JUDGED, twins_changes
 from interp.analyses.layer_order.variants import (
     Operation,
@@ -40,6 +41,8 @@ from interp.replay import Recording
 from interp.replay.rows import CPU_TOKENS
 from interp.result import joined
 from interp.shapes import Tensors
+from interp.sweeps.answers import require_answers
+from interp.sweeps.continuations import n_written_to
 from interp.sweeps.layers import COARSEST
 from interp.sweeps.outputs import held_at_the_end
 from interp.sweeps.windows import first_and_last
@@ -59,8 +62,9 @@ class LayerOrder(Analysis):
     (`rounds` of the mean), "duplicate" (twice), "loop" (`rounds` times) and "damped_loop" (`rounds`
     steps of h + (F(h) - h) / rounds). `windows` ("2-5") are given, or up to 4 of each of `lengths`
     are spread evenly; by default they have 4 layers. The first and the last layer are left out
-    where the others are long enough. `every` takes only every so many places. `control`
-    "untrained" swaps neighbours in three untrained twins too.
+    where the others are long enough. `every` takes only every so many places. With
+    `max_new_tokens`, greedy texts are written along every path too, and it is said whether they
+    hold the answer. `control` "untrained" swaps neighbours in three untrained twins too.
     """
 
     operations: tuple[Operation, ...] = get_args(Operation)
@@ -70,6 +74,7 @@ class LayerOrder(Analysis):
     shuffles: Annotated[int, AtLeast(1)] = 1
     rounds: Annotated[int, AtLeast(1)] = 3
     every: Annotated[int, AtLeast(1)] = 1
+    max_new_tokens: Annotated[int | None, AtLeast(1)] = None
     control: Literal["untrained", "none"] = "untrained"
     seed: int = 0
     rank: ClassVar[int] = 101
@@ -80,8 +85,8 @@ class LayerOrder(Analysis):
         " neighbours are swapped in untrained models."
     )
     caveat: ClassVar[str] = (
-        "Nothing is trained to get used to a new order; only the next token is judged, without a"
-        " cache."
+        "Nothing is trained to get used to a new order; by default only the next token is judged,"
+        " without a cache."
     )
 
     def __post_init__(self) -> None:
@@ -98,7 +103,10 @@ class LayerOrder(Analysis):
         return [tuple(range(first, last + 1)) for first, last in ends]
 
     def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise AnalysisError for layers that are not there and windows longer than the model."""
+        """Raise AnalysisError for layers that are not there and windows longer than the model.
+
+        TaskError, naming prompts, where texts cannot be written or compared with answers.
+        """
         n_layers = model.n_layers
         if n_layers < 2:
             raise UnsuitedError("the model has 1 layer; an order needs at least 2")
@@ -116,6 +124,10 @@ class LayerOrder(Analysis):
             raise AnalysisError(
                 f"a distance of {max(self.distances)} layers given; the model has {n_layers}"
             )
+        if self.max_new_tokens is not None:
+            require_answers(shard)
+            model.refuse_texts(shard.prompts)
+            model.refuse_responses(shard, self.max_new_tokens)
 
     def orders(self, n_layers: int) -> Orders:
         """Return what is run in a model of so many layers."""
@@ -146,7 +158,8 @@ class LayerOrder(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return "changes" [batch variant measure] and "clean" [batch 2]; "twins" for every prompt.
 
-        NaN stands for what needs an answer where there is none.
+        NaN stands for what needs an answer where there is none. "texts" [batch path+1], if written,
+        are 1 where they hold the answer: the clean text, then those along variants that are paths.
         """
         variants, n = self.orders(recording.n_layers).variants, len(shard.prompts)
         changes, clean = changes_of(recording, variants, shard.answer)
@@ -155,6 +168,9 @@ class LayerOrder(Analysis):
             "clean": clean.cpu(),
             "n_layers": torch.full((n,), recording.n_layers),
         }
+        if self.max_new_tokens is not None:
+            how = {"max_new_tokens": self.max_new_tokens}
+            tensors["texts"] = texts_of_paths(recording, shard, variants, **how)
         twins: Tensor | None = prepared.get("twins")
         if twins is not None:
             tensors["twins"] = twins.expand(n, -1, -1, -1).contiguous()
@@ -181,5 +197,11 @@ class LayerOrder(Analysis):
         if self.control == "untrained" and "swap" in self.operations:
             blocks = sum(each.n_blocks(n_layers) for each in orders.inner_pairs(n_layers))
             once = float(N_TWINS * JUDGED * n_pos * (1 + blocks / n_layers))
-        numbers = n * (len(orders.variants) * len(MEASURES) + 3)
-        return Cost(forwards, numbers, held, logits=n * (len(run) + 1), once=once)
+        numbers = n * (len(orders.variants) * (len(MEASURES) + 1) + 4)
+        is_bound, logits = self.max_new_tokens is not None, n * (len(run) + 1)
+        if self.max_new_tokens is not None:  # texts may end sooner
+            paths = paths_of(orders.variants, n_layers)
+            passes = 1 + sum(map(len, paths)) / n_layers
+            forwards += passes * n_written_to(n_pos, self.max_new_tokens) / n_pos
+            logits += n * (len(paths) + 1) * self.max_new_tokens
+        return Cost(forwards, numbers, held, logits=logits, once=once, is_bound=is_bound)

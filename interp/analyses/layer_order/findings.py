@@ -57,14 +57,14 @@ def _kept(result: "LayerOrderResult") -> Finding:
     kept = result.estimate(swaps, KEPT)
     ones = {layer: Variant("skip", (layer,)) for each in swaps for layer in each.layers}
     alone = result.estimate([*ones.values()], KEPT)
-    note = f"{_where(result)}; {_of_twins(result)}" if len(result.twins) else _where(result)
+    notes = [_where(result), _of_twins(result), _of_texts(result)]
     return Finding(
         f"Swapping two neighbouring layers keeps {kept:.0%} of first tokens.",
         kept,
         "share of first tokens that stay when two neighbouring layers are swapped, mean over pairs",
         control=Compared("skipping both", result.estimate(skips, KEPT)),
         rival=Compared("skipping one of them", alone),
-        note=note,
+        note="; ".join(filter(None, notes)),
     )
 
 
@@ -165,6 +165,18 @@ def _where(result: "LayerOrderResult") -> str:
     return f"{counted(n, 'pair')} without the first and the last layer" if n else ""
 
 
+def _of_texts(result: "LayerOrderResult") -> str:
+    clean, (swapped, skipped) = result.texts(), map(result.texts, _inner(result))
+    if clean is None:
+        return ""
+    return (
+        f"texts hold the answer in {clean:.0%}, with neighbours swapped in {swapped:.0%}, with both"
+        f" skipped in {skipped:.0%}"
+    )
+
+
 def _of_twins(result: "LayerOrderResult") -> str:
+    if not len(result.twins):
+        return ""
     swap, skip = result.twins[..., 1].mean(0)
     return f"untrained models keep {swap:.0%}, skipping both {skip:.0%}"
