@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.depth_score import DepthScore, DepthScoreResult, depth_score, layer_effects
-from interp.analyses.depth_score.levels import Scored
+from interp.analyses.depth_score.levels import DepthScores
 from interp.errors import AnalysisError, TaskError
 from interp.figures.words import PICKED
 from interp.models import Model
@@ -180,7 +180,7 @@ def test_matched_scores_are_weighted_means() -> None:
     rng = np.random.default_rng(3)
     above, below = rng.exponential(size=(2, 40))
     lengths, is_first = rng.integers(0, 3, 40).astype(float), rng.integers(0, 2, 40) > 0
-    scored = Scored(above, below, lengths, Grouping.of(40, None), seed=0)
+    scored = DepthScores(above, below, lengths, Grouping.of(40, None), seed=0)
     sums = np.zeros((2, 2))
     for length in range(3):
         rows = [side & (lengths == length) for side in (is_first, ~is_first)]

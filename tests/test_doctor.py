@@ -14,7 +14,7 @@ from interp import cli
 from interp.errors import UnknownModelError
 from interp.files.paths import shipped_models
 from interp.testing.doctor import diagnose
-from interp.testing.probe import Probe
+from interp.testing.under_test import ModelUnderTest
 from tests.test_loading import halves, with_config
 from tests.tokenizers import byte_level
 
@@ -115,8 +115,8 @@ def test_numbers_that_overflow_are_found(folder: Path) -> None:
 
 def test_the_first_layer_of_every_kind_is_looked_at() -> None:
     model = random_llama(n_layers=9, d_model=64, d_vocab=97)
-    assert Probe(model).layers == (0, 4, 8)
+    assert ModelUnderTest(model).layers == (0, 4, 8)
     model.module.config.layer_types = ["full_attention"] * 2 + ["sliding_attention"] * 7
-    assert Probe(model).layers == (0, 2, 4, 8)
+    assert ModelUnderTest(model).layers == (0, 2, 4, 8)
     model.module.model.layers[6].mlp.act_fn = torch.nn.ReLU()
-    assert Probe(model).layers == (0, 2, 4, 6, 8)
+    assert ModelUnderTest(model).layers == (0, 2, 4, 6, 8)

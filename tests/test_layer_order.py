@@ -11,16 +11,19 @@ import torch
 import yaml
 from torch.testing import assert_close
 
+import interp
 from interp.analyses.layer_order import LayerOrder, Variant
 from interp.analyses.layer_order.variants import distant_swaps, swaps, windowed, windows_of
 from interp.analyses.layer_order.walks import changes_of, distinct, ends_of
 from interp.analyses.parallel_window import side_by_side
-from interp.errors import AnalysisError
+from interp.errors import AnalysisError, TaskError
 from interp.files.mergekit import mergekit_recipe
 from interp.models import Model
 from interp.replay import Recording, rows
 from interp.stats.beyond import beyond
 from interp.stats.estimate import Estimate
+from interp.sweeps.continuations import texts_along
+from interp.sweeps.texts import holds_answer
 from tests.families import tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -65,7 +68,7 @@ def naive(recording: Recording, variant: Variant) -> torch.Tensor:
 def test_shared_runs_equal_naive_chains(monkeypatch: pytest.MonkeyPatch, chunk_tokens: int) -> None:
     monkeypatch.setattr(rows, "CPU_TOKENS", chunk_tokens)
     model, batch = tiny("gemma2"), tokens()  # with layers that see only a window
-    recording, variants = model.record(batch), EVERY.plan(model.n_layers).variants
+    recording, variants = model.record(batch), EVERY.orders(model.n_layers).variants
     assert {each.operation for each in variants} >= {"skip", "damped_loop", "looped_parallel"}
     expected = torch.stack([naive(recording, each)[:, -1] for each in variants])
     assert_close(ends_of(recording, variants), expected, rtol=1e-5, atol=1e-5)
@@ -189,7 +192,7 @@ def test_which_variants_there_are() -> None:
     assert [each.name for each in drawn] == ["shuffle 1-3", "shuffle 1-3 #2", "skip 1-3"]
     assert Variant("repeat", WINDOW).path(5) == (0, 2, 2, 2, 4)
     assert Variant("loop", (1, 2), rounds=2).path(4) == (0, 1, 2, 1, 2, 3)
-    assert LayerOrder().plan(2).variants  # the smallest model that has an order
+    assert LayerOrder().orders(2).variants  # the smallest model that has an order
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -228,6 +231,43 @@ def test_what_does_not_fit_is_refused_before_any_work(
         LayerOrder(**parameters).check(tiny("llama"), tokens())
 
 
+@torch.no_grad()
+def test_texts_along_paths_are_read() -> None:
+    model, task = interp.load_model("zoo/hops-4l"), interp.load_task("two-hop", n=6)
+    new = {"max_new_tokens": 2}
+    analysis = LayerOrder(operations=("swap", "parallel_mean"), control="none", **new)
+    result, held = analysis.run(model, task), {"clean": [], "swap 1,2": []}
+    for shard in map(model.tokenize, model.shards(model.fit(task).task)):
+        texts = [
+            model.generate(shard, **new).texts,
+            *texts_along(model, shard, [(0, 2, 1, 3)], **new),
+        ]
+        for row, of in zip(texts, held.values(), strict=True):
+            of += [
+                holds_answer(text, prompt) for text, prompt in zip(row, shard.prompts, strict=True)
+            ]
+    frame = result.to_frame()
+    frame = frame[frame["measure"] == "text holds the answer"].set_index("variant")["mean"]
+    assert {name: frame[name] for name in held} == {
+        name: pytest.approx(np.mean(each)) for name, each in held.items()
+    }
+    assert not [name for name in frame.index if name.startswith("parallel")]
+    assert "texts hold the answer in" in result.findings()[0].note
+    shard = model.tokenize(model.shards(model.fit(task).task)[0])
+    recording = model.record(shard)
+    recording.resid(0)
+    clean = recording.work.block_tokens
+    analysis.measure(recording, shard, {})
+    passes = (recording.work.block_tokens - clean) / clean
+    assert analysis.cost(model, shard).forwards == pytest.approx(passes)  # no text ended sooner
+
+
+def test_texts_without_answers_are_refused_before_any_work() -> None:
+    with pytest.raises(TaskError, match="answer") as caught:
+        LayerOrder(max_new_tokens=1).check(tiny("llama"), tokens())
+    assert "\n" not in str(caught.value)
+
+
 def _result(changes: np.ndarray, **parameters: object):
     n, n_layers = len(changes), 4
     part = {
@@ -242,8 +282,8 @@ def _result(changes: np.ndarray, **parameters: object):
 
 
 def test_findings_are_computed_another_way() -> None:
-    plan = LayerOrder(operations=("swap",)).plan(4)
-    names = [each.name for each in plan.variants]
+    orders = LayerOrder(operations=("swap",)).orders(4)
+    names = [each.name for each in orders.variants]
     rng = np.random.default_rng(0)
     changes = rng.uniform(0.5, 1, (24, len(names), 4))
     changes[..., 1] = rng.integers(0, 2, changes.shape[:2])
@@ -274,7 +314,7 @@ def test_beyond_others_is_wider_by_how_much_they_differ() -> None:
 
 
 def test_a_variant_is_a_recipe() -> None:
-    result = _result(np.ones((2, len(LayerOrder(operations=("swap",)).plan(4).variants), 4)))
+    result = _result(np.ones((2, len(LayerOrder(operations=("swap",)).orders(4).variants), 4)))
     recipe = yaml.safe_load(result.recipe("swap 1,2", "a/model"))
     assert [each["sources"][0]["layer_range"] for each in recipe["slices"]] == [
         [0, 1], [2, 3], [1, 2], [3, 4],

@@ -13,7 +13,7 @@ from interp.models.mixers import mixers_of
 from interp.runs.registry import find_analyses, make_analysis
 from interp.sites import Site
 from interp.testing.doctor import _memory, _mixers
-from interp.testing.probe import batch_of
+from interp.testing.under_test import batch_of
 from tests.families import OTHER_BLOCKS, tiny, tokens
 from tests.test_families import speaking, task
 

@@ -213,7 +213,7 @@ def test_of_two_broken_models_neither_is_said_to_be_better() -> None:
 
 def test_the_compared_loop_has_as_many_parameters_as_the_truncated_svd() -> None:
     model = interp.load_model("zoo/hops-4l")
-    one, other = Recursion().plan(model).pair
+    one, other = Recursion().design(model).pair
     shapes = shapes_of(model.blocks)
     assert one.loop.name == "average"
     assert one.rank

@@ -9,7 +9,8 @@ import torch
 from torch.testing import assert_close
 
 from interp.analyses.stream_statistics import StreamStatistics, statistics_of, where_largest
-from interp.analyses.stream_statistics.result import POSITIONS, STATISTICS, growth_fits
+from interp.analyses.stream_statistics.growth import growth_fits
+from interp.analyses.stream_statistics.result import POSITIONS, STATISTICS
 from interp.errors import AnalysisError
 from interp.models import Model
 from tests.families import tiny, tokens

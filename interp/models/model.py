@@ -23,7 +23,7 @@ from interp.models.decoding import Chooser, padding_token, refuse_decoding
 from interp.models.generate import Generation, Phase
 from interp.models.head_maps import HeadMaps
 from interp.models.modules import Modules, n_kv_heads, prove
-from interp.models.reader import PromptReader
+from interp.models.reader import PromptReader, limits_of
 from interp.models.runner import ModelRunner
 from interp.models.running import Running, replaced_forwards
 from interp.models.weights import Weights
@@ -33,7 +33,6 @@ from interp.sites import Asked, Site
 from interp.store import ActivationStore, prompt_key
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
-from interp.tasks.encoding import Limits
 from interp.tasks.fitting import Fitted
 
 P = ParamSpec("P")
@@ -87,7 +86,8 @@ class Model(HeadMaps):
                 raise ModelError(
                     f"{family} cannot be taken apart into blocks of attention and MLP ({why})"
                 ) from error
-        self._reader = PromptReader(self.name, self.tokenizer, self._limits())
+        limits = limits_of(self.module, d_vocab=self.d_vocab)
+        self._reader = PromptReader(self.name, self.tokenizer, limits)
 
     def __repr__(self) -> str:
         made = getattr(self.module.config, "made_from", None)
@@ -259,13 +259,6 @@ class Model(HeadMaps):
     def refuse_texts(self, prompts: Sequence[Prompt]) -> None:
         """Raise where generated texts cannot be read and compared with the prompts' answers."""
         self._reader.refuse_texts(prompts)
-
-    def _limits(self) -> Limits:
-        """Return which ids the model reads, and how many at once."""
-        embedding = self.module.get_input_embeddings()
-        n_ids = self.d_vocab if embedding is None else min(self.d_vocab, len(embedding.weight))
-        config = self.module.config.get_text_config()
-        return Limits(n_ids, getattr(config, "max_position_embeddings", None))
 
     # What it computes
 

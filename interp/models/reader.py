@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from interp.errors import ModelError, TaskError
 from interp.models.generate import Generation
@@ -12,6 +13,14 @@ from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch, as_prompts, tokenize
 from interp.tasks.encoding import Encoder, Limits
 from interp.tasks.fitting import Fitted, fit
+
+
+def limits_of(module: PreTrainedModel, *, d_vocab: int) -> Limits:
+    """Return which ids a model reads, and how many at once."""
+    embedding = module.get_input_embeddings()
+    n_ids = d_vocab if embedding is None else min(d_vocab, len(embedding.weight))
+    config = module.config.get_text_config()
+    return Limits(n_ids, getattr(config, "max_position_embeddings", None))
 
 
 @dataclass(frozen=True)

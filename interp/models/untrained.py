@@ -36,10 +36,15 @@ def untrained(model: Model, *, seed: int) -> Model | None:
     return made if same else None
 
 
-def twins_of(model: Model, *, seed: int) -> Iterator[Model]:
-    """Return untrained twins of a model, one in memory at a time; none if none can be built."""
-    for i in range(N_TWINS):
-        twin = untrained(model, seed=_FIRST_SEED + N_TWINS * seed + i)
+def twins_of(
+    model: Model, *, seed: int, n: int = N_TWINS, first_seed: int = _FIRST_SEED
+) -> Iterator[Model]:
+    """Return `n` untrained twins of a model, one in memory at a time; none if none can be built.
+
+    Their own seeds begin at `first_seed`, and differ for every `seed`.
+    """
+    for i in range(n):
+        twin = untrained(model, seed=first_seed + n * seed + i)
         if twin is None:
             return
         yield twin

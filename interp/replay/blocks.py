@@ -306,6 +306,22 @@ def replacing(
 
 
 @contextmanager
+def without_attention(block: Block, resid: Tensor) -> Iterator[None]:
+    """Have a block's attention not run, and write nothing to the stream `resid`."""
+
+    def nothing(*args: Any, **kwargs: Any) -> Any:
+        given = block.attn_call.named(args, kwargs)
+        zero = given["residual"] if "residual" in given else torch.zeros_like(resid)
+        return block.attn_call.returning(zero)
+
+    with ExitStack() as stack:
+        stack.enter_context(replaced_forward(block.attn, nothing))
+        if block.attn_write is not block.attn:
+            stack.enter_context(replaced_forward(block.attn_write, torch.zeros_like))
+        yield
+
+
+@contextmanager
 def writes_of(block: Block, resid: Tensor) -> Iterator[dict[SiteKind, Tensor]]:
     """Catch what attention and MLP add to the stream when the block runs on `resid`, if named."""
     written: dict[SiteKind, Tensor] = {}

@@ -6,7 +6,7 @@ any residual, for any number of variants at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -26,9 +26,9 @@ from interp.replay.blocks import (
     first,
     for_rows,
     of_prompts,
-    replaced_forward,
     replacing,
     require_kv,
+    without_attention,
     without_hidden,
     writes_of,
 )
@@ -292,16 +292,7 @@ class Recording:
         block = self.blocks[layer]
         block.require_parts(Site("mlp_out", layer))
 
-        def nothing(*args: Any, **kwargs: Any) -> Any:
-            given = block.attn_call.named(args, kwargs)
-            zero = given["residual"] if "residual" in given else torch.zeros_like(resid)
-            return block.attn_call.returning(zero)
-
-        with self.running(), ExitStack() as stack:
-            stack.enter_context(replaced_forward(block.attn, nothing))
-            if block.attn_write is not block.attn:
-                stack.enter_context(replaced_forward(block.attn_write, torch.zeros_like))
-            writes = stack.enter_context(writes_of(block, resid))
+        with self.running(), without_attention(block, resid), writes_of(block, resid) as writes:
             self._run(layer, resid, cache=None, start=0, share=0.5)
         return writes["mlp_out"]
 

@@ -8,23 +8,36 @@ from torch import Tensor
 
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model
-from interp.replay import Recording
+from interp.replay import Recording, Work
 from interp.replay.rows import variants_at_once
+from interp.shapes import Resid
 from interp.sweeps.texts import Texts
+from interp.sweeps.walks import along, ends_together
 from interp.tasks.batch import TokenBatch
 
 Layers = Sequence[int]  # those that run, in order
 
 
+def n_written_to(n_pos: int, n_new: int) -> int:
+    """Return at how many positions one path runs, for a prompt of `n_pos` and a text of `n_new`."""
+    return sum(n_pos + written for written in range(n_new))
+
+
 @torch.no_grad()
 def texts_along(
-    model: Model, shard: TokenBatch, paths: Sequence[Layers], *, max_new_tokens: int
+    model: Model,
+    shard: TokenBatch,
+    paths: Sequence[Layers],
+    *,
+    max_new_tokens: int,
+    work: Work | None = None,
 ) -> Texts:
     """Return the prompts' greedy continuations, by path, as texts.
 
     For every token, the prompt and what has been written so far run along the path anew, so that a
     path may name layers in any order and any number of times. A text ends as in `Model.generate`;
-    the path of all layers in order gives that method's texts. Prompts must be of one length.
+    the path of all layers in order gives that method's texts. Prompts must be of one length. What
+    runs is counted in `work` too.
     Raises AnalysisError for layers that do not exist, TaskError for prompts of several lengths and
     for texts longer than the model reads.
     """
@@ -38,7 +51,7 @@ def texts_along(
     size = variants_at_once(model.tokens_at_once(), batch=batch, n_pos=n_pos, start=0)
     texts: Texts = []
     with model.running:
-        recording = model.record(shard)
+        recording = model.record(shard, work=work)
         for first in range(0, len(paths), size):
             some = [tuple(path) for path in paths[first : first + size]]
             texts += _texts(model, recording, shard, some, max_new_tokens)
@@ -84,13 +97,11 @@ def _last_along(recording: Recording, paths: Sequence[Layers]) -> Float[Tensor, 
     """
     embedded, _ = recording.runner.dry(recording.tokens, None, start=0)
     whose = torch.arange(len(embedded), device=embedded.device).chunk(len(paths))
-    streams, n_run = [*embedded.chunk(len(paths))], [0] * len(paths)
-    while going := [i for i, path in enumerate(paths) if n_run[i] < len(path)]:
-        layer = min(paths[i][n_run[i]] for i in going)
-        some = [i for i in going if paths[i][n_run[i]] == layer]
-        rows, prompts = (torch.cat([each[i] for i in some]) for each in (streams, whose))
-        behind = recording.rows(layer, rows, prompts).chunk(len(some))
-        for i, stream in zip(some, behind, strict=True):
-            streams[i] = stream
-            n_run[i] += 1
-    return torch.cat(streams)[:, -1:]
+
+    def run(layer: int, some: Sequence[int], streams: Sequence[Resid]) -> Sequence[Resid]:
+        prompts = torch.cat([whose[i] for i in some])
+        return recording.rows(layer, torch.cat([*streams]), prompts).chunk(len(some))
+
+    starts = embedded.chunk(len(paths))
+    walks = [along(path, stream) for path, stream in zip(paths, starts, strict=True)]
+    return torch.cat(ends_together(walks, run))[:, -1:]

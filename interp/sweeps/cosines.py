@@ -1,6 +1,7 @@
 """Cosines of a layer's writes with the stream, and of the stream in front and behind."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from interp.sites import Site
 SMALLEST_NORM = 1e-6  # a shorter vector counts as this long, so that nothing is divided by 0
 MEASURES = ("BI", "BI if writes were orthogonal", "relative magnitude")
 
-
+Part = Literal["layer", "attention", "mlp"]
 Write = tuple[Float[Tensor, "*tokens d_model"], Float[Tensor, "*tokens d_model"]]
 
 
@@ -28,17 +29,20 @@ def writes_of(recording: Recording, layer: int) -> list[Write]:
     pre = recording.resid(layer).float()
     if recording.blocks[layer].why_whole:
         unknown = torch.full_like(pre, torch.nan)
-        return [(unknown, pre), (unknown, pre), (layer_write(recording, layer), pre)]
-    attn, mlp = (recording.clean(Site(kind, layer)).float() for kind in ("attn_out", "mlp_out"))
+        return [(unknown, pre), (unknown, pre), (write_of(recording, layer), pre)]
+    attn, mlp = (write_of(recording, layer, part) for part in ("attention", "mlp"))
     return [(attn, pre), (mlp, recording.mlp_reads(layer, pre, attn)), (attn + mlp, pre)]
 
 
-def layer_write(recording: Recording, layer: int) -> Float[Tensor, "*tokens d_model"]:
-    """Return what a layer adds to the stream [batch pos d_model], in fp32."""
-    if recording.blocks[layer].why_whole:
+def write_of(
+    recording: Recording, layer: int, part: Part = "layer"
+) -> Float[Tensor, "*tokens d_model"]:
+    """Return what a layer, or its part, adds to the stream [batch pos d_model], in fp32."""
+    if part == "layer" and recording.blocks[layer].why_whole:
         return recording.resid(layer + 1).float() - recording.resid(layer).float()
-    attn, mlp = (recording.clean(Site(kind, layer)).float() for kind in ("attn_out", "mlp_out"))
-    return attn + mlp
+    if part == "layer":
+        return write_of(recording, layer, "attention") + write_of(recording, layer, "mlp")
+    return recording.clean(Site("attn_out" if part == "attention" else "mlp_out", layer)).float()
 
 
 def cosines_of(writes: Sequence[Write]) -> Float[Tensor, "*tokens part"]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp.replay import Recording
 from interp.shapes import Resid
+from interp.sweeps.walks import along, ends_together, on_batch
 
 Entry = tuple[int, Resid]  # the layer that a stream is in front of, and the stream
 
@@ -37,26 +38,14 @@ def ends_of_entering(
     size, order = recording.variants_at_once(), sorted(others, key=lambda i: entries[i][0])
     for begin in range(0, len(order), size):
         some = order[begin : begin + size]
-        ends[some] = _together(recording, [entries[i] for i in some])
+        walks = [along(range(entries[i][0], n_layers), entries[i][1].to(ends.dtype)) for i in some]
+        for i, stream in zip(some, ends_together(walks, on_batch(recording)), strict=True):
+            ends[i] = stream[:, -1]
     return ends
 
 
 def _is_clean(recording: Recording, layer: int, stream: Resid) -> bool:
     return torch.equal(stream, recording.resid(layer))
-
-
-def _together(
-    recording: Recording, entries: Sequence[Entry]
-) -> Float[Tensor, "entry batch d_model"]:
-    """Run entries, in the order of their layers, in one sweep."""
-    rows = recording.resid(0)[None][:0]
-    for layer in range(entries[0][0], recording.n_layers + 1):
-        joining = [stream for entry, stream in entries if entry == layer]
-        rows = torch.cat([rows, torch.stack(joining).to(rows.dtype)]) if joining else rows
-        if layer < recording.n_layers:
-            rows = recording.run(layer, rows)
-    last: Tensor = rows[:, :, -1]
-    return last
 
 
 def n_blocks(n_layers: int, layers: Sequence[int]) -> int:

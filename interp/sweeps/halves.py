@@ -1,20 +1,29 @@
-"""Two halves of the prompts by their answers: what is fitted on one half is used on the other.
+"""Two halves of the prompts: what is chosen or fitted on one half is used on the other.
 
-No answer is in both halves, so maps are judged on other prompts and other entities than they were
-fitted on. Which half an answer is in depends on the answers alone, not on the order of prompts.
+By groups (of one fact, one name), or by answers. No group is in both halves, or no answer: so maps
+are judged on other prompts and other entities than they were fitted on. Which half an answer is in
+depends on the answers alone, not on the order of prompts.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.shapes import Tensors
+from interp.stats.groups import Grouping
 from interp.tasks.batch import TokenBatch
 from interp.tasks.prompts import key_of
 
 _FEWEST = 8  # answers; with fewer of them the halves are of groups of prompts
+
+
+def in_first_half(shards: Sequence[TokenBatch], *, seed: int) -> Bool[np.ndarray, " prompt"]:
+    """Return which prompts of all shards are in the first half; no group is in both."""
+    groups = torch.cat([shard.groups for shard in shards]).cpu().numpy()
+    return Grouping.of(len(groups), groups).half(seed=seed)
 
 
 def halves_of(batches: Sequence[TokenBatch], *, seed: int) -> Tensors:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp.replay import Recording
 from interp.sweeps.path_tree import Path
+from interp.sweeps.walks import Stream, Walk, ends_together
 
 _NUMBERS_HELD = 2**27
 
@@ -17,23 +18,6 @@ _NUMBERS_HELD = 2**27
 class _Prefix:
     resid: Float[Tensor, "pos d_model"]
     behind: "dict[int, _Prefix]" = field(default_factory=dict)  # by the layer that ran
-
-
-@dataclass
-class _Walk:
-    """One prompt on its path: the prefix that has run, and how many layers that is."""
-
-    prompt: int
-    path: Path
-    at: _Prefix
-    depth: int = 0
-
-    def walk(self) -> bool:
-        """Go as far as streams are known; tell whether a layer is left to run."""
-        while self.depth < len(self.path) and self.path[self.depth] in self.at.behind:
-            self.at = self.at.behind[self.path[self.depth]]
-            self.depth += 1
-        return self.depth < len(self.path)
 
 
 class PrefixTree:
@@ -59,20 +43,30 @@ class PrefixTree:
         A prompt may have several paths.
         """
         walks = [
-            _Walk(prompt, path, self._roots[prompt])
+            self._walk(self._roots[prompt], path)
             for prompt, path in zip(prompts, paths, strict=True)
         ]
-        while left := [walk for walk in walks if walk.walk()]:
-            lowest = min(walk.path[walk.depth] for walk in left)  # higher ones wait for company
-            self._run(lowest, [walk for walk in left if walk.path[walk.depth] == lowest])
-        return torch.stack([walk.at.resid[-1] for walk in walks])
 
-    def _run(self, layer: int, walks: Sequence[_Walk]) -> None:
-        at = {id(walk.at): walk for walk in walks}.values()
-        resid = torch.stack([walk.at.resid for walk in at])
-        whose = torch.tensor([walk.prompt for walk in at], device=resid.device)
-        for walk, behind in zip(at, self._recording.rows(layer, resid, whose), strict=True):
-            walk.at.behind[layer] = _Prefix(behind)
+        def run(layer: int, some: Sequence[int], streams: Sequence[Stream]) -> list[Stream]:
+            """Run a block once for every stream, which several of the walks may be at."""
+            once = {
+                id(stream): (stream, prompts[i]) for i, stream in zip(some, streams, strict=True)
+            }
+            resid = torch.stack([stream for stream, _ in once.values()])
+            whose = torch.tensor([prompt for _, prompt in once.values()], device=resid.device)
+            behind = dict(zip(once, self._recording.rows(layer, resid, whose), strict=True))
+            return [behind[id(stream)] for stream in streams]
+
+        return torch.stack([stream[-1] for stream in ends_together(walks, run)])
+
+    def _walk(self, at: _Prefix, path: Path) -> Walk:
+        """Go on from a prefix, running the layers of which no stream is known."""
+        for layer in path:
+            if layer not in at.behind:
+                behind = yield layer, at.resid
+                at.behind.setdefault(layer, _Prefix(behind))
+            at = at.behind[layer]
+        return at.resid
 
 
 def prompts_at_once(recording: Recording, *, n_paths: int) -> int:

@@ -20,9 +20,8 @@ from torch.linalg import vector_norm
 from interp.replay import Recording
 from interp.shapes import KV
 from interp.sites import Site
-from interp.sweeps.cosines import SMALLEST_NORM
+from interp.sweeps.cosines import SMALLEST_NORM, Part, write_of
 
-Part = Literal["layer", "attention", "mlp"]
 Scope = Literal["all", "future", "direct", "direct_future"]
 
 
@@ -72,16 +71,6 @@ def skipped(recording: Recording, layer: int, part: Part, *, begin: int = 1) -> 
         case "mlp":
             without = pre + recording.clean(Site("attn_out", layer))
     return torch.cat([post[:, :begin], without[:, begin:]], dim=1)
-
-
-def write_of(recording: Recording, layer: int, part: Part, *, begin: int = 1) -> Tensor:
-    """Return what a part wrote in the clean pass [batch pos d_model]; 0 in front of `begin`."""
-    kinds = {"attention": ("attn_out",), "mlp": ("mlp_out",)}.get(part, ("attn_out", "mlp_out"))
-    if part == "layer" and recording.blocks[layer].why_whole:
-        write = recording.resid(layer + 1) - recording.resid(layer)
-    else:
-        write = sum((recording.clean(Site(kind, layer)) for kind in kinds), torch.zeros(()))  # type: ignore[arg-type]
-    return torch.cat([torch.zeros_like(write[:, :begin]), write[:, begin:]], dim=1)
 
 
 def staircase(
@@ -140,8 +129,9 @@ def _direct(
         return
     clean = recording.resid(layer)
     write = _write(recording.resid(layer + 1), clean)
-    writes = [write_of(recording, earlier, part, begin=begin) for earlier in range(layer)]
-    before = clean - torch.stack(writes)
+    writes = torch.stack([write_of(recording, i, part).to(clean.dtype) for i in range(layer)])
+    writes[:, :, :begin] = 0
+    before = clean - writes
     after, kv = _run(recording, layer, before, with_kv="direct_future" in scopes)
     yield Step("direct", layer, 0, relative_change(write, _write(after, before)))
     for t in splits if "direct_future" in scopes else ():

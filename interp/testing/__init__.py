@@ -20,7 +20,7 @@ from interp.sites import KINDS, Site, SiteKind
 from interp.testing.contract import broken_promises, check_analysis
 from interp.testing.passes import PASS_CHECKS
 from interp.testing.places import READ, WRITE
-from interp.testing.probe import Probe
+from interp.testing.under_test import ModelUnderTest
 
 __all__ = [
     "Check",
@@ -78,9 +78,9 @@ def examine(
     progress: Callable[[str], None] = lambda _: None,
 ) -> Examination:
     """Return all checks of a model, on two rows of `n_pos` random tokens drawn with `seed`."""
-    probe = Probe(model, seed=seed, n_pos=n_pos)
+    tested = ModelUnderTest(model, seed=seed, n_pos=n_pos)
     with model.running, torch.no_grad():
-        return Examination(model.name, tuple(_checks(probe, progress)), probe.layers)
+        return Examination(model.name, tuple(_checks(tested, progress)), tested.layers)
 
 
 def check_model(model: Model, *, seed: int = 0) -> None:
@@ -94,25 +94,25 @@ def check_model(model: Model, *, seed: int = 0) -> None:
         raise AssertionError(f"{model.name} breaks {len(failed)} checks:\n" + "\n".join(lines))
 
 
-def _checks(probe: Probe, progress: Callable[[str], None]) -> Iterator[Check]:
+def _checks(tested: ModelUnderTest, progress: Callable[[str], None]) -> Iterator[Check]:
     for name, check in PASS_CHECKS.items():
         progress(name)
-        yield Check(name, "pass", *_outcome(check, probe))
+        yield Check(name, "pass", *_outcome(check, tested))
     for kind in KINDS:
         progress(kind)
-        layers, why = _readable_layers(probe, kind)
+        layers, why = _readable_layers(tested, kind)
         yield Check(
-            kind, "read", *(("refused", why) if why else _over_layers(READ[kind], probe, layers))
+            kind, "read", *(("refused", why) if why else _over_layers(READ[kind], tested, layers))
         )
-        why = why or _why_not_written(probe, kind, layers)
+        why = why or _why_not_written(tested, kind, layers)
         yield Check(
-            kind, "write", *(("refused", why) if why else _over_layers(WRITE[kind], probe, layers))
+            kind, "write", *(("refused", why) if why else _over_layers(WRITE[kind], tested, layers))
         )
 
 
-def _outcome(check: Callable[[Probe], None], probe: Probe) -> tuple[Status, str]:
+def _outcome(check: Callable[[ModelUnderTest], None], tested: ModelUnderTest) -> tuple[Status, str]:
     try:
-        check(probe)
+        check(tested)
     except SiteError as error:
         return "refused", _line(error)
     except Exception as error:
@@ -121,31 +121,31 @@ def _outcome(check: Callable[[Probe], None], probe: Probe) -> tuple[Status, str]
 
 
 def _over_layers(
-    check: Callable[[Probe, int], None], probe: Probe, layers: list[int]
+    check: Callable[[ModelUnderTest, int], None], tested: ModelUnderTest, layers: list[int]
 ) -> tuple[Status, str]:
     for layer in layers:
-        status, why = _outcome(lambda probe, layer=layer: check(probe, layer), probe)  # type: ignore[misc]
+        status, why = _outcome(lambda tested, layer=layer: check(tested, layer), tested)  # type: ignore[misc]
         if status != "ok":
             return status, why
     return "ok", ""
 
 
-def _readable_layers(probe: Probe, kind: SiteKind) -> tuple[list[int], str]:
-    """Return the probe's layers where a kind of site can be read, or why there are none."""
+def _readable_layers(tested: ModelUnderTest, kind: SiteKind) -> tuple[list[int], str]:
+    """Return the tested layers where a kind of site can be read, or why there are none."""
     layers, why = [], ""
-    for layer in probe.layers:
+    for layer in tested.layers:
         try:
-            probe.model.refuse(Site(kind, layer))
+            tested.model.refuse(Site(kind, layer))
             layers.append(layer)
         except InterpError as error:
             why = _line(error)
     return layers, "" if layers else why
 
 
-def _why_not_written(probe: Probe, kind: SiteKind, layers: list[int]) -> str:
+def _why_not_written(tested: ModelUnderTest, kind: SiteKind, layers: list[int]) -> str:
     for layer in layers:
         try:
-            probe.model.refuse(Site(kind, layer), is_edited=True)
+            tested.model.refuse(Site(kind, layer), is_edited=True)
         except InterpError as error:
             return _line(error)
     return ""

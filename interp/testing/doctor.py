@@ -20,7 +20,7 @@ from interp.tasks.batch import TokenBatch
 from interp.tasks.encoding import put_in_front
 from interp.testing import Examination, examine
 from interp.testing.fed import fed
-from interp.testing.probe import Probe
+from interp.testing.under_test import ModelUnderTest
 
 Verdict = Literal["ok", "note", "failed"]
 _CHECKED = (
@@ -179,13 +179,13 @@ def _prompts(model: Model) -> Iterator[HealthSign]:
 
 
 def _numbers(model: Model) -> HealthSign:
-    probe = Probe(model, n_pos=_CHECKED)
-    logits = model.logits(probe.batch)
+    tested = ModelUnderTest(model, n_pos=_CHECKED)
+    logits = model.logits(tested.batch)
     if not bool(torch.isfinite(logits).all()):
         return HealthSign(
             "numbers", "failed", f"logits of random tokens are NaN or infinite in {model.dtype}"
         )
-    largest = float(probe.recording.resid(model.n_layers).float().norm(dim=-1).max())
+    largest = float(tested.recording.resid(model.n_layers).float().norm(dim=-1).max())
     return HealthSign(
         "numbers", "ok", f"logits are finite; the stream's norm goes up to {largest:.3g}"
     )
@@ -194,7 +194,7 @@ def _numbers(model: Model) -> HealthSign:
 def _device(model: Model) -> Iterator[HealthSign]:
     if model.device.type == "cpu" or getattr(model.module, "hf_device_map", None):
         return
-    batch, where = Probe(model, n_pos=8).batch, model.device
+    batch, where = ModelUnderTest(model, n_pos=8).batch, model.device
     there = model.logits(batch).cpu()
     try:
         model.module.to("cpu")
@@ -226,7 +226,7 @@ def _precision(model: Model, wide: Model) -> Iterator[HealthSign]:
     """Return how far the model's own type moves its predictions from those in fp32."""
     if wide is model:
         return
-    batch = Probe(model, n_pos=_CHECKED).batch
+    batch = ModelUnderTest(model, n_pos=_CHECKED).batch
     off = float((model.logits(batch).softmax(-1) - wide.logits(batch).softmax(-1)).abs().max())
     own = str(model.dtype).removeprefix("torch.")
     text = f"probabilities in {own} and in float32 differ by at most {off:.1e} on random tokens"
@@ -298,7 +298,7 @@ def _refuse_unsuited(analysis: Analysis, model: Model, shard: TokenBatch) -> Non
 
 
 def _full_shard(model: Model) -> TokenBatch:
-    batch = Probe(model, batch_size=_SHARD, n_pos=_LENGTH).batch
+    batch = ModelUnderTest(model, batch_size=_SHARD, n_pos=_LENGTH).batch
     answer, start = batch.tokens[:, 0], torch.full((_SHARD,), _LENGTH // 2)
     return replace(
         batch,

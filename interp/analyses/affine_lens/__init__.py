@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.analyses.affine_lens.maps import AffineLens as Lens
-from interp.analyses.affine_lens.maps import Towards, fitted
+from interp.analyses.affine_lens.maps import Towards, Translators, fitted
 from interp.analyses.affine_lens.result import LENSES, AffineLensResult
 from interp.analyses.affine_lens.texts import (
     check_length,
@@ -116,7 +115,7 @@ class AffineLens(Analysis):
             kls.append(torch.stack(both)[..., READINGS.index("kl_final_lens")].mean(1))
         return prepared | ({"twins": torch.stack(kls)} if kls else {})
 
-    def _fitted(self, model: Model, texts: Sequence[TokenBatch]) -> Lens:
+    def _fitted(self, model: Model, texts: Sequence[TokenBatch]) -> Translators:
         return fitted(model, texts, towards=self.towards, begin=first_read(self.first_position))
 
     def _order(self, n_layers: int) -> Int[Tensor, " layer"]:
@@ -132,7 +131,7 @@ class AffineLens(Analysis):
         The answer's are those at the last position. "ridge" [batch layer] and "twins"
         [batch twin 2 layer] are the same for all prompts.
         """
-        lens, begin = Lens.of(prepared), first_read(self.first_position)
+        lens, begin = Translators.of(prepared), first_read(self.first_position)
         streams = [_streams(recording, lens, of, prepared["order"]) for of in LENSES]
         read = [_read(recording, stream, shard.answer, begin) for stream in streams]
         n, shape = len(shard.prompts), read[0].shape
@@ -169,7 +168,7 @@ _BOTH = LENSES[:2]
 
 
 def _streams(
-    recording: Recording, lens: Lens, of: str, order: Int[Tensor, " layer"] | None = None
+    recording: Recording, lens: Translators, of: str, order: Int[Tensor, " layer"] | None = None
 ) -> list[Resid]:
     """Return what one of `LENSES` makes of every layer's input; one for all if it is constant."""
     taps = [recording.resid(layer) for layer in range(recording.n_layers)]

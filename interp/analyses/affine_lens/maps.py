@@ -26,7 +26,7 @@ _VALIDATES = 5  # of so many texts, one chooses the ridge
 
 
 @dataclass(frozen=True)
-class AffineLens:
+class Translators:
     """Maps in fp32: `mean` + (x - `x_mean`[layer]) `weight`[layer].
 
     `ridge` [layer] is in units of the mean eigenvalue. `mean` is that of the stream behind the last
@@ -39,7 +39,7 @@ class AffineLens:
     ridge: Float[Tensor, " layer"]
 
     @classmethod
-    def of(cls, prepared: Tensors) -> "AffineLens":
+    def of(cls, prepared: Tensors) -> "Translators":
         """Return what `tensors` has become."""
         return cls(*(prepared[name] for name in ("weight", "x_mean", "mean", "ridge")))
 
@@ -60,7 +60,7 @@ class AffineLens:
 @torch.no_grad()
 def fitted(
     model: Model, texts: Sequence[TokenBatch], *, towards: Towards, begin: int
-) -> AffineLens:
+) -> Translators:
     """Fit the lens on texts, from position `begin` on; one in five chooses the ridges.
 
     Raises AnalysisError for residuals that are not finite.
@@ -106,7 +106,7 @@ def _solved(fit: Moments, held: Moments) -> tuple[LinearMap, float]:
     return LinearMap(same + added.weight, added.x_mean, added.x_mean + added.y_mean), ridge
 
 
-def _lens(maps: Sequence[LinearMap], ridges: Sequence[float], *, towards: Towards) -> AffineLens:
+def _lens(maps: Sequence[LinearMap], ridges: Sequence[float], *, towards: Towards) -> Translators:
     """Return the maps to the end; those to the next layer are multiplied from the end on.
 
     The mean that one map gives is the mean from which the next one counts: both are of all tokens.
@@ -117,6 +117,6 @@ def _lens(maps: Sequence[LinearMap], ridges: Sequence[float], *, towards: Toward
             weights[layer] = weights[layer] @ weights[layer + 1]
     x_mean = torch.stack([fit.x_mean.cpu() for fit in maps])
     mean = maps[-1].y_mean.cpu()
-    return AffineLens(
+    return Translators(
         torch.stack(weights).float(), x_mean.float(), mean.float(), torch.tensor(ridges)
     )

@@ -1,6 +1,6 @@
 """The gain of blocks, the gradient and the likeness of writes over depth."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.analyses.block_gain.findings import findings_of
 from interp.analyses.block_gain.measures import DIRECTIONS, SIZES
 from interp.figures.plots import Axes, grid_below, lines_over_depth
 from interp.figures.words import ALL_BUT_FIRST
-from interp.result import Compared, Finding, Result
-from interp.stats.estimate import Estimate, estimate, estimate_of, estimates, ratio
+from interp.result import Finding, Result
+from interp.stats.estimate import estimates
 from interp.stats.groups import Array
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 GRADIENT = "gradient of the loss, nats per unit"
 COSINES = ("cosine of writes to one token", "cosine of writes to different tokens")
 _GAINS = tuple(f"gain along {name}" for name in ("a random direction", "the previous write", "h"))
-_LEAST = 1e-12
 _MOST_TICKS = 6
 
 
@@ -126,77 +126,7 @@ class BlockGainResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how gain and gradient go with depth, and whether layers write alike."""
-        return self._of_gain(), self._of_gradient(), self._of_writes()
-
-    def _of_gain(self) -> Finding:
-        of_random = self.arrays["gains"][..., 0]
-        fall = self._over_depth(of_random)
-        means = [self._token_mean(self._gain_mean(direction)) for direction in DIRECTIONS]
-        random, previous, itself = (f"{mean.value:.2g}" for mean in means)
-        return Finding(
-            "In the later half of the layers, a block's gain along random directions is"
-            f" {fall:.2f} times that in the earlier half.",
-            fall,
-            "gain of a block along random directions, later over earlier half of the layers,"
-            " geometric means, without position 0",
-            control=Compared("as 1 / ‖h‖ predicts", self._over_depth(self.arrays["sizes"][..., 1])),
-            note=f"mean gains: {random} along random directions, {previous} along the previous"
-            f" write, {itself} along h itself; rounding alone can make"
-            f" {self.arrays['rounding'].max():.1g}",
-        )
-
-    def _gain_mean(self, direction: str) -> np.ndarray:
-        values = self.arrays["gains"][..., DIRECTIONS.index(direction)]
-        mean: np.ndarray = np.nanmean(values, axis=1)
-        return mean
-
-    def _over_depth(self, values: np.ndarray) -> Estimate:
-        """Return the later over the earlier half of layers, of means over tokens [prompt layer]."""
-        return estimate_of(
-            _later_over_earlier,
-            values,
-            weights=self.arrays["n_pos"],
-            groups=self.prompt_groups,
-            seed=self.analysis.seed,
-        )
-
-    def _of_gradient(self) -> Finding:
-        gradient = self.arrays["gradient"]
-        of: Callable[[int, int], Estimate] = lambda one, other: ratio(  # noqa: E731
-            gradient[:, one], gradient[:, other], groups=self.prompt_groups, seed=self.analysis.seed
-        )
-        times = of(0, -1)
-        return Finding(
-            f"In front of the first layer the gradient of the loss is {times:.3g} times as long"
-            " as behind the last.",
-            times,
-            "norm of the loss's gradient, in front of the first layer over behind the last,"
-            " without position 0",
-            rival=Compared("from in front of the second layer", of(1, -1)),
-            note="1 if the gradient were even over depth",
-        )
-
-    def _of_writes(self) -> Finding:
-        cosines = self.arrays["cosines"]
-        n_layers = cosines.shape[1]
-        apart = ~np.eye(n_layers, dtype=bool)
-        one, other = (self._token_mean(cosines[..., i][:, apart].mean(1)) for i in (0, 1))
-        neighbours = np.diagonal(cosines[..., 0], 1, axis1=1, axis2=2).mean(1)
-        return Finding(
-            f"What two layers write to a token has a cosine of {one:.2f} on average.",
-            one,
-            "cosine of what two layers write to a token, mean over pairs, without position 0",
-            control=Compared("to different tokens", other),
-            rival=Compared("neighbouring layers", self._token_mean(neighbours)),
-        )
-
-    def _token_mean(self, values: np.ndarray) -> Estimate:
-        return estimate(
-            values,
-            weights=self.arrays["n_pos"],
-            groups=self.prompt_groups,
-            seed=self.analysis.seed,
-        )
+        return findings_of(self)
 
 
 _PANELS = ("gain, ‖ΔF‖ / ‖Δh‖", "gradient, ‖∂L/∂h‖")
@@ -219,10 +149,3 @@ def _by_orders(values: Array) -> dict[str, Any]:
         ticks = [tick for tick in ticks if np.isclose(np.log10(tick) % 1, 0)]
     names = [f"{tick:.10g}" for tick in ticks]
     return {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": names}
-
-
-def _later_over_earlier(values: Array) -> float:
-    """Return the ratio of geometric means of a curve [layer]; the middle one counts as later."""
-    logs = np.log(np.maximum(values, _LEAST))
-    half = len(logs) // 2
-    return float(np.exp(logs[half:].mean() - logs[:half].mean()))

@@ -33,8 +33,8 @@ from interp.analyses.checkpoint_stitch.result import CheckpointStitchResult
 from interp.analyses.checkpoint_stitch.states import states_of
 from interp.analyses.checkpoint_stitch.trial import Trial
 from interp.analysis import Analysis, Cost
-from interp.errors import AnalysisError, ModelError, TaskError, UnsuitedError
-from interp.models import Model, temporary_weights
+from interp.errors import AnalysisError, TaskError, UnsuitedError
+from interp.models import Model
 from interp.models.untrained import twins_of
 from interp.parameters import AtLeast, Between
 from interp.replay import Recording
@@ -43,6 +43,7 @@ from interp.shapes import Tensors
 from interp.sweeps.entering import n_blocks
 from interp.sweeps.halves import halves_of
 from interp.sweeps.layers import COARSEST, every_nth
+from interp.sweeps.mixers import require_replaceable
 from interp.sweeps.outputs import held_at_the_end
 from interp.sweeps.two_models import (
     model_of,
@@ -119,12 +120,7 @@ class CheckpointStitch(Analysis):
                 "checkpoint_stitch compares two models; name the other with --against or"
                 " checkpoint_stitch.against"
             )
-        own = block_weights(model, 0)
-        try:
-            with temporary_weights(model, own):
-                pass
-        except ModelError as error:
-            raise UnsuitedError(str(error)) from None
+        require_replaceable(model, block_weights(model, 0))
         for name in filter(None, (self.against, self.unrelated)):
             other = other_of(model, name)
             refuse_other_shapes(model, other)

@@ -17,9 +17,9 @@ import numpy as np
 
 from interp.analyses.depth_map.continued import Onward
 from interp.analyses.depth_map.frontier import Frontier
-from interp.analyses.depth_map.grids import error_grids, similarity_grids
+from interp.analyses.depth_map.grids import error_grids, fit_grids, similarity_grids
 from interp.analyses.depth_map.result import DepthMapResult
-from interp.analyses.depth_map.split import batches_by_role, held_out, misses_of, stacked
+from interp.analyses.depth_map.split import batches_by_role, held_out, misses_of, onward_of, stacked
 from interp.analyses.depth_map.tap_maps import TapMaps
 from interp.analyses.depth_map.taps import What, n_taps, pooled, pooled_by_prompt
 from interp.analyses.depth_map.untrained_twins import twins_errors, twins_pooled
@@ -31,7 +31,7 @@ from interp.parameters import AtLeast, Between
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
-from interp.sweeps.layers import COARSEST, every_nth
+from interp.sweeps.layers import COARSEST
 from interp.sweeps.positions import FirstPosition, first_read, require_positions
 from interp.sweeps.two_models import other_of, refuse_other_tokens, refuse_other_vocabulary
 from interp.tasks import Prompt, Task
@@ -197,19 +197,13 @@ class DepthMap(Analysis):
         """
         begin = first_read(self.first_position)
         if not self.is_pooled:
-            return misses_of(shard, prepared, begin=begin) | self._onward_of(shard, prepared)
+            return misses_of(shard, prepared, begin=begin) | onward_of(shard, prepared)
         keys = [prompt.id for prompt in shard.prompts]
         source = pooled(recording, shard, self.what, begin=begin)
         target, control = (stacked(prepared, kind, keys) for kind in ("prompt", "control"))
         name = "own_control" if target is None else "control"
         parts = {"source": source, "target": source.clone() if target is None else target}
         return parts | {"drawn": shard.groups} | ({} if control is None else {name: control})
-
-    def _onward_of(self, shard: TokenBatch, prepared: Tensors) -> Tensors:
-        """Return "onward" [batch grid source target], "itself" and "own" of held-out prompts."""
-        keys = [prompt.id for prompt in shard.prompts]
-        each = {kind: stacked(prepared, kind, keys) for kind in ("onward", "itself", "own")}
-        return {kind: values for kind, values in each.items() if values is not None}
 
     def combine(self, parts: Sequence[Tensors]) -> DepthMapResult:
         """Return the grid over sources and targets, and those towards untrained twins."""
@@ -218,28 +212,11 @@ class DepthMap(Analysis):
             kind: Literal["cka", "rsa"] = "cka" if self.method == "cka" else "rsa"
             return DepthMapResult(self, *similarity_grids(whole, kind), {})
         held = held_out(whole)
-        total = held["squared"].sum(0)
-        unexplained = np.divide(
-            total[:-1], total[-1], out=np.zeros_like(total[:-1]), where=total[-1] > 0
-        )
-        constant = held["error"][:, -1:].sum(0) / held["tokens"].sum()
-        grids = {"r2": 1 - unexplained, "constant": constant}
+        grids = fit_grids(held)
         if self.method == "linear":
             grids["ridge"] = whole["ridge"][0].astype(np.float64)
-        return DepthMapResult(self, *error_grids(held), grids, self._frontier(held))
-
-    def _frontier(self, held: dict[str, np.ndarray]) -> Frontier | None:
-        if "onward" not in held:
-            return None
-        n_sources, n_targets = held["error"].shape[1] - 1, held["error"].shape[2]
-        return Frontier(
-            *(held["onward"], held["itself"], held["own"]),
-            sources=tuple(every_nth(n_sources, self.every)),
-            targets=tuple(every_nth(n_targets, self.every)),
-            share=self.share,
-            groups=held.get("drawn"),
-            seed=self.seed,
-        )
+        frontier = Frontier.of(held, every=self.every, share=self.share, seed=self.seed)
+        return DepthMapResult(self, *error_grids(held), grids, frontier)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return the passes for every group of targets that fits into memory, of twins too."""

@@ -1,6 +1,6 @@
 """How many layers of the target the first layers of the source are worth, by answers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate, estimate_of, estimates
 from interp.stats.groups import Groups
 from interp.stats.shares import shares
+from interp.sweeps.layers import every_nth
 
 _NAMES = {"permuted": "maps of permuted tokens", "untrained": "an untrained source"}
 
@@ -37,6 +38,23 @@ class Frontier:
     share: float
     groups: Groups | None
     seed: int
+
+    @classmethod
+    def of(
+        cls, held: Mapping[str, ndarray], *, every: int, share: float, seed: int
+    ) -> "Frontier | None":
+        """Return what is known of held-out prompts; None if no states were continued."""
+        if "onward" not in held:
+            return None
+        _, n_sources, n_targets = held["error"].shape  # and the constant among the sources
+        return cls(
+            *(held["onward"], held["itself"], held["own"]),
+            sources=tuple(every_nth(n_sources - 1, every)),
+            targets=tuple(every_nth(n_targets, every)),
+            share=share,
+            groups=held.get("drawn"),
+            seed=seed,
+        )
 
     @property
     def names(self) -> list[str]:

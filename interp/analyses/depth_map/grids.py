@@ -110,6 +110,16 @@ def error_grids(held: dict[str, ndarray]) -> tuple[Grids, tuple[Grids, ...]]:
     return measured, tuple(ErrorGrids(twin, tokens, grouping) for twin in twins)
 
 
+def fit_grids(held: dict[str, ndarray]) -> dict[str, Float[ndarray, "source target"]]:
+    """Return maps' "r2", and the "constant" error, that of the mean of training tokens."""
+    total = held["squared"].sum(0)
+    unexplained = np.divide(
+        total[:-1], total[-1], out=np.zeros_like(total[:-1]), where=total[-1] > 0
+    )
+    constant = held["error"][:, -1:].sum(0) / held["tokens"].sum()
+    return {"r2": 1 - unexplained, "constant": constant}
+
+
 def similarity_grids(
     whole: dict[str, ndarray], kind: Literal["cka", "rsa"]
 ) -> tuple[Grids, tuple[Grids, ...]]:

@@ -70,6 +70,16 @@ def misses_of(shard: TokenBatch, prepared: Tensors, *, begin: int) -> Tensors:
     return parts if control is None else parts | {"control": control}
 
 
+def onward_of(shard: TokenBatch, prepared: Tensors) -> Tensors:
+    """Return "onward" [batch grid source target], "itself" and "own", if states are continued.
+
+    Of held-out prompts; 0 for others.
+    """
+    keys = [prompt.id for prompt in shard.prompts]
+    each = {kind: stacked(prepared, kind, keys) for kind in ("onward", "itself", "own")}
+    return {kind: values for kind, values in each.items() if values is not None}
+
+
 def held_out(whole: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the rows of held-out prompts; raise AnalysisError if there is none."""
     is_held = whole["tokens"] > 0

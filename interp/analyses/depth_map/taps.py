@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
-from interp.sweeps.cosines import layer_write
+from interp.sweeps.cosines import write_of
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
@@ -27,7 +27,7 @@ def taps(recording: Recording, what: What) -> Float[Tensor, "tap batch pos d_mod
     layers = range(recording.n_layers)
     if what == "residual":
         return torch.stack([recording.resid(layer) for layer in (*layers, recording.n_layers)])
-    return torch.stack([layer_write(recording, layer) for layer in layers])
+    return torch.stack([write_of(recording, layer) for layer in layers])
 
 
 def pooled(

@@ -16,7 +16,7 @@ Pair = tuple[Mask, Mask]  # two sets of prompts, each [prompt]
 
 
 @dataclass(frozen=True)
-class Scored:
+class DepthScores:
     """What depth scores are ratios of, each [prompt]: effects times their layers, and effects.
 
     `lengths` [prompt] are in tokens.
@@ -92,7 +92,7 @@ class Levels:
     of: np.ndarray
     names: Sequence[str]
 
-    def extremes(self, scored: Scored, rows: Mask) -> tuple[str, str]:
+    def extremes(self, scored: DepthScores, rows: Mask) -> tuple[str, str]:
         """Return the deepest and the shallowest level of some prompts [prompt].
 
         If levels are numbers, they are the highest and the lowest, whatever the scores.
@@ -103,7 +103,7 @@ class Levels:
             return self.names[-1], self.names[0]
         return max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)
 
-    def compared(self, scored: Scored) -> "Levels":
+    def compared(self, scored: DepthScores) -> "Levels":
         """Return the levels with five prompts or more in each half; all, if they are fewer than 2.
 
         Levels in order are compared as a whole, so that five are enough.
@@ -115,7 +115,7 @@ class Levels:
         ]
         return Levels(self.of, names if len(names) > 1 else self.names)
 
-    def pairs(self, scored: Scored) -> list[Pair]:
+    def pairs(self, scored: DepthScores) -> list[Pair]:
         """Return whose scores are compared: in each half, the extremes of the other half."""
         pairs = []
         for rows, others in self._halves(scored):
@@ -123,7 +123,7 @@ class Levels:
             pairs.append((rows & (self.of == deep), rows & (self.of == shallow)))
         return pairs
 
-    def _halves(self, scored: Scored) -> list[Pair]:
+    def _halves(self, scored: DepthScores) -> list[Pair]:
         """Return on which prompts levels are measured, and on which they are picked."""
         if are_numbers(self.names):
             every = np.ones(len(self.of), bool)
@@ -132,7 +132,7 @@ class Levels:
         return [(half, ~half), (~half, half)]
 
 
-def finding_of(scored: Scored, levels: Levels, effect: str) -> Finding:
+def finding_of(scored: DepthScores, levels: Levels, effect: str) -> Finding:
     """Return by how much one level scores deeper than another."""
     known = [name for name in levels.names if not np.isnan(scored.value(levels.of == name))]
     if len(known) < 2:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from interp.analyses.depth_score.levels import Levels, Scored, are_numbers, finding_of
+from interp.analyses.depth_score.levels import DepthScores, Levels, are_numbers, finding_of
 from interp.figures.plots import COLOURS, layer_step, titled
 from interp.result import Finding, Result
 from interp.stats.estimate import Estimate
@@ -86,13 +86,15 @@ class DepthScoreResult(Result):
         """Return one level's depth score by the mean effects, layers counted from 0."""
         return self.scored(effect).score(self.level_of == level)
 
-    def scored(self, effect: Effect) -> Scored:
+    def scored(self, effect: Effect) -> DepthScores:
         """Return what the scores by an effect are made of, prompt by prompt."""
         values = self.arrays[f"{effect}.mean"]
         per_prompt = layer_effects(values) if effect == "layer" else values
         weighted = per_prompt @ np.arange(per_prompt.shape[-1])
         grouping = Grouping.of(len(values), self.prompt_groups)
-        return Scored(weighted, per_prompt.sum(-1), self.lengths, grouping, seed=self.analysis.seed)
+        return DepthScores(
+            weighted, per_prompt.sum(-1), self.lengths, grouping, seed=self.analysis.seed
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per level, effect (layer, output), statistic (max, mean) and measure.

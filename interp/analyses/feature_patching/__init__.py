@@ -35,7 +35,6 @@ from interp.models import Model
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.shapes import Tensors
-from interp.stats.groups import Grouping
 from interp.sweeps.attribution import (
     Method,
     check_methods,
@@ -43,6 +42,7 @@ from interp.sweeps.attribution import (
     n_passes,
     numbers_held,
 )
+from interp.sweeps.halves import in_first_half
 from interp.sweeps.tags import bytes_of, keys_of, texts_of
 from interp.sweeps.twins import Direction, check_gradient, check_twins
 from interp.tasks import Task
@@ -140,8 +140,7 @@ class FeaturePatching(Analysis):
         dictionaries = [load_dictionary(name).to(model.device) for name in names]
         measuring = self.measuring(dictionaries)
         shards = [model.tokenize(shard) for shard in model.shards(task)]
-        groups = torch.cat([shard.groups for shard in shards]).cpu().numpy()
-        in_first = Grouping.of(len(groups), groups).half(seed=self.seed)
+        in_first = in_first_half(shards, seed=self.seed)
         halves = halves_or_all(in_first)
         seen, tokens = measuring.seen(model, shards, halves)
         n, rng = self.all_sizes[-1], np.random.default_rng(self.seed)

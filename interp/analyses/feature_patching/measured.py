@@ -25,7 +25,7 @@ from interp.tasks.batch import TokenBatch
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredNodes:
     """Prompts with answers of one length: their nodes and scores [batch method node]."""
 
     twins: Twins
@@ -34,10 +34,10 @@ class Scored:
     base: Float[Tensor, " batch"]
     source: Float[Tensor, " batch"]
 
-    def only(self, rows: Int[Tensor, " kept"]) -> "Scored":
+    def only(self, rows: Int[Tensor, " kept"]) -> "ScoredNodes":
         """Return some of the prompts."""
         parts = (self.scores[rows], self.base[rows], self.source[rows])
-        return Scored(self.twins.only(rows), self.nodes.only(rows), *parts)
+        return ScoredNodes(self.twins.only(rows), self.nodes.only(rows), *parts)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Measuring:
     direction: Direction
     steps: int
 
-    def scored(self, recording: Recording, shard: TokenBatch) -> Iterator[Scored]:
+    def scored(self, recording: Recording, shard: TokenBatch) -> Iterator[ScoredNodes]:
         """Yield a shard's prompts with the scores of all nodes, one length of answer at a time."""
         sites = sorted({site for d in self.dictionaries for site in (d.reads, d.writes)})
         for twins in twins_of(recording, shard, metric=self.metric, direction=self.direction):
@@ -62,7 +62,7 @@ class Measuring:
             ]
             nodes = Nodes.of(runs, found[0][0], self.dictionaries)
             scores = torch.stack([nodes.scores(slopes) for _, slopes in found], dim=1)
-            yield Scored(runs.twins, nodes, scores, runs.base_value, runs.source_value)
+            yield ScoredNodes(runs.twins, nodes, scores, runs.base_value, runs.source_value)
 
     def seen(
         self, model: Model, shards: Sequence[TokenBatch], halves: Bool[Tensor, "half prompt"]
@@ -110,7 +110,7 @@ class Measuring:
     def _of_group(
         self,
         recording: Recording,
-        each: Scored,
+        each: ScoredNodes,
         half: Int[Tensor, " batch"],
         prepared: Tensors,
         sizes: Sequence[int],
@@ -137,7 +137,7 @@ class Measuring:
     def _joint(
         self,
         recording: Recording,
-        each: Scored,
+        each: ScoredNodes,
         half: Int[Tensor, " batch"],
         prepared: Tensors,
         sizes: Sequence[int],

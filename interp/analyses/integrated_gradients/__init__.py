@@ -42,9 +42,9 @@ from interp.sweeps.answers import (
     probability,
     require_answers,
 )
+from interp.sweeps.cosines import Part
 from interp.sweeps.layers import COARSEST, every_nth
 from interp.sweeps.positions import FirstPosition, first_read
-from interp.sweeps.staircase import Part
 from interp.tasks.batch import TokenBatch
 
 Nodes = Literal["adaptive", "published"]

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from interp.replay import Recording
 from interp.sites import Site
-from interp.sweeps.staircase import Part
+from interp.sweeps.cosines import Part
 
 
 def varied_of(recording: Recording, layer: int, part: Part) -> Tensor:

@@ -61,7 +61,7 @@ def drawn(result: "LayerOrderResult") -> go.Figure:
 
 
 def _by_layer(result: "LayerOrderResult") -> Panel:
-    swaps, both = result.plan.pairs("swap"), result.plan.pairs("skip")
+    swaps, both = result.orders.pairs("swap"), result.orders.pairs("skip")
     firsts = [Variant("skip", each.layers[:1]) for each in swaps]
     lines = {"swap": swaps, "skip both": both, "skip the first": firsts} if swaps else {}
     by_name = {
@@ -80,13 +80,13 @@ def _by_distance(result: "LayerOrderResult") -> Panel:
 
 
 def _by_operation(result: "LayerOrderResult") -> pd.DataFrame:
-    chosen = {name: of_operation(result.plan.windowed, name) for name in [*WINDOWED, "skip"]}
+    chosen = {name: of_operation(result.orders.windowed, name) for name in [*WINDOWED, "skip"]}
     there = {_NAMES[name]: some for name, some in chosen.items() if some}
     return _frame(result, [*there], [*there.values()])
 
 
 def _windows_title(result: "LayerOrderResult") -> str:
-    windows = {each.layers for each in of_operation(result.plan.windowed, "skip")}
+    windows = {each.layers for each in of_operation(result.orders.windowed, "skip")}
     length = len(next(iter(windows)))
     return f"{counted(len(windows), 'window')} of {counted(length, 'layer')}, mean"
 

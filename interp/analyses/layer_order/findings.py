@@ -32,16 +32,16 @@ WORDS = {
 
 def findings_of(result: "LayerOrderResult") -> tuple[Finding, ...]:
     """Return what swaps of neighbours keep, whether order was learned, and swaps at a distance."""
-    plan = result.plan
+    orders = result.orders
     found: list[Finding] = []
-    if plan.adjacent:
+    if orders.adjacent:
         found.append(_kept(result))
         if len(result.twins):
             found.append(_learned(result))
-    if plan.distant:
+    if orders.distant:
         found.append(_distant(result))
     for operation in WINDOWED:
-        if len(found) < _MOST and (chosen := of_operation(plan.windowed, operation)):
+        if len(found) < _MOST and (chosen := of_operation(orders.windowed, operation)):
             found.append(_windows(result, operation, chosen))
     return tuple(found[:_MOST]) or (_nothing(result),)
 
@@ -57,14 +57,14 @@ def _kept(result: "LayerOrderResult") -> Finding:
     kept = result.estimate(swaps, KEPT)
     ones = {layer: Variant("skip", (layer,)) for each in swaps for layer in each.layers}
     alone = result.estimate([*ones.values()], KEPT)
-    note = f"{_where(result)}; {_of_twins(result)}" if len(result.twins) else _where(result)
+    notes = [_where(result), _of_twins(result), _of_texts(result)]
     return Finding(
         f"Swapping two neighbouring layers keeps {kept:.0%} of first tokens.",
         kept,
         "share of first tokens that stay when two neighbouring layers are swapped, mean over pairs",
         control=Compared("skipping both", result.estimate(skips, KEPT)),
         rival=Compared("skipping one of them", alone),
-        note=note,
+        note="; ".join(filter(None, notes)),
     )
 
 
@@ -127,7 +127,7 @@ def _distant(result: "LayerOrderResult") -> Finding:
 def by_distance(result: "LayerOrderResult", operation: str) -> dict[int, list[Variant]]:
     """Return swaps or skips of two layers at the common places, by distance."""
     grouped: dict[int, list[Variant]] = {}
-    for each in result.plan.distant:
+    for each in result.orders.distant:
         if each.operation == operation:
             grouped.setdefault(each.layers[-1] - each.layers[0], []).append(each)
     return grouped
@@ -156,7 +156,7 @@ def _nothing(result: "LayerOrderResult") -> Finding:
 
 
 def _inner(result: "LayerOrderResult") -> tuple[list[Variant], list[Variant]]:
-    pairs = result.plan.inner_pairs(result.n_layers)
+    pairs = result.orders.inner_pairs(result.n_layers)
     return pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
 
 
@@ -165,6 +165,18 @@ def _where(result: "LayerOrderResult") -> str:
     return f"{counted(n, 'pair')} without the first and the last layer" if n else ""
 
 
+def _of_texts(result: "LayerOrderResult") -> str:
+    clean, (swapped, skipped) = result.texts(), map(result.texts, _inner(result))
+    if clean is None:
+        return ""
+    return (
+        f"texts hold the answer in {clean:.0%}, with neighbours swapped in {swapped:.0%}, with both"
+        f" skipped in {skipped:.0%}"
+    )
+
+
 def _of_twins(result: "LayerOrderResult") -> str:
+    if not len(result.twins):
+        return ""
     swap, skip = result.twins[..., 1].mean(0)
     return f"untrained models keep {swap:.0%}, skipping both {skip:.0%}"

@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 
 from interp.analyses.layer_order.figure import drawn
 from interp.analyses.layer_order.findings import findings_of
-from interp.analyses.layer_order.variants import Plan, Variant
+from interp.analyses.layer_order.texts import are_paths
+from interp.analyses.layer_order.variants import Orders, Variant
 from interp.errors import AnalysisError
 from interp.files.mergekit import mergekit_recipe
 from interp.result import Finding, Result
@@ -27,15 +28,17 @@ MEASURES = KL, KEPT, LOG_PROB, ACCURACY = (
     "log-probability of the answer, nats",
     "accuracy",
 )
+TEXT = "text holds the answer"
 
 
 @dataclass(frozen=True, repr=False)
 class LayerOrderResult(Result):
-    """`arrays["changes"]` [prompt variant measure] of `plan.variants` and `MEASURES`.
+    """`arrays["changes"]` [prompt variant measure] of `orders.variants` and `MEASURES`.
 
     All are of the last position. `arrays["clean"]` [prompt 2] are the clean log-probability and
-    accuracy; `arrays["twins"]` [prompt twin 2 2], KL and kept first tokens of swaps and of skips
-    of inner neighbours in untrained twins, is the same for all prompts.
+    accuracy; `arrays["texts"]` [prompt path+1], if written, whether the clean text and those along
+    variants that are paths hold the answer; `arrays["twins"]` [prompt twin 2 2], KL and kept first
+    tokens of swaps and of skips of inner neighbours in untrained twins, is the same for all.
     """
 
     analysis: "LayerOrder"
@@ -47,13 +50,13 @@ class LayerOrderResult(Result):
         return int(self.arrays["n_layers"][0])
 
     @cached_property
-    def plan(self) -> Plan:
+    def orders(self) -> Orders:
         """Return what was run, part by part."""
-        return self.analysis.plan(self.n_layers)
+        return self.analysis.orders(self.n_layers)
 
     @cached_property
     def _places(self) -> dict[Variant, int]:
-        return {variant: i for i, variant in enumerate(self.plan.variants)}
+        return {variant: i for i, variant in enumerate(self.orders.variants)}
 
     def values(self, variants: Sequence[Variant], measure: str) -> np.ndarray:
         """Return a measure's mean over variants [prompt], in fp64."""
@@ -68,6 +71,20 @@ class LayerOrderResult(Result):
             return share(values, groups=self.prompt_groups)
         return estimate(values, groups=self.prompt_groups, seed=self.analysis.seed)
 
+    def texts(self, variants: Sequence[Variant] | None = None) -> Estimate | None:
+        """Return the share of texts that hold the answer, mean over variants; by default clean.
+
+        None if no texts were written.
+        """
+        if "texts" not in self.arrays:
+            return None
+        known = are_paths(self.orders.variants)
+        places = [0] if variants is None else [1 + known.index(each) for each in variants]
+        values = self.arrays["texts"][:, places].mean(1)
+        if len(places) == 1:
+            return share(values, groups=self.prompt_groups)
+        return estimate(values, groups=self.prompt_groups, seed=self.analysis.seed)
+
     @property
     def twins(self) -> np.ndarray:
         """Return means of untrained twins [twin operation measure], as in `arrays`."""
@@ -76,7 +93,7 @@ class LayerOrderResult(Result):
 
     def variant(self, name: str) -> Variant:
         """Return a variant by the name that it has in the frame; AnalysisError if there is none."""
-        named = {variant.name: variant for variant in self.plan.variants}
+        named = {variant.name: variant for variant in self.orders.variants}
         if name not in named:
             few = ", ".join(repr(each) for each in [*named][:3])
             raise AnalysisError(f"variant {name!r} asked for; there is {few}, …")
@@ -103,21 +120,20 @@ class LayerOrderResult(Result):
         return frame.astype(dict.fromkeys(("first", "last", "n_changed", "n_prompts"), "Int64"))
 
     def _rows(self) -> Iterator[pd.DataFrame]:
-        variants = self.plan.variants
-        keys = {
-            "variant": [variant.name for variant in variants],
-            "operation": [variant.operation for variant in variants],
-            "first": [variant.layers[0] for variant in variants],
-            "last": [variant.layers[-1] for variant in variants],
-            "n_changed": [len(variant.layers) for variant in variants],
-        }
+        variants = self.orders.variants
         for i, measure in enumerate(MEASURES):
-            yield pd.DataFrame(keys | {"measure": measure} | self._columns(measure, i))
+            yield pd.DataFrame(_keys(variants) | {"measure": measure} | self._columns(measure, i))
+        if "texts" in self.arrays:
+            columns = shares(self.arrays["texts"][:, 1:], groups=self.prompt_groups)
+            yield pd.DataFrame(_keys(are_paths(variants)) | {"measure": TEXT} | columns)
         nothing = dict.fromkeys(("first", "last", "n_changed"), pd.NA)
         for i, measure in enumerate((LOG_PROB, ACCURACY)):
             columns = self._estimates(measure, self.arrays["clean"][:, i : i + 1])
             same = {"variant": "clean", "operation": "clean"} | nothing
             yield pd.DataFrame(same | {"measure": measure} | columns)
+        if text := self.texts():
+            same = {"variant": "clean", "operation": "clean"} | nothing
+            yield pd.DataFrame([same | {"measure": TEXT} | text.columns()])
         for i, operation in enumerate(("swap", "skip") if len(self.twins) else ()):
             for j, measure in enumerate((KL, KEPT)):
                 name = f"untrained, {operation} of two neighbours"
@@ -146,3 +162,14 @@ class LayerOrderResult(Result):
     def findings(self) -> tuple[Finding, ...]:
         """Return what swaps of neighbours keep, beyond untrained models, and at a distance."""
         return findings_of(self)
+
+
+def _keys(variants: Sequence[Variant]) -> dict[str, list[str] | list[int]]:
+    """Return the frame's columns that say what variants are."""
+    return {
+        "variant": [variant.name for variant in variants],
+        "operation": [variant.operation for variant in variants],
+        "first": [variant.layers[0] for variant in variants],
+        "last": [variant.layers[-1] for variant in variants],
+        "n_changed": [len(variant.layers) for variant in variants],
+    }

@@ -54,9 +54,14 @@ class Variant:
             place = ",".join(map(str, self.layers))
         return f"{self.operation} {place}" + (f" #{self.draw + 1}" if self.draw else "")
 
+    @property
+    def is_path(self) -> bool:
+        """Tell whether the order in which layers run says all."""
+        return self.operation not in NOT_PATHS
+
     def path(self, n_layers: int) -> tuple[int, ...] | None:
         """Return the layers in the order in which they run; None if that says not all."""
-        if self.operation in NOT_PATHS:
+        if not self.is_path:
             return None
         first, last = self.layers[0], self.layers[-1]
         return (*range(first), *self._instead(), *range(last + 1, n_layers))
@@ -193,7 +198,7 @@ def windowed(
 
 
 @dataclass(frozen=True)
-class Plan:
+class Orders:
     """What is run: swaps of neighbours, swaps at a distance and changes of windows, with skips."""
 
     adjacent: list[Variant]

@@ -1,10 +1,10 @@
-"""Many orders of the layers run together: those that wait for the same block share its run.
+"""Many orders of the layers run together, each as a walk that asks for one block at a time.
 
-Every variant is a walk that asks for one block at a time. A walk starts where its variant leaves
-the clean pass, and reads from the clean pass what that has already computed.
+A walk starts where its variant leaves the clean pass, and reads from the clean pass what that has
+already computed.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -13,11 +13,9 @@ from torch import Tensor
 from interp.analyses.layer_order.variants import Variant
 from interp.metrics import changes, distribution, outcomes
 from interp.replay import Recording
-from interp.shapes import Resid
 from interp.sweeps.outputs import read_at_the_end
 from interp.sweeps.patches import logits_at_the_end
-
-Walk = Generator[tuple[int, Resid], Resid, Resid]  # asks for a block on a stream, gets its output
+from interp.sweeps.walks import Walk, along, ends_together, on_batch
 
 
 def ends_of(
@@ -32,7 +30,8 @@ def ends_of(
     ends = torch.stack([recording.resid(n_layers)[:, -1]] * len(variants))
     for first in range(0, len(order), size):
         some = order[first : first + size]
-        streams = _together([walk(recording, variants[i]) for i in some], recording)
+        walks = [walk(recording, variants[i]) for i in some]
+        streams = ends_together(walks, on_batch(recording))
         for i, stream in zip(some, streams, strict=True):
             ends[i] = stream[:, -1]
     return ends
@@ -43,7 +42,7 @@ def walk(recording: Recording, variant: Variant) -> Walk:
     n_layers = recording.n_layers
     path, start = variant.path(n_layers), variant.start(n_layers)
     if path is not None:
-        return (yield from _along(path[start:], recording.resid(start)))
+        return (yield from along(path[start:], recording.resid(start)))
     match variant.operation:
         case "parallel_sum":
             stream = yield from _sum(recording, variant)
@@ -51,13 +50,7 @@ def walk(recording: Recording, variant: Variant) -> Walk:
             stream = yield from _damped(recording, variant)
         case _:  # parallel_mean, looped_parallel
             stream = yield from _mean(recording, variant)
-    return (yield from _along(range(variant.layers[-1] + 1, n_layers), stream))
-
-
-def _along(layers: Sequence[int], stream: Resid) -> Walk:
-    for layer in layers:
-        stream = yield layer, stream
-    return stream
+    return (yield from along(range(variant.layers[-1] + 1, n_layers), stream))
 
 
 def _sum(recording: Recording, variant: Variant) -> Walk:
@@ -91,33 +84,9 @@ def _damped(recording: Recording, variant: Variant) -> Walk:
     for i in range(variant.rounds):
         output = recording.resid(last + 1)
         if i:
-            output = yield from _along(variant.layers, stream)
+            output = yield from along(variant.layers, stream)
         stream = torch.lerp(stream.float(), output.float(), 1 / variant.rounds).to(stream.dtype)
     return stream
-
-
-def _together(walks: Sequence[Walk], recording: Recording) -> Iterator[Resid]:
-    """Yield the ends of walks, run together from the lowest block that any of them waits for."""
-    waiting: dict[int, tuple[int, Resid]] = {}
-    ends: dict[int, Resid] = {}
-
-    def go_on(i: int, output: Resid | None) -> None:
-        try:
-            waiting[i] = next(walks[i]) if output is None else walks[i].send(output)
-        except StopIteration as stop:
-            waiting.pop(i, None)
-            ends[i] = stop.value
-
-    for i in range(len(walks)):
-        go_on(i, None)
-    while waiting:
-        lowest = min(layer for layer, _ in waiting.values())
-        here = [i for i, (layer, _) in waiting.items() if layer == lowest]
-        outputs = recording.run(lowest, torch.stack([waiting[i][1] for i in here]))
-        for i, output in zip(here, outputs, strict=True):
-            go_on(i, output)
-    for i in range(len(walks)):
-        yield ends[i]
 
 
 def distinct(variants: Sequence[Variant], n_layers: int) -> list[Variant]:

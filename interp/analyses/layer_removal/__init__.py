@@ -18,7 +18,7 @@ import torch
 from interp.analyses.layer_removal.orders import Order, choose_orders, sets_of
 from interp.analyses.layer_removal.result import LayerRemovalResult
 from interp.analyses.layer_removal.scores import SCORES, chance_of, option_tensor, scores_of
-from interp.analyses.layer_removal.texts import N_DRAWN, judged, n_written_to
+from interp.analyses.layer_removal.texts import N_DRAWN, judged
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError, TaskError
 from interp.models import Model
@@ -27,6 +27,7 @@ from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
+from interp.sweeps.continuations import n_written_to
 from interp.sweeps.removal import ends_without
 from interp.sweeps.tags import rows_of
 from interp.tasks import Task

@@ -12,8 +12,8 @@ from interp.analyses.layer_removal.scores import answer_log_prob
 from interp.models import Model
 from interp.replay import Recording
 from interp.shapes import Tensors
-from interp.stats.groups import Grouping
 from interp.sweeps.cosines import influence
+from interp.sweeps.halves import in_first_half
 from interp.sweeps.large_weights import large_weights
 from interp.sweeps.removal import Removed, ends_without
 from interp.sweeps.surprise import nats_per_token
@@ -43,12 +43,6 @@ class Measured:
     def over_shards(self, tensors: Iterator[Tensor]) -> np.ndarray:
         """Return what is known of each shard's prompts, of all prompts."""
         return torch.cat([*tensors]).double().cpu().numpy()
-
-
-def halves_of(shards: Sequence[TokenBatch], *, seed: int) -> Half:
-    """Return which prompts [prompt] are in the first half; no group is in both."""
-    groups = torch.cat([shard.groups for shard in shards]).cpu().numpy()
-    return Grouping.of(len(groups), groups).half(seed=seed)
 
 
 def importances(recording: Recording, shard: TokenBatch, names: Sequence[str]) -> Tensors:
@@ -90,7 +84,7 @@ def choose_orders(
     and all prompts make what serves all. "key" [prompt] stands for the prompts.
     """
     measured = Measured(model, task)
-    is_first = halves_of(measured.shards, seed=seed)
+    is_first = in_first_half(measured.shards, seed=seed)
     makers = [is_first, ~is_first]
     if is_first.all() or not is_first.any():
         makers = [np.ones_like(is_first)] * 2

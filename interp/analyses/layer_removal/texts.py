@@ -67,8 +67,3 @@ def _held(
         for order, step in places:
             texts[:, order, step] = verdict
     return verdicts[0], texts
-
-
-def n_written_to(n_pos: int, n_new: int) -> int:
-    """Return at how many positions one path runs, for a prompt of `n_pos` and a text of `n_new`."""
-    return sum(n_pos + written for written in range(n_new))

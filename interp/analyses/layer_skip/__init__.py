@@ -30,10 +30,11 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
+from interp.sweeps.cosines import Part
 from interp.sweeps.mixers import require_kv, require_parts
 from interp.sweeps.outputs import held
 from interp.sweeps.positions import FirstPosition, SkippedPositions, first_read, first_skipped
-from interp.sweeps.staircase import Part, Scope, Step, staircase
+from interp.sweeps.staircase import Scope, Step, staircase
 from interp.tasks.batch import TokenBatch
 
 __all__ = ["LayerSkip", "LayerSkipResult"]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.analyses.path_search.fixed import fixed_paths, half_of
+from interp.analyses.path_search.fixed import fixed_paths
 from interp.analyses.path_search.paraphrases import paraphrases, transferred
 from interp.analyses.path_search.result import PathSearchResult
 from interp.analyses.path_search.tries import (
@@ -36,7 +36,7 @@ from interp.sweeps.answers import require_answers
 from interp.sweeps.outputs import held_at_the_end
 from interp.sweeps.path_scores import Reward, Search, shortest_right
 from interp.sweeps.path_tree import Bandit, Operations
-from interp.sweeps.tags import draw_seed
+from interp.sweeps.tags import draw_seed, rows_of
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -128,7 +128,7 @@ class PathSearch(Analysis):
             | sampled(tries)
             | reached_for_another(tries, answer, prepared["answers"], others)
             | {
-                "half": half_of(shard, prepared),
+                "half": prepared["half"][rows_of(prepared["key"], shard.prompts)],
                 "fixed.path": fixed.expand(len(tries), -1, -1).contiguous(),
                 "fixed.is_right": are_right(recording, answer[:, None], fixed),
                 "transfer": transferred(recording, shard, prepared, shortest),

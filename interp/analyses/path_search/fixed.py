@@ -4,16 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from interp.models import Model
 from interp.shapes import Tensors
-from interp.stats.groups import Grouping
 from interp.sweeps.answers import require_answers
+from interp.sweeps.halves import in_first_half
 from interp.sweeps.path_scores import PathScorer, Search
 from interp.sweeps.path_tree import Path, ordinary
-from interp.sweeps.tags import keys_of, rows_of
+from interp.sweeps.tags import keys_of
 from interp.tasks.batch import TokenBatch
 
 
@@ -26,8 +25,7 @@ def fixed_paths(
     the prompts "key" [prompt] belong to; no group is in both.
     """
     keys = torch.cat([keys_of(shard.prompts) for shard in shards])
-    groups = torch.cat([shard.groups for shard in shards]).numpy()
-    in_first = torch.from_numpy(Grouping.of(len(groups), groups).half(seed=seed).copy())
+    in_first = torch.from_numpy(in_first_half(shards, seed=seed))
     paths = torch.full((2, 2 * model.n_layers), -1, dtype=torch.int16)
     for half in (0, 1):
         chosen = keys[in_first == (half == 0)]
@@ -62,9 +60,3 @@ def _best(
         tree.reward(float(np.mean(reward)))
         scored[path] = (float(np.mean(right)), round(float(np.mean(reward)), 6), -len(path))
     return max(scored, key=lambda path: scored[path])
-
-
-def half_of(shard: TokenBatch, prepared: Tensors) -> Int[Tensor, " batch"]:
-    """Return which half each prompt belongs to: 0 or 1."""
-    halves: Tensor = prepared["half"][rows_of(prepared["key"], shard.prompts)]
-    return halves

@@ -35,7 +35,7 @@ from interp.analyses.probe.labels import (
 from interp.analyses.probe.result import ProbeResult
 from interp.analysis import Analysis, Cost
 from interp.models import Model
-from interp.models.untrained import untrained
+from interp.models.untrained import twins_of
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
@@ -165,14 +165,11 @@ class Probe(Analysis):
     ) -> Tensors:
         """Return "untrained" [prompt twin tap]: whether probes of untrained twins name labels."""
         folds = group_folds(groups, labels, seed=self.seed)
-        known, found = torch.from_numpy(labels)[None], []
-        for i in range(N_TWINS):
-            twin = untrained(model, seed=_FIRST_SEED + N_TWINS * self.seed + i)
-            if twin is None:
-                return {}
+        known, right = torch.from_numpy(labels)[None], []
+        for twin in twins_of(model, seed=self.seed, n=N_TWINS, first_seed=_FIRST_SEED):
             streams, _ = self._streams(twin, batches)
-            found.append(held_out(streams, known, folds, self._fit(labels))[0])
-        return {"untrained": torch.stack(found, dim=1)}
+            right.append(held_out(streams, known, folds, self._fit(labels))[0])
+        return {"untrained": torch.stack(right, dim=1)} if right else {}
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return what was prepared of the shard's prompts; nothing is run.

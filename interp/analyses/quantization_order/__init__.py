@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interp.analyses.quantization_order.orders import (
-    Scored,
+    ScoreName,
     half_means,
     names_of,
     orders_by,
@@ -31,20 +31,25 @@ from interp.analyses.quantization_order.rounding import (
     n_weights,
     refuse_others,
 )
-from interp.analyses.quantization_order.streams import Lowered, Streams, block_runs, ends_of
+from interp.analyses.quantization_order.streams import (
+    Lowered,
+    Streams,
+    block_runs,
+    ends_of,
+    outcomes_of,
+)
 from interp.analyses.quantization_order.twins import average_bits, gaps
 from interp.analysis import Analysis, Cost
-from interp.errors import AnalysisError, ModelError, UnsuitedError
-from interp.metrics import changes, distribution, outcomes
-from interp.models import Model, temporary_weights
+from interp.errors import AnalysisError, UnsuitedError
+from interp.models import Model
 from interp.models.untrained import N_TWINS, twins_of
 from interp.parameters import AtLeast, Between
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
-from interp.stats.groups import Grouping
-from interp.sweeps.outputs import held_at_the_end, read_at_the_end
-from interp.sweeps.patches import logits_at_the_end
+from interp.sweeps.halves import in_first_half
+from interp.sweeps.mixers import require_replaceable
+from interp.sweeps.outputs import held_at_the_end
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -65,7 +70,7 @@ class QuantizationOrder(Analysis):
     bits: Annotated[int, Between(1, 16)] = 2
     group: Annotated[int, AtLeast(1)] = 32
     scheme: Scheme = "asymmetric"
-    orders: tuple[Scored, ...] = (
+    orders: tuple[ScoreName, ...] = (
         "LIM",
         "ZD",
         "ZD, both tails",
@@ -108,12 +113,7 @@ class QuantizationOrder(Analysis):
             raise UnsuitedError("the model has 1 layer; an order needs at least 2")
         for block in model.blocks:
             refuse_others(block)
-            own = {name: weight for name, weight, _ in matrices_of(block)}
-            try:
-                with temporary_weights(model, own):
-                    pass
-            except ModelError as error:
-                raise UnsuitedError(str(error)) from None
+            require_replaceable(model, {name: weight for name, weight, _ in matrices_of(block)})
 
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return every half's orders [half order layer], chosen on the other, and groups' halves.
@@ -124,8 +124,7 @@ class QuantizationOrder(Analysis):
         scored = [scores(model.record(batch), self.rounding, self.orders) for batch in batches]
         values = {name: torch.cat([each[name] for each in scored]) for name in scored[0]}
         groups = torch.cat([batch.groups for batch in batches]).cpu()
-        grouping = Grouping.of(len(groups), groups.numpy())
-        half = torch.from_numpy(grouping.half(seed=self.seed))
+        half = torch.from_numpy(in_first_half(batches, seed=self.seed))
         orders = [
             orders_by(half_means(values, other), model.blocks, self.orders, seed=self.seed)
             for other in (half, ~half)
@@ -172,7 +171,7 @@ class QuantizationOrder(Analysis):
         found: Tensors = {}
         for each, chosen, ends in zip(streams, kept, ends_of(streams, self.rounding), strict=True):
             answer = None if shard.answer is None else shard.answer[chosen.to(shard.answer.device)]
-            for name, values in _outcomes(each.recording, ends[:, :, 0], answer).items():
+            for name, values in outcomes_of(each.recording, ends[:, :, 0], answer).items():
                 whole = found.setdefault(name, torch.empty(n, values.shape[0]))
                 whole[chosen] = values.T.float().cpu()
         orders = prepared["orders"][half]
@@ -231,17 +230,3 @@ class QuantizationOrder(Analysis):
         once = once if self.control == "untrained" else 0.0
         how: dict[str, Any] = {"is_bound": True, "weight": 0.8, "once": once}
         return Cost(forwards, numbers, streams, logits=logits, **how)
-
-
-def _outcomes(recording: Recording, ends: Tensor, answer: Tensor | None) -> Tensors:
-    """Return outcomes [variant batch] of last residuals [variant batch d_model]."""
-    last = recording.resid(recording.n_layers)[:, -1]
-    clean = distribution(logits_at_the_end(recording, last[None])[0])
-
-    def of_logits(logits: Tensor) -> Tensors:
-        read: Tensors = {"kl": changes(logits, clean)["kl"]}
-        if answer is not None:
-            read |= {str(name): value for name, value in outcomes(logits, answer).items()}
-        return read
-
-    return read_at_the_end(recording, ends, of_logits)

@@ -19,13 +19,13 @@ from interp.sweeps.outputs import read_at_the_end
 from interp.sweeps.patches import logits_at_the_end
 from interp.sweeps.staircase import skipped
 
-Scored = Literal["LIM", "ZD", "ZD, both tails", "block influence", "skip loss", "own loss"]
+ScoreName = Literal["LIM", "ZD", "ZD, both tails", "block influence", "skip loss", "own loss"]
 LAST_FIRST, FIRST_FIRST, RANDOM = "last first", "first first", "random"
 N_RANDOM = 5
 
 
 def scores(
-    recording: Recording, rounding: Rounding, orders: Sequence[Scored]
+    recording: Recording, rounding: Rounding, orders: Sequence[ScoreName]
 ) -> dict[str, Float[Tensor, "batch layer"]]:
     """Return per prompt what each order needs; the least is quantised first.
 
@@ -69,7 +69,7 @@ def _skips(recording: Recording) -> Float[Tensor, "layer batch d_model"]:
 def orders_by(
     means: Mapping[str, Float[Tensor, " layer"]],
     blocks: Sequence[Block],
-    orders: Sequence[Scored],
+    orders: Sequence[ScoreName],
     *,
     seed: int,
 ) -> Int[Tensor, "order layer"]:
@@ -97,7 +97,7 @@ def plain_orders(n_layers: int, *, seed: int) -> list[Int[Tensor, " layer"]]:
     return [layers.flip(0), layers, *random]
 
 
-def names_of(orders: Sequence[Scored]) -> list[str]:
+def names_of(orders: Sequence[ScoreName]) -> list[str]:
     """Return the names of all orders, in the order of `orders_by`."""
     return [*orders, LAST_FIRST, FIRST_FIRST, *(f"random {i + 1}" for i in range(N_RANDOM))]
 

@@ -7,9 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.analyses.quantization_order.rounding import Rounding
+from interp.metrics import changes, distribution, outcomes
 from interp.replay import Recording
 from interp.replay.rows import Variants
 from interp.shapes import Tensors
+from interp.sweeps.outputs import read_at_the_end
+from interp.sweeps.patches import logits_at_the_end
 
 Lowered = frozenset[int]  # which layers are quantised
 
@@ -67,3 +70,17 @@ def block_runs(sets: Sequence[Lowered | None], n_layers: int) -> int:
     return unknown * n_layers + sum(
         len({so_far(each, layer) for each in known} - {frozenset()}) for layer in range(n_layers)
     )
+
+
+def outcomes_of(recording: Recording, ends: Tensor, answer: Tensor | None) -> Tensors:
+    """Return outcomes [variant batch] of last residuals [variant batch d_model]."""
+    last = recording.resid(recording.n_layers)[:, -1]
+    clean = distribution(logits_at_the_end(recording, last[None])[0])
+
+    def of_logits(logits: Tensor) -> Tensors:
+        read: Tensors = {"kl": changes(logits, clean)["kl"]}
+        if answer is not None:
+            read |= {str(name): value for name, value in outcomes(logits, answer).items()}
+        return read
+
+    return read_at_the_end(recording, ends, of_logits)

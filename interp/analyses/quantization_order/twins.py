@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyses.quantization_order.orders import Scored, kl_of, orders_by, scores
+from interp.analyses.quantization_order.orders import ScoreName, kl_of, orders_by, scores
 from interp.analyses.quantization_order.rounding import KEPT_BITS, Rounding, n_weights
 from interp.analyses.quantization_order.streams import Streams, ends_of
 from interp.models import Model
@@ -28,7 +28,7 @@ def average_bits(
 def gaps(
     twin: Model,
     batch: TokenBatch,
-    order: Scored,
+    order: ScoreName,
     *,
     rounding: Rounding,
     sizes: Sequence[int],

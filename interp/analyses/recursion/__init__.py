@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 
+from interp.analyses.recursion.design import Design
 from interp.analyses.recursion.loops import (
     INITS,
     Init,
@@ -23,7 +24,6 @@ from interp.analyses.recursion.loops import (
 )
 from interp.analyses.recursion.low_rank import Shape, shapes_of
 from interp.analyses.recursion.places import ends_of, forwards_of, similarities
-from interp.analyses.recursion.plan import Plan
 from interp.analyses.recursion.result import RecursionResult
 from interp.analyses.recursion.whole import (
     JUDGED,
@@ -35,13 +35,14 @@ from interp.analyses.recursion.whole import (
     states_of,
 )
 from interp.analysis import Analysis, Cost
-from interp.errors import AnalysisError, ModelError, UnsuitedError
-from interp.models import Model, temporary_weights
+from interp.errors import AnalysisError, UnsuitedError
+from interp.models import Model
 from interp.models.untrained import N_TWINS, twins_of
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
+from interp.sweeps.mixers import require_replaceable
 from interp.sweeps.outputs import held_at_the_end, read_at_the_end
 from interp.sweeps.patches import logits_at_the_end
 from interp.sweeps.tags import keys_of, rows_of
@@ -105,26 +106,22 @@ class Recursion(Analysis):
         for block in model.blocks:
             refuse_others(block)
             own = {f"{block.name}.{name}": p for name, p in block.module.named_parameters()}
-            try:
-                with temporary_weights(model, own):
-                    pass
-            except ModelError as error:
-                raise UnsuitedError(str(error)) from None
+            require_replaceable(model, own)
         for n_shared in self.shared:
             if why := why_not(n_shared, kinds):
                 raise AnalysisError(why)
         if not self.shared and not default_numbers(kinds):
             raise UnsuitedError("no number of shared layers suits this model's kinds of layers")
 
-    def plan(self, model: Model) -> Plan:
+    def design(self, model: Model) -> Design:
         """Return what is run on a model."""
-        return self._plan(kinds_of(model), model.d_model, shapes_of(model.blocks))
+        return self._design(kinds_of(model), model.d_model, shapes_of(model.blocks))
 
-    def _plan(
+    def _design(
         self, kinds: tuple[int, ...], d_model: int, shapes: Sequence[Sequence[Shape]] = ()
-    ) -> Plan:
+    ) -> Design:
         ranks = {0, *(self.ranks or (int(share * d_model) for share in _SHARES))}
-        return Plan(
+        return Design(
             self.inits,
             self.shared or default_numbers(kinds),
             tuple(sorted(ranks)),
@@ -139,28 +136,29 @@ class Recursion(Analysis):
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return "loops" [prompt variant outcome] of all prompts by "key", and what is of weights.
 
-        "table" [variant 5] says what variants are (`Plan.table`), "error" what they lose of the
+        "table" [variant 5] says what variants are (`Design.table`), "error" what they lose of the
         weights, "needed" [loop layer matrix energy] the ranks of what is not shared; "cka" and
         "cosine" [pair] how alike pairs of layers are; "twins" how untrained twins compare.
         """
-        plan, batches = self.plan(model), [model.tokenize(shard) for shard in model.shards(task)]
-        twin = next(twins_of(model, seed=self.seed), None) if plan.has_twin else None
-        plan = replace(plan, has_twin=twin is not None)
+        design = self.design(model)
+        batches = [model.tokenize(shard) for shard in model.shards(task)]
+        twin = next(twins_of(model, seed=self.seed), None) if design.has_twin else None
+        design = replace(design, has_twin=twin is not None)
         how = {"shares_vectors": self._shares_vectors}
-        loops = run_loops(model, batches, plan.variants, twin=twin, **how)
+        loops = run_loops(model, batches, design.variants, twin=twin, **how)
         del twin
-        layers = sorted({place.layer for place in plan.grid})
+        layers = sorted({place.layer for place in design.grid})
         states = states_of(model, task, layers)
         twins = torch.zeros(0)
-        if plan.has_twin:
-            twins = gaps_of_twins(model, task, plan.pair, seed=self.seed, **how)
+        if design.has_twin:
+            twins = gaps_of_twins(model, task, design.pair, seed=self.seed, **how)
         return {
             "key": torch.cat([keys_of(batch.prompts) for batch in batches]),
-            "table": plan.table,
-            "kinds": torch.tensor(plan.kinds),
+            "table": design.table,
+            "kinds": torch.tensor(design.kinds),
             "twins": twins,
             **loops,
-            **similarities(states, model.blocks, plan.grid),
+            **similarities(states, model.blocks, design.grid),
         }
 
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
@@ -171,17 +169,19 @@ class Recursion(Analysis):
         """
         n, kinds = len(shard.prompts), tuple(prepared["kinds"].tolist())
         last = recording.resid(recording.n_layers)[:, -1]
-        plan = self._plan(kinds, last.shape[-1])
-        ends = ends_of(recording, [*plan.grid, *plan.alone], shares_vectors=self._shares_vectors)
+        design = self._design(kinds, last.shape[-1])
+        ends = ends_of(
+            recording, [*design.grid, *design.alone], shares_vectors=self._shares_vectors
+        )
         clean = logits_at_the_end(recording, last[None])[0]
         found = read_at_the_end(
             recording,
             torch.cat([last[None], ends]),
             lambda logits: read(logits, clean, shard.answer),
         )
-        outcomes, n_pairs = stacked(found).transpose(0, 1), len(plan.grid)
+        outcomes, n_pairs = stacked(found).transpose(0, 1), len(design.grid)
         alone = outcomes[:, :1].repeat(1, len(self.inits) * len(kinds), 1)
-        alone[:, plan.rows_alone] = outcomes[:, 1 + n_pairs :]
+        alone[:, design.rows_alone] = outcomes[:, 1 + n_pairs :]
         rows = rows_of(prepared["key"], shard.prompts)
         of_weights = {
             name: prepared[name].expand(n, *prepared[name].shape).contiguous()
@@ -206,17 +206,17 @@ class Recursion(Analysis):
 
         `once` are the decompositions of matrices, which are done once for all shards, and twins.
         """
-        plan, (n, n_pos) = self.plan(model), shard.tokens.shape
-        places, variants, n_layers = [*plan.grid, *plan.alone], plan.variants, model.n_layers
+        design, (n, n_pos) = self.design(model), shard.tokens.shape
+        places, variants, n_layers = [*design.grid, *design.alone], design.variants, model.n_layers
         forwards = forwards_of(places, n_layers)
         whole = len(variants) + 2  # with clean passes
         at_once = max(1, len(self.inits) + self.grid)
         held = (3 * at_once + 2) * n * n_pos * model.d_model + len(places) * n * model.d_model
-        held += held_at_the_end(len(places) + 1, n, model.d_vocab) + plan.held
+        held += held_at_the_end(len(places) + 1, n, model.d_vocab) + design.held
         n_outcomes = len(variants) + len(places) + n_layers * len(self.inits)
-        numbers = n * (n_outcomes * len(OUTCOMES) + plan.numbers_of_weights)
-        once = plan.as_tokens
-        if plan.has_twin:
+        numbers = n * (n_outcomes * len(OUTCOMES) + design.numbers_of_weights)
+        once = design.as_tokens
+        if design.has_twin:
             once += 2 * N_TWINS * JUDGED * n_pos
         logits = n * (len(places) + len(variants) + 3)
         return Cost(forwards + whole, numbers, held, is_bound=True, logits=logits, once=once)

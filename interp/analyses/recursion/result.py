@@ -1,6 +1,5 @@
 """What shared layers cost, beside as many parameters without sharing, and where."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -9,31 +8,20 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.analyses.recursion.design import MOST_KEPT
 from interp.analyses.recursion.drawing import drawn
 from interp.analyses.recursion.findings import findings_of
-from interp.analyses.recursion.loops import NAMES, RANDOM, SVD
-from interp.analyses.recursion.low_rank import ENERGIES
+from interp.analyses.recursion.frame import frame_of
+from interp.analyses.recursion.loops import NAMES, RANDOM
 from interp.analyses.recursion.places import Place, pairs_of
-from interp.analyses.recursion.plan import MOST_KEPT
 from interp.analyses.recursion.whole import OUTCOMES
 from interp.result import Finding, Result
-from interp.stats.estimate import Estimate, estimate_of, estimates
+from interp.stats.estimate import Estimate, estimate_of
 from interp.stats.ranks import partial_estimate
-from interp.stats.shares import shares
 
 if TYPE_CHECKING:
     from interp.analyses.recursion import Recursion
 
-MEASURES = {
-    "kl": "KL(clean‖changed), nats",
-    "same": "share of first tokens that stay",
-    "log_prob": "log-probability of the answer, nats",
-    "accuracy": "accuracy",
-}
-ERROR = "error of the weights, ‖W - W'‖ / ‖W‖"
-NEEDED = "rank that holds 90 % of the energy, as a share of the full rank"
-RELATION = "rank correlation with KL"
-_COLUMNS = ("what", "name", "shared", "rank", "kept", "layer", "other", "matrix", "measure")
 _KL = OUTCOMES.index("kl")
 
 
@@ -145,75 +133,7 @@ class RecursionResult(Result):
         a layer's `matrix` does not share; "relation" of pairs; "additivity". `kept` is the share of
         parameters, `shared` the number of shared layers. Intervals (95 %) are over groups.
         """
-        frames = [*self._loop_rows(), *self._alone_rows(), *self._pair_rows()]
-        frames += [*self._weight_rows(), *self._relation_rows()]
-        columns = [*_COLUMNS, "mean", "low", "high", "n_prompts"]
-        whole = pd.concat([frame.reindex(columns=columns) for frame in frames], ignore_index=True)
-        whole["name"] = whole["name"].fillna("").astype("str")
-        integers = ("shared", "rank", "layer", "other", "matrix", "n_prompts")
-        floats = dict.fromkeys(("kept", "mean", "low", "high"), "float64")
-        return whole.astype(dict.fromkeys(integers, "Int64") | floats)
-
-    @property
-    def _outcomes(self) -> list[str]:
-        known = ~np.isnan(self.arrays["alone"]).any(axis=(0, 1, 2))
-        return [name for name, there in zip(OUTCOMES, known, strict=True) if there]
-
-    def _estimates(self, values: np.ndarray, outcome: str) -> dict[str, np.ndarray]:
-        if outcome in ("same", "accuracy"):
-            return shares(values, groups=self.prompt_groups)
-        return estimates(values, groups=self.prompt_groups, seed=self.analysis.seed)
-
-    def _loop_rows(self) -> Iterator[pd.DataFrame]:
-        rows = self.variants.drop(columns="draw")
-        for i, name in enumerate(OUTCOMES):
-            if name in self._outcomes:
-                columns = self._estimates(self.arrays["loops"][..., i], name)
-                yield rows.assign(what="loop", measure=MEASURES[name], **columns)
-
-    def _alone_rows(self) -> Iterator[pd.DataFrame]:
-        for i, name in enumerate(OUTCOMES):
-            for j, init in enumerate(self.analysis.inits if name in self._outcomes else ()):
-                columns = self._estimates(self.arrays["alone"][:, j, :, i], name)
-                rows = {"what": "alone", "name": init, "shared": self.numbers[0], "rank": 0}
-                layers = np.arange(len(columns["mean"]))
-                yield pd.DataFrame(rows | {"layer": layers, "measure": MEASURES[name]} | columns)
-
-    def _pair_rows(self) -> Iterator[pd.DataFrame]:
-        layers = {"layer": [each.layer for each in self.pairs]}
-        layers |= {"other": [each.other or 0 for each in self.pairs]}
-        for i, name in enumerate(OUTCOMES if self.pairs else ()):
-            if name in self._outcomes:
-                columns = self._estimates(self.arrays["grid"][..., i], name)
-                yield pd.DataFrame({"what": "pair", "measure": MEASURES[name]} | layers | columns)
-        for name in ("cka", "cosine") if self.pairs else ():
-            words = {"cka": "CKA of outputs", "cosine": "cosine of weights"}[name]
-            rows = {"what": "pair", "measure": words} | layers
-            yield pd.DataFrame(rows | {"mean": self.arrays[name][0].astype(np.float64)})
-
-    def _weight_rows(self) -> Iterator[pd.DataFrame]:
-        rows = self.variants.drop(columns="draw")
-        error = self.arrays["error"][0].astype(np.float64)
-        yield rows.assign(what="weights", measure=ERROR, mean=error)
-        needed = self.arrays["needed"][0, ..., ENERGIES.index(0.9)].astype(np.float64)
-        loops = self.variants[self.variants["name"] != SVD]
-        named = loops.drop_duplicates(["name", "shared", "draw"])[["name", "shared"]]
-        whole = pd.DataFrame({"name": [SVD], "shared": [0]})
-        layer, matrix = (axis.ravel() for axis in np.indices(needed.shape[1:]))
-        for (name, n_shared), values in zip(
-            pd.concat([named, whole]).itertuples(index=False), needed, strict=True
-        ):
-            of = {"what": "weights", "name": name, "shared": n_shared, "measure": NEEDED}
-            frame = pd.DataFrame(of | {"layer": layer, "matrix": matrix, "mean": values.ravel()})
-            yield frame.dropna(subset="mean")
-
-    def _relation_rows(self) -> Iterator[pd.DataFrame]:
-        for name, of in self.relations.items():
-            rows = {"what": "relation", "name": name, "measure": RELATION}
-            yield pd.DataFrame([rows | of.columns()])
-        measure = "KL of the strict loop over the sum of its layers' alone"
-        rows = {"what": "additivity", "name": self.analysis.inits[0], "measure": measure}
-        yield pd.DataFrame([rows | {"shared": self.numbers[0]} | self.additivity.columns()])
+        return frame_of(self)
 
     def plot(self) -> go.Figure:
         """Draw KL by parameters kept, a panel per number of shared layers; layers alone; pairs."""

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.analyses.stream_statistics.growth import GrowthLaw, growth_fits
 from interp.figures.plots import COLOURS, lines_over_depth
 from interp.figures.words import ALL, ALL_BUT_FIRST
 from interp.result import Compared, Finding, Result
@@ -21,36 +22,6 @@ STATISTICS = ("variance", "mean |h|", "max |h|", "max / median |h|", "massive ac
 POSITIONS = (ALL, ALL_BUT_FIRST)
 _BY_ORDERS = ("variance", "max |h|", "max / median |h|")  # drawn by orders of magnitude
 _LAWS = {"linear": "a line", "exponential": "an exponential"}
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A growth law: variance = intercept + slope·tap, or its logarithm; `r2` on its own scale.
-
-    `error` is the root mean square error of the variance itself, as a share of its mean, so that
-    two laws can be compared.
-    """
-
-    intercept: float
-    slope: float
-    r2: float
-    error: float
-
-
-def growth_fits(variance: np.ndarray, *, fit_from: int = 0) -> dict[str, Fit]:
-    """Return both laws fitted by least squares to the variance [tap] from tap `fit_from` on."""
-    taps = np.arange(fit_from, len(variance))
-    truth = variance[fit_from:].astype(np.float64)
-    fits = {}
-    for name, scale, back in (("linear", np.array, np.array), ("exponential", np.log, np.exp)):
-        target = scale(truth)
-        slope, intercept = np.polyfit(taps, target, 1)
-        fitted = intercept + slope * taps
-        spread = ((target - target.mean()) ** 2).sum()
-        r2 = 1 - ((target - fitted) ** 2).sum() / spread if spread > 0 else 1.0
-        error = np.sqrt(((back(fitted) - truth) ** 2).mean()) / truth.mean()
-        fits[name] = Fit(float(intercept), float(slope), float(r2), float(error))
-    return fits
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,7 +40,7 @@ class StreamStatisticsResult(Result):
         """Return the mean [tap] of one of `STATISTICS`, over all positions or all but the first."""
         return self._estimates(statistic, positions)["mean"]
 
-    def fits(self, positions: str = POSITIONS[0]) -> dict[str, Fit]:
+    def fits(self, positions: str = POSITIONS[0]) -> dict[str, GrowthLaw]:
         """Return the linear and the exponential growth of the variance."""
         return growth_fits(self.curve("variance", positions), fit_from=self.analysis.fit_from)
 
@@ -194,7 +165,7 @@ class StreamStatisticsResult(Result):
             rival=Compared(f"error of {_LAWS[law]}", of_law),
         )
 
-    def _of_fits(self, statistic: Callable[[dict[str, Fit]], float]) -> Estimate:
+    def _of_fits(self, statistic: Callable[[dict[str, GrowthLaw]], float]) -> Estimate:
         """Return a statistic of the two fits to the variance without position 0."""
         fit_from = self.analysis.fit_from
         return estimate_of(

@@ -1,6 +1,6 @@
 """Units' scores by gradient, the loss without them, and how alike both rank them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy.stats import rankdata
 
+from interp.analyses.unit_importance.figure import figure_of
 from interp.analyses.unit_importance.findings import findings_of
-from interp.analyses.unit_importance.units import PARTS, Drawn, Kind, Modules
-from interp.figures.plots import Axes, grid_below, scatters_with_diagonal
-from interp.figures.words import value_text
+from interp.analyses.unit_importance.scores import SCORES, with_exact
+from interp.analyses.unit_importance.units import PARTS, Drawn, Kind, ModulePaths
 from interp.result import Finding, Result
 from interp.stats.estimate import NAN, Estimate, estimates
 from interp.stats.groups import Array, Grouping
@@ -22,13 +21,11 @@ from interp.stats.ranks import Resamples, rank_correlation
 if TYPE_CHECKING:
     from interp.analyses.unit_importance import UnitImportance
 
-SCORES = ("importance", "importance, mean over prompts", "first order", "size")
 EXACT = "rise of the loss without it (nats)"
 FEWEST = 8  # units of a kind, for a correlation to be claimed
 _HALVES = 20
 _OF_RANKS = "rank correlation with the rise of the loss: "
 _STABLE = "rank correlation of two halves of the prompts"
-_LOWEST = 1e-3  # of the largest importance, where the figure's colours end
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,7 +34,7 @@ class UnitImportanceResult(Result):
 
     analysis: "UnitImportance"
     arrays: dict[str, np.ndarray]
-    modules: Modules
+    modules: ModulePaths
     drawn: dict[Kind, Drawn]
 
     @cached_property
@@ -78,7 +75,7 @@ class UnitImportanceResult(Result):
         """Return every score's rank correlation with the rise of the loss, by kind."""
         return Resamples(
             {kind: values for kind, values in self.compared.items() if values.shape[2] > 1},
-            {score: _with_exact(score) for score in SCORES},
+            {score: with_exact(score) for score in SCORES},
             groups=self.prompt_groups,
             seed=self.analysis.seed,
         )
@@ -171,70 +168,8 @@ class UnitImportanceResult(Result):
 
         The map has the importance of every layer's modules, on a logarithmic scale of colours.
         """
-        frames = []
-        for kind in self.drawn:
-            for score in (SCORES[0], SCORES[-1]):
-                frames.append(self._ranks(kind, score))
-        figure = scatters_with_diagonal(
-            pd.concat(frames),
-            x="rank by zeroing it",
-            y="rank by score",
-            groups="score",
-            panels="kind",
-            title="Units ranked by their gradients, and by what happens without them"
-            " (0: matters least)",
-        )
-        figure.update_xaxes(range=[-0.05, 1.05], tickvals=[0, 0.5, 1])
-        figure.update_yaxes(range=[-0.05, 1.05], tickvals=[0, 0.5, 1])
-        importance = np.abs(self.sums["module"].mean(0)).T
-        least = max(float(importance.max()), 1e-30) * _LOWEST
-        grid = np.log10(np.maximum(importance, least) / least)
-        top = -np.log10(_LOWEST)
-        figure = grid_below(
-            figure,
-            grid,
-            axes=Axes("layer", "", of="importance of every layer's modules, share of the largest"),
-            top=top,
-            colorbar={"tickvals": [0, top / 3, 2 * top / 3, top], "ticktext": _TICKS},
-        )
-        labels = self.modules.labels
-        names = {"tickmode": "array", "tickvals": [*range(len(labels))], "ticktext": labels}
-        return figure.update_layout(yaxis99=names)
-
-    def _ranks(self, kind: Kind, score: str) -> pd.DataFrame:
-        means = self.compared[kind].mean(0)
-        n = means.shape[1]
-        scores, exact = (
-            (rankdata(row) - 1) / max(1, n - 1) for row in (_score(score, means), means[3])
-        )
-        name = {"importance": "by gradient", "size": "by the size of its output"}[score]
-        alike = float(rank_correlation(_score(SCORES[0], means), means[3]))
-        panel = f"{_NOUNS[kind]}, correlation {value_text(alike, '.2f')}"
-        return pd.DataFrame(
-            {"kind": panel, "score": name, "rank by zeroing it": exact, "rank by score": scores}
-        )
+        return figure_of(self)
 
     def findings(self) -> tuple[Finding, ...]:
         """Return how well gradients rank units, beyond their size, and how stable that is."""
         return findings_of(self)
-
-
-_TICKS = ["≤ 0.1 %", "1 %", "10 %", "100 %"]
-_NOUNS = {
-    "layer": "layers",
-    "attention": "attention",
-    "mlp": "MLPs",
-    "head": "heads",
-    "projection": "projections",
-}
-
-
-def _score(score: str, means: Array) -> Array:
-    """Return one of `SCORES` of mean sums, absolute sums, sizes and rises [... 4 unit]."""
-    row = {"importance, mean over prompts": 1, "size": 2}.get(score, 0)
-    values: Array = means[..., row, :]
-    return {"importance": np.abs(values), "first order": -values}.get(score, values)
-
-
-def _with_exact(score: str) -> Callable[[Array], Array]:
-    return lambda means: rank_correlation(_score(score, means), means[..., 3, :])

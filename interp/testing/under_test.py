@@ -23,7 +23,7 @@ Hook = Callable[[Tensor], Tensor]
 
 
 @dataclass
-class Probe:
+class ModelUnderTest:
     """Random tokens [batch pos] of a model, without padding, and its stock modules.
 
     `layers` are those that checks of single layers look at; `near` is the largest allowed error,

@@ -26,7 +26,7 @@ MOST_KEPT = 0.75  # of the parameters, at the rank that findings are about
 
 
 @dataclass(frozen=True)
-class Plan:
+class Design:
     """What is run: `variants` of whole models, and one place alone (`grid`, `alone`).
 
     `inits` and `numbers` of shared layers name the loops, the first of each those that findings are
