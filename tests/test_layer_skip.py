@@ -278,7 +278,9 @@ def test_what_later_tokens_need_of_the_halves() -> None:
         "Skipping a layer of the second half changes later tokens 0.33 [0.33, 0.33] times as much"
         " as one of the first."
     )
-    assert less.note == "a skipped layer changes them by 0.40 [0.40, 0.40] of their size, on average"
+    assert (
+        less.note == "a skipped layer changes them by 0.40 [0.40, 0.40] of their size, on average"
+    )
 
 
 @torch.no_grad()
