@@ -1,16 +1,13 @@
 """Train small sparse autoencoders: `python scripts/train_dictionary.py zoo/names-6l SITE ...`.
 
-ReLU features, by Adam on |x - x̂|² + λ Σ f |W_dec| (Templeton et al., 2024). Activations come from a
-store, shuffled by token; what a dictionary reaches on new texts is written beside it. Other models
-than the shipped ones need `--texts`: tasks, of which both twins are read, or text files, of which
-paragraphs are.
+ReLU features, by Adam on |x - x̂|² + λ Σ f |W_dec| (Templeton et al., 2024), from a store's shuffled
+tokens. Models that are not shipped need `--texts`: tasks (both twins), or text files (paragraphs).
 """
 
 import json
-import random
+import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,57 +15,18 @@ import torch
 import typer
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import interp
 from interp.capture import capture
 from interp.features import Dictionary, load_dictionary, save_dictionary
 from interp.files.paths import data_folder
-from interp.models import Model
 from interp.sites import Site
 from interp.store import ActivationStore, Corpus, TokenVectors
-from interp.zoo.recipes import RECIPES
-from interp.zoo.train import batch_at
+from scripts.dictionary_texts import encoded, rows, split
 
 BATCH, LEARNING_RATE, WARM_UP = 512, 2e-3, 0.1
-LONGEST = 128  # tokens of a paragraph that are read
 MASSIVE = 10  # times the median norm: tokens that take all of a squared error
-
-
-def rows(model: Model, n_tokens: int, *, seed: int) -> Iterator[list[int]]:
-    """Yield token rows of the kind that a shipped model was trained on last."""
-    recipe = RECIPES[Path(model.name).name]
-    recipe, step, n = replace(recipe, seed=1000 + seed), recipe.steps - 1, 0
-    while n < n_tokens:
-        for row in batch_at(step, recipe=recipe, tokenizer=model.tokenizer)[0].tolist():
-            yield row
-            n += len(row)
-        step -= 1
-
-
-def split(texts: list[str], *, seed: int) -> tuple[list[str], list[str]]:
-    """Return the texts of tasks and files, shuffled: nine tenths to train on, and new ones."""
-    known: dict[str, None] = {}
-    for source in texts:
-        if Path(source).suffix == ".txt":
-            paragraphs = Path(source).read_text(encoding="utf-8").split("\n\n")
-            known |= dict.fromkeys(" ".join(each.split()) for each in paragraphs if each.strip())
-            continue
-        for prompt in interp.load_task(source).prompts:
-            known |= dict.fromkeys(t for t in (prompt.text, prompt.corrupted) if t is not None)
-    every = list(known)
-    random.Random(seed).shuffle(every)
-    n_new = len(every) // 10
-    return every[n_new:], every[:n_new]
-
-
-def encoded(model: Model, texts: list[str], n_tokens: int) -> Iterator[list[int]]:
-    """Yield the tokens of texts, until there are `n_tokens`."""
-    n = 0
-    for text in texts:
-        batch = model.tokenize([text])
-        row = batch.tokens[0, :LONGEST].tolist()
-        yield row
-        if (n := n + len(row)) >= n_tokens:
-            return
 
 
 def usual(x: Tensor) -> Tensor:

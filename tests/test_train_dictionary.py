@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from interp.tasks import load_task
-from scripts.train_dictionary import split, usual
+from scripts.dictionary_texts import split
+from scripts.train_dictionary import usual
 
 
 def test_texts_of_tasks_and_files_are_each_read_once_and_some_are_kept_for_the_end(
