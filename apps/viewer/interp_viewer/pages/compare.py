@@ -118,7 +118,7 @@ def _difference(grids: list[Grid], *, title: str) -> Grid:
     values = first.values - second.values
     finite = np.abs(values[np.isfinite(values)])
     top = float(min(first.range[1], finite.max())) if finite.any() else None
-    of_one = dict.fromkeys(("low", "high", "n", "texts", "threshold"))
+    of_one = dict.fromkeys(("low", "high", "n", "text_at", "threshold"))
     return replace(
         first,
         title=title,
