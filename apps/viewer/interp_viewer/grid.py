@@ -49,8 +49,8 @@ class Grid:
     """Values [row column], NaN where there is none for the reason `missing`.
 
     Signed values are coloured around 0, others from 0 to `top` (the largest). `low`, `high` and `n`
-    (prompts) are those of a mean. `texts` are written into cells: `text_at` [row column] says which;
-    `threshold` (name, value) marks what is below it as `hatched`.
+    (prompts) are those of a mean. `texts` are written into cells, each where `text_at` [row column]
+    says. `threshold` (name, value) marks what is below it as `hatched`.
     """
 
     title: str
