@@ -97,7 +97,7 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
         bargap=0.22,
         showlegend=False,
         hovermode="closest",
-        meta={"width": _WIDTH, "head": _HEAD - 12},
+        meta={"width": _WIDTH, "head": _HEAD - 12, "about": about},
     )
 
 
