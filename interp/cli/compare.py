@@ -95,9 +95,9 @@ def _table(comparison: "RunComparison", *, has_sides: bool = True) -> Table:
         here = value_text(float(top["mean"]))
         place = str(top["place"]) or "–"
         number = str(comparison.runs.index(run) + 1)
-        values = (there, here) if is_of_two else (there, f"{number}: {here}")
+        values = [there, here if is_of_two else f"{number}: {here}"]
         if not has_sides:
-            values = () if is_of_two else (number,)
+            values = [] if is_of_two else [number]
         cells = (str(measure) or "–", differ, place, *values, _difference(top))
         table.add_row(*map(Text, cells), style="" if top["is_different"] else "dim")
     return table
