@@ -45,13 +45,18 @@ _LARGEST = 200_000
 
 
 def take(page: Page, url: str, height: int, part: str = "body") -> bytes:
-    """Return a picture of a page, or of a part of it, as a PNG of 256 colours."""
+    """Return a picture of a page, or of a part of it, as a PNG; of 256 colours if it is large."""
     page.set_viewport_size({"width": 1300, "height": height})
     page.goto(url)
     page.get_by_role("heading").first.wait_for()
     page.wait_for_timeout(4000)  # charts draw themselves without telling
     shot = page.screenshot() if part == "body" else page.locator(part).screenshot()
-    picture = Image.open(io.BytesIO(shot)).convert("RGB").quantize(256)
+    picture = Image.open(io.BytesIO(shot)).convert("RGB")
+    whole = _png(picture)
+    return whole if len(whole) <= _LARGEST else _png(picture.quantize(256))
+
+
+def _png(picture: Image.Image) -> bytes:
     content = io.BytesIO()
     picture.save(content, "PNG", optimize=True)
     return content.getvalue()
