@@ -3,6 +3,8 @@
 make real                                                          # RUNS_DIR/smollm2
 interp run --model smollm2-135m --task ioi-english --analysis head_patterns --n 32 \
     --out RUNS_DIR/heads
+interp run --model zoo/hops-8l --task two-hop --n 160 --analysis path_search \
+    --out RUNS_DIR/paths
 interp run --model zoo/hops-4l --task two-hop --n 96 --analysis depth_map \
     --analysis void_detection --analysis back_patching --set depth_map.target=zoo/hops-8l \
     --out RUNS_DIR/depth
@@ -30,6 +32,7 @@ ADDRESSES = {
     "voids": ("voids?run=smollm2&layer=24&token=12", 900),
     "circuit": ("circuit?run=smollm2&node=a23.h3&layer=23&head=3", 900),
     "heads": ("heads?run=heads&of=answer%2C+from+the+last+token", 900),
+    "paths": ("paths?run=paths&ex=2", 900),
     "backpatch": ("backpatch?run=depth&src=2&tgt=0", 900),
     "depthmap": ("depthmap?run=depth&src=3&tgt=6", 900),
     "erasure": ("erasure?run=smollm2&layer=14&token=3", 900),
@@ -42,13 +45,18 @@ _LARGEST = 200_000
 
 
 def take(page: Page, url: str, height: int, part: str = "body") -> bytes:
-    """Return a picture of a page, or of a part of it, as a PNG of 256 colours."""
+    """Return a picture of a page, or of a part of it, as a PNG; of 256 colours if it is large."""
     page.set_viewport_size({"width": 1300, "height": height})
     page.goto(url)
     page.get_by_role("heading").first.wait_for()
     page.wait_for_timeout(4000)  # charts draw themselves without telling
     shot = page.screenshot() if part == "body" else page.locator(part).screenshot()
-    picture = Image.open(io.BytesIO(shot)).convert("RGB").quantize(256)
+    picture = Image.open(io.BytesIO(shot)).convert("RGB")
+    whole = _png(picture)
+    return whole if len(whole) <= _LARGEST else _png(picture.quantize(256))
+
+
+def _png(picture: Image.Image) -> bytes:
     content = io.BytesIO()
     picture.save(content, "PNG", optimize=True)
     return content.getvalue()

@@ -258,3 +258,10 @@ def test_a_figure_that_is_too_large_is_not_written(
     with pytest.raises(FigureError, match="MB as svg; at most"):
         interp.export(_skips(4), tmp_path / "x.svg")
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_note_stays_below_a_figure_whose_title_goes() -> None:
+    figure = go.Figure(go.Scatter(y=[1, 2]), layout={"title": "title", "meta": {"note": "shaded"}})
+    layout = for_paper(figure.to_plotly_json(), width=85)["layout"]
+    assert layout["title"] is None
+    assert [note["text"] for note in layout["annotations"]] == ["shaded"]

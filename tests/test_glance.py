@@ -264,3 +264,9 @@ def test_a_task_without_a_strip_says_so_and_names_stay_where_the_strip_is() -> N
     axis = figure.layout[drawn.yaxis.replace("y", "yaxis")]
     assert axis.showticklabels
     assert drawn.showscale
+
+
+def test_bars_whose_interval_includes_0_are_told_apart() -> None:
+    ends = np.array([-1.0, 0.5]), np.array([1.0, 1.5])
+    assert Strip("title", "scale", np.array([0.2, 1.0]), *ends).may_be_0.tolist() == [True, False]
+    assert not Strip("title", "scale", np.array([0.2, 1.0])).may_be_0.any()

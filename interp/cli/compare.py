@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import JustifyMethod
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from interp.runs.run_comparison import RunComparison
 
+_UNLIMITED = 10_000  # characters
 _MOST = 12  # lines of the table
 _WHOLE = ("differ", "clearest at", "difference")  # not wrapped where a terminal is narrow
 
@@ -62,11 +64,25 @@ def compare(
 
 
 def _print_table(comparison: "RunComparison") -> None:
-    """Print a line for each measure and run, the clearest first, as many as a screen holds."""
+    """Print a line for each measure and run, the clearest first, as many as a screen holds.
+
+    Where it would be too wide for the terminal, the runs' own values are left to --json.
+    """
+    table = _table(comparison)
+    needed = Measurement.get(out, out.options.update_width(_UNLIMITED), table).maximum
+    out.print(table if needed <= out.width else _table(comparison, has_sides=False))
+    n_lines = comparison.later.groupby(["measure", "run"], sort=False).ngroups
+    if n_lines > _MOST:
+        say(f"{counted(n_lines - _MOST, 'more line')}; --json has all numbers")
+
+
+def _table(comparison: "RunComparison", *, has_sides: bool = True) -> Table:
+    """Return the table, with the values of the runs that differ or without."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     is_of_two = len(comparison.runs) == 2
     sides = comparison.runs if is_of_two else ("first run", "run")
-    for name in ("measure", "differ", "clearest at", *sides, "difference"):
+    shown = sides if has_sides else ("run",) if not is_of_two else ()
+    for name in ("measure", "differ", "clearest at", *shown, "difference"):
         side: JustifyMethod = "left" if name in ("measure", "clearest at") else "right"
         table.add_column(name, justify=side, no_wrap=name in _WHOLE)
     later, first = comparison.later, comparison.frame[comparison.frame["run"] == comparison.runs[0]]
@@ -78,12 +94,13 @@ def _print_table(comparison: "RunComparison") -> None:
         there = value_text(float(first[same]["mean"].iloc[0]))
         here = value_text(float(top["mean"]))
         place = str(top["place"]) or "–"
-        last = here if is_of_two else f"{comparison.runs.index(run) + 1}: {here}"
-        cells = (str(measure) or "–", differ, place, there, last, _difference(top))
+        number = str(comparison.runs.index(run) + 1)
+        values = [there, here if is_of_two else f"{number}: {here}"]
+        if not has_sides:
+            values = [] if is_of_two else [number]
+        cells = (str(measure) or "–", differ, place, *values, _difference(top))
         table.add_row(*map(Text, cells), style="" if top["is_different"] else "dim")
-    out.print(table)
-    if len(lines) > _MOST:
-        say(f"{counted(len(lines) - _MOST, 'more line')}; --json has all numbers")
+    return table
 
 
 def _difference(row: "pd.Series[float]") -> str:

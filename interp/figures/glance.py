@@ -20,6 +20,7 @@ from interp.figures.words import value_text
 
 BLUE, ORANGE = COLOURS[:2]
 CONTROL = "#8c959f"
+_PALE = 0.35  # opacity of a bar whose interval includes 0
 _INSIDE = "#fff"  # numbers in bars that are cut off
 _LINES = (BLUE, COLOURS[2], COLOURS[3])
 _HEIGHT, _GAP, _HEAD, _FOOT = 118, 30, 62, 44  # pixels
@@ -85,7 +86,7 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
     for i, column in enumerate(columns, 1):
         _set_layers(figure, i, column.n_layers, n_columns=len(columns), words=words)
     _write(figure, columns, keys)
-    about += _cut_words(figure)
+    about += _bar_words(figure)
     heading = f"<b>{escape(title)}</b><br><span style='font-size:12px'>{escape(about)}</span>"
     return figure.update_layout(
         title={"text": heading, "x": 0, "xref": "paper", "y": 1 - 14 / height, "yanchor": "top"},
@@ -96,14 +97,17 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
         bargap=0.22,
         showlegend=False,
         hovermode="closest",
-        meta={"width": _WIDTH, "head": _HEAD - 12},
+        meta={"width": _WIDTH, "head": _HEAD - 12, "about": about},
     )
 
 
-def _cut_words(figure: go.Figure) -> str:
-    """Return what the numbers in bars are; nothing where no bar is cut off."""
+def _bar_words(figure: go.Figure) -> str:
+    """Return what the numbers in bars are, and what pale bars; nothing where there are none."""
     is_cut = any(note.font.color == _INSIDE for note in figure.layout.annotations)
-    return " · number in a bar: its height, beyond the axis" if is_cut else ""
+    bars = figure.select_traces({"type": "bar"})
+    is_pale = any(_PALE in (trace.marker.opacity or ()) for trace in bars)
+    words = " · number in a bar: its height, beyond the axis" if is_cut else ""
+    return words + (" · pale: the interval includes 0" if is_pale else "")
 
 
 def _of_one_unit(columns: Sequence[Column]) -> list[Column]:
@@ -323,6 +327,7 @@ def _draw_bars(
         x=np.arange(len(strip.bars)),
         y=strip.bars.astype(np.float32),
         marker_color=[BLUE if value >= 0 else ORANGE for value in strip.bars],
+        marker_opacity=np.where(strip.may_be_0, _PALE, 1.0).tolist(),
         hovertemplate=f"layer %{{x}}<br>%{{y:.3g}} {strip.scale}<extra></extra>",
         error_y=_error_bars(strip, is_cut),
         **panel.at,

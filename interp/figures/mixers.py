@@ -40,5 +40,7 @@ def with_shaded_mixers(figure: go.Figure, mixers: Sequence[str]) -> go.Figure:
             )
     if axes and figure.layout.title.text:
         kinds = ", ".join(dict.fromkeys(mixers[layer] for layer in others))
-        figure.layout.title.text += f"<br><sub>shaded: other mixers than attention ({kinds})</sub>"
+        note = f"shaded: other mixers than attention ({kinds})"
+        figure.layout.title.text += f"<br><sub>{note}</sub>"
+        figure.layout.meta = {**(figure.layout.meta or {}), "note": note}
     return figure

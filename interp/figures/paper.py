@@ -66,9 +66,9 @@ class _Panel:
 def for_paper(figure: Mapping[str, Any], *, width: float) -> Figure:
     """Return a figure as wide as `width` millimetres; its layout says how many pixels that is.
 
-    A figure whose `layout.meta` says for how many pixels it is laid out ("width"), and how many of
-    them the title takes ("head"), is only made smaller. Raises FigureError where that would be too
-    small to read.
+    `layout.meta` may have a "note", which is written below. Where it says for how many pixels the
+    figure is laid out ("width"), and how many of them the title takes ("head"), the figure is only
+    made smaller. Raises FigureError where that would be too small to read.
     """
     meta = figure["layout"].get("meta") or {}
     if "width" in meta:
@@ -77,20 +77,25 @@ def for_paper(figure: Mapping[str, Any], *, width: float) -> Figure:
     layout = deepcopy(dict(figure["layout"]))
     rows = [*_rows(data, layout)]
     height = _place(rows, layout, width=width)
-    legend = _legend_height(data, width=width)
+    note = _wrapped(meta.get("note", ""), width)
+    legend = _legend_height(data, width=width) + _LINE * len(note)
     for panels in rows:
         for panel in panels:
             _set_axes(panel, layout, width=width, height=height + legend)
             data += signs_in(panel.traces, *panel.size)
         _set_scale(panels, width=width, height=height + legend)
     _write_titles(rows, layout, width=width, height=height + legend)
+    if note:
+        layout["annotations"].append(_below(note))
     for trace in data:
         thin(trace)
     for shape in layout.get("shapes", ()):
         line = shape.get("line") or {}
         shape["line"] = line | {"width": 0.4 * line.get("width", 2)}
     tell_apart(data)
-    return {"data": data, "layout": layout | _common(width=width, height=height + legend)}
+    common = _common(width=width, height=height + legend)
+    common["legend"]["y"] = _LINE * len(note) / (height + legend)
+    return {"data": data, "layout": layout | common}
 
 
 def _as_it_is(figure: Mapping[str, Any], pixels: int, head: int, *, width: float) -> Figure:
@@ -106,6 +111,13 @@ def _as_it_is(figure: Mapping[str, Any], pixels: int, head: int, *, width: float
         "data": list(figure["data"]),
         "layout": layout | size | {"title": None, "margin": margin, "font": font},
     }
+
+
+def _below(lines: Sequence[str]) -> dict[str, Any]:
+    """Return lines of words along the bottom of a figure."""
+    left = {"x": 0, "xref": "paper", "xanchor": "left", "align": "left"}
+    bottom = {"y": 0, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+    return {"text": "<br>".join(lines), **left, **bottom, "font": {"size": _TICKS}}
 
 
 def _common(*, width: float, height: float) -> dict[str, Any]:

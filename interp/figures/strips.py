@@ -36,6 +36,13 @@ class Strip:
     top: float | None = None
     instead: "Strip | None" = None
 
+    @property
+    def may_be_0(self) -> NDArray[np.bool_]:
+        """Return of which bars the interval includes 0."""
+        if self.low is None or self.high is None:
+            return np.zeros(0 if self.bars is None else len(self.bars), bool)
+        return np.asarray((self.low <= 0) & (self.high >= 0))
+
 
 def writes(frame: pd.DataFrame) -> Strip | None:
     """Return how much each layer writes."""

@@ -121,6 +121,7 @@ def _start(root: Path, port: int, host: str) -> subprocess.Popen[bytes]:
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
+        "runner.postScriptGC": "false",  # longer than a page, before the last of it is sent
     }
     flags = [f"--{name}={value}" for name, value in settings.items()]
     command = [sys.executable, "-m", "streamlit", "run", str(app_path()), *flags]

@@ -1,6 +1,7 @@
 """What pages are made of: grids, colours, selections, voids, circuits; nothing drawn."""
 
 import base64
+from dataclasses import replace
 from xml.etree.ElementTree import fromstring
 
 import numpy as np
@@ -67,11 +68,13 @@ def test_what_is_missing_infinite_or_beyond_is_counted() -> None:
 
 
 def test_the_texts_of_cells_are_sent_once_each() -> None:
-    sent = heat._words(("the", "", "a", "the"))
-    at = np.frombuffer(base64.b64decode(sent["word_at"]), np.int32)
-    assert [sent["words"][i] for i in at] == ["the", "", "a", "the"]
-    assert len(sent["words"]) == 3
-    assert heat._words(None) == {"words": None, "word_at": None}
+    at = np.array([[0, 1], [2, 0]], np.int32)
+    cells = replace(grid([[1.0, 2.0], [3.0, 4.0]]), texts=("the", "", "a"), text_at=at)
+    assert [cells.text(*place) for place in np.ndindex(2, 2)] == ["the", "", "a", "the"]
+    sent = heat._sent(cells)
+    sent_at = np.frombuffer(base64.b64decode(sent["word_at"]), np.int32)
+    assert [sent["words"][i] for i in sent_at] == ["the", "", "a", "the"]
+    assert heat._sent(grid([[1.0]]))["words"] is None
 
 
 def test_ranks_are_by_size() -> None:

@@ -49,8 +49,8 @@ class Grid:
     """Values [row column], NaN where there is none for the reason `missing`.
 
     Signed values are coloured around 0, others from 0 to `top` (the largest). `low`, `high` and `n`
-    (prompts) are those of a mean; `texts` are written into cells; `threshold` (name, value) marks
-    what is below it as `hatched`.
+    (prompts) are those of a mean. `texts` are written into cells, each where `text_at` [row column]
+    says. `threshold` (name, value) marks what is below it as `hatched`.
     """
 
     title: str
@@ -65,7 +65,8 @@ class Grid:
     low: Values | None = None
     high: Values | None = None
     n: Values | None = None
-    texts: tuple[str, ...] | None = None
+    texts: tuple[str, ...] = ()
+    text_at: NDArray[np.int32] | None = None
     threshold: tuple[str, float] | None = None
     hatched: str = ""
     notes: tuple[str, ...] = field(default=())
@@ -77,6 +78,10 @@ class Grid:
             top = self._largest(np.abs(self.values))
             return -top, top
         return 0.0, self._largest(self.values)
+
+    def text(self, row: int, col: int) -> str:
+        """Return what is written into a cell."""
+        return "" if self.text_at is None else self.texts[self.text_at[row, col]]
 
     def _largest(self, values: Values) -> float:
         if self.top is not None:

@@ -91,7 +91,8 @@ def _sent(grid: Grid) -> dict[str, Any]:
         "n_letters": len(" ".join(grid.captions())),
         "upward": grid.is_upward,
         "missing": grid.missing,
-        **_words(grid.texts),
+        "words": list(grid.texts) if grid.text_at is not None else None,
+        "word_at": None if grid.text_at is None else encoded(grid.text_at),
         **_threshold(grid, values),
         "hatched": grid.hatched,
         "file": "".join(c if c.isalnum() else "-" for c in grid.title)[:60],
@@ -104,15 +105,6 @@ def _sent(grid: Grid) -> dict[str, Any]:
     seen = [sent[name] for name in ("rows", "cols", "threshold", "label", "words", "word_at")]
     stamp.update(repr(seen).encode())
     return sent | {"stamp": stamp.hexdigest()}
-
-
-def _words(texts: tuple[str, ...] | None) -> dict[str, Any]:
-    """Return the different texts of cells, and which of them each cell has."""
-    if not texts:
-        return {"words": None, "word_at": None}
-    number = {word: i for i, word in enumerate(dict.fromkeys(texts))}
-    at = np.fromiter((number[text] for text in texts), np.int32, len(texts))
-    return {"words": list(number), "word_at": encoded(at)}
 
 
 def _threshold(grid: Grid, values: Values) -> dict[str, Any]:

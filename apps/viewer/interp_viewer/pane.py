@@ -103,8 +103,8 @@ def inspect(
         st.markdown(f"no value: {plain(grid.missing)}")
         return
     st.metric("Value", f"{number(value)} {grid.unit}".strip(), height="content")
-    if grid.texts and grid.texts[row * grid.values.shape[1] + col]:
-        st.text(f"in the cell: “{grid.texts[row * grid.values.shape[1] + col]}”")
+    if text := grid.text(row, col):
+        st.text(f"in the cell: “{text}”")
     place, n_smaller, n = grid.rank(row, col)
     share = 100 * n_smaller / max(1, n - 1)
     lines = [f"rank {place} of {n} by size (larger than {share:.0f} % of the others)"]

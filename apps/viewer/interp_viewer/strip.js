@@ -10,16 +10,20 @@ export default function ({ data, parentElement, setTriggerValue }) {
       button.dataset.token = i;
       button.textContent = token;
       button.title = `token ${i}`;
+      button.tabIndex = -1;
+      button.setAttribute("aria-pressed", "false");
+      button.setAttribute("aria-label", `token ${i}: ${token}`);
       return button;
     }));
   }
   const buttons = [...line.children];
-  const current = data.selected ?? 0;
-  buttons.forEach((button, i) => {
-    button.setAttribute("aria-pressed", String(i === data.selected));
-    button.tabIndex = i === current ? 0 : -1;
-    button.setAttribute("aria-label", `token ${i}: ${data.tokens[i]}`);
-  });
+  const mark = (i, isPressed, isFirst) => {
+    buttons[i]?.setAttribute("aria-pressed", String(isPressed));
+    if (buttons[i]) buttons[i].tabIndex = isFirst ? 0 : -1;
+  };
+  mark(line.selected ?? 0, false, false);
+  line.selected = data.selected;
+  mark(data.selected ?? 0, data.selected !== null, true);
   line.onclick = (event) => {
     const button = event.target.closest("button");
     if (button) setTriggerValue("pick", Number(button.dataset.token));

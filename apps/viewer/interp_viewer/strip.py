@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ HTML = '<div class="strip" role="toolbar" aria-label="The prompt\'s tokens"></di
 _MARKS = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍", "Ġ": "·", "▁": "·", "Ċ": "↵"}
 
 
+@lru_cache(maxsize=65_536)
 def visible(token: str) -> str:
     """Return a token's text with white space that can be seen."""
     return "".join(_MARKS.get(letter, letter) for letter in token) or "∅"

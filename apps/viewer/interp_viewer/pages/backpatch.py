@@ -1,5 +1,7 @@
 """Whether late activations, run through early layers, repair the answer, against controls."""
 
+from typing import Any
+
 import numpy as np
 import streamlit as st
 
@@ -71,7 +73,7 @@ def grid(here: Selected, of: str) -> Grid:
         low=columns["low"] if is_rate else None,
         high=columns["high"] if is_rate else None,
         n=columns["n_prompts"] if statistic != "kept" else None,
-        texts=_percent(columns[statistic]) if statistic in ("rate", "kept") and n <= 24 else None,
+        **(_percents(columns[statistic]) if statistic in ("rate", "kept") and n <= 24 else {}),
     )
 
 
@@ -81,8 +83,10 @@ def _square(rows, column: str, n: int) -> Values:
     return values
 
 
-def _percent(values: Values) -> tuple[str, ...]:
-    return tuple("" if np.isnan(value) else f"{100 * value:.0f}" for value in values.ravel())
+def _percents(values: Values) -> dict[str, Any]:
+    """Return what a grid writes into its cells: shares in per cent, nothing where there is none."""
+    at = np.where(np.isnan(values), 101, np.round(100 * values)).astype(np.int32)
+    return {"texts": (*map(str, range(101)), ""), "text_at": at}
 
 
 def page(here: Selected) -> None:

@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,7 @@ def page(here: Selected) -> None:
         other = _other(here)
     if other is None:
         st.info("Choose another run, or another prompt, to compare with.")
+        _over_all_prompts(here, None, analysis)
         return
     try:
         grids: list[Grid] = [builder.grid(side, of) for side in (here, other)]
@@ -47,9 +49,8 @@ def page(here: Selected) -> None:
     _side_by_side(here, grids, [_name(here, other, side) for side in (here, other)])
     for word in _doubts(here, other, grids):
         st.caption(plain(word))
-    if here.model != other.model or here.run.id != other.run.id:
-        with st.expander("Over all prompts: what differs, with intervals"):
-            _over_all_prompts(here, other, analysis)
+    is_same = (here.run.id, here.model) == (other.run.id, other.model)
+    _over_all_prompts(here, None if is_same else other, analysis)
 
 
 def _builders() -> dict[str, tuple[ModuleType, tuple[str, ...]]]:
@@ -83,9 +84,9 @@ def _side_by_side(here: Selected, grids: list[Grid], names: list[str]) -> None:
 
 
 def _notes(shown: list[Grid]) -> list[str]:
-    """Return the grids' captions; those that not all have, with the name of their grid."""
+    """Return the grids' captions; those that not both runs have, with the name of their grid."""
     captions = {grid.title: grid.captions() for grid in shown}
-    common = [word for word in shown[0].captions() if all(word in c for c in captions.values())]
+    common = [word for word in shown[0].captions() if word in shown[1].captions()]
     of_one = [
         f"{name}: {word}"
         for name, words in captions.items()
@@ -118,7 +119,7 @@ def _difference(grids: list[Grid], *, title: str) -> Grid:
     values = first.values - second.values
     finite = np.abs(values[np.isfinite(values)])
     top = float(min(first.range[1], finite.max())) if finite.any() else None
-    of_one = dict.fromkeys(("low", "high", "n", "texts", "threshold"))
+    of_one = dict.fromkeys(("low", "high", "n", "text_at", "threshold"))
     return replace(
         first,
         title=title,
@@ -186,15 +187,26 @@ def _doubts(here: Selected, other: Selected, grids: list[Grid]) -> list[str]:
     return doubts
 
 
-def _over_all_prompts(here: Selected, other: Selected, analysis: str) -> None:
-    """Show the comparisons that `interp compare --keep` left in this run, or how to make one."""
+def _over_all_prompts(here: Selected, other: Selected | None, analysis: str) -> None:
+    """Show the comparisons that `interp compare --keep` left in this run, and how to make one."""
     kept = [one for one in kept_comparisons(here.run.folder) if one["analysis"] == analysis]
+    if kept or other is not None:
+        with st.expander("Over all prompts: what differs, with intervals", expanded=bool(kept)):
+            _draw_kept(kept, analysis)
+            if other is not None:
+                _say_how(here, other, analysis)
+
+
+def _draw_kept(kept: list[dict[str, Any]], analysis: str) -> None:
     for one in kept:
         for finding in one["findings"]:
             st.markdown(f"**{plain(finding['claim'])}**")
             st.caption(plain(finding.get("note", "")))
         figure = go.Figure(one["figure"], skip_invalid=True)
         draw_figure(figure, key=one["id"], alt=f"How {analysis} differs between runs, by layer")
+
+
+def _say_how(here: Selected, other: Selected, analysis: str) -> None:
     sides = [f"{side.run.folder}:{side.model}" for side in (here, other)]
     st.caption("No model is loaded for this; both runs have to ask the same of the same prompts:")
     words = ["interp", "compare", *sides, "--analysis", analysis, "--keep"]

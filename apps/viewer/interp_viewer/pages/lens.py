@@ -55,12 +55,13 @@ def grid(here: Selected, of: str) -> Grid:
     values = measured.of_prompt("readings", here.ex)[..., READINGS[of]].astype(np.float32)
     if "answer" in of:
         values = np.where(values < 0, np.nan, values)
-    texts = None
+    texts, text_at = (), None
     if "top" in measured.names:
         vocabulary = here.run.vocabulary(here.model)
-        ids, at = np.unique(measured.of_prompt("top", here.ex)[..., 0], return_inverse=True)
-        words = [visible(vocabulary[i]) if i < len(vocabulary) else "" for i in ids.tolist()]
-        texts = tuple(words[i] for i in at.ravel().tolist())
+        firsts = measured.of_prompt("top", here.ex)[..., 0]
+        ids, at = np.unique(firsts, return_inverse=True)
+        texts = tuple(visible(vocabulary[i]) if i < len(vocabulary) else "" for i in ids.tolist())
+        text_at = at.reshape(firsts.shape).astype(np.int32)
     return Grid(
         f"{of}, prompt {here.ex}" + ("; in the cells: the lens's first choice" if texts else ""),
         values,
@@ -68,6 +69,7 @@ def grid(here: Selected, of: str) -> Grid:
         token_axis(here, values.shape[1]),
         missing=missing,
         texts=texts,
+        text_at=text_at,
         **how,
     )
 

@@ -17,7 +17,7 @@ from interp_viewer.selected import Selected
 from interp_viewer.text import plain
 
 TITLE = "Overview"
-_STRIP = 112  # pixels: seven lines of words
+_STRIP = 122  # pixels: eight lines of words
 
 
 def page(here: Selected) -> None:
@@ -52,6 +52,7 @@ def _glance(here: Selected, finished: list[Cell]) -> None:
         n_strips = sum(1 for _ in figure.select_yaxes())
         figure.update_layout(title_text="", margin_t=8, height=60 + _STRIP * n_strips)
         draw_figure(figure, key="glance", alt="All layers at a glance; the findings stand below")
+        st.caption(plain(figure.layout.meta["about"]))
 
 
 def _params(here: Selected, cell: Cell) -> dict[str, str]:
