@@ -106,7 +106,7 @@ def _bar_words(figure: go.Figure) -> str:
     is_cut = any(note.font.color == _INSIDE for note in figure.layout.annotations)
     bars = figure.select_traces({"type": "bar"})
     is_pale = any(_PALE in (trace.marker.opacity or ()) for trace in bars)
-    words = " · number in a bar: its height, beyond the axis" if is_cut else ""
+    words = " · number in a bar: its height, above the end of the axis" if is_cut else ""
     return words + (" · pale: the interval includes 0" if is_pale else "")
 
 
