@@ -80,6 +80,7 @@ def test_a_frontier_by_hand() -> None:
     assert lax.slope().value == 2
     never = replace(strict, own=np.zeros((2, 2)))
     assert never.frontier()["value"].tolist() == [0, 0]
+    assert never.finding("the other").claim.startswith("No answers to compare depths by: 0 %")
 
 
 def test_what_cannot_be_continued_is_refused_in_one_line(zoo: Model) -> None:

@@ -16,7 +16,7 @@ from interp.figures.plots import COLOURS, heatmap, titled
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate, estimate_of, estimates
 from interp.stats.groups import Groups
-from interp.stats.shares import shares
+from interp.stats.shares import share, shares
 from interp.sweeps.layers import every_nth
 
 _NAMES = {"permuted": "maps of permuted tokens", "untrained": "an untrained source"}
@@ -117,6 +117,15 @@ class Frontier:
 
     def finding(self, name: str) -> Finding:
         """Return what a layer of the source is worth in layers of the target."""
+        source, target = (share(answered, groups=self.groups) for answered in self.own.T)
+        if not self.own.any(0).all():
+            return Finding(
+                f"No answers to compare depths by: {source:.0%} of this model's are right,"
+                f" {target:.0%} of {name}'s.",
+                source,
+                "share of right answers of the source; where one of two models has none, no depth"
+                " is compared",
+            )
         slope, n_source, n_target = self.slope(), self.sources[-1], self.targets[-1]
         even = n_target / n_source
         controls = [Compared(_NAMES[each], self.slope(each)) for each in reversed(self.names[1:])]
