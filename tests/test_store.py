@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from interp.analyses.residual_contribution import ResidualContribution
 from interp.errors import StoreError
+from interp.interventions import Edit
 from interp.models import Model
 from interp.sites import Site
 from interp.store import (
@@ -57,6 +58,21 @@ def test_another_analysis_reads_it_too(tmp_path: Path) -> None:
     recording = with_store(tmp_path).record(batch)
     ResidualContribution(first_position="excluded").measure(recording, batch, {})
     assert recording.work.block_tokens == 0
+
+
+@torch.no_grad()
+def test_what_ran_under_an_edit_is_never_stored(tmp_path: Path) -> None:
+    model, site = with_store(tmp_path), Site("resid_post", 1)
+    plan = [Edit(Site("attn_out", 0), lambda write: write * 2)]
+    edited = model.forward(tokens(), capture=[site], plan=plan).activations[site]
+    assert list(shards(tmp_path)) == []
+    _, clean = recorded(model)
+    found = list(shards(tmp_path))
+    assert found
+    assert torch.equal(model.forward(tokens(), capture=[site], plan=plan).activations[site], edited)
+    assert not torch.equal(model.record(tokens()).clean(site), edited)
+    assert list(shards(tmp_path)) == found
+    assert torch.equal(recorded(with_store(tmp_path))[1], clean)
 
 
 @torch.no_grad()
