@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from interp.cli.options import AsJson
+from interp.cli.options import AsJson, Revision, TrustCode
 from interp.cli.terminal import err, out, say, say_json
 
 if TYPE_CHECKING:
@@ -25,10 +25,8 @@ def doctor(
             help="float32, bfloat16, float16 (default: the checkpoint's; on a CPU, what is fast)"
         ),
     ] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Branch or commit of the hub.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code of the checkpoint.")
-    ] = False,
+    revision: Revision = None,
+    trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a checkpoint: is it whole, and is every place in it what its name says?

@@ -10,6 +10,8 @@ from typer.core import TyperGroup
 from interp.cli.terminal import note
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Revision = Annotated[str | None, typer.Option(help="Branch or commit of the hub.")]
+TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code of the checkpoint.")]
 
 
 @dataclass

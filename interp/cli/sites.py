@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from interp.cli.options import AsJson
+from interp.cli.options import AsJson, Revision, TrustCode
 from interp.cli.terminal import err, out, say, say_json
 from interp.figures.words import layers_named
 
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 def sites(
     model: Annotated[str, typer.Argument(help="Model name, folder, GGUF file or Hugging Face id.")],
-    revision: Annotated[str | None, typer.Option(help="Branch or commit of the hub.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code of the checkpoint.")
-    ] = False,
+    revision: Revision = None,
+    trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """List the places of a model: shapes, what can be read and written, and why not.
