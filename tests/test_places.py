@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 from interp.cli import app
+from interp.cli.terminal import out
 from interp.models.places import places
 from interp.sites import KINDS
 from tests.families import tiny
@@ -32,9 +34,14 @@ def test_layers_of_a_hybrid_say_which_have_attention() -> None:
     ]
 
 
-def test_on_the_command_line_layers_that_are_alike_are_one_row() -> None:
+def test_on_the_command_line_layers_that_are_alike_are_one_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(out, "width", 80)
     table = CliRunner().invoke(app, ["sites", "zoo/hops-4l"]).stdout
-    assert table.count("hook_pattern") == 1
+    assert table.count("blocks.{i}.attn.hook_pattern ") == 1
+    assert table.count("rw  ") == len(KINDS) - 1
+    assert "the MLP of this layer has no experts" in table
     said = json.loads(CliRunner().invoke(app, ["sites", "zoo/hops-4l", "--json"]).stdout)
     assert said["model"] == "zoo/hops-4l"
     assert said["sites"][0]["shape"] == {"prompt": None, "pos": None, "d_model": 128}

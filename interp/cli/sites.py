@@ -40,7 +40,7 @@ def sites(
     if as_json:
         say_json({"model": loaded.name, "sites": [vars(place) for place in found]})
         return
-    say(f"{loaded.name}: {loaded.n_layers} layers")
+    say(f"{loaded.name}: {loaded.n_layers} layers (r: can be read, w: can be written)")
     out.print(_table(found, n_layers=loaded.n_layers))
 
 
@@ -50,11 +50,14 @@ def _table(found: "Sequence[Place]", *, n_layers: int) -> Table:
     for place in found:
         name = place.name.replace(f"blocks.{place.layer}.", "blocks.{i}.")
         axes = [axis if n is None else f"{axis} {n}" for axis, n in place.shape.items()]
-        can = "read, write" if place.is_written else "read" if place.is_read else "–"
+        can = "rw" if place.is_written else "r" if place.is_read else "–"
         shape = f"[{', '.join(axes)}]" if axes else ""
         layers[name, shape, can, place.why_not].append(place.layer)
     table = Table.grid(padding=(0, 2, 0, 0))
+    for is_whole in (True, True, False, False):
+        table.add_column(no_wrap=is_whole)
     for (name, shape, can, why), of in layers.items():
         where = "" if len(of) == n_layers else layers_named(of, of=n_layers)
-        table.add_row(*map(Text, (name, shape, can, "; ".join(filter(None, (where, why))))))
+        about = "; ".join(filter(None, (where, why)))
+        table.add_row(*map(Text, (can, name, shape or about, about if shape else "")))
     return table
