@@ -19,6 +19,7 @@ from interp_viewer.menu import entries
 
 from benchmarks.viewer import make_run
 from interp.files.whole import read_json, write_json
+from interp.runs import viewing
 from interp.runs.viewing import Viewer, start
 
 pytestmark = pytest.mark.browser
@@ -51,6 +52,12 @@ def runs(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary[tokens[1][2]] = HOSTILE
     write_json(folder / "vocabulary.json", {"vocabulary": vocabulary})
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ports_of_its_own(worker_id: str) -> None:
+    """Let each of several test processes look for free ports elsewhere."""
+    viewing.PORT += 100 * int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
 
 
 @pytest.fixture(scope="session")
@@ -375,17 +382,21 @@ def test_axe_finds_nothing_serious_of_ours(
 
     context = browser.new_context(color_scheme=scheme, viewport={"width": 1400, "height": 1200})
     page = opened(context.new_page(), viewer, ADDRESSES[name])
-    page.wait_for_timeout(2000)  # what is faded while it is computed is not measured
-    found = (
-        Axe()
-        .run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
-        .response["violations"]
-    )
-    ours = [
-        (v["id"], [node["html"][:200] for node in v["nodes"]][:3])
-        for v in found
-        if v["impact"] in ("serious", "critical") and v["id"] not in STREAMLITS
-    ]
+    ours: list[Any] = []
+    for _ in range(4):  # what is faded while it is computed is not measured
+        page.wait_for_timeout(2000)
+        found = (
+            Axe()
+            .run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
+            .response["violations"]
+        )
+        ours = [
+            (v["id"], [node["html"][:200] for node in v["nodes"]][:3])
+            for v in found
+            if v["impact"] in ("serious", "critical") and v["id"] not in STREAMLITS
+        ]
+        if not ours:
+            break
     context.close()
     assert ours == []
 
