@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.unit_importance import UnitImportance
-from interp.analyses.unit_importance.units import KINDS, Drawn, ModulePaths
+from interp.analyses.unit_importance.units import KINDS, Drawn, UnitModules
 from interp.errors import AnalysisError, UnsuitedError
 from interp.models import Model
 from interp.stats.ranks import Resamples, partial_estimate, rank_correlation
@@ -68,7 +68,7 @@ def offset(module: nn.Module) -> float:
 @pytest.mark.parametrize("batch", [answered(), tokens()], ids=["answers", "texts"])
 def test_sums_are_those_of_autograds_parameter_gradients(model: Model, batch: TokenBatch) -> None:
     part = UnitImportance(exact=("layer",)).measure(model.record(batch), batch, {})
-    modules = ModulePaths.of(model.blocks)
+    modules = UnitModules.of(model.blocks)
     assert_close(part["loss"], stock_losses(model, batch).detach())
     for parameter in model.module.parameters():
         parameter.requires_grad_(True)
@@ -111,7 +111,7 @@ def returning(module: nn.Module, change: Callable[[torch.Tensor], torch.Tensor])
 def test_rises_are_those_of_the_stock_model_with_its_units_zeroed(model: Model) -> None:
     batch = answered()
     part = UnitImportance(KINDS, most=1000).measure(model.record(batch), batch, {})
-    clean, modules = stock_losses(model, batch), ModulePaths.of(model.blocks)
+    clean, modules = stock_losses(model, batch), UnitModules.of(model.blocks)
     writers = {"attention": lambda b: b.attn_write, "mlp": lambda b: b.mlp_write}
     for layer, block in enumerate(model.blocks):
         for kind, writer in writers.items():

@@ -13,7 +13,7 @@ from interp.cli.terminal import err, out, say, say_json
 from interp.figures.words import layers_named
 
 if TYPE_CHECKING:
-    from interp.models.places import Place
+    from interp.models.places import SiteFacts
 
 
 def sites(
@@ -44,7 +44,7 @@ def sites(
     out.print(_table(found, n_layers=loaded.n_layers))
 
 
-def _table(found: "Sequence[Place]", *, n_layers: int) -> Table:
+def _table(found: "Sequence[SiteFacts]", *, n_layers: int) -> Table:
     """Return a row for each place that layers share."""
     layers: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place in found:

@@ -26,7 +26,7 @@ _OF_A_PASS = ("prompt", "pos", "key")  # axes whose sizes are the input's
 
 
 @dataclass(frozen=True)
-class Place:
+class SiteFacts:
     """A place, under TransformerLens's name.
 
     `shape` maps axes to their sizes, None where the input decides; it is empty where nothing can be
@@ -43,7 +43,7 @@ class Place:
     module: str
 
 
-def places(model: Model) -> list[Place]:
+def places(model: Model) -> list[SiteFacts]:
     """Return every place of every layer, after two passes of two tokens: blocks, and inside."""
     sites = [Site(kind, layer) for layer in range(model.n_layers) for kind in KINDS]
     with model.running, torch.no_grad():
@@ -55,7 +55,7 @@ def places(model: Model) -> list[Place]:
             seen |= model.forward(model.modules.two_tokens().tolist(), capture=read).activations
     paths = {id(module): path for path, module in model.module.named_modules()}
     return [
-        Place(
+        SiteFacts(
             str(site),
             site.kind,
             site.layer,

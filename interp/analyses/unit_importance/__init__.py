@@ -16,7 +16,7 @@ import torch
 from interp.analyses.unit_importance.exact import blocks_run, rises
 from interp.analyses.unit_importance.gradients import first_order
 from interp.analyses.unit_importance.result import UnitImportanceResult
-from interp.analyses.unit_importance.units import KINDS, Drawn, Kind, ModulePaths
+from interp.analyses.unit_importance.units import KINDS, Drawn, Kind, UnitModules
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
@@ -64,10 +64,10 @@ class UnitImportance(Analysis):
 
     def check(self, model: Model, shard: TokenBatch) -> None:
         """Raise UnsuitedError for modules that are no linear maps or norms, and for short texts."""
-        ModulePaths.of(model.blocks)
+        UnitModules.of(model.blocks)
         require_predicted(shard)
 
-    def _drawn(self, kind: Kind, modules: ModulePaths, *, n_layers: int, n_heads: int) -> Drawn:
+    def _drawn(self, kind: Kind, modules: UnitModules, *, n_layers: int, n_heads: int) -> Drawn:
         each = {"head": tuple(range(n_heads)), "projection": modules.projections}.get(kind, (0,))
         return Drawn.of(n_layers, each, most=self.most, seed=self.seed)
 
@@ -77,7 +77,7 @@ class UnitImportance(Analysis):
         "is_text" [batch] tells whether the loss is of the prompt, as it has no answer; "chance" is
         the loss of a guess among all tokens.
         """
-        modules, is_text = ModulePaths.of(recording.blocks), shard.answer_tokens is None
+        modules, is_text = UnitModules.of(recording.blocks), shard.answer_tokens is None
         sizes = {"n_layers": recording.n_layers, "n_heads": recording.blocks[0].n_heads}
         rows, parts = [], []
         for group in scored(recording, shard):
@@ -95,7 +95,7 @@ class UnitImportance(Analysis):
     def combine(self, parts: Sequence[Tensors]) -> UnitImportanceResult:
         """Return scores and exact effects of all prompts."""
         arrays = joined([{key: value.double() for key, value in part.items()} for part in parts])
-        modules = ModulePaths.from_keys([*arrays])
+        modules = UnitModules.from_keys([*arrays])
         _, n_layers, n_heads, _ = arrays["head"].shape
         sizes = {"n_layers": n_layers, "n_heads": n_heads}
         drawn = {kind: self._drawn(kind, modules, **sizes) for kind in dict.fromkeys(self.exact)}
@@ -104,7 +104,7 @@ class UnitImportance(Analysis):
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return a pass there and back, and what is behind every unit that is zeroed."""
         (n, n_pos), n_layers, n_heads = shard.tokens.shape, model.n_layers, model.n_heads
-        modules = ModulePaths.of(model.blocks)
+        modules = UnitModules.of(model.blocks)
         sizes = {"n_layers": n_layers, "n_heads": n_heads}
         drawn = {kind: self._drawn(kind, modules, **sizes) for kind in dict.fromkeys(self.exact)}
         blocks = sum(blocks_run(kind, units, n_layers) for kind, units in drawn.items())

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyses.unit_importance.units import Drawn, Kind, ModulePaths
+from interp.analyses.unit_importance.units import Drawn, Kind, UnitModules
 from interp.replay import Recording
 from interp.replay.rows import Variants, flat, unflat
 from interp.sweeps.answers import SameLength
@@ -26,7 +26,7 @@ def blocks_run(kind: Kind, drawn: Drawn, n_layers: int) -> float:
 
 
 def rises(
-    group: SameLength, kind: Kind, drawn: Drawn, modules: ModulePaths, *, is_text: bool
+    group: SameLength, kind: Kind, drawn: Drawn, modules: UnitModules, *, is_text: bool
 ) -> Float[Tensor, "batch unit"]:
     """Return by how much the loss rises, in nats, when each unit is zeroed everywhere."""
     recording = group.recording
@@ -52,7 +52,7 @@ def _losses(group: SameLength, ends: Variants, *, is_text: bool) -> Float[Tensor
 
 
 def _without(
-    recording: Recording, layer: int, kind: Kind, which: list[int], modules: ModulePaths
+    recording: Recording, layer: int, kind: Kind, which: list[int], modules: UnitModules
 ) -> Variants:
     """Return streams behind a layer, without one of its units each."""
     match kind:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from interp.analyses.unit_importance.units import ModulePaths
+from interp.analyses.unit_importance.units import UnitModules
 from interp.models.gradients import graph, slopes, tokens_in_a_graph
 from interp.replay import Block, Recording
 from interp.replay.blocks import first
@@ -29,7 +29,7 @@ _HEADS = "heads"
 Seen = dict[str, Tensor]
 
 
-def first_order(group: SameLength, modules: ModulePaths, *, is_text: bool) -> Tensors:
+def first_order(group: SameLength, modules: UnitModules, *, is_text: bool) -> Tensors:
     """Return of every unit the sum of θ ∂L/∂θ and its size, the last axis of each tensor.
 
     Modules by their keys and the three parts as "size.PART" [batch layer …], "head"
@@ -45,7 +45,7 @@ def first_order(group: SameLength, modules: ModulePaths, *, is_text: bool) -> Te
 
 
 def _rows(
-    group: SameLength, whole: Recording, rows: Tensor, modules: ModulePaths, *, is_text: bool
+    group: SameLength, whole: Recording, rows: Tensor, modules: UnitModules, *, is_text: bool
 ) -> Tensors:
     recording, work = group.recording, group.recording.work
     before, seen = work.block_tokens, list[Seen]()
@@ -118,7 +118,7 @@ def _sizes(recording: Recording) -> Tensors:
 
 
 @contextmanager
-def _caught(block: Block, modules: ModulePaths) -> Iterator[Seen]:
+def _caught(block: Block, modules: UnitModules) -> Iterator[Seen]:
     """Catch what modules return, and what heads do, while a block runs."""
     outputs: Seen = {}
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from interp.analyses.unit_importance.figure import figure_of
 from interp.analyses.unit_importance.findings import findings_of
 from interp.analyses.unit_importance.scores import SCORES, with_exact
-from interp.analyses.unit_importance.units import PARTS, Drawn, Kind, ModulePaths
+from interp.analyses.unit_importance.units import PARTS, Drawn, Kind, UnitModules
 from interp.result import Finding, Result
 from interp.stats.estimate import NAN, Estimate, estimates
 from interp.stats.groups import Array, Grouping
@@ -34,7 +34,7 @@ class UnitImportanceResult(Result):
 
     analysis: "UnitImportance"
     arrays: dict[str, np.ndarray]
-    modules: ModulePaths
+    modules: UnitModules
     drawn: dict[Kind, Drawn]
 
     @cached_property

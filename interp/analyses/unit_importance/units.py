@@ -20,14 +20,14 @@ _LONGEST = 8  # letters of a label
 
 
 @dataclass(frozen=True)
-class ModulePaths:
+class UnitModules:
     """The modules of every block that have parameters, by path in the block, and their parts."""
 
     paths: tuple[str, ...]
     parts: tuple[Part, ...]
 
     @classmethod
-    def of(cls, blocks: Sequence[Block]) -> "ModulePaths":
+    def of(cls, blocks: Sequence[Block]) -> "UnitModules":
         """Return the modules of blocks; raise UnsuitedError for those that scale otherwise.
 
         What a module returns has to be proportional to its parameters: linear maps and norms are.
@@ -46,7 +46,7 @@ class ModulePaths:
         return tuple(f"{_PREFIX}.{i:02}.{part}.{path}" for i, (part, path) in enumerate(pairs))
 
     @classmethod
-    def from_keys(cls, keys: list[str]) -> "ModulePaths":
+    def from_keys(cls, keys: list[str]) -> "UnitModules":
         """Return the modules that tensors were named for."""
         own = sorted(key.split(".", 3) for key in keys if key.startswith(f"{_PREFIX}."))
         parts: dict[str, Part] = {part: part for part in PARTS}
