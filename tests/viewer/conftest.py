@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import streamlit as st
 import torch
+from interp_viewer import pane
 from streamlit.testing.v1 import AppTest
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -111,6 +112,7 @@ def root(made: Path, tmp_path: Path) -> Path:
 def seen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
     """Return what draws a page of a folder of runs, as it is for an address."""
     st.cache_resource.clear()
+    monkeypatch.setattr(pane, "HEAD_START", {"first": 0.0, "later": 0.0})
 
     def draw(folder: Path, page: str, **params: object) -> AppTest:
         monkeypatch.setenv("INTERP_VIEWER_ROOT", str(folder))

@@ -1,5 +1,6 @@
 """A grid beside its selected cell, and the same numbers as a table."""
 
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,6 +17,7 @@ from interp_viewer.widgets import choose
 
 Values = NDArray[np.float32]
 _LISTED = 5
+HEAD_START = {"first": 0.5, "later": 0.2}  # seconds in a session's first run, and after a click
 
 
 def pane(
@@ -41,6 +43,18 @@ def pane(
     with left:
         picture(here, grid, key=key)
         _table(grid, key)
+    _let_it_be_drawn()
+
+
+def _let_it_be_drawn() -> None:
+    """Wait a moment, in which the browser draws what it has.
+
+    What follows is folded away or below the window, and is most of the browser's work: sent at
+    once, it would be drawn at once, and the picture with it.
+    """
+    is_first = st.session_state.setdefault("is_first_run", True)
+    st.session_state["is_first_run"] = False
+    time.sleep(HEAD_START["first" if is_first else "later"])
 
 
 def selected_cell(here: Selected, grid: Grid) -> tuple[int, int] | None:
