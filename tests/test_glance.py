@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 import pytest
 
 from interp.figures import strips
-from interp.figures.glance import Beside, Column, draw_glance
+from interp.figures.columns import Beside, Column
+from interp.figures.glance import draw_glance
 from interp.figures.strips import Strip
 from interp.figures.words import called
 from interp.reports import write_report

@@ -4,8 +4,8 @@ Knows no model: strips are made from tidy frames (`interp.figures.strips`), and 
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from interp.figures.columns import Beside, Column, of_one_unit
 from interp.figures.plots import COLOURS, layer_step
 from interp.figures.strips import STRIPS, Strip, Values
 from interp.figures.words import value_text
@@ -24,33 +25,16 @@ _PALE = 0.35  # opacity of a bar whose interval includes 0
 _INSIDE = "#fff"  # numbers in bars that are cut off
 _LINES = (BLUE, COLOURS[2], COLOURS[3])
 _HEIGHT, _GAP, _HEAD, _FOOT = 118, 30, 62, 44  # pixels
+_LINE_OF_WORDS = 16
 _WIDTH = 1000  # pixels, for which words and panels are laid out
 MOST_COLUMNS = 3
-_WORDS = {1: (0.37, 36), 2: (0.2, 22), 3: (0.18, 20)}  # columns: share of the width, characters
-_ABOVE = {2: 56, 3: 36}  # columns: characters of a line above a panel
+_WORDS = {1: 40, 2: 23, 3: 21}  # columns: characters of a line on the left
+_LETTER, _TICKS, _EDGE = 6.1, 52, 12  # pixels: of a character, of numbers at an axis, of the edge
+_ABOVE = {2: (42, 3), 3: (27, 4)}  # columns: characters of a line above a panel, lines at most
 _MANY = 48  # layers, above which no number fits into a bar
 _FEW = 12  # layers, below which no bar is cut off
 _LINE = 0.16  # of a panel's height: a line of words
 _LARGE = 1.5  # times the tenth largest share of values; what is larger is cut off, and written
-
-
-@dataclass(frozen=True)
-class Beside:
-    """A strip with what was found, the address of more, and the same of an untrained model."""
-
-    strip: Strip
-    claim: str = ""
-    link: str = ""
-    untrained: Strip | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    """The strips of one model on its tasks, by question."""
-
-    name: str
-    n_layers: int
-    strips: Mapping[str, Beside]
 
 
 def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figure:
@@ -59,19 +43,20 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
     A strip has one unit and one scale in all columns. The second half of the layers is shaded. Only
     the first three columns are drawn.
     """
-    columns = _of_one_unit(columns[:MOST_COLUMNS])
+    columns = of_one_unit(columns[:MOST_COLUMNS])
     keys = [key for key in STRIPS if any(key in column.strips for column in columns)]
-    n, is_one = len(keys), len(columns) == 1
-    gap = _GAP if is_one else _GAP + 16
-    height = _HEAD + _FOOT + n * _HEIGHT + max(0, n - 1) * gap
+    n = len(keys)
+    _, n_above = _ABOVE.get(len(columns), (0, 0))  # lines above a panel
+    gap = _GAP + 8 * n_above
+    inner = n * _HEIGHT + max(0, n - 1) * gap
     figure = make_subplots(
         rows=n,
         cols=len(columns),
         shared_xaxes=True,
-        vertical_spacing=gap / (height - _HEAD - _FOOT),
+        vertical_spacing=gap / inner,
         horizontal_spacing=0.06,
     )
-    words, _ = _WORDS[len(columns)]
+    words = _EDGE + _LETTER * _WORDS[len(columns)] + _TICKS
     for row, key in enumerate(keys, 1):
         found = [column.strips.get(key) for column in columns]
         both = [(beside.strip, beside.untrained) for beside in found if beside is not None]
@@ -84,58 +69,36 @@ def draw_glance(columns: Sequence[Column], *, title: str, about: str) -> go.Figu
             else:
                 _draw(panel, beside, ends, n_layers=column.n_layers)
     for i, column in enumerate(columns, 1):
-        _set_layers(figure, i, column.n_layers, n_columns=len(columns), words=words)
-    _write(figure, columns, keys)
-    about += _bar_words(figure)
-    heading = f"<b>{escape(title)}</b><br><span style='font-size:12px'>{escape(about)}</span>"
+        _set_layers(figure, i, column.n_layers, n_columns=len(columns))
+    _write(figure, columns, keys, words - _EDGE)
+    lines = [about, *_bar_words(figure)]
+    small = "".join(f"<br><span style='font-size:12px'>{escape(line)}</span>" for line in lines)
+    head = _HEAD + _LINE_OF_WORDS * (len(lines) - 1)
+    top = head + (_LINE_OF_WORDS * (1 + n_above) if n_above else 0)
+    height = top + inner + _FOOT
     return figure.update_layout(
-        title={"text": heading, "x": 0, "xref": "paper", "y": 1 - 14 / height, "yanchor": "top"},
+        title={"text": f"<b>{escape(title)}</b>{small}", "x": 0, "pad": {"l": _EDGE}},
+        title_y=1 - 14 / height,
+        title_yanchor="top",
         template="plotly_white",
         height=height,
-        margin={"l": 12, "r": 96, "t": _HEAD if is_one else _HEAD + 34, "b": _FOOT},
+        margin={"l": words, "r": 96, "t": top, "b": _FOOT},
         font={"size": 12},
         bargap=0.22,
         showlegend=False,
         hovermode="closest",
-        meta={"width": _WIDTH, "head": _HEAD - 12, "about": about},
+        meta={"width": _WIDTH, "head": head - 12, "about": " · ".join(lines)},
     )
 
 
-def _bar_words(figure: go.Figure) -> str:
-    """Return what the numbers in bars are, and what pale bars; nothing where there are none."""
+def _bar_words(figure: go.Figure) -> list[str]:
+    """Return a line on what the numbers in bars are, and pale bars; none where there are none."""
     is_cut = any(note.font.color == _INSIDE for note in figure.layout.annotations)
     bars = figure.select_traces({"type": "bar"})
     is_pale = any(_PALE in (trace.marker.opacity or ()) for trace in bars)
-    words = " · number in a bar: its height, above the end of the axis" if is_cut else ""
-    return words + (" · pale: the interval includes 0" if is_pale else "")
-
-
-def _of_one_unit(columns: Sequence[Column]) -> list[Column]:
-    """Return columns in which a strip that has several units is in the one that all tasks have."""
-    units: dict[str, set[str]] = {}
-    for column in columns:
-        for key, beside in column.strips.items():
-            units.setdefault(key, set()).add(beside.strip.scale)
-    several = {key for key, scales in units.items() if len(scales) > 1}
-    return [
-        replace(
-            column,
-            strips={
-                key: _instead(beside) if key in several else beside
-                for key, beside in column.strips.items()
-            },
-        )
-        for column in columns
-    ]
-
-
-def _instead(beside: Beside) -> Beside:
-    twin = beside.untrained
-    return replace(
-        beside,
-        strip=beside.strip.instead or beside.strip,
-        untrained=twin if twin is None else twin.instead or twin,
-    )
+    words = ["number in a bar: its height, above the end of the axis"] if is_cut else []
+    words += ["pale: the interval includes 0"] if is_pale else []
+    return [" · ".join(words)] if words else []
 
 
 @dataclass(frozen=True)
@@ -159,13 +122,10 @@ class _Panel:
         return float(low), float(high)
 
 
-def _set_layers(
-    figure: go.Figure, column: int, n_layers: int, *, n_columns: int, words: float
-) -> None:
+def _set_layers(figure: go.Figure, column: int, n_layers: int, *, n_columns: int) -> None:
     """Give a column its axis of layers, and shade the second half."""
-    width = (1 - words) / n_columns
-    left = words + (column - 1) * width
-    domain = [left + (0 if n_columns == 1 else 0.03), min(1.0, left + width)]
+    left, width = (column - 1) / n_columns, 1 / n_columns
+    domain = [left + (0.03 if column > 1 else 0), left + width]
     step = layer_step(n_layers)
     axis = {"range": [-0.6, n_layers - 0.4], "showgrid": False, "zeroline": False}
     figure.update_xaxes(**axis, dtick=step, tick0=0, domain=domain, col=column)
@@ -179,10 +139,10 @@ def _set_layers(
     last.title.text = "layer"
 
 
-def _write(figure: go.Figure, columns: Sequence[Column], keys: Sequence[str]) -> None:
+def _write(figure: go.Figure, columns: Sequence[Column], keys: Sequence[str], room: float) -> None:
     """Write titles and what is measured on the left, and the claims there or above each panel."""
     is_one = len(columns) == 1
-    _, n_characters = _WORDS[len(columns)]
+    n_characters = _WORDS[len(columns)]
     for row, key in enumerate(keys, 1):
         found = [column.strips.get(key) for column in columns]
         first = next(beside for beside in found if beside is not None)
@@ -193,11 +153,11 @@ def _write(figure: go.Figure, columns: Sequence[Column], keys: Sequence[str]) ->
             words += [escape(line) for line in _wrapped(first.claim, n_characters, 5)]
         _, top = _Panel(figure, row, 1).heights
         left: dict[str, Any] = {"x": 0, "xanchor": "left", "y": top, "yanchor": "top"}
-        _annotate(figure, "<br>".join(words), **left)
+        _annotate(figure, "<br>".join(words), xshift=-room, **left)
         for i, beside in enumerate(found, 1):
             if is_one or beside is None:
                 continue
-            lines = _wrapped(beside.claim, _ABOVE[len(columns)], 2)
+            lines = _wrapped(beside.claim, *_ABOVE[len(columns)])
             text = _linked("<br>".join(map(escape, lines)), beside.link)
             x = next(figure.select_xaxes(row=row, col=i)).domain[0]
             above = {"x": x, "xanchor": "left", "y": top, "yanchor": "bottom"}
@@ -205,7 +165,8 @@ def _write(figure: go.Figure, columns: Sequence[Column], keys: Sequence[str]) ->
     if not is_one:
         for i, column in enumerate(columns, 1):
             x = next(figure.select_xaxes(row=1, col=i)).domain[0]
-            above = {"x": x, "xanchor": "left", "y": 1, "yanchor": "bottom", "yshift": 30}
+            shift = 14 * _ABOVE[len(columns)][1] + 4
+            above = {"x": x, "xanchor": "left", "y": 1, "yanchor": "bottom", "yshift": shift}
             _annotate(figure, f"<b>{escape(column.name)}</b>", **above)
 
 
@@ -268,6 +229,7 @@ def _draw(panel: _Panel, beside: Beside, ends: tuple[float, float], *, n_layers:
         _draw_bars(panel, beside, ends, is_narrow=n_layers > _MANY)
     else:
         _draw_lines(panel, beside)
+    panel.figure.update_yaxes(showticklabels=panel.is_first, **panel.at)  # all have one scale
 
 
 def _draw_lines(panel: _Panel, beside: Beside) -> None:
@@ -394,7 +356,6 @@ def _draw_grid(panel: _Panel, strip: Strip, ends: tuple[float, float]) -> None:
     panel.figure.update_yaxes(
         tickvals=[*range(0, len(names) - 1, step), len(names) - 1],
         ticktext=[*names[: len(names) - 1 : step], names[-1]],
-        showticklabels=panel.is_first,
         showgrid=False,
         **panel.at,
     )

@@ -10,7 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.errors import RunError
-from interp.figures.glance import MOST_COLUMNS, Beside, Column, draw_glance
+from interp.figures.columns import Beside, Column
+from interp.figures.glance import MOST_COLUMNS, draw_glance
 from interp.figures.strips import STRIPS, Strip, StripOf
 from interp.figures.words import called, counted
 from interp.runs.evidence import UNTRAINED
