@@ -1,17 +1,49 @@
 """What a run would take: a table with one line for each analysis, and what it leaves out."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from interp.cli.terminal import note
+from interp.cli.terminal import note, out, say, say_json
 from interp.figures.words import duration
 
 if TYPE_CHECKING:
-    from interp.runs import CellCost
+    from interp.runs import CellCost, Study
+    from interp.runs.outlook import ModelOutlook, Outlook
+
+
+def plan(study: "Study", assume: str, *, n_workers: int, never_loads: bool, as_json: bool) -> None:
+    """Print what a study would cost, timed on models that are loaded, reckoned of all others."""
+    from interp.runs import estimate_costs
+    from interp.runs.machines import Assumptions
+    from interp.runs.outlook import outlooks, why_without
+
+    assumed = Assumptions.of(assume)
+    why = {
+        name: "as asked" if never_loads else why_without(name)
+        for name in dict.fromkeys(study.models)
+    }
+    timed = tuple(name for name in study.models if not why[name])
+    costs = estimate_costs(replace(study, models=timed), n_workers=n_workers) if timed else []
+    large = tuple(name for name in study.models if why[name])
+    reckoned = outlooks(replace(study, models=large), assumed) if large else []
+    if as_json:
+        said = [asdict(cost) for cost in costs]
+        say_json(
+            said if not large else {"timed": said, "reckoned": [e.to_json() for e in reckoned]}
+        )
+        return
+    print_plan(costs, out, n_workers=n_workers)
+    for each in reckoned:
+        print_outlook(each, why[each.model], out)
+    if reckoned:
+        measured = ", ".join(assumed.measured_here)
+        here = f"; measured here: {measured}" if measured else ""
+        note(f"Times are arithmetic, good to a factor of two; --assume changes what it is of{here}")
 
 
 def print_plan(costs: "Sequence[CellCost]", console: Console, *, n_workers: int = 1) -> None:
@@ -45,8 +77,7 @@ def _table(costs: "Sequence[CellCost]", n_workers: int) -> Table:
         counts = [str(cost.n_prompts), str(cost.n_shards), f"{cost.forwards:.0f}"]
         sizes = [_size(cost.memory_mb), _size(cost.disk_mb)]
         table.add_row(cost.cell.name, *counts, _time(cost.seconds, n_workers), *sizes)
-    known = [cost.seconds for cost in costs if cost.seconds is not None]
-    seconds = sum(known) if len(known) == len(costs) else None
+    seconds = _sum([cost.seconds for cost in costs])
     forwards = f"{sum(cost.forwards for cost in costs):.0f}"
     most = _size(max(cost.memory_mb for cost in costs))
     disk = _size(float(sum(cost.disk_mb for cost in costs)))
@@ -54,9 +85,60 @@ def _table(costs: "Sequence[CellCost]", n_workers: int) -> Table:
     return table
 
 
+def print_outlook(outlook: "ModelOutlook", why: str, console: Console) -> None:
+    """Print a table for each task on a model that was not loaded, and where it could run."""
+    say(f"{outlook.model}, not loaded ({why}): {outlook.about}")
+    for machine in outlook.machines:
+        refused = f"; {machine.why_not}" if machine.why_not else ""
+        say(f"  {machine.name}: {machine.about}{refused}")
+    for task, cells in groupby(outlook.cells, key=lambda each: each.cost.cell.task):
+        own = [*cells]
+        planned = [each for each in own if not each.cost.why_not]
+        if planned:
+            say(f"{outlook.model} · {task}: {planned[0].cost.example}")
+            console.print(_outlook_table(planned, [m.name for m in outlook.machines]))
+        for each in own:
+            name = each.cost.cell.name
+            if each.cost.why_not:
+                note(f"{name} is skipped: {each.cost.why_not}")
+            elif each.cost.left_out:
+                note(f"{name} leaves out: {each.cost.left_out}")
+
+
+def _outlook_table(cells: "Sequence[Outlook]", machines: Sequence[str]) -> Table:
+    table = Table("analysis", box=None, pad_edge=False)
+    for name in ("prompts", "shards", "forwards", *machines, "disk reads", "memory", "disk"):
+        table.add_column(name, justify="right")
+    for each in cells:
+        cost = each.cost
+        times = [_time(each.seconds[name], 1) for name in machines]
+        sizes = map(_size, (each.read_mb, cost.memory_mb, cost.disk_mb))
+        counts = (str(cost.n_prompts), str(cost.n_shards), f"{cost.forwards:.0f}")
+        table.add_row(cost.cell.name, *counts, *times, *sizes)
+    in_all = [_sum([each.seconds[name] for each in cells]) for name in machines]
+    table.add_row(
+        "in all",
+        "",
+        "",
+        f"{sum(each.cost.forwards for each in cells):.0f}",
+        *[_time(seconds, 1) for seconds in in_all],
+        _size(sum(each.read_mb for each in cells)),
+        _size(max(each.cost.memory_mb for each in cells)),
+        _size(sum(each.cost.disk_mb for each in cells)),
+    )
+    return table
+
+
 def _time(seconds: float | None, n_workers: int) -> str:
     return "–" if seconds is None else duration(seconds / n_workers)
 
 
+def _sum(seconds: Sequence[float | None]) -> float | None:
+    known = [each for each in seconds if each is not None]
+    return sum(known) if len(known) == len(seconds) else None
+
+
 def _size(mb: float) -> str:
+    if mb >= 1e6:
+        return f"{mb / 1e6:.1f} TB"
     return f"{mb / 1000:.1f} GB" if mb >= 1000 else f"{mb:.1f} MB" if mb < 10 else f"{mb:.0f} MB"

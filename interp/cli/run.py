@@ -1,17 +1,17 @@
 """`interp run` runs a study into a folder, or says what it would cost."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from interp.cli.own import check_own
-from interp.cli.plan import print_plan
+from interp.cli.plan import plan, print_plan
 from interp.cli.progress import watching
 from interp.cli.results import print_results
 from interp.cli.study import StudyFlags, parse_columns, parse_on, study_of
-from interp.cli.terminal import err, is_verbose, out, say, say_json
+from interp.cli.terminal import err, is_verbose, say, say_json
+from interp.errors import RunError
 from interp.runs.folder import Cell
 
 if TYPE_CHECKING:
@@ -81,6 +81,13 @@ Budget = Annotated[
     typer.Option(help="Minutes that a run without named analyses may take (default: 10), or none."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and its cost.")]
+NoWeights = Annotated[
+    bool, typer.Option("--no-weights", help="With --dry-run: load no model, reckon from configs.")
+]
+Assume = Annotated[
+    str | None,
+    typer.Option(help="With --dry-run: KEY=VALUE,… of machines, such as gpu_memory=141,disk=5"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
 
@@ -107,6 +114,8 @@ def run(
     budget: Budget = None,
     against: Against = None,
     dry_run: DryRun = False,
+    no_weights: NoWeights = False,
+    assume: Assume = None,
     as_json: AsJson = False,
 ) -> None:
     """Run analyses into a run folder; call again to resume. Ctrl-C once finishes what is under way.
@@ -116,9 +125,12 @@ def run(
     interp run --model my-model --task my.jsonl --analysis layer_skip --set layer_skip.part=mlp
     interp run --model tuned --against base --task my.jsonl --analysis depth_map
     interp run study.toml --workers 2
+    interp run --model my-70b --task two-hop --dry-run --assume gpu_memory=141
     """
     keys = None if columns is None else parse_columns(columns)
     only = parse_on(on) if on else None
+    if not dry_run and (no_weights or assume is not None):
+        raise RunError("--no-weights or --assume given; they are for --dry-run")
     flags = StudyFlags(
         model, task, n, seed, dtype, device_map, chat or None, keys, space, budget, only, against
     )
@@ -126,7 +138,7 @@ def run(
     _hide_loading_bars()
     check_own(asked)
     if dry_run:
-        _print_costs(asked, n_workers=workers, as_json=as_json)
+        plan(asked, assume or "", n_workers=workers, never_loads=no_weights, as_json=as_json)
         return
     kept = None if no_store else store or str(folder.parent / "store")
     how: dict[str, Any] = {"store": kept, "workers": workers, "ray": ray, "gpus": gpus}
@@ -167,13 +179,3 @@ def _print_cells(cells: dict[str, dict[str, Any]], folder: Path) -> None:
     n_finished = sum(cell["status"] == "ok" for cell in cells.values())
     how = f"; look at them with `interp report {folder}` or `interp view {folder}`"
     say(f"{n_finished} finished in {folder}{how if n_finished else ''}")
-
-
-def _print_costs(study: "Study", *, n_workers: int, as_json: bool) -> None:
-    from interp.runs import estimate_costs
-
-    costs = estimate_costs(study, n_workers=n_workers)
-    if as_json:
-        say_json([asdict(cost) for cost in costs])
-        return
-    print_plan(costs, out, n_workers=n_workers)

@@ -224,7 +224,7 @@ def _from_pretrained(
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise _why_not_loaded(source, error, is_code_trusted=trust_remote_code) from None
+        raise why_not_loaded(source, error, is_code_trusted=trust_remote_code) from None
     _refuse_other_keys(source, info)
     _refuse_not_finite(source, module)
     loaded: PreTrainedModel = module
@@ -258,11 +258,11 @@ def _gguf_path(source: str, revision: str | None) -> Path:
     try:
         found = cached_file(repository, file, revision=revision)
     except OSError as error:
-        raise _why_not_loaded(repository, error) from None
+        raise why_not_loaded(repository, error) from None
     return Path(str(found))
 
 
-def _why_not_loaded(source: str, error: Exception, *, is_code_trusted: bool = True) -> ModelError:
+def why_not_loaded(source: str, error: Exception, *, is_code_trusted: bool = True) -> ModelError:
     """Return, in one line, what is wrong with a checkpoint and what to do about it."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:

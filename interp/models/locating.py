@@ -34,10 +34,13 @@ def file_on_hub(source: str) -> tuple[str, str] | None:
     return found["repository"], found["file"]
 
 
-def locate(name: str) -> str:
-    """Return the folder, GGUF file or hub id of a name; raise ModelError if it can name none."""
+def locate(name: str, *, needs_weights: bool = True) -> str:
+    """Return the folder, GGUF file or hub id of a name; raise ModelError if it can name none.
+
+    A folder must hold weights, unless it `needs_weights` no more than a config.json.
+    """
     if twin := UNTRAINED.fullmatch(name):
-        return locate(twin["base"])
+        return locate(twin["base"], needs_weights=needs_weights)
     shipped, path = shipped_models(), Path(name)
     if name in shipped:
         return str(shipped[name])
@@ -55,7 +58,7 @@ def locate(name: str) -> str:
         what_there_is = f"{shipped_or_near(name)}, a hub id (owner/name), or a folder"
         raise UnknownModelError(f"there is no folder {name}{nearest(name)}; {what_there_is}")
     if path.is_dir() and not (path / ADAPTER).is_file():
-        return _only_gguf(path) or name
+        return _only_gguf(path, needs_weights=needs_weights) or name
     return name
 
 
@@ -73,7 +76,7 @@ def _fetched(name: str) -> str:
     return str(folder_of(name))
 
 
-def _only_gguf(folder: Path) -> str:
+def _only_gguf(folder: Path, *, needs_weights: bool) -> str:
     """Return the one GGUF file of a folder without other weights; "" if it has those.
 
     Raises ModelError if the folder is no model's, and for several files.
@@ -92,7 +95,7 @@ def _only_gguf(folder: Path) -> str:
         raise ModelError(
             f"folder {folder} has no config.json; a Hugging Face model folder is needed"
         )
-    if not weights:
+    if not weights and needs_weights:
         what_there_is = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise ModelError(f"folder {folder} has no weights; there is {what_there_is}")
     return ""

@@ -23,6 +23,14 @@ def tokens_at_once(device: torch.device, *, d_model: int, dtype: torch.dtype) ->
         return CPU_TOKENS
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return tokens_held(free, d_model=d_model, dtype=dtype)
+
+
+def tokens_held(free: float, *, d_model: int, dtype: torch.dtype) -> int:
+    """Return how many tokens a block of this width runs at once on a GPU with so many bytes free.
+
+    What a quarter of them holds, as a power of two.
+    """
     bytes_held = _NUMBERS_HELD * d_model * dtype.itemsize
     return max(CPU_TOKENS, 1 << int(math.log2(max(free / 4 / bytes_held, 1))))
 

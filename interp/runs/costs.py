@@ -109,17 +109,21 @@ class Pricing:
         return Offer(planned, cost)
 
 
+def working_mb(model: Model, batches: Sequence[TokenBatch], costs: Sequence[Cost]) -> float:
+    """Return what is held at once besides weights: a clean pass, and what the analysis adds."""
+    n_recorded = (3 * model.n_layers + 1) * model.d_model  # numbers of a clean pass, per token
+    clean = n_recorded * max(batch.tokens.numel() for batch in batches)
+    return 4 * (clean + max(cost.held for cost in costs)) / 1e6
+
+
 def _memory_mb(model: Model, batches: Sequence[TokenBatch], costs: Sequence[Cost]) -> float:
-    """Return what is held at once: a clean pass and what the analysis adds to what is held now.
+    """Return what is held at once: what the analysis needs, and what is held now.
 
     That is the process with its libraries and weights, or, of an accelerator's memory, the weights.
     """
-    n_recorded = (3 * model.n_layers + 1) * model.d_model  # numbers of a clean pass, per token
-    clean = n_recorded * max(batch.tokens.numel() for batch in batches)
-    most = max(cost.held for cost in costs)
     weights_mb = float(model.module.get_memory_footprint()) / 1e6
     held_mb = max(resident_mb(), weights_mb) if model.device.type == "cpu" else weights_mb
-    return held_mb + 4 * (clean + most) / 1e6
+    return held_mb + working_mb(model, batches, costs)
 
 
 def _example_of(model: Model, batch: TokenBatch) -> str:

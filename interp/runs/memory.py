@@ -29,6 +29,15 @@ def resident_mb() -> float:
     return int(held.split()[1]) * 1024 / 1e6
 
 
+def free_mb() -> float:
+    """Return what the system could give to processes now, in MB; 0 if it does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) / 1e3
+    except (OSError, StopIteration):
+        return 0.0
+
+
 def peak_mb() -> int:
     """Return the most that the process has held, in MB; 0 if the system does not tell."""
     try:

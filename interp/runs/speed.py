@@ -66,13 +66,20 @@ class Speed:
         once = max(costs, key=lambda cost: cost.once, default=None)
         return seconds + (once.once * self._pace(shards[0].tokens.shape[1]).each if once else 0.0)
 
-    def _seconds(self, cost: Cost, shard: TokenBatch) -> float:
-        more = cost.weight * (cost.forwards + (self.backward - 1) * cost.backwards)
-        n, there = shard.tokens.numel(), self._pace(shard.tokens.shape[1])
-        calls = more / max(1, self.tokens // n)  # no call holds less than a shard
-        readings = max(1.0, cost.logits / self.rows)
+    def calls(self, cost: Cost, shard: TokenBatch) -> float:
+        """Return how many calls of all blocks a shard takes, besides its clean pass."""
         if cost.pieces is not None:
-            calls = readings = float(cost.pieces)
+            return float(cost.pieces)
+        at_once = max(1, self.tokens // shard.tokens.numel())  # no call holds less than a shard
+        return self._more(cost) / at_once
+
+    def _more(self, cost: Cost) -> float:
+        return cost.weight * (cost.forwards + (self.backward - 1) * cost.backwards)
+
+    def _seconds(self, cost: Cost, shard: TokenBatch) -> float:
+        more, calls = self._more(cost), self.calls(cost, shard)
+        n, there = shard.tokens.numel(), self._pace(shard.tokens.shape[1])
+        readings = max(1.0, cost.logits / self.rows) if cost.pieces is None else calls
         seconds = there.seconds(n, calls=1)
         seconds += there.seconds(n * more, calls=calls) if more else 0.0
         return seconds + (self.logits.seconds(cost.logits, calls=readings) if cost.logits else 0.0)

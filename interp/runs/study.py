@@ -128,8 +128,11 @@ class Study:
             drawn = fewer
         return [drawn, *reversed(parts)]
 
-    def check(self) -> dict[str, Task]:
-        """Return the study's tasks; raise for names and values that do not exist."""
+    def check(self, *, needs_weights: bool = True) -> dict[str, Task]:
+        """Return the study's tasks; raise for names and values that do not exist.
+
+        Folders of models must hold weights, unless a plan `needs_weights` of none.
+        """
         if self.budget is not None and not self.only_fitting:
             raise RunError("a budget and named analyses given; those are never shrunk")
         for what, names in (("model", self.models), ("task", self.tasks)):
@@ -141,18 +144,18 @@ class Study:
             for task in tasks:
                 _check_known("task", task, self.tasks)
         for name in self.models:
-            locate(name)
+            locate(name, needs_weights=needs_weights)
         if self.against:
-            self._check_against()
+            self._check_against(needs_weights=needs_weights)
         check_dtype(self.dtype)
         check_space(self.space)
         if self.n is not None and self.n < 1:
             raise TaskError(f"{self.n} prompts asked for; at least 1 is needed")
         return {name: self.load_task(name) for name in self.tasks}
 
-    def _check_against(self) -> None:
+    def _check_against(self, *, needs_weights: bool) -> None:
         """Raise where the second model has a name of none, or nothing compares it."""
-        locate(self.against)
+        locate(self.against, needs_weights=needs_weights)
         names = [Cell.parse("", "", name).analysis for name in self.analyses]
         if not any(analysis_class(n, file=self.files.get(n, "")).names_other for n in names):
             of_two = [name for name, each in find_analyses().items() if each.names_other]

@@ -16,10 +16,11 @@ from torch.utils.hooks import RemovableHandle
 
 def find_experts(mlp: nn.Module | None) -> nn.Module | None:
     """Return the module in an MLP that holds all experts and is told which to mix, or None."""
-    return None if mlp is None else next(filter(_holds_experts, mlp.modules()), None)
+    return None if mlp is None else next(filter(holds_experts, mlp.modules()), None)
 
 
-def _holds_experts(module: nn.Module) -> bool:
+def holds_experts(module: nn.Module) -> bool:
+    """Tell whether a module holds all experts, as one tensor each, and is told which to mix."""
     parameters = [*module.parameters(recurse=False)]
     n_experts = getattr(module, "num_experts", None)
     return (
