@@ -48,6 +48,7 @@ class _Parameters:
     def __init__(self, module: nn.Module) -> None:
         self.named = dict(module.named_parameters(remove_duplicate=False))
         self.spans = {name: _span(p) for name, p in self.named.items() if not p.is_meta}
+        self.is_offloaded = any(hasattr(each, "_hf_hook") for each in module.modules())
         self.is_quantized = bool(getattr(module, "is_quantized", False))
 
     def checked(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
@@ -71,7 +72,7 @@ class _Parameters:
         return nn.Parameter(given.detach().to(own.device), requires_grad=False)
 
     def _why_not(self, name: str, own: nn.Parameter) -> str:
-        if own.is_meta:
+        if own.is_meta and self.is_offloaded:
             return "it is not in memory (offloaded)"
         is_plain = type(own.data) is Tensor and own.is_floating_point()
         if self.is_quantized or not is_plain:
@@ -79,6 +80,8 @@ class _Parameters:
         for other, parameter in self.named.items():
             if other != name and parameter is own:
                 return f"it is tied to {other!r}"
+        if own.is_meta:  # of a model without weights
+            return ""
         device, first, last = self.spans[name]
         for other, (where, start, end) in self.spans.items():
             if other != name and where == device and start < last and first < end:

@@ -7,6 +7,7 @@ those in front of it; a call of all blocks reads their weights from memory, or f
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from math import ceil
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from interp.sweeps.lens import rows_at_once
 
 _OF_FLOAT32 = 15.0  # times as long as bf16 takes on the tensor cores of a GPU
 _FILLED = 0.8  # of GPUs' memory, that weights may fill
+_LONG = 0.03  # seconds of a product, after which no larger one is timed
 _BACKWARD = 2.0  # forward passes that a backward pass takes
 
 Positive = Annotated[float, AtLeast(1e-6)]
@@ -76,9 +78,7 @@ class Assumptions:
         if known.memory is None:
             known = replace(known, memory=max(free_mb() / 1e3, 1e-3))
         if known.cpu_speed is None:
-            a, b = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-            seconds = _best(lambda: a @ b, clock)
-            known = replace(known, cpu_speed=2 * 512 * 1024**2 / seconds / 1e12)
+            known = replace(known, cpu_speed=_product(dtype, clock) / 1e12)
         if known.cpu_bandwidth is None:
             much = torch.ones(1 << 24)
             known = replace(known, cpu_bandwidth=much.nbytes / _best(much.sum, clock) / 1e9)
@@ -88,6 +88,18 @@ class Assumptions:
     def measured_here(self) -> tuple[str, ...]:
         """Return the names of what is not given."""
         return tuple(each.name for each in fields(self) if getattr(self, each.name) is None)
+
+
+def _product(dtype: torch.dtype, clock: Callable[[], float]) -> float:
+    """Return the FLOP/s of a matrix product, the largest of three that takes no long time."""
+    flops = 0.0
+    for size in (256, 512, 1024):
+        rows, weight = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+        seconds = _best(partial(torch.nn.functional.linear, rows, weight), clock)
+        flops = 2 * size**3 / seconds
+        if seconds > _LONG:
+            break
+    return flops
 
 
 def _best(work: Callable[[], object], clock: Callable[[], float]) -> float:

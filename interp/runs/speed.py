@@ -68,8 +68,8 @@ class Speed:
 
     def calls(self, cost: Cost, shard: TokenBatch) -> float:
         """Return how many calls of all blocks a shard takes, besides its clean pass."""
-        if cost.pieces is not None:
-            return float(cost.pieces)
+        if cost.pieces is not None or not cost.forwards:
+            return float(cost.pieces or 0) if cost.forwards else 0.0
         at_once = max(1, self.tokens // shard.tokens.numel())  # no call holds less than a shard
         return self._more(cost) / at_once
 
@@ -79,7 +79,7 @@ class Speed:
     def _seconds(self, cost: Cost, shard: TokenBatch) -> float:
         more, calls = self._more(cost), self.calls(cost, shard)
         n, there = shard.tokens.numel(), self._pace(shard.tokens.shape[1])
-        readings = max(1.0, cost.logits / self.rows) if cost.pieces is None else calls
+        readings = float(cost.pieces or max(1.0, cost.logits / self.rows))
         seconds = there.seconds(n, calls=1)
         seconds += there.seconds(n * more, calls=calls) if more else 0.0
         return seconds + (self.logits.seconds(cost.logits, calls=readings) if cost.logits else 0.0)

@@ -106,10 +106,11 @@ def require_hiding(model: Model, shard: TokenBatch) -> None:
     A block's output at the second must not depend on the first token's keys and values where they
     are hidden.
     """
-    recording = model.record(shard).of(shard.tokens[:1, :2])
+    whole = model.record(shard)
+    recording = whole.of(whole.tokens[:1, :2])
     generator = torch.Generator().manual_seed(0)
     resid = torch.randn(1, 2, model.d_model, generator=generator).to(
-        shard.tokens.device, model.dtype
+        recording.tokens.device, model.dtype
     )
     hidden = torch.tensor([[[True, False]]], device=resid.device)
     for layer in range(model.n_layers):
