@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -20,28 +20,48 @@ def sites(
     model: Annotated[str, typer.Argument(help="Model name, folder, GGUF file or Hugging Face id.")],
     revision: Revision = None,
     trust_remote_code: TrustCode = False,
+    no_weights: Annotated[
+        bool, typer.Option("--no-weights", help="Load no model; go by its configuration.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the places of a model: shapes, what can be read and written, and why not.
 
+    A model whose weights are not here, or are more than a third of the free memory, is not loaded:
+    places are those of its configuration, and it is not tried on weights that they can be written.
     With --json, one object for each layer's places, with the module that computes it.
 
     Example: interp sites zoo/hops-4l
     """
     import transformers
 
-    import interp
-    from interp.models.places import places
+    from interp.runs.outlook import why_without
 
     transformers.utils.logging.disable_progress_bar()
+    how: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    why = "as asked" if no_weights else why_without(model, revision=revision)
     with err.status("loading", spinner="dots"):
-        loaded = interp.load_model(model, revision=revision, trust_remote_code=trust_remote_code)
-        found = places(loaded)
+        found, n_layers = _places(model, is_loaded=not why, **how)
     if as_json:
-        say_json({"model": loaded.name, "sites": [vars(place) for place in found]})
+        say_json({"model": model, "not_loaded": why, "sites": [vars(place) for place in found]})
         return
-    say(f"{loaded.name}: {loaded.n_layers} layers (r: can be read, w: can be written)")
-    out.print(_table(found, n_layers=loaded.n_layers))
+    tried = f"; not loaded, {why}: w is not tried" if why else ""
+    say(f"{model}: {n_layers} layers (r: can be read, w: can be written{tried})")
+    out.print(_table(found, n_layers=n_layers))
+
+
+def _places(name: str, *, is_loaded: bool, **how: Any) -> "tuple[list[SiteFacts], int]":
+    """Return a model's places and its number of layers, from its weights or its configuration."""
+    from interp.models import load_model
+    from interp.models.places import places
+    from interp.models.weightless import NoNumbers, without_weights
+
+    if is_loaded:
+        model = load_model(name, **how)
+        return places(model), model.n_layers
+    with NoNumbers():  # type: ignore[no-untyped-call]
+        planned = without_weights(name, **how)
+        return places(planned), planned.n_layers
 
 
 def _table(found: "Sequence[SiteFacts]", *, n_layers: int) -> Table:

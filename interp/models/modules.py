@@ -69,8 +69,11 @@ class Modules:
 
     def two_tokens(self) -> Tensor:
         """Return two tokens [1 2] that are not padding, about which transformers would warn."""
-        padding = getattr(self.config, "pad_token_id", None)
-        return torch.full((1, 2), int(padding == 0), dtype=torch.long, device=self.stock.device)
+        return torch.tensor(self.two_ids(), dtype=torch.long, device=self.stock.device)
+
+    def two_ids(self) -> list[list[int]]:
+        """Return the ids of two such tokens, as one row."""
+        return [[int(getattr(self.config, "pad_token_id", None) == 0)] * 2]
 
     def run_two_tokens(self) -> Tensor:
         """Return the stock model's logits of two tokens."""

@@ -52,7 +52,7 @@ def places(model: Model) -> list[SiteFacts]:
         seen: dict[Site, Tensor] = {}
         for kinds in (BLOCK_KINDS, INNER_KINDS):
             read = [site for site in sites if site.kind in kinds and not unread[site]]
-            seen |= model.forward(model.modules.two_tokens().tolist(), capture=read).activations
+            seen |= model.forward(model.modules.two_ids(), capture=read).activations
     paths = {id(module): path for path, module in model.module.named_modules()}
     return [
         SiteFacts(

@@ -60,7 +60,7 @@ class ModelOutlook:
         return {"model": self.model, "about": self.about, "machines": machines, "cells": cells}
 
 
-def why_without(name: str) -> str:
+def why_without(name: str, *, revision: str | None = None) -> str:
     """Return why a dry run does not load a model's weights; "" if it does.
 
     It does not where they are not on this machine, and where they are more than a third of the
@@ -70,7 +70,7 @@ def why_without(name: str) -> str:
     source = locate(base, needs_weights=False)
     if source.endswith(GGUF) or (Path(source) / ADAPTER).is_file():
         return ""
-    n_bytes, free = headers_of(source).n_bytes, 1e6 * free_mb()
+    n_bytes, free = headers_of(source, revision).n_bytes, 1e6 * free_mb()
     if not n_bytes:
         return "its weights are not on this machine"
     if free and n_bytes > free / _PART:

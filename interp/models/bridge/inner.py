@@ -219,7 +219,7 @@ def _why_not_scores(seen: _Seen, config: Any) -> str:  # noqa: ARG001
     scores, pattern = seen.hooked["attn_scores"].float(), seen.hooked.get("pattern")
     if pattern is None or scores.shape != pattern.shape:
         return "its shape is not the pattern's"
-    if is_near(scores, pattern):
+    if not scores.is_meta and is_near(scores, pattern):  # without numbers all are near
         return "it holds the pattern: the softmax is already taken"
     whole = pattern.float() / pattern.float().sum(
         -1, keepdim=True
