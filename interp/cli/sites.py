@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interp.cli.options import AsJson, Revision, TrustCode
-from interp.cli.terminal import err, out, say, say_json
+from interp.cli.terminal import err, note, out, say, say_json
 from interp.figures.words import layers_named
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def sites(
     """List the places of a model: shapes, what can be read and written, and why not.
 
     A model whose weights are not here, or are more than a third of the free memory, is not loaded:
-    places are those of its configuration, and it is not tried on weights that they can be written.
+    places are then those of its configuration, and are not proven by passes.
     With --json, one object for each layer's places, with the module that computes it.
 
     Example: interp sites zoo/hops-4l
@@ -43,10 +43,12 @@ def sites(
     with err.status("loading", spinner="dots"):
         found, n_layers = _places(model, is_loaded=not why, **how)
     if as_json:
-        say_json({"model": model, "not_loaded": why, "sites": [vars(place) for place in found]})
+        is_proven = {"is_proven": not why}
+        say_json({"model": model, **is_proven, "sites": [vars(place) for place in found]})
         return
-    tried = f"; not loaded, {why}: w is not tried" if why else ""
-    say(f"{model}: {n_layers} layers (r: can be read, w: can be written{tried})")
+    say(f"{model}: {n_layers} layers (r: can be read, w: can be written)")
+    if why:
+        note(f"not loaded ({why}): none of this is proven by passes, as it is with weights")
     out.print(_table(found, n_layers=n_layers))
 
 

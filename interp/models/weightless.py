@@ -39,7 +39,8 @@ from interp.replay import Recording, Work
 from interp.sites import Site
 from interp.tasks.batch import TokenBatch, as_prompts
 
-_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "layer_types")
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_EACH_LAYER = ("layer_types", "layers_block_type", "hybrid_override_pattern")
 _BESIDES = 0.02  # of its numbers that a checkpoint may hold more or less: buffers, padding
 _META = torch.device("meta")
 _aten = torch.ops.aten
@@ -166,7 +167,7 @@ def _config_of(source: str, revision: str | None, **how: Any) -> Any:
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise why_not_loaded(source, error, is_code_trusted=how["trust_remote_code"]) from None
     own_name = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    if not _has_key(given, (*_LAYERS, own_name)):
+    if not _has_key(given, (*_LAYERS, *_EACH_LAYER, own_name)):
         raise ModelError(f"{source}: config.json names no number of layers ({own_name})")
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{source} has quantised weights; only loading it says what they take")
