@@ -200,7 +200,8 @@ class _Rates:
             about, name = f"{known.gpu_memory:.4g} GB, {text}", "1 GPU"
             why_not = "" if of_each <= n else "they do not fit"
             if both:
-                about, name = f"{n_workers} workers with {n} each", f"{known.gpus} GPUs"
+                about = f"{counted(n_workers, 'worker')} with {n} each"
+                name = f"{known.gpus} GPUs"
                 why_not = "" if n_workers else f"they fill {of_each}"
             both.append(Machine(name, speed, held, room, about, max(1, n_workers), why_not=why_not))
         return both if known.gpus > 1 else both[:1]

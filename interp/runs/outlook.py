@@ -138,7 +138,7 @@ class _Planner(Worker):
         working = working_mb(model, own, costs)
         gpu = next(machine for machine in machines if machine.name == "1 GPU")
         seconds = {machine.name: _seconds(machine, costs, own, working) for machine in machines}
-        read = sum(_read_mb(machine, costs, own) for machine in machines)
+        read = sum(_read_mb(m, costs, own) for m in machines if seconds[m.name] is not None)
         return Outlook(replace(cost, memory_mb=gpu.weights_mb + working), seconds, read)
 
     def _load(self, name: str) -> WeightlessModel:
@@ -157,10 +157,11 @@ class _Planner(Worker):
 
     def _about(self, model: WeightlessModel) -> str:
         sizes = model.sizes
-        used = f", a token uses {sizes.used / 1e9:.3g} of them" if sizes.used < sizes.blocks else ""
+        used = f", of which a token uses {(sizes.used + sizes.others) / 1e9:.3g} billion"
         words = "; it has no tokenizer: a token for every word and mark is assumed"
         return (
-            f"{model.n_layers} layers, {sizes.in_all / 1e9:.3g} billion weights{used}"
+            f"{model.n_layers} layers, {sizes.in_all / 1e9:.3g} billion weights"
+            f"{used if sizes.used < sizes.blocks else ''}"
             f"{words if getattr(self, '_has_assumed', False) else ''}"
         )
 
