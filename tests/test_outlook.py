@@ -1,6 +1,7 @@
 """What a dry run says of models that it does not load: from configurations and headers alone."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from interp.cli import app
+from interp.cli.terminal import out
 from interp.errors import AnalysisError, InterpError, ModelError
 from interp.models.places import places
 from interp.models.weightless import NoNumbers, without_weights
@@ -279,3 +281,18 @@ def test_an_index_counts_shards_that_are_not_there(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(ModelError, match="is not an index"):
         why_without(str(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "llama-3.1-70b", "qwen3-235b-a22b"])
+def test_the_plans_of_the_docs_are_what_the_command_prints(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    monkeypatch.chdir(docs / "plans")
+    monkeypatch.setattr(out, "width", 200)
+    page = (docs / "scale.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"```text\n\$ (interp run --model {model} .*?)```", page, re.DOTALL)
+    asked, _, said = block.replace("\\\n", "").partition("\n")
+    done = CliRunner().invoke(app, asked.split()[1:])
+    assert [line.rstrip() for line in done.stdout.splitlines()] == said.splitlines()

@@ -43,7 +43,9 @@ def plan(study: "Study", assume: str, *, n_workers: int, never_loads: bool, as_j
     if reckoned:
         measured = ", ".join(assumed.measured_here)
         here = f"; measured here: {measured}" if measured else ""
-        note(f"Times are arithmetic, good to a factor of two; --assume changes what it is of{here}")
+        note(f"times are arithmetic, good to a factor of two; --assume changes what it is of{here}")
+        if study.budget is not None:
+            note("they are of all prompts: a budget shrinks nothing before a model is loaded")
 
 
 def print_plan(costs: "Sequence[CellCost]", console: Console, *, n_workers: int = 1) -> None:
@@ -112,7 +114,8 @@ def _outlook_table(cells: "Sequence[Outlook]", machines: Sequence[str]) -> Table
     for each in cells:
         cost = each.cost
         times = [_time(each.seconds[name], 1) for name in machines]
-        sizes = map(_size, (each.read_mb, cost.memory_mb, cost.disk_mb))
+        read = _size(each.read_mb) if each.read_mb else "–"
+        sizes = (read, _size(cost.memory_mb), _size(cost.disk_mb))
         counts = (str(cost.n_prompts), str(cost.n_shards), f"{cost.forwards:.0f}")
         table.add_row(cost.cell.name, *counts, *times, *sizes)
     in_all = [_sum([each.seconds[name] for each in cells]) for name in machines]

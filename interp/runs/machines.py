@@ -244,4 +244,4 @@ def _d_head(model: WeightlessModel) -> int:
 
 
 def _gb(mb: float) -> str:
-    return f"{mb / 1e3:.3g} GB"
+    return f"{mb / 1e3:.3g} GB" if mb >= 1e3 else f"{mb:.3g} MB"

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from interp.analysis import Cost
+from interp.errors import InterpError
 from interp.models.headers import headers_of
 from interp.models.locating import ADAPTER, GGUF, UNTRAINED, locate
 from interp.models.weightless import NoNumbers, WeightlessModel, without_weights
@@ -81,16 +82,30 @@ def why_without(name: str, *, revision: str | None = None) -> str:
 def outlooks(study: Study, assumed: Assumptions) -> list[ModelOutlook]:
     """Return what a study's cells would cost of models of which no weights are read.
 
-    A budget shrinks nothing. Raises before any work what a run raises, but for weights.
+    A budget shrinks nothing. Raises before any work what a run raises, but for weights; of several
+    models, the cells of one that cannot be built have the reason.
     """
     whole = replace(study, budget=None)
     whole.check(needs_weights=False)
     with NoNumbers(), torch.no_grad():  # type: ignore[no-untyped-call]
-        return [_Planner(whole, Path(), whole.dtype).outlook(m, assumed) for m in whole.models]
+        return [_outlook_of(whole, model, assumed) for model in whole.models]
+
+
+def _outlook_of(study: Study, model: str, assumed: Assumptions) -> ModelOutlook:
+    try:
+        return _Planner(study, Path(), study.dtype).outlook(model, assumed)
+    except InterpError as error:
+        if len(study.models) == 1:
+            raise
+        own = [cell for cell in study.cells() if cell.model == model]
+        cells = (Outlook(CellCost(cell, why_not=str(error)), {}) for cell in own)
+        return ModelOutlook(model, "it cannot be built", (), tuple(cells))
 
 
 class _Planner(Worker):
     """A worker that knows models without weights."""
+
+    _has_assumed = False  # what the tokens are
 
     def outlook(self, name: str, assumed: Assumptions) -> ModelOutlook:
         """Return what all cells of a model would cost."""
@@ -130,7 +145,7 @@ class _Planner(Worker):
             about = str(self._draw(planned.cell.model, planned.cell.task))
             left_out = ", ".join(filter(None, (about, usable.left_out)))
             pricing = Pricing(model, batches, [len(batches)], None)
-            (cost,) = (offer.cost for offer in list(pricing.offers(planned, usable, left_out))[:1])
+            whole = next(iter(pricing.offers(planned, usable, left_out)))
             own = [*usable.batches.values()]
             costs = [planned.analysis.cost(model, batch) for batch in own]
         except Exception as error:
@@ -139,7 +154,7 @@ class _Planner(Worker):
         gpu = next(machine for machine in machines if machine.name == "1 GPU")
         seconds = {machine.name: _seconds(machine, costs, own, working) for machine in machines}
         read = sum(_read_mb(m, costs, own) for m in machines if seconds[m.name] is not None)
-        return Outlook(replace(cost, memory_mb=gpu.weights_mb + working), seconds, read)
+        return Outlook(replace(whole.cost, memory_mb=gpu.weights_mb + working), seconds, read)
 
     def _load(self, name: str) -> WeightlessModel:
         if not isinstance(self._model, WeightlessModel) or self._model.name != name:
@@ -157,13 +172,17 @@ class _Planner(Worker):
 
     def _about(self, model: WeightlessModel) -> str:
         sizes = model.sizes
-        used = f", of which a token uses {(sizes.used + sizes.others) / 1e9:.3g} billion"
+        used = f", of which a token uses {_number(sizes.used + sizes.others)}"
         words = "; it has no tokenizer: a token for every word and mark is assumed"
         return (
-            f"{model.n_layers} layers, {sizes.in_all / 1e9:.3g} billion weights"
+            f"{model.n_layers} layers, {_number(sizes.in_all)} weights"
             f"{used if sizes.used < sizes.blocks else ''}"
-            f"{words if getattr(self, '_has_assumed', False) else ''}"
+            f"{words if self._has_assumed else ''}"
         )
+
+
+def _number(n: int) -> str:
+    return f"{n / 1e9:.3g} billion" if n >= 1e9 else f"{n / 1e6:.3g} million"
 
 
 def _seconds(
