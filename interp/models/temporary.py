@@ -48,7 +48,8 @@ class _Parameters:
     def __init__(self, module: nn.Module) -> None:
         self.named = dict(module.named_parameters(remove_duplicate=False))
         self.spans = {name: _span(p) for name, p in self.named.items() if not p.is_meta}
-        self.is_offloaded = any(hasattr(each, "_hf_hook") for each in module.modules())
+        is_hooked = any(hasattr(each, "_hf_hook") for each in module.modules())
+        self.has_numbers = is_hooked or not all(p.is_meta for p in self.named.values())
         self.is_quantized = bool(getattr(module, "is_quantized", False))
 
     def checked(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
@@ -72,7 +73,7 @@ class _Parameters:
         return nn.Parameter(given.detach().to(own.device), requires_grad=False)
 
     def _why_not(self, name: str, own: nn.Parameter) -> str:
-        if own.is_meta and self.is_offloaded:
+        if own.is_meta and self.has_numbers:
             return "it is not in memory (offloaded)"
         is_plain = type(own.data) is Tensor and own.is_floating_point()
         if self.is_quantized or not is_plain:
@@ -80,7 +81,7 @@ class _Parameters:
         for other, parameter in self.named.items():
             if other != name and parameter is own:
                 return f"it is tied to {other!r}"
-        if own.is_meta:  # of a model without weights
+        if not self.has_numbers:
             return ""
         device, first, last = self.spans[name]
         for other, (where, start, end) in self.spans.items():
