@@ -4,7 +4,8 @@
 built here, weights are random. It measures what matrix products and copies reach on this machine,
 then a stock forward, a forward with capture, the clean pass of a recording and the sweep over all
 skipped layers, each as a share of those ceilings, up to the longest prompt that fits; then how many
-variants of a prompt one block takes at once. `--model tiny --device cpu` is for tests.
+variants of a prompt one block takes at once. Models are dense or, as bamba-9b, hybrids. `--model
+tiny --device cpu` is for tests.
 """
 
 import gc
@@ -24,7 +25,7 @@ from interp.analyses.layer_skip import LayerSkip
 from interp.models import Model
 from interp.sites import Site
 
-CONFIGS: dict[str, tuple[str, dict[str, int | bool]]] = {
+CONFIGS: dict[str, tuple[str, dict[str, int | bool | list[int]]]] = {
     "llama-3.1-8b": (
         "llama",
         {
@@ -48,6 +49,37 @@ CONFIGS: dict[str, tuple[str, dict[str, int | bool]]] = {
         },
     ),
     "gpt2-xl": ("gpt2", {"n_embd": 1600, "n_layer": 48, "n_head": 25, "vocab_size": 50257}),
+    "bamba-9b": (  # a hybrid: three layers of attention, all others recurrent
+        "bamba",
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "attn_layer_indices": [9, 18, 27],
+            "mamba_n_heads": 128,
+            "mamba_d_head": 64,
+            "mamba_d_state": 256,
+            "vocab_size": 128256,
+        },
+    ),
+    "tiny-hybrid": (
+        "bamba",
+        {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "attn_layer_indices": [1],
+            "mamba_n_heads": 4,
+            "mamba_d_head": 16,
+            "mamba_d_state": 16,
+            "mamba_chunk_size": 8,
+            "vocab_size": 128,
+        },
+    ),
     "tiny": (
         "llama",
         {
@@ -67,7 +99,7 @@ _MOST_VARIANTS = 4096
 def main(
     model: Annotated[
         list[str] | None,
-        typer.Option(help=f"One of {', '.join(CONFIGS)}; without it all but tiny."),
+        typer.Option(help=f"One of {', '.join(CONFIGS)}; without it all but the tiny ones."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("benchmarks/results"),
     device: str = "cuda",
@@ -77,8 +109,8 @@ def main(
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     ceilings = _ceilings(device, dtype, size=8192 if device == "cuda" else 256)
     out.mkdir(parents=True, exist_ok=True)
-    for name in model or [name for name in CONFIGS if name != "tiny"]:
-        lengths = _LENGTHS if name != "tiny" else (16, 32)
+    for name in model or [name for name in CONFIGS if not name.startswith("tiny")]:
+        lengths = (16, 32) if name.startswith("tiny") else _LENGTHS
         measured = {
             "about": __doc__,
             **machine(),

@@ -52,10 +52,11 @@ def test_parts_of_loops_on_a_real_model_are_compared_with_ours(work: str, monkey
     assert all(name.endswith(", T = 16") and row["ratio"] > 0 for name, row in rows.items())
 
 
-def test_the_script_for_gpus_runs_on_a_tiny_model(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("model", ["tiny", pytest.param("tiny-hybrid", marks=pytest.mark.slow)])
+def test_the_script_for_gpus_runs_on_a_tiny_model(model: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(gpu, "_MOST_VARIANTS", 8)
-    gpu.main(["tiny"], tmp_path, device="cpu", repeats=1)
-    found = json.loads((tmp_path / "gpu-tiny.json").read_text())
+    gpu.main([model], tmp_path, device="cpu", repeats=1)
+    found = json.loads((tmp_path / f"gpu-{model}.json").read_text())
     assert found["ceilings"]["flops"] > 0
     timed = {name: row for name, row in found["results"].items() if "seconds" in row}
     assert {name.split(",")[0] for name in timed} == {
