@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from copy import deepcopy
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,11 +12,11 @@ import torch
 
 from interp.analyses.checkpoint_stitch import CheckpointStitch
 from interp.analyses.checkpoint_stitch.changes import changed_weights, permuted
-from interp.analyses.checkpoint_stitch.findings import needed_range
+from interp.analyses.checkpoint_stitch.findings import against_random, needed_range
 from interp.analyses.layer_skip import LayerSkip
 from interp.errors import ModelError
 from interp.files.paths import shipped_models
-from interp.models import load_model
+from interp.models import Model, load_model
 from interp.tasks import Task, describe_tasks, load_task
 from interp.zoo.evaluate import evaluate
 from interp.zoo.names import Names
@@ -96,12 +96,31 @@ def test_fine_tuning_wrote_new_facts_into_two_layers_alone_and_noise_of_its_size
     assert max(shares[0], shares[2]) < 0.1
 
 
-def test_a_stitch_finds_the_layers_that_were_trained() -> None:
+def _noise(base: Model, like: Model, *, seed: int) -> Model:
+    """Return a base with the change to another model, the entries of every matrix permuted."""
+    module = deepcopy(base.module)
+    for layer in LAYERS:
+        module.load_state_dict(permuted(base, like, layer, seed=seed), strict=False)
+    return Model("noise", module, base.tokenizer)
+
+
+def test_a_stitch_names_the_layers_that_were_trained_and_none_of_noise_of_the_same_size() -> None:
+    base, tuned = load_model("zoo/hops-8l"), load_model(TUNED)
+    others = {TUNED: tuned, "noise": _noise(base, tuned, seed=1)}
+    asking = Model(base.name, base.module, base.tokenizer, load_another=others.__getitem__)
     task = Task.from_jsonl(shipped_models()[TUNED] / "new-facts.jsonl").take(12)
-    asked = CheckpointStitch(against=TUNED, maps=("none",), control="none")
-    result = asked.run(load_model("zoo/hops-8l"), task)
-    first, behind = needed_range(result)
+    how: dict[str, Any] = {"maps": ("none",), "control": "none", "every": 1}
+    results = {name: CheckpointStitch(against=name, **how).run(asking, task) for name in others}
+    first, behind = needed_range(results[TUNED])
     assert LAYERS[0] <= first < behind <= LAYERS[-1] + 1
+    named, nowhere = (result.findings()[0] for result in results.values())
+    assert named.claim.startswith("To keep 80% of the change, layer 3 is needed")
+    assert nowhere.claim.startswith("The change is nowhere in particular")
+    assert nowhere.estimate is not None
+    assert not nowhere.estimate.excludes(1.0)
+    times = against_random(results[TUNED])
+    assert times is not None
+    assert times.low > 1
 
 
 def test_what_is_written_down_as_true_is_measured() -> None:
