@@ -13,8 +13,8 @@ from interp.analyses.checkpoint_stitch.changes import block_weights, permuted
 from interp.metrics import changes, distribution
 from interp.models import Model, temporary_weights
 from interp.shapes import Tensors
+from interp.sweeps.tags import keys_of, rows_of
 from interp.tasks.batch import TokenBatch
-from interp.tasks.prompts import key_of
 
 _APART = 2**12  # between the seeds of copies
 
@@ -22,13 +22,13 @@ _APART = 2**12  # between the seeds of copies
 def run_random(
     model: Model, other: Model, batches: Sequence[TokenBatch], *, draws: int, seed: int
 ) -> Tensors:
-    """Return "random" [prompt draw] of all prompts, ordered by their "key" [prompt].
+    """Return "random" [prompt draw] of all prompts, and their "key" [prompt].
 
     It is KL(permuted ‖ model) in nats, where the model has the change of every block's parameters
     to the other's with its entries permuted; embedding and head stay. 0 where no block differs. One
     permuted copy of the blocks is held at a time.
     """
-    keys = torch.tensor([key_of(prompt.id) for batch in batches for prompt in batch.prompts])
+    keys = torch.cat([keys_of(batch.prompts) for batch in batches])
     found = torch.zeros(len(keys), draws)
     layers = [layer for layer in range(model.n_layers) if _differs(model, other, layer)]
     clean = [_last(model, batch) for batch in batches] if layers else []
@@ -42,14 +42,12 @@ def run_random(
                 for batch, before in zip(batches, clean, strict=True)
             ]
         found[:, draw] = torch.cat(each).cpu()
-    order = keys.argsort()
-    return {"random": found[order], "key": keys[order]}
+    return {"random": found, "key": keys}
 
 
 def random_of(shard: TokenBatch, prepared: Tensors) -> Float[Tensor, "batch draw"]:
     """Return a shard's rows of what `run_random` returned."""
-    keys = torch.tensor([key_of(prompt.id) for prompt in shard.prompts])
-    return prepared["random"][torch.searchsorted(prepared["key"], keys)]
+    return prepared["random"][rows_of(prepared["key"], shard.prompts)]
 
 
 def _differs(model: Model, other: Model, layer: int) -> bool:
