@@ -81,6 +81,7 @@ class CheckpointStitch(Analysis):
     draws: Annotated[int, AtLeast(0)] = 8
     seed: int = 0
     rank: ClassVar[int] = 106
+    page: ClassVar[str] = "stitch"
     names_other: ClassVar[str] = "against"
     question: ClassVar[str] = (
         "In which layers does the change between two models live, and do late layers need it early?"
