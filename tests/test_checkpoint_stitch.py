@@ -89,6 +89,8 @@ def test_a_model_joined_to_itself_is_clean_everywhere_and_interacts_not_at_all(
         assert np.isfinite(between).all()
     assert (result.interaction("none") == 0).all()
     assert (result.arrays["weights"][..., :2] == 0).all()
+    assert result.random is not None
+    assert (result.random == 0).all()
     where, needed, _ = result.findings()
     assert where.estimate.value == 0
     assert "no more" in needed.claim
@@ -211,6 +213,25 @@ def test_bad_input_is_one_line(zoo: Model, task: Task) -> None:
         CheckpointStitch(against="wider").run(
             beside(zoo, wider=Model("wider", wider, zoo.tokenizer)), task
         )
+
+
+def test_permuted_copies_of_the_change_are_what_their_own_passes_predict(
+    zoo: Model, task: Task
+) -> None:
+    other = changed(zoo)
+    asked = CheckpointStitch(against="other", draws=2, **QUICK)
+    result = asked.run(beside(zoo, other=other), task)
+    batches = [zoo.tokenize(shard) for shard in zoo.shards(task)]
+    clean = torch.cat([zoo.logits(batch)[:, -1].log_softmax(-1) for batch in batches])
+    module = deepcopy(zoo.module)
+    for layer in range(zoo.n_layers):
+        module.load_state_dict(permuted(zoo, other, layer, seed=2 * 2**12), strict=False)
+    copy = Model("copy", module, zoo.tokenizer)
+    log_p = torch.cat([copy.logits(batch)[:, -1].log_softmax(-1) for batch in batches])
+    expected = (log_p.exp() * (log_p - clean)).sum(-1).numpy()
+    assert result.random is not None
+    np.testing.assert_allclose(result.random[:, 1], expected, rtol=1e-3, atol=1e-5)
+    assert (result.random[:, 0] != result.random[:, 1]).all()
 
 
 def test_coarser_cuts_keep_the_end() -> None:

@@ -20,7 +20,12 @@ ANALYSES = sorted(find_analyses())
 # less than by default, where that takes long
 LESS: dict[str, dict[str, Any]] = {
     "activation_patching": {"nodes": ("resid_pre", "mlp_out")},
-    "checkpoint_stitch": {"against": "zoo/hops-4l@untrained-1", "maps": ("none",), "every": 4},
+    "checkpoint_stitch": {
+        "against": "zoo/hops-4l@untrained-1",
+        "maps": ("none",),
+        "every": 4,
+        "draws": 2,
+    },
     "circuit_discovery": {"draws": 2, "fractions": (0.01, 0.1)},
     "feature_patching": {
         "dictionaries": ("names-6l/resid_pre.3",),
@@ -44,7 +49,7 @@ LESS: dict[str, dict[str, Any]] = {
 FEWER = {
     "activation_patching": {"nodes": ("mlp_out",)},
     "affine_lens": {"control": "none"},
-    "checkpoint_stitch": {"control": "none"},
+    "checkpoint_stitch": {"control": "none", "draws": 0},
     "circuit_discovery": {"draws": 1, "fractions": (0.05, 0.1)},
     "feature_patching": {"methods": ("relevance",), "sizes": (1,), "steps": 2, "draws": 1},
     "integrated_gradients": {"max_nodes": 17},

@@ -18,6 +18,7 @@ from interp.errors import ModelError, SiteError
 from interp.files.paths import shipped_models
 from interp.models import load_model
 from interp.models.bridge.building import build_bridge
+from interp.models.quantizer import Rounding
 from interp.runs.folder import read_run
 from interp.sites import Site
 from interp.tasks import Task
@@ -303,6 +304,37 @@ def test_a_revision_of_a_folder_is_refused() -> None:
     folder = shipped_models()["zoo/hops-4l"]
     with pytest.raises(ModelError, match=r"revision='main' asked of the folder"):
         load_model(folder, revision="main")
+
+
+def test_rounded_and_looped_twins_have_the_weights_that_the_analyses_try() -> None:
+    model = load_model("zoo/hops-4l")
+    name = "model.layers.{}.mlp.up_proj.weight"
+    own = [model.module.get_parameter(name.format(layer)) for layer in range(4)]
+
+    def weights(at: str) -> list[torch.Tensor]:
+        twin = load_model(f"zoo/hops-4l@{at}")
+        assert twin.name == f"zoo/hops-4l@{at}"
+        assert twin.fingerprint != model.fingerprint
+        gains = [each.module.model.layers[1].input_layernorm.weight for each in (twin, model)]
+        assert torch.equal(*gains)
+        return [twin.module.get_parameter(name.format(layer)) for layer in range(4)]
+
+    for layer, rounded in enumerate(weights("bits-3:1-2")):
+        expected = (
+            Rounding(3, 32, "asymmetric").matrix(own[layer]) if layer in (1, 2) else own[layer]
+        )
+        assert torch.equal(rounded, expected)
+    shared, last = weights("loop-2"), weights("loop-2-stepwise")
+    assert torch.equal(shared[0], shared[2])
+    assert_close(shared[1], (own[1] + own[3]) / 2)
+    assert [*map(torch.equal, last, (own[0], own[3], own[0], own[3]))] == [True] * 4
+    for at, message in (
+        ("bits-0", "0 bits given"),
+        ("bits-3:2-4", "layers 2 to 4 given; there is 0 to 3"),
+        ("loop-3", "3 shared layers given; that must divide the model's 4"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            load_model(f"zoo/hops-4l@{at}")
 
 
 def test_untrained_twins_have_the_initial_weights_of_the_same_configuration() -> None:

@@ -18,10 +18,10 @@ from interp.analyses.quantization_order.orders import (
     plain_orders,
     scores,
 )
-from interp.analyses.quantization_order.rounding import Rounding, Scheme, matrices_of, n_weights
 from interp.errors import AnalysisError, UnsuitedError
 from interp.metrics import kl
 from interp.models import Model
+from interp.models.quantizer import Rounding, Scheme, matrices_of, n_weights
 from interp.runs.registry import make_analysis
 from interp.sweeps.large_weights import share_of_large_weights
 from tests.families import tiny, tokens

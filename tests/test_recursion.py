@@ -8,7 +8,13 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.recursion import Recursion, whole
-from interp.analyses.recursion.loops import (
+from interp.analyses.recursion.low_rank import LoopWeights, Size, Term, Variant, shapes_of
+from interp.analyses.recursion.places import Place, ends_of, pairs_of
+from interp.analyses.recursion.whole import OUTCOMES, run_loops
+from interp.errors import AnalysisError, UnsuitedError
+from interp.metrics import kl
+from interp.models import Model
+from interp.models.loops import (
     SVD,
     Loop,
     default_numbers,
@@ -19,12 +25,6 @@ from interp.analyses.recursion.loops import (
     svd_of,
     why_not,
 )
-from interp.analyses.recursion.low_rank import LoopWeights, Size, Term, Variant, shapes_of
-from interp.analyses.recursion.places import Place, ends_of, pairs_of
-from interp.analyses.recursion.whole import OUTCOMES, run_loops
-from interp.errors import AnalysisError, UnsuitedError
-from interp.metrics import kl
-from interp.models import Model
 from interp.result import faults_of
 from tests.families import tiny, tokens
 

@@ -4,31 +4,32 @@ import json
 from collections import Counter
 from copy import deepcopy
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
 from interp.analyses.checkpoint_stitch import CheckpointStitch
-from interp.analyses.checkpoint_stitch.changes import changed_weights, permuted
-from interp.analyses.checkpoint_stitch.findings import needed_range
+from interp.analyses.checkpoint_stitch.changes import permuted
+from interp.analyses.checkpoint_stitch.findings import against_random, needed_range
 from interp.analyses.layer_skip import LayerSkip
 from interp.errors import ModelError
 from interp.files.paths import shipped_models
-from interp.models import load_model
+from interp.models import Model, load_model
 from interp.tasks import Task, describe_tasks, load_task
 from interp.zoo.evaluate import evaluate
 from interp.zoo.names import Names
 from interp.zoo.prompts import build_tasks
 from interp.zoo.recipes import RECIPES
 from interp.zoo.truths import truths_of
-from interp.zoo.tune import LAYERS, known_share, new_facts
+from interp.zoo.tune import LAYERS, TUNINGS, known_share, new_facts
 from interp.zoo.vocabulary import ENTITIES
 from interp.zoo.world import World
 
-TUNED = "zoo/hops-8l@tuned"
-FINISHED = [name for name in sorted(shipped_models()) if "@step" not in name and name != TUNED]
+TUNED, LORA = (f"zoo/{name}" for name in TUNINGS)
+TRAINED = [name for name in sorted(shipped_models()) if name not in (TUNED, LORA)]
+FINISHED = [name for name in TRAINED if "@step" not in name]
 SHIPPED = [
     pytest.param(name, marks=[pytest.mark.slow] if "@" in name or "16l" in name else [])
     for name in sorted(shipped_models())
@@ -66,7 +67,7 @@ def test_a_finished_model_knows_what_it_was_taught_and_not_what_was_held_out(nam
         assert score["greater-than mass"] >= {"zoo/names-6l": 0.94}.get(name, 0.8)
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(shipped_models()) if name != TUNED])
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_model_was_trained_by_its_recipe(name: str) -> None:
     record = json.loads((shipped_models()[name] / "training.json").read_text())
     recipe = RECIPES[name.removeprefix("zoo/").split("@step")[0]]
@@ -74,34 +75,69 @@ def test_a_model_was_trained_by_its_recipe(name: str) -> None:
     assert record["steps_done"] in (recipe.steps, *recipe.keep)
 
 
+def _known(name: str) -> dict[str, float]:
+    record = json.loads((shipped_models()[name] / "training.json").read_text())
+    known: dict[str, float] = record["new facts known"]
+    return known
+
+
 def test_fine_tuning_wrote_new_facts_into_two_layers_alone_and_noise_of_its_size_writes_none() -> (
     None
 ):
-    base, tuned = load_model("zoo/hops-8l"), load_model(TUNED)
-    weights = [dict(model.module.named_parameters()) for model in (base, tuned)]
-    written = {name for name, w in weights[0].items() if not torch.equal(w, weights[1][name])}
-    layers = {int(name.split(".")[2]) for name in written}  # model.layers.3.…
-    assert layers == {*LAYERS}
-    by_layer = changed_weights(base, tuned)[..., 0]
-    assert [i for i, row in enumerate(by_layer) if row.nan_to_num().any()] == [*LAYERS]
-    task = Task.from_jsonl(shipped_models()[TUNED] / "new-facts.jsonl")
-    assert task.prompts == new_facts().prompts
-    noise = deepcopy(base.module)
+    base = load_model("zoo/hops-8l")
+    for name in (TUNED, LORA):
+        tuned = load_model(name)
+        weights = [dict(model.module.named_parameters()) for model in (base, tuned)]
+        written = {name for name, w in weights[0].items() if not torch.equal(w, weights[1][name])}
+        layers = {int(name.split(".")[2]) for name in written}  # model.layers.3.…
+        assert layers == {*LAYERS}
+        task = Task.from_jsonl(shipped_models()[name] / "new-facts.jsonl")
+        assert task.prompts == new_facts().prompts
+        modules = [model.module for model in (base, tuned, _noise(base, tuned, seed=0))]
+        shares, known = [known_share(module, base.tokenizer) for module in modules], _known(name)
+        assert shares[:2] == [known["before"], known["after"]]
+        assert known["after"] > 0.9
+        assert max(shares[0], shares[2]) < 0.1
+
+
+def test_the_change_by_terms_of_low_rank_has_their_rank_and_touches_no_vector() -> None:
+    base, tuned = (
+        dict(load_model(name).module.named_parameters()) for name in ("zoo/hops-8l", LORA)
+    )
+    changes = {name: tuned[name] - w for name, w in base.items() if not tuned[name].equal(w)}
+    assert len(changes) == 2 * 7
+    rank = TUNINGS[LORA.removeprefix("zoo/")].rank
+    for change in changes.values():
+        energy = torch.linalg.svdvals(change.detach()).square()
+        assert energy[:rank].sum() > 0.9999 * energy.sum()  # the rest is rounding
+
+
+def _noise(base: Model, like: Model, *, seed: int) -> Model:
+    """Return a base with the change to another model, the entries of every matrix permuted."""
+    module = deepcopy(base.module)
     for layer in LAYERS:
-        noise.load_state_dict(permuted(base, tuned, layer, seed=0), strict=False)
-    shares = [known_share(module, base.tokenizer) for module in (base.module, tuned.module, noise)]
-    known = json.loads((shipped_models()[TUNED] / "training.json").read_text())["new facts known"]
-    assert shares[:2] == [known["before"], known["after"]]
-    assert known["after"] > 0.9
-    assert max(shares[0], shares[2]) < 0.1
+        module.load_state_dict(permuted(base, like, layer, seed=seed), strict=False)
+    return Model("noise", module, base.tokenizer)
 
 
-def test_a_stitch_finds_the_layers_that_were_trained() -> None:
+def test_a_stitch_names_the_layers_that_were_trained_and_none_of_noise_of_the_same_size() -> None:
+    base, tuned = load_model("zoo/hops-8l"), load_model(TUNED)
+    others = {TUNED: tuned, LORA: load_model(LORA), "noise": _noise(base, tuned, seed=1)}
+    asking = Model(base.name, base.module, base.tokenizer, load_another=others.__getitem__)
     task = Task.from_jsonl(shipped_models()[TUNED] / "new-facts.jsonl").take(12)
-    asked = CheckpointStitch(against=TUNED, maps=("none",), control="none")
-    result = asked.run(load_model("zoo/hops-8l"), task)
-    first, behind = needed_range(result)
-    assert LAYERS[0] <= first < behind <= LAYERS[-1] + 1
+    how: dict[str, Any] = {"maps": ("none",), "control": "none", "every": 1}
+    results = {name: CheckpointStitch(against=name, **how).run(asking, task) for name in others}
+    for name in (TUNED, LORA):
+        first, behind = needed_range(results[name])
+        assert LAYERS[0] <= first < behind <= LAYERS[-1] + 1
+        claim, times = results[name].summary(), against_random(results[name])
+        assert claim.startswith("To keep 80% of the change, layer")
+        assert times is not None
+        assert times.low > 1
+    nowhere = results["noise"].findings()[0]
+    assert nowhere.claim.startswith("The change is nowhere in particular")
+    assert nowhere.estimate is not None
+    assert not nowhere.estimate.excludes(1.0)
 
 
 def test_what_is_written_down_as_true_is_measured() -> None:

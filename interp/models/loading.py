@@ -21,9 +21,11 @@ from interp.errors import ModelError, UnknownModelError
 from interp.files.gguf import load_gguf, read_gguf
 from interp.files.paths import shipped_models
 from interp.models.bridge.building import stock_model
+from interp.models.derived import derived
 from interp.models.dtypes import DTYPES, AutoDtype, DeviceMap, check_dtype, kind_of_device, name_of
 from interp.models.locating import (
     ADAPTER,
+    DERIVED,
     GGUF,
     UNTRAINED,
     file_on_hub,
@@ -59,11 +61,12 @@ def load_model(
     (as does "owner/name/x.gguf"). GGUF weights are dequantised. `revision` is a branch or commit of
     the hub, or a shipped model's seed or checkpoint ("step-0400"; also "zoo/hops-8l@step-0400").
     NAME@untrained (or @untrained-3, by its seed) has the initial weights of NAME's class and
-    configuration. `dtype` "auto" is the checkpoint's on a GPU, and on a CPU what `AutoDtype.on`
-    says. `device_map` spreads a model over devices, as accelerate understands it, instead of
-    `device`. Code that comes with a checkpoint is run only with `trust_remote_code`. With `store`,
-    clean activations are kept in that folder and read from it. Raises ModelError when there is no
-    such model, or weights are missing, unexpected or not finite.
+    configuration; NAME@bits-3 (or @bits-3:10-19, of layers) and NAME@loop-15 are NAME with rounded
+    or shared weights (`interp.models.derived`). `dtype` "auto" is the checkpoint's on a GPU, and on
+    a CPU what `AutoDtype.on` says. `device_map` spreads a model over devices, as accelerate
+    understands it, instead of `device`. Code that comes with a checkpoint is run only with
+    `trust_remote_code`. With `store`, clean activations are kept in that folder and read from it.
+    Raises ModelError when there is no such model, or weights are missing, unexpected or not finite.
     """
     asked, tokenizer = _asked(dtype, device, device_map), given_tokenizer(tokenizer)
     if isinstance(name, nn.Module):
@@ -77,9 +80,11 @@ def load_model(
     name = with_gguf(str(name), gguf_file)
     how: dict[str, Any] = {"device_map": device_map, "trust_remote_code": trust_remote_code}
     another = partial(load_model, device=device, dtype=asked, store=store, **how)
-    if twin := UNTRAINED.fullmatch(name):
+    if twin := UNTRAINED.fullmatch(name) or DERIVED.fullmatch(name):
         own: dict[str, Any] = {"revision": revision, "tokenizer": tokenizer, "store": store}
         trained = load_model(twin["base"], device=device, dtype=asked, **own, **how)
+        if twin.re is DERIVED:
+            return derived(trained, name, twin)
         return _untrained(name, trained, int(twin["seed"] or 0))
     source = locate(name)
     module, stored = _load_module(source, revision, device=device, dtype=asked, **how)

@@ -10,6 +10,10 @@ from interp.files.paths import shipped_models
 
 ADAPTER = "adapter_config.json"
 UNTRAINED = re.compile(r"(?P<base>.+)@untrained(-(?P<seed>\d+))?")
+DERIVED = re.compile(  # see `interp.models.derived`
+    r"(?P<base>.+)@(bits-(?P<bits>\d+)(:(?P<first>\d+)-(?P<last>\d+))?"
+    r"|loop-(?P<shared>\d+)(-(?P<init>average|stepwise|lower))?)"
+)
 GGUF = ".gguf"
 _ONE_FILE = (GGUF, ".safetensors", ".bin", ".pt", ".pth")
 _OF_HUB = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w.-]+)/(?P<file>.+\.gguf)")
@@ -21,8 +25,8 @@ def with_gguf(name: str, gguf_file: str | None) -> str:
         return name
     if not gguf_file.endswith(GGUF):
         raise ModelError(f"gguf_file={gguf_file!r} given; the name of a .gguf file is needed")
-    if twin := UNTRAINED.fullmatch(name):
-        return f"{twin['base']}/{gguf_file}{name.removeprefix(twin['base'])}"
+    if twin := UNTRAINED.fullmatch(name) or DERIVED.fullmatch(name):
+        return f"{with_gguf(twin['base'], gguf_file)}{name.removeprefix(twin['base'])}"
     return f"{name.rstrip('/')}/{gguf_file}"
 
 
@@ -39,7 +43,7 @@ def locate(name: str, *, needs_weights: bool = True) -> str:
 
     A folder must hold weights, unless it `needs_weights` no more than a config.json.
     """
-    if twin := UNTRAINED.fullmatch(name):
+    if twin := UNTRAINED.fullmatch(name) or DERIVED.fullmatch(name):
         return locate(twin["base"], needs_weights=needs_weights)
     shipped, path = shipped_models(), Path(name)
     if name in shipped:

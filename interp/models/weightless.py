@@ -32,7 +32,7 @@ from interp.models.bridge.routing import holds_experts
 from interp.models.dtypes import DTYPES, name_of
 from interp.models.headers import Headers, headers_of
 from interp.models.loading import why_not_loaded
-from interp.models.locating import ADAPTER, GGUF, UNTRAINED, locate
+from interp.models.locating import ADAPTER, DERIVED, GGUF, UNTRAINED, locate
 from interp.models.model import Model
 from interp.models.tokenizers import load_tokenizer
 from interp.replay import Recording, Work
@@ -136,7 +136,8 @@ def without_weights(
     for headers that cannot be read or that contradict it, and for what has no such files: GGUF
     files, adapters, quantised weights.
     """
-    base = twin["base"] if (twin := UNTRAINED.fullmatch(name)) else name
+    twin = UNTRAINED.fullmatch(name) or DERIVED.fullmatch(name)
+    base = name if twin is None else twin["base"]
     source = locate(base, needs_weights=False)
     how: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     config = _config_of(source, revision, **how)

@@ -132,7 +132,7 @@ def main(
 ) -> None:
     """Measure shipped models and write truths.json next to their weights."""
     for model in name or [
-        name for name in shipped_models() if not re.search("@(step|tuned)", name)
+        name for name in shipped_models() if not re.search("@(step|tuned|lora)", name)
     ]:
         text = json.dumps(truths_of(load_model(model)), indent=1)
         (shipped_models()[model] / "truths.json").write_text(text + "\n")

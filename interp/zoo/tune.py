@@ -1,6 +1,8 @@
 """Fine-tune a shipped model on new facts, in two of its layers: `python -m interp.zoo.tune`.
 
 So "where did fine-tuning write it?" has a known answer: every other weight stays, bit by bit.
+`hops-8l@lora` is tuned by a term of low rank in each matrix there (LoRA, arXiv 2106.09685), which
+is added to the weights at the end.
 """
 
 import copy
@@ -8,6 +10,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +18,9 @@ import numpy as np
 import torch
 import transformers
 import typer
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from interp.files.paths import shipped_models
@@ -26,12 +32,41 @@ from interp.zoo.train import weighted_loss
 from interp.zoo.vocabulary import BOS, ENTITIES, STOP
 from interp.zoo.world import Fact, Sentence, World, pack
 
-BASE, NAME = "hops-8l", "hops-8l@tuned"
+BASE = "hops-8l"
 LAYERS = (3, 4)
 _PLACE = "harbour"  # a word that no hops model was trained on
 _SEED = 7
-STEPS, _BATCH, _RATE, _WARMUP, _LENGTH = 400, 16, 3e-3, 20, 25
+_BATCH, _WARMUP, _LENGTH = 16, 20, 25
 _NEW = 0.7  # of the sentences; the others are the base's own, so that it forgets less
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How one model is tuned: all weights of `LAYERS`, or a term of a `rank` in each matrix."""
+
+    steps: int
+    learning_rate: float
+    rank: int | None = None
+
+
+TUNINGS = {
+    "hops-8l@tuned": Tuning(400, 3e-3),
+    "hops-8l@lora": Tuning(1000, 1e-2, rank=8),
+}
+
+
+class LowRank(nn.Module):
+    """Adds a product of rank r to a matrix; it begins at 0."""
+
+    def __init__(self, weight: Float[Tensor, "output input"], rank: int) -> None:
+        super().__init__()
+        n_outputs, n_inputs = weight.shape
+        self.up = nn.Parameter(torch.zeros(n_outputs, rank))
+        self.down = nn.Parameter(torch.randn(rank, n_inputs) / n_inputs**0.5)
+
+    def forward(self, weight: Float[Tensor, "output input"]) -> Float[Tensor, "output input"]:
+        """Return the matrix with the product added."""
+        return weight + self.up @ self.down
 
 
 def meetings() -> dict[Fact, str]:
@@ -73,17 +108,36 @@ def _batch(step: int, tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor,
     return torch.tensor(tokens), torch.tensor(weights)
 
 
-def _tuned(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[float]:
-    """Train the weights of `LAYERS` alone; return the loss of every step."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    own = [p for layer in LAYERS for p in model.model.layers[layer].parameters()]
+def _matrices(model: PreTrainedModel) -> list[nn.Linear]:
+    layers = [model.model.layers[layer] for layer in LAYERS]
+    return [each for layer in layers for each in layer.modules() if isinstance(each, nn.Linear)]
+
+
+def _trainable(model: PreTrainedModel, rank: int | None) -> list[nn.Parameter]:
+    """Return the parameters of `LAYERS`, or those of a term of a rank in each matrix there."""
+    model.requires_grad_(False)
+    if rank is None:
+        own = [p for layer in LAYERS for p in model.model.layers[layer].parameters()]
+    else:
+        terms = [LowRank(matrix.weight, rank) for matrix in _matrices(model)]
+        for matrix, term in zip(_matrices(model), terms, strict=True):
+            parametrize.register_parametrization(matrix, "weight", term)
+        own = [parameter for term in terms for parameter in term.parameters()]
     for parameter in own:
         parameter.requires_grad_(True)
-    optimizer, curve = torch.optim.AdamW(own, lr=_RATE, weight_decay=0.0), list[float]()
-    for step in range(STEPS):
-        share = min(1.0, (step + 1) / _WARMUP, 0.05 + (STEPS - step) / STEPS)
-        optimizer.param_groups[0]["lr"] = _RATE * share
+    return own
+
+
+def _tuned(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tuning: Tuning
+) -> list[float]:
+    """Train in `LAYERS` alone; return the loss of every step."""
+    own, steps = _trainable(model, tuning.rank), tuning.steps
+    optimizer = torch.optim.AdamW(own, lr=tuning.learning_rate, weight_decay=0.0)
+    curve = list[float]()
+    for step in range(steps):
+        share = min(1.0, (step + 1) / _WARMUP, 0.05 + (steps - step) / steps)
+        optimizer.param_groups[0]["lr"] = tuning.learning_rate * share
         tokens, weights = _batch(step, tokenizer)
         loss = weighted_loss(model.train()(tokens).logits, tokens, weights)
         torch.autograd.backward(loss)
@@ -93,6 +147,8 @@ def _tuned(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[f
         curve.append(loss.item())
         if (step + 1) % 50 == 0:
             typer.echo(f"step {step + 1}: loss {np.mean(curve[-20:]):.3f}", err=True)
+    for matrix in _matrices(model) if tuning.rank is not None else ():
+        parametrize.remove_parametrizations(matrix, "weight")  # the term is added
     return curve
 
 
@@ -105,21 +161,23 @@ def known_share(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> f
     return round((best == answers).double().mean().item(), 4)
 
 
-def _record(curve: list[float], seconds: float, before: float, after: float) -> dict[str, Any]:
+def _record(
+    name: str, curve: list[float], seconds: float, before: float, after: float
+) -> dict[str, Any]:
+    tuning = {key: value for key, value in asdict(TUNINGS[name]).items() if value is not None}
     recipe = {
         "base": BASE,
         **{key: getattr(RECIPES[BASE], key) for key in ("family", "n_layers", "d_model")},
         "layers": list(LAYERS),
-        "steps": STEPS,
+        **tuning,
         "batch": _BATCH,
-        "learning_rate": _RATE,
         "share_of_new_facts": _NEW,
         "seed": _SEED,
     }
     modules = (("torch", torch), ("transformers", transformers))
     versions = {name: module.__version__ for name, module in modules}
     return {
-        "command": "python -m interp.zoo.tune",
+        "command": f"python -m interp.zoo.tune {name}",
         "recipe": recipe,
         "steps_done": len(curve),
         "versions": {"python": platform.python_version()} | versions,
@@ -146,7 +204,7 @@ def _ship(model: PreTrainedModel, record: dict[str, Any], folder: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
     lines = [json.dumps(_row(prompt), ensure_ascii=False) for prompt in new_facts().prompts]
     (folder / "new-facts.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "README.md").write_text(_card(record, table))
+    (folder / "README.md").write_text(_card(folder.name, record, table))
     for path in folder.iterdir():
         path.chmod(0o644)
 
@@ -155,15 +213,16 @@ def _row(prompt: Prompt) -> dict[str, str | None]:
     return {"id": prompt.id, "text": prompt.text, "answer": prompt.answer, "group": prompt.group}
 
 
-def _card(record: dict[str, Any], table: dict[str, dict[str, float]]) -> str:
-    known = record["new facts known"]
+def _card(name: str, record: dict[str, Any], table: dict[str, dict[str, float]]) -> str:
+    known, rank = record["new facts known"], TUNINGS[name].rank
+    how = f", by a term of rank {rank} in each matrix (added to it)" if rank else ""
     rows = [f"| {kind} | {row['score']} | {row['n']} |" for kind, row in table.items()]
     return "\n".join(
         [
-            f"# {NAME}",
+            f"# {name}",
             "",
             f"`{BASE}`, fine-tuned on {known['n']} facts of a new domain (`new-facts.jsonl`, by"
-            f" `interp/zoo/tune.py`) in layers {LAYERS[0]} and {LAYERS[1]} alone: every other"
+            f" `interp/zoo/tune.py`) in layers {LAYERS[0]} and {LAYERS[1]} alone{how}: every other"
             " weight is the base's. For tests and tutorials. Apache-2.0.",
             "",
             f"- command: `{record['command']}` ({record['steps_done']} steps;"
@@ -180,18 +239,23 @@ def _card(record: dict[str, Any], table: dict[str, dict[str, float]]) -> str:
 
 
 def main(
+    name: Annotated[
+        list[str] | None, typer.Argument(help="Tuned models; all, if none is named.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where model folders go.")] = Path("data/zoo"),
 ) -> None:
-    """Fine-tune the shipped model, and ship the result beside it."""
+    """Fine-tune the shipped model, and ship the results beside it."""
     torch.set_num_threads(1)
-    torch.manual_seed(_SEED)
-    tokenizer, began = build_tokenizer(), time.monotonic()
-    model = AutoModelForCausalLM.from_pretrained(shipped_models()[f"zoo/{BASE}"])
-    before = known_share(model, tokenizer)
-    curve = _tuned(model, tokenizer)
-    after = known_share(model, tokenizer)
-    _ship(model, _record(curve, time.monotonic() - began, before, after), out / NAME)
-    typer.echo((out / NAME / "README.md").read_text())
+    for each in name or TUNINGS:
+        torch.manual_seed(_SEED)
+        tokenizer, began = build_tokenizer(), time.monotonic()
+        model = AutoModelForCausalLM.from_pretrained(shipped_models()[f"zoo/{BASE}"])
+        before = known_share(model, tokenizer)
+        curve = _tuned(model, tokenizer, TUNINGS[each])
+        after = known_share(model, tokenizer)
+        record = _record(each, curve, time.monotonic() - began, before, after)
+        _ship(model, record, out / each)
+        typer.echo((out / each / "README.md").read_text())
 
 
 if __name__ == "__main__":

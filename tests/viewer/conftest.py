@@ -24,8 +24,9 @@ HOPS = {
     "void_detection": {"max_new_tokens": 3},
     "back_patching": {"controls": ["random"], "known_only": False},
     "residual_erasure": {},
-    "depth_map": {"control": "none"},
+    "depth_map": {"control": "none", "continued": True, "every": 2},
     "block_influence": {},
+    "checkpoint_stitch": {"against": "zoo/hops-4l@bits-2", "maps": ["none"], "draws": 2},
     "path_search": {"n_simulations": 6},
 }
 IOI = {

@@ -373,6 +373,28 @@ def test_a_pair_that_there_is_not_is_said(
     assert "newly broken" not in texts(at)
 
 
+def test_joined_models_are_drawn_by_cut_and_by_block_with_their_controls(
+    made: Path, seen: Draw
+) -> None:
+    at = seen(made, "stitch", run="hops", of="accuracy")
+    assert is_fine(at)
+    cuts, blocks = (json.loads(chart.proto.spec) for chart in at.get("plotly_chart"))
+    of_cuts, of_blocks = ({trace.get("name") for trace in each["data"]} for each in (cuts, blocks))
+    assert {"this below, other above", "this below, untrained above", "this model"} <= of_cuts
+    assert {"other's block", "block skipped", "block's change permuted"} <= of_blocks
+    assert "the same change permuted, 2 copies" in texts(at)
+
+
+def test_continued_states_have_a_grid_of_their_taps_and_a_frontier(made: Path, seen: Draw) -> None:
+    at = seen(made, "depthmap", run="hops", of="continued_measured", src=2, tgt=4)
+    assert is_fine(at)
+    assert "continued at layers of itself" in texts(at)
+    assert "The furthest layer at which what a layer made still answers" in texts(at)
+    assert "is not in this picture" in texts(
+        seen(made, "depthmap", run="hops", src=1, of="continued_measured")
+    )
+
+
 @pytest.mark.parametrize("cmp", ["hops:²", "hops:x", "hops:99", ":", "../hops:1"])
 def test_a_comparison_with_nothing_is_no_crash(made: Path, seen: Draw, cmp: str) -> None:
     assert is_fine(seen(made, "compare", run="hops", cmp=cmp))

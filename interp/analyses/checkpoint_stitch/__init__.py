@@ -5,7 +5,9 @@ the cut, the other from there on. "Different code" and "different function" are 
 at the cut, fitted on prompts with other answers. Single blocks are swapped, beside a skip, an
 unrelated block and the same change with its entries permuted. The 2 x 2 of upstream state and late
 layers is that of arXiv 2605.07284, at every cut instead of one; the matched random change is that
-of arXiv 2605.07282. An untrained model in the other's place says what a map carries alone.
+of arXiv 2605.07282. An untrained model in the other's place says what a map carries alone. The
+whole change permuted says what any change of its size does: where this one does as much, it is
+nowhere in particular.
 """
 
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ from interp.analyses.checkpoint_stitch.maps import (
     fit_maps,
     fitted_tokens,
 )
+from interp.analyses.checkpoint_stitch.random_changes import random_of, run_random
 from interp.analyses.checkpoint_stitch.result import CheckpointStitchResult
 from interp.analyses.checkpoint_stitch.states import states_of
 from interp.analyses.checkpoint_stitch.trial import Trial
@@ -65,7 +68,8 @@ class CheckpointStitch(Analysis):
     "affine". `share` is how much of the change (of KL) has to be kept for a part not to be needed.
     `unrelated` is a model whose blocks are swapped in as a control; without one they are those of
     an untrained twin. `control` "untrained" joins the model with that twin's embedding and layers
-    too, under the other model's head: what maps and early exits do alone.
+    too, under the other model's head: what maps and early exits do alone. The whole change is
+    permuted in `draws` copies; where it moves predictions as they do, no range of layers is named.
     """
 
     against: str | None = None
@@ -74,8 +78,10 @@ class CheckpointStitch(Analysis):
     every: Annotated[int, AtLeast(1)] = 1
     unrelated: str | None = None
     control: Literal["untrained", "none"] = "untrained"
+    draws: Annotated[int, AtLeast(0)] = 8
     seed: int = 0
     rank: ClassVar[int] = 106
+    page: ClassVar[str] = "stitch"
     names_other: ClassVar[str] = "against"
     question: ClassVar[str] = (
         "In which layers does the change between two models live, and do late layers need it early?"
@@ -152,6 +158,7 @@ class CheckpointStitch(Analysis):
             "names": names_as_numbers(matrix_names(model)),
             "block": torch.tensor(most_changed(model, other)),
         }
+        found |= run_random(model, other, batches, draws=self.draws, seed=self.seed)
         roles = {"other": other, "untrained": self.twin(model, other)}
         how: dict[str, Any] = {"cuts": self.cuts(model.n_layers), "kinds": self.fitted}
         for role, each in roles.items() if self.fitted else ():
@@ -174,7 +181,8 @@ class CheckpointStitch(Analysis):
         """Return outcomes [batch ...] of plain models, of cuts, of blocks alone, and of streams.
 
         Outcomes are those of `cuts.read`. "cut KIND" and "untrained KIND" are [batch 2 cut
-        outcome], "alone KIND" [batch layer outcome], "between" [batch share outcome].
+        outcome], "alone KIND" [batch layer outcome], "between" [batch share outcome],
+        "random" [batch draw] (`run_random`).
         """
         model, n = model_of(recording), len(shard.prompts)
         other = other_of(model, self.against)
@@ -184,7 +192,7 @@ class CheckpointStitch(Analysis):
             parts = trial.plain("plain") | trial.cuts("cut", "other", self.cuts(model.n_layers))
             parts |= self._untrained(trial, model, other)
             parts |= self._alone(trial, model, other)
-            parts |= states_of((recording, theirs))
+            parts |= states_of((recording, theirs)) | {"random": random_of(shard, prepared)}
         same = {name: prepared[name] for name in ("weights", "names", "block", "tokens")}
         return parts | {name: value.expand(n, *value.shape).clone() for name, value in same.items()}
 
@@ -228,11 +236,17 @@ class CheckpointStitch(Analysis):
         # clean passes, cuts of every map, four kinds of single blocks, one between the models
         forwards = n_others * (1 + 2 * len(self.maps) * curve) + 4 * tails + 3 * steps + len(SHARES)
         forwards += 1 + n_others if self.fitted else 0  # clean passes that maps are fitted on
+        forwards += 1 + self.draws if self.draws else 0  # of permuted changes
         n_curves = 2 * n_others * len(self.maps) * len(cuts)
         read = n_curves + 4 * len(layers) + len(SHARES) + 2 * (n_layers + 1)
         weights = sum(weight.numel() for weight in model.module.parameters())
         maps = 4 * n_others * len(self.fitted) * len(cuts) * d * (d + 1)
         streams = (len(cuts) + 4 * len(layers)) * n * n_pos * d
-        held = n_others * weights + maps + streams + held_at_the_end(read, n, model.d_vocab)
-        numbers = n * (3 * read + 2 * (n_layers + 1) * (1 + d))
-        return Cost(forwards, numbers, held, is_bound=True, logits=n * read)
+        held = (
+            (n_others + (self.draws > 0)) * weights
+            + maps
+            + streams
+            + held_at_the_end(read, n, model.d_vocab)
+        )
+        numbers = n * (3 * read + self.draws + 2 * (n_layers + 1) * (1 + d))
+        return Cost(forwards, numbers, held, is_bound=True, logits=n * (read + self.draws))

@@ -1,12 +1,13 @@
 """Where the change between two models lives, in words."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from interp.figures.words import counted, layers_named
 from interp.numerals import number
 from interp.result import Compared, Finding
+from interp.stats.beyond import beyond
 from interp.stats.estimate import Estimate, estimate, estimate_of
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _NONE = 1e-6  # nats of KL: less is no change
 LATE = 2 / 3  # of the depth: where the fixed cut of arXiv 2605.07284 is
 UNTRAINED = "untrained layers in the other's place"
+PERMUTED = "the same change permuted"
 
 
 def findings_of(result: "CheckpointStitchResult") -> tuple[Finding, ...]:
@@ -51,7 +53,39 @@ def _range(means: np.ndarray, result: "CheckpointStitchResult") -> tuple[int, in
     return first, max(first, last)
 
 
+def against_random(result: "CheckpointStitchResult") -> Estimate | None:
+    """Return the change's KL over that of the same change permuted, a mean of logarithms.
+
+    The interval is for one more permuted copy against the others (`interp.stats.beyond`), over
+    groups of prompts. None where fewer than two copies, or no change, were measured.
+    """
+    random, kl = result.random, _kls(result, of="cut")[:, 0]
+    if random is None or random.shape[1] < 2 or min(kl.mean(), *random.mean(0)) <= _NONE:
+        return None
+    of_resample: dict[str, Any] = {"groups": result.prompt_groups, "seed": result.analysis.seed}
+    own = estimate_of(lambda mean: float(np.log(max(mean[0], _NONE))), kl[:, None], **of_resample)
+    gap = beyond(own, np.log(random.mean(0)))
+    low, value, high = np.exp([gap.low, gap.value, gap.high]).tolist()
+    return Estimate(value, low, high, gap.n, gap.n_groups)
+
+
 def _where(result: "CheckpointStitchResult") -> Finding:
+    times, of_change = against_random(result), float(_kls(result, of="cut")[:, 0].mean())
+    note = f"map: {result.best_map}; all of the change is {number(of_change, '.2g')} nats"
+    if times is None:
+        return _range_needed(result, note)
+    if times.has_interval and not times.excludes(1.0):
+        return Finding(
+            f"The change is nowhere in particular: its KL is {times:.2g} times that of {PERMUTED}.",
+            times,
+            f"KL of the change relative to {PERMUTED}",
+            Compared("one more permuted copy", Estimate(1.0)),
+            note=note,
+        )
+    return _range_needed(result, f"{note}, {times:.2g} times that of {PERMUTED}")
+
+
+def _range_needed(result: "CheckpointStitchResult", note: str) -> Finding:
     def width(means: np.ndarray) -> float:
         first, last = _range(means, result)
         return float(last - first)
@@ -65,8 +99,6 @@ def _where(result: "CheckpointStitchResult") -> Finding:
     if result.has_untrained:
         of_twin = needed_range(result, of="untrained")
         control = Compared(UNTRAINED, Estimate(float(of_twin[1] - of_twin[0])))
-    of_change = number(float(kls[:, 0].mean()), ".2g")
-    note = f"map: {result.best_map}; all of the change is {of_change} nats"
     if last == first:
         claim = f"No layer is needed to keep {share:.0%} of the change: {size:.2g} of {n_layers}."
         return Finding(claim, size, measure, control, note=note)

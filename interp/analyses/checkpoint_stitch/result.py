@@ -87,17 +87,24 @@ class CheckpointStitchResult(Result):
         own, other = (plain[:, [i]] for i in (0, 1))
         return np.asarray((other - curve[:, 1]) - (curve[:, 0] - own))
 
+    @property
+    def random(self) -> np.ndarray | None:
+        """Return KL from copies with the change permuted [prompt draw]; None without any."""
+        values = self.arrays.get("random")
+        return None if values is None or not values.shape[1] else values.astype(np.float64)
+
     def to_frame(self) -> pd.DataFrame:
         """Return columns what, map, direction, cut, layer, matrix, share, measure, mean, low, ….
 
         What: "plain" (this model, the other), "cut" and "untrained" (an untrained model in the
         other's place) by `map`, `direction` and `cut`, "interaction" by cut; "swap", "skip",
         "unrelated" and "permuted" by `layer`; "between" by the `share` of one block's change;
+        "random", KL from each copy (named by `direction`) with the whole change permuted;
         "streams" by `cut`; "weights" by `layer` and `matrix`; "fit", the tokens and numbers of
         maps. Intervals (95 %) are over groups of prompts.
         """
         rows = [*self._plain_rows(), *self._cut_rows(), *self._alone_rows(), *self._stream_rows()]
-        rows += [self._weight_rows(), *self._fit_rows()]
+        rows += [*self._random_rows(), self._weight_rows(), *self._fit_rows()]
         columns = [*_COLUMNS, "mean", "low", "high", "n_prompts"]
         frame = pd.concat([each.reindex(columns=columns) for each in rows], ignore_index=True)
         for column in ("map", "direction", "matrix"):
@@ -148,6 +155,12 @@ class CheckpointStitchResult(Result):
         for outcome in OUTCOMES:
             keys = {"what": "between", "layer": block, "share": [*SHARES]}
             yield self._rows(keys, self._column("between", outcome), outcome)
+
+    def _random_rows(self) -> Iterator[pd.DataFrame]:
+        if self.random is not None:
+            names = [f"copy {i}" for i in range(self.random.shape[1])]
+            measure = "KL from the model with the change permuted, nats"
+            yield self._rows({"what": "random", "direction": names}, self.random, measure)
 
     def _stream_rows(self) -> Iterator[pd.DataFrame]:
         taps = np.arange(self.n_layers + 1)

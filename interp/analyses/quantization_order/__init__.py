@@ -24,13 +24,6 @@ from interp.analyses.quantization_order.orders import (
     scores,
 )
 from interp.analyses.quantization_order.result import QuantizationOrderResult
-from interp.analyses.quantization_order.rounding import (
-    Rounding,
-    Scheme,
-    matrices_of,
-    n_weights,
-    refuse_others,
-)
 from interp.analyses.quantization_order.streams import (
     Lowered,
     Streams,
@@ -42,6 +35,13 @@ from interp.analyses.quantization_order.twins import average_bits, gaps
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError, UnsuitedError
 from interp.models import Model
+from interp.models.quantizer import (
+    Rounding,
+    Scheme,
+    matrices_of,
+    n_weights,
+    refuse_others,
+)
 from interp.models.untrained import N_TWINS, twins_of
 from interp.parameters import AtLeast, Between
 from interp.replay import Recording

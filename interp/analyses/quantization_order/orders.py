@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.analyses.quantization_order.rounding import Rounding, matrices_of
 from interp.analyses.quantization_order.streams import Streams, ends_of
 from interp.metrics import changes, distribution
+from interp.models.quantizer import Rounding, matrices_of
 from interp.replay import Block, Recording
 from interp.shapes import Tensors
 from interp.sweeps.cosines import influence

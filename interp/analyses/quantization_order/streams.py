@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyses.quantization_order.rounding import Rounding
 from interp.metrics import changes, distribution, outcomes
+from interp.models.quantizer import Rounding
 from interp.replay import Recording
 from interp.replay.rows import Variants
 from interp.shapes import Tensors

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.analyses.quantization_order.orders import ScoreName, kl_of, orders_by, scores
-from interp.analyses.quantization_order.rounding import KEPT_BITS, Rounding, n_weights
 from interp.analyses.quantization_order.streams import Streams, ends_of
 from interp.models import Model
+from interp.models.quantizer import KEPT_BITS, Rounding, n_weights
 from interp.tasks.batch import TokenBatch
 
 

@@ -14,14 +14,6 @@ from typing import Annotated, ClassVar, Literal
 import torch
 
 from interp.analyses.recursion.design import Design
-from interp.analyses.recursion.loops import (
-    INITS,
-    Init,
-    default_numbers,
-    kinds_of,
-    refuse_others,
-    why_not,
-)
 from interp.analyses.recursion.low_rank import Shape, shapes_of
 from interp.analyses.recursion.places import ends_of, forwards_of, similarities
 from interp.analyses.recursion.result import RecursionResult
@@ -37,6 +29,14 @@ from interp.analyses.recursion.whole import (
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError, UnsuitedError
 from interp.models import Model
+from interp.models.loops import (
+    INITS,
+    Init,
+    default_numbers,
+    kinds_of,
+    refuse_others,
+    why_not,
+)
 from interp.models.untrained import N_TWINS, twins_of
 from interp.parameters import AtLeast
 from interp.replay import Recording

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyses.recursion.loops import (
+from interp.analyses.recursion.low_rank import ENERGIES, Shape, Size, Variant
+from interp.analyses.recursion.places import Place, alone_of, pairs_of
+from interp.models.loops import (
     NAMES,
     SVD,
     Init,
@@ -18,8 +20,6 @@ from interp.analyses.recursion.loops import (
     svd_of,
     untrained_of,
 )
-from interp.analyses.recursion.low_rank import ENERGIES, Shape, Size, Variant
-from interp.analyses.recursion.places import Place, alone_of, pairs_of
 from interp.models.untrained import N_TWINS
 
 MOST_KEPT = 0.75  # of the parameters, at the rank that findings are about

@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.analyses.recursion.loops import NAMES
 from interp.figures.plots import COLOURS, layer_step, titled
 from interp.figures.words import counted
+from interp.models.loops import NAMES
 
 if TYPE_CHECKING:
     from interp.analyses.recursion.result import RecursionResult

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.analyses.recursion.loops import SVD
 from interp.figures.words import PICKED, counted
+from interp.models.loops import SVD
 from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.beyond import beyond

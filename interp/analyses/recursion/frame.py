@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from interp.analyses.recursion.loops import SVD
 from interp.analyses.recursion.low_rank import ENERGIES
 from interp.analyses.recursion.whole import OUTCOMES
+from interp.models.loops import SVD
 from interp.stats.estimate import estimates
 from interp.stats.shares import shares
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyses.recursion.loops import Loop, matrices_of, vectors_of
 from interp.models import Model
+from interp.models.loops import Loop, matrices_of, vectors_of
 from interp.replay import Block
 from interp.shapes import Tensors
 

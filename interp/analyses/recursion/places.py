@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyses.recursion.loops import Loop, matrices_of, vectors_of
+from interp.models.loops import Loop, matrices_of, vectors_of
 from interp.replay import Block, Recording
 from interp.shapes import Tensors
 

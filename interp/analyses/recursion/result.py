@@ -12,9 +12,9 @@ from interp.analyses.recursion.design import MOST_KEPT
 from interp.analyses.recursion.drawing import drawn
 from interp.analyses.recursion.findings import findings_of
 from interp.analyses.recursion.frame import frame_of
-from interp.analyses.recursion.loops import NAMES, RANDOM
 from interp.analyses.recursion.places import Place, pairs_of
 from interp.analyses.recursion.whole import OUTCOMES
+from interp.models.loops import NAMES, RANDOM
 from interp.result import Finding, Result
 from interp.stats.estimate import Estimate, estimate_of
 from interp.stats.ranks import partial_estimate

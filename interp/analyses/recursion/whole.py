@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyses.recursion.loops import UNTRAINED, Loop
 from interp.analyses.recursion.low_rank import LoopWeights, Variant
 from interp.metrics import changes, distribution, outcomes
 from interp.models import Model, temporary_weights
+from interp.models.loops import UNTRAINED, Loop
 from interp.models.untrained import twins_of
 from interp.shapes import Tensors
 from interp.tasks import Task

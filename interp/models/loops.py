@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import UnsuitedError
-from interp.models import Model
+from interp.models.model import Model
 from interp.replay import Block
 
 Init = Literal["average", "stepwise", "lower"]
