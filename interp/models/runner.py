@@ -59,6 +59,11 @@ class ModelRunner:
         with model.running:
             yield
 
+    def visit(self, layer: int) -> None:
+        """Have a block's weights in memory; other recordings may run before they are."""
+        if (stream := self.model.stream) is not None:
+            stream.visit(layer)
+
     @contextmanager
     def with_weights(self, weights: Mapping[str, Tensor]) -> Iterator["ModelRunner"]:
         """Yield a runner of the same model under other weights: see `temporary_weights`."""

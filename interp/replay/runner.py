@@ -42,6 +42,9 @@ class Runner(Protocol):
     def running(self) -> AbstractContextManager[None]:
         """Return a context for all computation; it raises if the model has changed."""
 
+    def visit(self, layer: int) -> None:
+        """Have a block ready to run; other recordings may run before it is."""
+
     def with_weights(self, weights: Mapping[str, Tensor]) -> AbstractContextManager["Runner"]:
         """Return a context with a runner of the same model under other weights, by name."""
 
