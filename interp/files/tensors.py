@@ -96,7 +96,7 @@ class TensorFiles:
         return tensor
 
     def _read_bytes(self, stored: StoredTensor, flat: Tensor) -> None:
-        into, at = memoryview(flat.numpy()), 0
+        into, at = memoryview(flat.numpy().data), 0
         while at < stored.n_bytes:
             n = os.preadv(self._files[stored.path], [into[at:]], stored.start + at)
             if n <= 0:

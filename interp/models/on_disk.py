@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,18 +90,18 @@ def _most_common_dtype(files: TensorFiles) -> torch.dtype:
 @contextmanager
 def _without_memory() -> Iterator[None]:
     """Build modules whose parameters have no memory; buffers, which may be computed, have."""
-    register = nn.Module.register_parameter
+    register, modules = nn.Module.register_parameter, cast(Any, nn.Module)
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         register(module, name, parameter)
         if parameter is not None and not parameter.is_meta:
             module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    modules.register_parameter = on_meta
     try:
         yield
     finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        modules.register_parameter = register
 
 
 def _refuse_two_types(source: str, module: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -168,7 +168,8 @@ def _weights_of_blocks(source: str, module: PreTrainedModel) -> dict[str, list[s
     for parameter in named.values():
         holders[id(parameter)] = holders.get(id(parameter), 0) + 1
     path = module_paths(module).blocks
-    weights = {f"{path}.{name}": [] for name, _ in module.get_submodule(path).named_children()}
+    children = module.get_submodule(path).named_children()
+    weights: dict[str, list[str]] = {f"{path}.{name}": [] for name, _ in children}
     for name, parameter in named.items():
         block = next((block for block in weights if name.startswith(f"{block}.")), None)
         if block is None:

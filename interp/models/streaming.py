@@ -11,10 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from interp.errors import ModelError
 from interp.files.tensors import TensorFiles
 
+NO_GRADIENTS = (
+    "this gradient needs all blocks in memory, and these lie on disk;"
+    " load without device_map='disk'"
+)
 _ALIGNED = 64  # bytes, so that every tensor can be read by wide instructions
 
 
@@ -58,6 +63,7 @@ class BlockStream:
     device: torch.device
     turns: "Callable[[int], None] | None" = None
     _open: int | None = None
+    _is_rerun: bool = False  # a block is run so that it can be run again on the way back
     _finite: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -79,6 +85,16 @@ class BlockStream:
         for layer, module in enumerate(self.modules):
             self._close(layer)
             module.register_forward_pre_hook(Opening(self, layer), with_kwargs=True)
+
+    @property
+    def bytes_read(self) -> int:
+        """Return how many bytes of weights were read since the model was loaded."""
+        return self.files.bytes_read
+
+    @property
+    def disk_bytes(self) -> int:
+        """Return what the blocks' weights take on disk, which a pass over all of them reads."""
+        return sum(self.files.tensors[self.stored[name]].n_bytes for name in self.named)
 
     @property
     def held_bytes(self) -> int:
@@ -110,8 +126,12 @@ class BlockStream:
         else:
             self.turns(layer)
 
-    def open(self, layer: int) -> None:
-        """Read a block's weights, unless it is open; raise ModelError if its files have changed."""
+    def open(self, layer: int, *, is_pass: bool = False) -> None:
+        """Read a block's weights, unless it is open; raise ModelError if its files have changed.
+
+        The next block is begun to be read too, if blocks open one after the other, or (`is_pass`)
+        will do so whatever else takes turns.
+        """
         if self._open == layer:
             return
         buffer = self._other_buffer(layer)
@@ -127,8 +147,40 @@ class BlockStream:
             weight.parameter.data = weight.within(flat)
         self._open = layer
         is_next = before is None or layer in (before + 1, 0)
-        if self.turns is None and is_next and layer + 1 < len(self.modules):
+        is_pass = is_pass or (self.turns is None and not torch.is_grad_enabled())
+        if is_pass and is_next and layer + 1 < len(self.modules):
             self.expect(layer + 1)
+
+    def open_for_call(self, layer: int, given: Sequence[object]) -> None:
+        """Open a block that is called with these arguments; raise ModelError for a graph's sake."""
+        has_graph = torch.is_grad_enabled() and any(
+            isinstance(each, Tensor) and each.requires_grad for each in given
+        )
+        if has_graph and not self._is_rerun:
+            raise ModelError(NO_GRADIENTS)
+        self.open(layer, is_pass=not has_graph)
+
+    def call(self, layer: int, resid: Tensor, arguments: Mapping[str, Any]) -> Any:
+        """Return what a block returns, once it is open.
+
+        A graph keeps what the block reads, not its weights: on the way back it is run again. Raises
+        ModelError where hooks or replaced parts would not be there then.
+        """
+        self.visit(layer)
+        module = self.modules[layer]
+        if not (torch.is_grad_enabled() and resid.requires_grad):
+            return module(resid, **arguments)
+        if self.is_patched():
+            raise ModelError(NO_GRADIENTS)
+
+        def run(resid: Tensor) -> Any:
+            self._is_rerun, before = True, self._is_rerun
+            try:
+                return module(resid, **arguments)
+            finally:
+                self._is_rerun = before
+
+        return checkpoint(run, resid, use_reentrant=False, preserve_rng_state=False)
 
     def expect(self, layer: int) -> None:
         """Begin to read a block that will be opened next, unless another one is being read."""
@@ -193,12 +245,7 @@ class Opening:
         """Open the block; raise ModelError where a graph would hold its weights."""
         if "forward" in vars(module):
             return
-        given = (*args, *kwargs.values())
-        if torch.is_grad_enabled() and any(
-            isinstance(t, Tensor) and t.requires_grad for t in given
-        ):
-            raise ModelError(NO_GRADIENTS)
-        self.stream.open(self.layer)
+        self.stream.open_for_call(self.layer, [*args, *kwargs.values()])
 
 
 def stream_of(module: nn.Module) -> BlockStream | None:
@@ -207,9 +254,12 @@ def stream_of(module: nn.Module) -> BlockStream | None:
     return next((hook.stream for hook in hooks if isinstance(hook, Opening)), None)
 
 
-NO_GRADIENTS = (
-    "gradients need all blocks in memory, and these lie on disk; load without device_map='disk'"
-)
+def parameters_of(block: nn.Module) -> list[nn.Parameter]:
+    """Return a block's parameters, read if they lie on disk; then they hold until another opens."""
+    for hook in block._forward_pre_hooks.values():
+        if isinstance(hook, Opening):
+            hook.stream.open(hook.layer, is_pass=True)
+    return [*block.parameters()]
 
 
 def _layout(named: Mapping[str, nn.Parameter], stored: Mapping[str, str]) -> list[_Weight]:

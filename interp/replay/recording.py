@@ -383,7 +383,6 @@ class Recording:
             self._dry(start)
         recorded = self._arguments[start][layer]
         rows, n_pos, _ = resid.shape
-        self.runner.visit(layer)
         if prompts is None:
             arguments = for_rows(recorded, batch=self.batch_size, rows=rows)
         else:
@@ -396,4 +395,4 @@ class Recording:
             )
         self.work.add(share * rows * n_pos)
         with self.running():
-            return first(block.module(resid, **arguments))
+            return first(self.runner.call(layer, resid, arguments))
