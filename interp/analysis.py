@@ -51,7 +51,8 @@ class Cost:
     are taken apart. `logits` is of how many rows, each one position of one variant, logits are
     made. `once` is what `prepare` takes besides passes, once for all shards, as so many tokens'
     passes. `pieces` is into how many passes and readings of logits the work is cut; None: into as
-    few as fit into memory.
+    few as fit into memory. `sweeps` is how often, at least, the blocks are gone through in order
+    beyond the clean pass: so often their weights are read where they lie on disk.
     """
 
     forwards: float
@@ -63,6 +64,7 @@ class Cost:
     logits: int = 0
     once: float = 0.0
     pieces: int | None = None
+    sweeps: int = 1
 
 
 Measure = Callable[[Any, Recording, TokenBatch, Tensors], Tensors]

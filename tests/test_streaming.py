@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from interp.models import Model, load_model, temporary_weights
 from interp.models.turns import in_turns
 from interp.replay import Recording
 from interp.runs import Study, execute, open_run
+from interp.runs.budget import estimate_costs
 from interp.runs.registry import make_analysis
 from interp.sites import Site
 from interp.tasks import Task
@@ -231,6 +233,14 @@ def test_a_run_measures_shards_together_and_its_numbers_are_the_same(tmp_path: P
         tables.append([run[NAME, "two-hop", name].to_frame() for name in asked])
     for disk, whole in zip(*tables, strict=True):
         assert_frame_equal(disk, whole, check_exact=True)
+
+
+def test_a_dry_run_states_what_is_read() -> None:
+    study = Study((NAME,), ("two-hop",), {"logit_lens": {}, "layer_skip": {}}, n=12)
+    disk = estimate_costs(replace(study, device_map="disk"))
+    passes = [cost.read_mb * 1e6 / streamed().stream.disk_bytes for cost in disk]
+    assert passes == [1, 2]
+    assert disk[0].memory_mb < 5000
 
 
 def test_a_run_whose_weights_go_away_ends_with_failed_cells(

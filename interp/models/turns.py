@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from interp.models.model import Model
 
 T = TypeVar("T")
-_TOGETHER = 1 << 29  # bytes of recordings, and of what is held beside them
+_TOGETHER = 1 << 30  # bytes of recordings, and of what is held beside them
 _ARENA_MAX = -8  # of mallopt(3)
 _ARENAS = 2  # of glibc, which otherwise keeps freed memory of every thread apart
 
@@ -144,7 +144,7 @@ def grouped(
 ) -> list[tuple[int, ...]]:
     """Return which shards are measured in turns, by number: each alone, unless blocks lie on disk.
 
-    Then those of like length are, as many as fit into half a gigabyte with the numbers `held`.
+    Then those of like length are, as many as fit into a gigabyte with the numbers `held`.
     """
     if model.stream is None:
         return [(i,) for i in batches]
