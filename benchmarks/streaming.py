@@ -26,6 +26,7 @@ from transformers import LlamaConfig
 from benchmarks.harness import Row, memory_mb
 from interp.analyses.layer_skip import LayerSkip
 from interp.models import Model, load_model
+from interp.models.streaming import stream_of
 from interp.tasks import Prompt, Task
 
 
@@ -112,15 +113,22 @@ def in_memory(folder: str, asked: dict[str, Any]) -> Row:
 def on_disk(folder: str, asked: dict[str, Any]) -> Row:
     """Return the seconds of the model on disk, and how often its blocks were read."""
     model = load_model(folder, dtype="bfloat16", device="cpu", device_map="disk")
-    before = model.stream.bytes_read
+    stream = stream_of(model.module)
+    if stream is None:
+        raise ValueError("the blocks are in memory")
+    before = stream.bytes_read
     row = _measured(model, asked)
-    passes = (model.stream.bytes_read - before) / model.stream.disk_bytes
-    return row | {"passes_read": round(passes, 3), "gb": round(model.stream.disk_bytes / 1e9, 3)}
+    passes = (stream.bytes_read - before) / stream.disk_bytes
+    return row | {"passes_read": round(passes, 3), "gb": round(stream.disk_bytes / 1e9, 3)}
 
 
 def offloaded(folder: str, asked: dict[str, Any]) -> Row:
     """Return the seconds of layer skip with accelerate's offloading, from those of one forward."""
-    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+    places: dict[str, int | str] = {
+        "model.embed_tokens": "cpu",
+        "model.norm": "cpu",
+        "model.rotary_emb": "cpu",
+    }
     n_layers = asked["shape"]["layers"]
     places |= {"lm_head": "cpu"} | {f"model.layers.{i}": "disk" for i in range(n_layers)}
     model = load_model(folder, dtype="bfloat16", device_map=places)
@@ -153,8 +161,9 @@ def _measured(model: Model, asked: dict[str, Any]) -> Row:
 
 def run(_part: str = "", **asked: Any) -> dict[str, Row]:
     """Return the rows: ratios of wall time, passes read by a sweep's two, and anonymous memory."""
-    asked = {"shape": asdict(Shape.small(layers=8, d_model=512)), "n": 32, "n_pos": 24} | asked
-    with tempfile.TemporaryDirectory(dir=asked.pop("folder", None)) as folder:
+    small = asdict(Shape.small(layers=8, d_model=512))
+    asked = {"shape": small, "n": 32, "n_pos": 24, "folder": None, **asked}
+    with tempfile.TemporaryDirectory(dir=asked["folder"]) as folder:
         write_checkpoint(Path(folder), Shape(**asked["shape"]))
         here, disk, peer = (_alone(each, folder, asked) for each in (in_memory, on_disk, offloaded))
     if here.pop("sum") != disk.pop("sum"):

@@ -154,9 +154,10 @@ class _TaskOnModel:
         jobs = [Job(self.model, self.task, (planned,), None) for planned in prepared]
         keys = {planned.cell: plan.cells[planned.cell].keys for planned in cells}
         for group in plan.groups:
+            shards = [i for i in group if any(i in of_cell for of_cell in keys.values())]
             asked = tuple(p for p in cells if not keys[p.cell].keys().isdisjoint(group))
-            first, *others = [i for i in group if any(i in keys[p.cell] for p in asked)] or [None]
-            jobs += [Job(self.model, self.task, asked, first, (*others,))] if asked else []
+            if shards:
+                jobs.append(Job(self.model, self.task, asked, shards[0], (*shards[1:],)))
         return jobs
 
     def _is_stopping(self) -> bool:
