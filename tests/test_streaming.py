@@ -74,6 +74,7 @@ def chained(recording: Recording) -> torch.Tensor:
         ("layer_skip", 2.0),  # the clean pass and the sweep
         ("residual_contribution", 1.0),
         ("logit_lens", 1.0),
+        ("attention_knockout", 5.0),  # the cut and its control, a proof, and the single hops
         ("block_gain", 6.0),  # on the way back, every shard reads for itself
         ("block_influence", 2.0),  # of its own weights, ZD
     ],

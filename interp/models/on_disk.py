@@ -58,7 +58,7 @@ def load_on_disk(
         module.generation_config = GenerationConfig.from_pretrained(source, revision=revision)
     modules = [module.get_submodule(path) for path in weights]
     named = [{name: module.get_parameter(name) for name in names} for names in weights.values()]
-    BlockStream(modules, named, stored, files, device)
+    BlockStream(module, modules, named, stored, files, device)
     return module, own
 
 

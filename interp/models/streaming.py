@@ -50,12 +50,13 @@ class _Weight:
 
 @dataclass(eq=False)
 class BlockStream:
-    """The blocks of a module, which are opened one at a time.
+    """The blocks of a model, which are opened one at a time.
 
     `weights` are the parameters of each block by their names in the module, `stored` their names in
     `files`. `turns`, if set, is asked to open a block instead: it lets others run meanwhile.
     """
 
+    model: nn.Module
     modules: Sequence[nn.Module]
     weights: Sequence[Mapping[str, nn.Parameter]]
     stored: Mapping[str, str]
@@ -81,7 +82,7 @@ class BlockStream:
         if self.device.type != "cpu":
             self._there = torch.empty(max(ends), dtype=torch.uint8, device=self.device)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="weights")
-        self._inside = [part for module in self.modules for part in module.modules()]
+        self._inside = [*self.model.modules()]
         for layer, module in enumerate(self.modules):
             self._close(layer)
             module.register_forward_pre_hook(Opening(self, layer), with_kwargs=True)
@@ -111,7 +112,7 @@ class BlockStream:
         return self._open == layer
 
     def is_patched(self) -> bool:
-        """Tell whether anything inside a block is hooked or replaced at present."""
+        """Tell whether anything inside the model is hooked or replaced at present."""
         return any(
             part._forward_hooks
             or "forward" in vars(part)
@@ -158,7 +159,10 @@ class BlockStream:
         )
         if has_graph and not self._is_rerun:
             raise ModelError(NO_GRADIENTS)
-        self.open(layer, is_pass=not has_graph)
+        if has_graph or self.turns is None:
+            self.open(layer)
+        else:
+            self.turns(layer)
 
     def call(self, layer: int, resid: Tensor, arguments: Mapping[str, Any]) -> Any:
         """Return what a block returns, once it is open.

@@ -9,6 +9,7 @@ import ctypes
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from interp.models.model import Model
 
 T = TypeVar("T")
+_MOST = 64  # shards, of which each has a thread
 _TOGETHER = 1 << 30  # bytes of recordings, and of what is held beside them
 _ARENA_MAX = -8  # of mallopt(3)
 _ARENAS = 2  # of glibc, which otherwise keeps freed memory of every thread apart
@@ -100,7 +102,7 @@ class Turns(Generic[T]):
         if mine is not None and self._is_cut_off:
             raise _CutOff
         if mine is None or self._stream.is_open(layer) or self._is_patched():
-            self._stream.open(layer)
+            self._stream.open(layer, is_pass=True)
             return
         self._stream.expect(layer)
         with self._changed:
@@ -153,12 +155,24 @@ def grouped(
     left = 0
     for i in sorted(batches, key=lambda i: (batches[i].tokens.shape[1], i)):
         size = n_kept * batches[i].tokens.numel() + 4 * held[i]
-        if not groups or size > left:
+        if not groups or size > left or len(groups[-1]) == _MOST:
             groups.append(())
             left = _TOGETHER
         groups[-1] += (i,)
         left -= size
     return groups
+
+
+def in_groups(
+    model: "Model", batches: Sequence[TokenBatch], job: Callable[[TokenBatch], T]
+) -> list[T]:
+    """Return what a job that holds no more than a clean pass returns for every batch."""
+    by_number = dict(enumerate(batches))
+    returned: dict[int, T] = {}
+    for group in grouped(model, by_number, dict.fromkeys(by_number, 0)):
+        done = in_turns(model, [partial(job, batches[i]) for i in group])
+        returned |= zip(group, done, strict=True)
+    return [returned[i] for i in by_number]
 
 
 def _keep_few_arenas() -> None:
