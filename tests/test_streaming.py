@@ -287,3 +287,17 @@ def test_what_cannot_be_streamed_is_refused_before_any_work(folder: Path) -> Non
     weights.unlink()
     with pytest.raises(ModelError, match=r"has no model\.safetensors"):
         load_model(folder, device_map="disk")
+
+
+@pytest.mark.real
+def test_a_real_model_on_disk_is_read_once_for_all_shards() -> None:
+    name, lens, results = "smollm2-135m", make_analysis("logit_lens", {}), []  # tied embeddings
+    disk, whole, few = (
+        load_model(name, device_map="disk"),
+        load_model(name),
+        interp.load_task("facts", n=4),
+    )
+    assert disk.fingerprint == whole.fingerprint
+    n_read = passes_read(disk, lambda: results.append(lens.run(disk, few)))
+    assert n_read <= 1
+    assert_frame_equal(results[0].to_frame(), lens.run(whole, few).to_frame(), check_exact=True)
