@@ -139,7 +139,7 @@ class BlockStream:
         if buffer.layer != layer:
             self._read(buffer, layer)
         elif buffer.reading is not None:
-            self._wait(buffer)
+            self._wait(buffer, buffer.reading)
         if self._open is not None:
             self._close(self._open)
         self._open, before = None, self._open
@@ -214,14 +214,14 @@ class BlockStream:
             buffer.layer = None
             raise
 
-    def _wait(self, buffer: _Buffer) -> None:
-        reading, buffer.reading = buffer.reading, None
+    def _wait(self, buffer: _Buffer, reading: "Future[None]") -> None:
         try:
-            if reading is not None:
-                reading.result()
+            reading.result()
         except BaseException:
-            buffer.layer = None
+            if reading.done():  # else it was this that was interrupted, and it goes on being read
+                buffer.layer = buffer.reading = None
             raise
+        buffer.reading = None
 
     @torch.no_grad()
     def _fill(self, buffer: _Buffer, layer: int) -> None:
