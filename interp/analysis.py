@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from interp.errors import InterpError, UnsuitedError
 from interp.figures.words import counted
 from interp.models import Model
 from interp.models.mixers import MIXERS
+from interp.models.turns import grouped, in_turns
 from interp.parameters import coerce, hints_of
 from interp.replay import Recording
 from interp.result import Compared, Finding, Result, joined
@@ -50,7 +51,8 @@ class Cost:
     are taken apart. `logits` is of how many rows, each one position of one variant, logits are
     made. `once` is what `prepare` takes besides passes, once for all shards, as so many tokens'
     passes. `pieces` is into how many passes and readings of logits the work is cut; None: into as
-    few as fit into memory.
+    few as fit into memory. `sweeps` is how often, at least, the blocks are gone through in order
+    beyond the clean pass: so often their weights are read where they lie on disk.
     """
 
     forwards: float
@@ -62,6 +64,7 @@ class Cost:
     logits: int = 0
     once: float = 0.0
     pieces: int | None = None
+    sweeps: int = 1
 
 
 Measure = Callable[[Any, Recording, TokenBatch, Tensors], Tensors]
@@ -109,6 +112,8 @@ class Analysis(ABC):
     `super().__post_init__()` first. `how` is the method in short, `caveat` how an answer could be
     wrong. `rank` orders analyses in reports and in budgets, the lowest first; `page` is the
     viewer's page. `names_other` is the parameter that names a second model, for `--against`.
+    `needs_all_weights` says why blocks cannot be read from disk one at a time: "gradients", or
+    "weights are replaced".
     """
 
     question: ClassVar[str] = ""
@@ -117,6 +122,7 @@ class Analysis(ABC):
     rank: ClassVar[int] = 100
     page: ClassVar[str] = "analysis"
     names_other: ClassVar[str] = ""
+    needs_all_weights: ClassVar[str] = ""
     formerly: ClassVar[Mapping[str, str]] = {}  # former names of parameters, to those of today
 
     def __init_subclass__(cls) -> None:
@@ -176,12 +182,15 @@ class Analysis(ABC):
             for left_out in filter(None, (str(fitted), usable.left_out)):
                 warnings.warn(f"{task.name}, left out: {left_out}", stacklevel=2)
             prepared = self.prepare(model, usable.task(fitted.task))
-            bar = tqdm(
-                [*usable.batches.values()], desc=name_of(type(self)), delay=_PATIENCE, leave=False
-            )
-            return self.combine(
-                [self.measure(model.record(shard), shard, prepared) for shard in bar]
-            )
+            parts: dict[int, Tensors] = {}
+            groups = groups_of([self], model, usable.batches)
+            for group in tqdm(groups, desc=name_of(type(self)), delay=_PATIENCE, leave=False):
+                jobs = [partial(self._recorded, model, usable.batches[i], prepared) for i in group]
+                parts |= zip(group, in_turns(model, jobs), strict=True)
+            return self.combine([parts[i] for i in usable.batches])
+
+    def _recorded(self, model: Model, shard: TokenBatch, prepared: Tensors) -> Tensors:
+        return self.measure(model.record(shard), shard, prepared)
 
 
 @dataclass(frozen=True)
@@ -221,6 +230,11 @@ def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch
 
     Raises UnsuitedError where the analysis does not suit the model.
     """
+    if model.stream is not None and analysis.needs_all_weights:
+        raise UnsuitedError(
+            f"{name_of(type(analysis))} needs the weights of all blocks in memory"
+            f" ({analysis.needs_all_weights}); load the model without device_map='disk'"
+        )
     usable: dict[int, TokenBatch] = {}
     why_not: dict[str, InterpError] = {}
     for i, batch in enumerate(batches):
@@ -233,6 +247,17 @@ def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch
         raise next(iter(why_not.values()))
     analysis.check_all(model, [*usable.values()])
     return Usable(usable, why_not)
+
+
+def groups_of(
+    analyses: Sequence[Analysis], model: Model, batches: Mapping[int, TokenBatch]
+) -> list[tuple[int, ...]]:
+    """Return which shards are measured in turns, so that blocks on disk are read once for all."""
+    if model.stream is None:
+        return [(i,) for i in batches]
+    costs = {i: [each.cost(model, batch) for each in analyses] for i, batch in batches.items()}
+    held = {i: max((cost.held for cost in of), default=0) for i, of in costs.items()}
+    return grouped(model, batches, held)
 
 
 def _errors_of(analysis: Analysis, model: Model, batch: TokenBatch) -> dict[str, InterpError]:

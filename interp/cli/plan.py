@@ -73,17 +73,21 @@ def _print_task(costs: "Sequence[CellCost]", console: Console, n_workers: int) -
 
 def _table(costs: "Sequence[CellCost]", n_workers: int) -> Table:
     table = Table("analysis", box=None, pad_edge=False)
-    for name in ("prompts", "shards", "forwards", "time", "memory", "disk"):
+    is_read = any(cost.read_mb for cost in costs)
+    names = ("prompts", "shards", "forwards", "time", "memory", "disk")
+    for name in (*names, "read, at least") if is_read else names:
         table.add_column(name, justify="right")
     for cost in costs:
         counts = [str(cost.n_prompts), str(cost.n_shards), f"{cost.forwards:.0f}"]
         sizes = [_size(cost.memory_mb), _size(cost.disk_mb)]
+        sizes += [_size(cost.read_mb)] if is_read else []
         table.add_row(cost.cell.name, *counts, _time(cost.seconds, n_workers), *sizes)
     seconds = _sum([cost.seconds for cost in costs])
     forwards = f"{sum(cost.forwards for cost in costs):.0f}"
     most = _size(max(cost.memory_mb for cost in costs))
-    disk = _size(float(sum(cost.disk_mb for cost in costs)))
-    table.add_row("in all", "", "", forwards, _time(seconds, n_workers), most, disk)
+    sizes = [most, _size(float(sum(cost.disk_mb for cost in costs)))]
+    sizes += [_size(float(sum(cost.read_mb for cost in costs)))] if is_read else []
+    table.add_row("in all", "", "", forwards, _time(seconds, n_workers), *sizes)
     return table
 
 

@@ -62,7 +62,10 @@ Dtype = Annotated[
         help="float32, bfloat16, float16 (default: the checkpoint's; on a CPU, what is fast)"
     ),
 ]
-DeviceMap = Annotated[str | None, typer.Option(help="Spread models over devices, e.g. auto.")]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(help="Spread models over devices (auto), or leave their blocks on disk (disk)."),
+]
 Chat = Annotated[
     bool,
     typer.Option("--chat", help="Texts are what a user says; put them into the chat template."),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # names of x86 and of ARM
 DeviceMap = str | dict[str, int | str]
+DISK = "disk"  # the device map of a model whose blocks stay on disk and are read when they run
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,11 @@ def kind_of_device(device: str = "auto", device_map: DeviceMap | None = None) ->
     """Return the kind of device ("cpu", "cuda", …) that a model asked for so computes on."""
     if isinstance(device_map, dict):
         return "cpu" if {*device_map.values()} <= {"cpu", "disk"} else "cuda"
-    place = device if device_map is None else device_map
+    is_spread = device_map is not None and device_map != DISK
+    place = device_map if is_spread else device
     if place in ("cpu", "meta"):
         return "cpu"
-    if device_map is not None or device == "auto":
+    if is_spread or device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device).type
 

@@ -22,7 +22,15 @@ from interp.files.gguf import load_gguf, read_gguf
 from interp.files.paths import shipped_models
 from interp.models.bridge.building import stock_model
 from interp.models.derived import derived
-from interp.models.dtypes import DTYPES, AutoDtype, DeviceMap, check_dtype, kind_of_device, name_of
+from interp.models.dtypes import (
+    DISK,
+    DTYPES,
+    AutoDtype,
+    DeviceMap,
+    check_dtype,
+    kind_of_device,
+    name_of,
+)
 from interp.models.locating import (
     ADAPTER,
     DERIVED,
@@ -35,6 +43,7 @@ from interp.models.locating import (
     with_gguf,
 )
 from interp.models.model import Model
+from interp.models.on_disk import load_on_disk, refuse_other_keys
 from interp.models.tokenizers import given_tokenizer, load_tokenizer
 from interp.models.untrained import untrained
 
@@ -64,7 +73,9 @@ def load_model(
     configuration; NAME@bits-3 (or @bits-3:10-19, of layers) and NAME@loop-15 are NAME with rounded
     or shared weights (`interp.models.derived`). `dtype` "auto" is the checkpoint's on a GPU, and on
     a CPU what `AutoDtype.on` says. `device_map` spreads a model over devices, as accelerate
-    understands it, instead of `device`. Code that comes with a checkpoint is run only with
+    understands it, instead of `device`; with "disk", the blocks' weights stay on disk
+    (safetensors), and one block at a time is read and run on `device`. Code that comes with a
+    checkpoint is run only with
     `trust_remote_code`. With `store`, clean activations are kept in that folder and read from it.
     Raises ModelError when there is no such model, or weights are missing, unexpected or not finite.
     """
@@ -81,6 +92,8 @@ def load_model(
     how: dict[str, Any] = {"device_map": device_map, "trust_remote_code": trust_remote_code}
     another = partial(load_model, device=device, dtype=asked, store=store, **how)
     if twin := UNTRAINED.fullmatch(name) or DERIVED.fullmatch(name):
+        if device_map == DISK:
+            raise ModelError(f"{name} has no weights on disk; load it without device_map='disk'")
         own: dict[str, Any] = {"revision": revision, "tokenizer": tokenizer, "store": store}
         trained = load_model(twin["base"], device=device, dtype=asked, **own, **how)
         if twin.re is DERIVED:
@@ -177,12 +190,42 @@ def _load_module(
             f"revision={revision!r} asked of the {'file' if is_file else 'folder'} {source};"
             " revisions are for models of the hub"
         )
+    if how["device_map"] == DISK:
+        return _load_streamed(source, revision, device=device, dtype=dtype, **how)
     load = _load_merged if is_adapter else _load
     module, stored = load(source, revision=revision, dtype=dtype, **how)
     if how["device_map"] is None and not getattr(module, "is_quantized", False):
         module.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     module.eval().requires_grad_(False)  # nobody else's, so that nothing has to be put back
     return module, stored
+
+
+def _load_streamed(
+    source: str,
+    revision: str | None,
+    *,
+    device: str,
+    dtype: str | AutoDtype,
+    device_map: Any,
+    trust_remote_code: bool,
+) -> tuple[PreTrainedModel, str]:
+    """Return a module whose blocks stay on disk, and the type that they are stored in."""
+    if source.endswith(GGUF) or (Path(source) / ADAPTER).is_file():
+        raise ModelError(
+            f"{source} cannot be read block by block (it is an adapter or a GGUF file);"
+            f" load it without device_map={device_map!r}"
+        )
+    place = kind_of_device() if device == "auto" else device
+    try:
+        return load_on_disk(
+            source,
+            revision=revision,
+            device=torch.device(place),
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise why_not_loaded(source, error, is_code_trusted=trust_remote_code) from None
 
 
 def _load(
@@ -230,7 +273,7 @@ def _from_pretrained(
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise why_not_loaded(source, error, is_code_trusted=trust_remote_code) from None
-    _refuse_other_keys(source, info)
+    refuse_other_keys(source, info)
     _refuse_not_finite(source, module)
     loaded: PreTrainedModel = module
     return loaded
@@ -250,7 +293,7 @@ def _load_gguf(
     module, info = load_gguf(file, dtype=DTYPES[chosen], device_map=device_map)
     if file_on_hub(source) is not None:
         module.config._commit_hash = extract_commit_hash(str(path), None)
-    _refuse_other_keys(source, info)
+    refuse_other_keys(source, info)
     _refuse_not_finite(source, module)
     return module, file.stored
 
@@ -299,23 +342,6 @@ def why_not_loaded(source: str, error: Exception, *, is_code_trusted: bool = Tru
     if Path(source).is_dir() or isinstance(error, ImportError):
         return ModelError(f"model {source!r} cannot be loaded ({reason})")
     return ModelError(f"model {source!r} cannot be loaded ({reason}); {shipped_or_near(source)}")
-
-
-def _refuse_other_keys(source: str, info: dict[str, Any]) -> None:
-    for name, stored, expected in sorted(info["mismatched_keys"]):
-        raise ModelError(
-            f"{source}: {name} has size {tuple(stored)}; config.json makes it {tuple(expected)}"
-        )
-    for what, keys in (
-        ("lacks", info["missing_keys"]),
-        ("has unexpected", info["unexpected_keys"]),
-    ):
-        if keys:
-            first = min(map(str, keys))
-            raise ModelError(
-                f"{source} {what} {len(keys)} weights (first: {first});"
-                " configuration and weights differ"
-            )
 
 
 def _refuse_not_finite(source: str, module: nn.Module) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from interp.models.modules import Modules, n_kv_heads, prove
 from interp.models.reader import PromptReader, limits_of
 from interp.models.runner import ModelRunner
 from interp.models.running import Running, replaced_forwards
+from interp.models.streaming import stream_of
 from interp.models.weights import Weights
 from interp.replay import Block, Recording, Work
 from interp.replay.rows import tokens_at_once
@@ -71,7 +72,7 @@ class Model(HeadMaps):
 
     def __post_init__(self) -> None:
         self.work = Work()
-        self.weights = Weights(self.module)
+        self.weights, self.stream = Weights(self.module), stream_of(self.module)
         self._store: ActivationStore | None = None
         self._bridge: tuple[str, Any] | None = None  # with the weights that it was built over
         self.running = Running(self.module)
@@ -182,8 +183,7 @@ class Model(HeadMaps):
         key = f"model {name}"
         if key not in self.running.memo:
             self.running.memo[key] = self.load_another(name)
-        other: Model = self.running.memo[key]
-        return other
+        return cast(Model, self.running.memo[key])
 
     def keys(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Return the store's keys for prompts with these token ids."""

@@ -33,6 +33,8 @@ class Modules:
         self.ln_final = stock.get_submodule(paths.ln_final)
         self.w_u = stock.get_submodule(paths.unembed)
         self.others = paths.others
+        self.last_read: Tensor | None = None  # by the final norm, of two tokens
+        self.two_logits: Tensor | None = None
         self.blocks = self._find_blocks(paths)
 
     def unembed(self, resid: Tensor) -> Tensor:
@@ -110,9 +112,14 @@ class Modules:
             returned[module] = output
 
         inside = [each for module in modules for each in module.modules()]
+
+        def see_last(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.last_read = args[0] if args else next(iter(kwargs.values()))
+
         handles = [module.register_forward_hook(see) for module in inside]
+        handles += [self.ln_final.register_forward_pre_hook(see_last, with_kwargs=True)]
         try:
-            self.run_two_tokens()
+            self.two_logits = self.run_two_tokens()
         finally:
             for handle in handles:
                 handle.remove()
@@ -241,22 +248,14 @@ def prove(modules: Modules, recording: Recording) -> None:
         writes = [recording.clean(Site(kind, layer)) for kind in ("attn_out", "mlp_out")]
         if not is_sum(recording.resid(layer + 1), recording.resid(layer), *writes):
             modules.see_as_whole(layer)
-    last: list[Tensor] = []
-
-    def see(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        last.append(args[0] if args else next(iter(kwargs.values())))
-
-    handle = modules.ln_final.register_forward_pre_hook(see, with_kwargs=True)
-    try:
-        logits = modules.run_two_tokens()
-    finally:
-        handle.remove()
+    last, logits = modules.last_read, modules.two_logits
+    modules.last_read = modules.two_logits = None
     ours = recording.resid(depth)
-    if not (last and is_near(ours, last[0].reshape(ours.shape), depth=depth)):
+    if last is None or not is_near(ours, last.reshape(ours.shape), depth=depth):
         raise ModelError(
             f"{family} does more than run its blocks one after the other; it cannot be taken apart"
         )
-    if not is_near(modules.unembed(last[0].reshape(ours.shape)), logits):
+    if logits is None or not is_near(modules.unembed(last.reshape(ours.shape)), logits):
         raise ModelError(f"{family} does something to its logits that this library does not know")
 
 

@@ -59,6 +59,17 @@ class ModelRunner:
         with model.running:
             yield
 
+    def visit(self, layer: int) -> None:
+        """Have a block's weights in memory; other recordings may run before they are."""
+        if (stream := self.model.stream) is not None:
+            stream.visit(layer)
+
+    def call(self, layer: int, resid: Tensor, arguments: Arguments) -> Any:
+        """Return what a block returns for a residual [rows pos d_model] and these arguments."""
+        if (stream := self.model.stream) is not None:
+            return stream.call(layer, resid, arguments)
+        return self.blocks[layer].module(resid, **arguments)
+
     @contextmanager
     def with_weights(self, weights: Mapping[str, Tensor]) -> Iterator["ModelRunner"]:
         """Yield a runner of the same model under other weights: see `temporary_weights`."""

@@ -1,7 +1,7 @@
 """A user's module while this library runs it, and restored afterwards."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 
 from interp.errors import ModelError
+from interp.models.streaming import Opening
 
 
 class Running:
@@ -71,7 +72,7 @@ class Running:
                 if hooks:
                     stack.enter_context(_silenced(hooks))
             for hooks in (module._forward_hooks, module._forward_pre_hooks):
-                if hooks:
+                if _of_owner(hooks):
                     stack.enter_context(
                         _watched(hooks, name, is_before=hooks is module._forward_pre_hooks)
                     )
@@ -85,8 +86,13 @@ def has_forward_hooks(modules: Sequence[nn.Module]) -> bool:
     """Tell whether any of these modules, or all modules globally, have forward hooks now."""
     everywhere = global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks
     return bool(everywhere) or any(
-        module._forward_hooks or module._forward_pre_hooks for module in modules
+        module._forward_hooks or _of_owner(module._forward_pre_hooks) for module in modules
     )
+
+
+def _of_owner(hooks: Mapping[int, Any]) -> bool:
+    """Tell whether there are hooks other than those that read a block's weights."""
+    return any(not isinstance(hook, Opening) for hook in hooks.values())
 
 
 def replaced_forwards(modules: Sequence[nn.Module]) -> list[str]:
@@ -133,7 +139,7 @@ def _silenced(hooks: dict[int, Any]) -> Iterator[None]:
 @contextmanager
 def _watched(hooks: dict[int, Any], where: str, *, is_before: bool) -> Iterator[None]:
     """Let a module's hooks raise ModelError if they change anything."""
-    own = dict(hooks)
+    own = {key: hook for key, hook in hooks.items() if not isinstance(hook, Opening)}
     for key, hook in own.items():
         hooks[key] = _watching(
             hook, f"{_name_of(hook)} on {where or 'the model'}", is_before=is_before

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from interp.errors import ModelError
+from interp.models.streaming import stream_of
 
 if TYPE_CHECKING:
     from interp.models.model import Model
@@ -50,6 +51,7 @@ class _Parameters:
         self.spans = {name: _span(p) for name, p in self.named.items() if not p.is_meta}
         is_hooked = any(hasattr(each, "_hf_hook") for each in module.modules())
         self.has_numbers = is_hooked or not all(p.is_meta for p in self.named.values())
+        self.stream = stream_of(module)
         self.is_quantized = bool(getattr(module, "is_quantized", False))
 
     def checked(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
@@ -73,7 +75,8 @@ class _Parameters:
         return nn.Parameter(given.detach().to(own.device), requires_grad=False)
 
     def _why_not(self, name: str, own: nn.Parameter) -> str:
-        if own.is_meta and self.has_numbers:
+        is_streamed = self.stream is not None and id(own) in self.stream.ids
+        if is_streamed or (own.is_meta and self.has_numbers):
             return "it is not in memory (offloaded)"
         is_plain = type(own.data) is Tensor and own.is_floating_point()
         if self.is_quantized or not is_plain:

@@ -1,5 +1,6 @@
 """An untrained twin of a model: its configuration and tokenizer, weights as training begins."""
 
+import logging
 from collections.abc import Iterator
 from copy import deepcopy
 
@@ -7,6 +8,8 @@ import torch
 
 from interp.errors import ModelError
 from interp.models.model import Model
+
+_log = logging.getLogger(__name__)
 
 N_TWINS = 3
 _FIRST_SEED = 2**20  # far from seeds that people train with: a twin must not be the model itself
@@ -17,9 +20,13 @@ def untrained(model: Model, *, seed: int) -> Model | None:
     """Return a twin with the initial weights of its class, drawn with a seed on the CPU.
 
     None where the class cannot be built from its configuration alone, or where what it builds has
-    another number of layers or width. Nothing of it is kept in a store.
+    another number of layers or width, and where the model's blocks lie on disk. Nothing of it is
+    kept in a store.
     """
     module = model.module
+    if model.stream is not None:
+        _log.warning("%s: no untrained twin, which would be in memory as a whole", model.name)
+        return None
     if getattr(module, "is_quantized", False):
         return None
     try:

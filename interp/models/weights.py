@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.errors import ModelError
+from interp.models.streaming import stream_of
 
 
 class Weights:
@@ -23,7 +24,7 @@ class Weights:
     """
 
     def __init__(self, module: PreTrainedModel) -> None:
-        self.module = module
+        self.module, self.stream = module, stream_of(module)
         self._modules = dict(module.named_modules())
         self._structure = self._submodules()
         self._known: tuple[Hashable, list[Tensor], str] | None = None
@@ -40,6 +41,8 @@ class Weights:
                 f"modules of this {type(self.module).__name__} were replaced after loading;"
                 " give it to load_model again"
             )
+        if self.stream is not None:
+            self.stream.files.refuse_changed()
         return tuple(
             (name, id(tensor), _version(tensor), tensor.data_ptr())
             for name, tensor in self._tensors()
@@ -53,7 +56,7 @@ class Weights:
         if self._known is not None and self._known[0] == state and _equal(self._known[1], sums):
             return self._known[2]
         digest = hashlib.blake2b(config.encode(), digest_size=16)
-        _add(digest, sorted(_saved(self.module).items()))
+        _add(digest, self._saved())
         if (buffers := _digest(self._computed_buffers())) != self._at_load:
             digest.update(buffers.encode())
         self._known = state, sums, digest.hexdigest()
@@ -85,9 +88,14 @@ class Weights:
         ]
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield parameters, and the buffers that a checkpoint holds."""
+        """Yield parameters that are in memory, and the buffers that a checkpoint holds."""
+        streamed = frozenset[int]() if self.stream is None else self.stream.ids
         for module in self._modules.values():
-            yield from ((name, t) for name, t in module._parameters.items() if t is not None)
+            yield from (
+                (name, t)
+                for name, t in module._parameters.items()
+                if t is not None and id(t) not in streamed
+            )
             lost = module._non_persistent_buffers_set
             yield from (
                 (n, t) for n, t in module._buffers.items() if t is not None and n not in lost
@@ -106,6 +114,15 @@ class Weights:
             and not tensor.is_meta
             and name in module._non_persistent_buffers_set
         ]
+
+    def _saved(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield all weights by name, in order, those that lie on disk one by one."""
+        on_disk = {} if self.stream is None else self.stream.named
+        for name, tensor in sorted(_state_of(self.module).items()):
+            yield (
+                name,
+                tensor if self.stream is None or name not in on_disk else self.stream.tensor(name),
+            )
 
     def _config(self) -> str:
         config = self.module.config.to_dict()
@@ -140,8 +157,8 @@ def _equal(known: list[Tensor], now: list[Tensor]) -> bool:
     )
 
 
-def _saved(module: Any) -> dict[str, Tensor]:
-    """Return all weights by name, including those that wait on disk or another device."""
+def _state_of(module: Any) -> dict[str, Tensor]:
+    """Return all weights by name, including those that accelerate has on disk."""
     if not any(parameter.is_meta for parameter in module.parameters()):
         return dict(module.state_dict())
     from accelerate.utils.modeling import get_state_dict_offloaded_model
@@ -149,7 +166,7 @@ def _saved(module: Any) -> dict[str, Tensor]:
     return dict(get_state_dict_offloaded_model(module))
 
 
-def _add(digest: Any, tensors: list[tuple[str, Tensor]]) -> None:
+def _add(digest: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
     for name, tensor in tensors:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)

@@ -127,6 +127,7 @@ class Recording:
         clean: Clean = {}
         for layer, block in enumerate(self.blocks):
             clean[Site("resid_pre", layer)] = resid
+            self.runner.visit(layer)
             with writes_of(block, resid) as writes:
                 if block.has_kv:
                     resid, self._kv[layer] = self.block_kv(layer, resid)
@@ -277,6 +278,7 @@ class Recording:
             written.append(block.added(output, resid))
             raise Stop
 
+        self.runner.visit(layer)  # before the hook: others may run their blocks meanwhile
         with self.running():
             handle = block.attn_write.register_forward_hook(stop)
             try:
@@ -291,7 +293,7 @@ class Recording:
         """Return what the MLP writes to the stream, where `resid` is what its norm reads."""
         block = self.blocks[layer]
         block.require_parts(Site("mlp_out", layer))
-
+        self.runner.visit(layer)
         with self.running(), without_attention(block, resid), writes_of(block, resid) as writes:
             self._run(layer, resid, cache=None, start=0, share=0.5)
         return writes["mlp_out"]
@@ -304,6 +306,7 @@ class Recording:
         Places: "attn_out", "mlp_out" [rows pos d_model], "z" (heads side by side), "mlp_post" [rows
         pos d]. Raises SiteError where a block has no such place.
         """
+        self.runner.visit(layer)
         with self.running(), replacing(self.blocks[layer], at, edit, resid, site=Site(at, layer)):
             return self.block(layer, resid)
 
@@ -392,4 +395,4 @@ class Recording:
             )
         self.work.add(share * rows * n_pos)
         with self.running():
-            return first(block.module(resid, **arguments))
+            return first(self.runner.call(layer, resid, arguments))

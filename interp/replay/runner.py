@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -41,6 +41,12 @@ class Runner(Protocol):
 
     def running(self) -> AbstractContextManager[None]:
         """Return a context for all computation; it raises if the model has changed."""
+
+    def visit(self, layer: int) -> None:
+        """Have a block ready to run; other recordings may run before it is."""
+
+    def call(self, layer: int, resid: Tensor, arguments: Arguments) -> Any:
+        """Return what a block returns for a residual [rows pos d_model] and these arguments."""
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> AbstractContextManager["Runner"]:
         """Return a context with a runner of the same model under other weights, by name."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from interp.analysis import Cost, Usable
 from interp.errors import InterpError
 from interp.models import Model
+from interp.models.turns import grouped
 from interp.runs.folder import Cell
 from interp.runs.memory import resident_mb
 from interp.runs.plan import Failure, PlannedCell
@@ -19,10 +20,11 @@ FEWEST = 8  # prompts that a budget leaves an analysis that can use so many
 class CellCost:
     """What a cell would cost: forwards of one prompt, seconds of one worker, memory and disk.
 
-    Memory is held at once, disk is without the store; `seconds` is None where passes could not be
-    timed. `left_out` says which prompts it cannot use, `shrunk` what a budget took from it; both
-    come with the price of the whole. `why_not`, instead of all else, is why it would not run.
-    `example` shows the end of the first prompt and the start of its answer.
+    Memory is held at once, disk is without the store, and `read_mb` is what is read, at least, of
+    weights that lie on disk; `seconds` is None where passes could not be timed. `left_out` says
+    which prompts it cannot use, `shrunk` what a budget took from it; both come with the price of
+    the whole. `why_not`, instead of all else, is why it would not run. `example` shows the end of
+    the first prompt and the start of its answer.
     """
 
     cell: Cell
@@ -32,6 +34,7 @@ class CellCost:
     seconds: float | None = None
     memory_mb: float = 0.0
     disk_mb: float = 0.0
+    read_mb: float = 0.0
     left_out: str = ""
     shrunk: str = ""
     why_not: str = ""
@@ -102,6 +105,7 @@ class Pricing:
             forwards=sum((1 + cost.forwards) * n for cost, n in zip(costs, n_prompts, strict=True)),
             seconds=None if self.speed is None else self.speed.seconds_of(costs, batches),
             memory_mb=_memory_mb(self.model, batches, costs),
+            read_mb=_read_mb(self.model, batches, costs),
             disk_mb=4 * sum(cost.numbers for cost in costs) / 1e6,
             left_out=left_out,
             example=_example_of(self.model, self.batches[0]),
@@ -112,8 +116,18 @@ class Pricing:
 def working_mb(model: Model, batches: Sequence[TokenBatch], costs: Sequence[Cost]) -> float:
     """Return what is held at once besides weights: a clean pass, and what the analysis adds."""
     n_recorded = (3 * model.n_layers + 1) * model.d_model  # numbers of a clean pass, per token
-    clean = n_recorded * max(batch.tokens.numel() for batch in batches)
-    return 4 * (clean + max(cost.held for cost in costs)) / 1e6
+    numbers = [
+        sum(n_recorded * batches[i].tokens.numel() + costs[i].held for i in group)
+        for group in _groups(model, batches, costs)
+    ]
+    return 4 * max(numbers) / 1e6
+
+
+def _groups(
+    model: Model, batches: Sequence[TokenBatch], costs: Sequence[Cost]
+) -> list[tuple[int, ...]]:
+    """Return which shards are measured in turns; each is alone where all weights are in memory."""
+    return grouped(model, dict(enumerate(batches)), {i: c.held for i, c in enumerate(costs)})
 
 
 def _memory_mb(model: Model, batches: Sequence[TokenBatch], costs: Sequence[Cost]) -> float:
@@ -122,8 +136,19 @@ def _memory_mb(model: Model, batches: Sequence[TokenBatch], costs: Sequence[Cost
     That is the process with its libraries and weights, or, of an accelerator's memory, the weights.
     """
     weights_mb = float(model.module.get_memory_footprint()) / 1e6
+    if model.stream is not None:
+        weights_mb += (model.stream.held_bytes - model.stream.streamed_bytes) / 1e6
     held_mb = max(resident_mb(), weights_mb) if model.device.type == "cpu" else weights_mb
     return held_mb + working_mb(model, batches, costs)
+
+
+def _read_mb(model: Model, batches: Sequence[TokenBatch], costs: Sequence[Cost]) -> float:
+    """Return what is read at least of blocks that lie on disk; 0 if they are in memory."""
+    if model.stream is None:
+        return 0.0
+    groups = _groups(model, batches, costs)
+    passes = [max(1 + costs[i].sweeps * (costs[i].forwards > 0) for i in each) for each in groups]
+    return sum(passes) * model.stream.disk_bytes / 1e6
 
 
 def _example_of(model: Model, batch: TokenBatch) -> str:

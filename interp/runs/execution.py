@@ -153,9 +153,11 @@ class _TaskOnModel:
         prepared = [planned for planned in cells if is_prepared(planned.analysis)]
         jobs = [Job(self.model, self.task, (planned,), None) for planned in prepared]
         keys = {planned.cell: plan.cells[planned.cell].keys for planned in cells}
-        for i in range(len(plan.shards)):
-            asked = tuple(planned for planned in cells if i in keys[planned.cell])
-            jobs += [Job(self.model, self.task, asked, i)] if asked else []
+        for group in plan.groups:
+            shards = [i for i in group if any(i in of_cell for of_cell in keys.values())]
+            asked = tuple(p for p in cells if not keys[p.cell].keys().isdisjoint(group))
+            if shards:
+                jobs.append(Job(self.model, self.task, asked, shards[0], (*shards[1:],)))
         return jobs
 
     def _is_stopping(self) -> bool:
@@ -238,7 +240,7 @@ class _TaskOnModel:
                 if isinstance(each, Spent):
                     self.spent[cell] = self.spent.get(cell, Spent()) + each
                     if job.shard is not None:
-                        self.work.add(cell, _share(cell, job.shard, plan), each)
+                        self.work.add(cell, _share(cell, job, plan), each)
                 elif each is not None and cell not in self.failed:
                     self._fail(cell, each, may_skip=job.shard is None)
                 if job.shard is not None and not left[cell] and cell not in self.failed:
@@ -252,8 +254,11 @@ class _TaskOnModel:
             what = "preparing"
         else:
             counts = [len(plan.shards[i]) for i in keys]
-            done = sum(counts[: keys.index(job.shard)])
-            what = f"prompts {done + 1}–{done + counts[keys.index(job.shard)]} of {sum(counts)}"
+            n = [count for i, count in zip(keys, counts, strict=True) if i in job.shards]
+            done = sum(counts[: keys.index(job.shard)]) if job.shard in keys else 0
+            what = f"prompts {done + 1}–{done + sum(n)} of {sum(counts)}"
+            if len(n) > 1:
+                what = f"{sum(n)} of {sum(counts)} prompts in turns"
         more = f" and {len(job.cells) - 1} more" if len(job.cells) > 1 else ""
         doing = f"{cell.model} · {cell.task} · {cell.name}{more}: {what}{self._which_of_tasks}"
         self.shared.progress(Standing(doing, self.work.share, self.work.seconds_left))
@@ -326,10 +331,10 @@ def _together(cells: Sequence[PlannedCell], chosen: TaskPlanned) -> list[list[Pl
     return [cheap, *rest] if cheap else rest
 
 
-def _share(cell: Cell, shard: int, plan: TaskPlan) -> float:
-    """Return which share of its prompts a cell measures in a shard."""
+def _share(cell: Cell, job: Job, plan: TaskPlan) -> float:
+    """Return which share of its prompts a cell measures in a job."""
     n_prompts = {i: len(plan.shards[i]) for i in plan.cells[cell].keys}
-    return n_prompts[shard] / sum(n_prompts.values())
+    return sum(n_prompts.get(i, 0) for i in job.shards) / sum(n_prompts.values())
 
 
 def _status_of(analysis: Analysis, result: Result) -> Status:

@@ -27,12 +27,21 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Job:
-    """A shard that is measured for several cells, or (`shard` None) one cell that is prepared."""
+    """A shard that is measured for several cells, or (`shard` None) one cell that is prepared.
+
+    `others` are shards that are measured in turns with it, where blocks are read from disk.
+    """
 
     model: str
     task: str
     cells: tuple[PlannedCell, ...]
     shard: int | None = None
+    others: tuple[int, ...] = ()
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """Return the shards that are measured; none, where a cell is prepared."""
+        return () if self.shard is None else (self.shard, *self.others)
 
 
 @dataclass(frozen=True)
@@ -110,11 +119,13 @@ class TaskPlan:
 
     Every cell is in `cells` or `refused` (the task does not suit it). Finished cells whose results
     are not of this model and these prompts are in `changed` too, with the reason as a predicate.
+    `groups` are the numbers of the shards, those together that are measured in turns.
     """
 
     model: dict[str, Any]
     task: dict[str, Any]
     shards: tuple[tuple[Prompt, ...], ...]
+    groups: tuple[tuple[int, ...], ...]
     left_out: str
     cells: Mapping[Cell, CellPlan]
     refused: Mapping[Cell, Failure]

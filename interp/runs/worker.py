@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from interp.figures.words import counted
 from interp.files.whole import write_atomically, write_json
 from interp.models import Model, load_model
 from interp.models.dtypes import AutoDtype, how_computed, name_of
+from interp.models.turns import grouped, in_turns
 from interp.replay import Recording
 from interp.runs.costs import Offer, Prices, Pricing
 from interp.runs.folder import Cell, folder_name, task_path
@@ -66,7 +68,7 @@ class Worker:
     _fed: dict[tuple[str, str, int], Fed] = field(default_factory=dict)
     _ends: dict[Key, list[int]] = field(default_factory=dict)
     _usable: dict[Cell, Usable] = field(default_factory=dict)
-    _recorded: tuple[Key, int, Recording] | None = None
+    _recorded: dict[tuple[str, str, int], Recording] = field(default_factory=dict)
 
     @torch.no_grad()
     def price(self, model: str, task: str, cells: Sequence[PlannedCell]) -> Prices:
@@ -126,7 +128,20 @@ class Worker:
                 self._keep_prompts(loaded, task, batches, is_new=not finished)
             shards = tuple(batch.prompts for batch in batches)
             about = {"prompts": len(drawn.task), "hash": hash_of_task(drawn.task)}
-            return TaskPlan(describe(loaded), about, shards, str(drawn), plans, refused, changed)
+            groups = self._groups(loaded, batches, [p for p in cells if p.cell in plans])
+            return TaskPlan(
+                describe(loaded), about, shards, groups, str(drawn), plans, refused, changed
+            )
+
+    def _groups(
+        self, model: Model, batches: Sequence[TokenBatch], cells: Sequence[PlannedCell]
+    ) -> tuple[tuple[int, ...], ...]:
+        """Return which shards are measured in turns."""
+        held = dict.fromkeys(range(len(batches)), 0)
+        for planned in cells if model.stream is not None else ():
+            for i, batch in self._usable_shards(planned).batches.items():
+                held[i] = max(held[i], planned.analysis.cost(model, batch).held)
+        return (*grouped(model, dict(enumerate(batches)), held),)
 
     def _plan_of(self, planned: PlannedCell, of_model: NumberIdentity) -> CellPlan:
         usable, spared = self._usable_shards(planned), self._spared(planned)
@@ -167,29 +182,32 @@ class Worker:
             of_model = NumberIdentity.of_model(model)
             if job.shard is None:
                 return {planned.cell: self._prepare(planned, of_model) for planned in job.cells}
-            whole, outcome = self._tokenized(job.model, job.task)[job.shard], {}
-            for planned in job.cells:
-                own = self._usable_shards(planned).batches[job.shard]
-                asked = (
-                    self._recording(job.model, job.task, job.shard)
-                    if own is whole
-                    else model.record(own)
-                )
-                outcome[planned.cell] = self._measure(planned, job.shard, asked, of_model)
-            return outcome
+            wanted = {(job.model, job.task, i) for i in job.shards}
+            self._recorded = {key: known for key, known in self._recorded.items() if key in wanted}
+            return {p.cell: self._measure_all(p, job.shards, of_model) for p in job.cells}
 
-    def _recording(self, model: str, task: str, shard: int) -> Recording:
-        """Return a shard's recording: the last one, if the job before was about the same shard."""
-        if self._recorded is None or self._recorded[:2] != ((model, task), shard):
-            self._recorded = None
-            recording = self._load(model).record(self._tokenized(model, task)[shard])
-            self._recorded = (model, task), shard, recording
-        return self._recorded[2]
+    def _recording(self, planned: PlannedCell, shard: int) -> Recording:
+        """Return a shard's recording, which the cells that measure all of the shard share."""
+        key = planned.cell.model, planned.cell.task, shard
+        whole = self._tokenized(*key[:2])[shard]
+        own = self._usable_shards(planned).batches[shard]
+        if own is not whole:
+            return self._load(planned.cell.model).record(own)
+        if key not in self._recorded:
+            self._recorded[key] = self._load(planned.cell.model).record(whole)
+        return self._recorded[key]
 
     def _load(self, name: str) -> Model:
         if self._model is None or self._model.name != name:
-            self._model = self._recorded = None
-            for known in (self._prepared, self._batches, self._fed, self._ends, self._usable):
+            self._model = None
+            for known in (
+                self._recorded,
+                self._prepared,
+                self._batches,
+                self._fed,
+                self._ends,
+                self._usable,
+            ):
                 known.clear()
             self._model = load_model(
                 name, store=self.store, dtype=self.dtype, device_map=self.study.device_map
@@ -264,6 +282,27 @@ class Worker:
         prepared = analysis.prepare(model, self._usable_shards(planned).task(task))
         write_part(path, pack(prepared, key))
         return prepared
+
+    def _measure_all(
+        self, planned: PlannedCell, shards: Sequence[int], of_model: NumberIdentity
+    ) -> Spent | Failure:
+        """Measure those of these shards that a cell has, in turns where blocks are on disk."""
+        began, model = time.monotonic(), self._load(planned.cell.model)
+        own = [i for i in shards if i in self._usable_shards(planned).batches]
+        if len(own) > 1 and planned.cell not in self._prepared:  # once, and not in turns
+            try:
+                self._prepared[planned.cell] = self._prepared_for(planned, of_model)
+            except Exception as error:
+                return Failure.of(error)
+        jobs = [
+            partial(self._measure, planned, i, self._recording(planned, i), of_model) for i in own
+        ]
+        spent = Spent()
+        for outcome in in_turns(model, jobs):
+            if isinstance(outcome, Failure):
+                return outcome
+            spent += outcome
+        return replace(spent, seconds=time.monotonic() - began)
 
     def _measure(
         self, planned: PlannedCell, i: int, recording: Recording, of_model: NumberIdentity

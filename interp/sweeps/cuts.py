@@ -104,8 +104,15 @@ def require_hiding(model: Model, shard: TokenBatch) -> None:
     """Raise SiteError unless attention to a key can be cut in every layer, tried on two tokens.
 
     A block's output at the second must not depend on the first token's keys and values where they
-    are hidden.
+    are hidden. It is tried once while a model runs.
     """
+    with model.running:
+        if "hiding" not in model.running.memo:
+            _require_hiding(model, shard)
+            model.running.memo["hiding"] = True
+
+
+def _require_hiding(model: Model, shard: TokenBatch) -> None:
     whole = model.record(shard)
     recording = whole.of(whole.tokens[:1, :2])
     generator = torch.Generator().manual_seed(0)

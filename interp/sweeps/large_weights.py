@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.models.streaming import parameters_of
 from interp.replay import Block
 
 
 def large_weights(blocks: Sequence[Block]) -> Float[Tensor, " layer"]:
     """Return every layer's ZD over its matrices: a norm's gains, near 1, would decide it."""
-    matrices = [
-        [weight for weight in block.module.parameters() if weight.ndim > 1] for block in blocks
-    ]
-    return torch.tensor([share_of_large_weights(weights) for weights in matrices])
+    weights = (parameters_of(block.module) for block in blocks)  # one block's at a time
+    matrices = ([weight for weight in each if weight.ndim > 1] for each in weights)
+    return torch.tensor([share_of_large_weights(each) for each in matrices])
 
 
 def share_of_large_weights(weights: Sequence[Tensor], *, both_tails: bool = False) -> float:

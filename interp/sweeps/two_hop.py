@@ -1,6 +1,7 @@
 """Two-hop prompts: which are compared, and where layers write their entities or others'."""
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from torch import Tensor
 from interp.errors import AnalysisError, TaskError
 from interp.figures.words import counted
 from interp.models import Model
+from interp.models.turns import in_groups
 from interp.replay import Recording
 from interp.shapes import Tensors
 from interp.sites import Site
@@ -83,12 +85,11 @@ def related_answered(
     if not asked:
         return answered
     related = Task(f"{task.name}, related", tuple(other for _, _, other in asked.values()))
-    for shard in model.shards(model.fit(related).task):
-        batch = model.tokenize(shard)
-        if batch.answer_tokens is None:
-            continue
-        is_answered = _is_answered(model, batch, max_new_tokens=max_new_tokens).tolist()
-        for other, is_right in zip(shard, is_answered, strict=True):
+    batches = [model.tokenize(shard) for shard in model.shards(model.fit(related).task)]
+    batches = [batch for batch in batches if batch.answer_tokens is not None]
+    ask = partial(_is_answered, model, max_new_tokens=max_new_tokens)
+    for batch, is_answered in zip(batches, in_groups(model, batches, ask), strict=True):
+        for other, is_right in zip(batch.prompts, is_answered.tolist(), strict=True):
             prompt_id, name, _ = asked[other.id]
             answered[prompt_id][name] = is_right
     return answered

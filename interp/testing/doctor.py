@@ -192,7 +192,8 @@ def _numbers(model: Model) -> HealthSign:
 
 
 def _device(model: Model) -> Iterator[HealthSign]:
-    if model.device.type == "cpu" or getattr(model.module, "hf_device_map", None):
+    is_moved = model.stream is not None or getattr(model.module, "hf_device_map", None)
+    if model.device.type == "cpu" or is_moved:
         return
     batch, where = ModelUnderTest(model, n_pos=8).batch, model.device
     there = model.logits(batch).cpu()
@@ -216,6 +217,7 @@ def _in_float32(model: Model) -> Model:
         model.dtype == torch.float32
         or n_weights > _COPIED
         or is_spread
+        or model.stream is not None
         or getattr(model.module, "is_quantized", False)
     ):
         return model

@@ -124,4 +124,4 @@ class AttentionKnockout(Analysis):
         held = 2 * n * n_layers * (n_pos - cuts["key"].start) * model.d_model
         held += held_at_the_end(n_layers, n, model.d_vocab)
         tried = len(cuts) * n_layers
-        return Cost(forwards, n * (2 + 2 * tried), held, logits=n * (tried + 1))
+        return Cost(forwards, n * (2 + 2 * tried), held, logits=n * (tried + 1), sweeps=len(cuts))

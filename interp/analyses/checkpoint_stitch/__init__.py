@@ -82,6 +82,7 @@ class CheckpointStitch(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 106
     page: ClassVar[str] = "stitch"
+    needs_all_weights: ClassVar[str] = "weights are replaced"
     names_other: ClassVar[str] = "against"
     question: ClassVar[str] = (
         "In which layers does the change between two models live, and do late layers need it early?"

@@ -46,6 +46,7 @@ class UnitMap(Analysis):
     barrier: Literal["loss", "none"] = "loss"
     seed: int = 0
     rank: ClassVar[int] = 112
+    needs_all_weights: ClassVar[str] = "weights of two layers are compared"
     question: ClassVar[str] = "Do two models have the same units, but for their order?"
     how: ClassVar[str] = (
         "Half of the prompts choose which neuron of one model goes with which of the other, by"

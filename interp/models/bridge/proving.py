@@ -9,10 +9,16 @@ from interp.errors import ModelError, SiteError
 from interp.models.bridge.building import build_bridge, eager_twin
 from interp.models.bridge.inner import few_tokens
 from interp.models.rounding import is_near
+from interp.models.streaming import stream_of
 
 
 def refuse_spread(stock: PreTrainedModel) -> None:
-    """Raise SiteError for a model spread over devices, on which no bridge can be built."""
+    """Raise SiteError for a model that is not on one device, where no bridge can be built."""
+    if stream_of(stock) is not None:
+        raise SiteError(
+            f"the blocks of this {type(stock).__name__} lie on disk;"
+            " TransformerLens's view, and inner sites, need them in memory"
+        )
     if hasattr(stock, "hf_device_map") and len({*stock.hf_device_map.values()}) > 1:
         raise SiteError(
             f"{type(stock).__name__} is spread over devices;"
