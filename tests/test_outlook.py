@@ -181,8 +181,9 @@ def test_a_dry_run_of_a_configuration_shows_machines_and_times(folder: Path, tas
     done = _run(*words, "--assume", "memory=64,cpu_speed=1,cpu_bandwidth=20,gpus=2")
     assert done.exit_code == 0
     assert "not loaded (its weights are not on this machine): 2 layers" in done.stdout
-    header = next(line for line in done.stdout.splitlines() if line.startswith("analysis"))
-    assert header.split()[4:11] == ["CPU", "1", "GPU", "2", "GPUs", "disk", "disk"]
+    header = next(line for line in done.stdout.splitlines() if line.startswith("time on"))
+    assert header.split()[2:] == ["CPU", "1", "GPU", "2", "GPUs", "disk", "disk", "reads"]
+    assert "layer_skip " in done.stdout
     assert "good to a factor of two" in done.stderr
     said = json.loads(_run(*words, "--json").stdout)
     assert said["timed"] == []

@@ -71,23 +71,25 @@ def _print_task(costs: "Sequence[CellCost]", console: Console, n_workers: int) -
             note(f"{cost.cell.name} leaves out: {cost.left_out}")
 
 
-def _table(costs: "Sequence[CellCost]", n_workers: int) -> Table:
+def _table(costs: "Sequence[CellCost]", n_workers: int | None = None) -> Table:
+    """Return what analyses take; their time is that of so many workers, if it is known."""
     table = Table("analysis", box=None, pad_edge=False)
-    is_read = any(cost.read_mb for cost in costs)
-    names = ("prompts", "shards", "forwards", "time", "memory", "disk")
-    for name in (*names, "read, at least") if is_read else names:
+    is_timed, is_read = n_workers is not None, any(cost.read_mb for cost in costs)
+    times, reads = ["time"] * is_timed, ["read, at least"] * is_read
+    for name in ("prompts", "shards", "forwards", *times, "memory", "disk", *reads):
         table.add_column(name, justify="right")
+
+    def add(name: str, counts: list[str], of: "Sequence[CellCost]") -> None:
+        forwards = f"{sum(cost.forwards for cost in of):.0f}"
+        time = [_time(_sum([cost.seconds for cost in of]), n_workers or 1)] * is_timed
+        memory = _size(max(cost.memory_mb for cost in of))
+        disk = _size(float(sum(cost.disk_mb for cost in of)))
+        read = [_size(float(sum(cost.read_mb for cost in of)))] * is_read
+        table.add_row(name, *counts, forwards, *time, memory, disk, *read)
+
     for cost in costs:
-        counts = [str(cost.n_prompts), str(cost.n_shards), f"{cost.forwards:.0f}"]
-        sizes = [_size(cost.memory_mb), _size(cost.disk_mb)]
-        sizes += [_size(cost.read_mb)] if is_read else []
-        table.add_row(cost.cell.name, *counts, _time(cost.seconds, n_workers), *sizes)
-    seconds = _sum([cost.seconds for cost in costs])
-    forwards = f"{sum(cost.forwards for cost in costs):.0f}"
-    most = _size(max(cost.memory_mb for cost in costs))
-    sizes = [most, _size(float(sum(cost.disk_mb for cost in costs)))]
-    sizes += [_size(float(sum(cost.read_mb for cost in costs)))] if is_read else []
-    table.add_row("in all", "", "", forwards, _time(seconds, n_workers), *sizes)
+        add(cost.cell.name, [str(cost.n_prompts), str(cost.n_shards)], [cost])
+    add("in all", ["", ""], costs)
     return table
 
 
@@ -102,7 +104,8 @@ def print_outlook(outlook: "ModelOutlook", why: str, console: Console) -> None:
         planned = [each for each in own if not each.cost.why_not]
         if planned:
             say(f"{outlook.model} · {task}: {planned[0].cost.example}")
-            console.print(_outlook_table(planned, [m.name for m in outlook.machines]))
+            console.print(_table([each.cost for each in planned]))
+            console.print(_times(planned, [machine.name for machine in outlook.machines]))
         for each in own:
             name = each.cost.cell.name
             if each.cost.why_not:
@@ -111,28 +114,16 @@ def print_outlook(outlook: "ModelOutlook", why: str, console: Console) -> None:
                 note(f"{name} leaves out: {each.cost.left_out}")
 
 
-def _outlook_table(cells: "Sequence[Outlook]", machines: Sequence[str]) -> Table:
-    table = Table("analysis", box=None, pad_edge=False)
-    for name in ("prompts", "shards", "forwards", *machines, "disk reads", "memory", "disk"):
+def _times(cells: "Sequence[Outlook]", machines: Sequence[str]) -> Table:
+    """Return how long analyses take on each machine, and what is read of blocks on disk."""
+    table = Table("time on", box=None, pad_edge=False)
+    for name in (*machines, "disk reads"):
         table.add_column(name, justify="right")
     for each in cells:
-        cost = each.cost
         times = [_time(each.seconds[name], 1) for name in machines]
-        read = _size(each.read_mb) if each.read_mb else "–"
-        sizes = (read, _size(cost.memory_mb), _size(cost.disk_mb))
-        counts = (str(cost.n_prompts), str(cost.n_shards), f"{cost.forwards:.0f}")
-        table.add_row(cost.cell.name, *counts, *times, *sizes)
-    in_all = [_sum([each.seconds[name] for each in cells]) for name in machines]
-    table.add_row(
-        "in all",
-        "",
-        "",
-        f"{sum(each.cost.forwards for each in cells):.0f}",
-        *[_time(seconds, 1) for seconds in in_all],
-        _size(sum(each.read_mb for each in cells)),
-        _size(max(each.cost.memory_mb for each in cells)),
-        _size(sum(each.cost.disk_mb for each in cells)),
-    )
+        table.add_row(each.cost.cell.name, *times, _size(each.read_mb) if each.read_mb else "–")
+    in_all = [_time(_sum([each.seconds[name] for each in cells]), 1) for name in machines]
+    table.add_row("in all", *in_all, _size(sum(each.read_mb for each in cells)))
     return table
 
 

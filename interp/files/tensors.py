@@ -5,8 +5,8 @@ import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,18 +25,28 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_LONGEST_HEADER = 1 << 27  # bytes; longer ones are no header
+_LONGEST = 100_000_000  # bytes of a header, as safetensors allows
 
 
 @dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies: its file, type and shape, and its bytes there."""
+class TensorHeader:
+    """A tensor in a file: its type by safetensors' name, its shape, and where its bytes are."""
 
     path: Path
-    dtype: torch.dtype
+    kind: str
     shape: tuple[int, ...]
     start: int
     n_bytes: int
+
+    @property
+    def numel(self) -> int:
+        """Return how many numbers it has."""
+        return prod(self.shape)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Return its type; None for one that nothing computes in."""
+        return _DTYPES.get(self.kind)
 
 
 class TensorFiles:
@@ -47,7 +57,7 @@ class TensorFiles:
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self.tensors: dict[str, StoredTensor] = {}
+        self.tensors: dict[str, TensorHeader] = {}
         self.bytes_read = 0
         self._counting = threading.Lock()
         self._files: dict[Path, int] = {}
@@ -56,9 +66,13 @@ class TensorFiles:
             try:
                 self._files[path] = os.open(path, os.O_RDONLY)
                 self._stamps[path] = _stamp(path)
-                self.tensors |= _tensors_of(path, self._files[path])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise ModelError(f"{path} is not a safetensors file ({error})") from None
+                tensors = read_header(path)
+            except OSError as error:
+                raise ModelError(f"{path} cannot be read ({error.strerror})") from None
+            for name, each in tensors.items():
+                if each.dtype is None:
+                    raise ModelError(f"{path}: {name} has type {each.kind}, which is not read")
+            self.tensors |= tensors
 
     def __del__(self) -> None:
         for file in self._files.values():
@@ -95,7 +109,7 @@ class TensorFiles:
         self.read_into(name, tensor)
         return tensor
 
-    def _read_bytes(self, stored: StoredTensor, flat: Tensor) -> None:
+    def _read_bytes(self, stored: TensorHeader, flat: Tensor) -> None:
         into, at = memoryview(flat.numpy().data), 0
         while at < stored.n_bytes:
             n = os.preadv(self._files[stored.path], [into[at:]], stored.start + at)
@@ -111,22 +125,48 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
-def _tensors_of(path: Path, file: int) -> dict[str, StoredTensor]:
-    """Return what a file's header lists; raise ValueError where the file is not as it says."""
-    size = os.fstat(file).st_size
-    length = int.from_bytes(os.pread(file, 8, 0), "little")
-    if not 0 < length <= min(_LONGEST_HEADER, size - 8):
-        raise ValueError("it has no header")
-    header: dict[str, Any] = json.loads(os.pread(file, length, 8))
-    header.pop("__metadata__", None)
-    stored: dict[str, StoredTensor] = {}
-    for name, about in header.items():
-        if about["dtype"] not in _DTYPES:
-            raise ValueError(f"{name} has type {about['dtype']}")
-        dtype, shape = _DTYPES[about["dtype"]], tuple(map(int, about["shape"]))
-        start, end = about["data_offsets"]
-        n_bytes = end - start
-        if n_bytes != dtype.itemsize * torch.Size(shape).numel() or 8 + length + end > size:
-            raise ValueError(f"{name} is not whole")
-        stored[name] = StoredTensor(path, dtype, shape, 8 + length + start, n_bytes)
-    return stored
+def read_header(path: Path) -> dict[str, TensorHeader]:
+    """Return the tensors that a safetensors file holds, from its header.
+
+    Raises ModelError for a header that is not one, or that does not describe this file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 0 < length <= min(size - 8, _LONGEST):
+            raise ModelError(
+                f"{path} has no safetensors header: {size} bytes, of which it claims {length}"
+            )
+        text = file.read(length)
+    tensors: dict[str, TensorHeader] = {}
+    first = 8 + length
+    try:
+        for name, about in json.loads(text).items():
+            if name == "__metadata__":
+                continue
+            start, end = map(int, about["data_offsets"])
+            shape = tuple(map(int, about["shape"]))
+            each = TensorHeader(path, str(about["dtype"]), shape, first + start, end - start)
+            needed = None if each.dtype is None else each.numel * each.dtype.itemsize
+            if needed not in (None, each.n_bytes):
+                raise ModelError(
+                    f"{path}: {name} has {each.n_bytes} bytes; {each.kind} of {[*shape]}"
+                    f" needs {needed}"
+                )
+            tensors[name] = each
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ModelError(f"{path} has a header that cannot be read ({why})") from None
+    end = max((each.start + each.n_bytes for each in tensors.values()), default=first)
+    if end != size:
+        raise ModelError(f"{path} has {size} bytes; its header describes {end}")
+    return tensors
+
+
+def most_common_dtype(tensors: Iterable[TensorHeader]) -> torch.dtype | None:
+    """Return the type of most numbers, of those that something computes in; None without any."""
+    n_of: dict[torch.dtype, int] = {}
+    for each in tensors:
+        if each.dtype is not None:
+            n_of[each.dtype] = n_of.get(each.dtype, 0) + each.numel
+    return max(n_of, key=lambda dtype: n_of[dtype], default=None)

@@ -3,37 +3,16 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from transformers.utils.hub import cached_file
 
 from interp.errors import ModelError
+from interp.files.tensors import TensorHeader, read_header
 
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 _BIN = "pytorch_model.bin"
-_LONGEST = 100_000_000  # bytes of a header, as safetensors allows
-_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "U16": 16}
-_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-
-
-@dataclass(frozen=True)
-class TensorHeader:
-    """A tensor in a file: its type (safetensors' name) and shape."""
-
-    kind: str
-    shape: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        """Return how many numbers it has."""
-        return prod(self.shape)
-
-    @property
-    def dtype(self) -> str:
-        """Return torch's name of the type; safetensors' for one that nothing computes in."""
-        return _TYPES.get(self.kind, self.kind)
 
 
 @dataclass(frozen=True)
@@ -100,39 +79,3 @@ def _there(source: str, file: str, revision: str | None) -> Path | None:
         _raise_exceptions_for_connection_errors=False,
     )
     return None if found is None else Path(str(found))
-
-
-def read_header(path: Path) -> dict[str, TensorHeader]:
-    """Return the tensors that a safetensors file holds, from its header.
-
-    Raises ModelError for a header that is not one, or that does not describe this file.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 0 < length <= min(size - 8, _LONGEST):
-            raise ModelError(
-                f"{path} has no safetensors header: {size} bytes, of which it claims {length}"
-            )
-        text = file.read(length)
-    tensors: dict[str, TensorHeader] = {}
-    end = 0
-    try:
-        for name, about in json.loads(text).items():
-            if name == "__metadata__":
-                continue
-            tensor = TensorHeader(str(about["dtype"]), tuple(map(int, about["shape"])))
-            first, last = map(int, about["data_offsets"])
-            bits = _BITS.get(tensor.kind)
-            if bits is not None and last - first != tensor.numel * bits // 8:
-                raise ModelError(
-                    f"{path}: {name} has {last - first} bytes; {tensor.kind} of"
-                    f" {list(tensor.shape)} needs {tensor.numel * bits // 8}"
-                )
-            tensors[name], end = tensor, max(end, last)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise ModelError(f"{path} has a header that cannot be read ({why})") from None
-    if 8 + length + end != size:
-        raise ModelError(f"{path} has {size} bytes; its header describes {8 + length + end}")
-    return tensors

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.utils.hub import cached_file
 
 from interp.errors import ModelError
-from interp.files.tensors import TensorFiles
+from interp.files.tensors import TensorFiles, most_common_dtype
 from interp.models.bridge.building import module_paths
 from interp.models.dtypes import DTYPES, AutoDtype, name_of
 from interp.models.streaming import BlockStream
@@ -42,7 +42,7 @@ def load_on_disk(
     if getattr(config, "quantization_config", None) is not None:
         raise _not_streamed(source, "its weights are quantised")
     files = TensorFiles(_files_of(source, revision))
-    own = name_of(config.dtype or _most_common_dtype(files))
+    own = name_of(config.dtype or most_common_dtype(files.tensors.values()) or torch.float32)
     chosen = dtype if isinstance(dtype, str) else dtype.of(own)
     as_type = DTYPES.get(chosen, DTYPES[own])
     with _without_memory():
@@ -78,13 +78,6 @@ def _files_of(source: str, revision: str | None) -> list[Path]:
     if whole is None:
         raise _not_streamed(source, f"it has no {_WHOLE}")
     return [Path(whole)]
-
-
-def _most_common_dtype(files: TensorFiles) -> torch.dtype:
-    sizes: dict[torch.dtype, int] = {}
-    for each in files.tensors.values():
-        sizes[each.dtype] = sizes.get(each.dtype, 0) + each.n_bytes
-    return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from transformers import (
 
 from interp.activations import ForwardPass
 from interp.errors import ModelError
+from interp.files.tensors import most_common_dtype
 from interp.models import passes
 from interp.models.bridge.routing import holds_experts
 from interp.models.dtypes import DTYPES, name_of
@@ -197,10 +198,7 @@ def _stored(config: Any, headers: Headers) -> str:
     """
     if config.dtype is not None:
         return name_of(config.dtype)
-    n_of: dict[str, int] = {}
-    for tensor in headers.tensors.values():
-        n_of[tensor.dtype] = n_of.get(tensor.dtype, 0) + tensor.numel
-    most = max(n_of, key=lambda dtype: n_of[dtype], default="float32")
+    most = name_of(most_common_dtype(headers.tensors.values()) or torch.float32)
     return most if most in DTYPES else "float32"
 
 
