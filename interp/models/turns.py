@@ -146,10 +146,17 @@ def grouped(
 ) -> list[tuple[int, ...]]:
     """Return which shards are measured in turns, by number: each alone, unless blocks lie on disk.
 
-    Then those of like length are, as many as fit into a gigabyte with the numbers `held`.
+    Then those that `grouped_on_disk` says are.
     """
-    if model.stream is None:
-        return [(i,) for i in batches]
+    return (
+        [(i,) for i in batches] if model.stream is None else grouped_on_disk(model, batches, held)
+    )
+
+
+def grouped_on_disk(
+    model: "Model", batches: Mapping[int, TokenBatch], held: Mapping[int, int]
+) -> list[tuple[int, ...]]:
+    """Return groups of shards of like length that fit into a gigabyte with the numbers `held`."""
     n_kept = 5 * model.n_layers * model.d_model * model.dtype.itemsize  # with keys and values
     groups: list[tuple[int, ...]] = []
     left = 0

@@ -146,9 +146,12 @@ def _read_mb(model: Model, batches: Sequence[TokenBatch], costs: Sequence[Cost])
     """Return what is read at least of blocks that lie on disk; 0 if they are in memory."""
     if model.stream is None:
         return 0.0
-    groups = _groups(model, batches, costs)
-    passes = [max(1 + costs[i].sweeps * (costs[i].forwards > 0) for i in each) for each in groups]
-    return sum(passes) * model.stream.disk_bytes / 1e6
+    return passes_over(costs, _groups(model, batches, costs)) * model.stream.disk_bytes / 1e6
+
+
+def passes_over(costs: Sequence[Cost], groups: Sequence[tuple[int, ...]]) -> int:
+    """Return how often, at least, all blocks are read from disk for groups of shards."""
+    return sum(max(1 + costs[i].sweeps * (costs[i].forwards > 0) for i in each) for each in groups)
 
 
 def _example_of(model: Model, batch: TokenBatch) -> str:

@@ -118,7 +118,8 @@ class Machine:
 
     `weights_mb` is what weights take there, `capacity_mb` what there is for them and all else;
     `about` says how this was reckoned, and `why_not`, if it is not empty, why it cannot run there.
-    `read_mb` is what a call of all blocks reads from disk, where they lie there.
+    `read_mb` is what all blocks are on disk, where they lie there, and `read_rate` how many MB/s
+    are read.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Machine:
     about: str
     n_workers: int = 1
     read_mb: float = 0.0
+    read_rate: float = 0.0
     why_not: str = ""
 
 
@@ -154,16 +156,10 @@ class _Rates:
     n_pos: Sequence[int]
     known: Assumptions
 
-    def speed(
-        self, dtype: str, *, flops: float, bandwidth: float, tokens: int, once: float | None = None
-    ) -> Speed:
-        """Return the speed of passes at so many FLOP/s and bytes/s.
-
-        `once` is how many seconds a call of all blocks takes to read them, if not from memory.
-        """
+    def speed(self, dtype: str, *, flops: float, bandwidth: float, tokens: int) -> Speed:
+        """Return the speed of passes at so many FLOP/s and bytes/s."""
         model, sizes, size = self.model, self.model.sizes, DTYPES[dtype].itemsize
-        read = sizes.blocks * size / bandwidth if once is None else once
-        start = read + model.n_layers * self.known.block_ms / 1e3
+        start = sizes.blocks * size / bandwidth + model.n_layers * self.known.block_ms / 1e3
         width = sum(block.n_heads for block in model.blocks if block.has_kv) * _d_head(model)
         passes = {
             n: Pace(start, (2 * sizes.used + 4 * n * width) / flops) for n in sorted({*self.n_pos})
@@ -207,18 +203,19 @@ class _Rates:
         return both if known.gpus > 1 else both[:1]
 
     def from_disk(self, dtype: str, stored: str) -> list[Machine]:
-        """Return this machine's CPU, blocks read from disk whenever they are called."""
+        """Return this machine's CPU, blocks read from disk once for all shards of a group."""
         sizes, free = self.model.sizes, 1e3 * (self.known.memory or 0.0)
         read, block = self._mb(sizes.blocks, stored), sizes.blocks / self.model.n_layers
         held = self._mb(sizes.others + 2 * block, dtype)
-        once = read / 1e3 / self.known.disk
-        speed = self.speed(dtype, tokens=self.model.tokens_at_once(), once=once, **self._cpu)
+        speed = self.speed(dtype, tokens=self.model.tokens_at_once(), **self._cpu)
+        rate = 1e3 * self.known.disk
         why_not = "" if held < free else "they do not fit"
         about = (
-            f"as the CPU; all blocks, {_gb(read)}, are read at {self.known.disk:.4g} GB/s for up to"
-            f" {counted(speed.tokens, 'token')} at once, {_gb(held)} are held"
+            f"as the CPU; blocks, {_gb(read)} in all, are read at {self.known.disk:.4g} GB/s while"
+            f" others run, once for all shards of a group, {_gb(held)} are held"
         )
-        return [Machine("disk", speed, held, free, about, read_mb=read, why_not=why_not)]
+        of_disk: dict[str, Any] = {"read_mb": read, "read_rate": rate}
+        return [Machine("disk", speed, held, free, about, **of_disk, why_not=why_not)]
 
     @property
     def _cpu(self) -> dict[str, float]:

@@ -13,8 +13,9 @@ from interp.analysis import Cost
 from interp.errors import InterpError
 from interp.models.headers import headers_of
 from interp.models.locating import ADAPTER, GGUF, UNTRAINED, locate
+from interp.models.turns import grouped_on_disk
 from interp.models.weightless import NoNumbers, WeightlessModel, without_weights
-from interp.runs.costs import CellCost, Pricing, working_mb
+from interp.runs.costs import CellCost, Pricing, passes_over, working_mb
 from interp.runs.machines import Assumptions, Machine, machines_for
 from interp.runs.memory import free_mb
 from interp.runs.plan import Failure, PlannedCell
@@ -152,8 +153,12 @@ class _Planner(Worker):
             return Outlook(CellCost(planned.cell, why_not=Failure.of(error).error), {})
         working = working_mb(model, own, costs)
         gpu = next(machine for machine in machines if machine.name == "1 GPU")
-        seconds = {machine.name: _seconds(machine, costs, own, working) for machine in machines}
-        read = sum(_read_mb(m, costs, own) for m in machines if seconds[m.name] is not None)
+        groups = grouped_on_disk(
+            model, dict(enumerate(own)), {i: c.held for i, c in enumerate(costs)}
+        )
+        passes = 0 if planned.analysis.needs_all_weights else passes_over(costs, groups)
+        seconds = {m.name: _seconds(m, costs, own, working, passes) for m in machines}
+        read = sum(passes * m.read_mb for m in machines if seconds[m.name] is not None)
         return Outlook(replace(whole.cost, memory_mb=gpu.weights_mb + working), seconds, read)
 
     def _load(self, name: str) -> WeightlessModel:
@@ -186,21 +191,25 @@ def _number(n: int) -> str:
 
 
 def _seconds(
-    machine: Machine, costs: Sequence[Cost], shards: Sequence[TokenBatch], working: float
+    machine: Machine,
+    costs: Sequence[Cost],
+    shards: Sequence[TokenBatch],
+    working: float,
+    passes: int,
 ) -> float | None:
-    """Return how long a machine takes; None where it cannot hold or do it."""
-    needs_graph = any(cost.backwards for cost in costs) and bool(machine.read_mb)
-    if machine.why_not or machine.weights_mb + working > machine.capacity_mb or needs_graph:
+    """Return how long a machine takes; None where it cannot hold or do it.
+
+    `passes` is how often blocks on disk are read: not known, or not done, where it is 0 and for
+    gradients, which read them for every shard.
+    """
+    if machine.why_not or machine.weights_mb + working > machine.capacity_mb:
         return None
-    return machine.speed.seconds_of(costs, shards) / min(machine.n_workers, len(shards))
-
-
-def _read_mb(machine: Machine, costs: Sequence[Cost], shards: Sequence[TokenBatch]) -> float:
-    """Return what a machine reads from disk, at most: all blocks for every call."""
+    seconds = machine.speed.seconds_of(costs, shards) / min(machine.n_workers, len(shards))
     if not machine.read_mb:
-        return 0.0
-    calls = sum(1 + machine.speed.calls(*each) for each in zip(costs, shards, strict=True))
-    return calls * machine.read_mb
+        return seconds
+    if not passes or any(cost.backwards for cost in costs):
+        return None
+    return max(seconds, passes * machine.read_mb / machine.read_rate)
 
 
 def words_as_tokens(tasks: Sequence[Task], *, d_vocab: int) -> Any:
