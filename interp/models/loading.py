@@ -14,7 +14,12 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from interp.errors import ModelError, UnknownModelError
@@ -262,13 +267,13 @@ def _from_pretrained(
     source: str, dtype: str, *, revision: str | None, device_map: Any, trust_remote_code: bool
 ) -> PreTrainedModel:
     try:
-        module, info = AutoModelForCausalLM.from_pretrained(
+        which = {"revision": revision, "trust_remote_code": trust_remote_code}
+        module, info = _class_for(source, **which).from_pretrained(
             source,
-            revision=revision,
             dtype=DTYPES.get(dtype, "auto"),
             device_map=device_map,
-            trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **which,
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
@@ -277,6 +282,21 @@ def _from_pretrained(
     _refuse_not_finite(source, module)
     loaded: PreTrainedModel = module
     return loaded
+
+
+def _class_for(source: str, **which: Any) -> Any:
+    """Return the class that loads a checkpoint: one for texts with images where it holds both.
+
+    Its language model is what is run, on texts alone.
+    """
+    config = AutoConfig.from_pretrained(source, **which)
+    of_both = type(config) in AutoModelForImageTextToText._model_mapping
+    of_texts = type(config) in AutoModelForCausalLM._model_mapping
+    if not of_both or not of_texts:
+        return AutoModelForImageTextToText if of_both else AutoModelForCausalLM
+    named = AutoModelForImageTextToText._model_mapping[type(config)].__name__
+    is_named = named in (config.architectures or ())
+    return AutoModelForImageTextToText if is_named else AutoModelForCausalLM
 
 
 def _load_gguf(
