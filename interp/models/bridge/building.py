@@ -67,11 +67,11 @@ def _named_paths(model: PreTrainedModel) -> ModulePaths:
         unembed=parts["unembed"].name,
         is_parallel=isinstance(parts["blocks"], ParallelBlockBridge),
         has_mlp=mlp is not None,
-        others=tuple(part.name for key, part in inside.items() if _is_other(key) and part.name),
+        others=tuple(part.name for key, part in inside.items() if is_other_part(key) and part.name),
     )
 
 
-def _is_other(key: str) -> bool:
+def is_other_part(key: str) -> bool:
     """Tell whether TransformerLens's name of a block's part is not attention, MLP or a norm."""
     return key not in ("attn", "mlp") and not key.startswith(("ln", "norm"))
 
