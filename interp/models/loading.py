@@ -49,6 +49,7 @@ from interp.models.locating import (
 )
 from interp.models.model import Model
 from interp.models.on_disk import load_on_disk, refuse_other_keys
+from interp.models.quantised import how_stored, plain, quantised
 from interp.models.tokenizers import given_tokenizer, load_tokenizer
 from interp.models.untrained import untrained
 
@@ -247,7 +248,16 @@ def _load(
         stored = own  # the config did not say it
         if dtype.of(own) != own:
             module = _from_pretrained(source, dtype.of(own), device_map=device_map, **which)
+    _say_if_dequantised(source, module, **which)
     return module, stored
+
+
+def _say_if_dequantised(source: str, module: PreTrainedModel, **which: Any) -> None:
+    """Have a module say what it was made from, if transformers dequantised its weights."""
+    config = AutoConfig.from_pretrained(source, **which)
+    if getattr(config, "quantization_config", None) is not None and not quantised(module):
+        stored = how_stored(config.quantization_config)
+        module.config.made_from = f"{Path(source).name}, dequantised from {stored}"
 
 
 def _stored(source: str, **which: Any) -> str:
@@ -366,7 +376,8 @@ def why_not_loaded(source: str, error: Exception, *, is_code_trusted: bool = Tru
 
 def _refuse_not_finite(source: str, module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
-        if not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
+        parts = () if parameter.is_meta else plain(parameter)
+        if not all(bool(torch.isfinite(part).all()) for part in parts):
             raise ModelError(f"{source}: {name} has NaN or infinite weights")
 
 

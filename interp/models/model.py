@@ -131,7 +131,7 @@ class Model(HeadMaps):
     @property
     def d_vocab(self) -> int:
         """Return the number of logits per position."""
-        return int(self.modules.w_u.get_parameter("weight").shape[0])
+        return self.modules.d_vocab
 
     @property
     def device(self) -> torch.device:

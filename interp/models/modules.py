@@ -40,10 +40,16 @@ class Modules:
         self.why_own = paths.why_own
         self.blocks = self._find_blocks(paths)
 
+    @property
+    def d_vocab(self) -> int:
+        """Return the number of logits; the shape of quantised weights does not say it."""
+        n = getattr(self.w_u, "out_features", None)
+        return int(self.w_u.get_parameter("weight").shape[0] if n is None else n)
+
     def unembed(self, resid: Tensor) -> Tensor:
         """Return logits [... d_vocab] of residuals: final norm, W_U, scale and soft-cap."""
-        read, weight = self.ln_final(resid), self.w_u.get_parameter("weight")
-        if weight.is_floating_point():  # some families keep the stream in fp32
+        read, weight = self.ln_final(resid), getattr(self.w_u, "weight", None)
+        if isinstance(weight, Tensor) and weight.is_floating_point():  # the stream may be in fp32
             read = read.to(weight.dtype)
         logits: Tensor = self.w_u(read)
         scale = getattr(self.config, "logit_scale", None) or 1.0
