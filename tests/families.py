@@ -257,6 +257,10 @@ OTHER_BLOCKS: dict[str, tuple[str, Config]] = {
 WITHOUT_LENS: dict[str, tuple[str, Config]] = {
     "biogpt": ("biogpt", _MIXED),
     "cohere2_moe": ("cohere2_moe", {**_MIXED, **_EXPERTS, "sliding_window": 8}),
+    "ctrl": (
+        "ctrl",
+        {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 48, "n_positions": 64},
+    ),
     "cwm": ("cwm", _MIXED),
     "diffllama": ("diffllama", _MIXED),
     "doge": ("doge", _MIXED),
