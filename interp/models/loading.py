@@ -254,7 +254,7 @@ def _load(
 
 def _say_if_dequantised(source: str, module: PreTrainedModel, **which: Any) -> None:
     """Have a module say what it was made from, if transformers dequantised its weights."""
-    config = AutoConfig.from_pretrained(source, **which)
+    config = _config(source, **which)
     if getattr(config, "quantization_config", None) is not None and not quantised(module):
         stored = how_stored(config.quantization_config)
         module.config.made_from = f"{Path(source).name}, dequantised from {stored}"
@@ -263,14 +263,19 @@ def _say_if_dequantised(source: str, module: PreTrainedModel, **which: Any) -> N
 def _stored(source: str, **which: Any) -> str:
     """Return the type that a checkpoint's config names.
 
-    "" if it names none, if weights are quantised, and if it cannot be read, as loading will say.
+    "" if it names none, if weights are quantised, and if it cannot be read.
     """
-    try:
-        config = AutoConfig.from_pretrained(source, **which)
-    except (OSError, ValueError, RuntimeError, ImportError):
-        return ""
+    config = _config(source, **which)
     is_quantised = getattr(config, "quantization_config", None) is not None
-    return "" if is_quantised or config.dtype is None else name_of(config.dtype)
+    return "" if is_quantised or config is None or not config.dtype else name_of(config.dtype)
+
+
+def _config(source: str, **which: Any) -> Any:
+    """Return a checkpoint's configuration; None if it cannot be read, as loading will say."""
+    try:
+        return AutoConfig.from_pretrained(source, **which)
+    except (OSError, ValueError, RuntimeError, ImportError):
+        return None
 
 
 def _from_pretrained(
@@ -299,7 +304,7 @@ def _class_for(source: str, **which: Any) -> Any:
 
     Its language model is what is run, on texts alone.
     """
-    config = AutoConfig.from_pretrained(source, **which)
+    config = _config(source, **which)
     of_both = type(config) in AutoModelForImageTextToText._model_mapping
     of_texts = type(config) in AutoModelForCausalLM._model_mapping
     if not of_both or not of_texts:
