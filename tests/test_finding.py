@@ -1,5 +1,6 @@
 """Families of which TransformerLens names no modules, and models of texts and images."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -9,13 +10,21 @@ from typing import Any
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, LlamaModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    LlamaForCausalLM,
+    LlamaModel,
+)
 
 from interp.errors import ModelError, SiteError
 from interp.interventions import Skip
 from interp.models import Model, load_model
 from interp.models.bridge import building
+from interp.models.classes import class_of
 from interp.models.finding import find_paths
+from interp.models.weightless import NoNumbers
 from interp.sites import Site
 from interp.testing import examine
 from tests.families import WITH_IMAGES, tiny, tokens, untouched
@@ -105,7 +114,7 @@ class Looped(LlamaModel):
 
 
 def test_stacks_that_do_not_run_once_on_one_stream_are_refused_with_the_reason() -> None:
-    module = LlamaForCausalLM(tiny("llama").module.config)
+    module = LlamaForCausalLM(copy.deepcopy(tiny("llama").module.config))
     module.config.architectures = ["LoopedForCausalLM"]
     module.model.__class__ = Looped
     with pytest.raises(ModelError, match=r"runs its last block 2 times in a pass; only stacks"):
@@ -150,6 +159,18 @@ def test_a_folder_of_texts_and_images_is_its_language_model_on_texts(
         assert_close(recording.block(layer, recording.resid(layer)), recording.resid(layer + 1))
     skipped = model.forward(batch, plan=[Skip(1)]).logits
     assert_close(recording.logits(recording.resid(1)), skipped)
+
+
+def test_without_numbers_nothing_is_found_and_languages_of_texts_and_images_are_planned() -> None:
+    configs = [tiny(family).module.config for family in ("helium", "llava")]
+    with torch.device("meta"):
+        found = AutoModelForCausalLM.from_config(configs[0])
+        both = AutoModelForImageTextToText.from_config(configs[1])
+    with pytest.raises(ModelError, match="cannot be taken apart without its weights: Trans"):
+        Model("helium", found)
+    assert class_of(both.config) is AutoModelForImageTextToText
+    with NoNumbers():
+        assert building.module_paths(both).blocks == "model.language_model.layers"
 
 
 def test_no_vision_module_is_a_block() -> None:

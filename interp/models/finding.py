@@ -45,11 +45,13 @@ def find_paths(stock: PreTrainedModel, why: str) -> ModulePaths:
     """Return where a family's modules are, from one pass over two tokens.
 
     `why` says why TransformerLens did not. Raises ModelError where there is no list of blocks, no
-    final norm or no unembedding.
+    final norm or no unembedding, and for modules without numbers.
     """
+    family = f"family {architecture(stock)!r}"
+    if stock.device.type == "meta":
+        raise ModelError(f"{family} cannot be taken apart without its weights: {why}")
     calls = _calls(stock)
     named = {module: name for name, module in stock.named_modules()}
-    family = f"family {architecture(stock)!r}"
     blocks = _blocks(stock, calls)
     unembed = stock.get_output_embeddings()
     if blocks is None or unembed is None:

@@ -16,8 +16,6 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     PreTrainedModel,
 )
 from transformers.utils.hub import cached_file, extract_commit_hash
@@ -26,6 +24,7 @@ from interp.errors import ModelError, UnknownModelError
 from interp.files.gguf import load_gguf, read_gguf
 from interp.files.paths import shipped_models
 from interp.models.bridge.building import stock_model
+from interp.models.classes import class_of
 from interp.models.derived import derived
 from interp.models.dtypes import (
     DISK,
@@ -283,7 +282,7 @@ def _from_pretrained(
 ) -> PreTrainedModel:
     try:
         which = {"revision": revision, "trust_remote_code": trust_remote_code}
-        module, info = _class_for(source, **which).from_pretrained(
+        module, info = class_of(_config(source, **which)).from_pretrained(
             source,
             dtype=DTYPES.get(dtype, "auto"),
             device_map=device_map,
@@ -297,21 +296,6 @@ def _from_pretrained(
     _refuse_not_finite(source, module)
     loaded: PreTrainedModel = module
     return loaded
-
-
-def _class_for(source: str, **which: Any) -> Any:
-    """Return the class that loads a checkpoint: one for texts with images where it holds both.
-
-    Its language model is what is run, on texts alone.
-    """
-    config = _config(source, **which)
-    of_both = type(config) in AutoModelForImageTextToText._model_mapping
-    of_texts = type(config) in AutoModelForCausalLM._model_mapping
-    if not of_both or not of_texts:
-        return AutoModelForImageTextToText if of_both else AutoModelForCausalLM
-    named = AutoModelForImageTextToText._model_mapping[type(config)].__name__
-    is_named = named in (config.architectures or ())
-    return AutoModelForImageTextToText if is_named else AutoModelForCausalLM
 
 
 def _load_gguf(
