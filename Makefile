@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: report real test test-shapes test-slow test-browser test-real check docs docs-fast bench clean
+.PHONY: report real test test-shapes test-slow test-browser test-real newest check docs docs-fast bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,14 @@ test-browser: .venv/installed  ## what needs a Chromium
 
 test-real: .venv/installed  ## what needs a real model (93 MB, fetched once into ~/.cache/interp)
 	$(BIN)/pytest -n 2 --dist loadfile -rs -m real
+
+newest: .venv/installed  ## families on the newest TransformerLens, in an environment of its own; reported, blocks nothing
+	$(PYTHON) -m venv .cache/newest
+	.cache/newest/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.cache/newest/bin/python -m pip install --quiet --editable . --group dev
+	.cache/newest/bin/python -m pip install --quiet --upgrade transformer-lens
+	.cache/newest/bin/python -m pip list | grep -i -E '^(transformer|torch)'
+	-.cache/newest/bin/pytest -q -n 2 -m 'slow or not slow' tests/test_families.py tests/test_finding.py
 
 check: .venv/installed  ## linters, types, layers
 	$(BIN)/ruff check

@@ -19,6 +19,7 @@ from interp.errors import InterpError, UnsuitedError
 from interp.figures.words import counted
 from interp.models import Model
 from interp.models.mixers import MIXERS
+from interp.models.quantised import Asked, quantised
 from interp.models.turns import grouped, in_turns
 from interp.parameters import coerce, hints_of
 from interp.replay import Recording
@@ -114,6 +115,7 @@ class Analysis(ABC):
     viewer's page. `names_other` is the parameter that names a second model, for `--against`.
     `needs_all_weights` says why blocks cannot be read from disk one at a time: "gradients", or
     "weights are replaced".
+    `asks_of_weights` is what is asked of weights that quantised ones do not give.
     """
 
     question: ClassVar[str] = ""
@@ -123,6 +125,7 @@ class Analysis(ABC):
     page: ClassVar[str] = "analysis"
     names_other: ClassVar[str] = ""
     needs_all_weights: ClassVar[str] = ""
+    asks_of_weights: ClassVar[Asked | None] = None
     formerly: ClassVar[Mapping[str, str]] = {}  # former names of parameters, to those of today
 
     def __init_subclass__(cls) -> None:
@@ -235,6 +238,7 @@ def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch
             f"{name_of(type(analysis))} needs the weights of all blocks in memory"
             f" ({analysis.needs_all_weights}); load the model without device_map='disk'"
         )
+    refuse_quantised(analysis, model)
     usable: dict[int, TokenBatch] = {}
     why_not: dict[str, InterpError] = {}
     for i, batch in enumerate(batches):
@@ -258,6 +262,16 @@ def groups_of(
     costs = {i: [each.cost(model, batch) for each in analyses] for i, batch in batches.items()}
     held = {i: max((cost.held for cost in of), default=0) for i, of in costs.items()}
     return grouped(model, batches, held)
+
+
+def refuse_quantised(analysis: Analysis, model: Model) -> None:
+    """Raise UnsuitedError where an analysis asks of weights what quantised ones do not give."""
+    asked = analysis.asks_of_weights
+    if asked and (how := quantised(model.module)):
+        raise UnsuitedError(
+            f"{name_of(type(analysis))} needs {asked}, and {model.name} is quantised ({how}):"
+            " load its weights unquantised for that"
+        )
 
 
 def _errors_of(analysis: Analysis, model: Model, batch: TokenBatch) -> dict[str, InterpError]:

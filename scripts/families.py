@@ -14,13 +14,13 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from interp.testing.table import causes, head, row  # noqa: E402
-from tests.families import ALL, OTHER_BLOCKS  # noqa: E402
+from tests.families import EVERY  # noqa: E402
 from tests.test_families import DOCS, examined  # noqa: E402
 
 torch.set_num_threads(1)
 transformers.utils.logging.set_verbosity_error()
 MARK = "<!-- made by scripts/families.py: do not edit below -->\n"
-families = sorted(ALL | OTHER_BLOCKS)
+families = sorted(EVERY)
 why = causes({family: examined(family) for family in families})
 table = "\n".join([head(), *(row(family, examined(family)) for family in families)])
 text = DOCS.read_text().partition(MARK)[0]

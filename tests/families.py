@@ -6,7 +6,12 @@ from functools import cache
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
 
 from interp.models import Model
 from interp.tasks import Prompt
@@ -214,6 +219,10 @@ OTHER_BLOCKS: dict[str, tuple[str, Config]] = {
             "chunk_size": 8,
         },
     ),
+    "qwen3_5_moe": (
+        "qwen3_5_moe_text",
+        {**_DELTA, **_EXPERTS, "shared_expert_intermediate_size": 24},
+    ),
     "mamba": ("mamba", {**_MIXED, "state_size": 8}),
     "mamba2": (
         "mamba2",
@@ -244,16 +253,121 @@ OTHER_BLOCKS: dict[str, tuple[str, Config]] = {
     ),
 }
 
+# families that TransformerLens does not know: their modules are found in a pass
+WITHOUT_LENS: dict[str, tuple[str, Config]] = {
+    "biogpt": ("biogpt", _MIXED),
+    "cohere2_moe": ("cohere2_moe", {**_MIXED, **_EXPERTS, "sliding_window": 8}),
+    "ctrl": (
+        "ctrl",
+        {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 48, "n_positions": 64},
+    ),
+    "cwm": ("cwm", _MIXED),
+    "diffllama": ("diffllama", _MIXED),
+    "doge": ("doge", _MIXED),
+    "dots1": ("dots1", {**_LATENT, "num_hidden_layers": 2, "head_dim": 8}),
+    "exaone_moe": ("exaone_moe", {**_MIXED, **_EXPERTS}),
+    "granitemoeshared": ("granitemoeshared", {**_MIXED, **_EXPERTS}),
+    "helium": ("helium", _MIXED),
+    "hunyuan_moe": ("hunyuan_v1_moe", {**_MIXED, **_EXPERTS}),
+    "lfm3": ("lfm3", {**_MIXED, "layer_types": ["conv", "full_attention"]}),
+    "ministral": ("ministral", {**_MIXED, "sliding_window": 8}),
+    "minicpm3": ("minicpm3", {**_LATENT, "num_hidden_layers": 2}),
+    "persimmon": ("persimmon", _MIXED),
+    "phimoe": ("phimoe", {**_MIXED, **_EXPERTS}),
+    "solar_open": ("solar_open", {**_MIXED, **_EXPERTS, "n_routed_experts": 4}),
+}
+_SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_TEXT: Config = {**_MIXED, **_SPECIAL}
+_TURNED: Config = {
+    **_TEXT,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+}
+_SEEN: Config = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+_SEEN_BY_QWEN: Config = {
+    "depth": 1,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_heads": 2,
+    "patch_size": 4,
+    "out_hidden_size": 32,
+}
+# models of texts and images: what is read is their language model, on texts alone
+WITH_IMAGES: dict[str, tuple[str, Config]] = {
+    "gemma3 with images": (
+        "gemma3",
+        {
+            "text_config": {**_TEXT, "sliding_window": 8},
+            "vision_config": _SEEN,
+            "mm_tokens_per_image": 4,
+        },
+    ),
+    "internvl": (
+        "internvl",
+        {
+            "text_config": {"model_type": "qwen2", **_TEXT},
+            "vision_config": _SEEN,
+            "image_token_id": 96,
+        },
+    ),
+    "llava": (
+        "llava",
+        {
+            "text_config": {"model_type": "llama", **_TEXT},
+            "vision_config": {"model_type": "clip_vision_model", **_SEEN, "projection_dim": 16},
+            "image_token_index": 96,
+        },
+    ),
+    "mistral3": (
+        "mistral3",
+        {
+            "text_config": {"model_type": "mistral", **_TEXT},
+            "vision_config": {"model_type": "pixtral", **_SEEN, "head_dim": 8},
+            "image_token_index": 96,
+        },
+    ),
+    "qwen2_5_vl": ("qwen2_5_vl", {"text_config": _TURNED, "vision_config": _SEEN_BY_QWEN}),
+    "qwen3_5 with images": (
+        "qwen3_5",
+        {"text_config": {**_DELTA, **_SPECIAL}, "vision_config": _SEEN_BY_QWEN},
+    ),
+    "qwen3_vl": (
+        "qwen3_vl",
+        {
+            "text_config": _TURNED,
+            "vision_config": {
+                **_SEEN_BY_QWEN,
+                "deepstack_visual_indexes": [0],
+                "num_position_embeddings": 16,
+            },
+        },
+    ),
+}
+EVERY = ALL | OTHER_BLOCKS | WITHOUT_LENS | WITH_IMAGES
+
 
 @cache
 def tiny(family: str, *, seed: int = 0) -> Model:
+    return Model(f"tiny-{family}", untouched(family, seed=seed))
+
+
+def untouched(family: str, *, seed: int = 0) -> PreTrainedModel:
+    """Return a family's module in fp32, which nothing has looked at."""
     torch.manual_seed(seed)
-    kind, given = (ALL | OTHER_BLOCKS)[family]
-    config = AutoConfig.for_model(kind, **given, bos_token_id=1, eos_token_id=2, pad_token_id=0)
-    module = AutoModelForCausalLM.from_config(config).float().eval()
+    kind, given = EVERY[family]
+    auto = AutoModelForImageTextToText if family in WITH_IMAGES else AutoModelForCausalLM
+    special = {} if family in WITH_IMAGES else _SPECIAL
+    config = AutoConfig.for_model(kind, **given, **special)
+    module = auto.from_config(config).float().eval()
     for parameter in module.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    return Model(f"tiny-{family}", module)
+    return module
 
 
 def stock_logits(model: Model, batch: TokenBatch) -> torch.Tensor:

@@ -7,6 +7,7 @@ import random
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,13 +26,20 @@ from interp.sites import BLOCK_KINDS, Site
 from interp.tasks import Prompt, Task
 from interp.testing import Examination, check_model, examine
 from interp.testing.table import row
-from tests.families import ALL, OTHER_BLOCKS, tiny, tokens
+from tests.families import ALL, EVERY, OTHER_BLOCKS, WITH_IMAGES, WITHOUT_LENS, tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DOCS = Path(__file__).parent.parent / "docs/families.md"
 # what differs in kind: attention, norms, parallel sublayers, experts; the others are slow tests
 OF_A_KIND = {"falcon", "gemma2", "gpt2", "gpt_neox", "gpt_oss", "llama", "mixtral", "olmo2", "phi"}
+OF_A_KIND |= {"helium", "qwen3_vl"}  # found in a pass; in a model of images too
+FOUND = WITHOUT_LENS | WITH_IMAGES
 WORDS = [f"w{i}" for i in range(97)]
+
+
+def of_a_kind(family: str) -> Any:
+    """Return a family as a parameter, slow unless it stands for a kind."""
+    return family if family in OF_A_KIND else pytest.param(family, marks=pytest.mark.slow)
 
 
 @cache
@@ -39,12 +47,14 @@ def examined(family: str) -> Examination:
     return examine(tiny(family))
 
 
-@pytest.mark.parametrize("family", ALL | OTHER_BLOCKS)
+@pytest.mark.parametrize("family", [*ALL, *OTHER_BLOCKS, *map(of_a_kind, FOUND)])
 def test_the_contract_holds_and_the_docs_tell_what_is_refused(family: str) -> None:
     assert [f"{f.check} ({f.aspect}): {f.why}" for f in examined(family).failed] == []
     for finding in examined(family).refused:  # inner sites only, each with its cause
         is_missing_middle = finding.check == "resid_mid" and tiny(family).is_parallel
-        has_other_blocks = family in OTHER_BLOCKS and not finding.check.startswith("resid_p")
+        has_other_blocks = family in OTHER_BLOCKS | FOUND and not finding.check.startswith(
+            "resid_p"
+        )
         assert finding.check not in BLOCK_KINDS or is_missing_middle or has_other_blocks
         assert finding.why
     assert row(family, examined(family)) in DOCS.read_text().splitlines(), (
@@ -54,7 +64,7 @@ def test_the_contract_holds_and_the_docs_tell_what_is_refused(family: str) -> No
 
 def test_the_docs_name_no_other_family() -> None:
     named = re.findall(r"^\| `([^`]+)` \|", DOCS.read_text(), flags=re.MULTILINE)
-    assert named == sorted(ALL | OTHER_BLOCKS)
+    assert named == sorted(EVERY)
 
 
 @cache
@@ -104,10 +114,7 @@ def of_the_papers(model: Model) -> dict[str, Analysis]:
     return {name: make_analysis(name, given) for name, given in settings.items()}
 
 
-@pytest.mark.parametrize(
-    "family",
-    [each if each in OF_A_KIND else pytest.param(each, marks=pytest.mark.slow) for each in ALL],
-)
+@pytest.mark.parametrize("family", map(of_a_kind, ALL))
 def test_every_analysis_of_the_papers_runs(family: str) -> None:
     model = speaking(family)
     for name, analysis in of_the_papers(model).items():

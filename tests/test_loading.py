@@ -287,7 +287,7 @@ def test_repositories_that_cannot_be_had_say_what_to_do(
         cause = error.__new__(error)
         raise OSError("You are trying to access something") from cause
 
-    monkeypatch.setattr("interp.models.loading.AutoModelForCausalLM.from_pretrained", refuse)
+    monkeypatch.setattr("interp.models.classes.AutoModelForCausalLM.from_pretrained", refuse)
     with pytest.raises(ModelError, match=re.escape(says)):
         load_model("org/model")
 

@@ -81,6 +81,19 @@ def test_what_needs_keys_is_refused_by_layer_and_attention_layers_keep_theirs() 
     assert bool((without == 0).all())
 
 
+@pytest.mark.parametrize("family", ["qwen3_5", "lfm2", "jamba"])
+def test_what_a_recurrent_layer_writes_is_seen_beside_an_inner_site(family: str) -> None:
+    model = tiny(family)
+    layer = 1 - model.mixers.index("attention")
+    sites, inner = [Site("resid_mid", layer), Site("attn_out", layer)], Site("z", 1 - layer)
+    beside = model.forward(tokens(), capture=[*sites, inner]).activations
+    for site, clean in model.forward(tokens(), capture=sites).activations.items():
+        assert_close(beside[site], clean, rtol=1e-4, atol=1e-5)
+    plan = [Ablate(sites[1])]
+    edited = model.forward(tokens(), plan=plan, capture=[inner]).logits
+    assert_close(edited, model.forward(tokens(), plan=plan).logits, rtol=1e-4, atol=1e-5)
+
+
 def test_a_block_run_as_a_whole_names_no_parts_and_says_why() -> None:
     recording = tiny("nemotron_h").record(tokens())
     for kind in ("attn_out", "mlp_out", "resid_mid"):

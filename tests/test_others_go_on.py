@@ -144,7 +144,6 @@ def other_family(folder: Path, kind: str, **config: Any) -> None:
     ("kind", "config"),
     [
         ("recurrent_gemma", {"block_types": ["recurrent", "attention"], "lru_width": 32}),
-        ("ctrl", {"n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 64}),
         ("xlnet", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}),
     ],
 )

@@ -18,6 +18,7 @@ from interp.analysis import Analysis, Cost
 from interp.backward import rules_named
 from interp.metrics import Metric
 from interp.models import Model
+from interp.models.quantised import Asked
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import Finding, Result
@@ -58,6 +59,7 @@ class RelevancePatching(Analysis):
     steps: Annotated[int, AtLeast(1)] = 10
     seed: int = 0
     rank: ClassVar[int] = 8
+    asks_of_weights: ClassVar[Asked | None] = "gradients"
     page: ClassVar[str] = "circuit"
     question: ClassVar[str] = (
         "Which components carry the difference between a prompt and its corrupted twin?"

@@ -41,29 +41,35 @@ def sites(
     how: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     why = "as asked" if no_weights else why_without(model, revision=revision)
     with err.status("loading", spinner="dots"):
-        found, n_layers = _places(model, is_loaded=not why, **how)
+        found, n_layers, kind = _places(model, is_loaded=not why, **how)
     if as_json:
-        is_proven = {"is_proven": not why}
-        say_json({"model": model, **is_proven, "sites": [vars(place) for place in found]})
+        about = {"is_proven": not why, "quantised": kind}
+        say_json({"model": model, **about, "sites": [vars(place) for place in found]})
         return
     say(f"{model}: {n_layers} layers (r: can be read, w: can be written)")
     if why:
         note(f"not loaded ({why}): none of this is proven by passes, as it is with weights")
+    if kind:
+        say(f"quantised ({kind}): what needs gradients or the weights themselves is refused")
     out.print(_table(found, n_layers=n_layers))
 
 
-def _places(name: str, *, is_loaded: bool, **how: Any) -> "tuple[list[SiteFacts], int]":
-    """Return a model's places and its number of layers, from its weights or its configuration."""
+def _places(name: str, *, is_loaded: bool, **how: Any) -> "tuple[list[SiteFacts], int, str]":
+    """Return a model's places, its number of layers, and how it is quantised, if it is.
+
+    They are those of its weights, or of its configuration.
+    """
     from interp.models import load_model
     from interp.models.places import places
+    from interp.models.quantised import quantised
     from interp.models.weightless import NoNumbers, without_weights
 
     if is_loaded:
         model = load_model(name, **how)
-        return places(model), model.n_layers
+        return places(model), model.n_layers, quantised(model.module)
     with NoNumbers():  # type: ignore[no-untyped-call]
         planned = without_weights(name, **how)
-        return places(planned), planned.n_layers
+        return places(planned), planned.n_layers, ""
 
 
 def _table(found: "Sequence[SiteFacts]", *, n_layers: int) -> Table:

@@ -74,7 +74,8 @@ def kind_of_device(device: str = "auto", device_map: DeviceMap | None = None) ->
 
 def how_computed(model: "Model") -> str:
     """Say which types a model's weights have, where they are, and the checkpoint's if another."""
-    kinds = {name_of(parameter.dtype) for parameter in model.module.parameters()}
+    floating = [p.dtype for p in model.module.parameters() if p.is_floating_point()]
+    kinds = {*map(name_of, floating or [model.dtype])}
     on = "the CPU" if model.device.type == "cpu" else str(model.device)
     how = f"computed in {', '.join(sorted(kinds))} on {on}"
     if model.checkpoint not in DTYPES or {model.checkpoint} == kinds:

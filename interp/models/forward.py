@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.errors import SiteError
+from interp.models.bridge.building import is_other_part
 from interp.models.bridge.routing import find_experts, hook_experts
 from interp.models.edits import Edits, kept
 from interp.replay import Block, first, with_first
@@ -196,7 +197,9 @@ def bridge_hooks(
             remember = partial(places.remember, layer=site.layer)
             hooks.append((str(Site("resid_pre", site.layer)), remember))
             if site.kind == "resid_mid":  # edits of hook_resid_mid reach the MLP only
-                hooks.append((str(Site("attn_out", site.layer)), partial(places.at_mid, site=site)))
+                hooks.append((_mixed_at(bridge, site.layer), partial(places.at_mid, site=site)))
+            elif site.kind == "attn_out":
+                hooks.append((_mixed_at(bridge, site.layer), partial(places.at, site=site)))
             elif site.kind == "router":
                 stack.callback(places.hook_router(bridge, site).remove)
             else:
@@ -211,6 +214,16 @@ def bridge_hooks(
     silent = [site for site in capture if site not in into]
     if silent:
         raise SiteError(f"{silent[0]} never fires in {type(bridge.original_model).__name__}")
+
+
+def _mixed_at(bridge: Any, layer: int) -> str:
+    """Return the hook point of what a layer's mixer writes, be it attention or another."""
+    names = [name for name, _ in bridge.blocks[layer].named_children()]
+    others = [name for name in (bridge.blocks[layer].submodules or {}) if is_other_part(name)]
+    own = [name for name in others if name in names]
+    if "attn" in names or len(own) != 1:
+        return str(Site("attn_out", layer))
+    return f"blocks.{layer}.{own[0]}.hook_out"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp.errors import SiteError
 from interp.models.norms import Gain
+from interp.models.quantised import refuse_quantised
 
 if TYPE_CHECKING:
     from interp.models.model import Model
@@ -83,7 +84,9 @@ class HeadMaps:
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         """Return the unembedding, without the final norm in front of it."""
-        weight: Tensor = cast("Model", self).modules.w_u.get_parameter("weight")
+        w_u = cast("Model", self).modules.w_u
+        refuse_quantised(w_u, "the numbers of its weights")
+        weight: Tensor = w_u.get_parameter("weight")
         return weight.detach().float().T
 
     def W_OV(self, layer: int, head: int, *, folded: bool = False) -> Factored:
@@ -125,6 +128,7 @@ class HeadMaps:
         for what, given, n in (("layer", layer, model.n_layers), ("head", head, model.n_heads)):
             if not 0 <= given < n:
                 raise SiteError(f"{what} {given} asked for; the model's last {what} is {n - 1}")
+        refuse_quantised(model.module, "the numbers of its weights")
         attn = model.bridge.blocks[layer].attn
         try:
             n_kv_heads = len(attn.W_V)

@@ -14,13 +14,17 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+)
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from interp.errors import ModelError, UnknownModelError
 from interp.files.gguf import load_gguf, read_gguf
 from interp.files.paths import shipped_models
 from interp.models.bridge.building import stock_model
+from interp.models.classes import class_of
 from interp.models.derived import derived
 from interp.models.dtypes import (
     DISK,
@@ -44,6 +48,7 @@ from interp.models.locating import (
 )
 from interp.models.model import Model
 from interp.models.on_disk import load_on_disk, refuse_other_keys
+from interp.models.quantised import how_stored, plain, quantised
 from interp.models.tokenizers import given_tokenizer, load_tokenizer
 from interp.models.untrained import untrained
 
@@ -242,33 +247,47 @@ def _load(
         stored = own  # the config did not say it
         if dtype.of(own) != own:
             module = _from_pretrained(source, dtype.of(own), device_map=device_map, **which)
+    _say_if_dequantised(source, module, **which)
     return module, stored
+
+
+def _say_if_dequantised(source: str, module: PreTrainedModel, **which: Any) -> None:
+    """Have a module say what it was made from, if transformers dequantised its weights."""
+    config = _config(source, **which)
+    if getattr(config, "quantization_config", None) is not None and not quantised(module):
+        stored = how_stored(config.quantization_config)
+        module.config.made_from = f"{Path(source).name}, dequantised from {stored}"
 
 
 def _stored(source: str, **which: Any) -> str:
     """Return the type that a checkpoint's config names.
 
-    "" if it names none, if weights are quantised, and if it cannot be read, as loading will say.
+    "" if it names none, if weights are quantised, and if it cannot be read.
     """
-    try:
-        config = AutoConfig.from_pretrained(source, **which)
-    except (OSError, ValueError, RuntimeError, ImportError):
-        return ""
+    config = _config(source, **which)
     is_quantised = getattr(config, "quantization_config", None) is not None
-    return "" if is_quantised or config.dtype is None else name_of(config.dtype)
+    return "" if is_quantised or config is None or not config.dtype else name_of(config.dtype)
+
+
+def _config(source: str, **which: Any) -> Any:
+    """Return a checkpoint's configuration; None if it cannot be read, as loading will say."""
+    try:
+        return AutoConfig.from_pretrained(source, **which)
+    except (OSError, ValueError, RuntimeError, ImportError):
+        return None
 
 
 def _from_pretrained(
     source: str, dtype: str, *, revision: str | None, device_map: Any, trust_remote_code: bool
 ) -> PreTrainedModel:
     try:
-        module, info = AutoModelForCausalLM.from_pretrained(
+        which = {"revision": revision, "trust_remote_code": trust_remote_code}
+        module, info = class_of(_config(source, **which)).from_pretrained(
             source,
-            revision=revision,
             dtype=DTYPES.get(dtype, "auto"),
             device_map=device_map,
-            trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **which,
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
@@ -346,7 +365,8 @@ def why_not_loaded(source: str, error: Exception, *, is_code_trusted: bool = Tru
 
 def _refuse_not_finite(source: str, module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
-        if not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
+        parts = () if parameter.is_meta else plain(parameter)
+        if not all(bool(torch.isfinite(part).all()) for part in parts):
             raise ModelError(f"{source}: {name} has NaN or infinite weights")
 
 

@@ -17,7 +17,7 @@ from interp.interventions import NO_INTERVENTION, Plan
 from interp.models import passes
 from interp.models.batch_store import context_of
 from interp.models.bridge.forked import refuse_fork
-from interp.models.bridge.proving import proven_bridge, refuse_other_logits, refuse_spread
+from interp.models.bridge.proving import proven_bridge, refuse_bridge, refuse_other_logits
 from interp.models.bridge.rules import rule_hooks
 from interp.models.decoding import Chooser, padding_token, refuse_decoding
 from interp.models.generate import Generation, Phase
@@ -131,7 +131,7 @@ class Model(HeadMaps):
     @property
     def d_vocab(self) -> int:
         """Return the number of logits per position."""
-        return int(self.modules.w_u.get_parameter("weight").shape[0])
+        return self.modules.d_vocab
 
     @property
     def device(self) -> torch.device:
@@ -196,7 +196,7 @@ class Model(HeadMaps):
         with self.running:
             weights = self.fingerprint
             if self._bridge is None or self._bridge[0] != weights:
-                refuse_spread(self.module)
+                refuse_bridge(self.module, self.modules.why_own)
                 tokens = self.modules.two_tokens()
                 self.refuse_hooks(tokens)  # an error of theirs is not the family's
                 bridge = proven_bridge(self.module, tokenizer=self.tokenizer, depth=self.n_layers)

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from interp.errors import ModelError
-from interp.models.bridge.building import ModulePaths, architecture, module_paths
+from interp.models.bridge.building import module_paths
 from interp.models.bridge.routing import find_experts
+from interp.models.finding import two_tokens
 from interp.models.mixers import ATTENTION, mixers_of
+from interp.models.paths import ModulePaths, architecture
 from interp.models.rounding import is_near, is_sum
 from interp.replay import Arguments, Block, Recording, dry_pass
 from interp.replay.blocks import Signature, Unnamed
@@ -35,12 +37,19 @@ class Modules:
         self.others = paths.others
         self.last_read: Tensor | None = None  # by the final norm, of two tokens
         self.two_logits: Tensor | None = None
+        self.why_own = paths.why_own
         self.blocks = self._find_blocks(paths)
+
+    @property
+    def d_vocab(self) -> int:
+        """Return the number of logits; the shape of quantised weights does not say it."""
+        n = getattr(self.w_u, "out_features", None)
+        return int(self.w_u.get_parameter("weight").shape[0] if n is None else n)
 
     def unembed(self, resid: Tensor) -> Tensor:
         """Return logits [... d_vocab] of residuals: final norm, W_U, scale and soft-cap."""
-        read, weight = self.ln_final(resid), self.w_u.get_parameter("weight")
-        if weight.is_floating_point():  # some families keep the stream in fp32
+        read, weight = self.ln_final(resid), getattr(self.w_u, "weight", None)
+        if isinstance(weight, Tensor) and weight.is_floating_point():  # the stream may be in fp32
             read = read.to(weight.dtype)
         logits: Tensor = self.w_u(read)
         scale = getattr(self.config, "logit_scale", None) or 1.0
@@ -71,7 +80,7 @@ class Modules:
 
     def two_tokens(self) -> Tensor:
         """Return two tokens [1 2] that are not padding, about which transformers would warn."""
-        return torch.tensor(self.two_ids(), dtype=torch.long, device=self.stock.device)
+        return two_tokens(self.stock)
 
     def two_ids(self) -> list[list[int]]:
         """Return the ids of two such tokens, as one row."""
@@ -88,13 +97,15 @@ class Modules:
     def see_as_whole(self, layer: int) -> None:
         """Forget the parts of a block that does more than adding attention and MLP.
 
-        Raises ModelError unless it has further parts, or others than all layers of its family.
+        Raises ModelError unless it has further parts, or others than all layers of its family, or
+        is of a family that TransformerLens does not know.
         """
         block, family = self.blocks[layer], type(self.stock).__name__
         does = "does more to the residual stream than adding attention and MLP"
         own = [name for name, _ in [*block.module.named_buffers(recurse=False)]]
         more = [*filter(partial(_if_there, block.module), self.others), *own]
-        if not more and all(each.mixer == ATTENTION for each in self.blocks):
+        is_plain = not self.why_own and all(each.mixer == ATTENTION for each in self.blocks)
+        if not more and is_plain:
             raise ModelError(f"block {layer} of {family} {does}; it cannot be taken apart")
         why = f"its block {does}" + (f" ({', '.join(more)})" if more else "")
         blocks = [*self.blocks]
@@ -124,7 +135,7 @@ class Modules:
             for handle in handles:
                 handle.remove()
         mixers = mixers_of(self.config, n_layers=len(modules))
-        if {*mixers} == {ATTENTION} or not paths.others:
+        if not paths.why_own and ({*mixers} == {ATTENTION} or not paths.others):
             self._refuse_without(paths)
         return tuple(
             _block(f"{paths.blocks}.{name}", module, paths, self.config, returned, mixer=mixer)

@@ -14,6 +14,7 @@ from interp.models.edits import Edits, Leaf
 from interp.models.forward import NO_RULES, bridge_forward, is_inner, stock_hooks, unembedded_at
 from interp.models.generate import Generator, Phase
 from interp.models.gradients import graph, ordinary
+from interp.models.quantised import refuse_quantised
 from interp.models.running import has_forward_hooks
 from interp.sites import OF_ATTENTION, Asked, Site, sites_of
 from interp.tasks.batch import TokenBatch
@@ -43,6 +44,8 @@ def forward(
     positions: slice | None,
 ) -> ForwardPass:
     """Return what `Model.forward` returns."""
+    if backward is not None:
+        refuse_quantised(model.module, "gradients")
     planned, wanted = asked_of(model, plan, capture)
     own = batch.mask if batch.is_padded else None
     edits: Edits = {

@@ -18,6 +18,7 @@ from interp.models.bridge.forked import Forked
 from interp.models.bridge.rules import rule_hooks
 from interp.models.forward import NO_RULES, unembedded_at
 from interp.models.gradients import graph
+from interp.models.quantised import refuse_quantised
 from interp.models.temporary import temporary_weights
 from interp.replay import Arguments, Block, OnWrite, Read, replaced_forward
 from interp.sites import Site
@@ -155,6 +156,8 @@ class ModelRunner:
     ) -> Tensor:
         """Return logits of a pass in which every head and MLP reads its own residual."""
         model, needs_graph = self.model, backward is not None
+        if needs_graph:
+            refuse_quantised(model.module, "gradients")
         with self.running():
             rules = NO_RULES if backward is None else rule_hooks(model.bridge, backward)
             with graph(needs_graph):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from interp.errors import ModelError
+from interp.models.quantised import quantised
 from interp.models.streaming import stream_of
 
 if TYPE_CHECKING:
@@ -48,11 +49,12 @@ class _Parameters:
 
     def __init__(self, module: nn.Module) -> None:
         self.named = dict(module.named_parameters(remove_duplicate=False))
-        self.spans = {name: _span(p) for name, p in self.named.items() if not p.is_meta}
+        there = {name: p for name, p in self.named.items() if not p.is_meta}
+        self.spans = {name: _span(p) for name, p in there.items() if type(p.data) is Tensor}
         is_hooked = any(hasattr(each, "_hf_hook") for each in module.modules())
         self.has_numbers = is_hooked or not all(p.is_meta for p in self.named.values())
         self.stream = stream_of(module)
-        self.is_quantized = bool(getattr(module, "is_quantized", False))
+        self.quantised = quantised(module)
 
     def checked(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
         """Return parameters instead of those named; raise ModelError where one cannot be."""
@@ -79,8 +81,8 @@ class _Parameters:
         if is_streamed or (own.is_meta and self.has_numbers):
             return "it is not in memory (offloaded)"
         is_plain = type(own.data) is Tensor and own.is_floating_point()
-        if self.is_quantized or not is_plain:
-            return "it is quantised, or has a form of its own"
+        if self.quantised or not is_plain:
+            return f"the model is quantised ({self.quantised or 'in a form of its own'})"
         for other, parameter in self.named.items():
             if other != name and parameter is own:
                 return f"it is tied to {other!r}"

@@ -8,6 +8,7 @@ import torch
 
 from interp.errors import ModelError
 from interp.models.model import Model
+from interp.models.quantised import quantised
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def untrained(model: Model, *, seed: int) -> Model | None:
     if model.stream is not None:
         _log.warning("%s: no untrained twin, which would be in memory as a whole", model.name)
         return None
-    if getattr(module, "is_quantized", False):
+    if quantised(module):
         return None
     try:
         with torch.random.fork_rng(devices=[]):

@@ -20,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -30,6 +29,7 @@ from interp.errors import ModelError
 from interp.files.tensors import most_common_dtype
 from interp.models import passes
 from interp.models.bridge.routing import holds_experts
+from interp.models.classes import class_of
 from interp.models.dtypes import DTYPES, name_of
 from interp.models.headers import Headers, headers_of
 from interp.models.loading import why_not_loaded
@@ -206,7 +206,7 @@ def _module_of(source: str, config: Any, dtype: torch.dtype, **how: Any) -> PreT
     """Return a configuration's module on the meta device."""
     try:
         with _META:
-            module = AutoModelForCausalLM.from_config(config, dtype=dtype, **how)
+            module = class_of(config).from_config(config, dtype=dtype, **how)
     except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         why = f"config.json is of no causal language model ({first})"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.errors import ModelError
+from interp.models.quantised import plain
 from interp.models.streaming import stream_of
 
 
@@ -44,7 +45,7 @@ class Weights:
         if self.stream is not None:
             self.stream.files.refuse_changed()
         return tuple(
-            (name, id(tensor), _version(tensor), tensor.data_ptr())
+            (name, id(tensor), *((_version(part), part.data_ptr()) for part in plain(tensor)))
             for name, tensor in self._tensors()
             if not tensor.is_meta  # those that wait on disk are fetched anew for every pass
         )
@@ -133,7 +134,8 @@ class Weights:
     def _sums(self) -> list[Tensor]:
         """Return the sums of every tensor's rows read as integers, as fast as memory allows."""
         tensors = [t for _, t in self._tensors()] + [t for _, t in self._computed_buffers()]
-        return [_row_sums(t.detach()) for t in tensors if not t.is_meta and t.numel()]
+        parts = [part.detach() for t in tensors if not t.is_meta for part in plain(t)]
+        return [_row_sums(part) for part in parts if part.numel()]
 
 
 def _version(tensor: Tensor) -> int:
@@ -169,7 +171,9 @@ def _state_of(module: Any) -> dict[str, Tensor]:
 def _add(digest: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
     for name, tensor in tensors:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
+        for part in plain(tensor):
+            whole = part.detach().contiguous().cpu().flatten()
+            digest.update(whole.view(torch.uint8).numpy().data)
 
 
 def _digest(tensors: list[tuple[str, Tensor]]) -> str:

@@ -14,6 +14,7 @@ import torch
 from interp.analysis import Cost
 from interp.models import Model
 from interp.models.gradients import graph, ordinary, slopes
+from interp.models.quantised import quantised
 from interp.replay import Recording
 from interp.sweeps.lens import rows_at_once
 from interp.tasks.batch import TokenBatch
@@ -133,7 +134,7 @@ def _times(
         one = many
         if len(resid) > 1:
             one = _timed(lambda: recording.chain(layers, resid[:1]), clock, model.device)
-        is_quick = with_backward and many < _PATIENCE / 4
+        is_quick = with_backward and many < _PATIENCE / 4 and not quantised(model.module)
         return one, many, _timed(there_and_back, clock, model.device) if is_quick else 0.0
 
 

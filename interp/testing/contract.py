@@ -19,6 +19,7 @@ import torch
 from interp.analysis import Analysis, usable_shards
 from interp.errors import AnalysisError
 from interp.models import Model
+from interp.models.quantised import quantised
 from interp.result import Result, faults_of
 from interp.runs.parts import pack, unpack, write_part
 from interp.shapes import Tensors
@@ -289,7 +290,7 @@ def _in(dtype: torch.dtype, model: Model) -> Model:
     """Return the model itself, or a copy whose weights are of another type."""
     if model.dtype == dtype:
         return model
-    if getattr(model.module, "is_quantized", False):
+    if quantised(model.module):
         raise AnalysisError(f"{model.name} is quantised; check_analysis needs other precisions")
     module: Any = copy.deepcopy(model.module)
     return Model(model.name, module.to(dtype), model.tokenizer, load_another=model.load_another)

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import torch
 
-from interp.analysis import Analysis
+from interp.analysis import Analysis, refuse_quantised
 from interp.errors import InterpError, ModelError, TaskError, UnknownModelError
 from interp.figures.words import counted
 from interp.models import Model, load_model
 from interp.models.dtypes import how_computed, name_of
 from interp.models.mixers import ATTENTION
+from interp.models.quantised import quantised
 from interp.runs.registry import find_analyses, make_analysis
 from interp.tasks.batch import TokenBatch
 from interp.tasks.encoding import put_in_front
@@ -87,6 +88,7 @@ def diagnose(
     with torch.no_grad():
         signs += [
             *_mixers(model),
+            *_quantised(model),
             *_tokenizer(model),
             *_prompts(model),
             _numbers(model),
@@ -101,8 +103,8 @@ def dtype_sign(model: Model) -> HealthSign:
     """Return which type a model is computed in; a note where the checkpoint holds another."""
     made_from = getattr(model.module.config, "made_from", None)
     how = f"{made_from}: {how_computed(model)}" if made_from else how_computed(model)
-    if getattr(model.module, "is_quantized", False):
-        return HealthSign("dtype", "note", f"quantised: {how}")
+    if kind := quantised(model.module):
+        return HealthSign("dtype", "note", f"quantised ({kind}), {how}")
     is_own = model.checkpoint in ("", name_of(model.dtype))
     return HealthSign("dtype", "ok" if is_own and not made_from else "note", how)
 
@@ -121,6 +123,18 @@ def _mixers(model: Model) -> Iterator[HealthSign]:
     wholes = {block.why_whole: block for block in model.blocks if block.why_whole}
     for why, block in wholes.items():
         yield HealthSign("blocks", "note", f"{type(block.module).__name__} runs as a whole: {why}")
+
+
+def _quantised(model: Model) -> Iterator[HealthSign]:
+    """Say what a model is not asked whose weights are computed with as they are stored."""
+    if not quantised(model.module):
+        return
+    refused: dict[str, list[str]] = {}
+    for name, kind in find_analyses().items():
+        if kind.asks_of_weights:
+            refused.setdefault(kind.asks_of_weights, []).append(name)
+    listed = "; ".join(f"{asked} ({', '.join(names)})" for asked, names in refused.items())
+    yield HealthSign("quantised", "note", f"refused is what needs {listed}")
 
 
 def _tokenizer(model: Model) -> Iterator[HealthSign]:
@@ -218,7 +232,7 @@ def _in_float32(model: Model) -> Model:
         or n_weights > _COPIED
         or is_spread
         or model.stream is not None
-        or getattr(model.module, "is_quantized", False)
+        or quantised(model.module)
     ):
         return model
     return Model(model.name, copy.deepcopy(model.module).float(), model.tokenizer)
@@ -291,7 +305,8 @@ def _memory(model: Model) -> Iterator[dict[str, Any]]:
 
 
 def _refuse_unsuited(analysis: Analysis, model: Model, shard: TokenBatch) -> None:
-    """Raise where an analysis needs what not every mixer gives, whatever the prompts."""
+    """Raise where an analysis needs what this model does not give, whatever the prompts."""
+    refuse_quantised(analysis, model)
     if all(block.has_kv and not block.why_whole for block in model.blocks):
         return
     if not analysis.names_other:  # another model would have to be loaded

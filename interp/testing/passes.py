@@ -12,6 +12,7 @@ from interp.backward import GRADIENT
 from interp.errors import SiteError
 from interp.interventions import Skip, Steer
 from interp.models import Model
+from interp.models.quantised import quantised
 from interp.models.rounding import allowed
 from interp.sites import BLOCK_KINDS, INNER_KINDS, Site
 from interp.testing.under_test import ModelUnderTest, batch_of, reading, returning
@@ -180,6 +181,10 @@ def the_bridge_sees_the_same(tested: ModelUnderTest) -> None:
 
 def bfloat16_replays_too(tested: ModelUnderTest) -> None:
     """In bfloat16 blocks replay exactly, and residuals point the same way as in the own type."""
+    if how := quantised(tested.stock):
+        raise SiteError(
+            f"{tested.model.name} is in no other type: its weights are quantised ({how})"
+        )
     if sum(parameter.numel() for parameter in tested.stock.parameters()) > _SMALL:
         return
     low = ModelUnderTest(

@@ -77,8 +77,9 @@ class ModelUnderTest:
 
     @cached_property
     def blocks(self) -> Sequence[nn.Module]:
-        """Return the decoder blocks without any adapter: the first list of n_layers modules."""
-        lists = (module for module in self.stock.modules() if isinstance(module, nn.ModuleList))
+        """Return the decoder blocks without any adapter: its first list of n_layers modules."""
+        decoder = self.stock.get_decoder() or self.stock  # where there is a vision part too
+        lists = (module for module in decoder.modules() if isinstance(module, nn.ModuleList))
         return next(list(blocks) for blocks in lists if len(blocks) == self.model.n_layers)
 
     @cached_property

@@ -28,6 +28,7 @@ from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.models.gradients import NUMBERS_OF_A_TOKEN, tokens_in_a_graph
+from interp.models.quantised import Asked
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
@@ -54,6 +55,7 @@ class BlockGain(Analysis):
     directions: Annotated[int, AtLeast(1)] = 1
     seed: int = 0
     rank: ClassVar[int] = 111
+    asks_of_weights: ClassVar[Asked | None] = "gradients"
     question: ClassVar[str] = (
         "By how much does a block pass on a small change of the stream, and how does that go with"
         " depth?"

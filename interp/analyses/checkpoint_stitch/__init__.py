@@ -38,6 +38,7 @@ from interp.analyses.checkpoint_stitch.trial import Trial
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError, TaskError, UnsuitedError
 from interp.models import Model
+from interp.models.quantised import Asked
 from interp.models.untrained import twins_of
 from interp.parameters import AtLeast, Between
 from interp.replay import Recording
@@ -83,6 +84,7 @@ class CheckpointStitch(Analysis):
     rank: ClassVar[int] = 106
     page: ClassVar[str] = "stitch"
     needs_all_weights: ClassVar[str] = "weights are replaced"
+    asks_of_weights: ClassVar[Asked | None] = "other weights for a while"
     names_other: ClassVar[str] = "against"
     question: ClassVar[str] = (
         "In which layers does the change between two models live, and do late layers need it early?"

@@ -33,6 +33,7 @@ from interp.backward import GRADIENT, Rules, rules_named
 from interp.errors import AnalysisError
 from interp.metrics import Metric
 from interp.models import Model
+from interp.models.quantised import Asked
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
@@ -65,6 +66,7 @@ class CircuitDiscovery(Analysis):
     draws: Annotated[int, AtLeast(1)] = 20
     seed: int = 0
     rank: ClassVar[int] = 6
+    asks_of_weights: ClassVar[Asked | None] = "gradients"
     page: ClassVar[str] = "circuit"
     question: ClassVar[str] = (
         "Which edges between components carry the behaviour, and how much of it alone?"

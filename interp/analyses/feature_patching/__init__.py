@@ -32,6 +32,7 @@ from interp.features import Dictionary, load_dictionary
 from interp.files.paths import shipped_dictionaries
 from interp.metrics import Metric
 from interp.models import Model
+from interp.models.quantised import Asked
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.shapes import Tensors
@@ -72,6 +73,7 @@ class FeaturePatching(Analysis):
     draws: Annotated[int, AtLeast(1)] = 5
     seed: int = 0
     rank: ClassVar[int] = 14
+    asks_of_weights: ClassVar[Asked | None] = "gradients"
     page: ClassVar[str] = "features"
     question: ClassVar[str] = (
         "Which features of a sparse dictionary carry the difference between a prompt and its twin?"

@@ -30,6 +30,7 @@ from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.models.gradients import NUMBERS_OF_A_TOKEN, graph, slopes, tokens_in_a_graph
+from interp.models.quantised import Asked
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
@@ -71,6 +72,7 @@ class IntegratedGradients(Analysis):
     every: Annotated[int, AtLeast(1)] = 1
     seed: int = 0
     rank: ClassVar[int] = 11
+    asks_of_weights: ClassVar[Asked | None] = "gradients"
     page: ClassVar[str] = "erasure"
     question: ClassVar[str] = "Until which layer does each token matter for the answer?"
     how: ClassVar[str] = (

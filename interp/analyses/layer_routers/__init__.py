@@ -24,6 +24,7 @@ from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError, UnsuitedError
 from interp.figures.words import counted
 from interp.models import Model
+from interp.models.quantised import quantised
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
@@ -82,6 +83,11 @@ class LayerRouters(Analysis):
         require_answers(shard)
         if model.n_layers < 2:
             raise UnsuitedError("the model has 1 layer; routers need at least 2 to choose from")
+        if "gated" in self.rules and (how := quantised(model.module)):
+            raise UnsuitedError(
+                f"{model.name} is quantised ({how}), and gates are trained by gradients:"
+                " rules=('supervised',) needs none"
+            )
         n = sum(weight.numel() for block in model.blocks for weight in block.module.parameters())
         if "gated" in self.rules and n > MOST_WEIGHTS:
             raise UnsuitedError(

@@ -21,6 +21,7 @@ from interp.analyses.logit_attribution.result import LogitAttributionResult
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
+from interp.models.quantised import Asked
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.shapes import Tensors
@@ -47,6 +48,7 @@ class LogitAttribution(Analysis):
     neurons: tuple[str, ...] = ()
     seed: int = 0
     rank: ClassVar[int] = 8
+    asks_of_weights: ClassVar[Asked | None] = "gradients"
     page: ClassVar[str] = "analysis"
     question: ClassVar[str] = "What does each component write to the answer's logit?"
     how: ClassVar[str] = (

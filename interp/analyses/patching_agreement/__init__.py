@@ -18,6 +18,7 @@ from interp.analysis import Analysis, Cost
 from interp.backward import GRADIENT, rules_named
 from interp.metrics import Metric
 from interp.models import Model
+from interp.models.quantised import Asked
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.shapes import Tensors
@@ -68,6 +69,7 @@ class PatchingAgreement(Analysis):
     steps: Annotated[int, AtLeast(1)] = 10
     top_k: Annotated[int, AtLeast(1)] = 10
     seed: int = 0
+    asks_of_weights: ClassVar[Asked | None] = "gradients"
     question: ClassVar[str] = "How well do cheap scores of components agree with exact patching?"
     how: ClassVar[str] = (
         "Cheap scores of all nodes (relevance patching, attribution patching, integrated gradients)"

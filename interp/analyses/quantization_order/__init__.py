@@ -35,6 +35,7 @@ from interp.analyses.quantization_order.twins import average_bits, gaps
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError, UnsuitedError
 from interp.models import Model
+from interp.models.quantised import Asked
 from interp.models.quantizer import (
     Rounding,
     Scheme,
@@ -83,6 +84,7 @@ class QuantizationOrder(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 104
     needs_all_weights: ClassVar[str] = "weights are replaced"
+    asks_of_weights: ClassVar[Asked | None] = "other weights for a while"
     question: ClassVar[str] = (
         "Which layers can lose bits, and does a score know better than the last layers first?"
     )

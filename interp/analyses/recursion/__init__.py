@@ -37,6 +37,7 @@ from interp.models.loops import (
     refuse_others,
     why_not,
 )
+from interp.models.quantised import Asked
 from interp.models.untrained import N_TWINS, twins_of
 from interp.parameters import AtLeast
 from interp.replay import Recording
@@ -76,6 +77,7 @@ class Recursion(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 110
     needs_all_weights: ClassVar[str] = "weights are replaced"
+    asks_of_weights: ClassVar[Asked | None] = "other weights for a while"
     question: ClassVar[str] = (
         "Could layers share their weights in a loop, with a low-rank term for each?"
     )

@@ -21,6 +21,7 @@ from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError
 from interp.models import Model
 from interp.models.gradients import NUMBERS_OF_A_TOKEN, tokens_in_a_graph
+from interp.models.quantised import Asked
 from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import concatenated, joined
@@ -46,6 +47,7 @@ class UnitImportance(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 106
     needs_all_weights: ClassVar[str] = "gradients inside blocks"
+    asks_of_weights: ClassVar[Asked | None] = "gradients"
     question: ClassVar[str] = (
         "Which units does the loss depend on, by their parameters' gradients, and is that right?"
     )

@@ -20,6 +20,7 @@ from interp.analyses.unit_map.result import KINDS, UnitMapResult
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError, TaskError, UnsuitedError
 from interp.models import Model
+from interp.models.quantised import Asked
 from interp.models.untrained import twins_of
 from interp.parameters import AtLeast
 from interp.replay import Recording
@@ -47,6 +48,7 @@ class UnitMap(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 112
     needs_all_weights: ClassVar[str] = "weights of two layers are compared"
+    asks_of_weights: ClassVar[Asked | None] = "the numbers of its weights"
     question: ClassVar[str] = "Do two models have the same units, but for their order?"
     how: ClassVar[str] = (
         "Half of the prompts choose which neuron of one model goes with which of the other, by"

@@ -3,62 +3,56 @@
 import copy
 import logging
 import warnings
-from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from interp.errors import ModelError
-
-
-@dataclass(frozen=True)
-class ModulePaths:
-    """Dotted paths of a family's modules; `post` is a norm on what a sublayer writes.
-
-    `attn` is None where no layer of the family has attention of that name. `z_reader` and
-    `mlp_post_reader` are the last matrices of attention and MLP, which read heads and neurons.
-    Families whose blocks hold the matrices of their MLP themselves have no `mlp`, nor have those
-    whose MLP is not one module (`has_mlp` is False). `others` are further parts of blocks, but
-    norms: mixers of positions other than attention, several MLPs, gates.
-    """
-
-    blocks: str
-    attn: str | None
-    attn_post: str | None
-    mlp: str | None
-    mlp_post: str | None
-    z_reader: str | None
-    mlp_post_reader: str | None
-    ln_final: str
-    unembed: str
-    is_parallel: bool
-    has_mlp: bool = True
-    others: tuple[str, ...] = ()
-
-
-def architecture(model: PreTrainedModel) -> str:
-    """Return the name under which TransformerLens knows the model's family."""
-    named = model.config.architectures
-    return str(named[0]) if named else type(model).__name__
+from interp.models.finding import find_paths
+from interp.models.paths import ModulePaths, architecture
 
 
 def module_paths(model: PreTrainedModel) -> ModulePaths:
-    """Return where TransformerLens's adapter for this family says the modules are."""
+    """Return where a family's modules are: as TransformerLens says, or as one pass shows.
+
+    The second is for families that TransformerLens does not know, or names no blocks of, and for
+    when it is missing or fails. Raises ModelError where the pass shows none either.
+    """
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
             f"family {architecture(model)!r} is an encoder with a decoder;"
             " a decoder alone is needed"
         )
-    with _quietly():
-        from transformer_lens.model_bridge.generalized_components import ParallelBlockBridge
+    try:
+        with _quietly():
+            return _named_paths(model)
+    except Exception as error:  # another version of it may raise anything
+        return find_paths(model, _why_unknown(error))
 
-        parts = _components(model)
+
+def _why_unknown(error: Exception) -> str:
+    """Return why TransformerLens does not name a family's modules, whatever it raised."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("transformer_lens"):
+        return "TransformerLens is not installed"
+    try:
+        which = f"TransformerLens {version('transformer-lens')}"
+    except PackageNotFoundError:
+        which = "this TransformerLens"
+    if "nsupported architecture" in str(error):
+        return f"{which} does not know this family"
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{which} cannot name its modules ({said.partition('. ')[0]})"
+
+
+def _named_paths(model: PreTrainedModel) -> ModulePaths:
+    """Return where TransformerLens's adapter for this family says the modules are."""
+    from transformer_lens.model_bridge.generalized_components import ParallelBlockBridge
+
+    parts = _components(model)
     if lacking := [part for part in ("blocks", "ln_final", "unembed") if part not in parts]:
-        raise ModelError(
-            f"family {architecture(model)!r} has no {' and no '.join(lacking)};"
-            " it cannot be taken apart"
-        )
+        raise ValueError(f"it names no {' and no '.join(lacking)}")
     inside = parts["blocks"].submodules or {}
     attn, mlp = inside.get("attn"), inside.get("mlp")
     return ModulePaths(
@@ -73,26 +67,23 @@ def module_paths(model: PreTrainedModel) -> ModulePaths:
         unembed=parts["unembed"].name,
         is_parallel=isinstance(parts["blocks"], ParallelBlockBridge),
         has_mlp=mlp is not None,
-        others=tuple(part.name for key, part in inside.items() if _is_other(key) and part.name),
+        others=tuple(part.name for key, part in inside.items() if is_other_part(key) and part.name),
     )
 
 
-def _is_other(key: str) -> bool:
+def is_other_part(key: str) -> bool:
     """Tell whether TransformerLens's name of a block's part is not attention, MLP or a norm."""
     return key not in ("attn", "mlp") and not key.startswith(("ln", "norm"))
 
 
 def _components(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the adapter's components by name; raise ModelError for a family without an adapter."""
+    """Return the adapter's components by name; raise ValueError for a family without an adapter."""
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
 
     name = architecture(model)
-    try:
-        config = build_bridge_config_from_hf(model.config, name, "external", model.dtype)
-        adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
-    except ValueError as error:
-        raise ModelError(f"family {name!r} is not known to TransformerLens: {error}") from None
+    config = build_bridge_config_from_hf(model.config, name, "external", model.dtype)
+    adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
     return adapter.component_mapping or {}
 
 

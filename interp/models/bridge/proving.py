@@ -12,8 +12,16 @@ from interp.models.rounding import is_near
 from interp.models.streaming import stream_of
 
 
-def refuse_spread(stock: PreTrainedModel) -> None:
-    """Raise SiteError for a model that is not on one device, where no bridge can be built."""
+def refuse_bridge(stock: PreTrainedModel, why_own: str) -> None:
+    """Raise SiteError where no bridge can be built.
+
+    That is for a model that is not on one device, and for a family of which TransformerLens named
+    no modules, `why_own` being why.
+    """
+    if why_own:
+        raise SiteError(
+            f"{type(stock).__name__} has no places inside attention and MLP here: {why_own}"
+        )
     if stream_of(stock) is not None:
         raise SiteError(
             f"the blocks of this {type(stock).__name__} lie on disk;"
@@ -31,7 +39,7 @@ def proven_bridge(stock: PreTrainedModel, *, tokenizer: Any, depth: int) -> Any:
     try:
         bridge = build_bridge(stock, tokenizer=tokenizer)
         _prove(bridge, stock, depth=depth)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # a version of it that is not ours may raise anything
         raise SiteError(
             f"{type(stock).__name__} cannot be seen through TransformerLens: {error}"
         ) from None
