@@ -113,9 +113,7 @@ class Analysis(ABC):
     `super().__post_init__()` first. `how` is the method in short, `caveat` how an answer could be
     wrong. `rank` orders analyses in reports and in budgets, the lowest first; `page` is the
     viewer's page. `names_other` is the parameter that names a second model, for `--against`.
-    `needs_all_weights` says why blocks cannot be read from disk one at a time: "gradients", or
-    "weights are replaced".
-    `asks_of_weights` is what is asked of weights that quantised ones do not give.
+    `asks_of_weights` is what quantised weights, or weights on disk, may not give.
     """
 
     question: ClassVar[str] = ""
@@ -124,7 +122,6 @@ class Analysis(ABC):
     rank: ClassVar[int] = 100
     page: ClassVar[str] = "analysis"
     names_other: ClassVar[str] = ""
-    needs_all_weights: ClassVar[str] = ""
     asks_of_weights: ClassVar[Asked | None] = None
     formerly: ClassVar[Mapping[str, str]] = {}  # former names of parameters, to those of today
 
@@ -143,6 +140,11 @@ class Analysis(ABC):
                 hints[field.name], getattr(self, field.name), f"{name_of(type(self))}.{field.name}"
             )
             object.__setattr__(self, field.name, value)
+
+    @property
+    def runs_from_disk(self) -> bool:
+        """Tell whether blocks may lie on disk, of which one at a time is read."""
+        return self.asks_of_weights in (None, "gradients")
 
     def prepare(self, model: Model, task: Task) -> Tensors:
         """Return what every shard needs, computed once; nothing for most analyses."""
@@ -233,12 +235,7 @@ def usable_shards(analysis: Analysis, model: Model, batches: Sequence[TokenBatch
 
     Raises UnsuitedError where the analysis does not suit the model.
     """
-    if model.stream is not None and analysis.needs_all_weights:
-        raise UnsuitedError(
-            f"{name_of(type(analysis))} needs the weights of all blocks in memory"
-            f" ({analysis.needs_all_weights}); load the model without device_map='disk'"
-        )
-    refuse_quantised(analysis, model)
+    refuse_weights(analysis, model)
     usable: dict[int, TokenBatch] = {}
     why_not: dict[str, InterpError] = {}
     for i, batch in enumerate(batches):
@@ -264,9 +261,14 @@ def groups_of(
     return grouped(model, batches, held)
 
 
-def refuse_quantised(analysis: Analysis, model: Model) -> None:
-    """Raise UnsuitedError where an analysis asks of weights what quantised ones do not give."""
+def refuse_weights(analysis: Analysis, model: Model) -> None:
+    """Raise UnsuitedError where an analysis asks of weights what a model's do not give."""
     asked = analysis.asks_of_weights
+    if model.stream is not None and not analysis.runs_from_disk:
+        raise UnsuitedError(
+            f"{name_of(type(analysis))} needs {asked}, and {model.name} has them on disk:"
+            " load it without device_map='disk' for that"
+        )
     if asked and (how := quantised(model.module)):
         raise UnsuitedError(
             f"{name_of(type(analysis))} needs {asked}, and {model.name} is quantised ({how}):"

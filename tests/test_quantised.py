@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from interp.analysis import refuse_quantised
+from interp.analysis import refuse_weights
 from interp.backward import GRADIENT
 from interp.errors import AnalysisError, ModelError, SiteError, UnsuitedError
 from interp.models import Model, load_model, temporary_weights
@@ -114,7 +114,7 @@ def test_analyses_that_ask_more_of_weights_are_refused_before_any_work() -> None
         ):
             make_analysis(name, {}).run(model, task())
         assert model.work.block_tokens == 0
-        refuse_quantised(make_analysis(name, {}), tiny("llama"))
+        refuse_weights(make_analysis(name, {}), tiny("llama"))
     with pytest.raises(AnalysisError, match="gates are trained by gradients"):
         make_analysis("layer_routers", {}).run(model, task())
 

@@ -263,7 +263,7 @@ def test_what_cannot_be_streamed_is_refused_before_any_work(folder: Path) -> Non
     recursion = make_analysis("recursion", {})
 
     def refused() -> None:
-        with pytest.raises(UnsuitedError, match="needs the weights of all blocks in memory"):
+        with pytest.raises(UnsuitedError, match="has them on disk: load it without"):
             recursion.run(streamed(), task())
 
     assert passes_read(streamed(), refused) == 0

@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from interp.errors import SiteError
 
-Asked = Literal["gradients", "the numbers of its weights", "other weights for a while"]
+Asked = Literal[
+    "gradients",  # of activations: the only one that blocks on disk give
+    "gradients of its weights",
+    "the numbers of its weights",
+    "other weights for a while",
+]
 _INTEGERS = (torch.int8, torch.uint8, torch.int32)
 
 

@@ -156,7 +156,7 @@ class _Planner(Worker):
         groups = grouped_on_disk(
             model, dict(enumerate(own)), {i: c.held for i, c in enumerate(costs)}
         )
-        passes = 0 if planned.analysis.needs_all_weights else passes_over(costs, groups)
+        passes = passes_over(costs, groups) if planned.analysis.runs_from_disk else 0
         seconds = {m.name: _seconds(m, costs, own, working, passes) for m in machines}
         read = sum(passes * m.read_mb for m in machines if seconds[m.name] is not None)
         return Outlook(replace(whole.cost, memory_mb=gpu.weights_mb + working), seconds, read)

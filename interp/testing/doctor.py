@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from interp.analysis import Analysis, refuse_quantised
+from interp.analysis import Analysis, refuse_weights
 from interp.errors import InterpError, ModelError, TaskError, UnknownModelError
 from interp.figures.words import counted
 from interp.models import Model, load_model
@@ -306,7 +306,7 @@ def _memory(model: Model) -> Iterator[dict[str, Any]]:
 
 def _refuse_unsuited(analysis: Analysis, model: Model, shard: TokenBatch) -> None:
     """Raise where an analysis needs what this model does not give, whatever the prompts."""
-    refuse_quantised(analysis, model)
+    refuse_weights(analysis, model)
     if all(block.has_kv and not block.why_whole for block in model.blocks):
         return
     if not analysis.names_other:  # another model would have to be loaded

@@ -83,7 +83,6 @@ class CheckpointStitch(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 106
     page: ClassVar[str] = "stitch"
-    needs_all_weights: ClassVar[str] = "weights are replaced"
     asks_of_weights: ClassVar[Asked | None] = "other weights for a while"
     names_other: ClassVar[str] = "against"
     question: ClassVar[str] = (

@@ -83,7 +83,6 @@ class QuantizationOrder(Analysis):
     control: Literal["untrained", "none"] = "untrained"
     seed: int = 0
     rank: ClassVar[int] = 104
-    needs_all_weights: ClassVar[str] = "weights are replaced"
     asks_of_weights: ClassVar[Asked | None] = "other weights for a while"
     question: ClassVar[str] = (
         "Which layers can lose bits, and does a score know better than the last layers first?"

@@ -76,7 +76,6 @@ class Recursion(Analysis):
     control: Literal["untrained", "none"] = "untrained"
     seed: int = 0
     rank: ClassVar[int] = 110
-    needs_all_weights: ClassVar[str] = "weights are replaced"
     asks_of_weights: ClassVar[Asked | None] = "other weights for a while"
     question: ClassVar[str] = (
         "Could layers share their weights in a loop, with a low-rank term for each?"

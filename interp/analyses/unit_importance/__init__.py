@@ -46,8 +46,7 @@ class UnitImportance(Analysis):
     most: Annotated[int, AtLeast(1)] = 32
     seed: int = 0
     rank: ClassVar[int] = 106
-    needs_all_weights: ClassVar[str] = "gradients inside blocks"
-    asks_of_weights: ClassVar[Asked | None] = "gradients"
+    asks_of_weights: ClassVar[Asked | None] = "gradients of its weights"
     question: ClassVar[str] = (
         "Which units does the loss depend on, by their parameters' gradients, and is that right?"
     )

@@ -47,7 +47,6 @@ class UnitMap(Analysis):
     barrier: Literal["loss", "none"] = "loss"
     seed: int = 0
     rank: ClassVar[int] = 112
-    needs_all_weights: ClassVar[str] = "weights of two layers are compared"
     asks_of_weights: ClassVar[Asked | None] = "the numbers of its weights"
     question: ClassVar[str] = "Do two models have the same units, but for their order?"
     how: ClassVar[str] = (
