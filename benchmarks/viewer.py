@@ -1,12 +1,14 @@
 """The viewer's budgets in a real browser: cold and warm pages, a click to its number, 500 runs.
 
 Medians over repeats, in seconds; the runs are made of random numbers. Needs Chromium. Each click
-moves the selection to another cell; it has arrived when the inspector names that cell.
+moves the selection to another cell; it has arrived when the inspector names that cell. Beside them,
+an empty page of Streamlit, and a click that writes one line: what no page can go below.
 """
 
 import json
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +30,12 @@ CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 MODEL, TASK = "random", "words"
 _REPEATS = 5
+_AT_REST = 1.5  # seconds, after which nothing is drawn any more
+_BARE = """
+import streamlit as st
+st.button("go", on_click=lambda: st.session_state.update(n=st.session_state.get("n", 0) + 1))
+st.markdown(f"pressed {st.session_state.get('n', 0)}")
+"""
 _VIEWER = Path(__file__).parents[1] / "apps" / "viewer"
 
 
@@ -132,7 +140,41 @@ def warm(browser: Any, root: Path, run: str) -> float:
             page.goto(f"{viewer.url}lens?run={run}&layer=0&token={token}")
             _painted(page)
             seconds.append(time.perf_counter() - began)
+            time.sleep(_AT_REST)
     return statistics.median(seconds[1:])
+
+
+def bare(browser: Any, folder: Path) -> tuple[float, float]:
+    """Return the median seconds of an empty page of a warm server, and of a click on it."""
+    script, port = folder / "bare.py", 8899
+    script.write_text(_BARE, encoding="utf-8")
+    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless", "true"]
+    server = subprocess.Popen(
+        [*command, "--server.port", str(port), "--browser.gatherUsageStats", "false"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        page, loads, presses = browser.new_context().new_page(), [], []
+        for _ in range(_REPEATS + 1):
+            time.sleep(_AT_REST)
+            began = time.perf_counter()
+            while True:
+                try:
+                    page.goto(f"http://localhost:{port}/")
+                    break
+                except Exception:  # it is not up yet
+                    time.sleep(0.2)
+            page.get_by_text("pressed 0").wait_for()
+            loads.append(time.perf_counter() - began)
+        for i in range(1, 10):
+            began = time.perf_counter()
+            page.get_by_role("button", name="go").click()
+            page.get_by_text(f"pressed {i}", exact=True).wait_for()
+            presses.append(time.perf_counter() - began)
+    finally:
+        server.terminate()
+        server.wait()
+    return statistics.median(loads[1:]), statistics.median(presses[2:])
 
 
 def report(browser: Any, path: Path) -> float:
@@ -178,8 +220,6 @@ def listing(root: Path) -> float:
         " import summaries; began = time.perf_counter(); summaries(pathlib.Path(sys.argv[2]));"
         " print(time.perf_counter() - began)"
     )
-    import subprocess
-
     command = [sys.executable, "-c", program, str(_VIEWER), str(root)]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True
@@ -210,8 +250,10 @@ def run() -> dict[str, Any]:
             "click to inspector, 81,920 cells": (clicks(browser, root, "large", n_layers=79), 1.2),
             "list of 500 runs": (statistics.median(listing(many) for _ in range(_REPEATS)), 1.0),
         }
+        page, press = bare(browser, Path(name))
         browser.close()
+    least = {"page of a warm server, empty": page, "click on an empty page": press}
     return {
         what: {"seconds": round(seconds, 3), "goal": budget}
         for what, (seconds, budget) in measured.items()
-    }
+    } | {what: {"seconds": round(seconds, 3)} for what, seconds in least.items()}

@@ -17,7 +17,7 @@ from interp_viewer.widgets import choose
 
 Values = NDArray[np.float32]
 _LISTED = 5
-HEAD_START = {"first": 0.5, "later": 0.2}  # seconds in a session's first run, and after a click
+HEAD_START = {"first": 1.0, "later": 0.2}  # seconds in a session's first run, and after a click
 
 
 def pane(
