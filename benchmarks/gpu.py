@@ -4,12 +4,13 @@
 built here, weights are random. It measures what matrix products and copies reach on this machine,
 then a stock forward, a forward with capture, the clean pass of a recording and the sweep over all
 skipped layers, each as a share of those ceilings, up to the longest prompt that fits; then how many
-variants of a prompt one block takes at once. Models are dense or, as bamba-9b, hybrids. `--model
-tiny --device cpu` is for tests.
+variants of a prompt one block takes at once, and the sweep with blocks that are read from disk.
+Models are dense or, as bamba-9b, hybrids. `--model tiny --device cpu` is for tests.
 """
 
 import gc
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.harness import machine, random_batch
 from interp.analyses.layer_skip import LayerSkip
-from interp.models import Model
+from interp.models import Model, load_model
+from interp.models.dtypes import name_of
 from interp.sites import Site
 
 CONFIGS: dict[str, tuple[str, dict[str, int | bool | list[int]]]] = {
@@ -183,7 +185,30 @@ def measure(
     results[f"variants of one prompt that a block takes at once, T = {n_pos}"] = {
         "value": _variants(model, n_pos, device)
     }
+    in_memory = results[f"skip every layer, T = {n_pos}"].get("seconds")
+    results[f"skip every layer from disk, T = {n_pos}"] = _from_disk(
+        model, sweep, n_pos=n_pos, device=device, in_memory=in_memory
+    )
     return results
+
+
+@torch.no_grad()
+def _from_disk(
+    model: Model, sweep: LayerSkip, *, n_pos: int, device: str, in_memory: float | None
+) -> dict[str, Any]:
+    """Return what a sweep takes whose blocks lie on disk, and how often it reads them, by two."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.module.save_pretrained(folder)
+        asked = {"device": device, "dtype": name_of(model.dtype), "device_map": "disk"}
+        streamed = load_model(folder, **asked)
+        batch = random_batch(streamed, batch=1, n_pos=n_pos)
+        before, began = streamed.stream.bytes_read, time.perf_counter()
+        sweep.measure(streamed.record(batch), batch, {})["all.kl_mean"].cpu()
+        seconds = time.perf_counter() - began
+        passes = (streamed.stream.bytes_read - before) / streamed.stream.disk_bytes
+    ratio = None if in_memory is None else round(seconds / in_memory, 3)
+    read = round(passes / 2, 3)
+    return {"seconds": round(seconds, 5), "fits": True, "by_memory": ratio, "read_by_two": read}
 
 
 @torch.no_grad()

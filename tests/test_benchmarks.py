@@ -64,7 +64,9 @@ def test_the_script_for_gpus_runs_on_a_tiny_model(model: str, tmp_path: Path, mo
         "forward with capture",
         "recording",
         "skip every layer",
+        "skip every layer from disk",
     }
+    assert timed["skip every layer from disk, T = 16"]["read_by_two"] <= 1
     assert all(row["fits"] and row["seconds"] > 0 for row in timed.values())
     assert found["results"]["variants of one prompt that a block takes at once, T = 16"] == {
         "value": 8
