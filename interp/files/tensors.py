@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.errors import ModelError
 
-_DTYPES = {
+TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -46,7 +46,7 @@ class TensorHeader:
     @property
     def dtype(self) -> torch.dtype | None:
         """Return its type; None for one that nothing computes in."""
-        return _DTYPES.get(self.kind)
+        return TYPES.get(self.kind)
 
 
 class TensorFiles:

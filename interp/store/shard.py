@@ -18,20 +18,13 @@ from torch import Tensor
 
 from interp.errors import StoreError
 from interp.files.checksum import tensor_checksum
+from interp.files.tensors import TYPES
 from interp.files.whole import digest_of
 from interp.store.files import Files
 from interp.store.keys import is_tensor_name, is_word
 
 FORMAT = 3
 SUFFIX = ".safetensors"
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-}
 _LARGEST_HEADER = 100_000_000
 _FIRST_READ = 1 << 16
 # What JSON of another shape raises
@@ -168,7 +161,7 @@ def _header(
         )
         if (
             not is_tensor_name(name)
-            or stored.dtype not in _DTYPES
+            or stored.dtype not in TYPES
             or stored.shape[0] != sum(lengths)
             or not 0 <= begin <= end
         ):
@@ -184,13 +177,13 @@ def read_tensor(files: Files, name: str, tensor_name: str, header: ShardHeader) 
     if not files.is_local:
         content = files.read(name, about.begin, about.end)
         try:
-            flat = torch.frombuffer(bytearray(content), dtype=_DTYPES[about.dtype])
+            flat = torch.frombuffer(bytearray(content), dtype=TYPES[about.dtype])
             return flat.reshape(about.shape)
         except (ValueError, RuntimeError):
             raise DamagedError(f"{files.path(name)} is truncated") from None
     try:
         mapped = torch.from_file(files.path(name), shared=False, size=about.end, dtype=torch.uint8)
-        return mapped[about.begin :].view(_DTYPES[about.dtype]).view(about.shape)
+        return mapped[about.begin :].view(TYPES[about.dtype]).view(about.shape)
     except RuntimeError as error:  # the file is gone, or shorter than its header says
         if not Path(files.path(name)).exists():
             raise FileNotFoundError(files.path(name)) from None
