@@ -3,6 +3,7 @@ back from a report.
 """
 
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from types import NoneType
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import interp.runs
 from interp import cli
 from interp.analyses.block_influence import BlockInfluence
 from interp.analyses.depth_map import DepthMap
@@ -68,7 +68,8 @@ def values_of(hint: Any) -> list[Any]:
 def asked_by(*words: str, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Return the study that a command line asks for."""
     asked: list[Study] = []
-    monkeypatch.setattr(interp.runs, "estimate_costs", lambda study, **_: asked.append(study) or [])
+    planning = sys.modules["interp.cli.run"]
+    monkeypatch.setattr(planning, "plan", lambda study, *_, **__: asked.append(study))
     done = CliRunner().invoke(cli.app, ["run", "--dry-run", "--model", "m", "--task", "t", *words])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception

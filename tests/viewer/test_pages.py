@@ -126,7 +126,7 @@ def test_an_unfinished_run_shows_what_there_is(root: Path, seen: Draw, page: str
     assert ("interp run --model" in texts(at)) == (page in NEEDS)
     if page == "skip":
         assert (
-            "8 of 9 cells"
+            "9 of 10 cells"
             in seen(root, "runs").dataframe[0].value.set_index("run").loc["hops", "status"]
         )
 
