@@ -33,7 +33,7 @@ from interp.models.classes import class_of
 from interp.models.dtypes import DTYPES, name_of
 from interp.models.headers import Headers, headers_of
 from interp.models.loading import why_not_loaded
-from interp.models.locating import ADAPTER, DERIVED, GGUF, UNTRAINED, locate
+from interp.models.locating import ADAPTER, GGUF, locate
 from interp.models.model import Model
 from interp.models.tokenizers import load_tokenizer
 from interp.replay import Recording, Work
@@ -137,9 +137,7 @@ def without_weights(
     for headers that cannot be read or that contradict it, and for what has no such files: GGUF
     files, adapters, quantised weights.
     """
-    twin = UNTRAINED.fullmatch(name) or DERIVED.fullmatch(name)
-    base = name if twin is None else twin["base"]
-    source = locate(base, needs_weights=False)
+    source = locate(name, needs_weights=False)
     how: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     config = _config_of(source, revision, **how)
     headers = headers_of(source, revision)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from interp.analysis import Cost
 from interp.errors import InterpError
 from interp.models.headers import headers_of
-from interp.models.locating import ADAPTER, GGUF, UNTRAINED, locate
+from interp.models.locating import ADAPTER, GGUF, locate
 from interp.models.turns import grouped_on_disk
 from interp.models.weightless import NoNumbers, WeightlessModel, without_weights
 from interp.runs.costs import CellCost, Pricing, passes_over, working_mb
@@ -68,8 +68,7 @@ def why_without(name: str, *, revision: str | None = None) -> str:
     It does not where they are not on this machine, and where they are more than a third of the
     memory that is free. Raises ModelError for names and for headers that cannot be read.
     """
-    base = twin["base"] if (twin := UNTRAINED.fullmatch(name)) else name
-    source = locate(base, needs_weights=False)
+    source = locate(name, needs_weights=False)
     if source.endswith(GGUF) or (Path(source) / ADAPTER).is_file():
         return ""
     n_bytes, free = headers_of(source, revision).n_bytes, 1e6 * free_mb()
