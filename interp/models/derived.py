@@ -5,11 +5,12 @@ layers share the weights of 15.
 """
 
 import re
+from typing import cast
 
 import torch
 
 from interp.errors import ModelError, UnsuitedError
-from interp.models.loops import INITS, kinds_of, loop_of, matrices_of, why_not
+from interp.models.loops import INITS, Init, kinds_of, loop_of, matrices_of, why_not
 from interp.models.loops import refuse_others as refuse_shared
 from interp.models.model import Model
 from interp.models.quantizer import Rounding
@@ -62,13 +63,11 @@ def _rounded(model: Model, how: re.Match[str]) -> tuple[str, Tensors]:
 
 
 def _looped(model: Model, how: re.Match[str]) -> tuple[str, Tensors]:
-    n_shared, kinds, init = int(how["shared"]), kinds_of(model), how["init"] or INITS[0]
+    n_shared, kinds = int(how["shared"]), kinds_of(model)
+    init = cast(Init, how["init"] or INITS[0])
     if why := why_not(n_shared, kinds):
         raise ModelError(why)
-    weights, loop = (
-        Tensors(),
-        next(loop_of(each, n_shared, kinds) for each in INITS if each == init),
-    )
+    weights, loop = Tensors(), loop_of(init, n_shared, kinds)
     for layer, block in enumerate(model.blocks):
         refuse_shared(block)
         for key, weight in matrices_of(block).items():

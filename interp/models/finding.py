@@ -34,10 +34,15 @@ class _Call:
         return _same(self.read, tensor)
 
 
-def two_tokens(stock: PreTrainedModel) -> Tensor:
-    """Return two tokens [1 2] that are not padding, about which transformers would warn."""
+def two_ids(stock: PreTrainedModel) -> list[list[int]]:
+    """Return a row of two tokens' ids that are not padding, about which transformers would warn."""
     padding = getattr(stock.config.get_text_config(), "pad_token_id", None)
-    return torch.full((1, 2), int(padding == 0), dtype=torch.long, device=stock.device)
+    return [[int(padding == 0)] * 2]
+
+
+def two_tokens(stock: PreTrainedModel) -> Tensor:
+    """Return two tokens [1 2] that are not padding."""
+    return torch.tensor(two_ids(stock), device=stock.device)
 
 
 @torch.no_grad()

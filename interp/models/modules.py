@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 from interp.errors import ModelError
 from interp.models.bridge.building import module_paths
 from interp.models.bridge.routing import find_experts
-from interp.models.finding import two_tokens
+from interp.models.finding import two_ids, two_tokens
 from interp.models.mixers import ATTENTION, mixers_of
 from interp.models.paths import ModulePaths, architecture
 from interp.models.rounding import is_near, is_sum
@@ -84,7 +84,7 @@ class Modules:
 
     def two_ids(self) -> list[list[int]]:
         """Return the ids of two such tokens, as one row."""
-        return [[int(getattr(self.config, "pad_token_id", None) == 0)] * 2]
+        return two_ids(self.stock)
 
     def run_two_tokens(self) -> Tensor:
         """Return the stock model's logits of two tokens."""
