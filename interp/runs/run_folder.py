@@ -55,14 +55,16 @@ class RunFolder:
         how = "<code>[MODEL, TASK, ANALYSIS]</code> is a result, <code>.plot()</code> all layers"
         return f"<table>{''.join(rows)}</table><small>{how}</small>"
 
-    def plot(self) -> go.Figure:
+    def plot(self, *, model: str | None = None, task: str | None = None) -> go.Figure:
         """Return depth at a glance: what the run says of every layer, as on top of its report.
 
-        Raises RunError for a run in which fewer than two analyses say something of every layer.
+        It is of one `model` or `task`, if they are named. Raises RunError for a run in which fewer
+        than two analyses say something of every layer.
         """
         sections = [
             {**cell.names, "findings": findings_of(record), "id": ""}
             for cell, record in self._shown()
+            if model in (None, cell.model) and task in (None, cell.task)
         ]
         provenance = {"models": self.info["models"]}
         report = {"analyses": sections, "provenance": provenance}

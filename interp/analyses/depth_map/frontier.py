@@ -1,6 +1,6 @@
 """How many layers of the target the first layers of the source are worth, by answers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -109,11 +109,22 @@ class Frontier:
         where the target is the source, 2 where the target does the same in twice the layers.
         """
 
-        def slope(means: ndarray) -> float:
-            x, y = self.reached(means, "itself"), self.reached(means, name)
-            return float((x * y).sum() / max(1e-9, float((x * x).sum())))
+        return self._slope(lambda worth: worth[name], name)
 
-        return estimate_of(slope, self._whole, groups=self.groups, seed=self.seed)
+    def slope_beyond(self, control: str) -> Estimate:
+        """Return what a layer is worth beyond what it is under a control's maps."""
+        return self._slope(lambda worth: worth["measured"] - worth[control], "measured", control)
+
+    def _slope(self, statistic: Callable[[dict[str, float]], float], *names: str) -> Estimate:
+        """Return a statistic of the slopes of grids by their names."""
+
+        def slopes(means: ndarray) -> float:
+            x = self.reached(means, "itself")
+            below = max(1e-9, float((x * x).sum()))
+            worth = {each: float((x * self.reached(means, each)).sum()) / below for each in names}
+            return statistic(worth)
+
+        return estimate_of(slopes, self._whole, groups=self.groups, seed=self.seed)
 
     def finding(self, name: str) -> Finding:
         """Return what a layer of the source is worth in layers of the target."""

@@ -165,6 +165,10 @@ class StreamStatisticsResult(Result):
             rival=Compared(f"error of {_LAWS[law]}", of_law),
         )
 
+    def line_beyond_exponential(self) -> Estimate:
+        """Return the error of a line less that of an exponential, as a share of the variance."""
+        return self._of_fits(lambda fits: fits["linear"].error - fits["exponential"].error)
+
     def _of_fits(self, statistic: Callable[[dict[str, GrowthLaw]], float]) -> Estimate:
         """Return a statistic of the two fits to the variance without position 0."""
         fit_from = self.analysis.fit_from

@@ -1,0 +1,79 @@
+"""What runs say of every model, and the verdicts on all claims that follow from it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interp.atlas.claims import Claim, Verdict, claims, judge
+from interp.atlas.measured import measured
+from interp.runs.evidence import UNTRAINED, findings_of
+from interp.runs.folder import Cell
+from interp.runs.run_folder import RunFolder, open_run
+
+NOT_ASKED = ""
+
+
+@dataclass
+class Asked:
+    """What runs say of one model: its findings by cell, in order, and why some cells have none.
+
+    `numbers` maps a cell to findings by their measure; `pictured` is the run and the task with most
+    analyses.
+    """
+
+    model: str
+    about: Mapping[str, Any]
+    runs: list[RunFolder] = field(default_factory=list)
+    findings: dict[Cell, list[dict[str, Any]]] = field(default_factory=dict)
+    numbers: dict[Cell, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
+    reasons: dict[Cell, str] = field(default_factory=dict)
+    prompts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def is_untrained(self) -> bool:
+        """Tell whether it is there to show what no training gives."""
+        return self.model.endswith(UNTRAINED)
+
+    def verdict(self, claim: Claim) -> Verdict:
+        """Return what is known of a claim: from the first cell that has its number, if any."""
+        cells = [cell for cell in self.numbers if cell.analysis == claim.analysis]
+        known = [judge(claim, self.numbers[cell], task=cell.task) for cell in cells]
+        decided = [verdict for verdict in known if verdict.number]
+        if decided or known:
+            return (decided or known)[0]
+        reasons = [why for cell, why in self.reasons.items() if cell.analysis == claim.analysis]
+        return Verdict(NOT_ASKED, why=reasons[0] if reasons else "not asked")
+
+
+def asked_of(folders: Sequence[Path]) -> list[Asked]:
+    """Return what finished runs say of each of their models, untrained ones last."""
+    models: dict[str, Asked] = {}
+    for run in map(open_run, folders):
+        for model, about in run.info["models"].items():
+            one = models.setdefault(model, Asked(model, about))
+            one.runs.append(run)
+        for path, record in run.info["cells"].items():
+            _read(models[record["model"]], run, Cell.of(path, record), record)
+    return sorted(models.values(), key=lambda one: one.is_untrained)
+
+
+def _read(one: Asked, run: RunFolder, cell: Cell, record: Mapping[str, Any]) -> None:
+    if record["status"] != "ok":
+        one.reasons[cell] = record.get("reason") or record["status"]
+        return
+    one.findings[cell] = findings_of(record)
+    result = run[cell.model, cell.task, cell.name]
+    more = [finding.to_json() for finding in measured(result)]
+    numbers: dict[str, Mapping[str, Any]] = {}
+    for finding in (*one.findings[cell], *more):
+        numbers.setdefault(finding.get("measure") or finding.get("claim", ""), finding)
+    one.numbers[cell] = numbers
+    n = len(run.prompts(cell.model, cell.task, cell.name))
+    one.prompts[cell.task] = max(n, one.prompts.get(cell.task, 0))
+
+
+def verdicts(models: Sequence[Asked]) -> Iterator[tuple[Claim, list[Verdict]]]:
+    """Yield every claim with what each model says of it."""
+    for claim in claims():
+        yield claim, [one.verdict(claim) for one in models]
