@@ -7,7 +7,7 @@ from typing import Any
 
 from interp.atlas.claims import Claim, Verdict, claims, judge
 from interp.atlas.measured import measured
-from interp.runs.evidence import UNTRAINED, findings_of
+from interp.runs.evidence import UNTRAINED
 from interp.runs.folder import Cell
 from interp.runs.run_folder import RunFolder, open_run
 
@@ -62,9 +62,10 @@ def _read(one: Asked, run: RunFolder, cell: Cell, record: Mapping[str, Any]) -> 
     if record["status"] != "ok":
         one.reasons[cell] = record.get("reason") or record["status"]
         return
-    one.findings[cell] = findings_of(record)
     result = run[cell.model, cell.task, cell.name]
-    more = [finding.to_json() for finding in measured(result)]
+    one.findings[cell], more = (
+        [finding.to_json() for finding in found] for found in (result.findings(), measured(result))
+    )
     numbers: dict[str, Mapping[str, Any]] = {}
     for finding in (*one.findings[cell], *more):
         numbers.setdefault(finding.get("measure") or finding.get("claim", ""), finding)

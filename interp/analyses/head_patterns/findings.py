@@ -37,6 +37,7 @@ class Claims:
     def _task(self, target: str) -> Finding:
         has, values = self.result.has(target), _flat(self.result.reading(target))
         most, second = (self._pick(values, has, rank=rank) for rank in (0, 1))
+        next_one = "the second" + f", {self._at(second.index)}" * second.is_stable
         alike = self.result.uniform[has, READINGS.index(target)]
         return Finding(
             f"{self._named(most)} gives {most.estimate:.0%} of the last token's attention to"
@@ -44,7 +45,7 @@ class Claims:
             most.estimate,
             f"attention from the last token to {_SAID[target]}, of the head that gives it most",
             control=Compared(_ALIKE, self._estimate(alike, has)),
-            rival=Compared(f"the second, {self._named(second)}", second.estimate),
+            rival=Compared(next_one, second.estimate),
             note=PICKED,
         )
 
@@ -96,7 +97,10 @@ class Claims:
     def _named(self, most: Picked) -> str:
         if not most.is_stable:
             return "The head that is largest on half of the prompts"
-        return head_named(*divmod(most.index, self.result.n_heads))
+        return self._at(most.index)
+
+    def _at(self, index: int) -> str:
+        return head_named(*divmod(index, self.result.n_heads))
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

@@ -147,6 +147,7 @@ class LogitAttributionResult(Result):
     def _most(self) -> Finding:
         most, whole = self._pick(self._flat), self._estimate(self.arrays["whole"])
         second = self._pick(self._flat, rank=1)
+        next_one = "the second" + f", {self._named(second.index)}" * second.is_stable
         of = "logit difference" if self.arrays["has_wrong"].all() else "logit above the mean"
         return Finding(
             f"{self._head(most)} writes {most.estimate:.2f} to the answer's {of} of"
@@ -154,7 +155,7 @@ class LogitAttributionResult(Result):
             most.estimate,
             "what the head that writes most writes to the answer's logit",
             control=Compared(_OTHERS, self._pick(self._others).estimate),
-            rival=Compared(f"the second, {self._head(second)}", second.estimate),
+            rival=Compared(next_one, second.estimate),
             note=f"the final norm frozen; in all {whole:.2f}; {PICKED}",
         )
 
