@@ -116,7 +116,7 @@ def _voids(result: VoidSkipResult) -> Iterator[Finding]:
     chosen = (frame["kind"] == "voids") & (frame["score"] == result.main_score)
     at = frame[chosen & (frame["alpha"] == result.analysis.alpha)].set_index("evaluation")
     columns = ["difference", "difference_low", "difference_high", "n_prompts"]
-    value, low, high, n = at.loc["two-pass", columns].to_numpy(np.float64)
+    value, low, high, n = map(float, at.loc["two-pass", columns].to_numpy(np.float64))
     found = Estimate(value, low, high, int(n))
     yield Finding("", found, "accuracy with voids bypassed less the full model's")
 
