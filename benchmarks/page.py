@@ -10,13 +10,60 @@ _NOTES = Path(__file__).parent / "notes"
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 _HEAD = """# Benchmarks
 
-Written by `python -m benchmarks --page` from `benchmarks/results/`; `python -m benchmarks NAME`
-measures one again, `make bench` all of them. A ratio is ours by the peer's, the ratio of medians of
-interleaved repeats in one process, so below 1 is less; in brackets the range of single repeats.
-Numbers are compared before anything is timed. A bound is what counting, or a perfect
-implementation, would give; forwards are counted, one being all blocks on all prompts and tokens.
-Only ratios travel between machines; seconds are there to tell large work from small.
+What this library costs in time and memory, beside plain hooks and other libraries. `python -m
+benchmarks --page` writes this page from `benchmarks/results/`; `python -m benchmarks NAME` measures
+one benchmark again, `make bench` all of them.
+
+A ratio is this library's time or memory divided by the peer's: below 1 is less. It is the ratio of
+medians; repeats of both sides alternate in one process, and brackets hold the range of single
+repeats. The numbers that both sides compute are compared before anything is timed. A bound is what
+counting blocks, or a perfect implementation, would give. One forward is all blocks on all prompts
+and tokens. Only ratios carry over to another machine; seconds show how large the work is.
 """
+_FRONT = (
+    (
+        "A forward that captures three sites in every layer, against a plain forward",
+        "capture",
+        "L = 12, d = 384, batch 8, T = 64, against the stock forward",
+    ),
+    (
+        "Memory of such a capture, against TransformerLens's filtered cache",
+        "capture_memory",
+        "3 sites × 8 layers, d = 256, T = 2048, against run_with_cache with a filter",
+    ),
+    (
+        "Skipping every layer of SmolLM2-135M, against a loop with plain hooks",
+        "real_model",
+        "skip every layer, against plain hooks (peer: 13% of its loop, scaled), T = 64",
+    ),
+    (
+        "The same, against TransformerLens",
+        "real_model",
+        "skip every layer, against TransformerLens (peer: 13% of its loop, scaled), T = 64",
+    ),
+    (
+        "Relevance of all nodes of SmolLM2-135M, against three passes of the stock model",
+        "real_model",
+        "relevance patching, against three passes of the stock model, T = 64",
+    ),
+    (
+        "Peak memory of a run of 1,024 prompts, against one of 64",
+        "memory",
+        "1,024 prompts / 64 prompts",
+    ),
+    (
+        "Capturing a corpus into the store, against forwards and raw writes of as many bytes",
+        "store_capture",
+        "capture / forward and raw write of the bytes",
+    ),
+    (
+        "Bytes that a layer skip reads of a model left on disk, against two readings of its blocks",
+        "streaming",
+        "weights read, by two passes",
+    ),
+    ("A page of the viewer, warm", "viewer", "page of a warm server, 25,088 cells"),
+    ("`import interp`", "start", "import interp"),
+)
 
 
 def write_page() -> None:
@@ -31,8 +78,19 @@ def page() -> str:
         for path in sorted(RESULTS.glob("*.json"))
     }
     return "\n".join(
-        [_HEAD, _goals(results), *(_section(name, each) for name, each in results.items())]
+        [_HEAD, _front(results), _goals(results), *(_section(name, each) for name, each in results.items())]
     )
+
+
+def _front(results: dict[str, Any]) -> str:
+    """Return the table of what decides most, of the results that are there."""
+    rows = [
+        f"| [{what}](#{name.replace('_', '-')}) | {_measured(row)} | {_number(row.get('goal'))} |"
+        for what, name, key in _FRONT
+        if (row := results.get(name, {}).get("results", {}).get(key))
+    ]
+    table = ["| work | measured | goal |", "|---|---|---|", *rows, ""]
+    return "\n".join(["## In short", "", *table]) if rows else ""
 
 
 def _goals(results: dict[str, Any]) -> str:
@@ -54,13 +112,17 @@ def _goals(results: dict[str, Any]) -> str:
         else []
     )
     sentence = f"{len(rows) - len(missed)} of {len(rows)} goals are met."
-    more = " These are not; why, and what was tried, stands in their sections." if missed else ""
-    return "\n".join(["## Goals", "", sentence + more, "", *table])
+    more = " The others, and why:" if missed else ""
+    reasons = [
+        f"**[{_title(name)}](#{name.replace('_', '-')}).** {note.read_text(encoding='utf-8')}"
+        for name in dict.fromkeys(name for name, _, _ in missed)
+        if (note := _NOTES / f"{name}.md").exists()
+    ]
+    return "\n".join(["## Goals", "", sentence + more, "", *table, *reasons])
 
 
 def _section(name: str, results: dict[str, Any]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in results["versions"].items())
-    note = _NOTES / f"{name}.md"
     return "\n".join(
         [
             f"## {_title(name)}",
@@ -69,7 +131,6 @@ def _section(name: str, results: dict[str, Any]) -> str:
             "",
             *_table(results["results"]),
             "",
-            *([note.read_text(encoding="utf-8")] if note.exists() else []),
             f"*{results['date']}, {results['machine']}, {versions}.*",
             "",
         ]
