@@ -18,7 +18,8 @@ A ratio is this library's time or memory divided by the peer's: below 1 is less.
 medians; repeats of both sides alternate in one process, and brackets hold the range of single
 repeats. The numbers that both sides compute are compared before anything is timed. A bound is what
 counting blocks, or a perfect implementation, would give. One forward is all blocks on all prompts
-and tokens. Only ratios carry over to another machine; seconds show how large the work is.
+and tokens. Only ratios carry over to another machine; seconds show how large the work is. The last
+line of a section has the machine's load just before: above its number of cores, times are rough.
 """
 _FRONT = (
     (
@@ -78,7 +79,12 @@ def page() -> str:
         for path in sorted(RESULTS.glob("*.json"))
     }
     return "\n".join(
-        [_HEAD, _front(results), _goals(results), *(_section(name, each) for name, each in results.items())]
+        [
+            _HEAD,
+            _front(results),
+            _goals(results),
+            *(_section(name, each) for name, each in results.items()),
+        ]
     )
 
 
@@ -123,6 +129,7 @@ def _goals(results: dict[str, Any]) -> str:
 
 def _section(name: str, results: dict[str, Any]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in results["versions"].items())
+    load = f", load {results['load_before']} before" if "load_before" in results else ""
     return "\n".join(
         [
             f"## {_title(name)}",
@@ -131,7 +138,7 @@ def _section(name: str, results: dict[str, Any]) -> str:
             "",
             *_table(results["results"]),
             "",
-            f"*{results['date']}, {results['machine']}, {versions}.*",
+            f"*{results['date']}, {results['machine']}{load}, {versions}.*",
             "",
         ]
     )

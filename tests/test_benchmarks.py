@@ -18,6 +18,11 @@ def test_the_page_is_that_of_the_results() -> None:
     ) == page.page()
 
 
+def test_the_table_in_front_has_all_of_its_rows() -> None:
+    front = page.page().split("## In short")[1].split("## Goals")[0]
+    assert front.count("\n| [") == 10
+
+
 def test_a_goal_that_is_missed_is_said_first(tmp_path: Path, monkeypatch) -> None:
     rows = {
         "kept": {"ratio": 0.5, "goal": 0.6},
