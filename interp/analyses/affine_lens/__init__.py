@@ -60,7 +60,7 @@ class AffineLens(Analysis):
     control: Literal["untrained", "none"] = "untrained"
     seed: int = 0
     question: ClassVar[str] = (
-        "What does the stream predict in every layer, once that layer's language is translated?"
+        "What does the stream predict at every layer, once translated to the basis of the last?"
     )
     how: ClassVar[str] = (
         "A ridge regression per layer, fitted on text sampled from the model, predicts the end of"

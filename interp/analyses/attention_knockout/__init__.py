@@ -61,7 +61,7 @@ class AttentionKnockout(Analysis):
     known_only: bool = True
     no_shortcuts: bool = True
     seed: int = 0
-    question: ClassVar[str] = "Until which layer must the prompt's last token read the first hop?"
+    question: ClassVar[str] = "Up to which layer must the prompt's last token read the first hop?"
     how: ClassVar[str] = (
         "In a window of layers, queries are kept from one key, and their attention to the other"
         " keys adds up to 1 again. A layer is critical for a prompt if the model's first guess"

@@ -56,7 +56,7 @@ class AttentionRank(Analysis):
     skipped_positions: SkippedPositions = "all but the first"
     seed: int = 0
     rank: ClassVar[int] = 107
-    question: ClassVar[str] = "Is attention of low rank where it can be left out?"
+    question: ClassVar[str] = "Does attention have a low rank in layers where it can be left out?"
     how: ClassVar[str] = (
         "Ranks of all heads' patterns come from their singular values, at one number of tokens,"
         " with and without the first; beside them uniform, shuffled and untrained attention."

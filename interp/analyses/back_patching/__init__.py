@@ -72,7 +72,9 @@ class BackPatching(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 5
     page: ClassVar[str] = "backpatch"
-    question: ClassVar[str] = "Does running late activations through early layers repair answers?"
+    question: ClassVar[str] = (
+        "Does patching late activations into early layers repair wrong answers?"
+    )
     how: ClassVar[str] = (
         "A later layer's output at one token is written over an earlier layer's output at the same"
         " token, and the rest is run again, for every pair of layers. One fixed pair is chosen on"

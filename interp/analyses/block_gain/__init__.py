@@ -57,8 +57,8 @@ class BlockGain(Analysis):
     rank: ClassVar[int] = 111
     asks_of_weights: ClassVar[Asked | None] = "gradients"
     question: ClassVar[str] = (
-        "By how much does a block pass on a small change of the stream, and how does that go with"
-        " depth?"
+        "How strongly does a block react to a small change of the stream, and how does that "
+        "depend on depth?"
     )
     how: ClassVar[str] = (
         "The stream in front of a block is moved a little both ways, and the change of what the"

@@ -86,7 +86,8 @@ class CheckpointStitch(Analysis):
     asks_of_weights: ClassVar[Asked | None] = "other weights for a while"
     names_other: ClassVar[str] = "against"
     question: ClassVar[str] = (
-        "In which layers does the change between two models live, and do late layers need it early?"
+        "Which layers hold the change between two models, and do late layers depend on early "
+        "changes?"
     )
     how: ClassVar[str] = (
         "Two models are joined at every depth: one below a cut, the other above, with the stream as"

@@ -69,7 +69,7 @@ class CircuitDiscovery(Analysis):
     asks_of_weights: ClassVar[Asked | None] = "gradients"
     page: ClassVar[str] = "circuit"
     question: ClassVar[str] = (
-        "Which edges between components carry the behaviour, and how much of it alone?"
+        "Which edges between components carry a behaviour, and how much of it do they carry alone?"
     )
     how: ClassVar[str] = (
         "Edges between heads, MLPs, embedding and output are scored on half of the prompts, by one"

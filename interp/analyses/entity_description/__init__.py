@@ -65,7 +65,7 @@ class EntityDescription(Analysis):
     no_shortcuts: bool = True
     seed: int = 0
     question: ClassVar[str] = (
-        "From which layer on does a vector say the bridge, or the answer, in another prompt?"
+        "From which layer on does a hidden state stand for the bridge, or the answer?"
     )
     how: ClassVar[str] = (
         "A layer's output at a token is written over a word of another, neutral prompt, at several"

@@ -76,7 +76,8 @@ class HopStages(Analysis):
     no_shortcuts: bool = True
     seed: int = 0
     question: ClassVar[str] = (
-        "In which order, and how late, is a two-hop query resolved: right against wrong answers?"
+        "In which order, and how late, are the steps of a two-hop query resolved, for right "
+        "and wrong answers?"
     )
     how: ClassVar[str] = (
         "Four stages are located for each prompt, from descriptions of vectors, attention knock-out"

@@ -74,7 +74,7 @@ class IntegratedGradients(Analysis):
     rank: ClassVar[int] = 11
     asks_of_weights: ClassVar[Asked | None] = "gradients"
     page: ClassVar[str] = "erasure"
-    question: ClassVar[str] = "Until which layer does each token matter for the answer?"
+    question: ClassVar[str] = "Up to which layer does each token matter for the answer?"
     how: ClassVar[str] = (
         "The answer's probability is differentiated at points between a mean stream and the clean"
         " one, at every layer. Points are added until attributions settle and add up to its change."

@@ -62,7 +62,8 @@ class LayerRemoval(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 102
     question: ClassVar[str] = (
-        "Which layers can be left out, one after another, and what is left of answers and texts?"
+        "Which layers can be removed, one after another, and what remains of answers and "
+        "generated text?"
     )
     how: ClassVar[str] = (
         "More and more layers are left out, in the order of each importance, and the answer, a"

@@ -52,9 +52,7 @@ class ParallelWindow(Analysis):
     output_windows: tuple[str, ...] = ()
     first_position: FirstPosition = "included"
     seed: int = 0
-    question: ClassVar[str] = (
-        "Does the order of layers matter, or could a window of them run side by side?"
-    )
+    question: ClassVar[str] = "Could a window of layers run in parallel?"
     how: ClassVar[str] = (
         "The layers of a window all read what its first layer reads, and the sum of what they write"
         " is compared with what they wrote one behind the other;"

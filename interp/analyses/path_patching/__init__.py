@@ -46,7 +46,9 @@ class PathPatching(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 14
     page: ClassVar[str] = "analysis"
-    question: ClassVar[str] = "What does each component carry on the direct path to receivers?"
+    question: ClassVar[str] = (
+        "What does each component carry to chosen receivers on the direct path, exactly?"
+    )
     how: ClassVar[str] = (
         "A sender's write comes from the other prompt's run and reaches the receivers alone, with"
         " heads between frozen and MLPs frozen or recomputed; what they read is run to the end."

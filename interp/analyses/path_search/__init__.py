@@ -65,7 +65,9 @@ class PathSearch(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 103
     page: ClassVar[str] = "paths"
-    question: ClassVar[str] = "Would another path through the layers answer, or a shorter one?"
+    question: ClassVar[str] = (
+        "Is there another path through the layers that gives the right answer, or a shorter one?"
+    )
     how: ClassVar[str] = (
         "For each prompt, a tree search tries paths that skip segments of layers or run them again,"
         " until it has made as many tries as every control: random paths of the same lengths, the"

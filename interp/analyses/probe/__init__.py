@@ -69,7 +69,7 @@ class Probe(Analysis):
     l2: Annotated[float, AtLeast(1e-4)] = 0.1
     scaling: Literal["z-score", "none"] = "z-score"
     seed: int = 0
-    question: ClassVar[str] = "In front of which layer can a property be read from the stream?"
+    question: ClassVar[str] = "From which layer on can a property be read from the stream?"
     how: ClassVar[str] = (
         "A linear probe for every layer is fitted on some groups of prompts and judged on others."
         " Beside it: what it reads from the embedding and from untrained models, random labels for"

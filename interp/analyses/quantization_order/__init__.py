@@ -85,7 +85,7 @@ class QuantizationOrder(Analysis):
     rank: ClassVar[int] = 104
     asks_of_weights: ClassVar[Asked | None] = "other weights for a while"
     question: ClassVar[str] = (
-        "Which layers can lose bits, and does a score know better than the last layers first?"
+        "Which layers tolerate fewer bits, and does a score beat quantising the last layers first?"
     )
     how: ClassVar[str] = (
         "Weights of layers are rounded to few bits per group: of each layer alone, then of more and"

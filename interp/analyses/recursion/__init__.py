@@ -78,7 +78,7 @@ class Recursion(Analysis):
     rank: ClassVar[int] = 110
     asks_of_weights: ClassVar[Asked | None] = "other weights for a while"
     question: ClassVar[str] = (
-        "Could layers share their weights in a loop, with a low-rank term for each?"
+        "Could layers share their weights in a loop, each with a low-rank correction?"
     )
     how: ClassVar[str] = (
         "Layers get the weights of a few shared ones, with a low-rank term each, and nothing is"

@@ -47,9 +47,7 @@ class UnitImportance(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 106
     asks_of_weights: ClassVar[Asked | None] = "gradients of its weights"
-    question: ClassVar[str] = (
-        "Which units does the loss depend on, by their parameters' gradients, and is that right?"
-    )
+    question: ClassVar[str] = "Do gradients tell which units the loss depends on?"
     how: ClassVar[str] = (
         "Each unit's parameters times their gradients are summed, in one pass there and back."
         " Units are also zeroed, one by one, and the two rankings are compared;"

@@ -48,7 +48,7 @@ class UnitMap(Analysis):
     seed: int = 0
     rank: ClassVar[int] = 112
     asks_of_weights: ClassVar[Asked | None] = "the numbers of its weights"
-    question: ClassVar[str] = "Do two models have the same units, but for their order?"
+    question: ClassVar[str] = "Do two models have the same units in another order?"
     how: ClassVar[str] = (
         "Half of the prompts choose which neuron of one model goes with which of the other, by"
         " their correlation over tokens; the other half say how alike they are, beside an unrelated"

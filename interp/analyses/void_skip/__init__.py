@@ -62,7 +62,7 @@ class VoidSkip(Analysis):
     n_calibration: Annotated[int, AtLeast(1)] = 32
     seed: int = 0
     question: ClassVar[str] = (
-        "Does skipping void layers hurt, and less than skipping others as often?"
+        "Does skipping void layers hurt, and less than skipping equally many others?"
     )
     how: ClassVar[str] = (
         "Layers found void are left out for their tokens in three ways: the prediction is read from"
