@@ -41,11 +41,11 @@ def export(
 ) -> Path:
     """Write a figure, without its title, as wide as a column of a paper; return the path.
 
-    The path's ending says the format: .pdf, .svg or .png (300 dpi). `width` is "one-column" (85
+    The path's ending sets the format: .pdf, .svg or .png (300 dpi). `width` is "one-column" (85
     mm), "two-columns" (178 mm) or a length ("120mm", "12cm", "4.7in"). Rows of panels that are too
-    wide are broken; lines get dashes and bars hatches, so that they can be told apart in grey;
-    fonts are embedded. Needs the extra `export` and a Chromium or Chrome. Raises FigureError for
-    another ending or width, where neither can be found, and for a file above 3 MB.
+    wide are broken; lines are dashed and bars hatched, so that they differ in grey; fonts are
+    embedded. Needs the extra `export` and a Chromium or Chrome. Raises FigureError for another
+    ending or width, without a browser, and for a file above 3 MB.
     """
     path = Path(path)
     kind, millimetres = format_of(path.suffix.removeprefix(".")), width_of(width)

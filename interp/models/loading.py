@@ -66,11 +66,11 @@ def load_model(
     tokenizer: Any = None,
     store: str | Path | None = None,
 ) -> Model:
-    """Return a model ready to be recorded.
+    """Return a model, checked and ready for analyses.
 
     `name` is a shipped model ("zoo/hops-4l"), one that `interp get` fetched ("smollm2-135m"), a
-    local folder, a GGUF file, a Hugging Face id, or a transformers module or TransformerBridge:
-    that stays as it is, and `device` and `dtype` must be its own. A folder of a PEFT adapter is
+    local folder, a GGUF file, a Hugging Face id, or a transformers module or TransformerBridge,
+    which is used unchanged, with its own `device` and `dtype`. A folder of a PEFT adapter is
     merged into its base; of a folder or repository with several GGUF files, `gguf_file` names one
     (as does "owner/name/x.gguf"). GGUF weights are dequantised. `revision` is a branch or commit of
     the hub, or a shipped model's seed or checkpoint ("step-0400"; also "zoo/hops-8l@step-0400").
@@ -80,9 +80,9 @@ def load_model(
     a CPU what `AutoDtype.on` says. `device_map` spreads a model over devices, as accelerate
     understands it, instead of `device`; with "disk", the blocks' weights stay on disk
     (safetensors), and one block at a time is read and run on `device`. Code that comes with a
-    checkpoint is run only with
-    `trust_remote_code`. With `store`, clean activations are kept in that folder and read from it.
-    Raises ModelError when there is no such model, or weights are missing, unexpected or not finite.
+    checkpoint runs only with `trust_remote_code`. With `store`, clean activations are kept in that
+    folder and read from it. Raises ModelError if there is no such model, or if weights are missing,
+    unexpected or not finite.
     """
     asked, tokenizer = _asked(dtype, device, device_map), given_tokenizer(tokenizer)
     if isinstance(name, nn.Module):

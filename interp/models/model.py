@@ -54,13 +54,13 @@ def _runs(method: Callable[Concatenate["Model", P], R]) -> Callable[Concatenate[
 
 @dataclass(eq=False, repr=False)
 class Model(HeadMaps):
-    """A Hugging Face causal LM, unchanged, with TransformerLens's names for its places.
+    """A Hugging Face causal LM, unchanged, with TransformerLens's names for its sites.
 
-    While something runs (see `running`), the module is in eval mode and uncompiled, and its weights
-    require no gradient; afterwards it is as before. Its weights may change between calls: earlier
-    recordings are then refused, and stored activations are not read. `store_folder` is a string
-    where it is a URL; `load_another` loads models by name, as this one was loaded; `checkpoint` is
-    the type that its weights are stored in ("float16", "Q4_1"), "" if that is not known.
+    During a call (see `running`) the module is in eval mode and uncompiled, and its weights need no
+    gradient; afterwards it is as before. If its weights change between calls, earlier recordings
+    are refused and stored activations are not read. `store_folder` may be a URL as a string;
+    `load_another` loads models by name, as this one was loaded; `checkpoint` is the type of its
+    stored weights ("float16", "Q4_1"), "" if unknown.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Model(HeadMaps):
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of configuration and weights as they are now, equal for equal models."""
+        """Return a hash of the current configuration and weights."""
         if self.running.is_outermost:
             return self.weights.fingerprint()
         if "fingerprint" not in self.running.memo:
@@ -164,7 +164,7 @@ class Model(HeadMaps):
 
     @property
     def not_stored(self) -> str:
-        """Return why nothing this model computes is kept in a store; "" if it may be."""
+        """Return why results of this model cannot be stored; "" if they can."""
         if self.weights.edition is not None:
             return "its weights are temporary"
         replaced = replaced_forwards([*self.module.modules()])
@@ -186,7 +186,7 @@ class Model(HeadMaps):
         return cast(Model, self.running.memo[key])
 
     def keys(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the store's keys for prompts with these token ids."""
+        """Return the store's keys of prompts with these token ids."""
         context = context_of(self)
         return [prompt_key(context, row) for row in rows]
 
@@ -223,16 +223,16 @@ class Model(HeadMaps):
         """Return token ids of a string, strings or prompts, padded on the right where needed.
 
         With `answers`, each answer follows its prompt; with `corrupted`, the corrupted twins are
-        tokenized. The tokenizer puts its own special tokens (BOS) in front, and none stands behind.
-        Token ids (a list or a tensor of one row or of several, prompts made of ids) are taken as
-        they are, and need no tokenizer. Raises TaskError naming prompts that cannot be used.
+        tokenized. The tokenizer's special tokens (BOS) come before a text, none after it. Token ids
+        (a list or a tensor of one or several rows, or prompts made of ids) are used unchanged and
+        need no tokenizer. Raises TaskError, naming the prompts that cannot be used.
         """
         return self._reader.tokenize(
             prompts, answers=answers, corrupted=corrupted, device=self.device
         )
 
     def fit(self, task: Task) -> Fitted:
-        """Return the prompts of a task that this model can be fed.
+        """Return the prompts of a task that this model can process.
 
         Raises TaskError, with the reasons, if there are none.
         """
@@ -243,7 +243,7 @@ class Model(HeadMaps):
         return self._reader.shards(task)
 
     def options(self, prompt: Prompt, options: Sequence[str]) -> list[tuple[int, ...]]:
-        """Return the tokens of options behind a prompt.
+        """Return the tokens of options that follow a prompt.
 
         Raises TaskError, naming the prompt, for an option that cannot follow.
         """
@@ -257,7 +257,7 @@ class Model(HeadMaps):
         return self._reader.names(ids)
 
     def refuse_texts(self, prompts: Sequence[Prompt]) -> None:
-        """Raise where generated texts cannot be read and compared with the prompts' answers."""
+        """Raise if generated texts cannot be compared with the prompts' answers."""
         self._reader.refuse_texts(prompts)
 
     # What it computes
@@ -272,17 +272,16 @@ class Model(HeadMaps):
         backward: Rules | None = None,
         positions: slice | None = None,
     ) -> ForwardPass:
-        """Return logits and captured activations of a pass in which `plan` is carried out.
+        """Return logits and captured activations of a pass with the edits of `plan`.
 
-        `batch` is a TokenBatch, or whatever `tokenize` takes: a text, texts, prompts, token ids.
-        `capture` are sites; a kind ("pattern") is that of every layer, and TransformerLens's names
-        ("blocks.3.attn.hook_pattern") are read too.
-        Block sites are read and written on the stock modules with the checkpoint's own attention
-        kernel; if any inner site or backward rule is asked for, the whole pass runs through the
-        bridge (eager attention). Without `backward` no graph is kept. `positions` are those of the
-        logits, by default all: with a large vocabulary they are much of the work. Raises SiteError
-        for places that do not exist, cannot be read or cannot be written, and for rules that this
-        model cannot honour.
+        `batch` is a TokenBatch, or anything that `tokenize` accepts: a text, texts, prompts, token
+        ids. `capture` lists sites; a kind ("pattern") means every layer, and TransformerLens's
+        names ("blocks.3.attn.hook_pattern") work too. Block sites are read and written on the stock
+        modules with the checkpoint's own attention kernel; with an inner site or a backward rule,
+        the whole pass runs through the bridge (eager attention). No graph is kept without
+        `backward`. `positions` are those of the logits, by default all; with a large vocabulary,
+        fewer save much of the work. Raises SiteError for sites that do not exist or cannot be read
+        or written, and for rules that do not apply to this model.
         """
         batch = batch if isinstance(batch, TokenBatch) else self.tokenize(batch)
         return passes.forward(
@@ -299,7 +298,7 @@ class Model(HeadMaps):
 
     @_runs
     def refuse_rules(self, rules: Rules) -> None:
-        """Raise SiteError, naming the module, for backward rules that cannot be honoured here."""
+        """Raise SiteError, naming the module, for backward rules that do not apply here."""
         rule_hooks(self.bridge, rules)
 
     @_runs
@@ -319,9 +318,8 @@ class Model(HeadMaps):
     ) -> None:
         """Raise ModelError where the owner's hooks change a pass over tokens [batch pos].
 
-        This is for what does not run the stock modules: a store, or the bridge, a copy without the
-        hooks. With `of_blocks`, a hook on the whole module's output may change it. Runs nothing
-        where there are no hooks.
+        A store, and the bridge (a copy without the hooks), would not see such changes. With
+        `of_blocks`, a hook on the whole module's output may change it. Without hooks, nothing runs.
         """
         passes.refuse_hooks(self.module, tokens, mask, of_blocks=of_blocks)
 
@@ -340,16 +338,16 @@ class Model(HeadMaps):
     ) -> Generation:
         """Return continuations, greedy, or sampled at a temperature above 0.
 
-        Without a plan and greedily equal to `generate(do_sample=False)` of each prompt: what the
-        checkpoint's `generation_config` asks for (penalties, suppressed tokens, several EOS, …) is
-        carried out, or refused by name. A prompt's samples depend on its tokens and its seed (one
-        for all, or one for each) alone. A plan is carried out while prompts are read ("prefill"),
-        while tokens are added ("decode"), or in both; named positions are the prompt's. Captures
-        cover prompts and responses.
+        Greedy text without a plan equals `generate(do_sample=False)` of each prompt. What the
+        checkpoint's `generation_config` sets (penalties, suppressed tokens, several EOS, …) is
+        applied, or refused by name. A prompt's samples depend only on its tokens and its seed (one
+        for all, or one for each). A plan applies while prompts are read ("prefill"), while tokens
+        are added ("decode"), or in both; its positions are those of the prompt. Captures cover
+        prompts and responses.
 
-        Raises TaskError for fewer than 1 new token and for texts longer than the model reads,
-        ModelError for decoding that is not known here, SiteError for positions in the padding and
-        for places that cannot be read or written.
+        Raises TaskError for fewer than 1 new token and for texts longer than the model's context,
+        ModelError for unsupported decoding, SiteError for positions in the padding and for sites
+        that cannot be read or written.
         """
         planned, wanted = passes.asked_of(self, plan, capture)
         self.refuse_responses(batch, max_new_tokens)
@@ -369,7 +367,7 @@ class Model(HeadMaps):
         temperature: float = 0.0,
         seed: int | Sequence[int] = 0,
     ) -> Chooser:
-        """Return what chooses each next token; raise ModelError for decoding not known here."""
+        """Return the chooser of next tokens; raise ModelError for unsupported decoding."""
         rows = [row[own].tolist() for row, own in zip(batch.tokens, batch.mask, strict=True)]
         return Chooser(
             self.module, rows, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
@@ -396,5 +394,5 @@ class Model(HeadMaps):
 
     @_runs
     def refuse_edges(self) -> None:
-        """Raise SiteError where the inputs of single heads and MLPs cannot be told apart."""
+        """Raise SiteError if the inputs of single heads and MLPs cannot be separated."""
         refuse_fork(self.bridge)

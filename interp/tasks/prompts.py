@@ -16,15 +16,15 @@ _SHOWN = ("answer", "wrong", "subject", "bridge")  # in a repr, where they are k
 
 @dataclass(frozen=True, repr=False)
 class Prompt:
-    """A text whose continuation is asked for, and what is known about it.
+    """A text to be continued, and what is known about it.
 
     All but `id` and `text` are optional. `aliases` are other right answers; `corrupted` is a twin
-    of the text in which something else, usually `wrong`, is right; `subject` is the phrase that
-    names the first hop's entity, `bridge` the first hop's answer; prompts of one `group` share what
-    was drawn (a fact, names, a text) and count as one draw in intervals. `answer_index` says which
-    of the `choices` is the answer, where two read the same. `space` is how answers follow the text.
-    With `tokens` the prompt is these ids, as they are, and `spelling` has the ids of its answers,
-    choices and twin, by text. Blank texts count as missing. Raises TaskError if a field is invalid.
+    of the text with another right answer, usually `wrong`; `subject` is the phrase that names the
+    first hop's entity, `bridge` the first hop's answer. Prompts of one `group` share a fact, a name
+    or a text, and count as one draw in intervals. `answer_index` says which of the `choices` is the
+    answer if two have the same text. `space` says how answers follow the text. With `tokens` the
+    prompt is these ids, unchanged, and `spelling` has the ids of its answers, choices and twin, by
+    text. Blank texts count as missing. Raises TaskError if a field is invalid.
     """
 
     id: str

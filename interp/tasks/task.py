@@ -32,10 +32,10 @@ Need = Literal["known_words", "single_token_answer", "aligned_twin"]
 class Task:
     """A named list of prompts.
 
-    `needs` says what its prompts must be for a tokenizer (`Model.fit` leaves out those that are
-    not). `related` holds further prompts by the id of a prompt and what they ask: its first hop,
-    its second hop, its shortcuts. With `chat`, texts are what a user says, and each model puts them
-    into its own chat template. `names` are what token ids stand for, where prompts are ids.
+    `needs` says what a tokenizer must do with its prompts (`Model.fit` leaves out the others).
+    `related` has further prompts, by the id of a prompt and their kind: its first hop, its second
+    hop, its shortcuts. With `chat`, texts are user messages in each model's own chat template.
+    `names` are what token ids stand for, if prompts are ids.
     """
 
     name: str
@@ -109,9 +109,9 @@ class Task:
     def shards(self, alike_by: Callable[[Prompt], Any]) -> list[tuple[Prompt, ...]]:
         """Return groups of up to 32 prompts for which `alike_by` is the same, in its order.
 
-        `alike_by` begins with a prompt's length. A shard is the unit of resume and of distribution,
-        and needs no padding. What one prompt of a shard lacks, such as an answer, cannot be asked
-        of the shard, so prompts that have it stand apart from those that do not.
+        `alike_by` begins with a prompt's length, so shards need no padding. A shard is the unit of
+        resuming and distribution. Prompts with and without a field that analyses use, such as an
+        answer, are in different shards.
         """
         alike: dict[tuple[object, ...], list[Prompt]] = {}
         for prompt in self.prompts:
