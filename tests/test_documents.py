@@ -1,6 +1,7 @@
 """What programs read: every command's JSON has a published schema, and runs say what happens."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import jsonschema
@@ -9,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from interp.cli import app, terminal
 from interp.cli.schemas import documents, schema_of
+from interp.runs import find_analyses
 from tests.documents import read, read_events
 from tests.test_look_cli import every_command, exit_status
 
@@ -109,6 +111,16 @@ def test_every_command_has_a_schema_and_every_schema_is_one() -> None:
     for name in every_command().keys() - {"view", "schema", "report"}:
         assert any(f" {name} " in title for title in titles), name
     assert json.loads(call("schema", "events").stdout) == schema_of("events")
+
+
+def test_an_analysis_has_a_schema_of_its_parameters_that_its_defaults_keep() -> None:
+    for name, analysis in find_analyses().items():
+        schema = schema_of(name)
+        jsonschema.Draft202012Validator(schema).validate(json.loads(json.dumps(asdict(analysis()))))
+        assert schema["properties"].keys() == asdict(analysis()).keys()
+    part = schema_of("layer_skip")["properties"]["part"]
+    assert (part["default"], "mlp" in part["enum"]) == ("layer", True)
+    assert schema_of("integrated_gradients")["properties"]["every"]["minimum"] == 1
 
 
 def test_an_error_is_a_document_with_the_exit_status(

@@ -1,6 +1,7 @@
-"""The JSON Schemas of what commands print, and `interp schema`, which prints them."""
+"""The JSON Schemas of what commands print and of analyses' parameters; `interp schema`."""
 
 import json
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,20 +23,47 @@ def documents() -> list[str]:
     return ["report", *(name for name, part in parts.items() if "title" in part)]
 
 
-def schema_of(document: str) -> dict[str, Any]:
-    """Return the JSON Schema of a document; raise RunError if there is none of that name."""
+def schema_of(name: str) -> dict[str, Any]:
+    """Return the JSON Schema of a document, or of an analysis's parameters.
+
+    Raises RunError if there is neither of that name.
+    """
     of_report = _read(_OF_REPORT)
-    if document == "report":
+    if name == "report":
         return of_report
-    if document not in documents():
-        raise RunError(unknown("schema", document, documents()))
+    if name not in documents():
+        return _of_parameters(name)
     whole = _read(_FILE)
-    shared = {name: of_report["$defs"][name] for name in ("finding", "compared")}
+    shared = {part: of_report["$defs"][part] for part in ("finding", "compared")}
     return {
         "$schema": whole["$schema"],
-        "title": whole["$defs"][document]["title"],
-        "$ref": f"#/$defs/{document}",
+        "title": whole["$defs"][name]["title"],
+        "$ref": f"#/$defs/{name}",
         "$defs": whole["$defs"] | shared,
+    }
+
+
+def _of_parameters(name: str) -> dict[str, Any]:
+    """Return the JSON Schema of an analysis's parameters, with their defaults."""
+    from interp.parameters import hints_of, json_schema
+    from interp.runs import find_analyses
+
+    analyses = find_analyses()
+    if name not in analyses:
+        raise RunError(unknown("schema", name, [*documents(), *analyses]))
+    analysis = analyses[name]
+    defaults = {each.name: each.default for each in fields(analysis)}
+    properties = {
+        parameter: json_schema(hint) | {"default": defaults[parameter]}
+        for parameter, hint in hints_of(analysis).items()
+    }
+    return {
+        "$schema": _read(_FILE)["$schema"],
+        "title": f"parameters of {name}",
+        "description": analysis.question,
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
     }
 
 
@@ -46,13 +74,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def schema(
-    document: Annotated[
-        str, typer.Argument(help="report, events, plan, show, …; a wrong name lists all.")
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="report, events, plan, show, …, or an analysis: of its parameters. A wrong name"
+            " lists all."
+        ),
     ] = "report",
     as_json: AsJson = True,  # noqa: ARG001
 ) -> None:
-    """Print the JSON Schema of a document that commands print with --json; it is JSON itself.
+    """Print the JSON Schema of a document that commands print, or of an analysis's parameters.
 
-    Example: interp schema events > events.schema.json
+    Examples: interp schema events > events.schema.json · interp schema layer_skip
     """
-    say_json(schema_of(document))
+    say_json(schema_of(name))
