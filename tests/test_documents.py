@@ -1,6 +1,8 @@
 """What programs read: every command's JSON has a published schema, and runs say what happens."""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -144,6 +146,12 @@ def test_a_bug_has_a_status_of_its_own_and_its_traceback(
     assert read(captured.out)["error"] == {"kind": "KeyError", "message": "'lost'"}
     assert "Traceback" in captured.err
     assert captured.err.splitlines()[-1] == "interp: a bug (KeyError: 'lost')"
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
+    words = f"{sys.executable} -m interp.cli list analyses --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+    assert (done.returncode in (0, 1), done.stderr) == (True, "")  # 0: it had written all by then
 
 
 def test_numbers_that_are_not_finite_are_null(capsys: pytest.CaptureFixture[str]) -> None:
