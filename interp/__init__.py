@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from interp.sites import Site
     from interp.tasks import Prompt, Task, load_task
 
-__version__ = "0.2.0.dev0"
+__version__ = "1.0.0rc1"
 _HOME = {
     "Model": "interp.models",
     "Prompt": "interp.tasks",

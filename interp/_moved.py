@@ -1,4 +1,4 @@
-"""Where the public modules of 0.1 went: until 0.3, importing one works, with a warning."""
+"""Where the public modules of 0.1 went: until 2.0, importing one works, with a warning."""
 
 import sys
 import warnings
@@ -29,7 +29,7 @@ RENAMED_IN_RUNS = {"Run": "RunFolder", "Estimate": "CellCost", "estimate": "esti
 
 def warn_moved(old: str, new: str) -> None:
     """Warn whoever still uses an old name."""
-    message = f"{old} is now {new}; the old name goes with interp 0.3"
+    message = f"{old} is now {new}; the old name goes with interp 2.0"
     warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 

@@ -11,6 +11,14 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 
 from interp.errors import AnalysisError, unknown
 
+_JSON_TYPES: dict[Any, str] = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    NoneType: "null",
+}
+
 
 @dataclass(frozen=True)
 class AtLeast:
@@ -116,6 +124,33 @@ def parse(hint: Any, text: str, where: str) -> Any:
     if hint in (int, float):
         return _read_number(hint, text, where)
     return coerce(hint, text if hint is Any else _json(text), where)
+
+
+def json_schema(hint: Any) -> dict[str, Any]:
+    """Return the JSON Schema of the values of a declared type, as far as one can say it."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return json_schema(inside[0]) | _limits(inside[1:])
+    if origin is Literal:
+        return {"enum": [*inside]}
+    if origin in (Union, UnionType):
+        return {"anyOf": [json_schema(each) for each in inside]}
+    if origin is tuple and inside[-1:] == (...,):
+        return {"type": "array", "items": json_schema(inside[0])}
+    if origin is Mapping:
+        return {"type": "object", "additionalProperties": json_schema(inside[1])}
+    return {"type": _JSON_TYPES[hint]} if hint in _JSON_TYPES else {}
+
+
+def _limits(notes: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the least and the greatest value that a declaration allows."""
+    limits = dict[str, Any]()
+    for each in notes:
+        if isinstance(each, AtLeast | Between):
+            limits["minimum"] = each.least
+        if isinstance(each, Between):
+            limits["maximum"] = each.most
+    return limits
 
 
 def _of_today(notes: tuple[Any, ...], value: Any) -> Any:

@@ -1,6 +1,5 @@
 """A run says how long it takes, and one without named analyses fits its budget."""
 
-import json
 import time
 from itertools import accumulate, chain
 from pathlib import Path
@@ -31,6 +30,7 @@ from interp.runs.plan import PlannedCell, Spent
 from interp.runs.progress import Standing, WorkLeft
 from interp.runs.speed import Pace, Speed, measure_speed
 from interp.sweeps.lens import LOGITS_HELD
+from tests.documents import read
 
 HOPS = "zoo/hops-4l"
 SOME: dict[str, dict[str, Any]] = {
@@ -318,8 +318,8 @@ def test_show_says_what_an_unfinished_run_has_still_to_do(
     assert "integrated_gradients to do" in said
     assert "2 of 3 done, 1 left, about" in said
     assert "not at work; the same `interp run` goes on" in said
-    told = json.loads(CliRunner().invoke(cli.app, ["show", str(tmp_path), "--json"]).output)
-    (left,) = [cell for cell in told.values() if cell["status"] == "to do"]
+    said_to_programs = read(CliRunner().invoke(cli.app, ["show", str(tmp_path), "--json"]).output)
+    (left,) = [cell for cell in said_to_programs["cells"] if cell["status"] == "to do"]
     assert (left["analysis"], left["shards"]) == ("integrated_gradients", 0)
 
 

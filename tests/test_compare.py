@@ -21,6 +21,7 @@ from interp.runs import Study, compare_runs, execute
 from interp.runs.run_comparison import _frame
 from interp.runs.sides import Row, _numbers, _prompt_by_prompt
 from interp.tasks import Task
+from tests.documents import read
 
 HOPS, OTHER = "zoo/hops-4l", "zoo/hops-4l@untrained-1"
 
@@ -164,7 +165,7 @@ def test_the_command_prints_a_screen_and_keeps_what_the_report_shows(
     assert done.exit_code == 0, done.output
     assert "tested at once" in done.stdout
     assert len(done.stdout.splitlines()) <= 60  # a screen, where a terminal is not narrow
-    found = json.loads(call("compare", *sides[:2], "--json").stdout)
+    found = read(call("compare", *sides[:2], "--json").stdout)
     assert found["findings"][0]["kind"] == "compares"
     page = write_report(run).read_text()
     report = json.loads((run / "report.json").read_text())

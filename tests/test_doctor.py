@@ -1,6 +1,5 @@
 """A healthy checkpoint passes; a broken one is told apart, with its cause."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from interp.errors import UnknownModelError
 from interp.files.paths import shipped_models
 from interp.testing.doctor import diagnose
 from interp.testing.under_test import ModelUnderTest
+from tests.documents import read
 from tests.test_loading import halves, with_config
 from tests.tokenizers import byte_level
 
@@ -35,7 +35,7 @@ def doctor(folder: Path, *more: str) -> tuple[int, str]:
 
 def test_a_healthy_checkpoint_passes(folder: Path) -> None:
     status, text = doctor(folder, "--json")
-    found = json.loads(text)
+    found = read(text)
     assert status == 0
     assert found["healthy"]
     by_check = {sign["check"]: sign for sign in found["signs"]}

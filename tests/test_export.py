@@ -1,6 +1,5 @@
 """Figures for papers: nothing overlaps, colour is not all, nothing is half-written."""
 
-import json
 import re
 import shutil
 import sys
@@ -20,6 +19,7 @@ from interp.figures.export import width_of
 from interp.figures.paper import PIXELS, for_paper
 from interp.figures.plots import grids_over_bars, grids_over_positions, lines_over_depth
 from interp.figures.raster import numbers_of
+from tests.documents import read
 
 CHROMIUM = shutil.which("chromium") or ""
 COLUMNS = (85.0, 178.0)
@@ -241,7 +241,7 @@ def test_one_damaged_figure_does_not_stop_the_others(
     words = ["export", str(small_run), "--format", "svg", "--out", str(tmp_path / "out"), "--json"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 1
-    said = json.loads(done.stdout)
+    said = read(done.stdout)
     assert len(said["failed"]) == 1
     assert "damaged" in next(iter(said["failed"].values()))
     assert len(said["written"]) == len(paths) - 1

@@ -4,7 +4,6 @@ what it is.
 
 import errno
 import hashlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -31,6 +30,7 @@ from interp.files.paths import shipped_models
 from interp.models.locating import locate
 from interp.runs.worker import describe
 from interp.testing.doctor import diagnose
+from tests.documents import read
 from tests.packed import write_gguf
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -282,8 +282,7 @@ def test_the_command_and_the_list_say_where_it_is_or_how_to_get_it(small: Path) 
     call = CliRunner().invoke
     assert f"`interp get {NAME}` fetches it" in call(cli.app, ["list", "models"]).output
     assert (
-        json.loads(call(cli.app, ["get", NAME, "--from", str(small), "--json"]).stdout)["fetched"]
-        is True
+        read(call(cli.app, ["get", NAME, "--from", str(small), "--json"]).stdout)["fetched"] is True
     )
     again = call(cli.app, ["get", NAME])
     assert again.exit_code == 0

@@ -1,6 +1,5 @@
 """`interp show`, `diff`, `validate`, and what all commands share."""
 
-import json
 import re
 import shutil
 from io import StringIO
@@ -18,11 +17,11 @@ from interp.cli import app, main
 from interp.cli.options import complete_runs
 from interp.cli.results import print_results
 from interp.cli.terminal import out
-from interp.errors import RunError
 from interp.files.whole import read_json, write_json
 from interp.runs import Study, execute
 from interp.runs.folder import Cell, read_run
 from interp.runs.tables import differences, read_frame
+from tests.documents import read
 
 
 def call(*args: object) -> Result:
@@ -43,8 +42,8 @@ def test_show_lists_cells_and_tables(run: Path) -> None:
     said = call("show", run, "layer_skip", "--rows", 3).stdout
     assert "Skipping layer" in said
     assert "3 of" in said
-    rows = json.loads(call("show", run, "layer_skip", "--rows", 0, "--json").stdout)[0]["rows"]
-    assert len(rows) == len(read_frame(run, Cell("zoo/hops-4l", "two-hop", "layer_skip")))
+    (cell,) = read(call("show", run, "layer_skip", "--rows", 0, "--json").stdout)["cells"]
+    assert len(cell["rows"]) == len(read_frame(run, Cell("zoo/hops-4l", "two-hop", "layer_skip")))
 
 
 def test_results_are_a_table_or_sentences(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +97,8 @@ def test_results_fit_a_terminal_and_are_whole(
 def test_lists_are_columns_that_fit_a_terminal_and_cut_no_word(
     what: str, terminal: Console
 ) -> None:
-    plain = json.loads(call("list", what, "--json").stdout)
+    items = read(call("list", what, "--json").stdout)["items"]
+    plain = {item["name"]: item["about"] for item in items}
     call("list", what)
     lines = said_on(terminal)
     assert max(map(len, lines)) <= terminal.width
@@ -194,7 +194,7 @@ def test_differences_within_the_tolerance_are_none(run: Path, tmp_path: Path) ->
 def test_diff_names_other_cells_and_settings(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     execute(Study(("zoo/hops-4l",), ("two-hop",), {"layer_skip": {}}, n=4), other)
-    found = json.loads(call("diff", run, other, "--json").stdout)
+    found = read(call("diff", run, other, "--json").stdout)
     assert found["settings"]["config.n"] == [8, 4]
     assert [path.rpartition("/")[2] for path in found["only_a"]] == ["logit_lens"]
 
@@ -246,7 +246,7 @@ def test_a_wrong_study_is_named_with_a_suggestion(tmp_path: Path, text: str, sai
 def test_a_single_name_is_a_list_of_one(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     path.write_text('models = "zoo/hops-4l"\ntasks = "two-hop"\n[analyses.layer_skip]\n')
-    assert json.loads(call("validate", path, "--json").stdout)["cells"] == [
+    assert read(call("validate", path, "--json").stdout)["cells"] == [
         "zoo--hops-4l/two-hop/layer_skip"
     ]
 
@@ -264,17 +264,18 @@ def test_errors_are_json_where_json_is_asked_for(
         main()
     captured = capsys.readouterr()
     assert done.value.code == 2
-    assert json.loads(captured.out)["error"]["kind"] == "RunError"
-    assert str(tmp_path) in json.loads(captured.out)["error"]["message"]
+    assert read(captured.out)["error"]["kind"] == "RunError"
+    assert str(tmp_path) in read(captured.out)["error"]["message"]
 
 
 @pytest.mark.parametrize("words", [("show", "nowhere", "--debug"), ("--debug", "show", "nowhere")])
 def test_debug_shows_the_error_itself(
-    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["interp", *words])
-    with pytest.raises(RunError, match="no run in nowhere"):
-        main()
+    assert exit_status(monkeypatch, *words) == 2
+    captured = capsys.readouterr()
+    assert "RunError: no run in nowhere" in captured.err
+    assert "Traceback" in captured.err
 
 
 def test_a_wrong_word_is_explained_with_the_command_that_has_help(
@@ -315,7 +316,7 @@ def test_a_command_that_is_none_is_json_too_where_json_is_asked_for(
 ) -> None:
     assert exit_status(monkeypatch, *words) == 2
     captured = capsys.readouterr()
-    assert said in json.loads(captured.out)["error"]["message"]
+    assert said in read(captured.out)["error"]["message"]
 
 
 def exit_status(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -363,6 +364,6 @@ def every_command() -> dict[str, Any]:
 
 
 def test_every_command_that_prints_results_can_print_json() -> None:
-    without = {"view", "schema"}  # a server, and JSON in any case
+    without = {"view"}  # a server
     for name, command in every_command().items():
         assert name in without or any("--json" in param.opts for param in command.params), name

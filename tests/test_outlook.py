@@ -21,6 +21,7 @@ from interp.runs import Study, estimate_costs
 from interp.runs.machines import Assumptions, machines_for
 from interp.runs.outlook import ModelOutlook, outlooks, why_without
 from interp.tasks import load_task
+from tests.documents import read
 from tests.families import tiny
 
 HOPS = "zoo/hops-4l"
@@ -186,7 +187,7 @@ def test_a_dry_run_of_a_configuration_shows_machines_and_times(folder: Path, tas
     assert header.split()[2:] == ["CPU", "1", "GPU", "2", "GPUs", "disk", "disk", "reads"]
     assert "layer_skip " in done.stdout
     assert "good to a factor of two" in done.stderr
-    said = json.loads(_run(*words, "--json").stdout)
+    said = read(_run(*words, "--json").stdout)
     assert said["timed"] == []
     assert {*said["reckoned"][0]["cells"][0]["seconds"]} == {"CPU", "1 GPU", "8 GPUs", "disk"}
 
@@ -199,7 +200,7 @@ def test_flags_of_plans_are_refused_in_runs() -> None:
 def test_places_of_a_configuration_are_those_of_the_loaded_model(tmp_path: Path) -> None:
     loaded = tiny("llama")
     loaded.module.config.save_pretrained(tmp_path)
-    said = json.loads(CliRunner().invoke(app, ["sites", str(tmp_path), "--json"]).stdout)
+    said = read(CliRunner().invoke(app, ["sites", str(tmp_path), "--json"]).stdout)
     assert not said["is_proven"]
     assert said["sites"] == [vars(place) for place in places(loaded)]
 

@@ -1,7 +1,5 @@
 """What can be read and written where, as `interp sites` says it."""
 
-import json
-
 import pytest
 from typer.testing import CliRunner
 
@@ -9,6 +7,7 @@ from interp.cli import app
 from interp.cli.terminal import out
 from interp.models.places import places
 from interp.sites import KINDS
+from tests.documents import read
 from tests.families import tiny
 
 
@@ -42,7 +41,7 @@ def test_on_the_command_line_layers_that_are_alike_are_one_row(
     assert table.count("blocks.{i}.attn.hook_pattern ") == 1
     assert table.count("rw  ") == len(KINDS) - 1
     assert "the MLP of this layer has no experts" in table
-    said = json.loads(CliRunner().invoke(app, ["sites", "zoo/hops-4l", "--json"]).stdout)
+    said = read(CliRunner().invoke(app, ["sites", "zoo/hops-4l", "--json"]).stdout)
     assert said["model"] == "zoo/hops-4l"
     assert said["sites"][0]["shape"] == {"prompt": None, "pos": None, "d_model": 128}
 

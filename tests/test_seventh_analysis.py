@@ -1,6 +1,5 @@
 """A new analysis is one new file: the CLI, a run and the report find it."""
 
-import json
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -13,6 +12,7 @@ from interp import cli
 from interp.errors import AnalysisError
 from interp.runs import registry
 from interp.runs.registry import find_analyses, make_analysis
+from tests.documents import read
 from tests.test_runs import RUN, invoke
 
 SOURCE = '''
@@ -78,7 +78,7 @@ def seventh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("seventh")
 def test_it_is_listed_run_and_reported(tmp_path: Path) -> None:
     listed = CliRunner().invoke(cli.app, ["list", "analyses", "--json"])
-    assert "last_norm" in json.loads(listed.stdout)
+    assert "last_norm" in [item["name"] for item in read(listed.stdout)["items"]]
     out = str(tmp_path / "run")
     assert invoke(*RUN, "--analysis", "last_norm", "--set", "last_norm.power=2", "--out", out) == 0
     assert invoke("report", out) == 0

@@ -1,6 +1,5 @@
 """`interp store`: what is in a store, is it whole, what can go."""
 
-import json
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from typer.testing import CliRunner, Result
 from interp.cli import app, main
 from interp.store import ActivationStore, read_settings, shards
 from interp.store.files import Files
+from tests.documents import read
 
 
 def call(*args: object) -> Result:
@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_info_lists_models(store: Path) -> None:
-    said = json.loads(call("info", store, "--json").stdout)
+    said = read(call("info", store, "--json").stdout)
     assert [(m["name"], m["shards"], m["prompts"], m["tokens"]) for m in said["models"]] == [
         ("model-a", 1, 1, 100),
         ("model-b", 2, 2, 200),
@@ -46,7 +46,7 @@ def test_verify_names_what_is_damaged_and_exits_1(store: Path) -> None:
     said = call("verify", store)
     assert said.exit_code == 1
     assert str(path) in said.stdout
-    assert json.loads(call("verify", store, "--json").stdout)["whole"] == 2
+    assert read(call("verify", store, "--json").stdout)["whole"] == 2
 
 
 def test_prune_by_model_age_and_size(store: Path) -> None:
@@ -54,13 +54,11 @@ def test_prune_by_model_age_and_size(store: Path) -> None:
     os.utime(old, (0, 0))
     assert "1 files" in call("prune", store, "--older-than", "1d", "--dry-run").stdout
     assert old.exists()
-    said = json.loads(call("prune", store, "--older-than", "1d", "--json").stdout)
+    said = read(call("prune", store, "--older-than", "1d", "--json").stdout)
     assert [file["name"] for file in said["removed"]] == [f"{old.parent.name}/{old.name}"]
     assert not old.exists()
     assert call("prune", store, "--model", "model-a").exit_code == 0
-    assert [m["name"] for m in json.loads(call("info", store, "--json").stdout)["models"]] == [
-        "model-b"
-    ]
+    assert [m["name"] for m in read(call("info", store, "--json").stdout)["models"]] == ["model-b"]
     assert call("prune", store, "--max-size", "1kb").exit_code == 0
     assert not list(shards(store))
 
@@ -71,13 +69,13 @@ def test_an_age_in_the_future_is_no_age_and_a_jump_of_the_clock_loses_the_oldest
     ahead, *others = sorted(shards(store))
     os.utime(ahead, (4e9, 4e9))
     assert (
-        json.loads(
-            call("prune", store, "--older-than", "0s", "--model", "model-a", "--json").stdout
-        )["removed"]
+        read(call("prune", store, "--older-than", "0s", "--model", "model-a", "--json").stdout)[
+            "removed"
+        ]
         == []
     )
     size = sum(path.stat().st_size for path in others)
-    said = json.loads(call("prune", store, "--max-size", str(size), "--json").stdout)
+    said = read(call("prune", store, "--max-size", str(size), "--json").stdout)
     assert len(said["removed"]) == 1
     assert ahead.exists()
 
@@ -88,7 +86,7 @@ def test_what_a_writer_left_behind_goes_but_not_what_it_may_still_write(store: P
     stale.write_bytes(b"x" * 2000)
     fresh.write_bytes(b"x")
     os.utime(stale, (0, 0))
-    assert json.loads(call("info", store, "--json").stdout)["aside"] == 2001
+    assert read(call("info", store, "--json").stdout)["aside"] == 2001
     call("prune", store, "--max-size", "1GB")
     assert not stale.exists()
     assert fresh.exists()

@@ -26,8 +26,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_holds_the_zoo_the_viewer_and_its_type_information_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("interp/py.typed", "interp/_viewer/app.py", "interp/reports/report.schema.json"):
-        assert wanted in names
+    assert {
+        "interp/py.typed",
+        "interp/_viewer/app.py",
+        "interp/cli/documents.schema.json",
+        "interp/reports/report.schema.json",
+    } <= {*names}
     assert any("hops-4l" in name and name.endswith(".safetensors") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"interp"}
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interp.cli.options import AsJson, complete_runs
-from interp.cli.terminal import out, say, say_json, say_words
+from interp.cli.terminal import out, say, say_document, say_words
 from interp.figures.words import counted, value_text
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def compare(
     if as_json:
         found = [finding.to_json() for finding in comparison.findings()]
         rows = json.loads(comparison.to_frame().to_json(orient="records", double_precision=9))
-        say_json({"analysis": comparison.analysis, "findings": found, "rows": rows})
+        names = {"analysis": comparison.analysis, "runs": [*comparison.runs]}
+        say_document("compare", **names, findings=found, rows=rows)
         return
     for finding in comparison.findings():
         say_words(Text(finding.claim, style="bold"))

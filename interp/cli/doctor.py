@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from interp.cli.options import AsJson, Revision, TrustCode
-from interp.cli.terminal import err, out, say, say_json
+from interp.cli.terminal import err, out, say, say_document
 
 if TYPE_CHECKING:
     from interp.testing.doctor import Diagnosis
@@ -46,7 +46,7 @@ def doctor(
         how["trust_remote_code"] = trust_remote_code
         diagnosis = diagnose(model, progress=status.update, **how)
     if as_json:
-        say_json(diagnosis.to_dict())
+        say_document("doctor", **diagnosis.to_dict())
     else:
         _print_diagnosis(diagnosis)
     if not diagnosis.is_healthy:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from interp.cli.options import AsJson, RunArgument
-from interp.cli.terminal import note, say, say_json
+from interp.cli.terminal import note, say, say_document
 from interp.errors import InterpError, RunError, unknown
 from interp.files.whole import write_atomically
 from interp.runs.folder import Cell, cells_of, folder_name, read_file, read_run
@@ -59,7 +59,7 @@ def export(
     for name, why in failed.items():
         note(f"interp: {name} is not written: {why}", style="red")
     if as_json:
-        say_json({"written": written, "failed": failed})
+        say_document("export", written=written, failed=failed)
     if failed:
         raise typer.Exit(1)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.options import AsJson
-from interp.cli.terminal import note, say, say_json
+from interp.cli.terminal import note, say, say_document
 from interp.files.fetched import FETCHED, fetch, is_there
 
 
@@ -39,6 +39,6 @@ def get(
         raise typer.Exit(130) from None
     about = FETCHED[name].about
     if as_json:
-        say_json({"name": name, "folder": str(folder), "about": about, "fetched": not was_there})
+        say_document("get", name=name, folder=str(folder), about=about, fetched=not was_there)
     else:
         say(f"{name} is {'there already' if was_there else 'ready'}: {about}, in {folder}")

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interp.cli.options import AsJson
-from interp.cli.terminal import note, out, say, say_json
+from interp.cli.terminal import note, out, say, say_document
 from interp.errors import RunError, unknown
 from interp.runs.questions import declared
 
@@ -27,7 +27,8 @@ def list_(
         raise RunError(unknown("list", what, ["models", "tasks", "analyses"]))
     rows = {"models": _models, "tasks": _tasks, "analyses": _analyses}[what]()
     if as_json:
-        say_json({name: " ".join(about) for name, about in rows.items()})
+        items = [{"name": name, "about": " ".join(about)} for name, about in rows.items()]
+        say_document("list", of=what, items=items)
     elif out.is_terminal:
         out.print(_in_columns(rows))
     else:

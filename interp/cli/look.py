@@ -8,7 +8,7 @@ import typer
 
 from interp.cli.options import AsJson, RunArgument
 from interp.cli.results import print_results
-from interp.cli.terminal import is_verbose, say, say_json
+from interp.cli.terminal import is_verbose, say, say_document
 from interp.errors import RunError, unknown
 from interp.figures.words import duration
 from interp.runs.folder import Cell, cells_of, read_run
@@ -41,8 +41,11 @@ def show(
 
     cells = _cells_of(run, model=model, task=task)
     if analysis is None:
-        _print_cells(cells, as_json=as_json)
-        if not as_json and (left := [info for info in cells.values() if "shards" in info]):
+        if as_json:
+            _say_cells(run, [{"cell": cell.path, **record} for cell, record in cells.items()])
+            return
+        print_results(cells, has_sentences=is_verbose())
+        if left := [info for info in cells.values() if "shards" in info]:
             say(_what_is_left(run, left, len(cells)))
         return
     chosen = {cell: record for cell, record in cells.items() if cell.name == analysis}
@@ -50,8 +53,9 @@ def show(
         raise RunError(f"{unknown('analysis', analysis, {c.name for c in cells})} in {run}")
     tables = {cell: read_frame(run, cell) for cell in chosen if cells[cell]["status"] == "ok"}
     if as_json:
-        rows_of = {cell: _rows_of(tables.get(cell), rows) for cell in chosen}
-        say_json([{"cell": c.path, **record, "rows": rows_of[c]} for c, record in chosen.items()])
+        named = [{"cell": cell.path, **record} for cell, record in chosen.items()]
+        tabled = [_table_of(tables.get(cell), rows) for cell in chosen]
+        _say_cells(run, [each | table for each, table in zip(named, tabled, strict=True)])
         return
     for cell, record in chosen.items():
         say(f"{cell.path}: {record.get('summary') or record.get('error')}")
@@ -74,11 +78,8 @@ def _cells_of(run: Path, *, model: str | None, task: str | None) -> dict[Cell, d
     }
 
 
-def _print_cells(cells: dict[Cell, dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        say_json({cell.path: info for cell, info in cells.items()})
-        return
-    print_results(cells, has_sentences=is_verbose())
+def _say_cells(run: Path, cells: list[dict[str, Any]]) -> None:
+    say_document("show", run=str(run), is_at_work=is_at_work(run), cells=cells)
 
 
 def _what_is_left(folder: Path, left: list[dict[str, Any]], n_cells: int) -> str:
@@ -89,11 +90,12 @@ def _what_is_left(folder: Path, left: list[dict[str, Any]], n_cells: int) -> str
     return f"{n_cells - len(left)} of {n_cells} done, {len(left)} left{about}; {state}"
 
 
-def _rows_of(frame: "pd.DataFrame | None", n: int) -> list[dict[str, Any]]:
+def _table_of(frame: "pd.DataFrame | None", n: int) -> dict[str, Any]:
+    """Return the first rows of a table and how many it has; of a cell without one, none."""
     if frame is None:
-        return []
-    rows: list[dict[str, Any]] = json.loads(_first(frame, n).to_json(orient="records"))
-    return rows
+        return {"n_rows": 0, "rows": []}
+    rows = json.loads(_first(frame, n).to_json(orient="records", double_precision=15))
+    return {"n_rows": len(frame), "rows": rows}
 
 
 def _first(frame: "pd.DataFrame", n: int) -> "pd.DataFrame":
@@ -123,7 +125,7 @@ def diff(
 
     difference = differences(a, b, tolerance=tolerance)
     if as_json:
-        say_json({"equal": difference.is_none, **difference.to_dict()})
+        say_document("diff", equal=difference.is_none, **difference.to_dict())
     else:
         _print_difference(difference, a, b)
     if not difference.is_none:

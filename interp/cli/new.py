@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.options import AsJson
-from interp.cli.terminal import say, say_json
+from interp.cli.terminal import say, say_document
 from interp.errors import AnalysisError
 from interp.files.whole import write_atomically
 
@@ -34,7 +34,7 @@ def analysis(
     write_atomically(path, text.replace("stream_length", name))
     command = f"interp run --model zoo/hops-4l --task two-hop --analysis ./{path} --out runs/{name}"
     if as_json:
-        say_json({"file": str(path), "command": command})
+        say_document("new", file=str(path), command=command)
     else:
         say(f"{path} is a small analysis that works; make it yours. It runs with\n{command}")
 

@@ -1,14 +1,14 @@
 """What a run would take: a table with one line for each analysis, and what it leaves out."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from interp.cli.terminal import note, out, say, say_json
+from interp.cli.terminal import note, out, say, say_document
 from interp.figures.words import duration
 
 if TYPE_CHECKING:
@@ -32,10 +32,8 @@ def plan(study: "Study", assume: str, *, n_workers: int, never_loads: bool, as_j
     large = tuple(name for name in study.models if why[name])
     reckoned = outlooks(replace(study, models=large), assumed) if large else []
     if as_json:
-        said = [asdict(cost) for cost in costs]
-        say_json(
-            said if not large else {"timed": said, "reckoned": [e.to_json() for e in reckoned]}
-        )
+        said = [cost.to_json() for cost in costs]
+        say_document("plan", timed=said, reckoned=[each.to_json() for each in reckoned])
         return
     print_plan(costs, out, n_workers=n_workers)
     for each in reckoned:

@@ -1,11 +1,12 @@
 """What does each layer of a language model do, who needs it, and is the depth used?
 
-Exit status: 0 ok; 1 a cell failed (run), damage (doctor, store verify) or a difference (diff); 2
-bad input; 130 interrupted. Results are on stdout, everything else on stderr; --json prints one
-document, also for errors.
+Exit status: 0 ok; 1 a cell failed (run), a figure (export), damage (doctor, store verify) or a
+difference (diff); 2 bad input; 70 a bug; 130 interrupted. Results are on stdout, everything else on
+stderr; --json prints one document, also for errors, and of a run one event a line.
 """
 
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -20,15 +21,17 @@ from interp.cli.listing import list_
 from interp.cli.look import diff, show
 from interp.cli.new import app as new
 from interp.cli.options import Commands, Shared
-from interp.cli.report import report, schema
+from interp.cli.report import report
 from interp.cli.run import run
+from interp.cli.schemas import schema
 from interp.cli.sites import sites
 from interp.cli.store import app as store
 from interp.cli.study import validate
-from interp.cli.terminal import err, note, say, say_json, set_verbosity
+from interp.cli.terminal import err, note, say, say_document, set_verbosity
 from interp.cli.view import view
 from interp.errors import InterpError
 
+BAD_INPUT, BUG, INTERRUPTED = 2, 70, 130  # exit statuses; 1 is an answer of a command's own
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -59,28 +62,33 @@ class _UsageError(Protocol):
 
 
 def main() -> None:
-    """Run a command; an error is one line on stderr and exit status 2."""
+    """Run a command; an error is one line on stderr, a bug a traceback above it."""
     shared = Shared()
     try:
         sys.exit(app(standalone_mode=False, obj=shared))
     except KeyboardInterrupt:  # while commands are made; `Commands` sees to all others
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
-        if shared.debug or not isinstance(error, InterpError | OSError | _UsageError):
-            raise
-        _explain(error, as_json=shared.as_json)
-        sys.exit(2)
+        is_bug = not isinstance(error, InterpError | OSError | _UsageError)
+        if shared.debug or is_bug:
+            traceback.print_exc()
+        status = BUG if is_bug else BAD_INPUT
+        _explain(error, status, as_json=shared.as_json)
+        sys.exit(status)
 
 
-def _explain(error: Exception, *, as_json: bool) -> None:
+def _explain(error: Exception, status: int, *, as_json: bool) -> None:
     err.quiet = False
     if isinstance(error, _UsageError) and not as_json:
         error.show()
         return
     message = error.format_message() if isinstance(error, _UsageError) else str(error)
+    kind = type(error).__name__
     if as_json:
-        say_json({"error": {"kind": type(error).__name__, "message": message}})
-    note(f"interp: {message}", style="red")
+        about = {"kind": kind, "message": message}
+        say_document("error", exit_status=status, error=about)
+    said = f"a bug ({kind}: {message})" if status == BUG else message
+    note(f"interp: {said}", style="red")
 
 
 def _version(is_asked: bool) -> bool:

@@ -1,4 +1,4 @@
-"""`interp report` writes a report of a run; `interp schema` prints report.json's schema."""
+"""`interp report` writes a report of a run."""
 
 import json
 from typing import Annotated
@@ -7,7 +7,6 @@ import typer
 
 from interp.cli.options import RunArgument
 from interp.cli.terminal import say, say_json
-from interp.errors import RunError, unknown
 
 
 def report(
@@ -28,15 +27,3 @@ def report(
         say_json(json.loads((folder / "report.json").read_text(encoding="utf-8")))
     else:
         say(f"{path} is ready" + ("; open it in a browser" if kind == "html" else ""))
-
-
-def schema(what: Annotated[str, typer.Argument(help="report")] = "report") -> None:
-    """Print the JSON Schema of report.json.
-
-    Example: interp schema report > report.schema.json
-    """
-    if what != "report":
-        raise RunError(unknown("schema", what, ["report"]))
-    from interp.reports import schema as of_report
-
-    say_json(of_report())

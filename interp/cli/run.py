@@ -5,18 +5,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from interp.cli import events
 from interp.cli.own import check_own
 from interp.cli.plan import plan, print_plan
 from interp.cli.progress import watching
 from interp.cli.results import print_results
 from interp.cli.study import StudyFlags, parse_columns, parse_on, study_of
-from interp.cli.terminal import err, is_verbose, say, say_json
+from interp.cli.terminal import err, is_verbose, say
 from interp.errors import RunError
 from interp.runs.folder import Cell
 
 if TYPE_CHECKING:
     from interp.runs import Study
     from interp.runs.budget import TaskPlanned
+    from interp.runs.progress import Progress, Standing
 
 StudyArgument = Annotated[
     Path | None, typer.Argument(help="A study file (TOML); flags override it.")
@@ -91,7 +93,9 @@ Assume = Annotated[
     str | None,
     typer.Option(help="With --dry-run: KEY=VALUE,… of machines, such as gpu_memory=141,disk=5"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print what happens as JSON, one event a line.")
+]
 
 
 def run(
@@ -164,16 +168,38 @@ def _execute(study: "Study", folder: Path, how: dict[str, Any], *, as_json: bool
 
     def announce(planned: "TaskPlanned") -> None:
         print_plan(planned.costs, err, n_workers=how["workers"])
+        if as_json:
+            events.say_plan(planned)
 
-    with watching() as progress:
-        record = execute(study, folder, announce=announce, progress=progress, **how)
     if as_json:
-        say_json(record)
+        events.say_started(study, folder)
+        how |= {"on_cell": events.say_cell}
+    try:
+        with watching() as hear:
+            progress = _also_said(hear) if as_json else hear
+            record = execute(study, folder, announce=announce, progress=progress, **how)
+    except KeyboardInterrupt:
+        if as_json:
+            events.say_interrupted()
+        raise
+    statuses = {cell["status"] for cell in record["cells"].values()}
+    status = 1 if "failed" in statuses or "ok" not in statuses else 0
+    if as_json:
+        events.say_finished(record, status=status)
     else:
         _print_cells(record["cells"], folder)
-    statuses = {cell["status"] for cell in record["cells"].values()}
-    if "failed" in statuses or "ok" not in statuses:
-        raise typer.Exit(1)
+    if status:
+        raise typer.Exit(status)
+
+
+def _also_said(hear: "Progress") -> "Progress":
+    """Return what shows progress on stderr and says it as an event."""
+
+    def hear_and_say(standing: "Standing") -> None:
+        hear(standing)
+        events.say_progress(standing)
+
+    return hear_and_say
 
 
 def _print_cells(cells: dict[str, dict[str, Any]], folder: Path) -> None:

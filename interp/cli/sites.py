@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interp.cli.options import AsJson, Revision, TrustCode
-from interp.cli.terminal import err, note, out, say, say_json
+from interp.cli.terminal import err, note, out, say, say_document
 from interp.figures.words import layers_named
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def sites(
     with err.status("loading", spinner="dots"):
         found, n_layers, kind = _places(model, is_loaded=not why, **how)
     if as_json:
-        about = {"is_proven": not why, "quantised": kind}
-        say_json({"model": model, **about, "sites": [vars(place) for place in found]})
+        about = {"model": model, "is_proven": not why, "quantised": kind}
+        say_document("sites", **about, sites=[vars(place) for place in found])
         return
     say(f"{model}: {n_layers} layers (r: can be read, w: can be written)")
     if why:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from interp.cli.options import AsJson
-from interp.cli.terminal import say, say_json
+from interp.cli.terminal import say, say_document
 from interp.errors import StoreError
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
@@ -44,7 +44,7 @@ def info(place: StorePath, as_json: AsJson = False) -> None:
 
     contents = store.info(place)
     if as_json:
-        say_json(asdict(contents, dict_factory=_plain))
+        say_document("store-info", **asdict(contents, dict_factory=_plain))
         return
     for m in contents.models:
         sites, types = len(m.tensors - {"tokens"}), ", ".join(sorted(m.dtypes))
@@ -73,7 +73,7 @@ def verify(place: StorePath, as_json: AsJson = False) -> None:
 
     whole, wrong = store.verify(place)
     if as_json:
-        say_json({"whole": whole, "damaged": wrong})
+        say_document("store-verify", whole=whole, damaged=wrong)
     else:
         for problem in wrong:
             say(problem)
@@ -117,7 +117,8 @@ def prune(
     )
     gone = store.prune(place, older_than=age, max_bytes=size, model=model, dry_run=dry_run)
     if as_json:
-        say_json({"removed": [file._asdict() for file in gone], "dry_run": dry_run})
+        removed = [file._asdict() for file in gone]
+        say_document("store-prune", removed=removed, dry_run=dry_run)
         return
     for file in gone if dry_run else []:
         say(
@@ -159,7 +160,7 @@ def configure(
     kept = before.dtype if dtype is None else None if dtype == "none" else dtype
     store.configure(place, store.Settings(limit, kept))
     if as_json:
-        say_json({"url": place, "quota": limit, "dtype": kept})
+        say_document("store-configure", url=place, quota=limit, dtype=kept)
         return
     say(f"{place}: {'no quota' if limit is None else _size(limit)}, kept as {kept or 'computed'}")
 

@@ -10,7 +10,7 @@ import typer
 
 from interp.cli.options import AsJson
 from interp.cli.own import check_own
-from interp.cli.terminal import say, say_json
+from interp.cli.terminal import say, say_document
 from interp.errors import AnalysisError, InterpError, RunError, unknown
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def validate(
         raise RunError(f"{study}: {error}") from None
     paths = [cell.path for cell in checked.cells()]
     if as_json:
-        say_json({"valid": True, "cells": paths})
+        say_document("validate", valid=True, cells=paths)
         return
     then = f"`interp run {study} --dry-run` says what they cost"
     say(f"{study} is valid: {len(paths)} cells; {then}")

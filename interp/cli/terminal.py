@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ from rich.logging import RichHandler
 from rich.padding import Padding
 from rich.text import Text
 
+SCHEMA = 1  # of the documents that commands print; see documents.schema.json
 out = Console()
 if not out.is_terminal and "COLUMNS" not in os.environ:
     out.width = 200  # a file or a pipe: no table is cut to a screen that is not there
@@ -42,8 +44,26 @@ def is_verbose() -> bool:
 
 
 def say_json(value: Any) -> None:
-    """Print one JSON document."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    """Print a value as JSON, on one line; numbers that are not finite become null."""
+    line = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()  # whoever follows a run reads each event as it happens
+    except BrokenPipeError:
+        out.on_broken_pipe()
+
+
+def say_document(name: str, /, **fields: Any) -> None:
+    """Print a command's answer as JSON, headed by its name and version; `interp schema NAME`."""
+    say_json({"document": name, "schema": SCHEMA, **fields})
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def set_verbosity(*, is_quiet: bool, verbose: int) -> None:

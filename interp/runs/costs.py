@@ -1,7 +1,8 @@
 """What cells would cost here, whole and with fewer prompts or layers; nothing of them is run."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from interp.analysis import Cost, Usable
 from interp.errors import InterpError
@@ -39,6 +40,10 @@ class CellCost:
     shrunk: str = ""
     why_not: str = ""
     example: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as one object of plain values, with the cell's folder and names."""
+        return {**asdict(self), "cell": self.cell.path, **self.cell.names}
 
 
 @dataclass(frozen=True)

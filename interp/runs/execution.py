@@ -20,7 +20,7 @@ from interp.runs.executors import Executor, call, run_jobs
 from interp.runs.folder import Cell
 from interp.runs.parts import read_part
 from interp.runs.plan import Failure, Job, PlannedCell, Spent, TaskPlan, part_path
-from interp.runs.progress import Progress, Standing, WorkLeft
+from interp.runs.progress import OnCell, Progress, Standing, WorkLeft
 from interp.runs.record import RunRecord, Status, damaged_files, write_result
 from interp.runs.session import Stopping, alone_in, logged
 from interp.runs.study import Study
@@ -42,11 +42,13 @@ def execute(
     gpus: float | None = None,
     announce: Callable[[TaskPlanned], None] = lambda _: None,
     progress: Progress = lambda _: None,
+    on_cell: OnCell = lambda *_: None,
 ) -> dict[str, Any]:
     """Run what is not finished and return run.json; parts of an interrupted run are kept.
 
     `announce` is told of every task on a model what will be run of it and how long that takes,
-    before it is; `progress`, how far it is.
+    before it is; `progress`, how far it is; `on_cell`, of every cell as it ends, and of those that
+    an earlier call has finished.
 
     `workers` processes share the work, or as many actors (of `gpus` GPUs each) of the Ray cluster
     at the address `ray`; numbers do not depend on it. A cell that fails is recorded with its error
@@ -62,7 +64,7 @@ def execute(
         if ray is not None:
             connect(ray)
         kind = kind_of_workers(ray_address=ray, gpus=gpus, device_map=study.device_map)
-        record = RunRecord(study, out, tasks, auto=AutoDtype.on(kind))
+        record = RunRecord(study, out, tasks, auto=AutoDtype.on(kind), on_cell=on_cell)
         study = replace(study, files=record.keep_files(study.files))
         worker = Worker(study, out.absolute(), record.dtype, store)
         executors = make_executors(worker, workers=workers, ray_address=ray, gpus=gpus)
@@ -133,6 +135,8 @@ class _TaskOnModel:
         plan = self._plan(chosen.planned, todo)
         if plan is None:
             return
+        for cell in (planned.cell for planned in cells if planned.cell in finished):
+            self.shared.record.on_cell(cell, self.shared.record.of(cell))
         for planned in todo:
             if (failure := plan.refused.get(planned.cell)) is not None:
                 self._fail(planned.cell, failure, may_skip=True)

@@ -1,7 +1,7 @@
 """What cells would cost of a model that is not loaded: counted from its configuration."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Outlook:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as one object of plain values."""
-        return {**asdict(self.cost), "seconds": self.seconds, "read_mb": self.read_mb}
+        return {**self.cost.to_json(), "seconds": self.seconds, "read_mb": self.read_mb}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from interp.runs.folder import Cell
 from interp.runs.plan import Spent
@@ -22,6 +23,7 @@ class Standing:
 
 
 Progress = Callable[[Standing], None]
+OnCell = Callable[[Cell, Mapping[str, Any]], None]  # with what run.json records of it
 
 
 class WorkLeft:

@@ -13,6 +13,7 @@ from interp.result import Result
 from interp.runs.folder import SCHEMA, Cell, cells_asked, is_whole, own_path, read_run, task_path
 from interp.runs.identity import hash_of_task
 from interp.runs.own import source_at
+from interp.runs.progress import OnCell
 from interp.runs.provenance import machine, now, versions
 from interp.runs.study import Study
 from interp.tasks import Task
@@ -24,13 +25,20 @@ class RunRecord:
     """run.json, written whenever it changes; opened for a new run, or for one started earlier.
 
     `auto` is what the type "auto" means for a new run; an older one keeps what it meant there.
+    `on_cell` is told of every cell that is recorded.
     Raises RunError for a folder of another configuration or version, or of other prompts.
     """
 
     def __init__(
-        self, study: Study, out: Path, tasks: Mapping[str, Task], *, auto: AutoDtype
+        self,
+        study: Study,
+        out: Path,
+        tasks: Mapping[str, Task],
+        *,
+        auto: AutoDtype,
+        on_cell: OnCell = lambda *_: None,
     ) -> None:
-        self.out = out
+        self.out, self.on_cell = out, on_cell
         self._order: dict[str, int] = {}
         config = json.loads(json.dumps(asdict(study)))
         before = read_run(out) if (out / "run.json").exists() else None
@@ -108,6 +116,7 @@ class RunRecord:
         self.values["cells"] = {path: cells[path] for path in order}
         self.values["finished"] = now()
         self._write()
+        self.on_cell(cell, self.of(cell))
 
     def plan_of(self, model: str, task: str) -> dict[str, Any] | None:
         """Return what `note_plan` recorded of a task on a model; None if nothing was."""
