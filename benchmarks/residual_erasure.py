@@ -1,6 +1,6 @@
 """Erasing every position at every site, against (L + 1) T whole forwards with plain hooks.
 
-Only what comes behind an erased position, and above its layer, is run again: a quarter of the
+Only what comes after an erased position, and above its layer, is run again: a quarter of the
 blocks. The clean pass is counted in.
 """
 

@@ -138,7 +138,7 @@ def offloaded(folder: str, asked: dict[str, Any]) -> Row:
     model.logits(batch)
     forward = time.perf_counter() - began
     n_shards = len(model.shards(_task(asked)))
-    calls = n_shards * (1 + (n_layers - 1) / 2)  # blocks behind each skip, a call for each
+    calls = n_shards * (1 + (n_layers - 1) / 2)  # blocks after each skip, a call for each
     return {"seconds": round(calls * forward, 2), "forward_s": round(forward, 3)}
 
 

@@ -201,14 +201,14 @@ def clicks(browser: Any, root: Path, run: str, *, n_layers: int, n: int = 9) -> 
         page.goto(f"{viewer.url}lens?run={run}&layer=0&token=0")
         _painted(page)
         named, seconds = page.get_by_test_id("stMarkdown"), []
-        named.filter(has_text="in front of layer 0, token 0").wait_for()
+        named.filter(has_text="before layer 0, token 0").wait_for()
         canvas = page.locator(".heat canvas").first
         cells = json.loads(canvas.get_attribute("data-cells"))
         for layer in range(3, 3 + 4 * n, 4):
             y = cells["top"] + (n_layers - layer + 0.5) * cells["height"]
             began = time.perf_counter()
             canvas.click(position={"x": cells["left"] + 1, "y": y})
-            named.filter(has_text=f"in front of layer {layer}, token").wait_for()
+            named.filter(has_text=f"before layer {layer}, token").wait_for()
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[2:])
 

@@ -5,7 +5,7 @@ seconds; one clean pass serves all. The peer computes only the arrays, one analy
 one forward each for what is read from a clean pass; 10 L + 1 for skips, as published; (L + 1) T for
 erasing single positions; L + 1 for the depth score; L (L - 1) / 2 for a grid of back-patches, and
 as many for each of two controls; for 4 of the prompts 256 steps of integrated gradients at every
-layer (only the blocks behind the layer, which is kind to the peer). Relevance patching is that of
+layer (only the blocks after the layer, which is kind to the peer). Relevance patching is that of
 `zoo/names-6l` on 64 prompts of `ioi`, against two forward passes and one backward in
 TransformerLens's bridge.
 """

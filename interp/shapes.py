@@ -7,7 +7,7 @@ pos       token positions, 0 is the first token (often BOS)
 d_model   the residual stream
 d_vocab   the vocabulary
 layer     decoder blocks, 0 .. n_layers - 1
-tap       where the stream is read, 0 .. n_layers: in front of a layer, or behind the last
+tap       where the stream is read, 0 .. n_layers: before a layer, or after the last
 head      attention heads; kv_head for keys and values under grouped queries
 """
 

@@ -215,7 +215,7 @@ def test_bad_input_is_named() -> None:
         AttentionKnockout(half_width=-1)
     with pytest.raises(
         AnalysisError,
-        match="no query 'subject' stands behind the key 'subject'; there is nothing to hide",
+        match="no query 'subject' stands after the key 'subject'; there is nothing to hide",
     ):
         AttentionKnockout(query="subject").run(model, task)
     short = task.of([replace(task.prompts[0], text="Ada mother boss", subject="Ada mother")])

@@ -61,7 +61,7 @@ def speed(monkeypatch: pytest.MonkeyPatch) -> None:
         ([[5.0], [6.0]], 10.0, [0, None]),
         ([[90.0, 40.0, 8.0], [6.0, 3.0], [1.0]], 15.0, [2, 0, 0]),  # the dearest stays shrunk
         ([[90.0, 40.0, 8.0], [6.0, 3.0], [1.0]], 50.0, [1, 0, 0]),
-        ([[90.0], [6.0, 3.0], [1.0]], 50.0, [None, 0, 0]),  # what is behind it still fits
+        ([[90.0], [6.0, 3.0], [1.0]], 50.0, [None, 0, 0]),  # what is after it still fits
         ([[3.0], [90.0, 9.0], [5.0]], 9.0, [0, None, 0]),
         ([[1.0]], 0.0, [None]),
     ],

@@ -23,7 +23,7 @@ def zoo() -> Model:
 
 
 def stretched(model: Model) -> Model:
-    """Return a model with a layer that does nothing behind each of its own."""
+    """Return a model with a layer that does nothing after each of its own."""
     module = deepcopy(model.module)
     layers = []
     for layer in module.model.layers:

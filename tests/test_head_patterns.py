@@ -67,7 +67,7 @@ def test_readings_by_hand() -> None:
     assert found[PREVIOUS] == pytest.approx((0.3 + 0.6 + 0.3) / 3)
     assert found["itself"] == pytest.approx((0.5 + 0.5 + 0.1 + 0.2) / 4)
     assert found[SAME] == pytest.approx(0.2)  # the second 7 looks at the first
-    assert found[BEHIND] == pytest.approx(0.6)  # the second 7 looks at the 8 behind the first
+    assert found[BEHIND] == pytest.approx(0.6)  # the second 7 looks at the 8 after the first
     assert found["punctuation"] == pytest.approx((0.5 + 0.6 + 0.4) / 3)
     assert found[SOURCE] == pytest.approx(0.4)
     assert found[DISTANCE] == pytest.approx((0.5 + 0.7 + 1.3 + 1.4) / 4, abs=1e-6)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def hooked(model: Model, batch) -> tuple[list[torch.Tensor], dict[str, list[torch.Tensor]]]:
-    """Run the stock model; return the stream in front of every layer and behind the last, and what
+    """Run the stock model; return the stream before every layer and after the last, and what
     sublayers wrote.
     """
     stream: list[torch.Tensor] = []

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def write_on(model: Model, batch, layer: int, resid: torch.Tensor) -> torch.Tensor:
-    """Return what the stock model's `layer` adds to the stream when the stream in front of it is
+    """Return what the stock model's `layer` adds to the stream when the stream before it is
     replaced.
     """
     seen: list[torch.Tensor] = []

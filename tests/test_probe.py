@@ -248,9 +248,7 @@ def test_no_better_than_untrained_models_is_no_claim_however_good() -> None:
     alike = by_hand(right=[[8, 18, 19], [6, 6, 6]], untrained=[0.9, 0.95, 0.9, 0.85, 0.9])
     assert alike.summary().startswith("No probe reads the kind better than")
     better = by_hand(right=[[8, 8, 19], [6, 6, 6]], untrained=[0.4] * 5)
-    assert (
-        "better than the embedding's and untrained models' is behind the last" in better.summary()
-    )
+    assert "better than the embedding's and untrained models' is after the last" in better.summary()
 
 
 def test_untrained_models_that_differ_make_the_interval_wide() -> None:

@@ -82,7 +82,7 @@ def test_what_must_hold(model: Model) -> None:
     output = arrays["position.output"]
     assert bool(
         (output[:, -1, :7] == 0).all()
-    )  # behind the last layer only tokens that predict the answer matter
+    )  # after the last layer only tokens that predict the answer matter
     assert bool((output[:, -1, 7] > 0).all())
     assert bool((arrays["prefix.output"][:, :, 0] == 0).all())
     assert output.max() <= 2**0.5

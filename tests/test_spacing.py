@@ -1,4 +1,4 @@
-"""The space in front of an answer is where a writer would leave one."""
+"""The space before an answer is where a writer would leave one."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Special tokens stand in front of prompts, never behind; chats are the template's tokens."""
+"""Special tokens stand before prompts, never behind; chats are the template's tokens."""
 
 from typing import Any
 
@@ -343,7 +343,7 @@ def test_a_chat_is_the_templates_tokens(name: str, single: str) -> None:
     [
         (
             "{% for m in messages %}User: {{ m.content }}\n{% endfor %}" + ASKED,
-            "task 't': the chat template does not put what the assistant says, 'Yes', behind the"
+            "task 't': the chat template does not put what the assistant says, 'Yes', after the"
             " prompt",
         ),
         (

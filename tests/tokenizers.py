@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 
 def byte_level(texts: Iterable[str], *, vocabulary: int = 3000) -> PreTrainedTokenizerFast:
-    """Return a GPT-2-style tokenizer: byte-level BPE, a space belongs to the word behind it, no
+    """Return a GPT-2-style tokenizer: byte-level BPE, a space belongs to the word after it, no
     BOS.
     """
     tokenizer = Tokenizer(models.BPE())

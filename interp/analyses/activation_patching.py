@@ -1,7 +1,7 @@
 """What does each component carry, exactly? Each node is patched alone, from the other run.
 
 Exact activation patching (causal tracing, Meng et al., arXiv 2202.05262), through replayed blocks:
-only the blocks behind a node are run, and only for nodes that differ between the two runs.
+only the blocks after a node are run, and only for nodes that differ between the two runs.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class ActivationPatching(Analysis):
     question: ClassVar[str] = "What does each component carry, exactly?"
     how: ClassVar[str] = (
         "One node at a time takes its activation from the other prompt's run, and only the layers"
-        " behind it are run again."
+        " after it are run again."
         " The score is how far the metric moves between its values on the two prompts."
     )
     caveat: ClassVar[str] = (
@@ -84,7 +84,7 @@ class ActivationPatching(Analysis):
         return replace(self, nodes=("resid_pre",)) if has_more else None
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return the blocks behind every node, a bound: nodes equal in both runs are not run."""
+        """Return the blocks after every node, a bound: nodes equal in both runs are not run."""
         forwards = 2 + forwards_of(model, self.nodes, shard)
         n_nodes = model.n_layers * shard.tokens.numel() * n_units(model, self.nodes)
         at_once = max(model.tokens_at_once(), shard.tokens.numel())

@@ -50,7 +50,7 @@ def _cosines(result: ResidualContributionResult) -> Iterator[Finding]:
 def _outputs(result: LayerSkipResult) -> Iterator[Finding]:
     """Yield how far late layers matter more for the output than for later tokens.
 
-    Layer 0 is left out, without which nothing is read, and the last, behind which nothing changes.
+    Layer 0 is left out, without which nothing is read, and the last, after which nothing changes.
     """
     n_layers = result.costs.shape[1]
     if not {"all", "future"} <= {*result.scopes} or n_layers < _FEWEST_LAYERS:

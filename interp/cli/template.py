@@ -1,4 +1,4 @@
-"""How long is the residual stream in front of every layer?"""
+"""How long is the residual stream before every layer?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class StreamLength(Analysis):  # its fields are the parameters: --set stream_len
 
     n_random: int = 32
     seed: int = 0  # the run's
-    question = "How long is the residual stream in front of every layer?"
+    question = "How long is the residual stream before every layer?"
     how = "The norm of the stream at the last token; control: random tokens."
     caveat = "Every layer's norm takes the length out again before it reads."
 
@@ -51,7 +51,7 @@ def lengths(recording: Recording, batch: TokenBatch) -> torch.Tensor:  # also .r
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StreamLengthResult(Result):
-    length: np.ndarray  # [prompt tap], as the control; the last tap is behind the last layer
+    length: np.ndarray  # [prompt tap], as the control; the last tap is after the last layer
     control: np.ndarray
 
     def to_frame(self) -> pd.DataFrame:  # mean, low, high and n_prompts of every tap
@@ -66,6 +66,6 @@ class StreamLengthResult(Result):
 
     def findings(self) -> tuple[Finding, ...]:  # one sentence, one number; a control beside it
         growth = estimate(self.length[:, -1] / self.length[:, 0], groups=self.prompt_groups)
-        claim = f"The stream is {growth:.3g} times as long behind the last layer as at the start."
+        claim = f"The stream is {growth:.3g} times as long after the last layer as at the start."
         control = Estimate(float(self.control[0, -1] / self.control[0, 0]))
         return (Finding(claim, growth, "growth of the stream", Compared("random tokens", control)),)

@@ -28,7 +28,7 @@ _ARCHITECTURES: dict[str, Activation] = {
     "jumprelu_transcoder": "jumprelu",
 }
 _PROCESSED = ("fold_ln", "center_writing_weights")
-_SAME_PLACE = {"hook_mlp_in": "hook_resid_mid"}  # the stream in front of the MLP's norm
+_SAME_PLACE = {"hook_mlp_in": "hook_resid_mid"}  # the stream before the MLP's norm
 
 
 def load_dictionary(path: str | Path) -> Dictionary:

@@ -71,7 +71,7 @@ def needed_later(frame: pd.DataFrame) -> Strip | None:
     mean = behind.groupby("skipped")["mean"].mean()
     values = np.full(int(rows["skipped"].max()) + 1, np.nan)
     values[mean.index.to_numpy(int)] = mean.to_numpy(float)
-    scale = "change of what later layers write at later tokens (none behind the last)"
+    scale = "change of what later layers write at later tokens (none after the last)"
     return Strip("Needed by later tokens", scale, bars=values)
 
 
@@ -83,7 +83,7 @@ def decided(frame: pd.DataFrame) -> Strip | None:
         if len(rows):
             lines[name] = rows.sort_values("layer")["mean"].to_numpy(float)[1:]
     return (
-        Strip("Decided", "what the stream behind it already predicts", lines=lines)
+        Strip("Decided", "what the stream after it already predicts", lines=lines)
         if lines
         else None
     )

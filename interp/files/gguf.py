@@ -27,7 +27,7 @@ _LEFT_OUT = 4  # names that an error lists
 class GgufTensor:
     """A tensor of a file: its shape (first axis fastest), its type's number, and where it begins.
 
-    `start` is in bytes behind the header.
+    `start` is in bytes after the header.
     """
 
     shape: tuple[int, ...]
@@ -161,7 +161,7 @@ class _Reader:
 
 
 def _check_tensors(file: GgufFile, end: int) -> None:
-    """Raise ModelError for a type that is unknown, and for tensors behind the end of the file."""
+    """Raise ModelError for a type that is unknown, and for tensors after the end of the file."""
     from gguf import GGML_QUANT_SIZES
 
     size = file.path.stat().st_size

@@ -113,7 +113,7 @@ class _LayerHooks:
         return (resid["pre"], *args[1:]), kwargs
 
     def on_attn(self, _module: Any, _args: Any, output: Any) -> Any:
-        """Read and edit what attention writes, and the stream behind it."""
+        """Read and edit what attention writes, and the stream after it."""
         at, pre = self.at, self.resid["pre"]
         added = self.block.added(output, pre)
         write = at["attn_out"](added) if "attn_out" in at else added
@@ -143,7 +143,7 @@ class _LayerHooks:
 
 
 def _through(stream: Tensor, resid_pre: Tensor, write: Tensor) -> Tensor:
-    """Return exactly what was written, with a graph that leads through the stream behind it."""
+    """Return exactly what was written, with a graph that leads through the stream after it."""
     added = stream - resid_pre
     return write.detach() + (added - added.detach())
 
@@ -248,7 +248,7 @@ class _BridgePlaces:
         return activation
 
     def at_mid(self, write: Tensor, hook: Any, *, site: Site) -> Tensor:
-        """Return what attention must write so that the stream behind it is as edited."""
+        """Return what attention must write so that the stream after it is as edited."""
         pre = self.resid[site.layer]
         stream = self.at(pre + write, hook, site=site)
         if site in self.edits:

@@ -4,7 +4,7 @@ Prompts, responses or both can be intervened on and captured.
 
 Prompts are padded on the left, so that all responses grow at the same place; positions are counted
 per prompt. Plans and captures keep the layout of the batch that was given (padding on the right,
-the response behind it).
+the response after it).
 """
 
 import inspect
@@ -37,10 +37,10 @@ _KEYS_TOO = ("pattern", "attn_scores")
 class Generation:
     """Prompts and responses [batch pos], laid out as in the batch: prompt, padding, response.
 
-    `mask` is False on padding and behind the token that ended a response; `prompt` and `response`
+    `mask` is False on padding and after the token that ended a response; `prompt` and `response`
     are the spans of both in `tokens`, `mask` and the captured activations. Nothing is captured at
     the last new token, which no pass has read. `logits` [batch new d_vocab] are the model's own at
-    each new token, in front of what `generation_config` makes of them.
+    each new token, before what `generation_config` makes of them.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -166,7 +166,7 @@ class Generator:
         *,
         is_prefill: bool,
     ) -> Tensor:
-        """Return fp32 logits [batch d_vocab] behind the last of these tokens."""
+        """Return fp32 logits [batch d_vocab] after the last of these tokens."""
         given: dict[str, Any] = {"attention_mask": mask.long() if not bool(mask.all()) else None}
         parameters = inspect.signature(self.module.forward).parameters
         if "cache_params" in parameters:  # recurrent states alone: only prompts have padding

@@ -83,7 +83,7 @@ class HeadMaps:
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        """Return the unembedding, without the final norm in front of it."""
+        """Return the unembedding, without the final norm before it."""
         w_u = cast("Model", self).modules.w_u
         refuse_quantised(w_u, "the numbers of its weights")
         weight: Tensor = w_u.get_parameter("weight")
@@ -92,7 +92,7 @@ class HeadMaps:
     def W_OV(self, layer: int, head: int, *, folded: bool = False) -> Factored:
         """Return what a head writes of what its attention reads, [d_model d_model] by rows.
 
-        `folded` puts the gain of the norm in front of attention into it, and its centring.
+        `folded` puts the gain of the norm before attention into it, and its centring.
         """
         attn, kv_head = self._attention(layer, head)
         w_v = attn.W_V[kv_head].detach().float()
@@ -140,7 +140,7 @@ class HeadMaps:
     def _behind_norm(
         self, layer: int, weight: Float[Tensor, "d_model d_head"]
     ) -> Float[Tensor, "d_model d_head"]:
-        """Return weights with the gain of the norm in front of them, and centred if it centres."""
+        """Return weights with the gain of the norm before them, and centred if it centres."""
         model = cast("Model", self)
         like = torch.zeros(model.d_model, dtype=model.dtype, device=model.device)
         with torch.no_grad():

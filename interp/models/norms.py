@@ -51,10 +51,10 @@ class FrozenNorm:
     scale: Float[Tensor, " batch"]
 
     def back(self, direction: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
-        """Return what reads in front of the norm as `direction` reads behind it."""
+        """Return what reads before the norm as `direction` reads after it."""
         before = self.of.gain * direction * self.scale[:, None]
         return before - before.mean(-1, keepdim=True) if self.of.is_centring else before
 
     def offset(self, direction: Float[Tensor, "batch d_model"]) -> Float[Tensor, " batch"]:
-        """Return what the norm's bias gives to a direction behind it."""
+        """Return what the norm's bias gives to a direction after it."""
         return direction @ self.of.bias

@@ -65,7 +65,7 @@ class PromptReader:
         return task.shards(lambda prompt: facts[prompt.id])
 
     def options(self, prompt: Prompt, options: Sequence[str]) -> list[tuple[int, ...]]:
-        """Return the tokens of options behind a prompt."""
+        """Return the tokens of options after a prompt."""
         self._require_tokenizer([prompt])
         return Encoder(self.tokenizer, self.limits).options(prompt, options)
 

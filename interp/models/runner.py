@@ -170,7 +170,7 @@ class ModelRunner:
 
     @contextmanager
     def _starting(self, start: tuple[int, Tensor] | None) -> Iterator[None]:
-        """Let the bridge's blocks in front of a layer return the residual there, and do nothing."""
+        """Let the bridge's blocks before a layer return the residual there, and do nothing."""
         with ExitStack() as stack:
             layer, resid = start or (0, torch.empty(0))
             for i in range(layer):

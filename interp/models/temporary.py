@@ -1,4 +1,4 @@
-"""Weights for a while: inside a `with` block a model has other ones, and behind it its own again.
+"""Weights for a while: inside a `with` block a model has other ones, and after it its own again.
 
 temporary_weights(model, {"model.layers.3.mlp.up_proj.weight": rounded})
 """

@@ -246,7 +246,7 @@ def of_prompts(value: Any, prompts: Int[Tensor, " rows"], *, batch: int) -> Any:
     if isinstance(value, Tensor) and value.ndim > 1:
         if value.shape[0] == 1 or value.shape[0] % batch:
             return for_rows(value, batch=batch, rows=len(prompts))
-        # attention's biases may hold heads behind the prompt
+        # attention's biases may hold heads after the prompt
         own = rearrange(value, "(batch head) ... -> batch head ...", batch=batch)
         return own[prompts].flatten(0, 1)
     if isinstance(value, tuple):

@@ -93,10 +93,10 @@ class Recording:
     # What the clean pass computed
 
     def resid(self, layer: int) -> Resid:
-        """Return the clean residual [batch pos d_model] in front of `layer`, or behind the last."""
+        """Return the clean residual [batch pos d_model] before `layer`, or after the last."""
         if not 0 <= layer <= self.n_layers:
             raise SiteError(
-                f"layer {layer} asked for; there is 0 to {self.n_layers} (behind the last block)"
+                f"layer {layer} asked for; there is 0 to {self.n_layers} (after the last block)"
             )
         if layer == self.n_layers:
             return self.clean(Site("resid_post", layer - 1))
@@ -173,7 +173,7 @@ class Recording:
     ) -> Variants:
         """Run one block on variants [variant batch pos-start d_model], a few of them at a time.
 
-        From a `start` behind the first position on, earlier keys and values are read: those of
+        From a `start` after the first position on, earlier keys and values are read: those of
         `prefix`, for every variant its own (rows variant-major) or for all the same (of the batch);
         None means the clean pass's. Keys that are `hidden` from a query get no attention from it.
         """

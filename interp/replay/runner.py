@@ -98,5 +98,5 @@ class Runner(Protocol):
         `read` gets the residual [rows pos d_model] and returns what is read instead, for "q", "k",
         "v" per head [rows pos head d_model]; None leaves it. `on_write` gets the embedding and what
         an MLP adds [rows pos d_model], and what heads add [rows pos head d_model]. `start` is a
-        layer and the residual [rows pos d_model] in front of it; blocks before it are not run.
+        layer and the residual [rows pos d_model] before it; blocks before it are not run.
         """

@@ -1,7 +1,7 @@
 """Where a model too large to be timed could run, and how fast, by arithmetic from assumptions.
 
 A pass of T tokens takes 2 · T operations for every weight that a token uses, and attention's over
-those in front of it; a call of all blocks reads their weights from memory, or from disk, once.
+those before it; a call of all blocks reads their weights from memory, or from disk, once.
 """
 
 import time

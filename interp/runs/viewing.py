@@ -39,7 +39,7 @@ def app_path() -> Path:
 def address(
     run: str, *, model: str, task: str, analysis: str, label: str = "", **selection: Any
 ) -> str:
-    """Return the part of an address behind the host that shows an analysis of a run.
+    """Return the part of an address after the host that shows an analysis of a run.
 
     `selection` is what the page selects, such as layer=3.
     """

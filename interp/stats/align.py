@@ -1,6 +1,6 @@
 """Values at positions counted from the prompts' ends, averaged over prompts of any lengths.
 
-Positions are -1 for the prompt's last token, -2 for the one before it, and 1, 2, ... behind it.
+Positions are -1 for the prompt's last token, -2 for the one before it, and 1, 2, ... after it.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Aligned:
 
     Column 0 is every prompt's first token, which is often an attention sink and is in no other
     column. The others are positions from the end: -1 is the prompt's last token, which predicts the
-    answer's first token; -2 the one before it, 1 the first behind it. There is no 0 among them.
+    answer's first token; -2 the one before it, 1 the first after it. There is no 0 among them.
     """
 
     values: Array
@@ -38,7 +38,7 @@ class Aligned:
 
         Intervals are over `groups` [prompt], by default over prompts.
 
-        `position` counts from the end, as text ("-1" is the last, "+1" behind it), or is "first".
+        `position` counts from the end, as text ("-1" is the last, "+1" after it), or is "first".
         """
         return pd.concat(
             [self._column(i, name, seed, groups) for i, name in enumerate(self.columns)],

@@ -38,7 +38,7 @@ class Picked:
 
 
 def ranked(values: ArrayLike, rank: int = 0, *, weights: ArrayLike | None = None) -> Choose:
-    """Return a choice of the option with the largest (weighted) mean, or the `rank`-th behind it.
+    """Return a choice of the option with the largest (weighted) mean, or the `rank`-th after it.
 
     `values` are [prompt option].
     """

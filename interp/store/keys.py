@@ -27,9 +27,9 @@ def prompt_key(context: Sequence[str], token_ids: Sequence[int]) -> str:
 
 
 def stored_name(site: Site) -> str:
-    """Return the name of a site's tensor: `resid.I` in front of layer I, else `KIND.LAYER`.
+    """Return the name of a site's tensor: `resid.I` before layer I, else `KIND.LAYER`.
 
-    Behind the last layer, I is the number of layers. Raises SiteError for sites without an axis of
+    After the last layer, I is the number of layers. Raises SiteError for sites without an axis of
     tokens.
     """
     if site.kind in _PER_PAIR:

@@ -1,6 +1,6 @@
 """Prompts together with their answers, in groups that need no padding.
 
-An answer's first token is predicted at the prompt's last position, the others behind it: with
+An answer's first token is predicted at the prompt's last position, the others after it: with
 answers of one token the recording of the prompts is all that is needed.
 """
 

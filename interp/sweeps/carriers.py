@@ -23,7 +23,7 @@ from interp.sweeps.node_scores import NodeScores
 
 Array = NDArray[np.float64]
 _NODES: dict[SiteKind, Callable[[int, int], str]] = {
-    "resid_pre": lambda layer, _: f"the residual in front of layer {layer}",
+    "resid_pre": lambda layer, _: f"the residual before layer {layer}",
     "attn_out": lambda layer, _: f"attention of layer {layer}",
     "z": head_named,
     "mlp_out": lambda layer, _: mlp_named(layer),
@@ -39,7 +39,7 @@ NOUNS: dict[SiteKind, str] = {
 _PLACES = {"first": "the first token", "-1": "the last token"}
 _OTHERS = "other nodes of its kind at its position, on average"
 _BY_CONSTRUCTION = (
-    " By construction the residual carries everything in front of layer 0, at the changed token if"
+    " By construction the residual carries everything before layer 0, at the changed token if"
     " only one differs, and at the last token once no later layer reads other tokens."
 )
 

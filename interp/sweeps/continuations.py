@@ -90,7 +90,7 @@ def _texts(
 
 
 def _last_along(recording: Recording, paths: Sequence[Layers]) -> Float[Tensor, "rows 1 d_model"]:
-    """Return the last position's residual behind the last layer of each path, path-major.
+    """Return the last position's residual after the last layer of each path, path-major.
 
     The recording is of as many prompts for each path. The lowest layer that is next on a path runs
     for all paths that it is next on: so paths without some layers run together.

@@ -55,8 +55,8 @@ def cut_of(
 ) -> Cut:
     """Return a cut from the first-hop phrase's last token, its first ("start"), or all of it.
 
-    Queries: the prompt's last token, the phrase's last, or all behind the keys. Raises
-    AnalysisError, naming the prompt, where no query stands behind a key.
+    Queries: the prompt's last token, the phrase's last, or all after the keys. Raises
+    AnalysisError, naming the prompt, where no query stands after a key.
     """
     end = require_subject(shard)
     start = end if shard.subject_start is None else shard.subject_start
@@ -70,7 +70,7 @@ def cut_of(
     if any(empty):
         which = shard.prompts[empty.index(True)].id
         raise AnalysisError(
-            f"prompt {which!r}: no query {query!r} stands behind the key {key!r};"
+            f"prompt {which!r}: no query {query!r} stands after the key {key!r};"
             " there is nothing to hide"
         )
     return cut

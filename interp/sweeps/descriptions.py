@@ -81,7 +81,7 @@ def placeholder_position(target: TokenBatch) -> int:
 def described_logits(
     target: Recording, vectors: Float[Tensor, "source batch d_model"], *, layer: int, position: int
 ) -> Iterator[Float[Tensor, "batch d_vocab"]]:
-    """Yield for every source the logits behind the target prompt with its vectors in it.
+    """Yield for every source the logits after the target prompt with its vectors in it.
 
     The target prompt has one row; vectors replace the output of `layer` at `position`.
     """
@@ -103,7 +103,7 @@ def described_ranks(
     layers: Sequence[int],
     position: int,
 ) -> tuple[Int[Tensor, "batch source target token"], Float[Tensor, "batch source target token"]]:
-    """Return tokens' ranks and probabilities behind the target prompt, by pair of layers."""
+    """Return tokens' ranks and probabilities after the target prompt, by pair of layers."""
     by_layers, shares = [], []
     for layer in layers:
         for logits in described_logits(target, vectors, layer=layer, position=position):
@@ -125,5 +125,5 @@ def unpatched_guesses(target: Recording, tokens: Sequence[Tokens]) -> Bool[Tenso
 
 
 def description_steps(n_layers: int, *, layers: Sequence[int]) -> int:
-    """Return how many blocks `described_ranks` runs per prompt and position behind the patch."""
+    """Return how many blocks `described_ranks` runs per prompt and position after the patch."""
     return sum(n_layers * (n_layers - 1 - layer) for layer in layers)

@@ -1,6 +1,6 @@
-"""Streams that enter a model in front of any of its layers, and what it makes of them.
+"""Streams that enter a model before any of its layers, and what it makes of them.
 
-A stream may come from another model of the same width: only the blocks behind its entry run, with
+A stream may come from another model of the same width: only the blocks after its entry run, with
 this model's own arguments. Streams that are exactly the clean one there end as the clean pass does,
 and nothing runs for them.
 """
@@ -16,7 +16,7 @@ from interp.replay import Recording
 from interp.shapes import Resid
 from interp.sweeps.walks import along, ends_together, on_batch
 
-Entry = tuple[int, Resid]  # the layer that a stream is in front of, and the stream
+Entry = tuple[int, Resid]  # the layer that a stream is before, and the stream
 
 
 def ends_of_entering(
@@ -24,7 +24,7 @@ def ends_of_entering(
 ) -> Float[Tensor, "entry batch d_model"]:
     """Return the last residual at the last position of every stream that enters.
 
-    An entry is a layer (the number of layers: behind the last) and what stands in front of it
+    An entry is a layer (the number of layers: after the last) and what stands before it
     [batch pos d_model]. As many entries as a block runs at once are in memory together.
     """
     n_layers = recording.n_layers
@@ -49,5 +49,5 @@ def _is_clean(recording: Recording, layer: int, stream: Resid) -> bool:
 
 
 def n_blocks(n_layers: int, layers: Sequence[int]) -> int:
-    """Return how many blocks run for streams that enter in front of these layers, at most."""
+    """Return how many blocks run for streams that enter before these layers, at most."""
     return sum(n_layers - layer for layer in layers)

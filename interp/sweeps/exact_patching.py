@@ -1,4 +1,4 @@
-"""Exact activation patching: one row per node, and only the blocks behind it are run."""
+"""Exact activation patching: one row per node, and only the blocks after it are run."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -81,7 +81,7 @@ def patch_effects(twins: Twins, base: Recording, source: Recording, site: Site) 
 def forwards_of(model: Model, kinds: Sequence[SiteKind], shard: TokenBatch) -> float:
     """Return how many forwards exact patching of every node takes, if all of them differ.
 
-    Those in front of the first token that differs do not.
+    Those before the first token that differs do not.
     """
     n_layers, n_pos = model.n_layers, shard.tokens.shape[1]
     if shard.corrupted is not None:

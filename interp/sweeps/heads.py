@@ -35,7 +35,7 @@ def norm_behind(reader: nn.Module, writer: nn.Module) -> nn.Module | None:
     """Return the norm between a sublayer's last matrix and the stream; None if there is none.
 
     What a sublayer adds to the stream is the output of `writer`: the sublayer, its `reader` (of
-    heads or neurons), or a norm behind them.
+    heads or neurons), or a norm after them.
     """
     return None if any(module is reader for module in writer.modules()) else writer
 

@@ -38,7 +38,7 @@ def ends_of_patched(
 
     A variant's value replaces the layer's output at `positions`.
 
-    One sweep over the layers serves them all: a layer's variants join behind it. Raises
+    One sweep over the layers serves them all: a layer's variants join after it. Raises
     AnalysisError for vectors of another width and for positions that do not exist.
     """
     _refuse_misfits(recording, values, positions)

@@ -18,7 +18,7 @@ Reward = Literal["right", "margin", "logit_diff"]
 
 
 class Score(NamedTuple):
-    """What one path predicts behind a prompt: its first guess, and how each label fares.
+    """What one path predicts after a prompt: its first guess, and how each label fares.
 
     By label: the log-probability in nats, the logit less the largest other one (0 or more: the
     label comes first), and less that of the wrong answer (NaN without one).

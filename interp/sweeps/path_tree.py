@@ -138,7 +138,7 @@ class Tree:
         return None
 
     def _best(self, node: _Node) -> _Node | None:
-        """Return the most promising child behind which something is left to try."""
+        """Return the most promising child after which something is left to try."""
         children = [child for child in node.children if not child.is_spent]
         if not children:
             return None

@@ -27,7 +27,7 @@ Changes = Float[Tensor, "sender batch pos d_model"]
 
 
 def check_paths(wiring: Wiring, senders: Sequence[str], receivers: Sequence[str]) -> None:
-    """Raise AnalysisError for names that do not exist, or senders behind every receiver."""
+    """Raise AnalysisError for names that do not exist, or senders after every receiver."""
     for what, given, known in (
         ("receiver", receivers, wiring.receivers),
         ("sender", senders, wiring.senders),
@@ -46,7 +46,7 @@ def forwards_of(
 ) -> float:
     """Return how many forwards the paths take, besides both runs and what heads return in them.
 
-    MLPs behind a sender are half a block each; behind the first receiver all blocks are run.
+    MLPs after a sender are half a block each; after the first receiver all blocks are run.
     """
     n, total = wiring.n_layers, 0.0
     layers = [wiring.place(name)[1] for name in receivers]
@@ -138,7 +138,7 @@ class Paths:
     def _logits(
         self, arriving: Mapping[str, Changes]
     ) -> Float[Tensor, "sender batch answer_pos d_vocab"]:
-        """Return the logits where receivers read what arrives, everything behind them run anew."""
+        """Return the logits where receivers read what arrives, everything after them run anew."""
         base, where = self.base, self.twins.clean.predicting
         n_senders = len(next(iter(arriving.values())))
         first = min(self.wiring.place(name)[1] for name in arriving)

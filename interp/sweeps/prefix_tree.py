@@ -1,4 +1,4 @@
-"""Streams behind paths of layers, where paths that begin alike run that part once."""
+"""Streams after paths of layers, where paths that begin alike run that part once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class _Prefix:
 
 
 class PrefixTree:
-    """The streams of some prompts of a recording behind every prefix that was run.
+    """The streams of some prompts of a recording after every prefix that was run.
 
     They begin with the clean pass's. Prompts that need the same layer run it together.
     """
@@ -38,7 +38,7 @@ class PrefixTree:
         return root
 
     def ends(self, prompts: Sequence[int], paths: Sequence[Path]) -> Float[Tensor, "row d_model"]:
-        """Return the last position's residual of each prompt behind its path.
+        """Return the last position's residual of each prompt after its path.
 
         A prompt may have several paths.
         """

@@ -1,6 +1,6 @@
 """One sweep over the layers that serves every skipped layer at once.
 
-The variant "layer s is skipped" joins behind layer s, so layers below s never run for it. As many
+The variant "layer s is skipped" joins after layer s, so layers below s never run for it. As many
 variants as fit together run as one batch, and effects are reduced on the fly. With causal attention
 the variant "skip s before position t" agrees with the all-token skip of s before t: only its
 positions from t on are run, over the keys and values that the skip's own row just wrote. ("Do

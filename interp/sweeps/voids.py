@@ -1,7 +1,7 @@
 """Which layers leave a token alone: its norm's change, against the range of earlier changes.
 
 "Void in Language Models" (arXiv 2505.14467), after L2 adaptive computation: with n_l the norm of a
-token's stream behind layer l, layer l is void for that token where n_l - n_(l-1) < alpha * (largest
+token's stream after layer l, layer l is void for that token where n_l - n_(l-1) < alpha * (largest
 - smallest change by the layers before l). Norms are all that the rule needs, so one pass answers
 every alpha.
 """

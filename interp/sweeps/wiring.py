@@ -67,7 +67,7 @@ class Wiring:
     def place(self, name: str) -> tuple[str, int, int]:
         """Return a sender's or receiver's kind, layer and head: "q2.h1" is ("q", 2, 1).
 
-        Kinds are "embed", "heads", "mlp", "q", "k", "v" and "logits", which are behind all layers.
+        Kinds are "embed", "heads", "mlp", "q", "k", "v" and "logits", which are after all layers.
         """
         if name in ("embed", LOGITS):
             return name, self.n_layers if name == LOGITS else 0, 0
@@ -76,12 +76,12 @@ class Wiring:
 
     @property
     def is_edge(self) -> NDArray[np.bool_]:
-        """Return which sender stands in front of which receiver [receiver sender]."""
+        """Return which sender stands before which receiver [receiver sender]."""
         n_before = np.array([self.n_before(receiver) for receiver in self.receivers])
         return np.arange(len(self.senders)) < n_before[:, None]
 
     def n_before(self, receiver: str) -> int:
-        """Return how many senders stand in front of a receiver."""
+        """Return how many senders stand before a receiver."""
         kind, layer, _ = self.place(receiver)
         if kind == LOGITS:
             return len(self.senders)

@@ -64,7 +64,7 @@ class _Template:
         )
 
     def _without_bos(self, rendered: str) -> str:
-        """Return a rendered text without the BOS that the tokenizer puts in front of texts."""
+        """Return a rendered text without the BOS that the tokenizer puts before texts."""
         return (
             rendered.removeprefix(self.encoder.decode(self.encoder.front))
             if self.encoder.front
@@ -100,7 +100,7 @@ class _Template:
             instead = behind[:40] if whole.startswith(rendered) else whole[-60:]
             raise TaskError(
                 f"task {self.task!r}: the chat template does not put what the assistant says,"
-                f" {answer!r:.40}, behind the prompt that it makes; there is {instead!r}"
+                f" {answer!r:.40}, after the prompt that it makes; there is {instead!r}"
             )
         if ids[: len(tokens)] != tokens:
             return ()

@@ -68,7 +68,7 @@ class Encoder:
 
     @cached_property
     def front(self) -> list[int]:
-        """Return the special tokens (BOS) that the tokenizer puts in front of every text."""
+        """Return the special tokens (BOS) that the tokenizer puts before every text."""
         return [] if self.tokenizer is None else special_tokens(self.tokenizer)[0]
 
     @cached_property
@@ -92,7 +92,7 @@ class Encoder:
         return list(map(self.fronted, self.own(texts)))
 
     def fronted(self, own: list[int]) -> list[int]:
-        """Return tokens with what is put in front of them, unless the text brings it."""
+        """Return tokens with what is put before them, unless the text brings it."""
         return own if self.front and own[: len(self.front)] == self.front else [*self.front, *own]
 
     def unknown_words(self, text: str, own: Sequence[int]) -> bool:
@@ -153,7 +153,7 @@ class Encoder:
     def _following(
         self, prompts: Sequence[Prompt], own: Mapping[str, list[int]]
     ) -> dict[str, list[int]]:
-        """Map every text with an answer behind it, and every twin, to its own tokens."""
+        """Map every text with an answer after it, and every twin, to its own tokens."""
         texts: dict[str, None] = {}
         for prompt in filter(self.is_text, prompts):
             texts |= {
@@ -223,7 +223,7 @@ class Encoder:
         own: list[int] | None,
         follow: Mapping[str, list[int]],
     ) -> tuple[Ids | None, str]:
-        """Return the tokens of an answer behind a prompt, or why there are none."""
+        """Return the tokens of an answer after a prompt, or why there are none."""
         if own is None:
             if given not in prompt.spelling:
                 return (
@@ -254,7 +254,7 @@ class Encoder:
         return tokens, ""
 
     def options(self, prompt: Prompt, options: Sequence[str]) -> list[Ids]:
-        """Return the tokens of options behind a prompt; TaskError names one that cannot follow."""
+        """Return the tokens of options after a prompt; TaskError names one that cannot follow."""
         bare: dict[str, Any] = dict.fromkeys(
             ("answer_index", "wrong", "bridge", "subject", "corrupted")
         ) | {"choices": ()}
@@ -350,7 +350,7 @@ def named(ids: Sequence[str]) -> str:
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that a tokenizer now puts in front of and behind texts."""
+    """Return the special tokens that a tokenizer now puts before and after texts."""
     front: list[int] = []
     for probe in _PROBES:
         with_them, own = (
@@ -365,7 +365,7 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def put_in_front(tokenizer: Any) -> list[str]:
-    """Return the special tokens (BOS) that a tokenizer puts in front of every text."""
+    """Return the special tokens (BOS) that a tokenizer puts before every text."""
     return [str(token) for token in tokenizer.convert_ids_to_tokens(special_tokens(tokenizer)[0])]
 
 

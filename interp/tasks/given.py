@@ -90,7 +90,7 @@ def spelled(ids: Ids, names: Sequence[str] = ()) -> str:
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Return names, with the id behind those that are blank or that several ids share."""
+    """Return names, with the id after those that are blank or that several ids share."""
     count = Counter(names)
     return tuple(
         name if count[name] == 1 and name.strip() else f"{name}({i})"

@@ -159,7 +159,7 @@ def _tokenizer(model: Model) -> Iterator[HealthSign]:
     adds = tokenizer.bos_token is not None and put_in_front(tokenizer)[:1] == [tokenizer.bos_token]
     article = "a" if adds else "no"
     every = "every prompt" if adds else "prompts"
-    yield HealthSign("BOS", "ok", f"{article} BOS token is put in front of {every}")
+    yield HealthSign("BOS", "ok", f"{article} BOS token is put before {every}")
 
 
 def _beyond(model: Model) -> list[str]:

@@ -32,7 +32,7 @@ def _of_text(model: Model) -> str:
         return str(error)
     front, behind = special_tokens(model.tokenizer)
     put = f"{_names(model, front)} put in front" if front else "nothing put in front"
-    cut = f", {_names(model, behind)} behind it left out" if behind else ""
+    cut = f", {_names(model, behind)} after it left out" if behind else ""
     return f"{_as_fed(model, batch)}: {put}{cut}{answer}"
 
 

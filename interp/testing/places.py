@@ -74,7 +74,7 @@ def read_resid_mid(tested: ModelUnderTest, layer: int) -> None:
 
 
 def read_what_is_read(kind: SiteKind) -> Check:
-    """Return the check that heads or neurons are what the stock module behind them reads."""
+    """Return the check that heads or neurons are what the stock module after them reads."""
 
     def check(tested: ModelUnderTest, layer: int) -> None:
         captured = tested.site(kind, layer).flatten(2)
@@ -178,7 +178,7 @@ def _steered(tested: ModelUnderTest, site: Site) -> Tensor:
 
 
 def write_middle(kind: SiteKind) -> Check:
-    """Return the check that an edit reaches both the stream and, behind a norm, the MLP."""
+    """Return the check that an edit reaches both the stream and, after a norm, the MLP."""
 
     def check(tested: ModelUnderTest, layer: int) -> None:
         if tested.model.is_parallel:
@@ -199,7 +199,7 @@ def _steered_middle(tested: ModelUnderTest, layer: int) -> Tensor:
 
 
 def write_heads(kind: SiteKind) -> Check:
-    """Return the check that silencing a head equals silencing it in front of the stock matrix."""
+    """Return the check that silencing a head equals silencing it before the stock matrix."""
 
     def check(tested: ModelUnderTest, layer: int) -> None:
         value, n_heads = tested.site(kind, layer).clone(), tested.model.n_heads
@@ -282,7 +282,7 @@ def _silent(tested: ModelUnderTest, kind: SiteKind, layer: int, group: int) -> T
 
 
 def write_neurons(kind: SiteKind) -> Check:
-    """Return the check that silencing a neuron equals silencing it in front of the stock matrix."""
+    """Return the check that silencing a neuron equals silencing it before the stock matrix."""
 
     def check(tested: ModelUnderTest, layer: int) -> None:
         value = tested.site(kind, layer).clone()

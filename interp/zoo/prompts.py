@@ -53,7 +53,7 @@ def one_hop(world: World) -> Task:
 def two_hop(world: World) -> Task:
     """Return every two-fact composition, tagged by what was trained, with hops and shortcuts.
 
-    A paraphrase asks the same behind the next prompt's sentences.
+    A paraphrase asks the same after the next prompt's sentences.
     """
     prompts: list[Prompt] = []
     related: dict[str, dict[str, Prompt]] = {}

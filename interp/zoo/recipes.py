@@ -57,7 +57,7 @@ class Recipe:
             if step < stage.steps:
                 return stage, step
             step -= stage.steps
-        raise IndexError(f"step {step} lies behind the last stage")
+        raise IndexError(f"step {step} lies after the last stage")
 
     def rate(self, step: int) -> float:
         """Return the learning rate: linear warm-up, constant, linear decay at a stage's end."""

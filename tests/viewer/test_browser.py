@@ -117,17 +117,17 @@ def test_a_click_moves_the_address_once_and_back_undoes_it(page: Any, viewer: Vi
     page.locator(".strip button").first.wait_for()
     before = page.evaluate("history.length")
     page.locator(".heat canvas").first.click(position=cell_at(page, 2, 3, n_rows=5))
-    inspector(page, "in front of layer 2, token 3").wait_for()
+    inspector(page, "before layer 2, token 3").wait_for()
     assert (params(page)["layer"], params(page)["token"]) == ("2", "3")
     assert page.evaluate("history.length") == before + 1
     page.locator(".heat canvas").first.click(position=cell_at(page, 1, 5, n_rows=5))
-    inspector(page, "in front of layer 1, token 5").wait_for()
+    inspector(page, "before layer 1, token 5").wait_for()
     page.go_back()
-    inspector(page, "in front of layer 2, token 3").wait_for()
+    inspector(page, "before layer 2, token 3").wait_for()
     page.go_forward()
-    inspector(page, "in front of layer 1, token 5").wait_for()
+    inspector(page, "before layer 1, token 5").wait_for()
     page.reload()
-    inspector(page, "in front of layer 1, token 5").wait_for()
+    inspector(page, "before layer 1, token 5").wait_for()
 
 
 def test_a_click_outlines_its_cell_and_sends_no_number_again(page: Any, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_click_outlines_its_cell_and_sends_no_number_again(page: Any, tmp_path
         assert sum(received) > 100_000
         del received[:]
         canvas().click(position=cell_at(page, 9, 20, n_rows=49))
-        inspector(page, "in front of layer 9, token 20").wait_for()
+        inspector(page, "before layer 9, token 20").wait_for()
         settled(page)
         wait_for_outline(9)
         assert 0 < sum(received) < 60_000
@@ -189,16 +189,16 @@ def test_the_keyboard_alone_is_enough(page: Any, viewer: Viewer) -> None:
         pytest.fail("Tab does not reach the picture")
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowRight")
-    assert "in front of layer 2, token 3" in page.locator(".heat .live").first.text_content()
+    assert "before layer 2, token 3" in page.locator(".heat .live").first.text_content()
     page.keyboard.press("Enter")
-    inspector(page, "in front of layer 2, token 3").wait_for()
+    inspector(page, "before layer 2, token 3").wait_for()
     page.keyboard.press("Home")
     page.keyboard.press("Enter")
-    inspector(page, "in front of layer 2, token 0").wait_for()
+    inspector(page, "before layer 2, token 0").wait_for()
     page.locator(".strip button").first.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
-    inspector(page, "in front of layer 2, token 1").wait_for()
+    inspector(page, "before layer 2, token 1").wait_for()
 
 
 def colours(page: Any) -> set[tuple[int, ...]]:
@@ -236,7 +236,7 @@ def test_at_200_percent_nothing_is_cut_off(browser: Any, viewer: Viewer) -> None
     canvas = page.locator(".heat canvas").first
     canvas.scroll_into_view_if_needed()
     canvas.click(position=cell_at(page, 2, 3, n_rows=5))
-    inspector(page, "in front of layer 2, token 3").wait_for()
+    inspector(page, "before layer 2, token 3").wait_for()
     context.close()
 
 

@@ -335,13 +335,13 @@ def test_hostile_text_stays_text(root: Path, seen: Draw) -> None:
 
 def test_boxes_move_the_selection_in_the_address(made: Path, seen: Draw) -> None:
     at = seen(made, "lens", run="hops")
-    layer = next(box for box in at.selectbox if box.label == "In front of layer")
+    layer = next(box for box in at.selectbox if box.label == "Before layer")
     layer.set_value(2).run()
     assert address(at, "layer") == ["2"]
     token = next(box for box in at.selectbox if box.label == "Token")
     token.set_value(3).run()
     assert address(at, "layer", "token") == ["2", "3"]
-    assert "in front of layer 2, token 3" in texts(at)
+    assert "before layer 2, token 3" in texts(at)
 
 
 def test_prompts_are_walked_through(made: Path, seen: Draw) -> None:

@@ -41,7 +41,7 @@ def route(path: list[int], n_layers: int, kind: str) -> go.Figure:
 
 
 def _skipped(rows: list[list[int]], n_layers: int) -> list[tuple[int, int]]:
-    """Return (layer, row) of what is jumped over on the way up, also before and behind the path."""
+    """Return (layer, row) of what is jumped over on the way up, also before and after the path."""
     skipped = []
     for row, layers in enumerate(rows):
         first = 0 if row == 0 else layers[0]

@@ -98,7 +98,7 @@ class Selection:
         return replace(self, **dropped, bad=tuple(bad))
 
     def query(self) -> str:
-        """Return the part of the address behind the question mark."""
+        """Return the part of the address after the question mark."""
         return urlencode(self.params())
 
 

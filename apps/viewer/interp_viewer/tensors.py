@@ -67,7 +67,7 @@ class Measured:
         return int(row) if self.prompts is None else self.prompts[int(row)]
 
     def of_kept(self, name: str, prompt: int, *index: int) -> NDArray[Any]:
-        """Return what was kept of a prompt, at an index of the axes behind it."""
+        """Return what was kept of a prompt, at an index of the axes after it."""
         row = prompt if self.prompts is None else self.prompts.index(prompt)
         for path, start, end in zip(self.files, self._starts, self._starts[1:], strict=False):
             if start <= row < end:

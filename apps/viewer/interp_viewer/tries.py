@@ -13,7 +13,7 @@ KINDS = {"search": "search", "random paths": "random"}  # as they are called, an
 
 @dataclass(frozen=True)
 class Tries:
-    """Paths [prompt try step] with -1 behind their end, and what each answers [prompt try].
+    """Paths [prompt try step] with -1 after their end, and what each answers [prompt try].
 
     A prompt's first path is the ordinary one; `log_prob` is the answer's, in nats.
     """

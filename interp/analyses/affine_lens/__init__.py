@@ -3,7 +3,7 @@
 The logit lens reads early layers in the last layer's language. "Eliciting Latent Predictions from
 Transformers with the Tuned Lens" (arXiv 2303.08112) trains an affine map per layer, A_l h + b_l,
 whose result is given to the final norm and the unembedding. Here the map is a ridge regression of
-the stream behind the last layer on that in front of layer l, in closed form from sums over tokens,
+the stream after the last layer on that before layer l, in closed form from sums over tokens,
 and nothing is trained: a stand-in that minimises squared error instead of the tuned lens's KL. It
 is fitted on texts that the model samples itself at temperature 1, and judged on the task's prompts.
 """

@@ -36,7 +36,7 @@ def _nearer(result: "AffineLensResult") -> Finding:
         f"{measure}, beyond untrained models",
         control=Compared(_UNTRAINED, Estimate(float(twins.mean()))),
         kind="compares",
-        note="mean over layers behind the first; fitted on text sampled from the model itself",
+        note="mean over layers after the first; fitted on text sampled from the model itself",
     )
 
 
@@ -47,7 +47,7 @@ def _halfway(result: "AffineLensResult") -> Finding:
         for lens in ("affine lens", "logit lens", "shuffled layers", "mean alone")
     )
     return Finding(
-        f"In front of layer {layer}, half-way, the affine lens is {affine:.2g} nats from the final"
+        f"Before layer {layer}, half-way, the affine lens is {affine:.2g} nats from the final"
         " prediction.",
         affine,
         "KL(final‖affine lens) half-way, nats",
@@ -65,10 +65,10 @@ def _below_the_mean(result: "AffineLensResult") -> Finding:
     ratio = Estimate(n / n_layers, n=len(result.nearer))
     farther = float(np.mean(affine > mean))
     return Finding(
-        f"In front of {n} of {n_layers} layers, the logit lens is farther from the final"
+        f"Before {n} of {n_layers} layers, the logit lens is farther from the final"
         " prediction than the mean alone.",
         ratio,
-        "share of layers in front of which the mean alone is nearer than the logit lens",
+        "share of layers before which the mean alone is nearer than the logit lens",
         control=Compared("the affine lens", Estimate(farther)),
         note="the mean end of the stream, the same for every token, read in the same way",
     )

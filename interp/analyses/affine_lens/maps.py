@@ -29,7 +29,7 @@ _VALIDATES = 5  # of so many texts, one chooses the ridge
 class Translators:
     """Maps in fp32: `mean` + (x - `x_mean`[layer]) `weight`[layer].
 
-    `ridge` [layer] is in units of the mean eigenvalue. `mean` is that of the stream behind the last
+    `ridge` [layer] is in units of the mean eigenvalue. `mean` is that of the stream after the last
     layer.
     """
 

@@ -51,7 +51,7 @@ class AffineLensResult(Result):
 
     @property
     def n_layers(self) -> int:
-        """Return the number of layers, each read in front of it."""
+        """Return the number of layers, each read before it."""
         return int(self.arrays["readings"].shape[2])
 
     def values(self, lens: str, measure: str) -> np.ndarray:
@@ -66,7 +66,7 @@ class AffineLensResult(Result):
         return np.asarray((rank >= 0) | is_any)
 
     def kl(self, lens: str, layer: int) -> Estimate:
-        """Return a lens's KL(final‖lens) in front of a layer, in nats."""
+        """Return a lens's KL(final‖lens) before a layer, in nats."""
         values = self.values(lens, KL)[:, layer]
         return estimate(values, groups=self.prompt_groups, seed=self.analysis.seed)
 
@@ -102,7 +102,7 @@ class AffineLensResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return columns lens, measure, layer, mean, median, low, high, n_prompts.
 
-        In front of every layer, means over prompts with 95 % intervals over groups of them: of the
+        Before every layer, means over prompts with 95 % intervals over groups of them: of the
         four lenses, and of by how much the affine lens is nearer in KL. "untrained, LENS" is the
         mean over untrained twins, without an interval; "ridge" is in units of the mean eigenvalue.
         """
@@ -141,7 +141,7 @@ class AffineLensResult(Result):
         frame["panel"] = frame["measure"].map(shown)
         frame = frame[frame["lens"].isin(LENSES)].dropna(subset="panel")
         title = (
-            "What each lens reads in front of every layer, mean over"
+            "What each lens reads before every layer, mean over"
             f" {positions_read(self.analysis.first_position)}"
         )
         return lines_over_depth(frame, y="mean", groups="lens", panels="panel", title=title)

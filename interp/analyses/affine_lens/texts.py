@@ -14,7 +14,7 @@ _FEWEST = 0.1  # of the length that is asked for: shorter texts on average are r
 def sampled_texts(
     model: Model, starts: Sequence[int], *, n_tokens: int, length: int, seed: int
 ) -> Iterator[TokenBatch]:
-    """Yield texts until they have `n_tokens` new tokens, each behind one of the tokens `starts`.
+    """Yield texts until they have `n_tokens` new tokens, each after one of the tokens `starts`.
 
     A text's tokens depend on its number and the seed alone. Raises AnalysisError for a model that
     ends its texts almost at once.

@@ -49,7 +49,7 @@ class AttentionKnockout(Analysis):
     The window reaches `half_width` layers to either side of its centre (by default 3 in 32).
 
     Keys are of the first-hop phrase: its last token ("subject"), its first ("start"), or all of it
-    ("phrase"). Queries are the prompt's last token, the phrase's last, or all behind the keys. The
+    ("phrase"). Queries are the prompt's last token, the phrase's last, or all after the keys. The
     control hides as many other earlier keys, drawn at random for each prompt. Prompts are selected
     as in the paper: hops known, shortcuts not, where the task asks them.
     """

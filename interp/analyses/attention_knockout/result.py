@@ -54,7 +54,7 @@ class AttentionKnockoutResult(Result):
 
     @property
     def half_width(self) -> int:
-        """Return how many layers before and behind a centre are cut."""
+        """Return how many layers before and after a centre are cut."""
         return half_width_of(self.n_layers, self.analysis.half_width)
 
     @property

@@ -13,7 +13,7 @@ from interp.tasks import Prompt
 MEASURES = ("effective rank", "stable rank", "rank at 1 %", "rank at 0.1 %")
 VIEWS = ("all keys", "without the first")
 _TOLERANCES = (1e-2, 1e-3)  # of the largest singular value
-_LEAST_MASS = 1e-3  # of a row behind the first key, to which it is scaled up to 1
+_LEAST_MASS = 1e-3  # of a row after the first key, to which it is scaled up to 1
 Patterns = Float[Tensor, "*rows query key"]
 
 

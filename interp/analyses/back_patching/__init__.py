@@ -169,7 +169,7 @@ class BackPatching(Analysis):
         return BackPatchingResult(self, joined(parts))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return (L-1)L(2L-1)/6 blocks behind the patch for each kind; texts add a forward each."""
+        """Return (L-1)L(2L-1)/6 blocks after the patch for each kind; texts add a forward each."""
         n_layers, (n, n_pos), positions = model.n_layers, shard.tokens.shape, self._positions(shard)
         how = {"n_layers": n_layers, "seed": self.seed}
         steps, n_tries = work_of(shard, positions, controls=self.controls, **how)

@@ -1,6 +1,6 @@
 """By how much does a block pass on a small change of the stream, and how does that go with depth?
 
-"The Curse of Depth in Large Language Models" (arXiv 2502.05795): the norm in front of a pre-norm
+"The Curse of Depth in Large Language Models" (arXiv 2502.05795): the norm before a pre-norm
 block divides by the stream's length, which grows with depth, so that the Jacobian of late blocks
 tends to the identity. Its distance from the identity is the gain of what the block writes,
 ||F_l(h + v) - F_l(h - v)|| / ||2 v||, measured here by central differences. "Peri-LN" (arXiv
@@ -61,7 +61,7 @@ class BlockGain(Analysis):
         "depend on depth?"
     )
     how: ClassVar[str] = (
-        "The stream in front of a block is moved a little both ways, and the change of what the"
+        "The stream before a block is moved a little both ways, and the change of what the"
         " block writes is divided by that of the stream; beside it are the gradient of the loss at"
         " every depth, and the cosines of what layers write."
     )

@@ -65,12 +65,12 @@ def _of_gradient(result: "BlockGainResult") -> Finding:
     )
     times = of(0, -1)
     return Finding(
-        f"In front of the first layer the gradient of the loss is {times:.3g} times as long"
-        " as behind the last.",
+        f"Before the first layer the gradient of the loss is {times:.3g} times as long"
+        " as after the last.",
         times,
-        "norm of the loss's gradient, in front of the first layer over behind the last,"
+        "norm of the loss's gradient, before the first layer over after the last,"
         " without position 0",
-        rival=Compared("from in front of the second layer", of(1, -1)),
+        rival=Compared("from before the second layer", of(1, -1)),
         note="1 if the gradient were even over depth",
     )
 

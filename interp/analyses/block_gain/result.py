@@ -56,7 +56,7 @@ class BlockGainResult(Result):
         """Return columns measure, layer, other (layer, of a cosine), mean, low and high.
 
         Means are over tokens but each prompt's first; those of the gradient over prompts. A
-        gradient at layer `n_layers` is behind the last. low and high are a 95 % interval over
+        gradient at layer `n_layers` is after the last. low and high are a 95 % interval over
         groups of prompts.
         """
         frame = pd.concat([*self._depth_rows(), *self._pair_rows()], ignore_index=True)

@@ -57,7 +57,7 @@ class BlockInfluence(Analysis):
         "How much does a layer turn the stream, and which layers would go first?"
     )
     how: ClassVar[str] = (
-        "The angle between the stream in front of a layer and behind it, as 1 - cosine, averaged"
+        "The angle between the stream before a layer and after it, as 1 - cosine, averaged"
         " over tokens; with its published relatives, one of which looks at weights only."
     )
     caveat: ClassVar[str] = (

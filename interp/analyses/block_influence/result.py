@@ -163,7 +163,7 @@ class BlockInfluenceResult(Result):
         )
 
     def _pick(self, measure: str, extreme: str, *, rank: int = 0) -> Picked:
-        """Return a measure of the layer with the least or most BI, or the `rank`-th behind it."""
+        """Return a measure of the layer with the least or most BI, or the `rank`-th after it."""
         values, bi = (self.arrays["means"][..., MEASURES.index(name)] for name in (measure, "BI"))
         weights = self.arrays["n_pos"]
         return picked(

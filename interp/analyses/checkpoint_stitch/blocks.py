@@ -17,7 +17,7 @@ KINDS = SWAP, SKIP, UNRELATED, PERMUTED = ("swap", "skip", "unrelated", "permute
 def entries_of_blocks(
     recording: Recording, others: Mapping[str, Recording], layers: Sequence[int]
 ) -> dict[str, list[Entry]]:
-    """Return, by kind, the streams behind each layer where another model's block ran in its place.
+    """Return, by kind, the streams after each layer where another model's block ran in its place.
 
     `others` are recordings by kind; "skip" has no block. The other model's block reads this model's
     stream with its own arguments.
@@ -32,7 +32,7 @@ def entries_of_blocks(
 def entries_of_permuted(
     recording: Recording, models: tuple[Model, Model], layers: Sequence[int], *, seed: int
 ) -> list[Entry]:
-    """Return the streams behind each layer where its change was permuted."""
+    """Return the streams after each layer where its change was permuted."""
     return [
         (layer + 1, _with(recording, layer, permuted(*models, layer, seed=seed)))
         for layer in layers
@@ -40,7 +40,7 @@ def entries_of_permuted(
 
 
 def entries_between(recording: Recording, models: tuple[Model, Model], layer: int) -> list[Entry]:
-    """Return the streams behind a layer whose weights are `SHARES` of the way to the other's."""
+    """Return the streams after a layer whose weights are `SHARES` of the way to the other's."""
     return [
         (layer + 1, _with(recording, layer, between(*models, layer, share=share)))
         for share in SHARES

@@ -25,7 +25,7 @@ def findings_of(result: "CheckpointStitchResult") -> tuple[Finding, ...]:
 
 
 def needed_range(result: "CheckpointStitchResult", *, of: str = "cut") -> tuple[int, int]:
-    """Return the first needed layer, and the one behind the last: see `_range`."""
+    """Return the first needed layer, and the one after the last: see `_range`."""
     return _range(_kls(result, of=of).mean(0), result)
 
 
@@ -39,8 +39,8 @@ def _kls(result: "CheckpointStitchResult", *, of: str) -> np.ndarray:
 def _range(means: np.ndarray, result: "CheckpointStitchResult") -> tuple[int, int]:
     """Return from where to where the other model's layers are needed to keep the change.
 
-    In front of the range, at every cut, this model below keeps a `share` of the change, which is
-    1 - KL(other‖joined) / KL(other‖this); behind it the other model below does.
+    Before the range, at every cut, this model below keeps a `share` of the change, which is
+    1 - KL(other‖joined) / KL(other‖this); after it the other model below does.
     """
     n, share = len(result.cuts), result.analysis.share
     if means[0] <= _NONE:

@@ -15,8 +15,8 @@ from interp.sweeps.patches import logits_at_the_end
 def states_of(recordings: tuple[Recording, Recording]) -> Tensors:
     """Return "difference" and "lens_kl" [batch tap], and "pooled" [batch 2 tap d_model].
 
-    Tap l is in front of layer l, the last one behind the last layer. The difference is
-    ‖h_B - h_A‖ / ‖h_A‖, a mean over positions behind the first (over the only one if there is but
+    Tap l is before layer l, the last one after the last layer. The difference is
+    ‖h_B - h_A‖ / ‖h_A‖, a mean over positions after the first (over the only one if there is but
     one), as is what is pooled. The lens' KL is from B's logit lens to A's at the last position, in
     nats, each under its own final norm and unembedding.
     """

@@ -4,7 +4,7 @@
 every tap of a source to every tap of a target, judged by the mean over tokens of ‖y - ŷ‖ / ‖y‖. The
 paper trains the maps; here the same loss is minimised in closed form from streamed moments.
 Held-out prompts are read again, target taps group by group, as a token's ratio is no function of
-moments. Tap l is in front of layer l, tap L behind the last. Position 0 is left out, as published.
+moments. Tap l is before layer l, tap L after the last. Position 0 is left out, as published.
 A residual stream is a walk, so neighbouring layers are alike in any model: what is found is
 compared with untrained twins of the target, mapped in the same way.
 """

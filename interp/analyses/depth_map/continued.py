@@ -51,7 +51,7 @@ class Onward:
     seed: int
 
     def taps(self, model: Model) -> list[int]:
-        """Return in front of which layers states are read, or enter; the last is behind all."""
+        """Return before which layers states are read, or enter; the last is after all."""
         return every_nth(model.n_layers + 1, self.every)
 
     def by_prompt(self, batches: dict[Role, list[TokenBatch]], *, control: bool) -> Tensors:

@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 
 from interp.figures.plots import COLOURS, heatmap, layer_step, titled
 
-AXES = {"residual": "in front of layer", "contribution": "contribution of layer"}
+AXES = {"residual": "before layer", "contribution": "contribution of layer"}
 _STYLES: tuple[dict[str, object], ...] = (
     {"mode": "markers", "marker": {"color": COLOURS[1], "size": 9}},
     {"mode": "lines", "line": {"color": COLOURS[1], "width": 2}},

@@ -1,4 +1,4 @@
-"""Taps: residuals in front of every layer and behind the last, or what each layer adds."""
+"""Taps: residuals before every layer and after the last, or what each layer adds."""
 
 from collections.abc import Sequence
 from typing import Literal

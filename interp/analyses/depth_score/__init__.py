@@ -1,7 +1,7 @@
 """Do harder prompts use deeper layers?
 
 "Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.3: skip layer s
-before a split and measure behind it, as `layer_skip` does for future tokens; M[s, l] is the
+before a split and measure after it, as `layer_skip` does for future tokens; M[s, l] is the
 relative change of what layer l writes, o[s] the L2 change of the probabilities. Layer s counts for
 e[s], and the depth score is the mean layer, weighted by e:
 
@@ -62,7 +62,7 @@ class DepthScore(Analysis):
     question: ClassVar[str] = "Do harder prompts use deeper layers?"
     how: ClassVar[str] = (
         "Every layer is skipped for the tokens before a split (but the first, unless asked for),"
-        " and the effect behind it is measured. The score is the mean layer, weighted by that"
+        " and the effect after it is measured. The score is the mean layer, weighted by that"
         " effect, for prompts of each level of difficulty apart."
     )
     caveat: ClassVar[str] = (
@@ -153,7 +153,7 @@ class DepthScore(Analysis):
         return DepthScoreResult(self, np.array(levels), arrays, lengths)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return half a sweep over the prompt and, per split, the share of it behind the split.
+        """Return half a sweep over the prompt and, per split, the share of it after the split.
 
         Where answers are appended, their clean pass is included.
         """

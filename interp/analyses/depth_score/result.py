@@ -38,7 +38,7 @@ def depth_score(effects: Array) -> Array:
 
 
 def layer_effects(changes: Array) -> Array:
-    """Return every skipped layer's mean effect on those behind it.
+    """Return every skipped layer's mean effect on those after it.
 
     `changes` are [... skipped affected].
     """

@@ -127,7 +127,7 @@ class EntityDescription(Analysis):
         return EntityDescriptionResult(self, joined(parts))
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return a pass of the target prompt, and per pair of layers what is behind the word."""
+        """Return a pass of the target prompt, and per pair of layers what is after the word."""
         (n, n_pos), n_layers, prompt = shard.tokens.shape, model.n_layers, self.target(model)
         layers, n_positions = self._layers(n_layers), len(set(self.positions))
         behind = prompt.tokens.shape[1] - placeholder_position(prompt)
@@ -147,7 +147,7 @@ def described_texts(
     max_new_tokens: int = 10,
     analysis: EntityDescription | None = None,
 ) -> tuple[str, ...]:
-    """Return the greedy texts behind the target prompt with each prompt's vector in it.
+    """Return the greedy texts after the target prompt with each prompt's vector in it.
 
     `layers` are the vector's source layer and the target layer whose output it replaces.
     """

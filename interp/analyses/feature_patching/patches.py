@@ -21,7 +21,7 @@ def patched_values(
 ) -> Float[Tensor, "batch variant"]:
     """Return the metric of base runs in which the `chosen` nodes have the source run's values.
 
-    Behind a patched site everything is computed anew: a later dictionary's other features and its
+    After a patched site everything is computed anew: a later dictionary's other features and its
     error have what they then have.
     """
     n, n_pos = twins.base.shape

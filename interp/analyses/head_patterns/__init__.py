@@ -2,10 +2,10 @@
 
 Where attention goes, by head, is what "A Mathematical Framework for Transformer Circuits" (2021)
 and "In-context Learning and Induction Heads" (arXiv 2209.11895) read heads by: the previous token,
-an earlier copy of the token, the token behind that copy (induction). A pattern says from where a
+an earlier copy of the token, the token after that copy (induction). A pattern says from where a
 head reads, not how much: "Attention is Not Only a Weight" (arXiv 2004.10102) weighs it by the
 length of what is moved, ‖a · v W_O‖, beside it here. Induction is measured on random tokens said
-twice; the control are the same queries behind unrelated tokens.
+twice; the control are the same queries after unrelated tokens.
 """
 
 from collections.abc import Sequence
@@ -140,7 +140,7 @@ class HeadPatterns(Analysis):
         }
 
     def _copies(self, recording: Recording, first: Tensor, drawn: Tensor) -> Tensors:
-        """Return readings of `COPIES` behind the prompts' first tokens [batch copy layer head]."""
+        """Return readings of `COPIES` after the prompts' first tokens [batch copy layer head]."""
         drawn = drawn.to(first.device)
         said, other = drawn[:, : self.repeated], drawn[:, self.repeated :]
         texts = {"repeated": (first, said, said), "unrelated": (first, other, said)}

@@ -55,8 +55,8 @@ class Claims:
         choose = ranked(said - other)
         beyond = self._pick(said - other, everyone, choose=choose)
         alone, control = (self._pick(x, everyone, choose=choose).estimate for x in (said, other))
-        head, where = self._named(beyond), "the token behind an earlier copy"
-        claim = f"No head gives more attention to {where} than behind unrelated tokens:"
+        head, where = self._named(beyond), "the token after an earlier copy"
+        claim = f"No head gives more attention to {where} than after unrelated tokens:"
         claim += f" {points(beyond.estimate)} at most."
         if beyond.estimate.excludes() and beyond.estimate.value > 0:
             claim = (
@@ -66,9 +66,9 @@ class Claims:
         return Finding(
             claim,
             beyond.estimate,
-            "attention to the token behind an earlier copy, of random tokens said twice, beyond"
+            "attention to the token after an earlier copy, of random tokens said twice, beyond"
             " unrelated ones, of the head that gives it most",
-            control=Compared("behind unrelated tokens", control),
+            control=Compared("after unrelated tokens", control),
             kind="compares",
             note=f"{alone:.0%} in all; {PICKED}",
         )
@@ -85,7 +85,7 @@ class Claims:
         )
 
     def _pick(self, values: np.ndarray, has: np.ndarray, **how: object) -> Picked:
-        """Return values [prompt head] of the head with the largest, or the `rank`-th behind it."""
+        """Return values [prompt head] of the head with the largest, or the `rank`-th after it."""
         choose = how.get("choose") or ranked(values, int(str(how.get("rank", 0))))
         groups, seed = self.result.groups_of(has), self.result.analysis.seed
         return picked(values, choose=choose, groups=groups, seed=seed)  # type: ignore[arg-type]

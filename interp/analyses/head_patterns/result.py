@@ -102,7 +102,7 @@ class HeadPatternsResult(Result):
 
         `text` is "task", or "random tokens said twice" with the targets of induction. `control` is
         the mean over prompts of what a head that attends to everything alike gives, or what the
-        same head gives behind unrelated tokens.
+        same head gives after unrelated tokens.
         """
         return pd.concat([*self._task_rows(), *self._copy_rows()], ignore_index=True)
 

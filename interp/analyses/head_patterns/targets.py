@@ -11,7 +11,7 @@ from interp.tasks.batch import TokenBatch
 FIRST = "first token"
 PREVIOUS = "previous token"
 SAME = "same token earlier"
-BEHIND = "token behind the same token"
+BEHIND = "token after the same token"
 SUBJECT = "subject, from the last token"
 SOURCE = "answer, from the last token"
 TARGETS = (FIRST, PREVIOUS, "itself", SAME, BEHIND, "punctuation", SUBJECT, SOURCE)
@@ -25,7 +25,7 @@ Weights = Float[Tensor, "batch target query key"]
 def targets_of(shard: TokenBatch, punctuation: Int[Tensor, " token"]) -> Weights:
     """Return the weights of `TARGETS`, whose sum with a pattern is the mean attention to them.
 
-    The mean is over queries behind the first position that have such a key. Keys at position 0,
+    The mean is over queries after the first position that have such a key. Keys at position 0,
     often a sink, count as "first token" only. NaN: a prompt has no such query.
     """
     tokens = shard.tokens
@@ -54,7 +54,7 @@ def targets_of(shard: TokenBatch, punctuation: Int[Tensor, " token"]) -> Weights
 def copies_of(tokens: Int[Tensor, "batch pos"], *, n: int) -> Weights:
     """Return the weights of `COPIES` for queries in the second of two halves of `n` tokens.
 
-    In front of both stands one token. Keys are at the same distances whether or not the second half
+    Before both stands one token. Keys are at the same distances whether or not the second half
     repeats the first.
     """
     n_pos = tokens.shape[1]

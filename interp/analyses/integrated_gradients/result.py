@@ -65,7 +65,7 @@ class IntegratedGradientsResult(Result):
         Statistics are over prompts.
 
         Measures: "attribution" (in probability; `position` counts from the prompt's end, "-1" is
-        its last token, "+1" behind it), and of every sum "share of the last token" (of all tokens
+        its last token, "+1" after it), and of every sum "share of the last token" (of all tokens
         but the first), "difference" F(S) - F(B), "nodes", "relative error", "token error" (the
         worst token's, estimated) and "capped" (1: more nodes were wanted than allowed).
         """

@@ -1,4 +1,4 @@
-"""What a path varies, and the stream behind a layer whose part has written something else."""
+"""What a path varies, and the stream after a layer whose part has written something else."""
 
 from torch import Tensor
 

@@ -1,6 +1,6 @@
 """Can a rule choose which layers a prompt needs?
 
-Two rules. "supervised" (Dr.LLM, arXiv 2510.12773): a router in front of every layer imitates the
+Two rules. "supervised" (Dr.LLM, arXiv 2510.12773): a router before every layer imitates the
 shortest path that a search knows to be right, and says skip, run or repeat. "gated" (FiRST, arXiv
 2410.12513): gates are trained through the frozen model to close where the answer does not suffer.
 Both are judged on a third of the groups of prompts that neither training nor any choice has met,

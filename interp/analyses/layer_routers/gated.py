@@ -63,7 +63,7 @@ class Gates:
         }
 
     def openness(self, layer: int, resid: Resid) -> Float[Tensor, " rows"]:
-        """Return r of a layer, from the residual in front of it."""
+        """Return r of a layer, from the residual before it."""
         mean = normalize(resid.float().mean(1), dim=-1)
         return torch.sigmoid(self.sharpness * (mean @ self.weight[layer] + self.bias[layer]))
 

@@ -28,7 +28,7 @@ Decide = Callable[[int, Resid], Rows]  # the layer and the residual in front: ho
 def routed(recording: Recording, rows: Rows, decide: Decide) -> tuple[Resid, Visits]:
     """Return the last residuals of prompts `rows`, and how often each layer ran.
 
-    `decide` gets the residual that stands in front of a layer on this route.
+    `decide` gets the residual that stands before a layer on this route.
     """
     resid, visits = recording.resid(0)[rows], []
     for layer in range(recording.n_layers):

@@ -1,6 +1,6 @@
-"""Routers that imitate paths: a small MLP in front of every layer says skip, run or repeat.
+"""Routers that imitate paths: a small MLP before every layer says skip, run or repeat.
 
-Dr.LLM (arXiv 2510.12773). In front of a layer, the means of 8 windows of tokens go through an MLP
+Dr.LLM (arXiv 2510.12773). Before a layer, the means of 8 windows of tokens go through an MLP
 d_model -> 128 -> 3, the windows' logits are averaged, and the largest is the number of runs. The
 loss is the class-balanced focal one, -a_y (1 - p_y)^2 log p_y. Unlike published, windows end at the
 last token rather than begin at the first, and are divided by their RMS.
@@ -86,7 +86,7 @@ class Routers:
         return (choice + self.outer_bias[:, None]).mean(2)
 
     def decide(self, layer: int, resid: Resid) -> Rows:
-        """Return how often each prompt runs a layer, from the residual in front of it."""
+        """Return how often each prompt runs a layer, from the residual before it."""
         one = slice(layer, layer + 1)
         own = Routers(*(getattr(self, f.name)[one] for f in fields(self)))
         return own.logits(windows_of(resid)[:, None])[:, 0].argmax(-1)
@@ -113,7 +113,7 @@ def focal_loss(
 
 
 def streams_along(recording: Recording, rows: Rows, visits: Visits) -> tuple[Resid, list[Windows]]:
-    """Return the last residuals of prompts along routes, and the windows in front of each layer."""
+    """Return the last residuals of prompts along routes, and the windows before each layer."""
     resid, seen = recording.resid(0)[rows], []
     for layer in range(recording.n_layers):
         seen.append(windows_of(resid))
@@ -144,7 +144,7 @@ def trained(
 ) -> Routers:
     """Return routers trained on all examples at each step, as of the least held-out loss.
 
-    AdamW with a cosine schedule behind a warm-up. Without held-out examples, as of the last step.
+    AdamW with a cosine schedule after a warm-up. Without held-out examples, as of the last step.
     """
     weights = class_weights(torch.cat([each.labels for each in training])).to(start.inner.device)
     parameters = [getattr(start, f.name).clone() for f in fields(start)]

@@ -120,7 +120,7 @@ def imitating(
 
 
 def examples_of(analysis: "LayerRouters", batch: Batch) -> supervised.Examples:
-    """Return the shortest right paths of a batch, and what stands in front of layers on them."""
+    """Return the shortest right paths of a batch, and what stands before layers on them."""
     visits, is_right = shortest_routes(
         batch.recording,
         batch.shard,

@@ -145,7 +145,7 @@ class LayerSkip(Analysis):
         return LayerSkipResult(self, whole, self._scopes)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Half a sweep per scope over all positions; per split, the share of them behind it."""
+        """Half a sweep per scope over all positions; per split, the share of them after it."""
         n_tokens, n_pos = shard.tokens.numel(), shard.tokens.shape[1]
         layers = model.n_layers
         behind = sum((n_pos - t) / n_pos for t in self._splits(n_pos))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from interp.analyses.layer_skip.result import LayerSkipResult
 
 _PARTS = {"layer": "layer", "attention": "attention", "mlp": "MLP"}
-_FEWEST_OF_HALVES = 3  # layers: behind the last there is none to change
+_FEWEST_OF_HALVES = 3  # layers: after the last there is none to change
 _OTHERS = "the other layers, on average"
 
 
@@ -117,7 +117,7 @@ def _future(result: "LayerSkipResult") -> Iterator[Finding]:
         "Skipping a layer of the second half changes later tokens"
         f" {less:.2f} times as much as one of the first.",
         less,
-        "relative change of later layers' writes at tokens behind the skip: second half of the"
+        "relative change of later layers' writes at tokens after the skip: second half of the"
         " layers over the first",
         note=f"a skipped layer changes them by {whole:.2f} of their size, on average",
     )

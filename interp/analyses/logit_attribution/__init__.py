@@ -4,7 +4,7 @@ Direct logit attribution: the last stream is the sum of all that was written int
 scale of the final norm frozen, so are logits ("A Mathematical Framework for Transformer Circuits",
 2021). The embedding, each head, attention's biases, each MLP and the biases of norm and unembedding
 add up to the difference of the answer's and the wrong answer's logit (without one: to the answer's
-less the mean logit), in front of any soft-cap. What a part does through later layers, and by
+less the mean logit), before any soft-cap. What a part does through later layers, and by
 changing the norm, is not in it: beside the largest stands what is lost without them, exactly.
 """
 
@@ -82,9 +82,9 @@ class LogitAttribution(Analysis):
         return [(int(place[1]), int(place[2])) for place in read.values() if place]
 
     def prepare(self, model: Model, task: Task) -> Tensors:
-        """Return each prompt's direction behind the final norm, and which components are ablated.
+        """Return each prompt's direction after the final norm, and which components are ablated.
 
-        Components are numbered: the heads, layer by layer, and behind them the MLPs.
+        Components are numbered: the heads, layer by layer, and after them the MLPs.
         """
         shards = [model.tokenize(shard) for shard in model.shards(task)]
         directions = [directions_of(model, shard) for shard in shards]
@@ -108,7 +108,7 @@ class LogitAttribution(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return what parts write [batch ...], and what is lost without some [batch ablated].
 
-        "whole" is the logit difference in front of a soft-cap, "rest" what no part accounts for.
+        "whole" is the logit difference before a soft-cap, "rest" what no part accounts for.
         """
         parts = Parts(recording, shard, prepared)
         lost = [parts.lost_without(int(number)) for number in prepared["ablated"]]

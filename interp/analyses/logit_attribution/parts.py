@@ -29,7 +29,7 @@ def neuron_reader_of(block: Block) -> nn.Module:
 
 
 def directions_of(model: Model, shard: TokenBatch) -> tuple[Direction, Float[Tensor, " batch"]]:
-    """Return what reads the logit difference behind the final norm, and the unembedding's bias."""
+    """Return what reads the logit difference after the final norm, and the unembedding's bias."""
     config, w_u = model.module.config.get_text_config(), model.modules.w_u
     scale = (getattr(config, "logit_scale", None) or 1.0) / getattr(config, "logits_scaling", 1.0)
     weight = w_u.get_parameter("weight").detach()
@@ -60,7 +60,7 @@ class Parts:
         self.whole = self._read(final)
 
     def _read(self, last: Direction) -> Float[Tensor, " batch"]:
-        """Return the logit difference of last residuals, in front of a soft-cap."""
+        """Return the logit difference of last residuals, before a soft-cap."""
         normed = self.recording.runner.final_norm(last[:, None])[:, 0].float()
         whole: Tensor = (normed * self.behind).sum(-1) + self.offset
         return whole

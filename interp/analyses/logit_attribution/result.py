@@ -59,7 +59,7 @@ class LogitAttributionResult(Result):
 
     @cached_property
     def components(self) -> np.ndarray:
-        """Return what every component writes [prompt component]: heads, and behind them MLPs."""
+        """Return what every component writes [prompt component]: heads, and after them MLPs."""
         heads = self.heads.reshape(len(self.heads), -1)
         return np.concatenate([heads, self.arrays["mlps"]], axis=1)
 

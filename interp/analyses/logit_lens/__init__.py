@@ -34,7 +34,7 @@ from interp.tasks.batch import TokenBatch
 
 @dataclass(frozen=True)
 class LogitLens(Analysis):
-    """Unembed the residual in front of every layer.
+    """Unembed the residual before every layer.
 
     `weighting` is "prompt" as published, or "token" as in the follow-up. Means over
     positions leave out position 0, often a sink, unless `first_position` is "included", as
@@ -51,7 +51,7 @@ class LogitLens(Analysis):
     seed: int = 0
     question: ClassVar[str] = "When does the stream predict what the model predicts?"
     how: ClassVar[str] = (
-        "The stream in front of every layer is given to the final norm and the unembedding, and"
+        "The stream before every layer is given to the final norm and the unembedding, and"
         " compared with the final prediction: by KL divergence,"
         " by the most probable tokens, and by the rank of the answer."
     )
@@ -94,7 +94,7 @@ class LogitLens(Analysis):
         }
 
     def combine(self, parts: Sequence[Tensors]) -> LogitLensResult:
-        """Return readings of all prompts, the last position aligned; NaN in front of short ones."""
+        """Return readings of all prompts, the last position aligned; NaN before short ones."""
         longest, width = max(part["readings"].shape[2] for part in parts), len(READINGS)
         aligned = [
             pad(r, (0, width - r.shape[3], longest - r.shape[2], 0), value=torch.nan)

@@ -15,7 +15,7 @@ COMMON = {n: f"guess is one of the {n} most frequent" for n in BANDS}
 def of_guesses(guesses: np.ndarray, *, begin: np.ndarray) -> dict[str, np.ndarray]:
     """Return measures [prompt tap pos] of the first choices [prompt tap pos], NaN in the padding.
 
-    Final guesses are counted from position `begin` [prompt] on. `CHANGES` has no value behind the
+    Final guesses are counted from position `begin` [prompt] on. `CHANGES` has no value after the
     last layer.
     """
     is_there, final = guesses != NO_GUESS, guesses[:, -1:]

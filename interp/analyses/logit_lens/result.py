@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class LogitLensResult(Result):
     """Readings [prompt tap pos reading] and cosines [prompt layer part].
 
-    `guesses` [prompt tap pos] are the lens's first choices, `NO_GUESS` in front of short prompts;
+    `guesses` [prompt tap pos] are the lens's first choices, `NO_GUESS` before short prompts;
     None of parts that lack them. Positions are aligned at the end.
     """
 
@@ -54,7 +54,7 @@ class LogitLensResult(Result):
 
     @property
     def curves(self) -> dict[str, np.ndarray]:
-        """Return every measure's mean over prompts [tap]; the cosine has none behind the last."""
+        """Return every measure's mean over prompts [tap]; the cosine has none after the last."""
         return {name: columns["mean"] for name, columns in self._curves.estimates.items()}
 
     @property
@@ -65,7 +65,7 @@ class LogitLensResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return columns measure, layer, position, mean, median, low, high, n_prompts.
 
-        Layer `n_layers` is behind the last layer. Position -1 is the last, -2 the one before it.
+        Layer `n_layers` is after the last layer. Position -1 is the last, -2 the one before it.
         Without a position a row is the mean over positions (of answers: the last position), with
         its 95 % interval over groups of prompts; where position 0 is left out, "…, position 0
         included" is the mean with it. "answer rank" counts the tokens more probable than the
@@ -110,7 +110,7 @@ class LogitLensResult(Result):
         frame = pd.concat(self._curve_rows(), ignore_index=True)
         frame["panel"] = frame["measure"].map(panels)
         title = (
-            "What the stream predicts in front of every layer, mean over"
+            "What the stream predicts before every layer, mean over"
             f" {positions_read(self.analysis.first_position)} (dotted: effective depth)"
         )
         figure = lines_over_depth(
@@ -147,7 +147,7 @@ class LogitLensResult(Result):
         common = all_of[COMMON[BANDS[0]]]["mean"]
         early, late = (number(common[tap], ".0%") for tap in (layer, -1))
         return Finding(
-            f"In front of layer {layer}, after a quarter of them, {share:.0%} of the first guesses"
+            f"Before layer {layer}, after a quarter of them, {share:.0%} of the first guesses"
             " are not the final ones.",
             share,
             "share of the lens's first guesses a quarter up that are not the final ones",
@@ -161,8 +161,8 @@ class LogitLensResult(Result):
             "KL": f"KL from the final prediction first falls below {share} of its largest in front"
             f" of layer {layer}",
             "overlap": f"More than {above} of the {asked.top_k} most probable tokens are first the"
-            f" final ones in front of layer {layer}",
-            "cosine": f"Layer {layer} is the last that writes against the stream in front of one"
+            f" final ones before layer {layer}",
+            "cosine": f"Layer {layer} is the last that writes against the stream before one"
             " that does not",
         }
         others = [other for other in self._curves.depths if other.startswith(f"{name}, ")]
@@ -183,7 +183,7 @@ class LogitLensResult(Result):
 
 def _ranks_below(figure: go.Figure, ranks: np.ndarray) -> go.Figure:
     """Add a grid of the answer's ranks [tap pos], from 1 on, whose colours are their logarithms."""
-    x, y = "position (−1: the prompt's last token)", "in front of layer"
+    x, y = "position (−1: the prompt's last token)", "before layer"
     powers = [*range(int(np.log10(np.nanmax(ranks))) + 1)]
     hover = f"{x} %{{x}}<br>{y} %{{y}}<br>rank %{{customdata:,.0f}}<extra></extra>"
     return grid_below(

@@ -1,6 +1,6 @@
 """How early could a prediction be read out: with hindsight, and by a rule that needs none?
 
-The oracle exits in front of the first layer at which the logit lens already makes the model's final
+The oracle exits before the first layer at which the logit lens already makes the model's final
 choice; it has to run the whole model to know which, and is a bound, not a method. The rule exits
 where the lens has made the same choice `k` times in a row (PABEE, arXiv 2006.04152, with the lens
 in place of trained exits). Both skip all later layers of a token, so they are what skipping voids
@@ -27,7 +27,7 @@ from interp.tasks.batch import TokenBatch
 
 @dataclass(frozen=True)
 class OracleExit(Analysis):
-    """Read the prediction at the last position in front of an early layer.
+    """Read the prediction at the last position before an early layer.
 
     The rule exits after each number of equal choices in `stable_for`.
     """
@@ -38,7 +38,7 @@ class OracleExit(Analysis):
         "How early could the prediction be read out, with hindsight or by a rule?"
     )
     how: ClassVar[str] = (
-        "The prediction is read out by the lens in front of every layer. The oracle leaves where"
+        "The prediction is read out by the lens before every layer. The oracle leaves where"
         " the final choice is first there; rules that need no hindsight, and leaving everywhere at"
         " one layer, are compared with the full model."
     )

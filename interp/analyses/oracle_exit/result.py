@@ -60,7 +60,7 @@ class OracleExitResult(Result):
 
     @property
     def rules(self) -> dict[str, np.ndarray]:
-        """Map every way to exit to the tap [prompt] at which it reads; `n_layers`: behind all."""
+        """Map every way to exit to the tap [prompt] at which it reads; `n_layers`: after all."""
         return {
             ORACLE: first_agreeing(self.choice),
             SETTLED: first_agreeing(self.choice, is_settled=True),
@@ -85,7 +85,7 @@ class OracleExitResult(Result):
     def fixed(self, exits: np.ndarray, score: str) -> np.ndarray:
         """Return the score [prompt] where everyone leaves at the mean depth of these exits.
 
-        Where that lies between two layers, each prompt leaves in front of one or the other by lot,
+        Where that lies between two layers, each prompt leaves before one or the other by lot,
         so that the mean depth is the same; this is the expectation.
         """
         below = int(exits.mean())
@@ -127,7 +127,7 @@ class OracleExitResult(Result):
         "rule": the score of an exit rule with the interval of `share` over groups of prompts, the
         mean share of layers it runs (depth), its difference to the full model and p (`paired_p`);
         "control": of everyone leaving at the rule's mean depth. "exit": the share of prompts that
-        have left in front of a layer. "lens": the score of everyone reading there.
+        have left before a layer. "lens": the score of everyone reading there.
         """
         frame = pd.DataFrame([*self._rule_rows(), *self._layer_rows()])
         return frame.astype({"layer": "Int64"})
@@ -168,14 +168,14 @@ class OracleExitResult(Result):
         return keys | columns | tests | {"n_prompts": n_prompts}
 
     def plot(self) -> go.Figure:
-        """Draw who has left in front of which layer, and what the lens says there."""
+        """Draw who has left before which layer, and what the lens says there."""
         frame = pd.DataFrame(self._layer_rows())
         is_exit = frame["statistic"] == "exit"
         frame["panel"] = np.where(
             is_exit, "share of prompts that have left", "if everyone read here"
         )
         frame["line"] = np.where(is_exit, frame["rule"], frame["score"])
-        title = "How early the prediction could be read out, in front of each layer"
+        title = "How early the prediction could be read out, before each layer"
         figure = lines_over_depth(frame, y="mean", groups="line", panels="panel", title=title)
         return figure.update_yaxes(range=[-0.03, 1.03])
 

@@ -117,7 +117,7 @@ class ParallelWindow(Analysis):
         return ParallelWindowResult(self, arrays)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Half a sweep for all windows, and the layers behind each output window."""
+        """Half a sweep for all windows, and the layers after each output window."""
         layers, n_tokens = model.n_layers, shard.tokens.numel()
         behind = sum((layers - 1 - last) / layers for _, last in dict.fromkeys(self.windows))
         n_outputs = len(self.windows)
@@ -130,7 +130,7 @@ class ParallelWindow(Analysis):
 
 
 def side_by_side(recording: Recording) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Yield, for every last layer, the streams behind the windows from every first layer to it.
+    """Yield, for every last layer, the streams after the windows from every first layer to it.
 
     With them come that layer's writes, where it reads what each first layer reads. Differences and
     sums are in fp32; a window of one layer is the clean stream itself.
@@ -148,7 +148,7 @@ def side_by_side(recording: Recording) -> Iterator[tuple[list[Tensor], list[Tens
 
 
 def _interactions(writes: list[Tensor]) -> Float[Tensor, "first batch pos"]:
-    """Return by how much each earlier layer, alone in front of this one, changes what it writes.
+    """Return by how much each earlier layer, alone before this one, changes what it writes.
 
     `writes` of a layer are those where it reads what each layer up to itself reads: what layer i
     makes of its input is the input of layer i + 1.

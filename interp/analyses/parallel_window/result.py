@@ -42,7 +42,7 @@ class ParallelWindowResult(Result):
     def pairs(self) -> np.ndarray:
         """Return the interaction of every two layers, by the first (row) and the last.
 
-        That is ||F_j(x + F_i(x)) - F_j(x)|| / ||F_j(x)||, with x in front of layer i and nothing
+        That is ||F_j(x + F_i(x)) - F_j(x)|| / ||F_j(x)||, with x before layer i and nothing
         between i and j: 0, j reads nothing of what i writes. NaN where j is not behind i.
         """
         mean = np.average(self.arrays["pairs"], axis=0, weights=self.arrays["n_pos"])

@@ -161,7 +161,7 @@ class PatchingAgreement(Analysis):
         return PatchingAgreementResult(self, NodeScores.of(parts, names), edges)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return the passes of all methods, and at most the blocks behind every node."""
+        """Return the passes of all methods, and at most the blocks after every node."""
         passes = n_passes(self.methods, n_sites=len(self.nodes) * model.n_layers, steps=self.steps)
         exact = forwards_of(model, self.nodes, shard) + self._forwards_of_edges(model)
         exact += forwards_inside(self.nodes)  # once more for the distances

@@ -31,7 +31,7 @@ from interp.tasks.batch import TokenBatch
 class PathPatching(Analysis):
     """Patch the paths from every sender to the receivers, one sender at a time.
 
-    `senders` are "embed", heads such as "a3.h1" and MLPs such as "m3"; by default all in front of
+    `senders` are "embed", heads such as "a3.h1" and MLPs such as "m3"; by default all before
     the last receiver. `receivers` are "logits", MLPs, and the query, key or value of heads, such as
     "q5.h0" (of K/V heads for "k" and "v"). MLPs `between` them are "frozen" or "recomputed". To
     "denoise", clean writes are put into the corrupted run; to "noise", the other way round.

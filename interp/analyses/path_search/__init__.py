@@ -114,7 +114,7 @@ class PathSearch(Analysis):
     def measure(self, recording: Recording, shard: TokenBatch, prepared: Tensors) -> Tensors:
         """Return every try of search and random paths, and what the other controls reach.
 
-        "search.path" and "random.path" [batch try 2L] hold layers, -1 behind a path's end; the
+        "search.path" and "random.path" [batch try 2L] hold layers, -1 after a path's end; the
         first try is the ordinary path. "fixed.path" [batch 2 2L] are those chosen on either half.
         "transfer" [batch 3] is whether a paraphrase is answered: by the ordinary path, by the
         prompt's shortest right path, by its shortest right random path (-1: there is none).

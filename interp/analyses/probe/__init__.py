@@ -1,4 +1,4 @@
-"""In front of which layer can a property be read from the stream by a linear probe?
+"""Before which layer can a property be read from the stream by a linear probe?
 
 A multinomial logistic probe per tap, judged on groups of prompts (entities, facts) that it has not
 met. Two checks of what a probe's accuracy means: the control task of Hewitt & Liang (arXiv

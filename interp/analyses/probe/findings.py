@@ -99,4 +99,4 @@ def _read(result: "ProbeResult") -> str:
 
 
 def _place(result: "ProbeResult", tap: int) -> str:
-    return "behind the last layer" if tap == result.n_layers else f"in front of layer {tap}"
+    return "after the last layer" if tap == result.n_layers else f"before layer {tap}"

@@ -49,7 +49,7 @@ def log_p(
 def scaled(
     train: Rows, test: Unseen, *, z_score: bool
 ) -> tuple[Float[Tensor, "tap row wide"], Float[Tensor, "tap unseen wide"]]:
-    """Return rows less the training rows' mean, of length about 1, and a constant 1 behind them.
+    """Return rows less the training rows' mean, of length about 1, and a constant 1 after them.
 
     With `z_score`, every coordinate is first divided by its deviation over the training rows;
     coordinates that are constant there become 0.

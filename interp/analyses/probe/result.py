@@ -1,4 +1,4 @@
-"""What probes read in front of every layer, and what the controls do."""
+"""What probes read before every layer, and what the controls do."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -112,7 +112,7 @@ class ProbeResult(Result):
         return ratios(above, bits, groups=self.prompt_groups, seed=self.analysis.seed)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row per tap: 0 is the embedding, the last is behind the last layer.
+        """Return a row per tap: 0 is the embedding, the last is after the last layer.
 
         Columns: label, n_classes, tap, n_prompts, and NAME, NAME_low and NAME_high (95 % over
         groups of prompts) of these. accuracy: the share of prompts, of groups that the probe has
@@ -152,7 +152,7 @@ class ProbeResult(Result):
         return [name for name in _LINES if name != "untrained" or self.has_twins]
 
     def plot(self) -> go.Figure:
-        """Draw the accuracy and the compression in front of every layer, each with its controls."""
+        """Draw the accuracy and the compression before every layer, each with its controls."""
         frame = self.to_frame()
         frame["majority_low"] = frame["majority_high"] = frame["majority"]  # a level, no estimate
         drawn = [name for name in self._names if name != "shuffled"]
@@ -174,7 +174,7 @@ class ProbeResult(Result):
             )
             for name, (line, panel) in lines.items()
         ]
-        title = f"What a linear probe in front of each layer reads: {self.label}"
+        title = f"What a linear probe before each layer reads: {self.label}"
         figure = lines_over_depth(
             pd.concat(rows), y="mean", groups="line", panels="panel", title=title
         )

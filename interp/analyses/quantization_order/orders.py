@@ -29,7 +29,7 @@ def scores(
 ) -> dict[str, Float[Tensor, "batch layer"]]:
     """Return per prompt what each order needs; the least is quantised first.
 
-    LIM is -cos of the stream in front of a layer and behind it, over all positions; block influence
+    LIM is -cos of the stream before a layer and after it, over all positions; block influence
     is 1 - cos over all but the first. Skip loss and own loss are KL at the last position where the
     layer is skipped, or alone is quantised.
     """

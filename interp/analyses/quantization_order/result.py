@@ -23,7 +23,7 @@ MEASURES = {
     "log_prob": "log-probability of the answer, nats",
     "accuracy": "accuracy",
 }
-BREAKS_AT = 0.1  # nats of KL: behind the bits at which a curve first crosses it, it is broken
+BREAKS_AT = 0.1  # nats of KL: after the bits at which a curve first crosses it, it is broken
 _DRAWN = ("ZD", "skip loss", "own loss")  # beside the first, the last layers first and random
 
 

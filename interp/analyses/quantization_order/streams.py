@@ -20,7 +20,7 @@ Lowered = frozenset[int]  # which layers are quantised
 class Streams:
     """Streams of one recording, one per set of quantised layers.
 
-    Sets that agree so far share a stream, and nothing is run in front of the first such layer.
+    Sets that agree so far share a stream, and nothing is run before the first such layer.
     """
 
     def __init__(self, recording: Recording, sets: Sequence[Lowered]) -> None:

@@ -1,6 +1,6 @@
 """One place alone with other weights: another layer's, or those that it would share.
 
-The layer keeps its own arguments (attention window, rotary base), and only what comes behind it is
+The layer keeps its own arguments (attention window, rotary base), and only what comes after it is
 run again.
 """
 

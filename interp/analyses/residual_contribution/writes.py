@@ -91,7 +91,7 @@ class Writes:
         return values
 
     def largest(self, rank: int = 0) -> Picked:
-        """Return the layer that writes most relative to the stream, or the `rank`-th behind it."""
+        """Return the layer that writes most relative to the stream, or the `rank`-th after it."""
         ratio = self.of_layers(RATIO)
         return picked(
             ratio,

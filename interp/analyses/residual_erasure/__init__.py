@@ -1,10 +1,10 @@
 """After which layer can a token's stream be erased without the answer noticing?
 
-"Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.3: in front of layer
+"Do Language Models Use Their Depth Efficiently?" (arXiv 2505.13898), section 3.3: before layer
 l the residual of position t is replaced by one without information, the mean over all positions of
 the task's first prompts at that place; the effect is the L2 change of the probabilities where the
-answer's tokens are predicted, the largest over them. Tap l is the stream in front of layer l; the
-last tap is the stream behind all layers.
+answer's tokens are predicted, the largest over them. Tap l is the stream before layer l; the
+last tap is the stream after all layers.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class ResidualErasure(Analysis):
         "After which layer can a token's stream be erased without the answer noticing?"
     )
     how: ClassVar[str] = (
-        "In front of each layer a token's stream is replaced by a mean that carries no information,"
+        "Before each layer a token's stream is replaced by a mean that carries no information,"
         " for one position or for all positions up to it, and the change of the answer's"
         " probabilities is measured."
     )

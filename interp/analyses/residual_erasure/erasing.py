@@ -27,7 +27,7 @@ def erased_positions(
     """Erase one position at each of these taps, one tap at a time.
 
     Only positions from it on are run, over the clean keys and values before it. One sweep over the
-    layers serves all taps; a tap's row joins in front of its layer.
+    layers serves all taps; a tap's row joins before its layer.
     """
     for position in range(recording.n_pos):
         rows = _erased(recording, taps[0], mean, position)

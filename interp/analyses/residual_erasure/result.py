@@ -30,14 +30,14 @@ class ResidualErasureResult(Result):
 
     analysis: "ResidualErasure"
     effects: dict[str, Aligned]
-    taps: np.ndarray  # the numbers of those looked at, the last behind all layers
+    taps: np.ndarray  # the numbers of those looked at, the last after all layers
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per scope, effect, layer (tap) and position; statistics over prompts.
 
         Effects: "output" (L2 change of the probabilities, at most 1.41) and "answer" (fall of the
         answer's probability). `position` counts from the prompt's end: "-1" is its last token,
-        "+1" behind it; "first" is the first token.
+        "+1" after it; "first" is the first token.
         """
         frames = []
         for key, aligned in self.effects.items():
@@ -56,7 +56,7 @@ class ResidualErasureResult(Result):
         return grids_over_positions(
             frame.assign(scope=frame["scope"].map(_SHOWN)),
             panels="scope",
-            y="erased in front of layer (top: behind all)",
+            y="erased before layer (top: after all)",
             title=(
                 "How much the answer's probabilities change"
                 " when the stream is erased (mean over prompts)"
@@ -98,7 +98,7 @@ class ResidualErasureResult(Result):
         return largest
 
     def _depth(self, effect: np.ndarray) -> Estimate:
-        """Return the share of layers in front of the last tap where an effect [prompt tap] matters.
+        """Return the share of layers before the last tap where an effect [prompt tap] matters.
 
         It matters where its mean over prompts is `matters` or more.
         """

@@ -46,12 +46,12 @@ class StreamStatistics(Analysis):
         "How does the stream grow with depth, and are there massive activations?"
     )
     how: ClassVar[str] = (
-        "The variance of the stream over its dimensions is measured in front of every layer and"
-        " behind the last, with and without position 0, and laws of growth are fitted. Single"
+        "The variance of the stream over its dimensions is measured before every layer and"
+        " after the last, with and without position 0, and laws of growth are fitted. Single"
         " values far above the others are counted as massive."
     )
     caveat: ClassVar[str] = (
-        "The norm in front of each layer takes the stream's scale out, so growth alone does not say"
+        "The norm before each layer takes the stream's scale out, so growth alone does not say"
         " that late layers matter less."
     )
 

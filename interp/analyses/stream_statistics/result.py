@@ -69,7 +69,7 @@ class StreamStatisticsResult(Result):
 
         Columns: measure, positions, layer, mean, low, high, max, prompt, position, dimension.
 
-        `layer` is the layer that reads the stream, `n_layers` behind the last; low and high are a
+        `layer` is the layer that reads the stream, `n_layers` after the last; low and high are a
         95 % interval over groups of prompts; max is the largest of any prompt, that of `prompt`,
         and "max |h|" also has its place. Fits of the variance, such as "linear fit: slope", have no
         layer.
@@ -129,17 +129,17 @@ class StreamStatisticsResult(Result):
         with_first = self._grown(POSITIONS[0], since=0)
         spec = ",.0f" if growth.value >= 100 else ".1f"
         return Finding(
-            f"Behind the last layer the stream's variance is {growth:{spec}} times that of the"
+            f"After the last layer the stream's variance is {growth:{spec}} times that of the"
             " embedding, position 0 left out.",
             growth,
             "growth of the stream's variance from the embedding to the last layer,"
             " without position 0",
-            rival=Compared("from behind the first layer on", within),
+            rival=Compared("from after the first layer on", within),
             note=f"{POSITIONS[0]}: {with_first.value:{spec}}",
         )
 
     def _grown(self, positions: str, *, since: int) -> Estimate:
-        """Return the variance behind the last layer as a multiple of that at a tap."""
+        """Return the variance after the last layer as a multiple of that at a tap."""
         variance = self._per_prompt("variance", positions)
         weights = self._weights("variance", positions)
         last, first = (variance[:, tap] * weights for tap in (-1, since))

@@ -102,7 +102,7 @@ class UnitImportance(Analysis):
         return UnitImportanceResult(self, arrays, modules, drawn)
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return a pass there and back, and what is behind every unit that is zeroed."""
+        """Return a pass there and back, and what is after every unit that is zeroed."""
         (n, n_pos), n_layers, n_heads = shard.tokens.shape, model.n_layers, model.n_heads
         modules = UnitModules.of(model.blocks)
         sizes = {"n_layers": n_layers, "n_heads": n_heads}

@@ -1,6 +1,6 @@
-"""By how much the loss rises when a unit is zeroed, exactly: what comes behind it is run again.
+"""By how much the loss rises when a unit is zeroed, exactly: what comes after it is run again.
 
-One sweep over the layers serves all units of a kind: a layer's units join behind it.
+One sweep over the layers serves all units of a kind: a layer's units join after it.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _OWN = {"layer": 0.0, "attention": 0.5, "mlp": 0.0, "head": 1.0, "projection": 1
 
 
 def blocks_run(kind: Kind, drawn: Drawn, n_layers: int) -> float:
-    """Return how many blocks `rises` runs: a unit's own, if needed, and those behind it."""
+    """Return how many blocks `rises` runs: a unit's own, if needed, and those after it."""
     return sum(_OWN[kind] + n_layers - 1 - layer for layer in drawn.layers)
 
 
@@ -54,7 +54,7 @@ def _losses(group: SameLength, ends: Variants, *, is_text: bool) -> Float[Tensor
 def _without(
     recording: Recording, layer: int, kind: Kind, which: list[int], modules: UnitModules
 ) -> Variants:
-    """Return streams behind a layer, without one of its units each."""
+    """Return streams after a layer, without one of its units each."""
     match kind:
         case "layer" | "attention" | "mlp":
             return skipped(recording, layer, kind, begin=0)[None]

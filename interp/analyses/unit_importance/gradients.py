@@ -34,7 +34,7 @@ def first_order(group: SameLength, modules: UnitModules, *, is_text: bool) -> Te
 
     Modules by their keys and the three parts as "size.PART" [batch layer …], "head"
     [batch layer head 2], and the "loss" [batch]. Sizes are of what a unit returns (its write to the
-    stream), relative to the stream in front of its layer, mean over positions.
+    stream), relative to the stream before its layer, mean over positions.
     """
     recording = group.recording
     most = tokens_in_a_graph(recording.n_layers, recording.resid(0).shape[-1])

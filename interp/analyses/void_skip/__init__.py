@@ -1,7 +1,7 @@
 """Does it hurt to skip the layers that leave a token alone, and less than skipping others as often?
 
 "Void in Language Models" (arXiv 2505.14467) finds voids (see void_detection) and reports scores
-"with voids skipped". Its code runs every layer and reads the prediction from behind the last active
+"with voids skipped". Its code runs every layer and reads the prediction from after the last active
 one. That and two ways of really skipping are kept apart here: "read-out" (as published), "masked
 stream" (voids judged on the stream that earlier voids have left; all layers run) and "two-pass"
 (voids of a clean pass are bypassed in a second one; without their keys and values, or with them
@@ -66,7 +66,7 @@ class VoidSkip(Analysis):
     )
     how: ClassVar[str] = (
         "Layers found void are left out for their tokens in three ways: the prediction is read from"
-        " behind the last active layer (as published), the stream is masked, or a second pass"
+        " after the last active layer (as published), the stream is masked, or a second pass"
         " bypasses them. Each is compared with controls that skip as much."
     )
     caveat: ClassVar[str] = (

@@ -1,6 +1,6 @@
 """Running a model without some layers at some tokens, in ways that must not be confused.
 
-*Read-out*: every layer runs at every token, and the prediction is read from the stream behind the
+*Read-out*: every layer runs at every token, and the prediction is read from the stream after the
 token's last active layer (what the code of "Void in Language Models", arXiv 2505.14467, does).
 *Bypass*: a token's stream passes the layers that it skips unchanged; they write no keys and values
 for it, or do. *Masked stream*: a bypass whose voids are judged on the very stream that is being
@@ -51,13 +51,13 @@ def streams_of(recording: Recording, evaluation: str, active: Active) -> Iterato
 
 
 def last_active(active: Active) -> Tensor:
-    """Return the tap [variant batch pos] behind the last layer that runs; 0 if none does."""
+    """Return the tap [variant batch pos] after the last layer that runs; 0 if none does."""
     behind = torch.arange(1, active.shape[2] + 1, device=active.device)[:, None]
     return (active * behind).amax(2)
 
 
 def read_out(recording: Recording, active: Active) -> Streams:
-    """Return the stream behind each token's last active layer; runs no block."""
+    """Return the stream after each token's last active layer; runs no block."""
     taps = torch.stack([recording.resid(tap) for tap in range(recording.n_layers + 1)])
     rows = torch.arange(recording.batch_size, device=active.device)[:, None]
     positions = torch.arange(recording.n_pos, device=active.device)

@@ -11,7 +11,7 @@ from interp.stats.estimate import Estimate
 
 CONTROL = "random layers"
 _HOW = {
-    "read-out": "Read out behind the last layer that is not void",
+    "read-out": "Read out after the last layer that is not void",
     "masked stream": "With void layers masked as the stream meets them",
     "two-pass": "With void layers bypassed in a second pass",
     "two-pass, keys kept": "With void layers bypassed but their keys kept",

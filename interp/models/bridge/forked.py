@@ -150,7 +150,7 @@ class Forked:
         heads = self._heads.pop(layer)
         if (
             layer in self._scale
-        ):  # behind a norm that is read as linear: its scale is that of this run
+        ):  # after a norm that is read as linear: its scale is that of this run
             norm = self.bridge.blocks[layer].ln1_post
             weight = norm.original_component.weight
             gain = 1.0 + weight.float() if norm.uses_weight_offset else weight.float()

@@ -94,7 +94,7 @@ def _follow_norm(hooks: RuleHooks, path: str, norm: Any) -> None:
         resid = resid.to(scale.dtype)
         scale = scale.reshape(
             *resid.shape[:-1], -1
-        )  # some families flatten batch and position in front of their MLP
+        )  # some families flatten batch and position before their MLP
         centred = resid if norm.uses_rms_norm else resid - resid.mean(-1, keepdim=True)
         weight = getattr(norm.original_component, "weight", None)
         if weight is not None:

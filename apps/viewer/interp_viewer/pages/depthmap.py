@@ -48,8 +48,8 @@ def grid(here: Selected, of: str) -> Grid:
     return Grid(
         f"{of}: {onward if is_onward else does}" + ", mean of its untrained twins" * is_twin,
         columns["value"],
-        _axis("source, in front of layer", sources, "src", "layer"),
-        _axis("target, in front of layer", targets, "tgt"),
+        _axis("source, before layer", sources, "src", "layer"),
+        _axis("target, before layer", targets, "tgt"),
         top=1.0 if is_onward or of.removeprefix("untrained_") in BOUNDED else None,
         low=columns.get("low"),
         high=columns.get("high"),
@@ -99,9 +99,7 @@ def page(here: Selected) -> None:
             name="same relative depth",
             line={"dash": "dot", "color": "grey"},
         )
-        figure.update_xaxes(title_text="target, in front of layer").update_yaxes(
-            title_text="source"
-        )
+        figure.update_xaxes(title_text="target, before layer").update_yaxes(title_text="source")
         draw_figure(
             figure,
             key="depthmap-best",

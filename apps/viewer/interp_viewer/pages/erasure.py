@@ -45,7 +45,7 @@ def _measured(here: Selected, of: str) -> tuple[Cell, str, dict[str, str]]:
 
 
 def _layers(here: Selected, of: str) -> list[int]:
-    """Return the layers in front of which an effect was measured: all, or every few."""
+    """Return the layers before which an effect was measured: all, or every few."""
     cell, _, rows = _measured(here, of)
     frame = here.run.frame(cell)
     for column, value in rows.items():
@@ -68,7 +68,7 @@ def grid(here: Selected, of: str) -> Grid:
     return Grid(
         f"{of}, prompt {here.ex}",
         values.astype(np.float32),
-        Axis("in front of layer", tuple(map(str, layers)), tuple(layers), ("layer",)),
+        Axis("before layer", tuple(map(str, layers)), tuple(layers), ("layer",)),
         token_axis(here, values.shape[1]),
         is_signed=is_signed,
     )

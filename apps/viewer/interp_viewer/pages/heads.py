@@ -22,7 +22,7 @@ READINGS = (
     "previous token",
     "itself",
     "same token earlier",
-    "token behind the same token",
+    "token after the same token",
     "punctuation",
     "subject, from the last token",
     "answer, from the last token",

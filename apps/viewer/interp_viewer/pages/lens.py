@@ -1,4 +1,4 @@
-"""What the stream would predict in front of every layer, token by token."""
+"""What the stream would predict before every layer, token by token."""
 
 import numpy as np
 import streamlit as st
@@ -75,8 +75,8 @@ def grid(here: Selected, of: str) -> Grid:
 
 
 def _taps(n: int) -> Axis:
-    """Return the places where the stream is read: in front of every layer, and behind the last."""
-    return Axis.of("in front of layer", n, "layer", labels=(*map(str, range(n - 1)), "end"))
+    """Return the places where the stream is read: before every layer, and after the last."""
+    return Axis.of("before layer", n, "layer", labels=(*map(str, range(n - 1)), "end"))
 
 
 def _over_prompts(here: Selected, of: str, *, missing: str, **how: object) -> Grid:
@@ -145,4 +145,4 @@ def _token(here: Selected) -> None:
         ]
         rows = {"most probable tokens": first_choices, **rows}
     st.markdown("**The selected token, layer by layer**")
-    st.dataframe({"in front of layer": list(_taps(len(readings)).labels)} | rows, hide_index=True)
+    st.dataframe({"before layer": list(_taps(len(readings)).labels)} | rows, hide_index=True)

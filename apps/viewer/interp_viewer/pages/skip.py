@@ -87,7 +87,7 @@ def grid(here: Selected, of: str) -> Grid:
         Axis.of("affected layer", n, "tgt"),
         is_signed=choice.is_difference,
         top=None if choice.is_difference else 1.0,
-        missing="a layer in front of the skipped one cannot be affected",
+        missing="a layer before the skipped one cannot be affected",
         low=low,
         high=high,
         n=n_prompts,

@@ -34,7 +34,7 @@ def page(here: Selected) -> None:
     lines(
         here,
         _over_cuts(frame, measure, kind),
-        title=f"{here.model} and {other}, joined behind every cut: {measure}",
+        title=f"{here.model} and {other}, joined after every cut: {measure}",
         key="stitch-cuts",
     )
     st.caption("Layers below the cut from left to right; both plain models are level lines.")
