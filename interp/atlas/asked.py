@@ -36,12 +36,11 @@ class Asked:
         return self.model.endswith(UNTRAINED)
 
     def verdict(self, claim: Claim) -> Verdict:
-        """Return what is known of a claim: from the first cell that has its number, if any."""
+        """Return what is known of a claim, from the cell with most prompts that has its number."""
         cells = [cell for cell in self.numbers if cell.analysis == claim.analysis]
-        known = [judge(claim, self.numbers[cell], task=cell.task) for cell in cells]
-        decided = [verdict for verdict in known if verdict.number]
-        if decided or known:
-            return (decided or known)[0]
+        known = [judge(claim, self.numbers[cell]) for cell in cells]
+        if known:
+            return max(known, key=lambda verdict: (bool(verdict.number), verdict.n))
         reasons = [why for cell, why in self.reasons.items() if cell.analysis == claim.analysis]
         return Verdict(NOT_ASKED, why=reasons[0] if reasons else "not asked")
 

@@ -52,13 +52,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run says of a claim, in one of `WORDS`, with its number or the reason for none."""
+    """What a run says of a claim, in one of `WORDS`, with its number or the reason for none.
+
+    The number is of `n` prompts.
+    """
 
     word: str
     number: str = ""
     control: str = ""
     why: str = ""
-    task: str = ""
+    n: int = 0
 
 
 @cache
@@ -69,19 +72,20 @@ def claims() -> tuple[Claim, ...]:
     return tuple(Claim(**{**each, "paper": papers[each["paper"]]}) for each in read["claims"])
 
 
-def judge(claim: Claim, numbers: Mapping[str, Mapping[str, Any]], *, task: str = "") -> Verdict:
+def judge(claim: Claim, numbers: Mapping[str, Mapping[str, Any]]) -> Verdict:
     """Return what findings, by their measure, say of a claim."""
     found = numbers.get(claim.measure)
     if found is None or found.get("value") is None:
         said = found or (next(iter(numbers.values())) if len(numbers) == 1 else {})
-        return Verdict(UNDECIDED, why=str(said.get("claim") or _NONE), task=task)
+        return Verdict(UNDECIDED, why=str(said.get("claim") or _NONE))
     estimate = _estimate(found)
     word, why = _side(claim, estimate), ""
     if word == HOLDS and claim.beyond:
         word, why = _beyond(claim, numbers.get(claim.beyond))
     elif not estimate.has_interval:
         why = "no interval"
-    return Verdict(word, _text(estimate, claim.unit), _control(found, claim.unit), why, task)
+    number, control = _text(estimate, claim.unit), _control(found, claim.unit)
+    return Verdict(word, number, control, why, estimate.n)
 
 
 def _text(estimate: Estimate, unit: str) -> str:

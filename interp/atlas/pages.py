@@ -58,13 +58,14 @@ def _picture(one: Asked, out: Path) -> Path | None:
 
 
 def _index(models: Sequence[Asked], names: dict[str, str], rows: list[Row]) -> Iterator[str]:
-    trained = [i for i, one in enumerate(models) if not one.is_untrained]
     groups: dict[str, list[Row]] = {title: [] for title in _GROUPS}
     for row in rows:
-        groups[_group([row[1][i].word for i in trained])].append(row)
-    yield from (_TOP.format(n_models=len(trained), n_claims=len(rows)), "")
+        words = {(each.word, one.is_untrained) for each, one in zip(row[1], models, strict=True)}
+        groups[_group(words)].append(row)
+    n_trained = sum(not one.is_untrained for one in models)
+    yield from (_TOP.format(n_models=n_trained, n_claims=len(rows)), "")
     yield from (_LEGEND, "")
-    for title, (about, _) in _GROUPS.items():
+    for title, about in _GROUPS.items():
         found = groups[title]
         if not found:
             continue
@@ -73,18 +74,21 @@ def _index(models: Sequence[Asked], names: dict[str, str], rows: list[Row]) -> I
     yield from _how(models)
 
 
+_NEEDED = "What fails, or needs a control"
+_HELD = "What holds wherever it can be decided"
+_OPEN = "What none of these models decides"
 _GROUPS = {
-    "What fails somewhere, or is not beyond its control": (
-        "{n} of which at least one trained model says no.",
-        {FAILS, CONTROL_TOO},
-    ),
-    "What holds wherever it can be decided": ("{n}.", {HOLDS}),
-    "What none of these models decides": ("{n}.", set[str]()),
+    _NEEDED: "{n}: a trained model says no, or a control or the untrained model does as much.",
+    _HELD: "{n}.",
+    _OPEN: "{n}.",
 }
 
 
-def _group(words: Sequence[str]) -> str:
-    return next(title for title, (_, any_of) in _GROUPS.items() if not any_of or any_of & {*words})
+def _group(words: set[tuple[str, bool]]) -> str:
+    """Return where a claim stands, from its words and whether each is of an untrained model."""
+    if words & {(FAILS, False), (CONTROL_TOO, False), (HOLDS, True)}:
+        return _NEEDED
+    return _HELD if (HOLDS, False) in words else _OPEN
 
 
 def _table(models: Sequence[Asked], names: dict[str, str], rows: list[Row]) -> Iterator[str]:
