@@ -8,6 +8,8 @@ interp run --model zoo/hops-8l --task two-hop --n 160 --analysis path_search \
 interp run --model zoo/hops-4l --task two-hop --n 96 --analysis depth_map \
     --analysis void_detection --analysis back_patching --set depth_map.target=zoo/hops-8l \
     --out RUNS_DIR/depth
+interp run --model zoo/hops-8l --against zoo/hops-8l@step-0400 --task two-hop --n 240 \
+    --analysis checkpoint_stitch --out RUNS_DIR/stitch
 """
 
 import io
@@ -35,6 +37,7 @@ ADDRESSES = {
     "paths": ("paths?run=paths&ex=2", 900),
     "backpatch": ("backpatch?run=depth&src=2&tgt=0", 900),
     "depthmap": ("depthmap?run=depth&src=3&tgt=6", 900),
+    "stitch": ("stitch?run=stitch&of=accuracy&over=orthogonal&layer=0", 900),
     "erasure": ("erasure?run=smollm2&layer=14&token=3", 900),
     "analysis": ("analysis?run=smollm2&of=parallel_window", 900),
     "compare": ("compare?run=smollm2&cmp=smollm2%3A6&node=layer_skip&src=10&tgt=11", 900),
