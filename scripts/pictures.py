@@ -8,6 +8,8 @@ interp run --model zoo/hops-8l --task two-hop --n 160 --analysis path_search \
 interp run --model zoo/hops-4l --task two-hop --n 96 --analysis depth_map \
     --analysis void_detection --analysis back_patching --set depth_map.target=zoo/hops-8l \
     --out RUNS_DIR/depth
+interp run --model zoo/hops-8l --against zoo/hops-8l@step-0400 --task two-hop --n 240 \
+    --analysis checkpoint_stitch --out RUNS_DIR/stitch
 """
 
 import io
@@ -35,6 +37,7 @@ ADDRESSES = {
     "paths": ("paths?run=paths&ex=2", 900),
     "backpatch": ("backpatch?run=depth&src=2&tgt=0", 900),
     "depthmap": ("depthmap?run=depth&src=3&tgt=6", 900),
+    "stitch": ("stitch?run=stitch&of=accuracy&over=orthogonal&layer=0", 1000),
     "erasure": ("erasure?run=smollm2&layer=14&token=3", 900),
     "analysis": ("analysis?run=smollm2&of=parallel_window", 900),
     "compare": ("compare?run=smollm2&cmp=smollm2%3A6&node=layer_skip&src=10&tgt=11", 900),
@@ -50,6 +53,8 @@ def take(page: Page, url: str, height: int, part: str = "body") -> bytes:
     page.goto(url)
     page.get_by_role("heading").first.wait_for()
     page.wait_for_timeout(4000)  # charts draw themselves without telling
+    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
+    page.wait_for_timeout(1000)
     shot = page.screenshot() if part == "body" else page.locator(part).screenshot()
     picture = Image.open(io.BytesIO(shot)).convert("RGB")
     whole = _png(picture)

@@ -10,7 +10,12 @@ import torch
 
 import interp
 from interp.analyses.checkpoint_stitch import CheckpointStitch
-from interp.analyses.checkpoint_stitch.changes import changed_weights, matrix_names, permuted
+from interp.analyses.checkpoint_stitch.changes import (
+    PERMUTED,
+    changed_weights,
+    matrix_names,
+    permuted,
+)
 from interp.analyses.checkpoint_stitch.maps import fit_maps, fitted_tokens, mapped
 from interp.errors import AnalysisError, InterpError, TaskError, UnsuitedError
 from interp.models import Model
@@ -232,6 +237,17 @@ def test_permuted_copies_of_the_change_are_what_their_own_passes_predict(
     assert result.random is not None
     np.testing.assert_allclose(result.random[:, 1], expected, rtol=1e-3, atol=1e-5)
     assert (result.random[:, 0] != result.random[:, 1]).all()
+
+
+def test_plans_price_permuted_copies(zoo: Model, task: Task) -> None:
+    batch = zoo.tokenize(next(iter(zoo.shards(task))))
+    none, eight = (
+        CheckpointStitch(against=HOPS, draws=draws, **QUICK | {"every": 1}).cost(zoo, batch)
+        for draws in (0, 8)
+    )
+    assert eight.once - none.once == pytest.approx(8 * PERMUTED)
+    more = none.forwards * (none.weight - 1) * batch.tokens.numel()
+    assert more == pytest.approx(PERMUTED)  # every block alone, for every shard
 
 
 def test_coarser_cuts_keep_the_end() -> None:

@@ -100,9 +100,10 @@ def test_a_bridge_that_cannot_be_built_is_a_refusal_of_inner_sites_alone(
 def test_a_pass_shows_what_transformer_lens_names(family: str) -> None:
     module = tiny(family).module
     named, seen = building.module_paths(module), find_paths(module, "")
-    for part in ("blocks", "attn", "attn_post", "mlp", "mlp_post", "z_reader", "ln_final"):
+    for part in ("blocks", "ln_final", "unembed"):
         assert getattr(seen, part) == getattr(named, part), part
-    assert (seen.unembed, seen.is_parallel) == (named.unembed, named.is_parallel)
+    for part in ("attn", "attn_post", "mlp", "mlp_post", "z_reader", "is_parallel"):
+        assert getattr(seen.of_block, part) == getattr(named.of_block, part), part
 
 
 class Looped(LlamaModel):

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 import interp
 from interp.analyses.recursion import Recursion, whole
-from interp.analyses.recursion.low_rank import LoopWeights, Size, Term, Variant, shapes_of
+from interp.analyses.recursion.low_rank import LoopWeights, RelaxedLoop, Term, TermSize, shapes_of
 from interp.analyses.recursion.places import Place, ends_of, pairs_of
 from interp.analyses.recursion.whole import OUTCOMES, run_loops
 from interp.errors import AnalysisError, UnsuitedError
@@ -32,11 +32,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 ALIKE = (0, 0, 0, 0)
 
 
-def variant(loop: Loop, size: Size) -> Variant:
-    return Variant(loop, loop.n_shared, size.rank, size)
+def variant(loop: Loop, size: TermSize) -> RelaxedLoop:
+    return RelaxedLoop(loop, loop.n_shared, size.rank, size)
 
 
-def kl_of(model: Model, loop: Loop, *sizes: Size, **how: bool) -> torch.Tensor:
+def kl_of(model: Model, loop: Loop, *sizes: TermSize, **how: bool) -> torch.Tensor:
     """Return the KL of a loop [prompt size]."""
     loops = run_loops(model, [tokens()], [variant(loop, size) for size in sizes], **how)["loops"]
     return loops[..., OUTCOMES.index("kl")]
@@ -85,14 +85,14 @@ def test_loops_by_hand() -> None:
 def test_parameters_by_hand() -> None:
     shapes = [[(4, 4), (4, 8)]] * 4  # 48 a layer, 192 in all
     half = loop_of("average", 2, ALIKE)
-    assert variant(half, Size(0)).kept(shapes) == pytest.approx(0.5)
-    assert variant(half, Size(1)).kept(shapes) == pytest.approx(0.5 + 4 * (8 + 12) / 192)
-    assert variant(half, Size(9)).kept(shapes) == pytest.approx(1.5)  # at most the matrices
+    assert variant(half, TermSize(0)).kept(shapes) == pytest.approx(0.5)
+    assert variant(half, TermSize(1)).kept(shapes) == pytest.approx(0.5 + 4 * (8 + 12) / 192)
+    assert variant(half, TermSize(9)).kept(shapes) == pytest.approx(1.5)  # at most the matrices
     lower = loop_of("lower", 2, ALIKE)  # two layers are their own shared layer
-    assert variant(lower, Size(1)).kept(shapes) == pytest.approx(0.5 + 2 * (8 + 12) / 192)
-    svd = variant(svd_of(4), Size(share=0.5))  # ranks 1 and 1 of 4
+    assert variant(lower, TermSize(1)).kept(shapes) == pytest.approx(0.5 + 2 * (8 + 12) / 192)
+    svd = variant(svd_of(4), TermSize(share=0.5))  # ranks 1 and 1 of 4
     assert svd.kept(shapes) == pytest.approx(4 * (8 + 12) / 192)
-    assert variant(svd_of(4), Size(share=1.0)).kept(shapes) == 1
+    assert variant(svd_of(4), TermSize(share=1.0)).kept(shapes) == 1
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -119,25 +119,25 @@ def test_whole_models_equal_modules_with_such_weights(kind: str) -> None:
                     base = own
                 named[f"{block.name}.{name}"].copy_(base)
         logits = [each.logits(tokens())[:, -1:] for each in (model, Model("by hand", module))]
-        found = kl_of(model, loop, Size(rank), shares_vectors=norms == "shared")
+        found = kl_of(model, loop, TermSize(rank), shares_vectors=norms == "shared")
         assert_close(found[:, 0], -kl(logits[1], logits[0]), rtol=1e-3, atol=1e-5)
 
 
 def test_full_rank_is_the_model_and_so_are_as_many_shared_layers_as_layers() -> None:
-    model, full = tiny("gpt2"), Size(32)
+    model, full = tiny("gpt2"), TermSize(32)
     for init in ("average", "lower"):
         assert kl_of(model, loop_of(init, 1, ALIKE), full).abs().max() < 1e-6
-        assert kl_of(model, loop_of(init, 4, ALIKE), Size(0), Size(3)).abs().max() < 1e-6
+        assert kl_of(model, loop_of(init, 4, ALIKE), TermSize(0), TermSize(3)).abs().max() < 1e-6
     assert kl_of(model, loop_of("average", 1, ALIKE), full, shares_vectors=True).max() > 1e-3
-    assert kl_of(model, svd_of(4), Size(share=1.0)).abs().max() < 1e-6
+    assert kl_of(model, svd_of(4), TermSize(share=1.0)).abs().max() < 1e-6
 
 
 def test_the_error_of_weights_falls_with_rank_and_is_that_of_the_weights() -> None:
-    model, sizes = tiny("llama"), [Size(rank) for rank in (0, 2, 8, 20)]
+    model, sizes = tiny("llama"), [TermSize(rank) for rank in (0, 2, 8, 20)]
     weights = LoopWeights(model, loop_of("average", 2, ALIKE), sizes)
     errors = [weights.error(size) for size in sizes]
     assert errors == sorted(errors, reverse=True)
-    named, at = dict(model.module.named_parameters()), weights.at(Size(8))
+    named, at = dict(model.module.named_parameters()), weights.at(TermSize(8))
     own = {
         f"{block.name}.{name}": values
         for block in model.blocks
@@ -148,6 +148,18 @@ def test_the_error_of_weights_falls_with_rank_and_is_that_of_the_weights() -> No
     assert errors[2] == pytest.approx(float((left / total) ** 0.5), rel=1e-3)
 
 
+def test_an_average_is_made_once_for_all_its_layers_and_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, sizes, made = tiny("llama"), [TermSize(0), TermSize(2)], []
+    base = Loop.base
+    monkeypatch.setattr(Loop, "base", lambda *given: made.append(given[2]) or base(*given))
+    weights = LoopWeights(model, loop_of("average", 2, ALIKE), sizes)
+    for size in sizes:
+        weights.at(size)
+    assert len(made) == 2 * len(matrices_of(model.blocks[0]))
+
+
 @torch.no_grad()
 def test_copied_layers_can_be_shared() -> None:
     module = copy.deepcopy(tiny("llama").module)
@@ -155,7 +167,7 @@ def test_copied_layers_can_be_shared() -> None:
         layer.load_state_dict(module.model.layers[0].state_dict())
     model = Model("copies", module)
     for init in ("average", "stepwise", "lower"):
-        assert kl_of(model, loop_of(init, 1, ALIKE), Size(0)).abs().max() < 1e-6
+        assert kl_of(model, loop_of(init, 1, ALIKE), TermSize(0)).abs().max() < 1e-6
     recording, places = model.record(tokens()), pairs_of(4, ALIKE)
     ends = ends_of(recording, places, shares_vectors=False)
     assert_close(ends, recording.resid(4)[:, -1].expand_as(ends), rtol=1e-4, atol=1e-4)
@@ -183,7 +195,7 @@ def test_the_model_is_restored_after_an_exception(monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         patch.setattr(whole, "read", fails)
         with pytest.raises(ZeroDivisionError):
-            kl_of(model, loop_of("average", 2, ALIKE), Size(1))
+            kl_of(model, loop_of("average", 2, ALIKE), TermSize(1))
     assert model.weights.state() == before
     assert torch.equal(model.logits(tokens()), clean)
 
@@ -191,8 +203,8 @@ def test_the_model_is_restored_after_an_exception(monkeypatch: pytest.MonkeyPatc
 def test_what_the_pilot_measured() -> None:
     model, task = interp.load_model("zoo/hops-8l"), interp.load_task("two-hop", n=64)
     batches, eight = [model.tokenize(shard) for shard in model.shards(task)], (0,) * 8
-    two = [variant(loop_of(init, 2, eight), Size(32)) for init in ("average", "lower")]
-    strict = variant(loop_of("average", 1, eight), Size(0))
+    two = [variant(loop_of(init, 2, eight), TermSize(32)) for init in ("average", "lower")]
+    strict = variant(loop_of("average", 1, eight), TermSize(0))
     kl = run_loops(model, batches, [*two, strict])["loops"][..., 0].mean(0)
     assert_close(kl, torch.tensor([0.286, 0.371, 11.67]), rtol=0.01, atol=0)
 

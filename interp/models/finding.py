@@ -6,7 +6,7 @@ proven like everything else when a model is loaded.
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from interp.errors import ModelError
 from interp.models.mixers import ATTENTION, mixers_of
-from interp.models.paths import ModulePaths, architecture
+from interp.models.paths import BlockPaths, ModulePaths, architecture
 
 _OF_MIXERS = ("attention_mask", "past_key_values", "past_key_value", "layer_past", "cache_params")
 
@@ -74,32 +74,26 @@ def find_paths(stock: PreTrainedModel, why: str) -> ModulePaths:
     if ln_final is None or ln_final is unembed:
         raise ModelError(f"{family} has no final norm that can be seen, and {why}")
     at = [_Parts.of(block, calls) for block in blocks]
+    mixers = mixers_of(stock.config.get_text_config(), n_layers=len(at))
     return ModulePaths(
         blocks=named[blocks],
         ln_final=named[ln_final],
         unembed=named[unembed],
+        of_block=_common(at, mixers),
         why_own=why,
-        **_common(at, mixers_of(stock.config.get_text_config(), n_layers=len(at))),
     )
 
 
-def _common(parts: "Sequence[_Parts]", mixers: Sequence[str]) -> dict[str, Any]:
+def _common(parts: "Sequence[_Parts]", mixers: Sequence[str]) -> BlockPaths:
     """Return the names that layers share: those of the first with attention and one MLP."""
-    whole = [i for i, each in enumerate(parts) if each.attn and each.has_mlp]
+    whole = [i for i, each in enumerate(parts) if each.paths.attn and each.paths.has_mlp]
     first = parts[next((i for i in whole if mixers[i] == ATTENTION), (whole or [0])[0])]
-    own = {first.attn, first.mlp}
+    readers = (each.paths.mlp_post_reader for each in parts)
+    own = {first.paths.attn, first.paths.mlp, *first.matrices}
     others = dict.fromkeys(name for each in parts for name in each.heavy if name not in own)
-    return {
-        "attn": first.attn,
-        "attn_post": first.attn_post,
-        "mlp": first.mlp,
-        "mlp_post": first.mlp_post,
-        "z_reader": first.z_reader,
-        "mlp_post_reader": next((e.mlp_post_reader for e in parts if e.mlp_post_reader), None),
-        "is_parallel": first.is_parallel,
-        "has_mlp": first.has_mlp,
-        "others": tuple(name for name in others if name not in first.matrices),
-    }
+    return replace(
+        first.paths, mlp_post_reader=next(filter(None, readers), None), others=tuple(others)
+    )
 
 
 @dataclass(frozen=True)
@@ -109,14 +103,7 @@ class _Parts:
     `matrices` are those of an MLP that the block holds itself.
     """
 
-    attn: str | None
-    attn_post: str | None
-    mlp: str | None
-    mlp_post: str | None
-    z_reader: str | None
-    mlp_post_reader: str | None
-    is_parallel: bool
-    has_mlp: bool
+    paths: BlockPaths
     heavy: tuple[str, ...]
     matrices: tuple[str, ...]
 
@@ -137,7 +124,7 @@ class _Parts:
         read = next((call.read for call in own if call.module is block), None)
         before = (mlp or rest[0]).read if rest else None
         normed = next((call.read for call in direct if _same(call.returned, before)), before)
-        return cls(
+        paths = BlockPaths(
             attn=None if mixer is None else inside[mixer.module],
             attn_post=None if post[0] is None else inside[post[0].module],
             mlp=None if mlp is None else inside[mlp.module],
@@ -146,6 +133,9 @@ class _Parts:
             mlp_post_reader=inside[matrices[-1].module] if matrices else _last_in(mlp, own, inside),
             is_parallel=_same(normed, read),
             has_mlp=mlp is not None or bool(matrices),
+        )
+        return cls(
+            paths,
             heavy=tuple(inside[call.module] for call in heavy),
             matrices=tuple(inside[call.module] for call in matrices),
         )

@@ -14,7 +14,7 @@ from interp.models.bridge.building import module_paths
 from interp.models.bridge.routing import find_experts
 from interp.models.finding import two_ids, two_tokens
 from interp.models.mixers import ATTENTION, mixers_of
-from interp.models.paths import ModulePaths, architecture
+from interp.models.paths import BlockPaths, ModulePaths, architecture
 from interp.models.rounding import is_near, is_sum
 from interp.replay import Arguments, Block, Recording, dry_pass
 from interp.replay.blocks import Signature, Unnamed
@@ -34,7 +34,7 @@ class Modules:
         self.config = stock.config.get_text_config()
         self.ln_final = stock.get_submodule(paths.ln_final)
         self.w_u = stock.get_submodule(paths.unembed)
-        self.others = paths.others
+        self.others = paths.of_block.others
         self.last_read: Tensor | None = None  # by the final norm, of two tokens
         self.two_logits: Tensor | None = None
         self.why_own = paths.why_own
@@ -135,14 +135,16 @@ class Modules:
             for handle in handles:
                 handle.remove()
         mixers = mixers_of(self.config, n_layers=len(modules))
-        if not paths.why_own and ({*mixers} == {ATTENTION} or not paths.others):
-            self._refuse_without(paths)
+        if not paths.why_own and ({*mixers} == {ATTENTION} or not paths.of_block.others):
+            self._refuse_without(paths.of_block)
         return tuple(
-            _block(f"{paths.blocks}.{name}", module, paths, self.config, returned, mixer=mixer)
+            _block(
+                f"{paths.blocks}.{name}", module, paths.of_block, self.config, returned, mixer=mixer
+            )
             for (name, module), mixer in zip(named.items(), mixers, strict=True)
         )
 
-    def _refuse_without(self, paths: ModulePaths) -> None:
+    def _refuse_without(self, paths: BlockPaths) -> None:
         """Raise ModelError for a family whose attention or MLP has no name."""
         parts = (("attn", paths.attn is not None), ("mlp", paths.has_mlp))
         if lacking := [part for part, is_there in parts if not is_there]:
@@ -153,7 +155,7 @@ class Modules:
 
 
 def _block(
-    name: str, module: nn.Module, paths: ModulePaths, config: Any, returned: Seen, *, mixer: str
+    name: str, module: nn.Module, paths: BlockPaths, config: Any, returned: Seen, *, mixer: str
 ) -> Block:
     if hasattr(module, "_orig_mod"):
         raise ModelError(
@@ -196,13 +198,13 @@ def _block(
     )
 
 
-def _mixers(block: nn.Module, paths: ModulePaths, mixer: str) -> list[str]:
+def _mixers(block: nn.Module, paths: BlockPaths, mixer: str) -> list[str]:
     """Return the paths of the modules that mix a block's positions."""
     names = [paths.attn] if mixer == ATTENTION else [paths.attn, *paths.others]
     return [name for name in names if _if_there(block, name) is not None]  # type: ignore[misc]
 
 
-def _why_whole(block: nn.Module, paths: ModulePaths, mixer: str) -> str | None:
+def _why_whole(block: nn.Module, paths: BlockPaths, mixer: str) -> str | None:
     """Return why a block's parts have no names here; None if they have."""
     own = _mixers(block, paths, mixer)
     if len(own) == 1 and paths.has_mlp:

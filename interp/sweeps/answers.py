@@ -40,7 +40,7 @@ class SameLength:
 
 
 @dataclass(frozen=True)
-class Size:
+class LengthGroupSize:
     """How many prompts have answers of one length, their positions, and those of a new pass."""
 
     n_prompts: int
@@ -78,13 +78,13 @@ def by_answer_length(
         yield SameLength(rows, recording if is_own else recording.of(tokens), tokens, answer, start)
 
 
-def length_group_sizes(shard: TokenBatch, *, whole: bool = False) -> list[Size]:
+def length_group_sizes(shard: TokenBatch, *, whole: bool = False) -> list[LengthGroupSize]:
     """Return the size of each group that `by_answer_length` yields."""
     sizes = []
     for n, rows in _by_length(shard).items():
         n_pos = shard.tokens.shape[1] + n - (0 if whole else 1)
         is_own = (len(rows), n_pos) == shard.tokens.shape
-        sizes.append(Size(len(rows), n_pos, 0 if is_own else len(rows) * n_pos))
+        sizes.append(LengthGroupSize(len(rows), n_pos, 0 if is_own else len(rows) * n_pos))
     return sizes
 
 

@@ -33,7 +33,7 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
-from interp.sweeps.answers import Size, length_group_sizes
+from interp.sweeps.answers import LengthGroupSize, length_group_sizes
 from interp.sweeps.lens import LOGITS_HELD
 from interp.sweeps.losses import scored
 from interp.tasks.batch import TokenBatch
@@ -114,7 +114,7 @@ class BlockGain(Analysis):
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
         """Return two blocks per layer and direction, and a pass there and back."""
         (n, n_pos), layers = shard.tokens.shape, model.n_layers
-        groups = [Size(n, n_pos, 0)]
+        groups = [LengthGroupSize(n, n_pos, 0)]
         if shard.answer_tokens is not None:
             groups = length_group_sizes(shard)
         n_tokens = sum(size.n_prompts * size.n_pos for size in groups)

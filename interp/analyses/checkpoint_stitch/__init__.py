@@ -18,6 +18,8 @@ import torch
 
 from interp.analyses.checkpoint_stitch.blocks import SHARES, SWAP, UNRELATED
 from interp.analyses.checkpoint_stitch.changes import (
+    PERMUTED,
+    as_tokens,
     block_weights,
     changed_weights,
     matrix_names,
@@ -31,10 +33,10 @@ from interp.analyses.checkpoint_stitch.maps import (
     fit_maps,
     fitted_tokens,
 )
+from interp.analyses.checkpoint_stitch.model_pair import ModelPair
 from interp.analyses.checkpoint_stitch.random_changes import random_of, run_random
 from interp.analyses.checkpoint_stitch.result import CheckpointStitchResult
 from interp.analyses.checkpoint_stitch.states import states_of
-from interp.analyses.checkpoint_stitch.trial import Trial
 from interp.analysis import Analysis, Cost
 from interp.errors import AnalysisError, TaskError, UnsuitedError
 from interp.models import Model
@@ -191,32 +193,32 @@ class CheckpointStitch(Analysis):
         other = other_of(model, self.against)
         theirs = other.record(shard, work=recording.work)
         with theirs.running():
-            trial = Trial(self.maps, recording, theirs, theirs, shard, prepared)
-            parts = trial.plain("plain") | trial.cuts("cut", "other", self.cuts(model.n_layers))
-            parts |= self._untrained(trial, model, other)
-            parts |= self._alone(trial, model, other)
+            pair = ModelPair(self.maps, recording, theirs, theirs, shard, prepared)
+            parts = pair.plain("plain") | pair.cuts("cut", "other", self.cuts(model.n_layers))
+            parts |= self._untrained(pair, model, other)
+            parts |= self._alone(pair, model, other)
             parts |= states_of((recording, theirs)) | {"random": random_of(shard, prepared)}
         same = {name: prepared[name] for name in ("weights", "names", "block", "tokens")}
         return parts | {name: value.expand(n, *value.shape).clone() for name, value in same.items()}
 
-    def _untrained(self, trial: Trial, model: Model, other: Model) -> Tensors:
+    def _untrained(self, pair: ModelPair, model: Model, other: Model) -> Tensors:
         """Return the same cuts with the untrained twin's layers under the other's head."""
         twin = self.twin(model, other)
         if twin is None or self.control == "none":
             return {}
-        untrained = trial.with_blocks_of(twin)
+        untrained = pair.with_blocks_of(twin)
         with untrained.theirs.running():
             cuts = untrained.cuts("untrained", "untrained", self.cuts(model.n_layers))
             return untrained.plain("untrained") | cuts
 
-    def _alone(self, trial: Trial, model: Model, other: Model) -> Tensors:
+    def _alone(self, pair: ModelPair, model: Model, other: Model) -> Tensors:
         """Return outcomes of swaps of single blocks, their controls, and of one block between."""
         layers = self.layers(model.n_layers)
         unrelated = other_of(model, self.unrelated) if self.unrelated else self.twin(model, other)
-        others = {SWAP: trial.theirs}
+        others = {SWAP: pair.theirs}
         if unrelated is not None:
-            others[UNRELATED] = trial.with_blocks_of(unrelated).theirs
-        return trial.alone(others, (model, other), layers, seed=self.seed)
+            others[UNRELATED] = pair.with_blocks_of(unrelated).theirs
+        return pair.alone(others, (model, other), layers, seed=self.seed)
 
     def combine(self, parts: Sequence[Tensors]) -> CheckpointStitchResult:
         """Return curves over cuts, single blocks and the weights' changes, of all prompts."""
@@ -229,7 +231,11 @@ class CheckpointStitch(Analysis):
         return replace(self, every=2 * self.every) if self.every < COARSEST else None
 
     def cost(self, model: Model, shard: TokenBatch) -> Cost:
-        """Return at most what runs: nothing runs where both models do the same."""
+        """Return at most what runs: nothing runs where both models do the same.
+
+        `once` are the decompositions and the permuted copies of the whole change, `weight` has the
+        permuted changes of single blocks, made for every shard.
+        """
         (n, n_pos), n_layers, d = shard.tokens.shape, model.n_layers, model.d_model
         cuts, layers = self.cuts(n_layers), self.layers(n_layers)
         n_others = 1 + (self.control == "untrained")
@@ -252,4 +258,12 @@ class CheckpointStitch(Analysis):
             + held_at_the_end(read, n, model.d_vocab)
         )
         numbers = n * (3 * read + self.draws + 2 * (n_layers + 1) * (1 + d))
-        return Cost(forwards, numbers, held, is_bound=True, logits=n * (read + self.draws))
+        return Cost(
+            forwards,
+            numbers,
+            held,
+            is_bound=True,
+            weight=1 + PERMUTED * steps / (n * n_pos * forwards),
+            logits=n * (read + self.draws),
+            once=as_tokens(model) + self.draws * PERMUTED,
+        )

@@ -10,6 +10,7 @@ from interp.errors import UnsuitedError
 from interp.models import Model
 from interp.shapes import Tensors
 
+PERMUTED = 1000.0  # tokens' passes that permuting the change of all blocks takes: 400 to 1,300
 TOP = 8  # an eighth of the first model's singular directions are its largest ones
 CHANGED = CHANGE, RANK, SHARE, CHANCE = (
     "relative change",
@@ -91,6 +92,17 @@ def _of_matrix(weight: Tensor, other: Tensor) -> Float[Tensor, " measure"]:
     rank = torch.special.entr(shares).sum().exp()
     share = (change @ largest).square().sum() / total
     return torch.stack([size, rank, share, torch.tensor(k / w.shape[1])]).cpu()
+
+
+def as_tokens(model: Model) -> float:
+    """Return as how many tokens' passes the decompositions of `changed_weights` count.
+
+    Those of a matrix [n m], n ≤ m, are 16 n³ + 8 n² m operations, a token's pass two a weight.
+    """
+    shapes = [weight.shape for block in model.blocks for weight in block.module.parameters()]
+    sizes = [(min(shape), max(shape)) for shape in shapes if len(shape) == 2]
+    operations = sum(16 * n**3 + 8 * n**2 * m for n, m in sizes)
+    return operations / (2 * sum(n * m for n, m in sizes))
 
 
 def most_changed(model: Model, other: Model) -> int:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyses.recursion.low_rank import ENERGIES, Shape, Size, Variant
+from interp.analyses.recursion.low_rank import ENERGIES, RelaxedLoop, Shape, TermSize
 from interp.analyses.recursion.places import Place, alone_of, pairs_of
 from interp.models.loops import (
     NAMES,
@@ -50,22 +50,24 @@ class Design:
         return [loop_of(init, self.numbers[0], self.kinds) for init in self.inits]
 
     @property
-    def variants(self) -> list[Variant]:
+    def variants(self) -> list[RelaxedLoop]:
         """Return loops by number and initialisation, those of controls, and truncated SVDs."""
         loops = [loop_of(init, k, self.kinds) for k in self.numbers for init in self.inits]
         plain = [
-            Variant(loop, loop.n_shared, rank, Size(rank)) for loop in loops for rank in self.ranks
+            RelaxedLoop(loop, loop.n_shared, rank, TermSize(rank))
+            for loop in loops
+            for rank in self.ranks
         ]
         judged = self._judged(plain)
         plain += [
-            Variant(loop, loop.n_shared, rank, Size(rank))
+            RelaxedLoop(loop, loop.n_shared, rank, TermSize(rank))
             for loop in self._controls(loops[0])
             for rank in dict.fromkeys((0, judged.rank))
         ]
         svd = svd_of(len(self.kinds))
         compared = [each for each in plain if each.loop.name == self.inits[0]]
         return plain + [
-            Variant(svd, each.n_shared, each.rank, Size(share=each.kept(self.shapes)))
+            RelaxedLoop(svd, each.n_shared, each.rank, TermSize(share=each.kept(self.shapes)))
             for each in compared
         ]
 
@@ -77,14 +79,14 @@ class Design:
             random_of(first.n_shared, self.kinds, draw=i, seed=self.seed) for i in range(self.draws)
         ]
 
-    def _judged(self, variants: Sequence[Variant]) -> Variant:
+    def _judged(self, variants: Sequence[RelaxedLoop]) -> RelaxedLoop:
         """Return the first loop at its largest rank that saves a quarter, or else at 0."""
         of_first = [each for each in variants if each.loop == variants[0].loop]
         saving = [each for each in of_first if each.kept(self.shapes) <= MOST_KEPT]
         return saving[-1] if saving else of_first[0]
 
     @property
-    def pair(self) -> tuple[Variant, Variant]:
+    def pair(self) -> tuple[RelaxedLoop, RelaxedLoop]:
         """Return the first loop and the truncated SVD that it is compared with.
 
         Its rank is the largest that saves a quarter of the parameters, or else 0.
@@ -140,13 +142,14 @@ class Design:
 
     @property
     def held(self) -> int:
-        """Return how many numbers weights of loops take at once, in fp32: factors and a copy."""
+        """Return how many numbers of a loop are held at once: factors, averages and a copy."""
         sizes, shapes = {each.size for each in self.variants}, [*chain(*self.shapes)]
         factors = 0
         for shape in shapes:
             cut = [size.of(shape) for size in sizes if size.of(shape) < min(shape)]
             factors += max(cut, default=0) * sum(shape)
-        return factors + sum(n * m for n, m in shapes)
+        averages = sum(n * m for n, m in chain(*self.shapes[: max(self.numbers)]))
+        return factors + averages + sum(n * m for n, m in shapes)
 
     @property
     def as_tokens(self) -> float:

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 _COLOUR = dict(zip(NAMES, COLOURS, strict=True))
 _LEAST = 1e-3  # nats: less is drawn as that
-_TICKS = {"type": "log", "tickvals": [0.001, 0.01, 0.1, 1, 10]}
-_TICKS |= {"ticktext": ["0.001", "0.01", "0.1", "1", "10"]}
+_POWERS = [0.001, 0.01, 0.1, 1.0, 10.0, 100.0]
 _SHARE = {"tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": ["0", "25 %", "50 %", "75 %", "100 %"]}
 _BRIGHT = 90  # percentile of pairs' KL at which colours end
 
@@ -39,6 +38,8 @@ def drawn(result: "RecursionResult") -> go.Figure:
     _draw_alone(figure, result)
     if result.pairs:
         _draw_pairs(figure, result)
+    for row, n_panels in ((1, len(numbers)), (2, 1)):
+        _label(figure, row, n_panels)
     if len(numbers) == 2:
         figure.update_yaxes(matches="y", row=1, col=2)
     for row in (1, 2):
@@ -68,7 +69,6 @@ def _draw_curves(figure: go.Figure, result: "RecursionResult", n_shared: int, *,
             col=col,
         )
     figure.update_xaxes(title_text="parameters kept", row=1, col=col, **_SHARE)
-    figure.update_yaxes(**_TICKS, row=1, col=col)
 
 
 def _draw_alone(figure: go.Figure, result: "RecursionResult") -> None:
@@ -88,7 +88,18 @@ def _draw_alone(figure: go.Figure, result: "RecursionResult") -> None:
         )
     ticks = {"dtick": layer_step(means.shape[1])}
     figure.update_xaxes(title_text="layer", **ticks, row=2, col=1)
-    figure.update_yaxes(**_TICKS, row=2, col=1)
+
+
+def _label(figure: go.Figure, row: int, n_panels: int) -> None:
+    """Label powers of ten on logarithmic axes; 2 and 5 too where fewer than two powers are seen."""
+    drawn = [trace.y for trace in figure.select_traces({"type": "scatter"}, row=row)]
+    kl = np.concatenate(drawn)
+    n_seen = sum((kl <= power).any() and (kl >= power).any() for power in _POWERS)
+    steps = (1, 2, 5) if n_seen < 2 else (1,)
+    ticks = [step * power for power in _POWERS for step in steps]
+    axis = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    for col in range(1, n_panels + 1):
+        figure.update_yaxes(**axis, row=row, col=col)
 
 
 def _draw_pairs(figure: go.Figure, result: "RecursionResult") -> None:

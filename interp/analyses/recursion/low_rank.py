@@ -23,7 +23,7 @@ Shape = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Size:
+class TermSize:
     """How large low-rank terms are: of one `rank`, or with a `share` of every matrix's numbers."""
 
     rank: int = 0
@@ -43,13 +43,13 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Variant:
+class RelaxedLoop:
     """A loop with terms of a size; `rank` is that of the terms, or of those it is compared with."""
 
     loop: Loop
     n_shared: int
     rank: int
-    size: Size
+    size: TermSize
 
     def kept(self, shapes: Sequence[Sequence[Shape]]) -> float:
         """Return the parameters of shared layers and terms, as a share of all layers' matrices.
@@ -109,25 +109,27 @@ class LoopWeights:
     """The weights of a model whose layers share those of a loop, for several sizes of terms.
 
     `source` has the shared layers (the model itself, or a twin). Gains and biases are shared too if
-    `shares_vectors`. Holds the factors of all layers, up to the largest rank that is not full.
+    `shares_vectors`. Holds the factors of all layers, up to the largest rank that is not full, and
+    averages over layers, each made once.
     """
 
     def __init__(
         self,
         model: Model,
         loop: Loop,
-        sizes: Sequence[Size],
+        sizes: Sequence[TermSize],
         *,
         source: Model | None = None,
         shares_vectors: bool = False,
     ) -> None:
         self.model, self.loop, self.shares_vectors = model, loop, shares_vectors
         self.blocks, self.shared = model.blocks, (source or model).blocks
+        self.averages: dict[tuple[int, str], Tensor] = {}
         self.terms: list[dict[str, Term]] = []
         for layer in range(model.n_layers):
             self.terms.append({} if loop.keeps(layer) else self._terms(layer, sizes))
 
-    def _terms(self, layer: int, sizes: Sequence[Size]) -> dict[str, Term]:
+    def _terms(self, layer: int, sizes: Sequence[TermSize]) -> dict[str, Term]:
         first = self.loop.opposite_of(layer)
         if first is not None:
             return {name: term.negative() for name, term in self.terms[first].items()}
@@ -140,10 +142,15 @@ class LoopWeights:
         return terms
 
     def _base(self, layer: int, name: str) -> Tensor:
-        base = self.loop.base(layer, name, self.shared)
+        key = self.loop.position[layer], name
+        base = self.averages.get(key)
+        if base is None:
+            base = self.loop.base(layer, name, self.shared)
+            if len(self.loop.sources_of(layer)) > 1:
+                self.averages[key] = base
         return base.to(self.blocks[layer].module.get_parameter(name).device)
 
-    def at(self, size: Size) -> Tensors:
+    def at(self, size: TermSize) -> Tensors:
         """Return the weights of all layers by name, in the model's type."""
         weights: Tensors = {}
         for layer, block in enumerate(self.blocks):
@@ -168,7 +175,7 @@ class LoopWeights:
             for name in vectors_of(block)
         }
 
-    def error(self, size: Size) -> float:
+    def error(self, size: TermSize) -> float:
         """Return ‖W - W'‖ / ‖W‖ over all layers' matrices."""
         left = whole = 0.0
         for block, terms in zip(self.blocks, self.terms, strict=True):

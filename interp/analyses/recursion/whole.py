@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyses.recursion.low_rank import LoopWeights, Variant
+from interp.analyses.recursion.low_rank import LoopWeights, RelaxedLoop
 from interp.metrics import changes, distribution, outcomes
 from interp.models import Model, temporary_weights
 from interp.models.loops import UNTRAINED, Loop
@@ -43,7 +43,7 @@ def stacked(read: Mapping[str, Tensor]) -> Float[Tensor, "*variant batch outcome
     return torch.stack([read[name].float() for name in OUTCOMES], dim=-1).cpu()
 
 
-def by_loop(variants: Sequence[Variant]) -> dict[Loop, list[int]]:
+def by_loop(variants: Sequence[RelaxedLoop]) -> dict[Loop, list[int]]:
     """Return the numbers of the variants of every loop."""
     loops: dict[Loop, list[int]] = {}
     for i, variant in enumerate(variants):
@@ -54,7 +54,7 @@ def by_loop(variants: Sequence[Variant]) -> dict[Loop, list[int]]:
 def run_loops(
     model: Model,
     batches: Sequence[TokenBatch],
-    variants: Sequence[Variant],
+    variants: Sequence[RelaxedLoop],
     *,
     twin: Model | None = None,
     shares_vectors: bool = False,
@@ -102,7 +102,7 @@ def _few(task: Task, n: int) -> Task:
 
 
 def gaps_of_twins(
-    model: Model, task: Task, pair: Iterable[Variant], *, seed: int, shares_vectors: bool
+    model: Model, task: Task, pair: Iterable[RelaxedLoop], *, seed: int, shares_vectors: bool
 ) -> Float[Tensor, " twin"]:
     """Return the KL of one variant less that of another, a mean over prompts, in every twin."""
     variants, few, gaps = [*pair], _few(task, JUDGED), []

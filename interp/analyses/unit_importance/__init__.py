@@ -26,7 +26,7 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import concatenated, joined
 from interp.shapes import Tensors
-from interp.sweeps.answers import Size, length_group_sizes
+from interp.sweeps.answers import LengthGroupSize, length_group_sizes
 from interp.sweeps.lens import LOGITS_HELD
 from interp.sweeps.losses import require_predicted, scored
 from interp.tasks.batch import TokenBatch
@@ -108,7 +108,7 @@ class UnitImportance(Analysis):
         sizes = {"n_layers": n_layers, "n_heads": n_heads}
         drawn = {kind: self._drawn(kind, modules, **sizes) for kind in dict.fromkeys(self.exact)}
         blocks = sum(blocks_run(kind, units, n_layers) for kind, units in drawn.items())
-        groups = [Size(n, n_pos, 0)]
+        groups = [LengthGroupSize(n, n_pos, 0)]
         if shard.answer_tokens is not None:
             groups = length_group_sizes(shard)
         n_tokens = sum(size.n_prompts * size.n_pos for size in groups)

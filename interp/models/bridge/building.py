@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from interp.errors import ModelError
 from interp.models.finding import find_paths
-from interp.models.paths import ModulePaths, architecture
+from interp.models.paths import BlockPaths, ModulePaths, architecture
 
 
 def module_paths(model: PreTrainedModel) -> ModulePaths:
@@ -55,19 +55,22 @@ def _named_paths(model: PreTrainedModel) -> ModulePaths:
         raise ValueError(f"it names no {' and no '.join(lacking)}")
     inside = parts["blocks"].submodules or {}
     attn, mlp = inside.get("attn"), inside.get("mlp")
-    return ModulePaths(
-        blocks=parts["blocks"].name,
+    of_block = BlockPaths(
         attn=None if attn is None else attn.name,
         attn_post=inside["ln1_post"].name if "ln1_post" in inside else None,
         mlp=None if mlp is None else mlp.name,
         mlp_post=inside["ln2_post"].name if "ln2_post" in inside else None,
         z_reader=None if attn is None else _inner(attn, "o"),
         mlp_post_reader=None if mlp is None else _inner(mlp, "out"),
-        ln_final=parts["ln_final"].name,
-        unembed=parts["unembed"].name,
         is_parallel=isinstance(parts["blocks"], ParallelBlockBridge),
         has_mlp=mlp is not None,
         others=tuple(part.name for key, part in inside.items() if is_other_part(key) and part.name),
+    )
+    return ModulePaths(
+        blocks=parts["blocks"].name,
+        ln_final=parts["ln_final"].name,
+        unembed=parts["unembed"].name,
+        of_block=of_block,
     )
 
 

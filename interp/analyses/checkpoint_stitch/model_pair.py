@@ -26,7 +26,7 @@ from interp.tasks.batch import TokenBatch
 
 
 @dataclass(frozen=True)
-class Trial:
+class ModelPair:
     """A model's recording of a shard, and the other model's; `maps` stand between them.
 
     `head` is the recording of the model whose final norm and unembedding the other model has, and
@@ -40,7 +40,7 @@ class Trial:
     shard: TokenBatch
     prepared: Tensors
 
-    def with_blocks_of(self, model: Model) -> "Trial":
+    def with_blocks_of(self, model: Model) -> "ModelPair":
         """Return the same with another model's embedding and blocks instead of the other's."""
         return replace(self, theirs=model.record(self.shard, work=self.ours.work))
 
