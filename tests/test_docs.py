@@ -57,9 +57,17 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for of, text in BLOCKS[page] if of == language]
 
 
+LESS = {  # to be put behind what takes long
+    "integrated_gradients.nodes=published": "integrated_gradients.max_nodes=8",
+    "checkpoint_stitch.maps=none": "checkpoint_stitch.draws=2",
+}
+
+
 def made_small(text: str) -> str:
     """Return commands or a study with few prompts and short texts, which work just as well."""
     text = re.sub(r"max_new_tokens=\d+", "max_new_tokens=4", text)
+    for given, less in LESS.items():
+        text = text.replace(f"--set {given}", f"--set {given} --set {less}")
     of_a_name = r"^(interp run (?!.*--n )(?:.* )?--task [\w-]+(?!\S))"
     text = re.sub(of_a_name, r"\1 --n 12", text, flags=re.MULTILINE)
     return re.sub(r"(--n |^n = )\d+", r"\g<1>12", text, flags=re.MULTILINE)
