@@ -28,7 +28,7 @@ test-shapes: .venv/installed  ## every analysis once, and the engine, with the s
 		tests/test_replay.py tests/test_backward.py tests/test_capture.py -k 'not contract_is_kept'
 
 test-slow: .venv/installed  ## what takes longer or damages files
-	$(BIN)/pytest -n 2 -m '(slow or faults) and not browser and not real'
+	$(BIN)/pytest -n 2 --dist loadgroup -m '(slow or faults) and not browser and not real'
 
 test-browser: .venv/installed  ## what needs a Chromium
 	$(BIN)/pytest -m browser

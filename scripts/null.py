@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from scipy import stats
 
@@ -21,6 +22,7 @@ from interp.runs.registry import find_analyses, make_analysis
 from interp.tasks import Task
 
 N_PROMPTS = 24
+loaded = cache(interp.load_model)
 _ANSWERED = ("answer", "wrong", "aliases", "bridge")
 # what takes longest, in a form that asks the same; and nothing that an untrained model must know
 _ANY_HOPS = {"known_only": False, "no_shortcuts": False}
@@ -80,7 +82,7 @@ def analyses() -> list[str]:
 def places(name: str) -> tuple[str, str]:
     """Return the shipped model and the task that an analysis is asked on."""
     prompts = interp.load_task("two-hop", n=1).prompts
-    hops = interp.load_model("zoo/hops-4l")
+    hops = loaded("zoo/hops-4l")
     try:
         make_analysis(name, {}).check(hops, hops.tokenize(prompts))
     except InterpError as error:
@@ -121,7 +123,7 @@ def untrained(name: str, seeds: range) -> Iterator[tuple[Finding, ...]]:
     model, task = places(name)
     for seed in seeds:
         drawn = interp.load_task(task, n=N_PROMPTS, seed=seed)
-        yield findings(name, interp.load_model(f"{model}@untrained-{seed}"), drawn, seed=seed)
+        yield findings(name, loaded(f"{model}@untrained-{seed}"), drawn, seed=seed)
 
 
 def with_others_answers(name: str, seeds: range) -> Iterator[tuple[Finding, ...]]:
@@ -130,7 +132,7 @@ def with_others_answers(name: str, seeds: range) -> Iterator[tuple[Finding, ...]
     for seed in seeds:
         drawn = interp.load_task(task, n=N_PROMPTS, seed=seed)
         others = shuffled(drawn, seed=seed)
-        yield findings(name, interp.load_model(model), others, seed=seed)
+        yield findings(name, loaded(model), others, seed=seed)
 
 
 def main() -> None:

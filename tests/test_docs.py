@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,9 +57,17 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for of, text in BLOCKS[page] if of == language]
 
 
+LESS = {  # to be put behind what takes long
+    "integrated_gradients.nodes=published": "integrated_gradients.max_nodes=8",
+    "checkpoint_stitch.maps=none": "checkpoint_stitch.draws=2",
+}
+
+
 def made_small(text: str) -> str:
     """Return commands or a study with few prompts and short texts, which work just as well."""
     text = re.sub(r"max_new_tokens=\d+", "max_new_tokens=4", text)
+    for given, less in LESS.items():
+        text = text.replace(f"--set {given}", f"--set {given} --set {less}")
     of_a_name = r"^(interp run (?!.*--n )(?:.* )?--task [\w-]+(?!\S))"
     text = re.sub(of_a_name, r"\1 --n 12", text, flags=re.MULTILINE)
     return re.sub(r"(--n |^n = )\d+", r"\g<1>12", text, flags=re.MULTILINE)
@@ -104,23 +113,40 @@ def test_its_code_runs(
         exec(compile(block, str(page), "exec"), names)
 
 
+@pytest.fixture(scope="module")
+def interp_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return how a shell runs `interp`, without importing it anew for every command."""
+    address = tmp_path_factory.mktemp("commands") / "socket"
+    serve = f"from tests.forked import serve; serve({str(address)!r})"
+    server = subprocess.Popen(
+        [sys.executable, "-c", serve],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "BROWSER": "true"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    assert server.stdout.readline() == "ready\n"
+    yield shlex.join([sys.executable, "-I", "-S", str(ROOT / "tests/forked.py"), str(address)])
+    server.communicate()
+
+
 @pytest.mark.slow
+@pytest.mark.xdist_group("commands")
 @pytest.mark.parametrize("page", pages_with("sh"), ids=lambda page: page.name)
-def test_its_commands_run(page: Path, folder: Path, a_run: Path) -> None:
+def test_its_commands_run(page: Path, folder: Path, a_run: Path, interp_command: str) -> None:
     for text in blocks(page, "toml"):
         if name := re.match(r"# (\w+\.toml)\n", text):
             (folder / name[1]).write_text(made_small(text))
     script = made_small("\n".join(blocks(page, "sh")))
     if "--out runs/first" not in script:
         shutil.copytree(a_run, folder / "runs/first")
-    begin = f'set -euo pipefail; interp() {{ {shlex.quote(sys.executable)} -m interp.cli "$@"; }}\n'
+    begin = f'set -euo pipefail; interp() {{ {interp_command} "$@"; }}\n'
     # a viewer ends when its reader ends it; figures need a browser
     script = re.sub(r"^interp (view|export).*$", "", script, flags=re.MULTILINE)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         ["bash", "-c", begin + script],
         cwd=folder,
-        env=environment,
         capture_output=True,
         text=True,
         check=False,

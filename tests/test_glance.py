@@ -34,7 +34,7 @@ SHOWN: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("glance") / "run"
-    execute(Study((HOPS, f"{HOPS}@untrained"), ("one-hop", "two-hop"), SHOWN, n=8), out)
+    execute(Study((HOPS, f"{HOPS}@untrained"), ("one-hop", "two-hop"), SHOWN, n=4), out)
     return out
 
 

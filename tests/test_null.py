@@ -7,6 +7,7 @@ from scripts.null import (
     Claims,
     analyses,
     findings,
+    loaded,
     places,
     untrained,
     with_others_answers,
@@ -60,5 +61,5 @@ def test_others_answers_are_not_explained() -> None:
 def test_trained_models_do_something(name: str) -> None:
     model, task = places(name)
     claims = Claims()
-    claims.add(name, findings(name, interp.load_model(model), interp.load_task(task, n=24)))
+    claims.add(name, findings(name, loaded(model), interp.load_task(task, n=24)))
     assert claims.claimed.total() > 0

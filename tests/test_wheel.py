@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]  # which is built once
 ROOT = Path(__file__).parents[1]
 
 
@@ -49,6 +49,7 @@ def test_it_runs_and_reports_in_an_empty_folder(wheel: Path, tmp_path: Path) -> 
             "pip",
             "install",
             "--quiet",
+            "--no-compile",  # but what is imported
             "--constraint",
             str(ROOT / "constraints.txt"),
             wanted,

@@ -312,22 +312,22 @@ def test_an_interrupted_run_finishes_its_shards_and_resumes(alone: Path, tmp_pat
     assert_same(alone, tmp_path / "run")
 
 
-def test_of_forty_cells_two_fail_and_a_second_run_does_only_those(tmp_path: Path) -> None:
-    sets: dict[str, dict[str, Any]] = {f"residual_contribution@{i}": {"seed": i} for i in range(18)}
+def test_of_twenty_cells_two_fail_and_a_second_run_does_only_those(tmp_path: Path) -> None:
+    sets: dict[str, dict[str, Any]] = {f"residual_contribution@{i}": {"seed": i} for i in range(8)}
     sets |= {f"layer_skip@{i}": {"seed": i} for i in range(2)}
     short, longer = tmp_path / "short.jsonl", tmp_path / "longer.jsonl"
     short.write_text('{"text": "Ada boss", "answer": "Ben"}\n')
     longer.write_text('{"text": "Ada friend boss", "answer": "Ben"}\n')
     study = Study(("zoo/hops-4l",), (str(short), str(longer)), sets)
     first = execute(study, tmp_path / "run")["cells"]
-    assert len(first) == 40
+    assert len(first) == 20
     failed = {path for path, cell in first.items() if cell["status"] == "failed"}
     assert len(failed) == 2
     assert all("needs at least 4" in first[path]["error"] for path in failed)
     stamps = {
         path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/*/*/result.json")
     }
-    assert len(stamps) == 38
+    assert len(stamps) == 18
     again = execute(study, tmp_path / "run")["cells"]
     assert {path for path, cell in again.items() if cell["status"] == "failed"} == failed
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps

@@ -3,13 +3,15 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import streamlit as st
 import torch
 from interp_viewer import pane
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -58,6 +60,15 @@ SIZES = {
 def _own_main(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give `__main__` back, which AppTest replaces: new processes would run its script."""
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _installed_once() -> Iterator[None]:
+    """Look through installed packages once; for every AppTest it takes as long as a page."""
+    with pytest.MonkeyPatch.context() as patch:
+        scan = cache(manifest_scanner.scan_component_manifests)
+        patch.setattr(manifest_scanner, "scan_component_manifests", scan)
+        yield
 
 
 @pytest.fixture(scope="session")
