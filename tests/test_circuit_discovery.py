@@ -138,7 +138,7 @@ def test_what_is_cut_off_from_embedding_or_logits_is_dropped() -> None:
 
 
 def test_few_edges_keep_indirect_objects_and_contain_the_heads_that_move_the_name() -> None:
-    result = CircuitDiscovery(fractions=(0.05, 0.1, 1.0), draws=8).run(
+    result = CircuitDiscovery(fractions=(0.05, 0.1, 1.0)).run(
         load_model("zoo/names-6l"), load_task("ioi", n=32)
     )
     smallest = result.smallest()
