@@ -8,7 +8,7 @@ from typing import Any
 from interp.atlas.claims import Claim, Verdict, claims, judge
 from interp.atlas.measured import measured
 from interp.runs.evidence import UNTRAINED
-from interp.runs.folder import Cell
+from interp.runs.folder import Cell, cells_of
 from interp.runs.run_folder import RunFolder, open_run
 
 NOT_ASKED = ""
@@ -18,8 +18,7 @@ NOT_ASKED = ""
 class Asked:
     """What runs say of one model: its findings by cell, in order, and why some cells have none.
 
-    `numbers` maps a cell to findings by their measure; `pictured` is the run and the task with most
-    analyses.
+    `numbers` maps a cell to findings by their measure, `prompts` a task to how many.
     """
 
     model: str
@@ -34,6 +33,11 @@ class Asked:
     def is_untrained(self) -> bool:
         """Tell whether it is there to show what no training gives."""
         return self.model.endswith(UNTRAINED)
+
+    def cells_of(self, run: RunFolder) -> list[Cell]:
+        """Return the model's finished cells of a run."""
+        records = cells_of(run.info).items()
+        return [c for c, each in records if c.model == self.model and each["status"] == "ok"]
 
     def verdict(self, claim: Claim) -> Verdict:
         """Return what is known of a claim, from the cell with most prompts that has its number."""

@@ -1,5 +1,6 @@
 """The atlas's pages in Markdown: one table of all claims and models, and a page for each model."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -46,10 +47,12 @@ def _file(one: Asked) -> str:
 
 
 def _picture(one: Asked, out: Path) -> Path | None:
-    """Draw depth at a glance of the run that says most of a model; None where none says enough."""
-    for run in sorted(one.runs, key=lambda run: -len(run.info["cells"])):
+    """Draw depth at a glance of the run and task that say most of a model; None without any."""
+    counts = Counter((run.folder, cell.task) for run in one.runs for cell in one.cells_of(run))
+    runs = {run.folder: run for run in one.runs}
+    for folder, task in sorted(counts, key=lambda pair: -counts[pair]):
         try:
-            figure = run.plot(model=one.model)
+            figure = runs[folder].plot(model=one.model, task=task)
         except RunError:
             continue
         out.mkdir(parents=True, exist_ok=True)
