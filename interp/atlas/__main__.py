@@ -11,7 +11,7 @@ from interp.atlas.pages import write_atlas
 def main(
     runs: Annotated[list[Path], typer.Argument(help="Finished runs, such as of studies/atlas-*.")],
     out: Annotated[Path, typer.Option(help="Folder for the pages.")] = Path("docs/atlas"),
-    pictures: Annotated[bool, typer.Option(help="Draw depth at a glance of each model.")] = True,
+    pictures: Annotated[bool, typer.Option(help="Draw what is known of each model anew.")] = True,
 ) -> None:
     """Write a page for every model of finished runs, and the table of claims."""
     for path in write_atlas(runs, out, has_pictures=pictures):

@@ -21,6 +21,7 @@ Row = tuple[Claim, list[Verdict]]
 def write_atlas(folders: Sequence[Path], out: Path, *, has_pictures: bool = True) -> Iterator[Path]:
     """Write index.md, a page for each model of finished runs and its picture; yield their paths.
 
+    Without `has_pictures`, those that are there stay.
     Raises RunError for a folder that is no run, before anything is written.
     """
     models = asked_of(folders)
@@ -28,11 +29,11 @@ def write_atlas(folders: Sequence[Path], out: Path, *, has_pictures: bool = True
     short = called(one.model for one in models)
     names = {model: name.removeprefix("zoo/") for model, name in short.items()}
     for i, one in enumerate(models):
-        picture = _picture(one, out) if has_pictures else None
-        if picture is not None:
+        if has_pictures and (picture := _picture(one, out)):
             yield picture
         own = [(claim, each[i]) for claim, each in rows]
-        lines = _model_page(one, names[one.model], own, has_picture=picture is not None)
+        has_picture = (out / f"{_file(one)}.png").exists()
+        lines = _model_page(one, names[one.model], own, has_picture=has_picture)
         yield _written(out / f"{_file(one)}.md", lines)
     yield _written(out / "index.md", _index(models, names, rows))
 
