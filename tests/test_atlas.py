@@ -113,7 +113,7 @@ def test_pages_are_written_from_a_run(run: Path, tmp_path: Path) -> None:
     done = [sys.executable, "-m", "interp.atlas", str(run), "--out", str(tmp_path), "--no-pictures"]
     subprocess.run(done, check=True, capture_output=True)
     index = (tmp_path / "index.md").read_text(encoding="utf-8")
-    assert "| claim | [hops-4l](hops-4l.md) | [hops-4l@untrained](hops-4l@untrained.md) |" in index
+    assert "| claim | [hops-4l](hops-4l.md) | [untrained hops-4l](hops-4l@untrained.md) |" in index
     page = (tmp_path / "hops-4l.md").read_text(encoding="utf-8")
     assert "4 layers, width 128" in page
     assert "[layer_skip](../analyses/layer_skip.md)" in page

@@ -10,7 +10,7 @@ from interp.errors import RunError
 from interp.figures.export import export
 from interp.figures.words import called, counted
 from interp.files.whole import write_atomically
-from interp.runs.evidence import evidence
+from interp.runs.evidence import UNTRAINED, evidence
 from interp.runs.folder import folder_name
 
 _CLASSES = {HOLDS: "holds", FAILS: "fails", CONTROL_TOO: "control-too", UNDECIDED: "undecided"}
@@ -27,7 +27,7 @@ def write_atlas(folders: Sequence[Path], out: Path, *, has_pictures: bool = True
     models = asked_of(folders)
     rows = list(verdicts(models))
     short = called(one.model for one in models)
-    names = {model: name.removeprefix("zoo/") for model, name in short.items()}
+    names = {one.model: _called(one, short[one.model]) for one in models}
     for i, one in enumerate(models):
         if has_pictures and (picture := _picture(one, out)):
             yield picture
@@ -41,6 +41,11 @@ def write_atlas(folders: Sequence[Path], out: Path, *, has_pictures: bool = True
 def _written(path: Path, lines: Iterator[str]) -> Path:
     write_atomically(path, ("\n".join(lines) + "\n").encode())
     return path
+
+
+def _called(one: Asked, name: str) -> str:
+    name = name.removeprefix("zoo/")
+    return f"untrained {name.removesuffix(UNTRAINED)}" if one.is_untrained else name
 
 
 def _file(one: Asked) -> str:
@@ -119,11 +124,12 @@ def _word(verdict: Verdict) -> str:
 def _model_page(
     one: Asked, name: str, rows: Sequence[tuple[Claim, Verdict]], *, has_picture: bool
 ) -> Iterator[str]:
-    about, tasks = one.about, [f"`{task}` ({n} prompts)" for task, n in one.prompts.items()]
+    about, tasks = one.about, [f"`{task}` (up to {n} prompts)" for task, n in one.prompts.items()]
     shape = f"{about['layers']} layers, width {about['d_model']}, {about['d_vocab']:,} tokens"
     yield from (f"# {name}", "", f"`{one.model}`: {shape}. Asked of {', '.join(tasks)}.", "")
     if has_picture:
-        yield from (f"![Depth at a glance: what each of its layers does]({_file(one)}.png)", "")
+        picture = f"![Depth at a glance: what each of its layers does]({_file(one)}.png)"
+        yield from (picture, "*Grey, where it is drawn: an untrained model of the same shape.*", "")
     yield from ("## Claims", "", "| claim | here | number | its control, or why not |")
     yield "| --- | --- | --- | --- |"
     for claim, verdict in rows:
@@ -169,7 +175,11 @@ def _how(models: Sequence[Asked]) -> Iterator[str]:
     yield from (f"python -m interp.atlas {names} --out docs/atlas", "```")
 
 
-_TOP = """# Atlas
+_TOP = """---
+hide: [toc]
+---
+
+# Atlas
 
 What papers say of depth, asked of {n_models} trained models that anyone can run, and of one that
 was never trained: {n_claims} claims, each decided by one number with its interval. A program writes
@@ -183,10 +193,8 @@ _MEANS = {
 }
 _LEGEND = "\n".join(
     (
-        "| | |",
-        "| --- | --- |",
-        *(f"| {_word(Verdict(word))} | {means} |" for word, means in _MEANS.items()),
-        "| – | not asked: the model has no such task, or the analysis was not run |",
+        *(f"- {_word(Verdict(word))}: {means}" for word, means in _MEANS.items()),
+        "- –: not asked; the model has no such task, or the analysis was not run",
         "",
         "About one interval in twenty misses by chance. Small models show what can be, not what",
         "large ones do: none of the models of these papers was run.",
