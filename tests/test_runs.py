@@ -134,6 +134,9 @@ def test_the_same_folder_with_another_configuration_is_refused(
 ) -> None:
     assert main(monkeypatch, *RUN, "--seed", "1", "--out", str(finished)) == 2
     assert "seed = 0; 1 was asked for" in capsys.readouterr().err
+    other = [*RUN, "--analysis", "stream_statistics", "--out", str(finished), "--dry-run"]
+    assert main(monkeypatch, *other) == 0
+    assert "run with other analyses (stream_statistics)" in capsys.readouterr().err
 
 
 def test_a_name_that_does_not_exist_leaves_nothing_in_the_way(

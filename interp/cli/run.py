@@ -11,7 +11,7 @@ from interp.cli.plan import plan, print_plan
 from interp.cli.progress import watching
 from interp.cli.results import print_results
 from interp.cli.study import StudyFlags, parse_columns, parse_on, study_of
-from interp.cli.terminal import err, is_verbose, say
+from interp.cli.terminal import err, is_verbose, note, say
 from interp.errors import RunError
 from interp.runs.folder import Cell
 
@@ -146,10 +146,21 @@ def run(
     check_own(asked)
     if dry_run:
         plan(asked, assume or "", n_workers=workers, never_loads=no_weights, as_json=as_json)
+        _warn_of_other(asked, folder)
         return
     kept = None if no_store else store or str(folder.parent / "store")
     how: dict[str, Any] = {"store": kept, "workers": workers, "ray": ray, "gpus": gpus}
     _execute(asked, folder, how, as_json=as_json)
+
+
+def _warn_of_other(study: "Study", folder: Path) -> None:
+    """Say that a folder holds a run of something else, which the run itself would refuse."""
+    from interp.runs.record import begun
+
+    try:
+        begun(study, folder)
+    except RunError as error:
+        note(f"interp: {error}", style="red")
 
 
 def _hide_loading_bars() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import ChangedError, RunError
+from interp.figures.words import listed
 from interp.files.whole import digest_of, write_atomically, write_json
 from interp.models.dtypes import AutoDtype
 from interp.result import Result
@@ -40,13 +41,10 @@ class RunRecord:
     ) -> None:
         self.out, self.on_cell = out, on_cell
         self._order: dict[str, int] = {}
-        config = json.loads(json.dumps(asdict(study)))
-        before = read_run(out) if (out / "run.json").exists() else None
+        config, before = _config_of(study), begun(study, out)
         if before is not None:
-            _refuse_old(before, out)
-        if before is not None and (before["models"] or before["cells"]):
-            self.values = _resumed(before, config, out)
-        else:  # nothing was begun in it
+            self.values = _resumed(before)
+        else:
             self.values = _begun(config) | {"auto": asdict(auto)}
         self._note_files(tasks)
 
@@ -164,15 +162,45 @@ def _begun(config: dict[str, Any]) -> dict[str, Any]:
     return {"schema": SCHEMA, "config": config, "started": now(), **_computed_with(), **nothing}
 
 
-def _resumed(run: dict[str, Any], config: dict[str, Any], out: Path) -> dict[str, Any]:
-    for key, value in config.items():
+def begun(study: Study, out: Path) -> dict[str, Any] | None:
+    """Return the run that a study would go on with, None where nothing was begun in a folder.
+
+    Raises RunError for a folder that holds a run of another study or version.
+    """
+    before = read_run(out) if (out / "run.json").exists() else None
+    if before is None:
+        return None
+    _refuse_old(before, out)
+    if not before["models"] and not before["cells"]:
+        return None
+    for key, value in _config_of(study).items():
         if key == "files":  # a file may be moved; what is in it is compared by `keep_files`
-            run["config"][key] = value
+            before["config"][key] = value
         elif key == "dtype":
-            _refuse_other_type(run, value, out)
-        elif (run["config"].get(key) or None) != (value or None):  # what it lacks was not asked
-            before = f"a run with {key} = {run['config'].get(key)}"
-            raise RunError(f"{out} holds {before}; {value} was asked for; choose another --out")
+            _refuse_other_type(before, value, out)
+        else:
+            _refuse_other(key, before["config"].get(key), value, out)
+    return before
+
+
+def _config_of(study: Study) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(json.dumps(asdict(study)))
+    return config
+
+
+def _refuse_other(key: str, before: Any, asked: Any, out: Path) -> None:
+    if (before or None) == (asked or None):  # what it lacks was not asked
+        return
+    if isinstance(before, dict) and isinstance(asked, dict):
+        names = [name for name in before | asked if before.get(name) != asked.get(name)]
+        raise RunError(
+            f"{out} holds a run with other {key} ({listed(names)}); choose another --out"
+        )
+    kept = f"a run with {key} = {before}"
+    raise RunError(f"{out} holds {kept}; {asked} was asked for; choose another --out")
+
+
+def _resumed(run: dict[str, Any]) -> dict[str, Any]:
     current, last = _computed_with(), (run.get("resumed") or [run])[-1]
     if current != {key: last[key] for key in current}:
         run.setdefault("resumed", []).append({"at": now()} | current)
