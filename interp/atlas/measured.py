@@ -19,6 +19,7 @@ from interp.analyses.stream_statistics.result import StreamStatisticsResult
 from interp.analyses.unit_map.result import KINDS, UnitMapResult
 from interp.analyses.void_detection.result import PHASES, VoidDetectionResult
 from interp.analyses.void_skip.result import VoidSkipResult
+from interp.analyses.void_skip.scores import ACCURACY
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimate_of
 from interp.stats.groups import FEWEST
@@ -113,9 +114,11 @@ def _by_prompt(usage: Any) -> np.ndarray:
 def _voids(result: VoidSkipResult) -> Iterator[Finding]:
     """Yield by how much more answers are right with voids skipped than in the full model."""
     frame = result.to_frame()
-    chosen = (frame["kind"] == "voids") & (frame["score"] == result.main_score)
+    chosen = (frame["kind"] == "voids") & (frame["score"] == ACCURACY)
     at = frame[chosen & (frame["alpha"] == result.analysis.alpha)].set_index("evaluation")
     columns = ["difference", "difference_low", "difference_high", "n_prompts"]
+    if at.empty:
+        return
     value, low, high, n = map(float, at.loc["two-pass", columns].to_numpy(np.float64))
     found = Estimate(value, low, high, int(n))
     yield Finding("", found, "accuracy with voids bypassed less the full model's")
@@ -142,9 +145,10 @@ def _routed(result: LayerRoutersResult) -> Iterator[Finding]:
 
 def _repaired(result: BackPatchingResult) -> Iterator[Finding]:
     """Yield how many failures some pair of layers repairs, and how many some control does."""
-    if not result.is_failure.any():
+    asked = [kind for kind in result.kinds if kind in _CONTROLS]
+    if not asked or not result.is_failure.any():
         return
-    controls = {kind: result.rate(kind, "oracle") for kind in result.kinds if kind in _CONTROLS}
+    controls = {kind: result.rate(kind, "oracle") for kind in asked}
     best = max(controls, key=lambda kind: controls[kind].value)
     yield Finding(
         "",
