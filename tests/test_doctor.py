@@ -42,7 +42,7 @@ def test_a_healthy_checkpoint_passes(folder: Path) -> None:
     assert by_check["contract"]["verdict"] == "ok"
     assert "places in layers 0, 2, 3 (the first" in by_check["contract"]["what"]
     assert "351 tokens for 351 rows" in by_check["tokenizer"]["what"]
-    assert "a BOS token is put in front" in by_check["BOS"]["what"]
+    assert "a BOS token is put before" in by_check["BOS"]["what"]
     assert {row["analysis"] for row in found["memory"] if row.get("memory_mb", 0) > 0} >= {
         "layer_skip",
         "back_patching",
