@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from interp.errors import RunError
+from interp.figures.plots import lines_over_depth
 from interp.runs.kept import kept_comparisons
 from interp_viewer import menu
 from interp_viewer.grid import Grid
@@ -23,6 +24,7 @@ from interp_viewer.text import number, plain, prompt_named
 from interp_viewer.widgets import choose, controls, option
 
 TITLE = "Compare"
+_DEPTH = "share of depth, %"
 _BELOW = 84  # pixels: the selected cell, and notes
 
 
@@ -230,7 +232,6 @@ def _ranked(difference: Grid) -> None:
 
 def _over_depth(grids: list[Grid], names: list[str]) -> None:
     """Draw each grid's mean over columns against the share of depth."""
-    st.markdown("**means over depth**")
     st.caption(
         f"The grids have {grids[0].values.shape} and {grids[1].values.shape} cells,"
         " so no cell has a counterpart."
@@ -242,5 +243,9 @@ def _over_depth(grids: list[Grid], names: list[str]) -> None:
                 [np.nanmean(row) if np.isfinite(row).any() else np.nan for row in grid.values]
             )
         depth = np.linspace(0, 100, len(means))
-        rows.append(pd.DataFrame({"share of depth, %": depth, "mean": means, "of": name}))
-    st.line_chart(pd.concat(rows), x="share of depth, %", y="mean", color="of")
+        rows.append(pd.DataFrame({_DEPTH: depth, "mean": means, "of": name, "panel": "mean"}))
+    title = "Means over depth"
+    frame = pd.concat(rows, ignore_index=True)
+    figure = lines_over_depth(frame, x=_DEPTH, y="mean", groups="of", panels="panel", title=title)
+    alt = f"{title} of both grids; the numbers are on the page “Data”"
+    draw_figure(figure.update_layout(height=320), key="means-over-depth", alt=alt)
