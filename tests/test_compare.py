@@ -149,6 +149,15 @@ def test_noise_is_seldom_claimed_and_a_real_difference_is() -> None:
     assert found[(found["run"] == "c") & (found["x"] == 4)]["is_different"].all()
 
 
+def test_no_difference_of_shares_is_beyond_one() -> None:
+    rng = np.random.default_rng(0)
+    right = np.stack([np.zeros((20, 3)), rng.random((20, 3)) < 0.9]).astype(float)
+    rows = [Row("accuracy", (("layer", i),)) for i in range(3)]
+    found = _frame(rows, right, ("a", "b"), None).query("run == 'b'")
+    assert (found["difference_high"] <= 1).all()
+    assert found["is_different"].all()
+
+
 def test_rows_of_kept_prompts_alone_go_with_their_prompt() -> None:
     part = {"x": torch.arange(3), "kept": torch.tensor([1, 0, 1]), "kept.y": torch.tensor([7, 9])}
     alone = [{name: t.tolist() for name, t in one.items()} for one in _prompt_by_prompt(part)]

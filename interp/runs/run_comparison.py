@@ -236,6 +236,8 @@ def _frame(
     differences = _differences(rows, values)
     flat = differences.transpose(1, 0, 2).reshape(values.shape[1], -1)
     low, high = (end.reshape(len(runs) - 1, -1) for end in band(flat, groups=groups))
+    is_share = np.isin(values, (0, 1)).all((0, 1))  # right or wrong: no difference is beyond 1
+    low, high = (np.where(is_share, np.clip(end, -1, 1), end) for end in (low, high))
     keys = _keys(rows)
     frames = []
     for i, run in enumerate(runs):
