@@ -8,13 +8,12 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from interp.figures.words import points
-from interp.stats.estimate import NAN, Estimate
+from interp.stats.estimate import Estimate
 
 Side = Literal["above", "below", "within", "outside"]
 HOLDS, FAILS = "holds", "fails"
 CONTROL_TOO = "not beyond its control"
 UNDECIDED = "not decidable"
-WORDS = (HOLDS, CONTROL_TOO, FAILS, UNDECIDED)
 
 _NONE = "there is no such number: too few prompts, or layers"
 
@@ -23,7 +22,6 @@ _NONE = "there is no such number: too few prompts, or layers"
 class Paper:
     """A paper: what it is called for short, its arXiv number and the page that is about it."""
 
-    key: str
     name: str
     arxiv: str
     page: str
@@ -52,9 +50,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run says of a claim, in one of `WORDS`, with its number or the reason for none.
+    """What a run says of a claim, with its number, of `n` prompts, or the reason for none.
 
-    The number is of `n` prompts.
+    The word is HOLDS, FAILS, CONTROL_TOO or UNDECIDED.
     """
 
     word: str
@@ -68,7 +66,7 @@ class Verdict:
 def claims() -> tuple[Claim, ...]:
     """Return all claims, in the order of their papers."""
     read = tomllib.loads(files(__package__).joinpath("claims.toml").read_text(encoding="utf-8"))
-    papers = {key: Paper(key, **about) for key, about in read["papers"].items()}
+    papers = {key: Paper(**about) for key, about in read["papers"].items()}
     return tuple(Claim(**{**each, "paper": papers[each["paper"]]}) for each in read["claims"])
 
 
@@ -78,7 +76,7 @@ def judge(claim: Claim, numbers: Mapping[str, Mapping[str, Any]]) -> Verdict:
     if found is None or found.get("value") is None:
         said = found or (next(iter(numbers.values())) if len(numbers) == 1 else {})
         return Verdict(UNDECIDED, why=str(said.get("claim") or _NONE))
-    estimate = _estimate(found)
+    estimate = Estimate.from_json(found)
     word, why = _side(claim, estimate), ""
     if word == HOLDS and claim.beyond:
         word, why = _beyond(claim, numbers.get(claim.beyond))
@@ -92,12 +90,6 @@ def _text(estimate: Estimate, unit: str) -> str:
     if unit == "points":
         return points(estimate)
     return format(estimate, ".0%" if unit == "share" else ".2g")
-
-
-def _estimate(number: Mapping[str, Any]) -> Estimate:
-    values = (number.get(key) for key in ("value", "low", "high"))
-    value, low, high = (NAN if each is None else float(each) for each in values)
-    return Estimate(value, low, high, number.get("n") or 0, number.get("n_groups"))
 
 
 def _side(claim: Claim, found: Estimate) -> str:
@@ -119,7 +111,7 @@ def _beyond(claim: Claim, compared: Mapping[str, Any] | None) -> tuple[str, str]
     """Return whether a claim holds beyond a control, and what is said of that."""
     if compared is None or compared.get("value") is None:
         return UNDECIDED, "its control has no number"
-    difference = _estimate(compared)
+    difference = Estimate.from_json(compared)
     is_more = difference.low > 0 if claim.better == "above" else difference.high < 0
     said = f"beyond its control: {_text(difference, 'points' if claim.unit else '')}"
     return (HOLDS if is_more else CONTROL_TOO), said
@@ -129,5 +121,5 @@ def _control(found: Mapping[str, Any], unit: str) -> str:
     control = found.get("control")
     if not control or control.get("value") is None:
         return ""
-    of_it = _text(_estimate(control), "share" if unit == "points" else unit)
+    of_it = _text(Estimate.from_json(control), "share" if unit == "points" else unit)
     return f"{control['name']}: {of_it}"

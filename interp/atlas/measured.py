@@ -56,8 +56,7 @@ def _outputs(result: LayerSkipResult) -> Iterator[Finding]:
     n_layers = result.costs.shape[1]
     if not {"all", "future"} <= {*result.scopes} or n_layers < _FEWEST_LAYERS:
         return
-    later = np.triu(np.nan_to_num(result.arrays["future.mean"]), 1)[:, 1:-1]
-    later = later.sum(2) / np.arange(n_layers - 2, 0, -1)  # [prompt skipped]
+    later = result.change_of_later_tokens[:, 1:]
     both = np.stack([result.arrays["all.output_mean"][:, 1:-1], later], axis=2)
     half = n_layers // 2 - 1
 
@@ -145,27 +144,14 @@ def _routed(result: LayerRoutersResult) -> Iterator[Finding]:
 
 def _repaired(result: BackPatchingResult) -> Iterator[Finding]:
     """Yield how many failures some pair of layers repairs, and how many some control does."""
-    asked = [kind for kind in result.kinds if kind in _CONTROLS]
-    if not asked or not result.is_failure.any():
+    if not result.is_failure.any():
         return
-    controls = {kind: result.rate(kind, "oracle") for kind in asked}
-    best = max(controls, key=lambda kind: controls[kind].value)
-    yield Finding(
-        "",
-        result.rate("back", "oracle"),
-        "failures that some pair of layers repairs",
-        control=Compared(best, controls[best]),
-    )
-    yield Finding(
-        "",
-        result.rate("back", "oracle", over=best),
-        "failures that some pair repairs, above the best control's",
-        kind="compares",
-        control=Compared(best, controls[best]),
-    )
-
-
-_CONTROLS = ("forward", "example", "random", "position", "sampled")
+    best = result.best_control("oracle")
+    control = Compared(best, result.rate(best, "oracle"))
+    repaired, more = (result.rate("back", "oracle", over=over) for over in (None, best))
+    yield Finding("", repaired, "failures that some pair of layers repairs", control=control)
+    above = "failures that some pair repairs, above the best control's"
+    yield Finding("", more, above, kind="compares", control=control)
 
 
 def _growth(result: StreamStatisticsResult) -> Iterator[Finding]:
@@ -191,10 +177,9 @@ def _correlations(result: PatchingAgreementResult) -> Iterator[Finding]:
 def _stitched(result: DepthMapResult) -> Iterator[Finding]:
     """Yield what a layer is worth beyond one of an untrained source."""
     frontier = result.frontier
-    if frontier is None or not frontier.own.any(0).all():
+    if frontier is None or "untrained" not in frontier.names or not frontier.own.any(0).all():
         return
-    control = frontier.names[-1]
-    beyond = frontier.slope_beyond(control)
+    beyond = frontier.slope_beyond("untrained")
     yield Finding("", beyond, "layers of the target that a layer is worth, beyond an untrained one")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interp.figures.words import counted
-from interp.stats.estimate import NAN, Estimate
+from interp.stats.estimate import Estimate
 
 _ROLES = {
     "control": "control",
@@ -94,11 +94,8 @@ def _capital(text: str) -> str:
 
 
 def _in_words(number: Mapping[str, Any]) -> tuple[str, str]:
-    value, low, high = (
-        NAN if number.get(key) is None else float(number[key]) for key in ("value", "low", "high")
-    )
-    n, n_groups = number.get("n") or 0, number.get("n_groups")
-    estimate = Estimate(value, low, high, n, n_groups)
+    estimate = Estimate.from_json(number)
+    n, n_groups = estimate.n, estimate.n_groups
     prompts = counted(n, "prompt") if n else ""
     if n_groups and n_groups != n:
         prompts += f" in {counted(n_groups, 'group')}"

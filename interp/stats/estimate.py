@@ -1,8 +1,9 @@
 """An estimate: a number over prompts with its 95 % interval, and how it is printed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -71,6 +72,13 @@ class Estimate:
             float(x) if math.isfinite(x) else None for x in (self.value, self.low, self.high)
         )
         return {"value": value, "low": low, "high": high, "n": self.n, "n_groups": self.n_groups}
+
+    @classmethod
+    def from_json(cls, number: Mapping[str, Any]) -> "Estimate":
+        """Return the estimate that `to_json` wrote; what is missing or None becomes NaN."""
+        ends = (number.get(key) for key in ("value", "low", "high"))
+        value, low, high = (NAN if end is None else float(end) for end in ends)
+        return cls(value, low, high, number.get("n") or 0, number.get("n_groups"))
 
 
 def estimate(

@@ -106,9 +106,7 @@ def _future(result: "LayerSkipResult") -> Iterator[Finding]:
     n_layers = _n_layers(result)
     if "future" not in result.scopes or n_layers < _FEWEST_OF_HALVES:
         return
-    later = np.triu(np.ones((n_layers, n_layers), bool), 1)
-    changes = np.where(later, result.arrays["future.mean"], 0).sum(2)[:, :-1]
-    changes = changes / later.sum(1)[:-1]  # [prompt skipped]
+    changes = result.change_of_later_tokens
     first, second = changes[:, : n_layers // 2].mean(1), changes[:, n_layers // 2 :].mean(1)
     groups, seed = result.prompt_groups, result.analysis.seed
     less = ratio(second, first, groups=groups, seed=seed)

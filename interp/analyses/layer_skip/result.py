@@ -60,6 +60,17 @@ class LayerSkipResult(Result):
         """
         return self.falls("all", "log_prob") if self.has_answers else self.arrays["all.output_mean"]
 
+    @property
+    def change_of_later_tokens(self) -> np.ndarray:
+        """Return what a skip changes at tokens after it, mean over later layers [prompt skipped].
+
+        The last layer is left out, after which there is none to change.
+        """
+        means = self.arrays["future.mean"]
+        later = np.triu(np.ones(means.shape[1:], bool), 1)
+        changes = np.where(later, means, 0).sum(2)[:, :-1]
+        return np.asarray(changes / later.sum(1)[:-1])
+
     def falls(self, scope: str, outcome: str) -> np.ndarray:
         """Return by how much an outcome is lower after every skip [prompt skipped]."""
         clean = self.arrays[f"clean.{outcome}"]
