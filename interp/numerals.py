@@ -32,8 +32,8 @@ def finer(spec: str, value: float) -> str:
     if not _is_hidden(value, spec):
         return spec
     head, digits, kind = _parts(spec)
-    needed = -math.floor(math.log10(abs(value) * _times(kind)))
-    return f"{head}.{min(digits + _FINER, needed)}{kind}"
+    specs = [f"{head}.{digits + more}{kind}" for more in range(1, _FINER + 1)]
+    return next((each for each in specs if not _is_hidden(value, each)), specs[-1])
 
 
 def is_seen(value: float, spec: str) -> bool:

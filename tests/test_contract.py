@@ -1,6 +1,7 @@
 """What every analysis keeps: `check_analysis`, and its numbers of the shipped models."""
 
 import json
+import re
 from contextlib import nullcontext
 from functools import cache
 from html import escape
@@ -148,6 +149,11 @@ def test_the_first_finding_is_the_summary_and_has_a_number_with_a_unit(name: str
     assert first.estimate.n
     # too few prompts of each level, or held out
     assert first.estimate.has_interval or name in ("depth_map", "depth_score")
+
+
+def test_percentages_are_written_in_one_way(name: str) -> None:
+    said = " ".join(f"{each.claim} {each.note}" for each in result_of(name).findings())
+    assert not re.search(r"\d%", said)
 
 
 def test_the_numbers_of_the_shipped_model_stay(name: str) -> None:

@@ -37,6 +37,9 @@ def test_rounding_hides_no_number() -> None:
     assert f"{Estimate(0.003, 0.001, 0.02, 8):.0%}" == "0.3 % [0.1, 2.0]"
     assert f"{Estimate(0.0003, -0.002, 0.004, 8):.2f}" == "0.000 [−0.002, 0.004]"
     assert f"{Estimate(0.003, -0.01, 0.02, 8):.0%}" == "0 % [−1, 2]"
+    assert f"{Estimate(0.38, 0.002, 0.76, 8):.0%}" == "38 % [0.2, 76]"  # an end is not hidden
+    assert f"{Estimate(0.05, 0.000999, 0.26, 8):.0%}" == "5 % [0.1, 26]"
+    assert f"{-Estimate(0.38, 0.02, 0.76, 8):.0%}" == "−38 % [−76, −2]"
     assert f"{Estimate(3e-9, 1e-9, 4e-9, 8):.2f}" == "< 0.0001"
     assert f"{Estimate(0.0, 0.0, 0.0, 8):.2f}" == "0.00 [0.00, 0.00]"
 

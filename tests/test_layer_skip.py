@@ -239,7 +239,7 @@ def test_the_costliest_layer_is_picked_on_one_half_and_measured_on_the_other() -
     assert accuracy.control.estimate.value == pytest.approx(others / 60)
     assert accuracy.rival.estimate.value == 1.0
     assert accuracy.kind == "compares"
-    assert "no fewer prompts get the right answer" in accuracy.claim
+    assert "the accuracy is no lower than without another layer" in accuracy.claim
 
 
 def test_what_a_clear_layer_costs() -> None:
@@ -252,7 +252,7 @@ def test_what_a_clear_layer_costs() -> None:
     assert cost.rival.name == "layer 2, the next"
     assert accuracy.estimate.value == 1.0
     assert accuracy.estimate.low > 0.7
-    assert accuracy.claim.startswith("Without layer 1, 100 % [")
+    assert accuracy.claim.startswith("Without layer 1, the accuracy is 100 points [")
     frame = made(log_prob, right).to_frame().set_index(["effect", "skipped"])
     assert frame.loc[("accuracy", 1), ["mean", "low", "clean"]].tolist() == [0.0, 0.0, 1.0]
     assert frame.loc[("log_prob", 1), "mean"] == 8.0

@@ -124,14 +124,13 @@ def test_findings_compare_with_another_prompts_entity() -> None:
     groups = np.arange(24) // 2
     bridge, answer = SublayerProjection().combine([part]).of_groups(groups).findings()
     assert bridge.estimate.value == 0
-    assert "no more often than another prompt's: 0 %" in bridge.claim
+    assert "no more often than another prompt's: 0 points" in bridge.claim
     assert answer.estimate.value == pytest.approx((20 - 4) / 22)
     expected = share_difference(np.arange(22) < 20, np.arange(22) < 4, groups=groups[:22])
     assert answer.estimate == expected
     assert expected.excludes()
-    assert answer.claim.startswith(
-        "With right answers, MLPs write the answer in some layer in 73 %"
-    )
+    assert answer.claim.startswith("With right answers, MLPs write the answer in some layer more")
+    assert ": by 73 points [" in answer.claim
     assert answer.control.estimate.value == 4 / 22
     assert answer.note.startswith("its own: 91 %")
     assert "most often in layer 3: 91 %" in answer.note

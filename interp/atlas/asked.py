@@ -65,13 +65,13 @@ def _read(one: Asked, run: RunFolder, cell: Cell, record: Mapping[str, Any]) -> 
     if record["status"] != "ok":
         one.reasons[cell] = record.get("reason") or record["status"]
         return
+    if record["parameters"].get("target") == cell.model:
+        one.reasons[cell] = "it was compared with itself alone"
+        return
     result = run[cell.model, cell.task, cell.name]
     one.findings[cell], more = (
         [finding.to_json() for finding in found] for found in (result.findings(), measured(result))
     )
-    if record["parameters"].get("target") == cell.model:
-        one.reasons[cell] = "it was compared with itself alone"
-        return
     numbers: dict[str, Mapping[str, Any]] = {}
     for finding in (*one.findings[cell], *more):
         numbers.setdefault(finding.get("measure") or finding.get("claim", ""), finding)

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from interp.numerals import number, with_minus
+
+if TYPE_CHECKING:
+    from interp.stats.estimate import Estimate
 
 MOST_NAMED = 3
 PICKED = "picked on one half of the prompts, measured on the other"  # a finding's note
@@ -73,9 +77,10 @@ def duration(seconds: float) -> str:
     return " ".join(filter(None, (f"{hours} h" * (hours > 0), f"{rest} min" * (rest > 0))))
 
 
-def points(share: object) -> str:
-    """Return a difference of shares, or an estimate of it, in points: "7 points [2, 11]"."""
-    return format(share, ".0%").replace(" %", " points")
+def points(share: "Estimate") -> str:
+    """Return a difference of shares in points: "7 points [2, 11]"."""
+    text = format(share, ".0%")
+    return text.replace(" %", " point" if text.split()[0] in {"1", "−1"} else " points")
 
 
 def value_text(value: object, spec: str = ".3g") -> str:

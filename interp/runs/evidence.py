@@ -90,7 +90,7 @@ def evidence(finding: Mapping[str, Any]) -> list[Evidence]:
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return text if text.startswith("α") else text[:1].upper() + text[1:]
 
 
 def _in_words(number: Mapping[str, Any]) -> tuple[str, str]:

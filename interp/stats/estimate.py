@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class Estimate:
 
     `n_groups` is how many groups of prompts were drawn independently; by default every prompt was.
     `f"{estimate:.0%}"` is "43 % [37, 50]"; any float format works, and gets more decimals where all
-    would round to 0, or a value whose interval excludes it.
+    would round to 0, or a value or an end whose interval excludes it.
     """
 
     value: float
@@ -41,12 +41,18 @@ class Estimate:
         if not self.has_interval or not is_seen(least, spec):
             return number(self.value, spec)
         spec = finer(spec, least)
-        low, high = (rounded(end, spec).removesuffix(" %") for end in (self.low, self.high))
+        specs = (finer(spec, end) if self.excludes() else spec for end in (self.low, self.high))
+        ends = zip((self.low, self.high), specs, strict=True)
+        low, high = (rounded(end, each).removesuffix(" %") for end, each in ends)
         between = " to " if "," in low + high else ", "
         return f"{rounded(self.value, spec)} [{low}{between}{high}]"
 
     def __str__(self) -> str:
         return format(self, ".3g")
+
+    def __neg__(self) -> "Estimate":
+        """Return the estimate of the number with its other sign."""
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
     @property
     def has_interval(self) -> bool:

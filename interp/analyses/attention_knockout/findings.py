@@ -57,9 +57,9 @@ def _most_critical(result: "AttentionKnockoutResult", group: str, chosen: np.nda
     other = at_most_critical(changed["elsewhere"]).measured
     gain = widened(share_difference(key.measured, other, groups=groups), between=(-1.0, 1.0))
     how = (
-        f"{points(gain)} more guesses than {ELSEWHERE}"
+        f"{points(gain)} more guesses than hiding {ELSEWHERE}"
         if gain.low > 0
-        else f"no more guesses than {ELSEWHERE}: {points(gain)}"
+        else f"no more guesses than hiding {ELSEWHERE}: {points(gain)}"
     )
     return Finding(
         f"{claim} {how} ({group}).",

@@ -90,20 +90,20 @@ def _range_needed(result: "CheckpointStitchResult", note: str) -> Finding:
         first, last = _range(means, result)
         return float(last - first)
 
-    kls, share = _kls(result, of="cut"), result.analysis.share
+    kls, share = _kls(result, of="cut"), number(result.analysis.share, ".0%")
     groups, seed = result.prompt_groups, result.analysis.seed
     size = estimate_of(width, kls, groups=groups, seed=seed)
     first, last = needed_range(result)
-    measure, n_layers = f"layers that {share:.0%} of the change (KL) needs", result.n_layers
+    measure, n_layers = f"layers that {share} of the change (KL) needs", result.n_layers
     control = None
     if result.has_untrained:
         of_twin = needed_range(result, of="untrained")
         control = Compared(UNTRAINED, Estimate(float(of_twin[1] - of_twin[0])))
     if last == first:
-        claim = f"No layer is needed to keep {share:.0%} of the change: {size:.2g} of {n_layers}."
+        claim = f"No layer is needed to keep {share} of the change: {size:.2g} of {n_layers}."
         return Finding(claim, size, measure, control, note=note)
     named = layers_named(range(first, last), of=n_layers)
-    claim = f"To keep {share:.0%} of the change, {named} are needed: {size:.2g} of {n_layers}."
+    claim = f"To keep {share} of the change, {named} are needed: {size:.2g} of {n_layers}."
     if last == first + 1:
         claim = claim.replace(" are needed", " is needed")
     return Finding(claim, size, measure, control, note=note)

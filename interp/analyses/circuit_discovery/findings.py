@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from interp.figures.words import listed, node_named
 from interp.metrics import WORDS
+from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate
 
@@ -55,7 +56,8 @@ def _beyond(result: "CircuitDiscoveryResult") -> Finding:
         control=_random(result),
         rival=Compared(f"the best of {len(draws)} draws", best),
         kind="compares",
-        note=f"Random paths have {result.shared:.0%} of their edges in common with it. {_CROSSED}",
+        note=f"Random paths have {number(result.shared, '.0%')} of their edges in common with it."
+        f" {_CROSSED}",
     )
 
 

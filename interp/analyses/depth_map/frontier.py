@@ -13,6 +13,7 @@ from numpy import ndarray
 from plotly.subplots import make_subplots
 
 from interp.figures.plots import COLOURS, heatmap, titled
+from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate, estimate_of, estimates
 from interp.stats.groups import Groups
@@ -142,13 +143,14 @@ class Frontier:
         controls = [Compared(_NAMES[each], self.slope(each)) for each in reversed(self.names[1:])]
         own = self.own.mean(0)
         return Finding(
-            f"By answers, a layer of this model is worth {slope:.2f} of {name}; in proportion it"
-            f" would be {even:.2g}.",
+            f"Judged by answers, a layer of this model is worth {slope:.2f} layers of {name}; in"
+            f" proportion to depth it would be {even:.2g}.",
             slope,
             "layers of the target that a layer of the source is worth, by answers",
             control=controls[0],
             rival=controls[1] if len(controls) > 1 else None,
-            note=f"accuracy {own[0]:.0%} and {own[1]:.0%}; still answers: {self.share:.0%} of that",
+            note=f"accuracy {number(own[0], '.0%')} and {number(own[1], '.0%')}; still answers:"
+            f" {number(self.share, '.0%')} of that",
         )
 
     def rows(self) -> Iterator[pd.DataFrame]:

@@ -159,5 +159,5 @@ def finding_of(scored: DepthScores, levels: Levels, effect: str) -> Finding:
 
 def _deeper(apart: Estimate) -> str:
     if apart.value < 0:
-        return f"{Estimate(-apart.value, -apart.high, -apart.low):.2f} layers shallower"
+        return f"{-apart:.2f} layers shallower"
     return f"{apart:.2f} layers deeper"

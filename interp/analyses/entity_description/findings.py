@@ -39,7 +39,7 @@ def _finding(result: "EntityDescriptionResult", group: str, position: str, entit
         return Finding(f"{whose} cannot be judged: {anyway}.")
     than = f"than another prompt's {entity}"
     how = (
-        f"in {points(gain)} more of the prompts {than}."
+        f"more often {than}: by {points(gain)}."
         if gain.low > 0
         else f"no more often {than}: {points(gain)}."
     )

@@ -60,7 +60,7 @@ class Claims:
         claim += f" {points(beyond.estimate)} at most."
         if beyond.estimate.excludes() and beyond.estimate.value > 0:
             claim = (
-                f"{head} gives {where} {points(beyond.estimate)} more attention than behind"
+                f"{head} gives {where} {points(beyond.estimate)} more attention than after"
                 " unrelated tokens."
             )
         return Finding(

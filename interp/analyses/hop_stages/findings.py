@@ -41,7 +41,7 @@ def _inversion(result: "HopStagesResult", group: str) -> Finding:
     inversion = result.inversion(group, SAID)
     more = inversion.above_chance
     how = (
-        f"in {points(more)} more of the prompts than by chance."
+        f"more often than by chance: by {points(more)}."
         if more.low > 0
         else f"no more often than by chance: {points(more)}."
     )
@@ -66,7 +66,7 @@ def _first_hop(result: "HopStagesResult", group: str) -> Finding:
     )
     gain = share_difference(own, other, groups=groups)
     how = (
-        f"in {points(gain)} more of the prompts than {_CONTROL}."
+        f"more often than {_CONTROL}: by {points(gain)}."
         if gain.low > 0
         else f"no more often than {_CONTROL}: {points(gain)}."
     )

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from interp.analyses.hop_stages.findings import FIRST_HOP, IN_THE_LENS, SAID, findings_of
 from interp.analyses.hop_stages.inversion import Inversion
 from interp.figures.plots import boxes
+from interp.numerals import number
 from interp.result import Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimate_difference
 from interp.stats.groups import Groups
@@ -180,7 +181,9 @@ class HopStagesResult(Result):
         for group in answer_groups(self.arrays):
             values[group] = {name: self.layers(group, name) for name in STAGES}
             shares = {name: self._share(group, name).value for name in STAGES}
-            notes[group] = {name: "" if np.isnan(x) else f"{x:.0%}" for name, x in shares.items()}
+            notes[group] = {
+                name: "" if np.isnan(x) else number(x, ".0%") for name, x in shares.items()
+            }
         title = (
             "Layers at which a two-hop query is resolved (above:"
             " share of prompts in which it ever is)"

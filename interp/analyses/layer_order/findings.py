@@ -6,6 +6,7 @@ import numpy as np
 
 from interp.analyses.layer_order.variants import WINDOWED, Variant
 from interp.figures.words import counted, points
+from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.beyond import beyond
 from interp.stats.estimate import Estimate, ratio
@@ -179,4 +180,5 @@ def _of_twins(result: "LayerOrderResult") -> str:
     if not len(result.twins):
         return ""
     swap, skip = result.twins[..., 1].mean(0)
-    return f"untrained models keep {swap:.0%}, skipping both {skip:.0%}"
+    swapped, skipped = (number(kept, ".0%") for kept in (swap, skip))
+    return f"untrained models keep {swapped}, skipping both {skipped}"

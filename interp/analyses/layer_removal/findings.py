@@ -1,6 +1,5 @@
 """What leaving layers out costs, in words."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def _saved(result: "LayerRemovalResult") -> Finding:
     over = f"over up to {result.counts[-1]} of {result.n_layers} layers"
     claim = f"No order of removal keeps more accuracy than random ones: {points(kept)}, {over}."
     if kept.excludes():
-        side, size = ("above", kept) if kept.value > 0 else ("below", _negative(kept))
+        side, size = ("above", kept) if kept.value > 0 else ("below", -kept)
         claim = f"{order} keeps accuracy {points(size)} {side} random orders, {over}."
     return Finding(
         claim,
@@ -115,7 +114,7 @@ def _hidden(result: "LayerRemovalResult") -> Finding | None:
     if hidden.excludes():
         claim = f"Choices keep {points(hidden)} more of the answers than texts without layers."
         if hidden.value < 0:
-            less = points(_negative(hidden))
+            less = points(-hidden)
             claim = f"Choices keep {less} less of the answers than texts without layers."
     return Finding(
         claim,
@@ -132,7 +131,3 @@ def _has(result: "LayerRemovalResult", score: str) -> bool:
     """Tell whether the whole model surely has more of a score than what it may lose."""
     whole = share(result.clean(score), groups=result.prompt_groups)
     return whole.low > result.analysis.drop
-
-
-def _negative(of: Estimate) -> Estimate:
-    return replace(of, value=-of.value, low=-of.high, high=-of.low)

@@ -27,9 +27,9 @@ def _gain(result: "LayerRoutersResult", rule: str) -> Finding:
     subject = f"Layers chosen by {name}"
     claim = f"{subject} are right no more often than {_FIXED}: {points(gain)}."
     if gain.low > 0:
-        claim = f"{subject} are right for {points(gain)} more of the prompts than {_FIXED}."
+        claim = f"{subject} are right more often than {_FIXED}: by {points(gain)}."
     elif gain.high < 0:
-        claim = f"{subject} are right less often than {_FIXED}: {points(gain)}."
+        claim = f"{subject} are right less often than {_FIXED}: by {points(-gain)}."
     if not gain.has_interval:
         claim = f"{subject} cannot be compared with {_FIXED}: too few prompts."
     rate = number(result.runs(rule).mean() / result.n_layers, ".0%")

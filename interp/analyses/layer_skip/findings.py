@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.figures.words import PICKED, mlp_named
+from interp.figures.words import PICKED, mlp_named, points
 from interp.metrics import CHANGES, OUTCOMES
 from interp.result import Compared, Finding
 from interp.stats.estimate import estimate, ratio
@@ -86,15 +86,14 @@ def _accuracy(result: "LayerSkipResult") -> Iterator[Finding]:
     others = _pick(result, _others(after)).measured
     fewer = share_difference(others, without.measured, groups=groups)
     than = "without another layer" if part == "layer" else f"without another layer's {part}"
-    if not fewer.excludes():
-        how = f"no fewer prompts get the right answer than {than}: {fewer:.0%} of all."
-    else:
-        how = f"{fewer:.0%} fewer of all prompts get the right answer than {than}."
+    how = f"the accuracy is {points(fewer)} lower than {than}."
+    if not fewer.excludes() or fewer.value < 0:
+        how = f"the accuracy is no lower than {than}: by {points(fewer)}."
     yield Finding(
         f"Without {_named(result, without.index)}, {how}",
         fewer,
         f"{OUTCOMES['accuracy']}: loss without the {part} that the output needs most",
-        control=Compared(_OTHERS, share(others, groups=groups)),
+        control=Compared(f"the accuracy {than}, on average", share(others, groups=groups)),
         rival=Compared("nothing skipped", share(result.arrays["clean.accuracy"], groups=groups)),
         kind="compares",
         note=_note(result),

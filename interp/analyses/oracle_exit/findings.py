@@ -34,7 +34,7 @@ def _rule_finding(result: "OracleExitResult", k: int) -> Finding:
     gain = result.above_fixed(exits, score)
     does = "is right" if score == RIGHT else "agrees with the full model"
     how = (
-        f"{does} for {points(gain)} more of the prompts than {_FIXED}."
+        f"{does} more often than {_FIXED}: by {points(gain)}."
         if gain.low > 0
         else f"{does} no more often than {_FIXED}: {points(gain)}."
     )

@@ -41,15 +41,15 @@ def findings_of(result: "RecursionResult") -> tuple[Finding, ...]:
 
 def _less_than_svd(result: "RecursionResult") -> Finding:
     init, n_shared, rank = result.analysis.inits[0], result.numbers[0], result.judged_rank
-    kept = result.kept(init, rank)
+    kept = number(result.kept(init, rank), ".0%")
     other = result.outcome(SVD, rank)
     gap = _estimate(result, result.outcome(init, rank) - other)
     control = Compared("a truncated SVD of each layer", _estimate(result, other))
-    note = f"{init} of {counted(n_shared, 'shared layer')}, rank {rank}: {kept:.0%} of parameters"
+    note = f"{init} of {counted(n_shared, 'shared layer')}, rank {rank}: {kept} of parameters"
     measure = f"{init}, KL in nats less that of truncated SVDs with as many parameters"
     twins = result.arrays["twins"][0]
     if len(twins) < 2:
-        claim = f"At {kept:.0%} of parameters, sharing costs {gap:.2g} nats of KL more than SVDs"
+        claim = f"At {kept} of parameters, sharing costs {gap:.2g} nats of KL more than SVDs"
         claim += " (below 0: less)."
         return Finding(claim, gap, measure, control, note=note)
     more = beyond(gap, twins)
@@ -67,7 +67,7 @@ def _less_than_svd(result: "RecursionResult") -> Finding:
 
 def _broken(result: "RecursionResult", shared: Estimate, truncated: Estimate) -> Finding:
     init, n_shared, rank = result.analysis.inits[0], result.numbers[0], result.judged_rank
-    kept = result.kept(init, rank)
+    kept = number(result.kept(init, rank), ".0%")
     best, name = (shared, "shared") if shared.value > truncated.value else (truncated, "truncated")
     return Finding(
         "Hardly anything is left of the model where its layers share weights, or are truncated to"
@@ -76,7 +76,7 @@ def _broken(result: "RecursionResult", shared: Estimate, truncated: Estimate) ->
         f"{init} or truncated SVDs with as many parameters: share of first tokens that stay,"
         " the larger one",
         note=f"{name} layers; {init} of {counted(n_shared, 'shared layer')}, rank {rank}:"
-        f" {kept:.0%} of parameters; which of two broken models has more KL says nothing",
+        f" {kept} of parameters; which of two broken models has more KL says nothing",
     )
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.plots import lines_over_depth
-from interp.figures.words import PICKED
+from interp.figures.words import PICKED, points
 from interp.numerals import number
 from interp.result import Compared, Finding, Result
 from interp.stats.groups import Groups
@@ -112,11 +112,11 @@ class SublayerProjectionResult(Result):
         most = picked(own, groups=groups, seed=self.analysis.seed)
         who = "attention writes" if part == "attention" else "MLPs write"
         if not more.has_interval:
-            often = f"in {more:.0%} of prompts more than another's, of too few to tell"
+            often = f"more often than another's by {points(more)}, of too few prompts to tell"
         elif more.excludes() and more.value > 0:
-            often = f"in {more:.0%} of prompts more than another prompt's"
+            often = f"more often than another prompt's: by {points(more)}"
         else:
-            often = f"no more often than another prompt's: {more:.0%} of prompts"
+            often = f"no more often than another prompt's: {points(more)}"
         return Finding(
             f"With {group}, {who} the {entity} in some layer {often}.",
             more,

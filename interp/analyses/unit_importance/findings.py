@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from interp.figures.words import counted
+from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate
 from interp.stats.shares import share
@@ -42,7 +43,7 @@ def _nothing(known: Estimate) -> Finding:
         " nothing to rank units for.",
         known,
         "share of prompts whose loss is lower than that of guessing among all tokens",
-        note=f"By at least {_LEAST:.0%}; more than half of them are needed.",
+        note=f"By at least {number(_LEAST, '.0%')}; more than half of them are needed.",
     )
 
 
@@ -62,7 +63,7 @@ def _beyond(result: "UnitImportanceResult") -> Finding:
     )
     if beyond.excludes():
         more = "more" if beyond.value > 0 else "less"
-        size = beyond if beyond.value > 0 else _negative(beyond)
+        size = beyond if beyond.value > 0 else -beyond
         claim = (
             f"Gradients rank units {size:.2f} {more} as zeroing does than {_SIZE} ranks them"
             " (rank correlation)."
@@ -75,10 +76,6 @@ def _beyond(result: "UnitImportanceResult") -> Finding:
         kind="compares",
         note=_note(result),
     )
-
-
-def _negative(of: Estimate) -> Estimate:
-    return Estimate(-of.value, -of.high, -of.low, of.n, of.n_groups)
 
 
 def _agreement(result: "UnitImportanceResult") -> Finding:

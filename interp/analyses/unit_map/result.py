@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from interp.analyses.unit_map.barrier import SHARES
 from interp.figures.plots import lines_over_depth
+from interp.numerals import number
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimates
 from interp.stats.groups import Array, Groups
@@ -156,15 +157,16 @@ class UnitMapResult(Result):
             "correlation of matched neurons on held-out prompts, mean over neurons and layers",
             control=Compared(f"matched to {_OTHERS[control]}", means[control]),
             rival=Compared("matched to an unrelated layer", means[KINDS[1]]),
-            note=f"{stable:.0%} have the same partner by either half of the prompts; on those that"
-            f" chose the match {fitted[0]:.2f}, at shuffled tokens {fitted[2]:.2f}",
+            note=f"{number(stable, '.0%')} have the same partner by either half of the prompts; on"
+            f" those that chose the match {fitted[0]:.2f}, at shuffled tokens {fitted[2]:.2f}",
         )
 
     def _of_barrier(self, barriers: Array) -> Finding:
         ends = [self._mean(barriers[:, :, _HALFWAY, i].mean(1)) for i in (0, 1)]
+        where, beyond = ("below", -ends[0]) if ends[0].value < 0 else ("above", ends[0])
         return Finding(
-            f"Halfway to the target's MLP with matched neurons, the loss is {ends[0]:.2g} nats"
-            " above the mean of both ends.",
+            f"Halfway to the target's MLP with matched neurons, the loss is {beyond:.2g} nats"
+            f" {where} the mean of both ends.",
             ends[0],
             "loss halfway between both MLPs, matched, above the mean of its ends, nats,"
             " mean over layers",

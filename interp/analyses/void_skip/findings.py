@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from interp.analyses.void_skip.scores import ACCURACY, TEXT, sign_of
 from interp.analyses.void_skip.texts import NO_KNOWN_ANSWER
-from interp.figures.words import PICKED
+from interp.figures.words import PICKED, points
 from interp.metrics import OUTCOMES
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate
@@ -70,7 +70,7 @@ def _compared(score: str, gain: Estimate) -> str:
     what, than = _WHAT.get(score, "answers are right"), "than with as many random layers skipped"
     more, fewer = ("more", "fewer")[:: sign_of(score)]
     if not gain.excludes():
-        return f"no {more} {what} {than}: {gain:.0%}."
+        return f"no {more} {what} {than}: {points(gain)}."
     if gain.value > 0:
-        return f"{gain:.0%} {more} of all {what} {than}."
-    return f"{Estimate(-gain.value, -gain.high, -gain.low):.0%} {fewer} of all {what} {than}."
+        return f"{points(gain)} {more} of the {what} {than}."
+    return f"{points(-gain)} {fewer} of the {what} {than}."
