@@ -63,15 +63,14 @@ class Finding:
 
     def __post_init__(self) -> None:
         """Claim nothing of a comparison without an interval."""
-        known, control = self.estimate, self.control
+        known = self.estimate
         if self.kind != "compares" or known is None or not math.isfinite(known.value):
             return
         if known.has_interval or "too few" in self.claim.lower():
             return
-        than = f" with {control.name}" if control else ""
-        object.__setattr__(
-            self, "claim", f"Too few prompts to compare{than}: a difference of {known:.2g}."
-        )
+        what = f"{self.measure[:1].upper()}{self.measure[1:]}"
+        claim = f"{what}: {known:.2g}, of too few prompts to compare."
+        object.__setattr__(self, "claim", claim)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values: claim, measure, kind, note, the estimate's, comparisons."""

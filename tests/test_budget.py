@@ -254,6 +254,8 @@ def test_what_is_left_out_has_its_price_and_its_command(tmp_path: Path) -> None:
     assert "for 8 of 20 prompts, every=8" in why
     command = f"interp run --model {HOPS} --task two-hop --analysis integrated_gradients --n 20"
     assert f"`{command} --out runs/integrated_gradients`" in why
+    with pytest.raises(RunError, match=r"no result .*: left out to fit the budget: about"):
+        interp.open_run(tmp_path / "run")[HOPS, "two-hop", "integrated_gradients"]
 
 
 def test_a_resumed_run_keeps_what_the_budget_did(tmp_path: Path, monkeypatch: Any) -> None:

@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
@@ -18,6 +20,7 @@ from interp.errors import ModelError, SiteError
 from interp.files.paths import shipped_models
 from interp.models import load_model
 from interp.models.bridge.building import build_bridge
+from interp.models.locating import locate
 from interp.models.quantizer import Rounding
 from interp.runs.folder import read_run
 from interp.sites import Site
@@ -353,3 +356,21 @@ def test_untrained_twins_have_the_initial_weights_of_the_same_configuration() ->
     assert weight.std() == pytest.approx(twin.module.config.initializer_range, rel=0.05)
     with pytest.raises(ModelError, match="no-such"):
         load_model("zoo/no-such@untrained")
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+def test_without_network_the_hub_is_asked_for_its_cache_alone(
+    monkeypatch: pytest.MonkeyPatch, is_set: bool
+) -> None:
+    def unknown_host(*_: object) -> list[object]:
+        raise socket.gaierror
+
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_set)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown_host)
+    locate("somebody/something")
+    assert constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [object()])
+    locate("somebody/something")
+    assert is_set == constants.HF_HUB_OFFLINE  # what the user has set stays

@@ -286,15 +286,15 @@ def test_the_depth_by_kl_leaves_out_position_0_and_the_embedding() -> None:
     result = LogitLens().combine([lens_of(kl, first=20.0)])
     assert result.effective_depths == {"KL": 4, "overlap": None, "cosine": None}
     (finding,) = result.findings()
-    assert finding.estimate.value == finding.estimate.low == finding.estimate.high == 5 / 6
+    assert finding.estimate.value == finding.estimate.low == finding.estimate.high == 4 / 6
     assert finding.rival.name == "KL, as published"
-    assert finding.rival.estimate.value == 2 / 6  # at position 0, KL is 20 at every tap
+    assert finding.rival.estimate.value == 1 / 6  # at position 0, KL is 20 at every tap
     rows = result.to_frame().set_index("measure")["mean"]
-    assert rows["effective depth (KL)"] == 5 / 6
+    assert rows["effective depth (KL)"] == 4 / 6
     assert np.isnan(rows["effective depth (KL, position 0 included)"])
     published = LogitLens(first_position="included", kl_from="as published")
     (finding,) = published.combine([lens_of(kl, first=20.0)]).findings()
-    assert (finding.estimate.value, finding.rival) == (2 / 6, None)
+    assert (finding.estimate.value, finding.rival) == (1 / 6, None)
 
 
 def test_groups_and_shares_make_the_intervals() -> None:

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from interp.figures.words import points
+from interp.numerals import number
 from interp.stats.estimate import Estimate
 
 Side = Literal["above", "below", "within", "outside"]
@@ -47,6 +48,15 @@ class Claim:
     better: Side = "above"
     unit: str = ""
 
+    @property
+    def rule(self) -> str:
+        """Return where the number must lie: "cosine of a write and the stream: below 0"."""
+        spec = ".0%" if self.unit in ("share", "points") and self.bound else ".3g"
+        bound = number(self.bound, spec)
+        if self.side in ("within", "outside"):
+            bound = f"±{bound}"
+        return f"{self.measure}: {self.side} {bound}"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -82,8 +92,8 @@ def judge(claim: Claim, numbers: Mapping[str, Mapping[str, Any]]) -> Verdict:
         word, why = _beyond(claim, numbers.get(claim.beyond))
     elif not estimate.has_interval:
         why = "no interval"
-    number, control = _text(estimate, claim.unit), _control(found, claim.unit)
-    return Verdict(word, number, control, why, estimate.n)
+    text, control = _text(estimate, claim.unit), _control(found, claim.unit)
+    return Verdict(word, text, control, why, estimate.n)
 
 
 def _text(estimate: Estimate, unit: str) -> str:

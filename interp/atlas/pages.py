@@ -105,8 +105,8 @@ def _table(models: Sequence[Asked], names: dict[str, str], rows: list[Row]) -> I
     yield "| claim | " + " | ".join(heads) + " |"
     yield "| --- |" + " --- |" * len(heads)
     for claim, found in rows:
-        says = f"{_plain(claim.says)} <small>[{claim.paper.name}](../{claim.paper.page})</small>"
-        yield f"| {says} | " + " | ".join(map(_short, found)) + " |"
+        paper = f"[{claim.paper.name}](../{claim.paper.page})"
+        yield f"| {_said(claim, paper)} | " + " | ".join(map(_short, found)) + " |"
     yield ""
 
 
@@ -135,8 +135,8 @@ def _model_page(
     for claim, verdict in rows:
         if verdict.word != NOT_ASKED:
             beside = "; ".join(filter(None, (verdict.control, verdict.why)))
-            says = f"{_plain(claim.says)} <small>{claim.paper.name}</small>"
-            yield f"| {says} | {_word(verdict)} | {verdict.number} | {_plain(beside)} |"
+            cells = (_said(claim, claim.paper.name), _word(verdict), verdict.number, _plain(beside))
+            yield f"| {' | '.join(cells)} |"
     yield from ("", "## Findings", "")
     for task in one.prompts:
         yield from (
@@ -149,6 +149,10 @@ def _model_page(
             if cell.task == task:
                 yield from _finding_rows(cell.name, findings)
         yield ""
+
+
+def _said(claim: Claim, paper: str) -> str:
+    return f"{_plain(claim.says)} <small>{paper}<br>{_plain(claim.rule)}</small>"
 
 
 def _finding_rows(name: str, findings: Sequence[dict[str, object]]) -> Iterator[str]:
@@ -182,8 +186,9 @@ hide: [toc]
 # Atlas
 
 What papers say of depth, asked of {n_models} trained models that anyone can run, and of one that
-was never trained: {n_claims} claims, each decided by one number with its interval. A program writes
-these pages from finished runs; a model's name leads to all that was found of it."""
+was never trained: {n_claims} claims, each decided by one number with its interval; below the claim
+is the number, and where it has to lie. A program writes these pages from finished runs; a model's
+name leads to all that was found of it."""
 
 _MEANS = {
     HOLDS: "the 95 % interval lies on the side that the claim says",

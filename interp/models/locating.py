@@ -7,6 +7,7 @@ from pathlib import Path
 from interp.errors import ModelError, UnknownModelError, unknown
 from interp.files.fetched import FETCHED, folder_of, is_there
 from interp.files.paths import shipped_models
+from interp.models.network import offline_without_network
 
 ADAPTER = "adapter_config.json"
 UNTRAINED = re.compile(r"(?P<base>.+)@untrained(-(?P<seed>\d+))?")
@@ -52,7 +53,10 @@ def locate(name: str, *, needs_weights: bool = True) -> str:
         raise UnknownModelError(unknown("model", name, shipped))
     if name in FETCHED:
         return _fetched(name)
-    if file_on_hub(name) or (path.suffix == GGUF and path.is_file()):
+    if path.suffix == GGUF and path.is_file():
+        return name
+    if file_on_hub(name):
+        offline_without_network()
         return name
     if path.is_file() or (path.suffix in _ONE_FILE and not path.exists()):
         raise UnknownModelError(_instead_of(path))
@@ -63,6 +67,7 @@ def locate(name: str, *, needs_weights: bool = True) -> str:
         raise UnknownModelError(f"there is no folder {name}{nearest(name)}; {what_there_is}")
     if path.is_dir() and not (path / ADAPTER).is_file():
         return _only_gguf(path, needs_weights=needs_weights) or name
+    offline_without_network()
     return name
 
 

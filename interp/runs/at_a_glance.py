@@ -22,7 +22,6 @@ _FEWEST = 2  # strips, below which there is nothing to see at a glance
 # how the measures begin of findings that say what a strip shows, where they are not the first
 _MEASURES = {
     "layer_skip, later": "relative change",
-    "logit_lens": "effective depth by overlap",
 }
 
 Section = Mapping[str, Any]

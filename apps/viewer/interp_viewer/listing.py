@@ -85,7 +85,7 @@ def _read_header(name: str, folder: Path, written: int, size: int) -> RunSummary
             folder,
             tuple(config["models"]),
             tuple(config["tasks"]),
-            tuple(dict.fromkeys(cell["analysis"] for cell in cells)),
+            tuple(dict.fromkeys(cell["analysis"] for cell in cells if cell["status"] == "ok")),
             max((cell.get("n_prompts", 0) for cell in cells), default=0),
             len(run["cells"]),
             len(cells_asked(config)),

@@ -129,8 +129,8 @@ class IntegratedGradientsResult(Result):
         if np.isinf(depth.value):
             return Finding("At no layer does the last token hold most of the attribution.")
         return Finding(
-            f"From layer {round(depth.value * n_layers) - 1} on, {depth:.0%} of the depth,"
-            " the last token holds most of the attribution (the first token left out).",
+            f"After layer {round(depth.value * n_layers) - 1}, {depth:.0%} of the depth, the last"
+            " token holds most of the attribution (the first token left out).",
             depth,
             "share of layers until the last token holds most of the attribution, without the first",
             note="at the last layer by construction where answers have one token",

@@ -92,7 +92,7 @@ def _accuracy(result: "LayerSkipResult") -> Iterator[Finding]:
     yield Finding(
         f"Without {_named(result, without.index)}, {how}",
         fewer,
-        f"{OUTCOMES['accuracy']}: loss without the {part} that the output needs most",
+        f"{OUTCOMES['accuracy']} {than}, less that without the {part} that the output needs most",
         control=Compared(f"the accuracy {than}, on average", share(others, groups=groups)),
         rival=Compared("nothing skipped", share(result.arrays["clean.accuracy"], groups=groups)),
         kind="compares",

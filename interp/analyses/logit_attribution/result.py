@@ -148,9 +148,9 @@ class LogitAttributionResult(Result):
         most, whole = self._pick(self._flat), self._estimate(self.arrays["whole"])
         second = self._pick(self._flat, rank=1)
         next_one = "the second" + f", {self._named(second.index)}" * second.is_stable
-        of = "logit difference" if self.arrays["has_wrong"].all() else "logit above the mean"
+        of = "logit difference" if self.arrays["has_wrong"].all() else "logit above the mean logit"
         return Finding(
-            f"{self._head(most)} writes {most.estimate:.2f} to the answer's {of} of"
+            f"{self._head(most)} directly contributes {most.estimate:.2f} to the answer's {of} of"
             f" {number(whole.value, '.2f')}.",
             most.estimate,
             "what the head that writes most writes to the answer's logit",
@@ -166,8 +166,8 @@ class LogitAttributionResult(Result):
         size = self._estimate(differs)
         names = len(numbers)
         return Finding(
-            f"Without the {names} largest, one at a time, the logit loses more or less than they"
-            f" write, by {size:.2f} on average.",
+            f"Without one of the {names} largest, the logit loses {size:.2f} more or less than it"
+            " writes, on average.",
             size,
             "mean distance of what is lost without a component from what it writes",
             control=Compared("what they write, on average", Estimate(float(direct) / names)),

@@ -118,7 +118,7 @@ class Curves:
         depths = {
             "KL": self._depth_of(LENS_FINAL, self._by_kl(kl_from)),
             "overlap": self._depth_of(self.overlap, self._by_overlap),
-            "cosine": self._depth_of(COSINE, depth_by_cosine),
+            "cosine": self._depth_of(COSINE, depth_by_cosine, after=True),
         }
         all_kl = f"{LENS_FINAL}, {WITH_FIRST}" if has_both else LENS_FINAL
         if has_both or kl_from != "as published":
@@ -135,12 +135,17 @@ class Curves:
     def _by_overlap(self, curve: np.ndarray) -> int | None:
         return depth_by_overlap(curve, above=self.analysis.overlap_above)
 
-    def _depth_of(self, measure: str, layer_of: Callable[[np.ndarray], int | None]) -> Estimate:
-        """Return the share of the depth, (layer + 1) / layers, at which a curve has its layer."""
+    def _depth_of(
+        self, measure: str, layer_of: Callable[[np.ndarray], int | None], *, after: bool = False
+    ) -> Estimate:
+        """Return the share of layers that have run where a curve has its layer.
+
+        A lens reads before its layer, a write is known `after` it.
+        """
 
         def share(curve: np.ndarray) -> float:
             layer = layer_of(curve)
-            return np.inf if layer is None else (layer + 1) / self.n_layers
+            return np.inf if layer is None else (layer + int(after)) / self.n_layers
 
         return estimate_of(
             share,
@@ -150,6 +155,7 @@ class Curves:
             seed=self.analysis.seed,
         )
 
-    def layer(self, depth: Estimate) -> int | None:
+    def layer(self, name: str) -> int | None:
         """Return the 0-based layer of an effective depth; None where it is never reached."""
-        return None if np.isinf(depth.value) else round(depth.value * self.n_layers) - 1
+        value = self.depths[name].value
+        return None if np.isinf(value) else round(value * self.n_layers) - int(name == "cosine")

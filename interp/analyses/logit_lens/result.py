@@ -60,7 +60,7 @@ class LogitLensResult(Result):
     @property
     def effective_depths(self) -> dict[str, int | None]:
         """Return the three effective depths, as 0-based layers; None where never reached."""
-        return {name: self._curves.layer(self._curves.depths[name]) for name in DEPTHS}
+        return {name: self._curves.layer(name) for name in DEPTHS}
 
     def to_frame(self) -> pd.DataFrame:
         """Return columns measure, layer, position, mean, median, low, high, n_prompts.
@@ -71,7 +71,8 @@ class LogitLensResult(Result):
         included" is the mean with it. "answer rank" counts the tokens more probable than the
         answer's first; "margin" is how far the first guess is ahead of the next. "guess …" are
         shares of guesses. "effective depth (…)": `layer` is the 0-based layer, missing where never
-        reached, and `mean` the share of depth, (layer + 1) / n_layers.
+        reached, and `mean` the share of layers that have run there: layer / n_layers, as a lens
+        reads before its layer; by cosine (layer + 1) / n_layers.
         """
         rows = [*self._curve_rows(), *self._position_rows(), self._depth_rows()]
         return pd.concat(rows, ignore_index=True).astype({"layer": "Int64", "position": "Int64"})
@@ -95,7 +96,7 @@ class LogitLensResult(Result):
 
     def _depth_rows(self) -> pd.DataFrame:
         rows = [
-            {"measure": f"effective depth ({name})", "layer": self._curves.layer(depth)}
+            {"measure": f"effective depth ({name})", "layer": self._curves.layer(name)}
             | {"position": pd.NA, "median": np.nan}
             | depth.columns()
             for name, depth in self._curves.depths.items()
@@ -155,15 +156,15 @@ class LogitLensResult(Result):
         )
 
     def _depth_finding(self, name: str) -> Finding:
-        layer, depth, asked = self.effective_depths[name], self._curves.depths[name], self.analysis
+        depth, asked = self._curves.depths[name], self.analysis
+        n_run = round(depth.value * self.n_layers)
         share, above = (number(x, ".0%") for x in (asked.kl_share, asked.overlap_above))
         said = {
-            "KL": f"KL from the final prediction first falls below {share} of its largest in front"
-            f" of layer {layer}",
-            "overlap": f"More than {above} of the {asked.top_k} most probable tokens are first the"
-            f" final ones before layer {layer}",
-            "cosine": f"Layer {layer} is the last that writes against the stream before one"
-            " that does not",
+            "KL": f"The lens's KL from the final prediction first falls below {share} of its"
+            " largest",
+            "overlap": f"More than {above} of the lens's top {asked.top_k} tokens are first the"
+            " final ones",
+            "cosine": "Layers last change from writing against the stream to writing along it",
         }
         others = [other for other in self._curves.depths if other.startswith(f"{name}, ")]
         rivals = [Compared(other, self._curves.depths[other]) for other in others[:1]]
@@ -173,9 +174,9 @@ class LogitLensResult(Result):
             if self.effective_depths[each] is not None
         )
         return Finding(
-            f"{said[name]}: {depth:.0%} of all layers.",
+            f"{said[name]} after {n_run} of {self.n_layers} layers: {depth:.0%}.",
             depth,
-            f"effective depth by {name}, (layer + 1) / layers",
+            f"effective depth by {name}, share of layers that have run",
             rival=next((each for each in rivals if np.isfinite(each.estimate.value)), None),
             note=f"one of three definitions ({three}); the last layer never counts",
         )

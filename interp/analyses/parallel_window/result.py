@@ -119,8 +119,8 @@ class ParallelWindowResult(Result):
             )
             note = f"{note}; the pair that misses most: {PICKED}"
         first = Finding(
-            "Side by side, two neighbouring layers miss what they do in order by"
-            f" {error:.2f} of it on average.",
+            f"Run side by side, two neighbouring layers miss {error:.0%} of what they do in order,"
+            " on average.",
             error,
             "share of what two neighbouring layers do that is missed side by side, mean over pairs",
             control=control,

@@ -38,7 +38,7 @@ def _repaired(result: "PathSearchResult") -> Finding | None:
     best = max(rivals, key=lambda kind: rates[kind].value)
     return Finding(
         f"Search makes {number(rates[SEARCH].value, '.0%')} of the wrong answers right,"
-        f" {_than_random(gain)}.",
+        f" {_than_random(gain, rates[RANDOM])}.",
         gain,
         "wrong answers made right by search less those made right by random paths, share",
         control=Compared(RANDOM, rates[RANDOM]),
@@ -62,7 +62,7 @@ def _shorter(result: "PathSearchResult") -> Finding | None:
     gain = share_difference(shorter[SEARCH], shorter[RANDOM], groups=groups)
     return Finding(
         f"Search has a shorter path for {number(rates[SEARCH].value, '.0%')} of the right answers,"
-        f" {_than_random(gain)}.",
+        f" {_than_random(gain, rates[RANDOM])}.",
         gain,
         "right answers with a shorter path, by search less by random paths, share",
         control=Compared(RANDOM, rates[RANDOM]),
@@ -89,9 +89,9 @@ def _transfer(result: "PathSearchResult") -> Finding | None:
     )
 
 
-def _than_random(gain: Estimate) -> str:
+def _than_random(gain: Estimate, random: Estimate) -> str:
     """Return how much more, or fewer, that is than by as many random paths."""
     if not gain.excludes():
-        return "not measurably more than as many random paths do"
+        return f"not measurably more than as many random paths ({number(random.value, '.0%')})"
     more = "more" if gain.value > 0 else "fewer"
     return f"{100 * abs(gain.value):.0f} points {more} than as many random paths do"

@@ -75,8 +75,7 @@ def _best(result: "ProbeResult", frame: pd.DataFrame, tap: int, accuracy: Estima
 def _compressed(result: "ProbeResult", frame: pd.DataFrame, tap: int) -> Finding:
     compression = _at(result, frame, "compression", tap)
     return Finding(
-        f"There, the labels are sent in a code {compression:.2g} times as short as without the"
-        " stream.",
+        f"There, the stream compresses the labels by a factor of {compression:.2g}.",
         compression,
         "compression of the labels by the online code of the best probe's stream",
         control=Compared("shuffled labels", _at(result, frame, "shuffled_compression", tap)),

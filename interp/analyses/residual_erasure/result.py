@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Erasing = Literal["position", "prefix"]
 _SHOWN = {"position": "one position erased", "prefix": "all up to a position erased, but the first"}
 _ERASED = {
-    "position": "the token between the first and the last that counts most",
+    "position": "the most important token between the first and the last",
     "prefix": "all tokens between the first and the last",
 }
 _COLUMNS = ["scope", "effect", "layer", "position", "mean", "low", "high", "max", "n_prompts"]

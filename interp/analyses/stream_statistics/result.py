@@ -127,7 +127,7 @@ class StreamStatisticsResult(Result):
     def _growth(self) -> Finding:
         growth, within = (self._grown(POSITIONS[1], since=tap) for tap in (0, 1))
         with_first = self._grown(POSITIONS[0], since=0)
-        spec = ",.0f" if growth.value >= 100 else ".1f"
+        spec = ".3g"
         return Finding(
             f"After the last layer the stream's variance is {growth:{spec}} times that of the"
             " embedding, position 0 left out.",
@@ -157,7 +157,8 @@ class StreamStatisticsResult(Result):
             else f"Neither {_LAWS[law]} nor {_LAWS[other]} is shown to fit the variance better"
         )
         return Finding(
-            f"{claim}: their errors differ by {less:.0%} of its mean, position 0 left out.",
+            f"{claim}: their errors differ by {less:.0%} of the mean variance, position 0 left"
+            " out.",
             less,
             "root mean square error of the worse of two laws of growth less that of the better,"
             " as a share of the mean variance, without position 0",
@@ -186,7 +187,7 @@ class StreamStatisticsResult(Result):
         position, dimension = self.where[prompt, tap, 0]
         largest = self._top(POSITIONS[0])
         n_massive = self._per_prompt("massive activations", POSITIONS[0]).max()
-        massive = f"up to {n_massive:,.0f} of a prompt are" if n_massive else "none is"
+        massive = f"a prompt has up to {n_massive:,.0f} that are" if n_massive else "none is"
         return Finding(
             f"The largest activation is {largest:.3g}, at position {position}, dimension"
             f" {dimension}; {massive} massive.",

@@ -58,15 +58,15 @@ def _note(result: "UnitImportanceResult") -> str:
 def _beyond(result: "UnitImportanceResult") -> Finding:
     beyond = result.agreement("importance", beyond="size")
     claim = (
-        f"Gradients rank units no more as zeroing does than {_SIZE} ranks them: {beyond:.2f}"
-        " (rank correlation)."
+        f"Gradients agree no more with zeroing units than {_SIZE} does: rank correlation"
+        f" {beyond:.2f} higher."
     )
     if beyond.excludes():
         more = "more" if beyond.value > 0 else "less"
         size = beyond if beyond.value > 0 else -beyond
         claim = (
-            f"Gradients rank units {size:.2f} {more} as zeroing does than {_SIZE} ranks them"
-            " (rank correlation)."
+            f"Gradients agree {more} with zeroing units than {_SIZE} does: rank correlation"
+            f" {size:.2f} {'higher' if beyond.value > 0 else 'lower'}."
         )
     return Finding(
         claim,
@@ -81,7 +81,7 @@ def _beyond(result: "UnitImportanceResult") -> Finding:
 def _agreement(result: "UnitImportanceResult") -> Finding:
     agreement = result.agreement("importance")
     return Finding(
-        f"Gradients rank units as zeroing them does with a rank correlation of {agreement:.2f}.",
+        f"Gradients and zeroing rank units with a rank correlation of {agreement:.2f}.",
         agreement,
         f"{_MEASURE}, {_ALIKE}",
         control=Compared(_SIZE, result.agreement("size")),
@@ -94,7 +94,8 @@ def _stability(result: "UnitImportanceResult") -> Finding:
     stable = result.stability("module")
     n = len(result.arrays["loss"])
     return Finding(
-        f"On two halves of the prompts, gradients rank modules alike: {stable:.2f}.",
+        "Gradients on two halves of the prompts rank modules with a correlation of"
+        f" {number(stable, '.2f')}.",
         Estimate(stable, n=n),
         "rank correlation of the importances of modules on two halves of the prompts",
         note="Mean over 20 splits." if result.claimed_kinds else f"Mean over 20 splits. {_FEW}",
