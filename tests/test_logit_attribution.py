@@ -127,7 +127,7 @@ def test_a_frozen_norm_reads_as_the_norm_does(norm: torch.nn.Module) -> None:
 
 def test_the_known_head_of_a_shipped_model_writes_most() -> None:
     result = of_names()
-    assert result.findings()[0].claim.startswith("L2H3 writes")
+    assert result.findings()[0].claim.startswith("L2H3 directly contributes")
     assert "L2H3" in result.ablated
     assert np.abs(result.arrays["rest"]).max() < 1e-4
 

@@ -107,7 +107,7 @@ def test_findings_are_computed_another_way() -> None:
     mean = np.average(line, axis=0, weights=n_pos - 1)
     assert growth.estimate.value == pytest.approx(mean[3] / mean[0])
     assert growth.rival.estimate.value == pytest.approx(mean[3] / mean[1])
-    assert growth.note == "all positions: 0.1"
+    assert growth.note == "all positions: 0.0769"
     assert law.claim.startswith("A line fits the variance better than an exponential")
     fits = growth_fits(mean)
     assert law.estimate.value == pytest.approx(fits["exponential"].error - fits["linear"].error)
