@@ -187,8 +187,10 @@ def test_the_time_left_falls_while_nothing_is_heard() -> None:
     assert watch.left == "25 % done, about 5 min left"
     now[0] = 280.0
     assert watch.left == "25 % done, about 20 s left"
-    now[0] = 400.0
+    now[0] = 310.0
     assert watch.left == "25 % done, nearly there"
+    now[0] = 400.0
+    assert watch.left == "25 % done, longer than planned"
 
 
 def test_without_a_terminal_a_line_comes_now_and_then(

@@ -32,7 +32,8 @@ def analysis(
     class_name = "".join(map(str.capitalize, name.split("_")))
     text = _TEMPLATE.read_text(encoding="utf-8").replace("StreamLength", class_name)
     write_atomically(path, text.replace("stream_length", name))
-    command = f"interp run --model zoo/hops-4l --task two-hop --analysis ./{path} --out runs/{name}"
+    asked = f"--model zoo/hops-4l --task two-hop --n 32 --analysis ./{path}"
+    command = f"interp run {asked} --out runs/{name}"
     if as_json:
         say_document("new", file=str(path), command=command)
     else:

@@ -41,7 +41,9 @@ class Watch:
         if self._standing is None or self._standing.seconds_left is None:
             return ""
         seconds = self._standing.seconds_left - (self._clock() - self._heard)
-        left = f"about {duration(seconds)} left" if seconds >= 1 else "nearly there"
+        left = f"about {duration(seconds)} left"
+        if seconds < 1:
+            left = "nearly there" if seconds > -_SECONDS else "longer than planned"
         return f"{100 * self._standing.share:.0f} % done, {left}"
 
 

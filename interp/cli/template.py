@@ -64,7 +64,8 @@ class StreamLengthResult(Result):
         figure.add_scatter(y=rows["control"], name="random tokens", line={"dash": "dash"})
         return titled(figure.update_xaxes(dtick=layer_step(len(rows))), "Stream length by layer")
 
-    def findings(self) -> tuple[Finding, ...]:  # one sentence, one number; a control beside it
+    # one sentence, one number, a control beside it; kind="compares" for a difference from a control
+    def findings(self) -> tuple[Finding, ...]:
         growth = estimate(self.length[:, -1] / self.length[:, 0], groups=self.prompt_groups)
         claim = f"The stream is {growth:.3g} times as long after the last layer as at the start."
         control = Estimate(float(self.control[0, -1] / self.control[0, 0]))

@@ -12,7 +12,7 @@ from typing import Any
 
 from interp.errors import ModelError
 from interp.figures.words import counted, duration
-from interp.runs.commands import command_of_cell
+from interp.runs.commands import as_text, command_of_cell
 from interp.runs.costs import CellCost, Offer, Prices
 from interp.runs.executors import LocalExecutor, call
 from interp.runs.folder import Cell
@@ -180,7 +180,7 @@ def _size(whole: Offer, taken: Offer) -> str:
     parts = [counted(of, "prompt") if n == of else f"{n} of {counted(of, 'prompt')}"]
     before = asdict(whole.planned.analysis)
     parts += [
-        f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else as_text(value)}"
         for key, value in asdict(taken.planned.analysis).items()
         if value != before[key]
     ]

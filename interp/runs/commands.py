@@ -37,10 +37,10 @@ def _words(config: Mapping[str, Any]) -> Iterator[str]:
         given = f"{files.get(name, name)}{at}{label}"
         yield from ("--analysis", given) if are_named else ()
         for key, value in parameters.items():
-            yield from ("--set", f"{analysis}.{key}={_as_text(value)}")
+            yield from ("--set", f"{analysis}.{key}={as_text(value)}")
     for analysis, tasks in (config.get("on") or {}).items():
         yield from ("--on", f"{analysis}={','.join(tasks)}")
-    yield from () if are_named else ("--budget", _as_text(config.get("budget")))
+    yield from () if are_named else ("--budget", as_text(config.get("budget")))
     yield from ("--n", str(config["n"])) if config.get("n") else ()
     yield from ("--against", config["against"]) if config.get("against") else ()
     yield from ("--dtype", config["dtype"]) if config.get("dtype", "auto") != "auto" else ()
@@ -52,7 +52,7 @@ def _words(config: Mapping[str, Any]) -> Iterator[str]:
     yield from ("--seed", str(config["seed"])) if config["seed"] else ()
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a parameter's value in the form that `--set` reads."""
     if value is None:
         return "none"
