@@ -117,12 +117,19 @@ def lines_over_depth(
             in_legend |= set() if is_named else {group}
         values = panel[x].unique()
         few = values if len(values) <= _FEW else None
-        ticks = {"dtick": layer_step(int(frame[x].max()))} if x == "layer" else {"tickvals": few}
+        ticks = _layers(frame[x]) if x == "layer" else {"tickvals": few}
         figure.update_xaxes(title_text=x, **ticks, **at)
         _cut_off(figure, panel[x].to_numpy(float), panel[y].to_numpy(float), at)
     if n_rows > 1:
         figure.update_layout(height=_ROW * n_rows)
     return titled(figure, title)
+
+
+def _layers(layers: pd.Series) -> dict[str, Any]:
+    """Return the ticks and the ends of an axis of layers, the same with and without markers."""
+    first, last = float(layers.min()), float(layers.max())
+    margin = 0.5 + 0.02 * (last - first)
+    return {"dtick": layer_step(int(last)), "range": [first - margin, last + margin]}
 
 
 def _cut_off(figure: go.Figure, x: np.ndarray, y: np.ndarray, at: dict[str, int]) -> None:
