@@ -303,7 +303,8 @@ def test_a_dry_run_of_what_cannot_be_asked_is_a_line(tmp_path: Path) -> None:
     words = ["run", "--model", HOPS, "--task", str(own), "--dry-run", "--analysis", "layer_skip"]
     done = CliRunner().invoke(cli.app, [*words, "--analysis", "attention_knockout"])
     assert done.exit_code == 0
-    assert "attention_knockout is skipped: an answer is needed" in done.output
+    assert "attention_knockout" in done.output
+    assert "skipped: an answer is needed" in done.output
 
 
 @pytest.mark.usefixtures("speed")

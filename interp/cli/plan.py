@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interp.cli.terminal import note, out, say, say_document
-from interp.figures.words import duration
+from interp.figures.words import counted, duration
 
 if TYPE_CHECKING:
     from interp.runs import CellCost, Study
@@ -53,6 +53,8 @@ def print_plan(costs: "Sequence[CellCost]", console: Console, *, n_workers: int 
 
 
 def _print_task(costs: "Sequence[CellCost]", console: Console, n_workers: int) -> None:
+    from interp.stats.groups import FEWEST
+
     planned = [cost for cost in costs if not cost.why_not]
     if planned:
         cell = planned[0].cell
@@ -60,10 +62,16 @@ def _print_task(costs: "Sequence[CellCost]", console: Console, n_workers: int) -
         titled = f"{title}: {planned[0].example}" if planned[0].example else title
         console.print(titled, highlight=False, soft_wrap=True, markup=False)
         console.print(_table(planned, n_workers))
+        if (n := max(cost.n_prompts for cost in planned)) < FEWEST:
+            note(f"{counted(n, 'prompt')}: too few for intervals, which need {FEWEST}")
+    skipped: dict[str, list[str]] = {}
     for cost in costs:
         if cost.why_not:
-            note(f"{cost.cell.name} is skipped: {cost.why_not}")
-        elif cost.shrunk:
+            skipped.setdefault(cost.why_not, []).append(cost.cell.name)
+    for why, names in skipped.items():
+        note(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} skipped: {why}")
+    for cost in costs:
+        if cost.shrunk and not cost.why_not:
             note(f"{cost.cell.name} is shrunk: {cost.shrunk}")
         if cost.left_out and not cost.why_not:
             note(f"{cost.cell.name} leaves out: {cost.left_out}")

@@ -1,7 +1,7 @@
 """Depth scores of every level of a tag, and what they are made of."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Literal
 
@@ -153,10 +153,12 @@ class DepthScoreResult(Result):
     def findings(self) -> tuple[Finding, ...]:
         """Return by how much a level scores deeper than another, by either effect."""
         levels = Levels(self.level_of, self.levels)
-        return tuple(
+        found = (
             finding_of(self.scored(effect), levels, _EFFECTS[effect])
             for effect in reversed(_EFFECTS)
         )
+        of = f"levels are values of the tag {self.analysis.tag!r}"
+        return tuple(replace(each, note="; ".join(filter(None, (of, each.note)))) for each in found)
 
 
 def _colour(i: int) -> str:
