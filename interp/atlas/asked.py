@@ -41,6 +41,8 @@ class Asked:
 
     def verdict(self, claim: Claim) -> Verdict:
         """Return what is known of a claim, from the cell with most prompts that has its number."""
+        if not claim.is_of(self.model):
+            return Verdict(NOT_ASKED, why="its blocks have other norms")
         cells = [cell for cell in self.numbers if cell.analysis == claim.analysis]
         known = [judge(claim, self.numbers[cell]) for cell in cells]
         if known:

@@ -35,7 +35,8 @@ class Claim:
     It holds where the interval of `measure` lies on one `side` of `bound` ("within" and "outside"
     are of ±`bound`), and fails where it lies on the other. If there is a comparison `beyond` a
     control, its interval must lie above 0 too ("below" where that is `better`); a claim that holds
-    without that is not beyond its control.
+    without that is not beyond its control. A claim may be of models alone whose blocks have their
+    `norms` there.
     """
 
     paper: Paper
@@ -47,6 +48,12 @@ class Claim:
     beyond: str = ""
     better: Side = "above"
     unit: str = ""
+    norms: str = ""
+
+    def is_of(self, model: str) -> bool:
+        """Tell whether a claim is about models like this one: some are of one place of norms."""
+        norms = _read()["norms"].get(model.partition("@")[0], "before")
+        return self.norms in ("", norms)
 
     @property
     def rule(self) -> str:
@@ -75,9 +82,14 @@ class Verdict:
 @cache
 def claims() -> tuple[Claim, ...]:
     """Return all claims, in the order of their papers."""
-    read = tomllib.loads(files(__package__).joinpath("claims.toml").read_text(encoding="utf-8"))
+    read = _read()
     papers = {key: Paper(**about) for key, about in read["papers"].items()}
     return tuple(Claim(**{**each, "paper": papers[each["paper"]]}) for each in read["claims"])
+
+
+@cache
+def _read() -> dict[str, Any]:
+    return tomllib.loads(files(__package__).joinpath("claims.toml").read_text(encoding="utf-8"))
 
 
 def judge(claim: Claim, numbers: Mapping[str, Mapping[str, Any]]) -> Verdict:
