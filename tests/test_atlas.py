@@ -101,7 +101,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_models_are_asked_the_untrained_last(run: Path) -> None:
     models = asked_of([run])
     assert [one.model for one in models] == ["zoo/hops-4l", "zoo/hops-4l@untrained"]
-    said = {claim.measure: found[0] for claim, found in verdicts(models)}
+    asked = [(claim, found[0]) for claim, found in verdicts(models)]
+    said = {claim.measure: verdict for claim, verdict in asked if claim.is_of("zoo/hops-4l")}
+    of_others = [verdict for claim, verdict in asked if not claim.is_of("zoo/hops-4l")]
+    assert {verdict.why for verdict in of_others} == {"its blocks have other norms"}
     later = said["second half over first: change of the output less change at later tokens"]
     assert later.number
     growth = said["error of a line less that of an exponential, fitted to the variance"]
