@@ -64,8 +64,7 @@ class StreamLengthResult(Result):
         figure.add_scatter(y=rows["control"], name="random tokens", line={"dash": "dash"})
         return titled(figure.update_xaxes(dtick=layer_step(len(rows))), "Stream length by layer")
 
-    # one sentence, one number, a control beside it; kind="compares" for a difference from a control
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[Finding, ...]:  # kind="compares" for a difference from a control
         growth = estimate(self.length[:, -1] / self.length[:, 0], groups=self.prompt_groups)
         claim = f"The stream is {growth:.3g} times as long after the last layer as at the start."
         control = Estimate(float(self.control[0, -1] / self.control[0, 0]))
