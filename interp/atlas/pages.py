@@ -171,12 +171,11 @@ def _how(models: Sequence[Asked]) -> Iterator[str]:
     runs = {run.folder: run for one in models for run in one.runs}
     versions = {(run.info["versions"]["interp"], run.info["started"][:10]) for run in runs.values()}
     made = ", ".join(f"{version} on {day}" for version, day in sorted(versions))
-    names = " ".join(f"runs/{folder.name}" for folder in runs)
+    names = list(dict.fromkeys(folder.name for folder in runs))
     yield from ("## How it was made", "", f"By interp {made}:", "", "```text")
-    yield from (
-        f"interp run studies/{folder.name}.toml --out runs/{folder.name}" for folder in runs
-    )
-    yield from (f"python -m interp.atlas {names} --out docs/atlas", "```")
+    yield from (f"interp run studies/{name}.toml --out runs/{name}" for name in names)
+    every = " ".join(f"runs/{name}" for name in names)
+    yield from (f"python -m interp.atlas {every} --out docs/atlas", "```")
 
 
 _TOP = """---
