@@ -56,7 +56,7 @@ def test_a_comparison_without_an_interval_claims_nothing() -> None:
         for each, kind in ((few, "compares"), (many, "compares"), (few, "describes"))
     ]
     assert said == [
-        "Too few prompts to compare with random paths: a difference of 0.6.",
+        "Share kept: 0.6, of too few prompts to compare.",
         claim,
         claim,
     ]
