@@ -111,7 +111,7 @@ def judge(claim: Claim, numbers: Mapping[str, Mapping[str, Any]]) -> Verdict:
 def _text(estimate: Estimate, unit: str) -> str:
     if unit == "points":
         return points(estimate)
-    return format(estimate, ".0%" if unit == "share" else ".2g")
+    return format(estimate, ".0%" if unit == "share" else ".3g")
 
 
 def _side(claim: Claim, found: Estimate) -> str:
