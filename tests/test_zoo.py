@@ -131,7 +131,7 @@ def test_a_stitch_names_the_layers_that_were_trained_and_none_of_noise_of_the_sa
         first, behind = needed_range(results[name])
         assert LAYERS[0] <= first < behind <= LAYERS[-1] + 1
         claim, times = results[name].summary(), against_random(results[name])
-        assert claim.startswith("To keep 80% of the change, layer")
+        assert claim.startswith("To keep 80 % of the change, layer")
         assert times is not None
         assert times.low > 1
     nowhere = results["noise"].findings()[0]
