@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from interp.figures.export import export
 from interp.figures.mixers import with_mixers, with_shaded_mixers
 from interp.figures.pictures import svg_of
-from interp.figures.words import counted
+from interp.figures.words import capital, counted
 from interp.shapes import Tensors
 from interp.stats.estimate import Estimate
 from interp.stats.groups import Groups
@@ -68,8 +68,7 @@ class Finding:
             return
         if known.has_interval or "too few" in self.claim.lower():
             return
-        what = f"{self.measure[:1].upper()}{self.measure[1:]}"
-        claim = f"{what}: {known:.2g}, of too few prompts to compare."
+        claim = f"{capital(self.measure)}: {known:.2g}, of too few prompts to compare."
         object.__setattr__(self, "claim", claim)
 
     def to_json(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from interp.cli.options import AsJson, RunArgument
 from interp.cli.terminal import note, say, say_document
 from interp.errors import InterpError, RunError, unknown
 from interp.files.whole import write_atomically
-from interp.runs.folder import Cell, cells_of, folder_name, read_file, read_run, why_without
+from interp.runs.folder import Cell, cells_of, folder_name, read_file, read_run, why_missing
 
 GLANCE = "depth_at_a_glance"
 
@@ -75,7 +75,7 @@ def _figures(
     cells = [cell for cell, record in cells_of(info).items() if record["status"] == "ok"]
     named = {cell.name for cell in cells} | ({GLANCE} if cells else set())
     for name in analyses:
-        if name not in named and (why := why_without(info, name)):
+        if name not in named and (why := why_missing(info, name)):
             raise RunError(f"{run} has no result of {name}: {why}")
     for what, given, known in (
         *(("analysis", name, named) for name in analyses),

@@ -77,6 +77,11 @@ def duration(seconds: float) -> str:
     return " ".join(filter(None, (f"{hours} h" * (hours > 0), f"{rest} min" * (rest > 0))))
 
 
+def capital(text: str) -> str:
+    """Return a text with a capital first letter; a Greek alpha, which is a symbol, stays."""
+    return text if text.startswith("α") else text[:1].upper() + text[1:]
+
+
 def points(share: "Estimate") -> str:
     """Return a difference of shares in points: "7 points [2, 11]"."""
     text = format(share, ".0%")

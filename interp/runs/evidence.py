@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from interp.figures.words import counted
+from interp.figures.words import capital, counted
 from interp.stats.estimate import Estimate
 
 _ROLES = {
@@ -82,15 +82,11 @@ def evidence(finding: Mapping[str, Any]) -> list[Evidence]:
             name = other.get("name")
             numbers.append((f"{words}, {name}" if name else words, other))
     found = [
-        Evidence(_capital(what), *_in_words(number))
+        Evidence(capital(what), *_in_words(number))
         for what, number in numbers
         if number.get("value") is not None
     ]
-    return [*found, Evidence(_capital(finding["note"]))] if finding.get("note") else found
-
-
-def _capital(text: str) -> str:
-    return text if text.startswith("α") else text[:1].upper() + text[1:]
+    return [*found, Evidence(capital(finding["note"]))] if finding.get("note") else found
 
 
 def _in_words(number: Mapping[str, Any]) -> tuple[str, str]:

@@ -111,7 +111,7 @@ def cells_of(run: dict[str, Any]) -> dict[Cell, dict[str, Any]]:
     return {Cell.of(path, record): record for path, record in run["cells"].items()}
 
 
-def why_without(run: dict[str, Any], name: str) -> str:
+def why_missing(run: dict[str, Any], name: str) -> str:
     """Return why a run has no result of an analysis that it was asked for; "" if it was not."""
     whys = (record.get("error", "") for cell, record in cells_of(run).items() if cell.name == name)
     return next(filter(None, whys), "")

@@ -14,7 +14,7 @@ from interp.figures.words import counted
 from interp.result import Origin, Result
 from interp.runs.at_a_glance import glance
 from interp.runs.evidence import beside_untrained, findings_of, is_control
-from interp.runs.folder import Cell, cells_of, own_path, read_run, task_folder, why_without
+from interp.runs.folder import Cell, cells_of, own_path, read_run, task_folder, why_missing
 from interp.runs.own import is_known, source_at
 from interp.runs.parts import unpack
 from interp.runs.registry import make_analysis
@@ -117,7 +117,7 @@ class RunFolder:
             if cell == asked:
                 return cell, record
         others = {cell.name for cell in finished}
-        if asked.name not in others and (why := why_without(self.info, asked.name)):
+        if asked.name not in others and (why := why_missing(self.info, asked.name)):
             raise RunError(f"no result {asked.path} in {self.folder}: {why}")
         paths = ", ".join(cell.path for cell in finished) or "none"
         raise RunError(f"no result {asked.path} in {self.folder}; there is {paths}")
