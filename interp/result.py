@@ -26,6 +26,7 @@ from interp.stats.estimate import Estimate
 from interp.stats.groups import Groups
 
 LONGEST_CLAIM = 160  # characters
+LONGEST_MEASURE = 114  # of a comparison, whose measure may become its claim
 MOST_FINDINGS = 3
 
 R = TypeVar("R", bound="Result")  # not Self, which runtime checks refuse in a plain class
@@ -217,6 +218,8 @@ def faults_of(findings: Sequence[Finding]) -> list[str]:
             faults.append(f"a comparison without a control: {claim}")
         if not finding.measure:
             faults.append(f"a number without a measure: {claim}")
+        if finding.kind == "compares" and len(finding.measure) > LONGEST_MEASURE:
+            faults.append(f"{len(finding.measure)} characters of measure: {finding.measure}")
         if estimate.has_interval:
             slack = 1e-6 * max(1.0, abs(estimate.value))
             if not estimate.low - slack <= estimate.value <= estimate.high + slack:

@@ -180,8 +180,8 @@ class AttentionRankResult(Result):
         return Finding(
             claim,
             number,
-            "partial rank correlation over layers of attention's effective rank and the KL without"
-            " it, given depth and its square",
+            "partial rank correlation over layers of effective rank and the KL without attention,"
+            " given depth and its square",
             control=Compared("the same rows shuffled", self.correlation(source=_SHUFFLED)),
             rival=Compared(PUBLISHED, self.correlation(PUBLISHED)),
             kind="compares",

@@ -120,8 +120,8 @@ class SublayerProjectionResult(Result):
         return Finding(
             f"With {group}, {who} the {entity} in some layer {often}.",
             more,
-            f"share of prompts with {group} in which {part} writes the {entity} in any layer, less"
-            f" that in which it writes another prompt's {entity}",
+            f"share of prompts with {group} in which {part} writes the {entity} in any layer, above"
+            " another prompt's",
             control=Compared(f"another prompt's {entity}", share(others.any(1), groups=groups)),
             kind="compares",
             note=f"its own: {share(own.any(1), groups=groups):.0%}; most often in layer"

@@ -71,7 +71,7 @@ def _beyond(result: "UnitImportanceResult") -> Finding:
     return Finding(
         claim,
         beyond,
-        f"{_MEASURE}, beyond that of sizes, {_ALIKE}",
+        f"{_MEASURE}, beyond sizes', {_ALIKE}",
         control=Compared(_SIZE, result.agreement("size")),
         kind="compares",
         note=_note(result),
