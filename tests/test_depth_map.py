@@ -1,6 +1,4 @@
-"""Maps from streamed moments equal least squares on the whole; the diagonal's statistics equal
-brute force.
-"""
+"""Depth maps of models equal least squares on hooked residuals; runs, controls and refusals."""
 
 import itertools
 import json
@@ -21,12 +19,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import interp
 from interp.analyses.depth_map import DepthMap, tap_maps
-from interp.analyses.depth_map.grids import ErrorGrids, two_halves
-from interp.analyses.depth_map.layer_alignment import (
-    alignment_statistics,
-    monotone_alignment,
-)
-from interp.analyses.depth_map.sampled import Sampled, best_error, depth_gain, sampled
 from interp.analyses.depth_map.split import roles_of
 from interp.analyses.depth_map.tap_maps import TapMaps
 from interp.analyses.depth_map.taps import n_taps, pooled
@@ -37,293 +29,11 @@ from interp.models.untrained import N_TWINS, twins_of, untrained
 from interp.replay import first
 from interp.runs import Study, execute, open_run
 from interp.runs.registry import make_analysis
-from interp.stats.groups import Grouping
-from interp.sweeps.linear_maps import (
-    RIDGES,
-    Grams,
-    Moments,
-    choose_ridge,
-    orthogonal_map,
-    ridge_map,
-)
-from interp.sweeps.similarity import example_similarity
 from interp.tasks import Prompt, Task
 from tests.families import tiny, tokens
+from tests.test_linear_maps import lstsq, predict
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def streamed(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Moments:
-    """Sum one source and one target over pieces of seven tokens."""
-    weights = torch.ones(len(x)) if weights is None else weights
-    moments = Moments.zeros((1, 1, 1), widths=(x.shape[1], y.shape[1]), device=torch.device("cpu"))
-    for piece in torch.arange(len(x)).split(7):
-        moments.add(x[None, piece], y[None, piece], weights[None, piece].double())
-    return moments
-
-
-def grams_of(fit: Moments, held: Moments) -> Grams:
-    return Grams.of(fit.xx[0, 0], held.xx[0, 0])
-
-
-def lstsq(x: Tensor, y: Tensor, weights: Tensor, ridge: float = 0.0) -> Tensor:
-    """Return the predictor [1+d1 d2] by least squares over stacked rows: tokens, and one for every
-    ridged direction.
-    """
-    root, mean = weights.sqrt()[:, None], (weights @ x) / weights.sum()
-    rows = torch.cat([torch.ones(len(x), 1, dtype=x.dtype), x - mean], 1) * root
-    size = ((x - mean).square() * weights[:, None]).sum() / x.shape[1]
-    shrink = (ridge * size).sqrt() * torch.eye(x.shape[1] + 1, dtype=x.dtype)[1:]
-    solved = np.linalg.lstsq(
-        torch.cat([rows, shrink]).numpy(),
-        torch.cat([y * root, 0 * noise(x.shape[1], y.shape[1])]).numpy(),
-    )
-    return torch.from_numpy(solved[0])
-
-
-def predict(beta: Tensor, mean: Tensor, x: Tensor) -> Tensor:
-    return beta[0] + (x - mean) @ beta[1:]
-
-
-@pytest.mark.parametrize("ridge", [1e-10, 1e-3, 1.0])
-@pytest.mark.parametrize("weighting", ["equal", "drawn"])
-def test_a_ridge_map_equals_least_squares(ridge: float, weighting: str) -> None:
-    x = noise(90, 8) @ noise(8, 8, seed=1) + 3
-    y = x @ noise(8, 5, seed=2) + noise(90, 5, seed=3) - 7
-    weights = torch.ones(90).double() if weighting == "equal" else noise(90, seed=4).exp()
-    moments = streamed(x, y, weights)
-    ours = ridge_map(
-        grams_of(moments, moments).fit, moments.xx[0, 0], moments.xy[0, 0], ridge=ridge
-    )
-    mean = (weights @ x) / weights.sum()
-    assert_close(ours(x), predict(lstsq(x, y, weights, ridge), mean, x), rtol=1e-9, atol=1e-7)
-
-
-def test_the_ridge_is_the_one_with_the_least_validation_error() -> None:
-    x, held_x = noise(30, 20), noise(40, 20, seed=1)
-    truth = noise(20, 4, seed=2)
-    y, held_y = x @ truth + 4 * noise(30, 4, seed=3), held_x @ truth + 4 * noise(40, 4, seed=4)
-    fit, held = streamed(x, y), streamed(held_x, held_y)
-    chosen = choose_ridge(grams_of(fit, held), fit.xy[0, 0], held.xy[0, 0], RIDGES)
-    ones = torch.ones(30).double()
-    errors = [
-        (held_y - predict(lstsq(x, y, ones, ridge), x.mean(0), held_x)).square().sum()
-        for ridge in RIDGES
-    ]
-    assert chosen == RIDGES[int(torch.stack(errors).argmin())]
-    assert RIDGES[0] < chosen
-
-
-def test_an_orthogonal_map_finds_a_rotation_and_its_scale() -> None:
-    rotation = torch.linalg.qr(noise(9, 9))[0][:6]
-    x = noise(50, 6, seed=1) * torch.arange(1, 7)
-    moments = streamed(x, 2.5 * x @ rotation + 1)
-    ours = orthogonal_map(grams_of(moments, moments).fit, moments.xx[0, 0], moments.xy[0, 0])
-    assert_close(ours.weight, 2.5 * rotation)
-    noisy = 2.5 * x @ rotation + noise(50, 9, seed=3)
-    moments = streamed(x, noisy)
-    ours = orthogonal_map(grams_of(moments, moments).fit, moments.xx[0, 0], moments.xy[0, 0])
-    best = (noisy - ours(x)).square().sum()
-    for seed in range(5):  # no nearby rotation is better
-        turn = torch.linalg.qr(torch.eye(9) + 0.05 * noise(9, 9, seed=seed))[0]
-        assert (noisy - ours.y_mean - (x - x.mean(0)) @ ours.weight @ turn).square().sum() > best
-
-
-# Similarities
-
-
-def naive_cka(x: Tensor, y: Tensor) -> float:
-    def hsic(k: Tensor, m: Tensor) -> float:
-        n, k, m = len(k), k - k.diag().diag(), m - m.diag().diag()
-        ones = torch.ones(n, dtype=k.dtype)
-        terms = (
-            (k @ m).trace()
-            + (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
-            - 2 / (n - 2) * (ones @ k @ m @ ones)
-        )
-        return float(terms / (n * (n - 3)))
-
-    k, m = x @ x.T, y @ y.T
-    return hsic(k, m) / (hsic(k, k) * hsic(m, m)) ** 0.5
-
-
-def naive_rsa(x: Tensor, y: Tensor) -> float:
-    upper = torch.triu_indices(len(x), len(x), 1).unbind()
-    cosines = [
-        torch.nn.functional.cosine_similarity(v[:, None], v[None], dim=-1)[upper] for v in (x, y)
-    ]
-    return float(torch.corrcoef(torch.stack(cosines))[0, 1])
-
-
-@pytest.mark.parametrize("kind", ["cka", "rsa"])
-def test_similarities_equal_the_textbook_on_every_subset(kind: str) -> None:
-    x, y = noise(2, 20, 6) + 2, noise(3, 20, 4, seed=1)
-    y[0] = x[0, :, :4] ** 2
-    masks = (noise(4, 20, seed=2) > -0.5).double()
-    ours = example_similarity(x, y, masks, kind=kind)
-    naive = {"cka": naive_cka, "rsa": naive_rsa}[kind]
-    for mask, grid in zip(masks.bool(), ours, strict=True):
-        for s, t in itertools.product(range(2), range(3)):
-            assert float(grid[s, t]) == pytest.approx(naive(x[s][mask], y[t][mask]), abs=1e-9)
-
-
-def test_cka_does_not_see_rotations_shifts_and_scales_and_is_not_fooled_by_width() -> None:
-    x, all_of_them = noise(1, 30, 6), torch.ones(1, 30)
-    turned = 3 * x @ torch.linalg.qr(noise(6, 6, seed=1))[0] + 5
-    assert_close(
-        example_similarity(x, turned, all_of_them, kind="cka"), torch.ones(1, 1, 1).double()
-    )
-    rotated = x @ torch.linalg.qr(noise(6, 6, seed=1))[0]
-    assert_close(
-        example_similarity(x, rotated, all_of_them, kind="rsa"), torch.ones(1, 1, 1).double()
-    )
-    wide, unrelated = noise(40, 30, 300, seed=2), noise(40, 30, 300, seed=3)
-    assert (
-        example_similarity(wide, unrelated, all_of_them, kind="cka").mean().abs() < 0.01
-    )  # the biased form: 0.9
-
-
-def test_pooling_leaves_out_padding_and_position_0_if_asked() -> None:
-    model = tiny("llama")
-    short, long = tokens(batch=1, n_pos=7), tokens(batch=1, n_pos=10, seed=1)
-    ids = torch.cat([torch.nn.functional.pad(short.tokens, (0, 3)), long.tokens])
-    mask = torch.arange(10) < torch.tensor([[7], [10]])
-    prompts, last = short.prompts + long.prompts, torch.tensor([6, 9])
-    both = replace(short, prompts=prompts, tokens=ids, mask=mask, last=last, answer=None)
-    with torch.no_grad():
-        for begin in (0, 1):
-            together = pooled(model.record(both), both, "residual", begin=begin)
-            for row, batch in zip(together, (short, long), strict=True):
-                alone = torch.stack(residuals(model, batch))[:, 0, begin:].mean(1)
-                assert_close(row, alone, rtol=1e-5, atol=1e-5)
-
-
-# The grid's statistics
-
-
-def statistics(errors: np.ndarray) -> dict[str, float]:
-    return {name: float(value[0]) for name, value in alignment_statistics(errors[None]).items()}
-
-
-def test_the_alignment_equals_brute_force() -> None:
-    for seed in range(20):
-        errors = np.random.default_rng(seed).random((3, 5))
-        paths = [p for p in itertools.product(range(3), repeat=5) if list(p) == sorted(p)]
-        best = min(paths, key=lambda path: sum(errors[s, t] for t, s in enumerate(path)))
-        assert tuple(monotone_alignment(errors)) == best
-        least = errors.min(0).mean()
-        kept = 1 - (sum(errors[s, t] for t, s in enumerate(best)) / 5 - least) / (
-            errors.mean() - least
-        )
-        assert statistics(errors)["order"] == pytest.approx(kept)
-
-
-def test_statistics_by_hand() -> None:
-    errors = np.array([[0.0, 0.5, 1.0], [0.5, 0.0, 0.5], [1.0, 0.5, 0.0]])
-    names = ("diagonal", "spearman", "slope", "order")
-    assert [statistics(errors)[name] for name in names] == pytest.approx([1, 1, 1, 1])
-    both = alignment_statistics(np.stack([errors, errors[::-1]]))
-    assert both["spearman"].tolist() == pytest.approx([1, -1])
-    assert both["slope"].tolist() == pytest.approx([1, -1])
-    assert both["diagonal"][1] < 0
-    halved = np.array(
-        [[0.0, 0.0, 0.9, 0.9], [0.9, 0.9, 0.0, 0.0]]
-    )  # best sources 0 0 1 1: ranks 1.5 1.5 3.5 3.5
-    assert statistics(halved)["spearman"] == pytest.approx(2 / 5**0.5)
-    assert [statistics(np.ones((1, 3)))[name] for name in names] == [0, 0, 0, 1]
-
-
-# What is drawn, and the intervals around it
-
-
-def drawn_errors(n: int, *, seed: int, means: np.ndarray | None = None) -> ErrorGrids:
-    """Return noisy errors of n prompts of 3 to 8 tokens around the means [source target]."""
-    rng = np.random.default_rng(seed)
-    tokens = rng.integers(3, 9, n).astype(float)
-    means = np.full((4, 4), 0.5) if means is None else means
-    return ErrorGrids(
-        tokens[:, None, None] * (means + 0.1 * rng.normal(size=(n, 4, 4))),
-        tokens,
-        Grouping.of(n, None),
-    )
-
-
-def test_a_prompt_counts_as_often_as_it_is_drawn() -> None:
-    grids = drawn_errors(3, seed=0)
-    tripled = [grids.errors[i] for i in (0, 0, 2)]
-    by_hand = sum(tripled) / (2 * grids.tokens[0] + grids.tokens[2])
-    np.testing.assert_allclose(grids.of(np.array([[2.0, 0.0, 1.0]]))[0], by_hand)
-    assert sorted(two_halves(Grouping.of(7, None), seed=0).sum(1)) == [3, 4]
-    assert (two_halves(Grouping.of(1, None), seed=0) == 1).all()
-    assert (two_halves(Grouping.of(7, None), seed=0).sum(0) == 1).all()
-
-
-def test_the_gain_is_chosen_on_one_half_and_measured_on_the_other() -> None:
-    grids = drawn_errors(12, seed=1, means=0.4 + 0.1 * np.abs(np.subtract.outer(*2 * [range(4)])))
-    gains = []
-    halves = two_halves(Grouping.of(12, None), seed=5).astype(bool)
-    for chosen, judged in (halves, halves[::-1]):
-        mean = {
-            half: grids.errors[rows].sum(0)[1:, 1:] / grids.tokens[rows].sum()
-            for half, rows in (("chosen", chosen), ("judged", judged))
-        }
-        paths = [p for p in itertools.product(range(3), repeat=3) if list(p) == sorted(p)]
-        total = lambda path, grid: sum(grid[s, t] for t, s in enumerate(path))  # noqa: E731
-        path, one = (
-            min(among, key=lambda path: total(path, mean["chosen"]))
-            for among in (paths, [p for p in paths if len(set(p)) == 1])
-        )
-        gains.append((total(one, mean["judged"]) - total(path, mean["judged"])) / 3)
-    assert float(depth_gain(grids, first=1, seed=5).value) == pytest.approx(np.mean(gains))
-
-
-def test_what_was_picked_by_chance_gains_nothing() -> None:
-    """Over 60 grids of noise alone; re-picked and measured on the same prompts it always gains."""
-    crossfitted, picked, reached = [], [], []
-    for seed in range(60):
-        grids = drawn_errors(20, seed=seed)
-        gain = depth_gain(grids, first=0, seed=seed).estimate()
-        crossfitted.append(gain.value)
-        reached.append(best_error(grids, first=0, seed=seed).estimate())
-        picked.append(grids.whole.min(0).mean())
-    error = np.std(crossfitted) / 60**0.5
-    assert abs(np.mean(crossfitted)) < 3 * error
-    assert np.mean(picked) < 0.5 - 0.015
-    assert abs(np.mean([each.value for each in reached]) - 0.5) < 0.005
-    assert np.mean([each.low <= 0.5 <= each.high for each in reached]) >= 0.88
-
-
-def test_an_interval_stands_around_its_value_and_fewer_than_five_prompts_have_none() -> None:
-    means = 0.4 + 0.1 * np.abs(np.subtract.outer(*2 * [range(4)]))
-    diagonal = lambda errors: alignment_statistics(errors)["diagonal"]  # noqa: E731
-    for n in (5, 8, 40):
-        value = sampled(drawn_errors(n, seed=n, means=means), diagonal).estimate()
-        assert value.low < value.value < value.high
-        assert value.value - value.low == pytest.approx(value.high - value.value)
-    assert not sampled(drawn_errors(4, seed=0), diagonal).estimate().has_interval
-
-
-def test_one_more_twin_is_told_apart_from_twins_as_rarely_as_stated() -> None:
-    """Twins differ from each other, by as much as prompts say or by far more."""
-    for spread in (0.02, 1.0):
-        told_apart = 0
-        for seed in range(400):
-            rng = np.random.default_rng(seed)
-            offsets, shared = spread * rng.normal(size=4), rng.normal(size=(30, 4))
-            drawn = rng.multinomial(30, np.full(30, 1 / 30), size=200) / 30
-            model, *twins = (
-                Sampled(np.array(offsets[i] + shared[:, i].mean()), drawn @ shared[:, i], 30, 30)
-                for i in range(4)
-            )
-            told_apart += model.beyond(twins).excludes(0.0)
-        assert told_apart <= 400 * 0.05 + 3 * (400 * 0.05 * 0.95) ** 0.5
-
-
-# Models
 
 
 def residuals(model: Model, batch) -> list[Tensor]:
@@ -624,3 +334,18 @@ def test_passes_of_twins_are_counted(zoo: Model) -> None:
     assert cost(target="zoo/hops-8l", control="none") == 2  # eight layers for four
     assert cost(target="zoo/hops-8l") == 2 + 3 * (1 + 2)  # for each twin the source again
     assert cost(target="zoo/hops-8l", method="cka") == 2 + 3 * 2
+
+
+def test_pooling_leaves_out_padding_and_position_0_if_asked() -> None:
+    model = tiny("llama")
+    short, long = tokens(batch=1, n_pos=7), tokens(batch=1, n_pos=10, seed=1)
+    ids = torch.cat([torch.nn.functional.pad(short.tokens, (0, 3)), long.tokens])
+    mask = torch.arange(10) < torch.tensor([[7], [10]])
+    prompts, last = short.prompts + long.prompts, torch.tensor([6, 9])
+    both = replace(short, prompts=prompts, tokens=ids, mask=mask, last=last, answer=None)
+    with torch.no_grad():
+        for begin in (0, 1):
+            together = pooled(model.record(both), both, "residual", begin=begin)
+            for row, batch in zip(together, (short, long), strict=True):
+                alone = torch.stack(residuals(model, batch))[:, 0, begin:].mean(1)
+                assert_close(row, alone, rtol=1e-5, atol=1e-5)

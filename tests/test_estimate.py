@@ -276,8 +276,8 @@ def test_findings_that_break_the_rules_are_told() -> None:
     wrong = Finding("x" * 161 + ". And more", Estimate(5.0, 6.0, 7.0, 8))
     assert len(faults_of([wrong])) == 4
     alike = Compared("another", Estimate(0.1, n=8))
-    compared = Finding("One.", Estimate(5.6, 4.9, 6.3, 8), "n" * 115, control=alike, kind="compares")
-    assert len(faults_of([compared])) == 1
+    long = Finding("One.", Estimate(5.6, 4.9, 6.3, 8), "n" * 115, control=alike, kind="compares")
+    assert len(faults_of([long])) == 1
     assert faults_of([]) == ["0 findings; 1 to 3"]
 
 
