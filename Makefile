@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
+unexport PYTHONDONTWRITEBYTECODE  # tests start Python hundreds of times: what is compiled is kept
 
 .PHONY: report real test test-shapes test-slow test-browser test-real newest check docs docs-fast bench clean
 

@@ -3,6 +3,8 @@
 import re
 import shutil
 import sys
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -64,16 +66,23 @@ def _relevance(n_layers: int) -> go.Figure:
     return grids_over_positions(pd.DataFrame(rows), **how, is_signed=True)
 
 
-FIGURES = {
-    f"{name}, {n_layers} layers": draw(n_layers)
-    for n_layers in (4, 30, 80)
-    for name, draw in {
-        "five panels": lambda n: _lines(n, 5),
-        "one panel": lambda n: _lines(n, 1),
-        "skips": _skips,
-        "relevance": _relevance,
-    }.items()
+DRAWN = {
+    "five panels": lambda n_layers: _lines(n_layers, 5),
+    "one panel": lambda n_layers: _lines(n_layers, 1),
+    "skips": _skips,
+    "relevance": _relevance,
 }
+
+
+@pytest.fixture(params=product(DRAWN, (4, 30, 80)), ids=lambda of: f"{of[0]}, {of[1]} layers")
+def figure(request: pytest.FixtureRequest) -> go.Figure:
+    name, n_layers = request.param
+    return _drawn(name, n_layers)
+
+
+@cache
+def _drawn(name: str, n_layers: int) -> go.Figure:
+    return DRAWN[name](n_layers)
 
 
 def _length(trace: dict) -> int:
@@ -90,7 +99,6 @@ def _panels(layout: dict) -> list[tuple[float, float, float, float]]:
 
 
 @pytest.mark.parametrize("width", COLUMNS)
-@pytest.mark.parametrize("figure", FIGURES.values(), ids=[*FIGURES])
 def test_panels_are_inside_the_page_and_apart(figure: go.Figure, width: float) -> None:
     layout = for_paper(figure.to_plotly_json(), width=width)["layout"]
     assert layout["width"] == round(width * PIXELS)
@@ -104,7 +112,6 @@ def test_panels_are_inside_the_page_and_apart(figure: go.Figure, width: float) -
 
 
 @pytest.mark.parametrize("width", COLUMNS)
-@pytest.mark.parametrize("figure", FIGURES.values(), ids=[*FIGURES])
 def test_ticks_of_layers_are_at_least_five_millimetres_apart(
     figure: go.Figure, width: float
 ) -> None:
@@ -118,7 +125,6 @@ def test_ticks_of_layers_are_at_least_five_millimetres_apart(
             assert (right - left) * width / ((n - 1) / axis["dtick"]) >= 5
 
 
-@pytest.mark.parametrize("figure", FIGURES.values(), ids=[*FIGURES])
 def test_the_title_is_left_to_the_caption_and_panels_keep_theirs(figure: go.Figure) -> None:
     given = figure.to_plotly_json()
     layout = for_paper(given, width=85.0)["layout"]
