@@ -5,6 +5,7 @@ Positions are -1 for the prompt's last token, -2 for the one before it, and 1, 2
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,20 +41,21 @@ class Aligned:
 
         `position` counts from the end, as text ("-1" is the last, "+1" after it), or is "first".
         """
-        return pd.concat(
-            [self._column(i, name, seed, groups) for i, name in enumerate(self.columns)],
-            ignore_index=True,
-        )
+        columns = [self._column(i, name, seed, groups) for i, name in enumerate(self.columns)]
+        joined = {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
+        return pd.DataFrame(joined)
 
-    def _column(self, i: int, name: str, seed: int, groups: Groups | None) -> pd.DataFrame:
+    def _column(
+        self, i: int, name: str, seed: int, groups: Groups | None
+    ) -> dict[str, NDArray[Any]]:
         column: NDArray[np.float64] = self.values[:, :, i].astype(np.float64)
         has_position = ~np.isnan(column).any(1)
         values = column[has_position]
         of_values = None if groups is None else groups[has_position]
-        columns = estimates(values, groups=of_values, seed=seed)
-        n_prompts, largest = columns.pop("n_prompts"), {"max": values.max(0)}
-        keys = {"layer": np.arange(values.shape[1]), "position": name}
-        return pd.DataFrame(keys | columns | largest | {"n_prompts": n_prompts})
+        found = estimates(values, groups=of_values, seed=seed)
+        n_layers, n_prompts = values.shape[1], found.pop("n_prompts")
+        keys = {"layer": np.arange(n_layers), "position": np.full(n_layers, name)}
+        return keys | found | {"max": values.max(0), "n_prompts": n_prompts}
 
 
 def align(
