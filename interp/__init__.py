@@ -1,4 +1,4 @@
-"""What does each layer of a language model do, who needs it, and is the depth used?"""
+"""What does each layer of a language model do, what needs it, and is the depth used?"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -48,13 +48,13 @@ class Between:
 class Formerly:
     """What a parameter's values were in earlier versions, and what they are called now."""
 
-    now: Mapping[bool, str]
+    now: Mapping[bool | str, str]
 
     def translated(self, value: Any) -> Any:
         """Return today's value for a former one, also as the text "true" or "false"."""
         if isinstance(value, str):
             value = {"true": True, "false": False}.get(value.lower(), value)
-        return self.now[value] if isinstance(value, bool) else value
+        return self.now.get(value, value) if isinstance(value, bool | str) else value
 
 
 @cache

@@ -189,7 +189,7 @@ def test_a_dry_run_of_a_configuration_shows_machines_and_times(folder: Path, tas
     assert "good to a factor of two" in done.stderr
     said = read(_run(*words, "--json").stdout)
     assert said["timed"] == []
-    assert {*said["reckoned"][0]["cells"][0]["seconds"]} == {"CPU", "1 GPU", "8 GPUs", "disk"}
+    assert {*said["estimated"][0]["cells"][0]["seconds"]} == {"CPU", "1 GPU", "8 GPUs", "disk"}
 
 
 def test_flags_of_plans_are_refused_in_runs() -> None:

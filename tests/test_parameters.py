@@ -222,6 +222,11 @@ def test_a_first_position_of_an_earlier_version_is_translated(name: str) -> None
     assert parse_parameter(name, "first_position", "False") == "excluded"
 
 
+def test_a_value_of_an_earlier_version_is_translated() -> None:
+    former = make_analysis("logit_lens", {"kl_from": "behind the first layer"})
+    assert former == make_analysis("logit_lens", {})
+
+
 def test_what_void_skip_called_the_first_position_is_where_it_skips() -> None:
     for former, now in ((True, "all"), (False, "all but the first")):
         assert make_analysis("void_skip", {"first_position": former}).skipped_positions == now

@@ -184,9 +184,9 @@ hide: [toc]
 
 # Atlas
 
-What papers say of depth, asked of {n_models} trained models that anyone can run, and of one that
-was never trained: {n_claims} claims, each decided by one number with its interval; below the claim
-is the number, and where it has to lie. A program writes these pages from finished runs; a model's
+What papers say about depth, tested on {n_models} trained models that anyone can run, and on one
+that was never trained: {n_claims} claims, each decided by one number with its interval; below the
+claim is the number, and where it has to lie. A program writes these pages from finished runs; a model's
 name leads to all that was found of it."""
 
 _MEANS = {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plan(study: "Study", assume: str, *, n_workers: int, never_loads: bool, as_json: bool) -> None:
-    """Print what a study would cost, timed on models that are loaded, reckoned of all others."""
+    """Print what a study would cost, timed on models that are loaded, estimated for all others."""
     from interp.runs import estimate_costs
     from interp.runs.machines import Assumptions
     from interp.runs.outlook import outlooks, why_without
@@ -30,15 +30,15 @@ def plan(study: "Study", assume: str, *, n_workers: int, never_loads: bool, as_j
     timed = tuple(name for name in study.models if not why[name])
     costs = estimate_costs(replace(study, models=timed), n_workers=n_workers) if timed else []
     large = tuple(name for name in study.models if why[name])
-    reckoned = outlooks(replace(study, models=large), assumed) if large else []
+    estimated = outlooks(replace(study, models=large), assumed) if large else []
     if as_json:
         said = [cost.to_json() for cost in costs]
-        say_document("plan", timed=said, reckoned=[each.to_json() for each in reckoned])
+        say_document("plan", timed=said, estimated=[each.to_json() for each in estimated])
         return
     print_plan(costs, out, n_workers=n_workers)
-    for each in reckoned:
+    for each in estimated:
         print_outlook(each, why[each.model], out)
-    if reckoned:
+    if estimated:
         measured = ", ".join(assumed.measured_here)
         here = f"; measured here: {measured}" if measured else ""
         note(f"times are arithmetic, good to a factor of two; --assume changes what it is of{here}")

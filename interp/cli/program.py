@@ -1,8 +1,8 @@
-"""What does each layer of a language model do, who needs it, and is the depth used?
+"""What does each layer of a language model do, what needs it, and is the depth used?
 
 Exit status: 0 ok; 1 a cell failed (run), a figure (export), damage (doctor, store verify) or a
 difference (diff); 2 bad input; 70 a bug; 130 interrupted. Results are on stdout, everything else on
-stderr; --json prints one document, also for errors, and of a run one event a line.
+stderr; --json prints one document, also for errors, and, for a run, one event per line.
 """
 
 import sys

@@ -94,7 +94,7 @@ Assume = Annotated[
     typer.Option(help="With --dry-run: KEY=VALUE,… of machines, such as gpu_memory=141,disk=5"),
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print what happens as JSON, one event a line.")
+    bool, typer.Option("--json", help="Print what happens as JSON, one event per line.")
 ]
 
 

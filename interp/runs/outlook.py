@@ -177,7 +177,7 @@ class _Planner(Worker):
     def _about(self, model: WeightlessModel) -> str:
         sizes = model.sizes
         used = f", of which a token uses {_number(sizes.used + sizes.others)}"
-        words = "; it has no tokenizer: a token for every word and mark is assumed"
+        words = "; it has no tokenizer: one token per word and punctuation mark is assumed"
         return (
             f"{model.n_layers} layers, {_number(sizes.in_all)} weights"
             f"{used if sizes.used < sizes.blocks else ''}"

@@ -81,11 +81,7 @@ class RunComparison(Result):
             kind="compares",
             note=f"{n_different} of {counted(len(rows), 'number')} differ from {self.runs[0]};"
             f" {at_once} tested at once (max-statistic), prompts paired"
-            + (
-                f"; {self.n_lost} left out, of which not every prompt has its own"
-                if self.n_lost
-                else ""
-            ),
+            + (f"; {self.n_lost} left out, which some prompts lack" if self.n_lost else ""),
         )
 
     def _claim(

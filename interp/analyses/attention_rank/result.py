@@ -157,7 +157,7 @@ class AttentionRankResult(Result):
 
     def _correlated(self) -> Finding:
         number = self.correlation()
-        claim = f"Given depth, attention's rank says nothing of what it is worth: {number:.2f}."
+        claim = f"Given depth, attention's rank does not predict the loss without it: {number:.2f}."
         if number.excludes():
             more = "more" if number.value > 0 else "less"
             claim = (

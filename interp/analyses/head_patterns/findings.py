@@ -66,8 +66,8 @@ class Claims:
         return Finding(
             claim,
             beyond.estimate,
-            "attention to the token after an earlier copy, beyond unrelated tokens, of the head that"
-            " gives it most",
+            "attention to the token after an earlier copy, beyond unrelated tokens, of the head"
+            " that gives it most",
             control=Compared("after unrelated tokens", control),
             kind="compares",
             note=f"{alone:.0%} in all; {PICKED}",

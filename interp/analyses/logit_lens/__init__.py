@@ -45,7 +45,7 @@ class LogitLens(Analysis):
     top_k: Annotated[int, AtLeast(1)] = 5
     first_position: FirstPosition = "excluded"
     weighting: Literal["prompt", "token"] = "prompt"
-    kl_from: KLFrom = "behind the first layer"
+    kl_from: KLFrom = "after the first layer"
     kl_share: float = 0.5
     overlap_above: float = 0.3
     seed: int = 0

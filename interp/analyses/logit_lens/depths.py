@@ -1,15 +1,20 @@
 """Effective depths: one layer made of a curve over depth, by three published definitions.
 
 They are those of arXiv 2512.14064, and answer three questions: when the prediction comes near, when
-its first tokens are known, and when layers stop erasing. Curves have one value a layer, read in
-front of it. The last layer never counts, as published.
+its first tokens are known, and when layers stop erasing. Curves have one value a layer, read
+before it. The last layer never counts, as published.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-KLFrom = Literal["behind the first layer", "as published"]
+from interp.parameters import Formerly
+
+KLFrom = Annotated[
+    Literal["after the first layer", "as published"],
+    Formerly({"behind the first layer": "after the first layer"}),
+]
 DEPTHS = ("KL", "overlap", "cosine")
 
 

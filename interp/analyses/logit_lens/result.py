@@ -162,8 +162,8 @@ class LogitLensResult(Result):
         said = {
             "KL": f"The lens's KL from the final prediction first falls below {share} of its"
             " largest",
-            "overlap": f"More than {above} of the lens's top {asked.top_k} tokens are first the"
-            " final ones",
+            "overlap": f"The lens's top {asked.top_k} tokens first overlap with the final ones by"
+            f" more than {above}",
             "cosine": "Layers last change from writing against the stream to writing along it",
         }
         others = [other for other in self._curves.depths if other.startswith(f"{name}, ")]
