@@ -186,8 +186,8 @@ hide: [toc]
 
 What papers say about depth, tested on {n_models} trained models that anyone can run, and on one
 that was never trained: {n_claims} claims, each decided by one number with its interval; below the
-claim is the number, and where it has to lie. A program writes these pages from finished runs; a model's
-name leads to all that was found of it."""
+claim is the number, and where it has to lie. A program writes these pages from finished runs; a
+model's name leads to all that was found of it."""
 
 _MEANS = {
     HOLDS: "the 95 % interval lies on the side that the claim says",

@@ -48,8 +48,8 @@ class DepthMap(Analysis):
     scale) map token by token and need one tokenizer; "cka" (debiased) and "rsa" compare each
     prompt's mean over positions and need none. `what`: residuals, or each layer's contribution to
     them. `weighting` "relative" weights tokens by 1 / ‖y‖² in the fit. `first_position` says
-    whether token 0 is fitted and judged (or pooled) too. `control` "untrained" maps to three untrained
-    twins of the target too (from twins to themselves, if the target is the model).
+    whether token 0 is fitted and judged (or pooled) too. `control` "untrained" maps to three
+    untrained twins of the target too (from twins to themselves, if the target is the model).
 
     `continued` also asks causally: what the model holds after some layers is mapped and continued
     at a layer of the target, at every `every`-th of both; a state still answers where it reaches a
