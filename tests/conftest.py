@@ -35,7 +35,9 @@ if os.environ.get("CHECK_SHAPES"):
 
 from interp.errors import ModelError
 from interp.files.fetched import fetch
-from interp.tasks import Prompt, fitting
+from interp.runs import record
+from interp.runs.identity import _settings
+from interp.tasks import Prompt, Task, fitting
 from interp.tasks.encoding import NO_LIMITS, Limits
 from tests.families import FAMILIES, tiny
 
@@ -44,9 +46,20 @@ _LARGE = 500  # prompts: of a shipped task, which is read once
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _fitted_once() -> Iterator[None]:
-    """Ask once which prompts of a shipped task a tokenizer can serve: a third of a small run."""
-    ask, known = fitting.misfits, {}
+def _asked_once() -> Iterator[None]:
+    """Ask once for a shipped task's hash, and which of its prompts a tokenizer can serve.
+
+    Both are half of a small run.
+    """
+    ask, hash_of, known, hashes = fitting.misfits, record.hash_of_task, {}, {}
+
+    def hash_of_task(task: Task) -> str:
+        if len(task) < _LARGE:
+            return hash_of(task)
+        key = id(task.prompts), id(task.related), repr(_settings(task))
+        if key not in hashes:
+            hashes[key] = task, hash_of(task)
+        return hashes[key][1]
 
     def misfits(
         tokenizer: Any, prompts: Sequence[Prompt], needs: Any, *, limits: Limits = NO_LIMITS
@@ -60,6 +73,7 @@ def _fitted_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "misfits", misfits)
+        patch.setattr(record, "hash_of_task", hash_of_task)
         yield
 
 

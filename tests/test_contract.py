@@ -62,7 +62,7 @@ FEWER = {
         "top_k": 3,
     },
     "integrated_gradients": {"max_nodes": 17},
-    "layer_routers": {"epochs": 1, "n_simulations": 3},
+    "layer_routers": {"epochs": 1, "n_simulations": 3, "steps": 10},
     "patching_agreement": {"methods": ("relevance", "average")},
     "path_search": {"n_simulations": 2},
     "quantization_order": {"orders": ("LIM",), "points": 2, "control": "none"},
@@ -77,6 +77,7 @@ QUICK_IN_HALF = {
     "circuit_discovery",
     "feature_patching",
     "patching_agreement",
+    "unit_map",
     "void_skip",
 }
 GOLDEN = Path(__file__).parent / "golden.json"

@@ -43,7 +43,7 @@ ONE = SMALL | dict.fromkeys(("residual_contribution", "logit_lens"), WITH_THE_FI
 NODES = {"relevance_patching": {"methods": ["attribution"], "nodes": ["attn_out"]}}
 LONG = SMALL | NODES | {"layer_skip": {}}
 DEEP = {
-    **LONG, "head_patterns": {"repeated": 4},
+    **LONG, "head_patterns": {"repeated": 2},
     "depth_map": {"method": "cka", "control": "none"}, "residual_erasure": {"scopes": ["position"]},
     "back_patching": {"controls": [], "known_only": False, "position": "last"},
 }  # fmt: skip
