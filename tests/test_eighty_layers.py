@@ -17,15 +17,22 @@ from tests.test_features import weights, written
 
 # less of what takes long
 FEWER = {
+    "activation_patching": {"nodes": ("mlp_out",)},
     "affine_lens": {"control": "none"},
     "back_patching": {"controls": ("random",), "position": "last"},
-    "circuit_discovery": {"draws": 2, "fractions": (0.1, 1.0)},
+    "circuit_discovery": {"draws": 1, "fractions": (0.1, 1.0)},
     "depth_map": {"control": "none"},
     "checkpoint_stitch": {"against": "itself", "maps": ("none",), "every": 16},
     "integrated_gradients": {"max_nodes": 9, "every": 8},
     "layer_order": {"every": 16, "control": "none"},
     "layer_removal": {"orders": ("skip loss",), "steps": 2, "text_steps": 1, "n_random": 2},
-    "layer_routers": {"n_simulations": 3, "epochs": 1, "penalties": (0.5,), "draws": 1},
+    "layer_routers": {
+        "n_simulations": 3,
+        "epochs": 1,
+        "penalties": (0.5,),
+        "draws": 1,
+        "steps": 10,
+    },
     "patching_agreement": {"nodes": ("mlp_out",), "methods": ("relevance", "average")},
     "path_search": {"n_simulations": 4},
     "quantization_order": {"orders": ("LIM",), "points": 2, "control": "none"},
@@ -84,7 +91,7 @@ def test_findings_are_short_at_80_layers(name: str, tmp_path: Path) -> None:
     analysis = make_analysis(name, parameters)
     task = of_one_length()
     if name == "probe":  # groups have to repeat
-        task = interp.load_task("one-hop", n=50)
+        task = interp.load_task("one-hop", n=40)
     if name == "unit_map":  # as many tokens as neurons
         task = interp.load_task("two-hop", n=24)
     if name == "layer_routers":  # three thirds of groups
