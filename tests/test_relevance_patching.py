@@ -271,7 +271,7 @@ def test_without_a_behaviour_there_are_no_shares() -> None:
     swapped = task.of([replace(p, answer=p.wrong, wrong=p.answer) for p in task.prompts])
     result = RelevancePatching(nodes=("mlp_out",)).run(model, swapped)
     (finding,) = result.findings()
-    assert finding.claim.startswith("No behaviour to explain: corrupting lowers the logit")
+    assert finding.claim.startswith("No behaviour to explain: corrupting takes −")
     assert finding.estimate is not None
     assert finding.estimate.high < 0
     assert result.to_frame()["share"].isna().all()

@@ -309,9 +309,9 @@ def made(*, voids: float, control: float, score: str = "accuracy", n: int = 40) 
 
 
 @pytest.mark.parametrize(("voids", "control", "claim"), [
-    (0.8, 0.2, "60 points [41, 73] more of the answers are right"),
-    (0.2, 0.8, "60 points [41, 73] fewer of the answers are right"),
-    (0.5, 0.5, "are right than with as many random layers skipped: 0 points [−5, 5]"),
+    (0.8, 0.2, "60 points [41, 73] more answers are right"),
+    (0.2, 0.8, "60 points [41, 73] fewer answers are right"),
+    (0.5, 0.5, "are right than with equally many random layers skipped: 0 points [−5, 5]"),
 ])  # fmt: skip
 def test_a_finding_tells_whether_voids_beat_random_layers(
     voids: float, control: float, claim: str

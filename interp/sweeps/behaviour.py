@@ -62,7 +62,7 @@ class Behaviour:
     def finding(self) -> Finding:
         """Return what is said where it is absent, instead of shares of the gap."""
         return Finding(
-            f"No behaviour to explain: corrupting lowers {WORDS[self.metric]} by {self.gap:.2g}.",
+            f"No behaviour to explain: corrupting takes {self.gap:.2g} from {WORDS[self.metric]}.",
             self.gap,
             f"clean less corrupted {self.metric}",
             note=str(self),

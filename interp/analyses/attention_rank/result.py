@@ -170,8 +170,8 @@ class AttentionRankResult(Result):
         known = self.correlation()
         number = Estimate(known.value, n=known.n, n_groups=known.n_groups)
         claim = (
-            f"With {self.n_layers} layers there are too few to say whether rank goes with what"
-            f" attention is worth ({FEWEST_LAYERS} are needed)."
+            f"{self.n_layers} layers are too few to relate rank to the cost of skipping attention"
+            f" ({FEWEST_LAYERS} are needed)."
         )
         return self._compared(claim, number)
 

@@ -131,7 +131,7 @@ def _needed(result: "CheckpointStitchResult") -> Finding:
         control=Compared("what they add to this one's stream", _estimate(result, gained)),
         rival=rival,
         kind="compares",
-        note=f"cut behind {result.cuts[i]} of {counted(n_layers, 'layer')}, map: {kind}",
+        note=f"cut after {result.cuts[i]} of {counted(n_layers, 'layer')}, map: {kind}",
     )
 
 

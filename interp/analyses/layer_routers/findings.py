@@ -25,11 +25,11 @@ def findings_of(result: "LayerRoutersResult") -> tuple[Finding, ...]:
 def _gain(result: "LayerRoutersResult", rule: str) -> Finding:
     gain, name, groups = result.above_fixed(rule), NAMES[rule], result.test_groups
     subject = f"Layers chosen by {name}"
-    claim = f"{subject} are right no more often than {_FIXED}: {points(gain)}."
+    claim = f"{subject} give no more right answers than {_FIXED}: {points(gain)}."
     if gain.low > 0:
-        claim = f"{subject} are right more often than {_FIXED}: by {points(gain)}."
+        claim = f"{subject} give more right answers than {_FIXED}: by {points(gain)}."
     elif gain.high < 0:
-        claim = f"{subject} are right less often than {_FIXED}: by {points(-gain)}."
+        claim = f"{subject} give fewer right answers than {_FIXED}: by {points(-gain)}."
     if not gain.has_interval:
         claim = f"{subject} cannot be compared with {_FIXED}: too few prompts."
     rate = number(result.runs(rule).mean() / result.n_layers, ".0%")

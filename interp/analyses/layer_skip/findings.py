@@ -88,7 +88,7 @@ def _accuracy(result: "LayerSkipResult") -> Iterator[Finding]:
     than = "without another layer" if part == "layer" else f"without another layer's {part}"
     how = f"the accuracy is {points(fewer)} lower than {than}."
     if not fewer.excludes() or fewer.value < 0:
-        how = f"the accuracy is no lower than {than}: by {points(fewer)}."
+        how = f"the accuracy is no lower than {than}: {points(fewer)}."
     yield Finding(
         f"Without {_named(result, without.index)}, {how}",
         fewer,

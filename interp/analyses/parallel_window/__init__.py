@@ -55,7 +55,7 @@ class ParallelWindow(Analysis):
     question: ClassVar[str] = "Could a window of layers run in parallel?"
     how: ClassVar[str] = (
         "The layers of a window all read what its first layer reads, and the sum of what they write"
-        " is compared with what they wrote one behind the other;"
+        " is compared with what they wrote in order;"
         " 1 is as far off as leaving the window out."
     )
     caveat: ClassVar[str] = (

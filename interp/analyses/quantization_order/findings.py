@@ -29,16 +29,16 @@ def _less(result: "QuantizationOrderResult", i: int, than: str, rival: str) -> F
     order, other = result.analysis.orders[0], result.area(rival)
     gap = widened(_estimate(result, result.area(order) - other))
     measure, note = f"{order}: {_MEASURE} {than}", f"order {PICKED}"
-    words = f"Ordered by {order}, layers cost"
+    words = f"Ordering layers by {order}"
     if "twins" not in result.arrays:
-        claim = f"{words} {gap:.2g} nats of KL more (or, below 0, less) than {than}."
+        claim = f"{words} costs {gap:.2g} nats of KL more (or, below 0, less) than {than}."
         return Finding(claim, gap, measure, Compared(than, _estimate(result, other)), note=note)
     twins = result.arrays["twins"][0, :, i]
     more = beyond(gap, twins)
     here, there = number(gap.value, ".2g"), number(float(twins.mean()), ".2g")
-    how = "no less or more than"
+    how = "is not shown to cost less or more than"
     if more.excludes():
-        how = "less than" if more.value < 0 else "more than"
+        how = "costs less than" if more.value < 0 else "costs more than"
     return Finding(
         f"{words} {how} {than}, beyond untrained models: {more:.2g} nats of KL.",
         more,

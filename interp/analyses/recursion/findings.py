@@ -55,7 +55,7 @@ def _less_than_svd(result: "RecursionResult") -> Finding:
     more = beyond(gap, twins)
     here, there = number(gap.value, ".2g"), number(float(twins.mean()), ".2g")
     return Finding(
-        f"Sharing layers costs {_how(more)} truncating them to as many parameters,"
+        f"Sharing layers {_how(more)} truncating them to as many parameters,"
         f" beyond untrained models: {more:.2g} nats of KL.",
         more,
         f"{measure}, beyond untrained models",
@@ -88,7 +88,7 @@ def _less_than_random(result: "RecursionResult") -> Finding:
     more = beyond(gap, draws.mean(0) - draws.mean())
     n_shared = counted(result.numbers[0], "shared layer")
     return Finding(
-        f"Averaged in a loop, layers cost {_how(more)} averaged at random: {more:.2g} nats of KL.",
+        f"Averaging layers in a loop {_how(more)} averaging them at random: {more:.2g} nats of KL.",
         more,
         "average, KL in nats less that of averages over random assignments",
         control=Compared("random assignments", _estimate(result, other)),
@@ -99,8 +99,8 @@ def _less_than_random(result: "RecursionResult") -> Finding:
 
 def _how(gap: Estimate) -> str:
     if not gap.excludes():
-        return "no less or more than"
-    return "less than" if gap.value < 0 else "more than"
+        return "is not shown to cost less or more than"
+    return "costs less than" if gap.value < 0 else "costs more than"
 
 
 def _worst(result: "RecursionResult") -> Finding:
@@ -109,7 +109,7 @@ def _worst(result: "RecursionResult") -> Finding:
     others = np.delete(values, worst.index, axis=1).mean(1)
     n_shared = counted(result.numbers[0], "shared layer")
     return Finding(
-        f"Alone with what it would share, layer {worst.index} costs most: {worst.estimate:.2g}"
+        f"If one layer alone is shared, layer {worst.index} costs most: {worst.estimate:.2g}"
         " nats of KL.",
         worst.estimate,
         f"{result.analysis.inits[0]}, KL in nats of the layer that costs most when it alone shares",

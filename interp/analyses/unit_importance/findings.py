@@ -39,8 +39,8 @@ def _above_chance(result: "UnitImportanceResult") -> Estimate:
 
 def _nothing(known: Estimate) -> Finding:
     return Finding(
-        f"Only {known:.0%} of the prompts are predicted better than by guessing, so that there is"
-        " nothing to rank units for.",
+        f"Only {known:.0%} of the prompts are predicted better than by guessing, so there is"
+        " nothing to rank units by.",
         known,
         "share of prompts whose loss is lower than that of guessing among all tokens",
         note=f"By at least {number(_LEAST, '.0%')}; more than half of them are needed.",

@@ -65,7 +65,7 @@ class VoidSkip(Analysis):
         "Does skipping void layers hurt, and less than skipping equally many others?"
     )
     how: ClassVar[str] = (
-        "Layers found void are left out for their tokens in three ways: the prediction is read from"
+        "Layers found void are left out for their tokens: the prediction is read from"
         " after the last active layer (as published), the stream is masked, or a second pass"
         " bypasses them. Each is compared with controls that skip as much."
     )

@@ -67,10 +67,11 @@ def finding_of(comparison: Comparison) -> Finding:
 
 def _compared(score: str, gain: Estimate) -> str:
     """Return whether, and by how much, a share is better than with random layers."""
-    what, than = _WHAT.get(score, "answers are right"), "than with as many random layers skipped"
+    what = _WHAT.get(score, "answers are right")
+    than = "than with equally many random layers skipped"
     more, fewer = ("more", "fewer")[:: sign_of(score)]
     if not gain.excludes():
         return f"no {more} {what} {than}: {points(gain)}."
     if gain.value > 0:
-        return f"{points(gain)} {more} of the {what} {than}."
-    return f"{points(-gain)} {fewer} of the {what} {than}."
+        return f"{points(gain)} {more} {what} {than}."
+    return f"{points(-gain)} {fewer} {what} {than}."
