@@ -123,7 +123,8 @@ def test_a_transcoders_features_are_those_of_what_it_reads_in_the_patched_run() 
 
 
 def test_random_features_are_of_the_same_dictionary_alike_and_none_twice() -> None:
-    dictionaries = [random_dictionary(AT, AT), random_dictionary(MLP, MLP, n=60)]
+    # so many that the nearest ten of any are alike, though twelve are chosen
+    dictionaries = [random_dictionary(AT, AT, n=80), random_dictionary(MLP, MLP, n=100)]
     size, rng = n_nodes(dictionaries), np.random.default_rng(0)
     rates, distances = torch.rand(2, size).unbind()
     rates[::2] = 1e-6  # every second one is hardly ever active
