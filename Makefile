@@ -32,7 +32,7 @@ test-slow: .venv/installed  ## what takes longer or damages files
 	$(BIN)/pytest -n 2 --dist loadgroup -m '(slow or faults) and not browser and not real'
 
 test-browser: .venv/installed  ## what needs a Chromium
-	$(BIN)/pytest -m browser
+	$(BIN)/pytest -n 2 -m browser
 
 test-real: .venv/installed  ## what needs a real model (93 MB, fetched once into ~/.cache/interp)
 	$(BIN)/pytest -n 2 --dist loadfile -rs -m real
