@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.options import AsJson, RunArgument
-from interp.cli.results import print_results
 from interp.cli.terminal import is_verbose, say, say_document
 from interp.errors import RunError, unknown
 from interp.figures.words import duration
@@ -37,6 +36,7 @@ def show(
 
     Examples: interp show runs/demo · interp show runs/demo layer_skip --rows 0 --json
     """
+    from interp.cli.results import print_results
     from interp.runs.tables import read_frame
 
     cells = _cells_of(run, model=model, task=task)

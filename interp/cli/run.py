@@ -9,7 +9,6 @@ from interp.cli import events
 from interp.cli.own import check_own
 from interp.cli.plan import plan, print_plan
 from interp.cli.progress import watching
-from interp.cli.results import print_results
 from interp.cli.study import StudyFlags, parse_columns, parse_on, study_of
 from interp.cli.terminal import err, is_verbose, note, say
 from interp.errors import RunError
@@ -214,6 +213,8 @@ def _also_said(hear: "Progress") -> "Progress":
 
 
 def _print_cells(cells: dict[str, dict[str, Any]], folder: Path) -> None:
+    from interp.cli.results import print_results
+
     by_cell = {Cell.of(path, cell): cell for path, cell in cells.items()}
     print_results(by_cell, has_sentences=is_verbose())
     n_finished = sum(cell["status"] == "ok" for cell in cells.values())
