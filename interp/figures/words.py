@@ -77,6 +77,13 @@ def duration(seconds: float) -> str:
     return " ".join(filter(None, (f"{hours} h" * (hours > 0), f"{rest} min" * (rest > 0))))
 
 
+def costs_than(more: "Estimate") -> str:
+    """Return how a cost compares with another, by the interval of what it is more."""
+    if not more.excludes():
+        return "is not shown to cost less or more than"
+    return "costs less than" if more.value < 0 else "costs more than"
+
+
 def capital(text: str) -> str:
     """Return a text with a capital first letter; a Greek alpha, which is a symbol, stays."""
     return text if text.startswith("α") else text[:1].upper() + text[1:]

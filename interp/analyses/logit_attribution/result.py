@@ -142,9 +142,9 @@ class LogitAttributionResult(Result):
         return estimate(values, groups=self.prompt_groups, seed=self.analysis.seed)
 
     def _head(self, most: Picked) -> str:
-        return (
-            self._named(most.index) if most.is_stable else "The head picked on half of the prompts"
-        )
+        if not most.is_stable:
+            return "The head that is largest on half of the prompts"
+        return self._named(most.index)
 
     def _most(self) -> Finding:
         most, whole = self._pick(self._flat), self._estimate(self.arrays["whole"])

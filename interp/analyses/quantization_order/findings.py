@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.analyses.quantization_order.orders import LAST_FIRST, RANDOM
-from interp.figures.words import PICKED
+from interp.figures.words import PICKED, costs_than
 from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.beyond import beyond
@@ -36,11 +36,8 @@ def _less(result: "QuantizationOrderResult", i: int, than: str, rival: str) -> F
     twins = result.arrays["twins"][0, :, i]
     more = beyond(gap, twins)
     here, there = number(gap.value, ".2g"), number(float(twins.mean()), ".2g")
-    how = "is not shown to cost less or more than"
-    if more.excludes():
-        how = "costs less than" if more.value < 0 else "costs more than"
     return Finding(
-        f"{words} {how} {than}, beyond untrained models: {more:.2g} nats of KL.",
+        f"{words} {costs_than(more)} {than}, beyond untrained models: {more:.2g} nats of KL.",
         more,
         f"{measure}, beyond untrained models",
         control=Compared(than, _estimate(result, other)),

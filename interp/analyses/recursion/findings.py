@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.figures.words import PICKED, counted
+from interp.figures.words import PICKED, costs_than, counted
 from interp.models.loops import SVD
 from interp.numerals import number
 from interp.result import Compared, Finding
@@ -55,7 +55,7 @@ def _less_than_svd(result: "RecursionResult") -> Finding:
     more = beyond(gap, twins)
     here, there = number(gap.value, ".2g"), number(float(twins.mean()), ".2g")
     return Finding(
-        f"Sharing layers {_how(more)} truncating them to as many parameters,"
+        f"Sharing layers {costs_than(more)} truncating them to as many parameters,"
         f" beyond untrained models: {more:.2g} nats of KL.",
         more,
         f"{measure}, beyond untrained models",
@@ -88,19 +88,14 @@ def _less_than_random(result: "RecursionResult") -> Finding:
     more = beyond(gap, draws.mean(0) - draws.mean())
     n_shared = counted(result.numbers[0], "shared layer")
     return Finding(
-        f"Averaging layers in a loop {_how(more)} averaging them at random: {more:.2g} nats of KL.",
+        f"Averaging layers in a loop {costs_than(more)} averaging them at random:"
+        f" {more:.2g} nats of KL.",
         more,
         "average, KL in nats less that of averages over random assignments",
         control=Compared("random assignments", _estimate(result, other)),
         kind="compares",
         note=f"{n_shared}, rank {rank}; {counted(draws.shape[1], 'random draw')}, mean",
     )
-
-
-def _how(gap: Estimate) -> str:
-    if not gap.excludes():
-        return "is not shown to cost less or more than"
-    return "costs less than" if gap.value < 0 else "costs more than"
 
 
 def _worst(result: "RecursionResult") -> Finding:
