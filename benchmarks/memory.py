@@ -1,4 +1,8 @@
-"""Peak memory of a run against the number of prompts: it must not grow."""
+"""Peak memory of a run against the number of prompts: it must not grow.
+
+Read whenever a shard begins. Pages of files are not counted: of the store's, up to 512 MB stay
+mapped, and the system drops them when it needs room.
+"""
 
 import json
 import subprocess
@@ -10,12 +14,16 @@ from benchmarks.harness import Row
 _PROGRAM = """
 import pathlib, sys
 from interp.runs import Study, execute
+status, peaks = pathlib.Path("/proc/self/status"), []
+def progress(_now):
+    lines = status.read_text().splitlines()
+    peaks.append(int(next(line for line in lines if line.startswith("RssAnon")).split()[1]))
 analyses = {"layer_skip": {}, "residual_contribution": {}}
 study = Study(("zoo/hops-4l",), ("two-hop",), analyses, n=int(sys.argv[1]))
-execute(study, pathlib.Path(sys.argv[2]) / "run", store=pathlib.Path(sys.argv[2]) / "store")
-# ru_maxrss would be inherited from a larger parent
-status = pathlib.Path("/proc/self/status").read_text().splitlines()
-print(int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024)
+folder = pathlib.Path(sys.argv[2])
+execute(study, folder / "run", store=folder / "store", progress=progress)
+progress(None)
+print(max(peaks) / 1024)
 """
 
 

@@ -15,16 +15,15 @@ import json, pathlib, sys, time, torch
 from interp.runs import Study, execute
 torch.set_num_threads(1)
 seen = []
-def progress(what, i, n):
-    if what != "preparing":
-        seen.append((i, n, time.monotonic()))
+def progress(now):
+    if now.share:
+        seen.append((now.share, time.monotonic()))
 analyses = {"layer_skip": {"scopes": ["all", "future", "direct"]}}
 study = Study(("zoo/hops-8l",), ("two-hop",), analyses, n=1500)
 began = time.monotonic()
 execute(study, pathlib.Path(sys.argv[2]) / "run", workers=int(sys.argv[1]), progress=progress)
-first = next(t for i, n, t in seen if i == 8)  # all workers have loaded the model by then
-last = next(t for i, n, t in seen if i == n)
-print(json.dumps({"per_shard": (last - first) / (seen[-1][1] - 8), "start": first - began}))
+(before, first), (done, last) = seen[7], seen[-1]  # all workers have loaded the model by then
+print(json.dumps({"whole": (last - first) / (done - before), "start": first - began}))
 """
 _SIZE = """
 import json, sys, time, torch, interp
@@ -54,7 +53,7 @@ print(json.dumps(ratios))
 def run() -> dict[str, Row]:
     """Return medians of five interleaved repeats."""
     rounds = [{n: _measured(_SHARES, str(n)) for n in (1, 2)} for _ in range(5)]
-    shards = ratio([(each[2]["per_shard"], each[1]["per_shard"]) for each in rounds])
+    shards = ratio([(each[2]["whole"], each[1]["whole"]) for each in rounds])
     rows: dict[str, Row] = {
         "seconds a shard, two workers / one thread": (
             shards | {"bound": 0.5, "goal": round(1 / 1.6, 3)}

@@ -156,6 +156,21 @@ def test_local_reads_are_mapped_not_copied(tmp_path: Path) -> None:
     assert torch.equal(read, torch.zeros(4, 2))
 
 
+def test_what_was_read_longest_ago_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ActivationStore(tmp_path, model="m")
+    for i in range(4):
+        store.write({str(i): 4}, {"resid.0": torch.full((4, 2), float(i))})
+    monkeypatch.setattr("interp.store.reader._MAPPED", 2 * 4 * 2 * 4)  # two of them
+    for i in (0, 1, 2, 3, 0):
+        (read,) = store.read([str(i)], "resid.0") or []
+        assert torch.equal(read, torch.full((4, 2), float(i)))
+        del read
+    maps = Path("/proc/self/maps").read_text()
+    assert sum(path.name in maps for path in shards(tmp_path)) == 2
+
+
 def test_a_shard_of_another_process_is_seen(tmp_path: Path) -> None:
     one, two = ActivationStore(tmp_path, model="m"), ActivationStore(tmp_path, model="m")
     assert two.read(["a"], "resid.0") is None

@@ -54,7 +54,10 @@ class Modules:
         logits: Tensor = self.w_u(read)
         scale = getattr(self.config, "logit_scale", None) or 1.0
         scale = scale * getattr(self.config, "lm_head_multiplier", 1.0)
-        logits = logits * scale / getattr(self.config, "logits_scaling", 1.0)
+        if scale != 1.0:  # else as many numbers as there are logits would be written for nothing
+            logits = logits * scale
+        if (divisor := getattr(self.config, "logits_scaling", 1.0)) != 1.0:
+            logits = logits / divisor
         cap = next(filter(None, (getattr(self.config, name, None) for name in _CAPS)), None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

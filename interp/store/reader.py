@@ -9,9 +9,9 @@ from torch import Tensor
 from interp.store.files import Files
 from interp.store.shard import DamagedError, ShardHeader, read_header, read_tensor, verify_tensor
 
-# Tensors of a local store lie in the system's cache, and mapping them is what reading costs;
-# those of any other are in memory.
-_MAPPED, _HELD = 1024, 32
+# Bytes of tensors kept from the last readings. Those of a local store lie in the system's cache,
+# and mapping them is what reading costs; those of any other are in memory.
+_MAPPED, _HELD = 2**29, 2**28
 _log = logging.getLogger(__name__)
 
 
@@ -56,13 +56,19 @@ class ShardReader:
                 self.forget(shard)
                 raise
             self._verified.add(at)
-            if len(self._tensors) > (_MAPPED if self.files.is_local else _HELD):
-                self._tensors.popitem(last=False)
+            self._let_go()
         self._tensors.move_to_end(at)
         if shard not in self._used:
             self._used.add(shard)
             self.files.mark_used(shard)
         return self._tensors[at]
+
+    def _let_go(self) -> None:
+        """Let go of what was read longest ago; the last tensor stays, however large."""
+        most = _MAPPED if self.files.is_local else _HELD
+        held = sum(tensor.nbytes for tensor in self._tensors.values())
+        while held > most and len(self._tensors) > 1:
+            held -= self._tensors.popitem(last=False)[1].nbytes
 
     def forget(self, shard: str) -> None:
         """Forget a shard."""
