@@ -1,10 +1,10 @@
 """Blocks read from disk, against the same model in memory and against accelerate's disk offload.
 
 The work is layer skip of every layer: a clean pass and one sweep for every prompt, so that a block
-has to be read twice. The checkpoint is random, in bfloat16, of a 3B model's shape, or of a smaller
-one's: `python -m benchmarks.streaming --layers 4 --d-model 256`. Every model is measured in a
-process of its own. Offloading loads a block for every call, so one forward of it is measured, and
-what layer skip takes of them is counted.
+has to be read twice. The checkpoint is random, in bfloat16, of 8 layers and d = 512; `python -m
+benchmarks.streaming` takes a 3B model's shape, or another (`--layers 4 --d-model 256`). Every model
+is measured in a process of its own. Offloading loads a block for every call, so one forward of it
+is measured, and what layer skip takes of them is counted.
 """
 
 import argparse

@@ -23,6 +23,12 @@ def test_the_table_in_front_has_all_of_its_rows() -> None:
     assert front.count("\n| [") == 10
 
 
+def test_a_ratio_has_no_unit_whatever_else_its_row_has() -> None:
+    assert page._measured({"ratio": 1.5, "seconds": 3.0, "mb": 7}) == "1.5"
+    assert page._measured({"seconds": 3.0}) == "3 s"
+    assert page._measured({"mb": 4000}) == "4,000 MB"
+
+
 def test_a_goal_that_is_missed_is_said_first(tmp_path: Path, monkeypatch) -> None:
     rows = {
         "kept": {"ratio": 0.5, "goal": 0.6},

@@ -17,8 +17,9 @@ from interp.cli import app, main
 from interp.cli.options import complete_runs
 from interp.cli.results import print_results
 from interp.cli.terminal import out
+from interp.errors import RunError
 from interp.files.whole import read_json, write_json
-from interp.runs import Study, execute
+from interp.runs import Study, execute, viewing
 from interp.runs.folder import Cell, read_run
 from interp.runs.tables import differences, read_frame
 from tests.documents import read
@@ -355,6 +356,18 @@ def test_the_version_is_said() -> None:
 
 def test_quiet_leaves_results_alone(run: Path) -> None:
     assert "layer_skip" in call("--quiet", "show", run).stdout
+
+
+def test_a_viewer_for_others_warns_of_the_folder_that_they_can_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **_how: object) -> None:
+        raise RunError("no viewer in tests")
+
+    monkeypatch.setattr(viewing, "start", refused)
+    for folder in (run, run.parent):
+        said = call("view", folder, "--host", "0.0.0.0").stderr
+        assert f"can read all runs in {run.parent.resolve()}" in "".join(said.splitlines())
 
 
 def every_command() -> dict[str, Any]:

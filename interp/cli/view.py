@@ -28,14 +28,15 @@ def view(
 
     Examples: interp view runs · interp view runs/first --port 8600 --no-browser
     """
-    from interp.runs.viewing import LOCAL, start
+    from interp.runs.viewing import LOCAL, served, start
 
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(143)
     )  # so that the viewer's process is ended too
 
     if host not in LOCAL:
-        note(f"interp: listening on {host}: whoever reaches it can read the runs in {folder}")
+        root, _ = served(folder)
+        note(f"interp: listening on {host}: whoever reaches it can read all runs in {root}")
     with start(folder, port=port, host=host, page=page) as viewer:
         say(viewer.url)
         if not no_browser:

@@ -94,9 +94,7 @@ def start(
     path = Path(folder)
     if not path.is_dir():
         raise RunError(f"no folder {path}; a run, or a folder of runs, is needed")
-    root, name = path.resolve(), ""
-    if (root / "run.json").is_file():
-        root, name = root.parent, root.name
+    root, name = served(path)
     if importlib.util.find_spec("streamlit") is None:
         raise RunError("the viewer needs streamlit: pip install streamlit")
     chosen = _free_port(host, port)
@@ -109,6 +107,12 @@ def start(
         viewer.close()
         raise
     return viewer
+
+
+def served(folder: Path) -> tuple[Path, str]:
+    """Return the folder whose runs a viewer can show: a run's parent, and then the run's name."""
+    root = folder.resolve()
+    return (root.parent, root.name) if (root / "run.json").is_file() else (root, "")
 
 
 def _start(root: Path, port: int, host: str) -> subprocess.Popen[bytes]:
