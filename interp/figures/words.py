@@ -77,11 +77,20 @@ def duration(seconds: float) -> str:
     return " ".join(filter(None, (f"{hours} h" * (hours > 0), f"{rest} min" * (rest > 0))))
 
 
+def by_sign(difference: "Estimate", *, above: str, below: str, unclear: str) -> str:
+    """Return the words for a difference above 0, below it, or not known to be either.
+
+    It is unclear where its interval holds 0, or where there are too few prompts for one.
+    """
+    if not difference.excludes():
+        return unclear
+    return above if difference.value > 0 else below
+
+
 def costs_than(more: "Estimate") -> str:
     """Return how a cost compares with another, by the interval of what it is more."""
-    if not more.excludes():
-        return "is not shown to cost less or more than"
-    return "costs less than" if more.value < 0 else "costs more than"
+    unclear = "is not shown to cost less or more than"
+    return by_sign(more, above="costs more than", below="costs less than", unclear=unclear)
 
 
 def capital(text: str) -> str:

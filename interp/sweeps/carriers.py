@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.figures.words import PICKED, head_named, listed, mlp_named
+from interp.figures.words import PICKED, by_sign, head_named, listed, mlp_named
 from interp.metrics import WORDS
 from interp.numerals import with_minus
 from interp.result import Compared, Finding
@@ -147,9 +147,12 @@ class Carriers:
 
 def beyond_others(beyond: Estimate, others: Compared, *, of: str) -> Finding:
     """Return how much more of the gap the largest of some parts (`of`) carries than others."""
-    claim = f"It carries no more than {others.name}: {beyond:.0%} of the gap."
-    if beyond.excludes() and beyond.value > 0:
-        claim = f"That is {beyond:.0%} of the gap more than {others.name}."
+    claim = by_sign(
+        beyond,
+        above=f"That is {beyond:.0%} of the gap more than {others.name}.",
+        below=f"That is {-beyond:.0%} of the gap less than {others.name}.",
+        unclear=f"It is not shown to carry more than {others.name}: {beyond:.0%} of the gap.",
+    )
     return Finding(
         claim,
         beyond,

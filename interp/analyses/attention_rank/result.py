@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from interp.analyses.attention_rank.spectra import MEASURES, VIEWS, ranks, uniform, without_first
 from interp.figures.plots import Axes, grid_below, lines_over_depth
+from interp.figures.words import by_sign
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimates
 from interp.stats.groups import Array
@@ -157,13 +158,14 @@ class AttentionRankResult(Result):
 
     def _correlated(self) -> Finding:
         number = self.correlation()
-        claim = f"Given depth, attention's rank does not predict the loss without it: {number:.2f}."
-        if number.excludes():
-            more = "more" if number.value > 0 else "less"
-            claim = (
-                f"At a depth, attention of higher rank is worth {more}:"
-                f" a rank correlation of {number:.2f} over layers."
-            )
+        worth, over = "At a depth, attention of higher rank is worth", "over layers"
+        claim = by_sign(
+            number,
+            above=f"{worth} more: a rank correlation of {number:.2f} {over}.",
+            below=f"{worth} less: a rank correlation of {number:.2f} {over}.",
+            unclear="Given depth, attention's rank is not shown to predict the loss without it:"
+            f" {number:.2f}.",
+        )
         return self._compared(claim, number)
 
     def _too_few(self) -> Finding:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from interp.figures.words import listed, node_named
+from interp.figures.words import by_sign, listed, node_named
 from interp.metrics import WORDS
 from interp.numerals import number
 from interp.result import Compared, Finding
@@ -45,10 +45,13 @@ def _beyond(result: "CircuitDiscoveryResult") -> Finding:
     draws, beyond = result.by_draw, result.beyond_random
     n_best = int((draws >= result.kept().value).sum())
     best = Estimate(float(draws.max()), n=beyond.n)
-    claim = f"It keeps no more than random paths do: {beyond:.0%} of the gap."
-    if beyond.excludes():
-        claim = f"That is {beyond:.0%} of the gap more than random paths keep;"
-        claim += f" {n_best} of {len(draws)} draws keep as much."
+    as_much = f"{n_best} of {len(draws)} draws keep as much"
+    claim = by_sign(
+        beyond,
+        above=f"That is {beyond:.0%} of the gap more than random paths keep; {as_much}.",
+        below=f"That is {-beyond:.0%} of the gap less than random paths keep; {as_much}.",
+        unclear=f"It is not shown to keep more or less than random paths: {beyond:.0%} of the gap.",
+    )
     return Finding(
         claim,
         beyond,

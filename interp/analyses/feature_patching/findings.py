@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from interp.figures.words import listed
+from interp.figures.words import by_sign, listed
 from interp.metrics import WORDS
 from interp.result import Compared, Finding
 from interp.sweeps.twins import DIRECTIONS
@@ -47,9 +47,13 @@ def _beyond_random(result: "FeaturePatchingResult") -> Finding:
     at = result.analysis.all_sizes.index(result.analysis.top_k)
     gained = result.joint("largest")[:, at] - result.joint("random")[:, at]
     beyond = result.behaviour.share(gained)
-    claim = f"They carry no more than {_RANDOM}: {beyond:.0%} of the gap."
-    if beyond.excludes() and beyond.value > 0:
-        claim = f"That is {beyond:.0%} of the gap more than {_RANDOM}."
+    claim = by_sign(
+        beyond,
+        above=f"That is {beyond:.0%} of the gap more than {_RANDOM}.",
+        below=f"That is {-beyond:.0%} of the gap less than {_RANDOM}.",
+        unclear=f"They are not shown to carry more or less than {_RANDOM}:"
+        f" {beyond:.0%} of the gap.",
+    )
     return Finding(
         claim,
         beyond,

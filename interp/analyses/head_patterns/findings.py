@@ -56,7 +56,7 @@ class Claims:
         beyond = self._pick(said - other, everyone, choose=choose)
         alone, control = (self._pick(x, everyone, choose=choose).estimate for x in (said, other))
         head, where = self._named(beyond), "the token after an earlier copy"
-        claim = f"No head gives more attention to {where} than after unrelated tokens:"
+        claim = f"No head is shown to give more attention to {where} than after unrelated tokens:"
         claim += f" {points(beyond.estimate)} at most."
         if beyond.estimate.excludes() and beyond.estimate.value > 0:
             claim = (

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from interp.analyses.layer_routers.testing import CONTROLS, FULL, PATHS
-from interp.figures.words import points
+from interp.figures.words import by_sign, points
 from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.shares import share
@@ -25,11 +25,13 @@ def findings_of(result: "LayerRoutersResult") -> tuple[Finding, ...]:
 def _gain(result: "LayerRoutersResult", rule: str) -> Finding:
     gain, name, groups = result.above_fixed(rule), NAMES[rule], result.test_groups
     subject = f"Layers chosen by {name}"
-    claim = f"{subject} give no more right answers than {_FIXED}: {points(gain)}."
-    if gain.low > 0:
-        claim = f"{subject} give more right answers than {_FIXED}: by {points(gain)}."
-    elif gain.high < 0:
-        claim = f"{subject} give fewer right answers than {_FIXED}: by {points(-gain)}."
+    claim = by_sign(
+        gain,
+        above=f"{subject} give more right answers than {_FIXED}: by {points(gain)}.",
+        below=f"{subject} give fewer right answers than {_FIXED}: by {points(-gain)}.",
+        unclear=f"{subject} are not shown to give more right answers than {_FIXED}:"
+        f" {points(gain)}.",
+    )
     if not gain.has_interval:
         claim = f"{subject} cannot be compared with {_FIXED}: too few prompts."
     rate = number(result.runs(rule).mean() / result.n_layers, ".0%")
