@@ -16,6 +16,7 @@ from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimates
 from interp.stats.groups import Array
 from interp.stats.ranks import partial_estimate
+from interp.stats.shares import share
 from interp.sweeps.positions import positions_skipped
 
 if TYPE_CHECKING:
@@ -207,10 +208,10 @@ class AttentionRankResult(Result):
 
     def _trap(self) -> Finding:
         full = (self.arrays["published"] >= self.n_tokens - 1).mean((1, 2))
-        share = self._estimate(full)
+        have = share(full, groups=self.prompt_groups)
         return Finding(
-            f"By the published tolerance, {share:.0%} of heads have the full rank.",
-            share,
+            f"By the published tolerance, {have:.0%} of heads have the full rank.",
+            have,
             "share of heads with full rank, as published (diagonal 0, fp32's rounding)",
             note="Less than full can only come from weights that round to nothing.",
         )

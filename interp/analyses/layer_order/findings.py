@@ -162,8 +162,11 @@ def _inner(result: "LayerOrderResult") -> tuple[list[Variant], list[Variant]]:
 
 
 def _where(result: "LayerOrderResult") -> str:
-    n = len(_inner(result)[0])
-    return f"{counted(n, 'pair')} without the first and the last layer" if n else ""
+    pairs, ends = _inner(result)[0], {0, result.n_layers - 1}
+    if not pairs:
+        return ""
+    is_inside = not any(ends & {*pair.layers} for pair in pairs)
+    return counted(len(pairs), "pair") + " without the first and the last layer" * is_inside
 
 
 def _of_texts(result: "LayerOrderResult") -> str:
