@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from interp.analyses.circuit_discovery.result import CircuitDiscoveryResult
 
 _CROSSED = "Chosen on one half of the new prompts and measured on the other, both ways."
+_SAME = "Chosen on the new prompts that it is measured on: one group has no halves."
 
 
 def findings_of(result: "CircuitDiscoveryResult") -> tuple[Finding, ...]:
@@ -37,7 +38,7 @@ def _kept(result: "CircuitDiscoveryResult") -> Finding:
         "share of the gap that the chosen circuit keeps",
         control=_random(result),
         rival=Compared("all other edges", result.kept("complement")),
-        note=f"{result.behaviour} {_CROSSED}",
+        note=f"{result.behaviour} {_chosen(kept)}",
     )
 
 
@@ -60,8 +61,12 @@ def _beyond(result: "CircuitDiscoveryResult") -> Finding:
         rival=Compared(f"the best of {len(draws)} draws", best),
         kind="compares",
         note=f"Random paths have {number(result.shared, '.0%')} of their edges in common with it."
-        f" {_CROSSED}",
+        f" {_chosen(beyond)}",
     )
+
+
+def _chosen(estimate: Estimate) -> str:
+    return _SAME if estimate.n_groups == 1 else _CROSSED
 
 
 def _random(result: "CircuitDiscoveryResult") -> Compared:

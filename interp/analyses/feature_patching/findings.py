@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from interp.figures.words import by_sign, listed
 from interp.metrics import WORDS
 from interp.result import Compared, Finding
+from interp.stats.estimate import Estimate
 from interp.sweeps.twins import DIRECTIONS
 
 if TYPE_CHECKING:
@@ -37,16 +38,14 @@ def _carried(result: "FeaturePatchingResult") -> Finding:
         f"share of the gap that the {analysis.top_k} largest features carry together",
         control=Compared(_RANDOM, result.share("random")),
         rival=Compared("the errors of all dictionaries", result.share("errors")),
-        note=f"{result.behaviour} Patched {DIRECTIONS[analysis.direction]}, on prompts that did not"
-        f" choose them. Alone, {listed([result.named(i) for i in features])} move it most. All"
+        note=f"{result.behaviour} Patched {DIRECTIONS[analysis.direction]}, {_chosen(share)}."
+        f" Alone, {listed([result.named(i) for i in features])} move it most. All"
         f" features of the dictionaries carry {result.share('features'):.0%}.",
     )
 
 
 def _beyond_random(result: "FeaturePatchingResult") -> Finding:
-    at = result.analysis.all_sizes.index(result.analysis.top_k)
-    gained = result.joint("largest")[:, at] - result.joint("random")[:, at]
-    beyond = result.behaviour.share(gained)
+    beyond = result.beyond_random
     claim = by_sign(
         beyond,
         above=f"That is {beyond:.0%} of the gap more than {_RANDOM}.",
@@ -60,8 +59,13 @@ def _beyond_random(result: "FeaturePatchingResult") -> Finding:
         "share of the gap that the largest features carry beyond random ones",
         control=Compared(_RANDOM, result.share("random")),
         kind="compares",
-        note=f"Mean over {result.analysis.draws} draws, on prompts that did not choose them.",
+        note=f"Mean over {result.analysis.draws} draws, {_chosen(beyond)}.",
     )
+
+
+def _chosen(estimate: Estimate) -> str:
+    crossed = "on prompts that did not choose them"
+    return "on the prompts that chose them" if estimate.n_groups == 1 else crossed
 
 
 def _agreement(result: "FeaturePatchingResult") -> Finding:
