@@ -8,9 +8,11 @@ from interp.numerals import number, with_minus
 
 if TYPE_CHECKING:
     from interp.stats.estimate import Estimate
+    from interp.stats.picked import Picked
 
 MOST_NAMED = 3
 PICKED = "picked on one half of the prompts, measured on the other"  # a finding's note
+_SAME = "picked on the same prompts"
 _FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gguf")
 ALL, ALL_BUT_FIRST = "all positions", "all positions but the first"
 
@@ -91,6 +93,16 @@ def costs_than(more: "Estimate") -> str:
     """Return how a cost compares with another, by the interval of what it is more."""
     unclear = "is not shown to cost less or more than"
     return by_sign(more, above="costs more than", below="costs less than", unclear=unclear)
+
+
+def how_picked(estimate: "Estimate") -> str:
+    """Return how what is estimated was picked: one group of prompts has no halves."""
+    return _SAME if estimate.n_groups == 1 else PICKED
+
+
+def halves_pick(most: "Picked") -> str:
+    """Return "; the halves pick layers 3 and 6" where they differ from what all prompts pick."""
+    return "" if most.is_stable else f"; the halves pick {layers_named(most.halves)}"
 
 
 def capital(text: str) -> str:
