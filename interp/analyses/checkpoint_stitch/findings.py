@@ -157,8 +157,7 @@ def _swapped(result: "CheckpointStitchResult") -> Finding:
         gap,
         above=f"{start} cost {size} nats of the answer less than {name}, mean over blocks.",
         below=f"{start} cost {size} nats of the answer more than {name}, mean over blocks.",
-        unclear=f"{start} are not shown to cost less or more than {name}:"
-        f" {gap:.2g} nats of the answer.",
+        unclear=f"{start} are not shown to cost less than {name}: {gap:.2g} nats of the answer.",
     )
     return Finding(
         claim,

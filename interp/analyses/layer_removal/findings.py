@@ -30,7 +30,8 @@ def _saved(result: "LayerRemovalResult") -> Finding:
     kept = widened(
         share_difference(result.best.measured, area[:, -1], groups=groups), between=(-1.0, 1.0)
     )
-    order = f"The best order of removal ({result.names[result.best.index]})"
+    name = f" ({result.names[result.best.index]})" * result.best.is_stable
+    order = f"The best order of removal{name}"
     over = f"over up to {result.counts[-1]} of {result.n_layers} layers"
     claim = by_sign(
         kept,
@@ -59,7 +60,8 @@ def _rival(result: "LayerRemovalResult", area: np.ndarray) -> Compared | None:
         return Compared(_LAST, share(area[:, names.index(_LAST)], groups=result.prompt_groups))
     how: dict[str, Any] = {"groups": result.prompt_groups, "seed": result.analysis.seed}
     following = picked(area, choose=ranked(area, 1), **how)
-    return Compared(f"{names[following.index]}, the next", following.estimate)
+    name = f"{names[following.index]}, " * following.is_stable
+    return Compared(f"{name}the next", following.estimate)
 
 
 def _removable(result: "LayerRemovalResult") -> Finding | None:
