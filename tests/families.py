@@ -357,6 +357,14 @@ def tiny(family: str, *, seed: int = 0) -> Model:
     return Model(f"tiny-{family}", untouched(family, seed=seed))
 
 
+def one_layer(family: str) -> Model:
+    """Return a family whose layers are called `model.layers`, with the first one alone."""
+    module = untouched(family)
+    del module.model.layers[1:]
+    module.config.num_hidden_layers = 1
+    return Model(f"one-layer-{family}", module)
+
+
 def untouched(family: str, *, seed: int = 0) -> PreTrainedModel:
     """Return a family's module in fp32, which nothing has looked at."""
     torch.manual_seed(seed)

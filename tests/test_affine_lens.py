@@ -13,12 +13,12 @@ from interp.analyses.affine_lens import AffineLens
 from interp.analyses.affine_lens.maps import fitted
 from interp.analyses.affine_lens.result import KL, LENSES, MEASURES
 from interp.analyses.affine_lens.texts import sampled_texts
-from interp.errors import AnalysisError, TaskError
+from interp.errors import AnalysisError, TaskError, UnsuitedError
 from interp.models import Model
 from interp.result import faults_of
 from interp.sweeps.lens import READINGS
 from interp.tasks.batch import TokenBatch
-from tests.families import tiny, tokens
+from tests.families import one_layer, tiny, tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -152,7 +152,7 @@ def test_a_gain_as_large_as_in_untrained_twins_is_none() -> None:
     result = AffineLens().combine([part(kl, alike)])
     first, *_ = result.findings()
     assert not first.estimate.excludes()
-    assert "no more" in first.claim
+    assert "is not shown to gain more or less" in first.claim
     result = AffineLens().combine([part(kl, alike / 10)])
     first, half, below = result.findings()
     assert first.estimate.low > 0
@@ -175,6 +175,8 @@ def test_bad_input_is_one_line() -> None:
         AffineLens(length=80).check(model, batch)
     with pytest.raises(AnalysisError, match="has 1 token; first_position='excluded'"):
         AffineLens().check(model, tokens(n_pos=1))
+    with pytest.raises(UnsuitedError, match="the model has 1 layer"):
+        AffineLens().check(one_layer("llama"), batch)
 
 
 def test_a_model_that_ends_its_texts_at_once_is_refused() -> None:

@@ -197,7 +197,8 @@ def test_the_critical_layer_is_picked_on_the_other_half() -> None:
     # the second half picks layer 2 and is measured at layer 1, and the other way round
     assert most.estimate.value == pytest.approx(key[half, 2].sum() / 40)
     assert most.control.estimate.value == 0
-    assert "around layer 1 changes" in most.claim
+    assert "around one layer changes" in most.claim
+    assert most.note.endswith("; the halves pick layers 1 and 2")
     assert last.estimate.value == 2
     nothing = made_up(other, other)
     assert "no more guesses than hiding another token: 0 points" in nothing.findings()[0].claim

@@ -1,6 +1,7 @@
 """Ranks of patterns whose rank is known, at one length, and the cost of skipping attention."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,6 +161,14 @@ def test_a_correlation_is_claimed_of_enough_layers_that_follow_it() -> None:
     assert first.estimate.excludes()
     claimed = [result(20, follows=False, seed=seed).correlation().excludes() for seed in range(40)]
     assert sum(claimed) <= 6
+
+
+def test_a_share_of_all_heads_has_an_interval() -> None:
+    known = result(20, follows=True)
+    zeros = known.arrays | {"published": np.zeros((10, 20, 3))}
+    few = replace(known, arrays=zeros).findings()[-1]
+    assert few.estimate.value == few.estimate.low == 0
+    assert few.estimate.high > 0.1  # 0 of 10 is not "0 % [0, 0]"
 
 
 def test_no_correlation_is_claimed_of_few_layers() -> None:

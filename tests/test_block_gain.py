@@ -146,6 +146,11 @@ def test_findings_are_computed_another_way_and_only_describe() -> None:
     of_gain, of_gradient, of_writes = result.findings()
     mean = np.average(gains[..., 0], axis=0, weights=n_pos)
     assert of_gain.estimate.value == pytest.approx(np.sqrt(mean[2] * mean[3] / mean[0] / mean[1]))
+    later = [np.average(gains[:, 1:, i].mean(1), weights=n_pos) for i in range(3)]
+    said = [
+        f"{mean:.2g} along {of}" for mean, of in zip(later, ("random", "the", "h"), strict=True)
+    ]
+    assert all(each in of_gain.note for each in said)
     gradient = part["gradient"].mean(0)
     assert of_gradient.estimate.value == pytest.approx(gradient[0] / gradient[4])
     pairs = [part["cosines"][:, i, j, 0] for i in range(4) for j in range(4) if i != j]

@@ -98,7 +98,7 @@ def test_a_model_joined_to_itself_is_clean_everywhere_and_interacts_not_at_all(
     assert (result.random == 0).all()
     where, needed, _ = result.findings()
     assert where.estimate.value == 0
-    assert "no more" in needed.claim
+    assert "are not shown to add more or less" in needed.claim
 
 
 def test_cuts_and_swaps_equal_a_module_put_together_by_hand(zoo: Model, task: Task) -> None:
@@ -255,3 +255,11 @@ def test_coarser_cuts_keep_the_end() -> None:
     assert asked.cuts(8) == [0, 2, 4, 6, 8]
     assert asked.coarser() == replace(asked, every=4)
     assert asked.cuts(7)[-1] == 7
+
+
+@pytest.mark.parametrize(("every", "late"), [(3, "From layer 1 on"), (4, "Alone in this model")])
+def test_late_layers_begin_at_a_cut_between_layers(
+    zoo: Model, task: Task, every: int, late: str
+) -> None:
+    result = CheckpointStitch(against=HOPS, **QUICK | {"every": every}).run(zoo, task)
+    assert result.findings()[1].claim.startswith(late)  # not the nearest, 4

@@ -210,6 +210,51 @@ def test_what_a_half_chose_is_measured_on_the_other() -> None:
     assert (result.clean.value, result.corrupted.value, result.gap.value) == (3.0, 0.5, 2.5)
 
 
+def test_one_group_of_prompts_is_said_to_choose_for_itself() -> None:
+    values = {
+        "all": [1.0, 1.1],
+        "none": [0.0, 0.0],
+        "half": [0, 0],
+        "circuit": [[0.9, 1.0, 1.0]] * 2,
+        "complement": [[0.0] * 3] * 2,
+        "random": [[[0.1, 0.2], [0.1, 0.2]]] * 2,
+    }
+    result = made(values).of_groups(np.zeros(2, int))
+    assert "Chosen on the new prompts that it is measured on" in result.findings()[0].note
+
+
+def test_what_halves_chose_has_a_wider_interval() -> None:
+    rng, n = np.random.default_rng(0), 20
+    gained = rng.uniform(0.5, 1, n)
+    values = {
+        "all": [1.0] * n,
+        "none": [0.0] * n,
+        "half": [0, 1] * (n // 2),
+        "circuit": np.repeat(gained[:, None], 3, 1).tolist(),
+        "complement": [[0.0] * 3] * n,
+        "random": [[[0.0, 0.0], [0.0, 0.0]]] * n,
+    }
+    result = made(values)
+    plain = result.behaviour.share(gained)
+    for kept in (result.kept(), result.beyond_random):
+        assert kept.value - kept.low == pytest.approx(1.1 * (plain.value - plain.low))
+
+
+def test_a_circuit_that_keeps_less_than_random_paths_is_said_to() -> None:
+    n = 20
+    values = {
+        "all": [1.0] * n,
+        "none": [0.0] * n,
+        "half": [0, 1] * (n // 2),
+        "circuit": [[0.2, 0.2 + i / 100, 1.0] for i in range(n)],
+        "complement": [[0.0] * 3] * n,
+        "random": [[[0.6, 0.7], [0.6, 0.7]]] * n,
+    }
+    _, beyond, _ = made(values, chosen=(0, 1)).findings()
+    assert beyond.estimate.value < 0
+    assert beyond.claim.startswith(f"That is {-beyond.estimate:.0%} of the gap less than random")
+
+
 def test_a_perfect_circuit_has_areas_1_and_0_and_mibs_protocol_alone_is_comparable() -> None:
     f = np.ones(10)
     assert area_of("CPR", f, MIB_FRACTIONS) == pytest.approx(1.0)

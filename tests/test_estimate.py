@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from interp.figures.words import counted, layers_named, listed
+from interp.figures.words import by_sign, counted, layers_named, listed
 from interp.numerals import number
 from interp.result import Compared, Finding, faults_of
 from interp.stats.bootstrap import draws
@@ -295,3 +295,14 @@ def test_a_finding_as_json_has_its_control_beside_it() -> None:
         "n_groups": None,
     }
     assert "rival" not in written
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [((0.1, 0.5), "more"), ((-0.5, -0.1), "less"), ((-0.1, 0.5), "?"), ((np.nan, np.nan), "?")],
+)
+def test_a_difference_has_a_sign_where_its_interval_excludes_0(
+    ends: tuple[float, float], says: str
+) -> None:
+    difference = Estimate(float(np.sign(sum(ends))), *ends, n=9)
+    assert by_sign(difference, above="more", below="less", unclear="?") == says

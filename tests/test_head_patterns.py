@@ -31,9 +31,10 @@ from interp.models import Model
 from interp.shapes import per_query_head
 from interp.sites import Site
 from interp.sweeps import heads
-from interp.sweeps.heads import inside_heads, lengths, output_map
+from interp.sweeps.heads import inside_heads, lengths, output_map, output_scale
 from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
+from tests.families import tiny, tokens
 
 NO_MARKS = torch.zeros(0, dtype=torch.long)
 
@@ -117,6 +118,24 @@ def test_heads_add_up_to_what_attention_writes(family: str, model: Model) -> Non
             written = torch.einsum("bphd,hdm->bpm", seen["z"], maps) + bias
             clean = recording.clean(Site("attn_out", layer)).float() / blocks[layer].write_scale
             assert_close(written, clean, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2"])
+def test_a_heads_write_passes_the_norm_behind_attention(family: str) -> None:
+    model, shard = tiny(family), tokens()
+    recording, block = model.record(shard), model.blocks[1]
+    z = model.forward(shard, capture=[Site("z", 1)]).activations[Site("z", 1)].float()
+    by_head = z.reshape(*z.shape[:2], model.n_heads, -1)
+    matrix = block.module.self_attn.o_proj.weight.reshape(model.d_model, model.n_heads, -1)
+    parts = torch.einsum("bphd,mhd->bphm", by_head, matrix)
+    norm, whole = block.module.post_attention_layernorm, parts.sum(2)
+    scaled = norm(whole) / whole  # what the norm multiplies each feature by
+    written = parts * scaled[:, :, None]
+    maps, scale = output_map(recording, 1, by_head), output_scale(block, z.flatten(2))
+    found = torch.einsum("bphd,hdm->bphm", by_head, maps) * scale[..., None, None]
+    assert_close(found, written, rtol=1e-3, atol=1e-4)
+    assert_close(found.sum(2), recording.clean(Site("attn_out", 1)).float(), rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()

@@ -268,8 +268,8 @@ def test_texts_without_answers_are_refused_before_any_work() -> None:
     assert "\n" not in str(caught.value)
 
 
-def _result(changes: np.ndarray, **parameters: object):
-    n, n_layers = len(changes), 4
+def _result(changes: np.ndarray, *, n_layers: int = 4, **parameters: object):
+    n = len(changes)
     part = {
         "changes": torch.from_numpy(changes),
         "clean": torch.full((n, 2), torch.nan),
@@ -302,6 +302,23 @@ def test_findings_are_computed_another_way() -> None:
     assert frame[frame["variant"] == "untrained, swap of two neighbours"]["mean"].tolist() == (
         pytest.approx([0.15, 0.85])
     )
+
+
+def test_shares_of_several_pairs_have_a_shares_interval() -> None:
+    orders = LayerOrder(operations=("swap",)).orders(4)
+    kept, _ = _result(np.ones((24, len(orders.variants), 4))).findings()
+    assert kept.estimate.value == 1
+    assert kept.estimate.low < 1 == kept.estimate.high  # not "100 % [100, 100]"
+    pairs = orders.pairs("swap")
+    values = np.random.default_rng(0).uniform(0.9, 1, (6, len(orders.variants), 4))
+    assert _result(values).estimate(pairs, "first token kept").high <= 1
+
+
+@pytest.mark.parametrize(("n_layers", "inside"), [(4, True), (3, False)])
+def test_a_note_says_that_ends_are_left_out_only_if_they_are(n_layers: int, inside: bool) -> None:
+    n_variants = len(LayerOrder(operations=("swap",)).orders(n_layers).variants)
+    kept, _ = _result(np.ones((6, n_variants, 4)), n_layers=n_layers).findings()
+    assert ("without the first and the last layer" in kept.note) == inside
 
 
 def test_beyond_others_is_wider_by_how_much_they_differ() -> None:

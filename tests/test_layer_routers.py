@@ -286,6 +286,18 @@ def test_another_task_is_judged_by_the_same_routers(hops: Model, task: Task, ana
     assert rows["mean"].between(0, 1).all()
 
 
+def test_a_rule_that_runs_more_layers_than_there_are_is_compared_with_the_full_model(
+    hops: Model, task: Task, analysis: LayerRouters
+) -> None:
+    result = analysis.run(hops, task)
+    visits = {"visits.supervised": np.full_like(result.arrays["visits.supervised"], 2)}
+    more = dataclasses.replace(result, arrays=result.arrays | visits).findings()[0]
+    assert more.control.name == "the full model"
+    assert more.rival is None
+    assert "the full model" in more.claim
+    assert more.note.endswith("200 % of the layer runs, compared with the full model's 100 %")
+
+
 def test_an_untrained_model_claims_nothing(analysis: LayerRouters, task: Task) -> None:
     untrained = interp.load_model("zoo/hops-4l@untrained-0")
     for finding in analysis.run(untrained, task).findings():

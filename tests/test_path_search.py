@@ -1,6 +1,7 @@
 """Paths are searched by a tree that branches; each tried path scores as a naive chain does."""
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -263,6 +264,21 @@ def test_the_fixed_path_is_chosen_on_the_other_half() -> None:
     own = np.take_along_axis(result.arrays["fixed.is_right"], half[:, None], 1)[:, 0]
     assert own.mean() >= result.is_right.mean() - 0.1  # chosen on these
     assert ((fixed == 0) | (fixed == 1)).all()
+
+
+def test_one_group_of_prompts_chooses_a_fixed_path_for_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task, seen = some(6), list[int]()
+
+    def best(_model: Model, _shards: object, _search: object, chosen: torch.Tensor, **_: int):
+        seen.append(len(chosen))
+        return (0, 1)
+
+    monkeypatch.setattr("interp.analyses.path_search.fixed._best", best)
+    one = task.of([replace(prompt, group="all") for prompt in task.prompts])
+    PathSearch(n_simulations=4, transfer="none").run(zoo("hops-4l"), one)
+    assert seen == [6, 6]
 
 
 def test_paraphrases_ask_for_the_same() -> None:

@@ -99,6 +99,14 @@ def test_means_weight_tokens_and_not_prompts() -> None:
     assert row["mean"] == pytest.approx((9 * 1 + 19 * 4) / 28)
 
 
+def test_a_layer_is_named_only_if_both_halves_pick_it() -> None:
+    ratios = np.full((24, 4), 0.5)
+    ratios[::2, 2], ratios[1::2, 3] = 4.0, 4.1  # who is largest depends on the prompts drawn
+    _, most, _ = ResidualContribution().combine([part(ratios.tolist())]).findings()
+    assert most.claim.startswith("The layer that writes most on half of the prompts writes")
+    assert "; the halves pick layer" in most.note
+
+
 def test_findings_are_computed_another_way() -> None:
     rng = np.random.default_rng(0)
     layers = np.array([9.0, 1.0, 2.0, 4.0, 3.0, 0.5])  # the first writes to a small embedding

@@ -13,6 +13,7 @@ from interp.analyses.unit_importance import UnitImportance
 from interp.analyses.unit_importance.units import KINDS, Drawn, UnitModules
 from interp.errors import AnalysisError, UnsuitedError
 from interp.models import Model
+from interp.sites import Site
 from interp.stats.ranks import Resamples, partial_estimate, rank_correlation
 from interp.tasks.batch import TokenBatch
 from tests.families import tiny, tokens
@@ -105,6 +106,22 @@ def returning(module: nn.Module, change: Callable[[torch.Tensor], torch.Tensor])
         return change(output)
 
     return module.register_forward_hook(hook)
+
+
+@torch.no_grad()
+def test_a_heads_size_is_that_of_its_write_behind_the_norm() -> None:
+    model, shard = tiny("gemma3"), tokens()
+    recording, block = model.record(shard), model.blocks[1]
+    sizes = UnitImportance(exact=("layer",)).measure(recording, shard, {})["head"][:, 1, :, 1]
+    z = model.forward(shard, capture=[Site("z", 1)]).activations[Site("z", 1)]
+    by_head = z.reshape(*z.shape[:2], model.n_heads, -1)
+    matrix = block.module.self_attn.o_proj.weight.reshape(model.d_model, model.n_heads, -1)
+    parts = torch.einsum("bphd,mhd->bphm", by_head, matrix)
+    whole = parts.sum(2)
+    scaled = block.module.post_attention_layernorm(whole) / whole
+    written = (parts * scaled[:, :, None]).norm(dim=-1)
+    expected = (written / recording.resid(1).norm(dim=-1)[..., None]).mean(1)
+    assert_close(sizes, expected, rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from interp.analyses.unit_map.matching import (
 from interp.analyses.unit_map.reading import Units, is_held, n_units, tokens_of, units_of
 from interp.errors import AnalysisError, UnsuitedError
 from interp.models import Model
-from tests.families import tiny, tokens
+from tests.families import one_layer, tiny, tokens
 
 HOPS = "zoo/hops-4l"
 
@@ -150,3 +150,5 @@ def test_too_few_tokens_are_refused_before_any_work() -> None:
         UnitMap().check_all(model, [batch])
     with pytest.raises(AnalysisError, match="at least 3 are needed"):
         UnitMap().check(tiny("llama"), tokens(n_pos=2))
+    with pytest.raises(UnsuitedError, match="the target has 1 layer"):
+        UnitMap().check(one_layer("llama"), tokens())

@@ -8,9 +8,11 @@ from interp.numerals import number, with_minus
 
 if TYPE_CHECKING:
     from interp.stats.estimate import Estimate
+    from interp.stats.picked import Picked
 
 MOST_NAMED = 3
 PICKED = "picked on one half of the prompts, measured on the other"  # a finding's note
+_SAME = "picked on the same prompts"
 _FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gguf")
 ALL, ALL_BUT_FIRST = "all positions", "all positions but the first"
 
@@ -77,11 +79,30 @@ def duration(seconds: float) -> str:
     return " ".join(filter(None, (f"{hours} h" * (hours > 0), f"{rest} min" * (rest > 0))))
 
 
+def by_sign(difference: "Estimate", *, above: str, below: str, unclear: str) -> str:
+    """Return the words for a difference above 0, below it, or not known to be either.
+
+    It is unclear where its interval holds 0, or where there are too few prompts for one.
+    """
+    if not difference.excludes():
+        return unclear
+    return above if difference.value > 0 else below
+
+
 def costs_than(more: "Estimate") -> str:
     """Return how a cost compares with another, by the interval of what it is more."""
-    if not more.excludes():
-        return "is not shown to cost less or more than"
-    return "costs less than" if more.value < 0 else "costs more than"
+    unclear = "is not shown to cost less or more than"
+    return by_sign(more, above="costs more than", below="costs less than", unclear=unclear)
+
+
+def how_picked(estimate: "Estimate") -> str:
+    """Return how what is estimated was picked: one group of prompts has no halves."""
+    return _SAME if estimate.n_groups == 1 else PICKED
+
+
+def halves_pick(most: "Picked") -> str:
+    """Return "; the halves pick layers 3 and 6" where they differ from what all prompts pick."""
+    return "" if most.is_stable else f"; the halves pick {layers_named(most.halves)}"
 
 
 def capital(text: str) -> str:

@@ -34,10 +34,14 @@ class Gain:
 
     def at(self, norm: Norm, resid: Float[Tensor, "batch d_model"]) -> "FrozenNorm":
         """Return the norm as it is at residuals, its scale frozen."""
-        scaled = self.gain * self._centred(resid.float())
+        scaled = self.times(resid.float())
         normed = norm(resid[:, None])[:, 0].float() - self.bias
         scale = (scaled * normed).sum(-1) / (scaled * scaled).sum(-1).clamp(min=1e-30)
         return FrozenNorm(self, scale)
+
+    def times(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """Return what the norm makes of a part of what it reads, but for its scale and bias."""
+        return self.gain * self._centred(x)
 
     def _centred(self, x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True) if self.is_centring else x

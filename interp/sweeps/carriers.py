@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.figures.words import PICKED, head_named, listed, mlp_named
+from interp.figures.words import by_sign, head_named, how_picked, listed, mlp_named
 from interp.metrics import WORDS
 from interp.numerals import with_minus
 from interp.result import Compared, Finding
@@ -112,7 +112,7 @@ class Carriers:
     def note(self) -> str:
         """Return the behaviour in numbers, and how the node was picked."""
         most = self.pick(self.values)
-        text = f"{self.behaviour} {PICKED.capitalize()}"
+        text = f"{self.behaviour} {how_picked(most.estimate).capitalize()}"
         if not most.is_stable:
             text += f"; the halves pick {listed([self.named(node) for node in most.halves])}"
         return f"{text}.{_BY_CONSTRUCTION * (self.kind_of(most.index) == 'resid_pre')}"
@@ -147,16 +147,19 @@ class Carriers:
 
 def beyond_others(beyond: Estimate, others: Compared, *, of: str) -> Finding:
     """Return how much more of the gap the largest of some parts (`of`) carries than others."""
-    claim = f"It carries no more than {others.name}: {beyond:.0%} of the gap."
-    if beyond.excludes() and beyond.value > 0:
-        claim = f"That is {beyond:.0%} of the gap more than {others.name}."
+    claim = by_sign(
+        beyond,
+        above=f"That is {beyond:.0%} of the gap more than {others.name}.",
+        below=f"That is {-beyond:.0%} of the gap less than {others.name}.",
+        unclear=f"It is not shown to carry more than {others.name}: {beyond:.0%} of the gap.",
+    )
     return Finding(
         claim,
         beyond,
         f"share of the gap that it carries beyond other {of}",
         control=others,
         kind="compares",
-        note=f"{PICKED.capitalize()}.",
+        note=f"{how_picked(beyond).capitalize()}.",
     )
 
 

@@ -26,6 +26,12 @@ def in_first_half(shards: Sequence[TokenBatch], *, seed: int) -> Bool[np.ndarray
     return Grouping.of(len(groups), groups).half(seed=seed)
 
 
+def halves_or_all(half: Bool[np.ndarray, " prompt"]) -> Bool[Tensor, "half prompt"]:
+    """Return which prompts are in the first and the second half; all in both if one is empty."""
+    both = np.stack([half, ~half])
+    return torch.tensor(both if both.any(1).all() else np.ones_like(both))
+
+
 def halves_of(batches: Sequence[TokenBatch], *, seed: int) -> Tensors:
     """Return "units" [unit], sorted, the "half" [unit] of each, and "by_answer" [1]: 0 or 1.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from interp.errors import SiteError
 from interp.models import Model
+from interp.models.norms import Gain
 from interp.replay import Block, Recording
 from interp.sites import Site, SiteKind
 
@@ -83,17 +84,31 @@ def inside_heads(
 def output_map(
     recording: Recording, layer: int, values: Float[Tensor, "batch pos head d_value"]
 ) -> Float[Tensor, "head d_value d_model"]:
-    """Return W_O of every head of a layer, in fp32.
+    """Return W_O of every head of a layer, in fp32, with the gain of a norm behind it.
 
     It is what the layer's own module makes of unit vectors, so that it holds for every kind of
-    module; a bias, which belongs to no head, is taken off.
+    module; a bias, which belongs to no head, is taken off. The norm's scale is `output_scale`.
     """
-    reader, (n_heads, d_value) = z_reader_of(recording.blocks[layer]), values.shape[2:]
+    block, (n_heads, d_value) = recording.blocks[layer], values.shape[2:]
+    reader = z_reader_of(block)
     dtype = recording.resid(layer).dtype
     units = torch.eye(n_heads * d_value, dtype=dtype, device=values.device)[None]
     written = (reader(units) - reader(torch.zeros_like(units[:, :1]))).float()
+    if (norm := norm_behind(reader, block.attn_write)) is not None:
+        written = Gain.of(norm, written.to(dtype)).times(written)
     maps: Tensor = written.reshape(n_heads, d_value, -1)
     return maps
+
+
+def output_scale(
+    block: Block, z: Float[Tensor, "batch pos heads"]
+) -> Float[Tensor, "batch pos"] | None:
+    """Return what a norm behind W_O scales by, frozen where heads return `z`; None without one."""
+    reader = z_reader_of(block)
+    if (norm := norm_behind(reader, block.attn_write)) is None:
+        return None
+    written = reader(z).flatten(0, 1)
+    return Gain.of(norm, written).at(norm, written).scale.reshape(z.shape[:2])
 
 
 def lengths(

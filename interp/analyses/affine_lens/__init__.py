@@ -25,7 +25,7 @@ from interp.analyses.affine_lens.texts import (
     start_tokens,
 )
 from interp.analysis import Analysis, Cost
-from interp.errors import AnalysisError
+from interp.errors import AnalysisError, UnsuitedError
 from interp.models import Model
 from interp.models.untrained import N_TWINS, twins_of
 from interp.parameters import AtLeast
@@ -76,7 +76,9 @@ class AffineLens(Analysis):
     page: ClassVar[str] = "analysis"
 
     def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise for too few tokens to fit, texts too long, and prompts without a position."""
+        """Raise for one layer, too few tokens to fit, long texts, prompts without a position."""
+        if model.n_layers < 2:
+            raise UnsuitedError("the model has 1 layer; a lens is compared with another layer's")
         require_positions(shard, first_position=self.first_position)
         fewest = TOKENS_PER_FEATURE * model.d_model
         if self._n_tokens(model) < fewest:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from interp.figures.words import by_sign
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate
 
@@ -26,12 +27,15 @@ def _nearer(result: "AffineLensResult") -> Finding:
         gain, than = result.gain(), "nearer to the final prediction than the logit lens"
         return Finding(f"The affine lens is {gain:.2g} nats {than}.", gain, measure)
     gain = result.gain_beyond()
-    how = f"{gain:.2g} nats more on the logit lens than in {_UNTRAINED}."
-    if not gain.low > 0:
-        more = "less" if gain.high < 0 else "no more"
-        how = f"{more} on the logit lens than in {_UNTRAINED}: {gain:.2g} nats."
+    than = f"on the logit lens than in {_UNTRAINED}"
+    how = by_sign(
+        gain,
+        above=f"gains {gain:.2g} nats more {than}.",
+        below=f"gains {-gain:.2g} nats less {than}.",
+        unclear=f"is not shown to gain more or less {than}: {gain:.2g} nats.",
+    )
     return Finding(
-        f"The affine lens gains {how}",
+        f"The affine lens {how}",
         gain,
         f"{measure}, beyond untrained models",
         control=Compared(_UNTRAINED, Estimate(float(twins.mean()))),

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.figures.words import PICKED, counted, points
+from interp.figures.words import counted, halves_pick, how_picked, points
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate
 from interp.stats.picked import Picked, band, picked, widened
@@ -46,14 +46,13 @@ def _most_critical(result: "AttentionKnockoutResult", group: str, chosen: np.nda
 
     key = at_most_critical(changed["key"])
     of_key = widened(share(key.measured, groups=groups), between=(0.0, 1.0))
-    claim = (
-        f"Hiding {result.key} from {QUERIES[result.analysis.query]} around layer {key.index}"
-        " changes"
-    )
+    layer = f"layer {key.index}" if key.is_stable else "one layer"
+    claim = f"Hiding {result.key} from {QUERIES[result.analysis.query]} around {layer} changes"
+    note = f"{how_picked(of_key)}{halves_pick(key)}"
     measure = f"share of prompts with {group} whose first guess changes at the critical layer"
     if "elsewhere" not in changed:
         claim = f"{claim} the guess in {of_key:.0%} of prompts with {group}."
-        return Finding(claim, of_key, measure, note=PICKED)
+        return Finding(claim, of_key, measure, note=note)
     other = at_most_critical(changed["elsewhere"]).measured
     gain = widened(share_difference(key.measured, other, groups=groups), between=(-1.0, 1.0))
     how = (
@@ -69,7 +68,7 @@ def _most_critical(result: "AttentionKnockoutResult", group: str, chosen: np.nda
             f"{ELSEWHERE} hidden", widened(share(other, groups=groups), between=(0.0, 1.0))
         ),
         kind="compares",
-        note=PICKED,
+        note=note,
     )
 
 

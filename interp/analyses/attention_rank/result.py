@@ -11,10 +11,12 @@ import plotly.graph_objects as go
 
 from interp.analyses.attention_rank.spectra import MEASURES, VIEWS, ranks, uniform, without_first
 from interp.figures.plots import Axes, grid_below, lines_over_depth
+from interp.figures.words import by_sign
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import Estimate, estimate, estimates
 from interp.stats.groups import Array
 from interp.stats.ranks import partial_estimate
+from interp.stats.shares import share
 from interp.sweeps.positions import positions_skipped
 
 if TYPE_CHECKING:
@@ -157,13 +159,14 @@ class AttentionRankResult(Result):
 
     def _correlated(self) -> Finding:
         number = self.correlation()
-        claim = f"Given depth, attention's rank does not predict the loss without it: {number:.2f}."
-        if number.excludes():
-            more = "more" if number.value > 0 else "less"
-            claim = (
-                f"At a depth, attention of higher rank is worth {more}:"
-                f" a rank correlation of {number:.2f} over layers."
-            )
+        worth, over = "At a depth, attention of higher rank is worth", "over layers"
+        claim = by_sign(
+            number,
+            above=f"{worth} more: a rank correlation of {number:.2f} {over}.",
+            below=f"{worth} less: a rank correlation of {number:.2f} {over}.",
+            unclear="Given depth, attention's rank is not shown to predict the loss without it:"
+            f" {number:.2f}.",
+        )
         return self._compared(claim, number)
 
     def _too_few(self) -> Finding:
@@ -205,10 +208,10 @@ class AttentionRankResult(Result):
 
     def _trap(self) -> Finding:
         full = (self.arrays["published"] >= self.n_tokens - 1).mean((1, 2))
-        share = self._estimate(full)
+        have = share(full, groups=self.prompt_groups)
         return Finding(
-            f"By the published tolerance, {share:.0%} of heads have the full rank.",
-            share,
+            f"By the published tolerance, {have:.0%} of heads have the full rank.",
+            have,
             "share of heads with full rank, as published (diagonal 0, fp32's rounding)",
             note="Less than full can only come from weights that round to nothing.",
         )

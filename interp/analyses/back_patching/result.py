@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from interp.analyses.back_patching.failures import Failures
 from interp.analyses.back_patching.frame import group_frame, whole_frame
 from interp.figures.plots import Axes, grids_over_rates
-from interp.figures.words import PICKED, counted, points
+from interp.figures.words import counted, how_picked, points
 from interp.result import Compared, Finding
 from interp.stats.groups import FEWEST
 from interp.stats.shares import share
@@ -144,10 +144,10 @@ class BackPatchingResult(Failures):
             f"{_RATE}, above the best control's{f': {tag}' if tag else ''}",
             control=Compared(_SHOWN[self.best_control("fixed")], control),
             kind="compares",
-            note=PICKED,
+            note=how_picked(gain),
         )
 
     def _rate_finding(self) -> Finding:
         rate = self.rate("back", "fixed")
         claim = f"One fixed pair of layers repairs {rate:.0%} of the failures."
-        return Finding(claim, rate, _RATE, note=PICKED)
+        return Finding(claim, rate, _RATE, note=how_picked(rate))

@@ -35,14 +35,15 @@ def _of_gain(result: "BlockGainResult") -> Finding:
         control=Compared(
             "as 1 / ‖h‖ predicts", _over_depth(result, result.arrays["sizes"][..., 1])
         ),
-        note=f"mean gains: {random} along random directions, {previous} along the previous"
-        f" write, {itself} along h itself; rounding alone can make"
+        note=f"mean gains after the first layer: {random} along random directions, {previous} along"
+        f" the previous write, {itself} along h itself; rounding alone can make"
         f" {result.arrays['rounding'].max():.1g}",
     )
 
 
 def _gain_mean(result: "BlockGainResult", direction: str) -> np.ndarray:
-    values = result.arrays["gains"][..., DIRECTIONS.index(direction)]
+    """Return mean gains [prompt] over all layers but the first, before which nothing writes."""
+    values = result.arrays["gains"][:, 1:, DIRECTIONS.index(direction)]
     mean: np.ndarray = np.nanmean(values, axis=1)
     return mean
 

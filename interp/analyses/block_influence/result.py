@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.plots import Axes, grid_below, lines_over_depth
-from interp.figures.words import ALL, ALL_BUT_FIRST, PICKED
+from interp.figures.words import ALL, ALL_BUT_FIRST, halves_pick, how_picked
 from interp.result import Compared, Finding, Result
 from interp.stats.estimate import estimates
 from interp.stats.picked import Picked, picked, ranked
@@ -147,11 +147,15 @@ class BlockInfluenceResult(Result):
         influence, rival = self._pick("BI", extreme), None
         if self.n_layers > 1:
             following = self._pick("BI", extreme, rank=1)
-            rival = Compared(f"layer {following.index}, the next", following.estimate)
+            next_one = f"layer {following.index}, the next" if following.is_stable else "the next"
+            rival = Compared(next_one, following.estimate)
         left_out = ", position 0 left out" if self.positions == ALL_BUT_FIRST else ""
+        who = f"Layer {influence.index} turns the stream {extreme}: its Block Influence is"
+        if not influence.is_stable:
+            who = f"The layer that turns the stream {extreme} on half of the prompts has a Block"
+            who += " Influence of"
         return Finding(
-            f"Layer {influence.index} turns the stream {extreme}: its Block Influence is"
-            f" {influence.estimate:.3f}{left_out}.",
+            f"{who} {influence.estimate:.3f}{left_out}.",
             influence.estimate,
             f"BI of the layer that turns the stream {extreme}",
             control=Compared(
@@ -159,7 +163,7 @@ class BlockInfluenceResult(Result):
                 self._pick("BI if writes were orthogonal", extreme).estimate,
             ),
             rival=rival,
-            note=PICKED,
+            note=f"{how_picked(influence.estimate)}{halves_pick(influence)}",
         )
 
     def _pick(self, measure: str, extreme: str, *, rank: int = 0) -> Picked:

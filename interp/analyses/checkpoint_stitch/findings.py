@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp.figures.words import counted, layers_named
+from interp.figures.words import by_sign, counted, layers_named
 from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.beyond import beyond
@@ -21,7 +21,8 @@ PERMUTED = "the same change permuted"
 
 def findings_of(result: "CheckpointStitchResult") -> tuple[Finding, ...]:
     """Return where the change lives, whether late layers need it early, and what swaps cost."""
-    return _where(result), _needed(result), _swapped(result)
+    found = (_where(result), _needed(result), _swapped(result))
+    return tuple(finding for finding in found if finding is not None)
 
 
 def needed_range(result: "CheckpointStitchResult", *, of: str = "cut") -> tuple[int, int]:
@@ -109,17 +110,24 @@ def _range_needed(result: "CheckpointStitchResult", note: str) -> Finding:
     return Finding(claim, size, measure, control, note=note)
 
 
-def _needed(result: "CheckpointStitchResult") -> Finding:
+def _needed(result: "CheckpointStitchResult") -> Finding | None:
+    """Return what the late layers add to which stream, or None without a cut between layers."""
     kind, n_layers = result.best_map, result.n_layers
-    i = int(np.abs(np.array(result.cuts) - LATE * n_layers).argmin())
+    inside = [i for i, cut in enumerate(result.cuts) if 0 < cut < n_layers]
+    if not inside:
+        return None
+    i = min(inside, key=lambda i: abs(result.cuts[i] - LATE * n_layers))
     more = _estimate(result, result.interaction(kind)[:, i])
     gained = result.curve(kind, "log_prob")[:, 0, i] - result.plain("log_prob")[:, 0]
-    start = f"From layer {result.cuts[i]} on, the other's layers add"
+    start = f"From layer {result.cuts[i]} on, the other's layers"
     on = "to its own stream than to this one's"
-    claim = f"{start} no more {on}: {more:.2g} nats."
-    if more.excludes():
-        size = number(abs(more.value), ".2g")
-        claim = f"{start} {size} nats {'more' if more.value > 0 else 'less'} {on}."
+    size = number(abs(more.value), ".2g")
+    claim = by_sign(
+        more,
+        above=f"{start} add {size} nats more {on}.",
+        below=f"{start} add {size} nats less {on}.",
+        unclear=f"{start} are not shown to add more or less {on}: {more:.2g} nats.",
+    )
     rival = None
     if result.has_untrained:
         of_twin = result.interaction(kind, of="untrained")[:, i]
@@ -144,11 +152,13 @@ def _swapped(result: "CheckpointStitchResult") -> Finding:
     name = "skips" if other is None else f"blocks of {named or 'an untrained model'}"
     control = skip if other is None else other
     gap = _estimate(result, swap - control)
-    start = "Alone in this model, the other's blocks cost"
-    claim = f"{start} no less than {name}: {gap:.2g} nats of the answer."
-    if gap.excludes():
-        size, how = number(abs(gap.value), ".2g"), "less" if gap.value > 0 else "more"
-        claim = f"{start} {size} nats of the answer {how} than {name}, mean over blocks."
+    start, size = "Alone in this model, the other's blocks", number(abs(gap.value), ".2g")
+    claim = by_sign(
+        gap,
+        above=f"{start} cost {size} nats of the answer less than {name}, mean over blocks.",
+        below=f"{start} cost {size} nats of the answer more than {name}, mean over blocks.",
+        unclear=f"{start} are not shown to cost less than {name}: {gap:.2g} nats of the answer.",
+    )
     return Finding(
         claim,
         gap,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from interp.figures.words import listed, node_named
+from interp.figures.words import by_sign, listed, node_named
 from interp.metrics import WORDS
 from interp.numerals import number
 from interp.result import Compared, Finding
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from interp.analyses.circuit_discovery.result import CircuitDiscoveryResult
 
 _CROSSED = "Chosen on one half of the new prompts and measured on the other, both ways."
+_SAME = "Chosen on the new prompts that it is measured on: one group has no halves."
 
 
 def findings_of(result: "CircuitDiscoveryResult") -> tuple[Finding, ...]:
@@ -37,7 +38,7 @@ def _kept(result: "CircuitDiscoveryResult") -> Finding:
         "share of the gap that the chosen circuit keeps",
         control=_random(result),
         rival=Compared("all other edges", result.kept("complement")),
-        note=f"{result.behaviour} {_CROSSED}",
+        note=f"{result.behaviour} {_chosen(kept)}",
     )
 
 
@@ -45,10 +46,13 @@ def _beyond(result: "CircuitDiscoveryResult") -> Finding:
     draws, beyond = result.by_draw, result.beyond_random
     n_best = int((draws >= result.kept().value).sum())
     best = Estimate(float(draws.max()), n=beyond.n)
-    claim = f"It keeps no more than random paths do: {beyond:.0%} of the gap."
-    if beyond.excludes():
-        claim = f"That is {beyond:.0%} of the gap more than random paths keep;"
-        claim += f" {n_best} of {len(draws)} draws keep as much."
+    as_much = f"{n_best} of {len(draws)} draws keep as much"
+    claim = by_sign(
+        beyond,
+        above=f"That is {beyond:.0%} of the gap more than random paths keep; {as_much}.",
+        below=f"That is {-beyond:.0%} of the gap less than random paths keep; {as_much}.",
+        unclear=f"It is not shown to keep more or less than random paths: {beyond:.0%} of the gap.",
+    )
     return Finding(
         claim,
         beyond,
@@ -57,8 +61,12 @@ def _beyond(result: "CircuitDiscoveryResult") -> Finding:
         rival=Compared(f"the best of {len(draws)} draws", best),
         kind="compares",
         note=f"Random paths have {number(result.shared, '.0%')} of their edges in common with it."
-        f" {_CROSSED}",
+        f" {_chosen(beyond)}",
     )
+
+
+def _chosen(estimate: Estimate) -> str:
+    return _SAME if estimate.n_groups == 1 else _CROSSED
 
 
 def _random(result: "CircuitDiscoveryResult") -> Compared:

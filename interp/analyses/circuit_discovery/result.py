@@ -19,6 +19,7 @@ from interp.figures.words import CIRCUITS
 from interp.result import Finding, Result
 from interp.stats.estimate import Estimate, estimate_of, ratios
 from interp.stats.groups import Groups
+from interp.stats.picked import widened
 from interp.sweeps.behaviour import Behaviour
 
 if TYPE_CHECKING:
@@ -109,12 +110,13 @@ class CircuitDiscoveryResult(Result):
 
         `kind` may be "random" or "complement", for its controls.
         """
-        return self.behaviour.share(self._crossed(kind))
+        return widened(self.behaviour.share(self._crossed(kind)))
 
     @property
     def beyond_random(self) -> Estimate:
         """Return how much more that circuit keeps than random ones do, as a share of the gap."""
-        return self.behaviour.share(self._crossed("circuit") - self._crossed("random"))
+        gained = self._crossed("circuit") - self._crossed("random")
+        return widened(self.behaviour.share(gained))
 
     @property
     def is_faithful(self) -> bool:

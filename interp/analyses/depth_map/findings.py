@@ -28,8 +28,8 @@ def gained(result: "DepthMapResult") -> Finding:
         gain = Estimate(row["beyond"], *ends, *sizes)
         control = Compared(_UNTRAINED, Estimate(row["untrained"]))
     if control and not gain.low > 0:
-        more = "less" if gain.high < 0 else "no more"
-        claim = f"Sources that follow the target's depth gain {more} than in {_UNTRAINED}"
+        more = "gain less" if gain.high < 0 else "are not shown to gain more"
+        claim = f"Sources that follow the target's depth {more} than in {_UNTRAINED}"
         return Finding(f"{claim}: {gain:.2g}.", gain, measure, control, kind="compares", note=_NOTE)
     how = _HOW[result.measure].format(gain)
     claim = f"{start}, sources that follow the target's depth {how} than one source for all."

@@ -19,7 +19,6 @@ import torch
 
 from interp.analyses.feature_patching.choice import (
     candidates,
-    halves_or_all,
     largest,
     random_like,
 )
@@ -43,7 +42,7 @@ from interp.sweeps.attribution import (
     n_passes,
     numbers_held,
 )
-from interp.sweeps.halves import in_first_half
+from interp.sweeps.halves import halves_or_all, in_first_half
 from interp.sweeps.tags import bytes_of, keys_of, texts_of
 from interp.sweeps.twins import Direction, check_gradient, check_twins
 from interp.tasks import Task

@@ -28,12 +28,6 @@ class Seen:
     distances: Float[Tensor, "half node"]
 
 
-def halves_or_all(half: Bool[np.ndarray, " prompt"]) -> Bool[Tensor, "half prompt"]:
-    """Return which prompts are in the first and the second half; all in both if one is empty."""
-    both = np.stack([half, ~half])
-    return torch.tensor(both if both.any(1).all() else np.ones_like(both))
-
-
 def largest(
     scores: Float[Tensor, " node"], dictionaries: Sequence[Dictionary], *, n: int
 ) -> Int[Tensor, " chosen"]:

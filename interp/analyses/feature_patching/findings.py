@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from interp.figures.words import listed
+from interp.figures.words import by_sign, listed
 from interp.metrics import WORDS
 from interp.result import Compared, Finding
+from interp.stats.estimate import Estimate
 from interp.sweeps.twins import DIRECTIONS
 
 if TYPE_CHECKING:
@@ -37,27 +38,34 @@ def _carried(result: "FeaturePatchingResult") -> Finding:
         f"share of the gap that the {analysis.top_k} largest features carry together",
         control=Compared(_RANDOM, result.share("random")),
         rival=Compared("the errors of all dictionaries", result.share("errors")),
-        note=f"{result.behaviour} Patched {DIRECTIONS[analysis.direction]}, on prompts that did not"
-        f" choose them. Alone, {listed([result.named(i) for i in features])} move it most. All"
+        note=f"{result.behaviour} Patched {DIRECTIONS[analysis.direction]}, {_chosen(share)}."
+        f" Alone, {listed([result.named(i) for i in features])} move it most. All"
         f" features of the dictionaries carry {result.share('features'):.0%}.",
     )
 
 
 def _beyond_random(result: "FeaturePatchingResult") -> Finding:
-    at = result.analysis.all_sizes.index(result.analysis.top_k)
-    gained = result.joint("largest")[:, at] - result.joint("random")[:, at]
-    beyond = result.behaviour.share(gained)
-    claim = f"They carry no more than {_RANDOM}: {beyond:.0%} of the gap."
-    if beyond.excludes() and beyond.value > 0:
-        claim = f"That is {beyond:.0%} of the gap more than {_RANDOM}."
+    beyond = result.beyond_random
+    claim = by_sign(
+        beyond,
+        above=f"That is {beyond:.0%} of the gap more than {_RANDOM}.",
+        below=f"That is {-beyond:.0%} of the gap less than {_RANDOM}.",
+        unclear=f"They are not shown to carry more or less than {_RANDOM}:"
+        f" {beyond:.0%} of the gap.",
+    )
     return Finding(
         claim,
         beyond,
         "share of the gap that the largest features carry beyond random ones",
         control=Compared(_RANDOM, result.share("random")),
         kind="compares",
-        note=f"Mean over {result.analysis.draws} draws, on prompts that did not choose them.",
+        note=f"Mean over {result.analysis.draws} draws, {_chosen(beyond)}.",
     )
+
+
+def _chosen(estimate: Estimate) -> str:
+    crossed = "on prompts that did not choose them"
+    return "on the prompts that chose them" if estimate.n_groups == 1 else crossed
 
 
 def _agreement(result: "FeaturePatchingResult") -> Finding:

@@ -19,6 +19,7 @@ from interp.result import Finding, Result, joined
 from interp.shapes import Tensors
 from interp.stats.agreement import Resampled
 from interp.stats.estimate import Estimate, estimate, ratio
+from interp.stats.picked import widened
 from interp.sweeps.behaviour import Behaviour
 from interp.sweeps.tags import texts_of
 from interp.sweeps.twins import DIRECTIONS
@@ -101,9 +102,17 @@ class FeaturePatchingResult(Result):
     def share(self, kind: str, n: int | None = None) -> Estimate:
         """Return the share of the gap that `joint` carries, of `n` features; NaN if absent."""
         carried = self.joint(kind)
-        if carried.ndim == 2:
-            carried = carried[:, self.analysis.all_sizes.index(n or self.analysis.top_k)]
-        return self.behaviour.share(carried)
+        if carried.ndim == 1:
+            return self.behaviour.share(carried)
+        at = self.analysis.all_sizes.index(n or self.analysis.top_k)
+        return widened(self.behaviour.share(carried[:, at]))
+
+    @property
+    def beyond_random(self) -> Estimate:
+        """Return how much more the largest features carry than random ones, of the gap."""
+        at = self.analysis.all_sizes.index(self.analysis.top_k)
+        gained = self.joint("largest")[:, at] - self.joint("random")[:, at]
+        return widened(self.behaviour.share(gained))
 
     def faithfulness(self, n: int) -> Estimate:
         """Return (m(C) - m(no node)) / (m(all) - m(no node)) of the `n` largest, others patched."""
@@ -118,7 +127,7 @@ class FeaturePatchingResult(Result):
             return Estimate(np.nan, n=len(self.values["base"]))
         every = self.joint("all")
         kept = every - self.joint(patched)[:, self.analysis.all_sizes.index(n)]
-        return ratio(kept, every, groups=self.prompt_groups, seed=self.analysis.seed)
+        return widened(ratio(kept, every, groups=self.prompt_groups, seed=self.analysis.seed))
 
     @cached_property
     def agreement(self) -> dict[str, Resampled]:

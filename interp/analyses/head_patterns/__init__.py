@@ -195,7 +195,7 @@ class _Kept:
     def _extremes(self, written: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens that writes [batch head d_model] make most and least probable.
 
-        The final norm is frozen: of one write, its size changes no order.
+        The final norm is frozen, and one behind attention: the size of a write changes no order.
         """
         written = written.to(self.recording.resid(0).dtype)
         if self.biases is None:

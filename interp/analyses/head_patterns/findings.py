@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.analyses.head_patterns.targets import BEHIND, COPIES, FIRST, READINGS, SOURCE, SUBJECT
-from interp.figures.words import PICKED, head_named, points
+from interp.figures.words import head_named, how_picked, points
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate, estimate
 from interp.stats.picked import Picked, picked, ranked
@@ -46,7 +46,7 @@ class Claims:
             f"attention from the last token to {_SAID[target]}, of the head that gives it most",
             control=Compared(_ALIKE, self._estimate(alike, has)),
             rival=Compared(next_one, second.estimate),
-            note=PICKED,
+            note=how_picked(most.estimate),
         )
 
     def _induction(self) -> Finding:
@@ -56,7 +56,7 @@ class Claims:
         beyond = self._pick(said - other, everyone, choose=choose)
         alone, control = (self._pick(x, everyone, choose=choose).estimate for x in (said, other))
         head, where = self._named(beyond), "the token after an earlier copy"
-        claim = f"No head gives more attention to {where} than after unrelated tokens:"
+        claim = f"No head is shown to give more attention to {where} than after unrelated tokens:"
         claim += f" {points(beyond.estimate)} at most."
         if beyond.estimate.excludes() and beyond.estimate.value > 0:
             claim = (
@@ -70,7 +70,7 @@ class Claims:
             " that gives it most",
             control=Compared("after unrelated tokens", control),
             kind="compares",
-            note=f"{alone:.0%} in all; {PICKED}",
+            note=f"{alone:.0%} in all; {how_picked(beyond.estimate)}",
         )
 
     def _sink(self) -> Finding:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.analyses.layer_order.variants import WINDOWED, Variant
-from interp.figures.words import counted, points
+from interp.figures.words import by_sign, counted, points
 from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.beyond import beyond
@@ -80,8 +80,14 @@ def _learned(result: "LayerOrderResult") -> Finding:
     own = ratio(above, below, groups=result.prompt_groups, seed=result.analysis.seed)
     others = twins[:, 0] / twins[:, 1]
     more = beyond(own, others)
+    costs = by_sign(
+        more,
+        above="costs a larger",
+        below="costs a smaller",
+        unclear="is not shown to cost a larger or smaller",
+    )
     return Finding(
-        f"Swapping neighbours costs {_share(more)} share of what skipping both costs than in"
+        f"Swapping neighbours {costs} share of what skipping both costs than in"
         f" untrained models: {points(more)}.",
         more,
         measure,
@@ -90,12 +96,6 @@ def _learned(result: "LayerOrderResult") -> Finding:
         kind="compares",
         note=f"{_where(result)}; 100 %: swapping two costs as much as skipping both",
     )
-
-
-def _share(more: Estimate) -> str:
-    if not more.excludes():
-        return "no larger a"
-    return "a larger" if more.value > 0 else "a smaller"
 
 
 def _unseen(result: "LayerOrderResult", measure: str) -> Finding:
@@ -162,8 +162,11 @@ def _inner(result: "LayerOrderResult") -> tuple[list[Variant], list[Variant]]:
 
 
 def _where(result: "LayerOrderResult") -> str:
-    n = len(_inner(result)[0])
-    return f"{counted(n, 'pair')} without the first and the last layer" if n else ""
+    pairs, ends = _inner(result)[0], {0, result.n_layers - 1}
+    if not pairs:
+        return ""
+    is_inside = not any(ends & {*pair.layers} for pair in pairs)
+    return counted(len(pairs), "pair") + " without the first and the last layer" * is_inside
 
 
 def _of_texts(result: "LayerOrderResult") -> str:

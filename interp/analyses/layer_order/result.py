@@ -67,7 +67,7 @@ class LayerOrderResult(Result):
     def estimate(self, variants: Sequence[Variant], measure: str) -> Estimate:
         """Return a measure's mean over variants and prompts."""
         values = self.values(variants, measure)
-        if measure in (KEPT, ACCURACY) and len(variants) == 1:
+        if measure in (KEPT, ACCURACY):
             return share(values, groups=self.prompt_groups)
         return estimate(values, groups=self.prompt_groups, seed=self.analysis.seed)
 
@@ -80,10 +80,7 @@ class LayerOrderResult(Result):
             return None
         known = are_paths(self.orders.variants)
         places = [0] if variants is None else [1 + known.index(each) for each in variants]
-        values = self.arrays["texts"][:, places].mean(1)
-        if len(places) == 1:
-            return share(values, groups=self.prompt_groups)
-        return estimate(values, groups=self.prompt_groups, seed=self.analysis.seed)
+        return share(self.arrays["texts"][:, places].mean(1), groups=self.prompt_groups)
 
     @property
     def twins(self) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.analyses.layer_removal.scores import ACCURACY, CHOICE, GENERATED
-from interp.figures.words import PICKED, points
+from interp.figures.words import PICKED, by_sign, points
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate, estimate, estimate_of
 from interp.stats.picked import picked, ranked, widened
@@ -30,12 +30,16 @@ def _saved(result: "LayerRemovalResult") -> Finding:
     kept = widened(
         share_difference(result.best.measured, area[:, -1], groups=groups), between=(-1.0, 1.0)
     )
-    order = f"The best order of removal ({result.names[result.best.index]})"
+    name = f" ({result.names[result.best.index]})" * result.best.is_stable
+    order = f"The best order of removal{name}"
     over = f"over up to {result.counts[-1]} of {result.n_layers} layers"
-    claim = f"No order of removal keeps more accuracy than random ones: {points(kept)}, {over}."
-    if kept.excludes():
-        side, size = ("above", kept) if kept.value > 0 else ("below", -kept)
-        claim = f"{order} keeps accuracy {points(size)} {side} random orders, {over}."
+    claim = by_sign(
+        kept,
+        above=f"{order} keeps accuracy {points(kept)} above random orders, {over}.",
+        below=f"{order} keeps accuracy {points(-kept)} below random orders, {over}.",
+        unclear="No order of removal is shown to keep more accuracy than random ones:"
+        f" {points(kept)}, {over}.",
+    )
     return Finding(
         claim,
         kept,
@@ -56,7 +60,8 @@ def _rival(result: "LayerRemovalResult", area: np.ndarray) -> Compared | None:
         return Compared(_LAST, share(area[:, names.index(_LAST)], groups=result.prompt_groups))
     how: dict[str, Any] = {"groups": result.prompt_groups, "seed": result.analysis.seed}
     following = picked(area, choose=ranked(area, 1), **how)
-    return Compared(f"{names[following.index]}, the next", following.estimate)
+    name = f"{names[following.index]}, " * following.is_stable
+    return Compared(f"{name}the next", following.estimate)
 
 
 def _removable(result: "LayerRemovalResult") -> Finding | None:
@@ -110,12 +115,13 @@ def _hidden(result: "LayerRemovalResult") -> Finding | None:
     texts = result.crossed(result.curves(GENERATED))[right].mean(1)
     how: dict[str, Any] = {"groups": result.groups_of(right), "seed": result.analysis.seed}
     hidden = widened(estimate(choices - texts, **how))
-    claim = f"Choices do not hide what texts lose as layers are left out: {points(hidden)}."
-    if hidden.excludes():
-        claim = f"Choices keep {points(hidden)} more of the answers than texts without layers."
-        if hidden.value < 0:
-            less = points(-hidden)
-            claim = f"Choices keep {less} less of the answers than texts without layers."
+    than = "of the answers than texts without layers"
+    claim = by_sign(
+        hidden,
+        above=f"Choices keep {points(hidden)} more {than}.",
+        below=f"Choices keep {points(-hidden)} less {than}.",
+        unclear=f"Choices are not shown to hide what texts lose without layers: {points(hidden)}.",
+    )
     return Finding(
         claim,
         hidden,

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from interp.analyses.layer_routers.testing import CONTROLS, FULL, PATHS
-from interp.figures.words import points
+from interp.figures.words import by_sign, points
 from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.shares import share
@@ -24,23 +24,28 @@ def findings_of(result: "LayerRoutersResult") -> tuple[Finding, ...]:
 
 def _gain(result: "LayerRoutersResult", rule: str) -> Finding:
     gain, name, groups = result.above_fixed(rule), NAMES[rule], result.test_groups
-    subject = f"Layers chosen by {name}"
-    claim = f"{subject} give no more right answers than {_FIXED}: {points(gain)}."
-    if gain.low > 0:
-        claim = f"{subject} give more right answers than {_FIXED}: by {points(gain)}."
-    elif gain.high < 0:
-        claim = f"{subject} give fewer right answers than {_FIXED}: by {points(-gain)}."
+    subject, rate = f"Layers chosen by {name}", result.runs(rule).mean() / result.n_layers
+    full = Compared("the full model", share(result.scores(FULL), groups=groups))
+    has_set = rate <= 1  # no set has more layers than there are
+    fixed = Compared(_FIXED, share(result.fixed(rule), groups=groups)) if has_set else full
+    whose = "both" if has_set else "compared with the full model's 100 %"
+    claim = by_sign(
+        gain,
+        above=f"{subject} give more right answers than {fixed.name}: by {points(gain)}.",
+        below=f"{subject} give fewer right answers than {fixed.name}: by {points(-gain)}.",
+        unclear=f"{subject} are not shown to give more right answers than {fixed.name}:"
+        f" {points(gain)}.",
+    )
     if not gain.has_interval:
-        claim = f"{subject} cannot be compared with {_FIXED}: too few prompts."
-    rate = number(result.runs(rule).mean() / result.n_layers, ".0%")
+        claim = f"{subject} cannot be compared with {fixed.name}: too few prompts."
     return Finding(
         claim,
         gain,
         f"accuracy by {name}, above {_FIXED}",
-        control=Compared(_FIXED, share(result.fixed(rule), groups=groups)),
-        rival=Compared("the full model", share(result.scores(FULL), groups=groups)),
+        control=fixed,
+        rival=full if has_set else None,
         kind="compares",
-        note=f"test third of the groups; {rate} of the layer runs, both",
+        note=f"test third of the groups; {number(rate, '.0%')} of the layer runs, {whose}",
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.heads import of_components
-from interp.figures.words import PICKED, head_named, mlp_named
+from interp.figures.words import head_named, how_picked, mlp_named
 from interp.numerals import number
 from interp.result import Compared, Finding, Result, joined
 from interp.shapes import Tensors
@@ -158,7 +158,7 @@ class LogitAttributionResult(Result):
             "what the head that writes most writes to the answer's logit",
             control=Compared(_OTHERS, self._pick(self._others).estimate),
             rival=Compared(next_one, second.estimate),
-            note=f"the final norm frozen; in all {whole:.2f}; {PICKED}",
+            note=f"the final norm frozen; in all {whole:.2f}; {how_picked(most.estimate)}",
         )
 
     def _exact(self) -> Finding:

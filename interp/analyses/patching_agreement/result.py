@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from interp.figures.plots import scatters_with_diagonal
+from interp.figures.words import by_sign
 from interp.result import Compared, Finding, Result
 from interp.sites import SiteKind
 from interp.stats.agreement import MEASURES, Resampled, agreement
@@ -180,9 +181,12 @@ class PatchingAgreementResult(Result):
 
     def _beyond(self, method: str, control: Resampled) -> Finding:
         beyond = self.averaged[method, self._kind].estimate("pearson", beyond=control)
-        claim = f"They agree no better than {_DISTANCE} does: {beyond:.2f} more."
-        if beyond.excludes() and beyond.value > 0:
-            claim = f"That is {beyond:.2f} more than {_DISTANCE} correlates with it."
+        claim = by_sign(
+            beyond,
+            above=f"That is {beyond:.2f} more than {_DISTANCE} correlates with it.",
+            below=f"That is {-beyond:.2f} less than {_DISTANCE} correlates with it.",
+            unclear=f"They are not shown to agree better than {_DISTANCE} does: {beyond:.2f} more.",
+        )
         return Finding(
             claim,
             beyond,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from interp.figures.heads import of_components
-from interp.figures.words import PICKED, listed, node_named
+from interp.figures.words import how_picked, listed, node_named
 from interp.metrics import WORDS
 from interp.result import Compared, Finding, Result, joined
 from interp.shapes import Tensors
@@ -150,15 +150,18 @@ class PathPatchingResult(Result):
         path = f"{self._to[0].upper()}{self._to[1:]}"
         rival = None
         if len(self.senders) > 1:
-            second = node_named(self.senders[self._pick(self._carried, rank=1).index])
-            rival = Compared(f"the second, {second}", self._share(self._carried, rank=1))
+            second = self._pick(self._carried, rank=1)
+            next_one = (
+                "the second" + f", {node_named(self.senders[second.index])}" * second.is_stable
+            )
+            rival = Compared(next_one, self._share(self._carried, rank=1))
         return Finding(
             f"{path}, {name} carries {share:.0%} of the gap in {WORDS[self.analysis.metric]}.",
             share,
             f"share of the gap that the largest path {self._to} carries",
             control=Compared(_OTHERS, self._share(self._others)),
             rival=rival,
-            note=f"{self.behaviour} {PICKED.capitalize()}"
+            note=f"{self.behaviour} {how_picked(share).capitalize()}"
             f"{'' if most.is_stable else f'; the halves pick {halves}'}.",
         )
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from interp.models import Model
 from interp.shapes import Tensors
 from interp.sweeps.answers import require_answers
-from interp.sweeps.halves import in_first_half
+from interp.sweeps.halves import halves_or_all, in_first_half
 from interp.sweeps.path_scores import PathScorer, Search
-from interp.sweeps.path_tree import Path, ordinary
+from interp.sweeps.path_tree import Path
 from interp.sweeps.tags import keys_of
 from interp.tasks.batch import TokenBatch
 
@@ -22,16 +22,15 @@ def fixed_paths(
     """Return "fixed.path" [half 2L]: the best of as many paths as each prompt has tries.
 
     The search is the prompts' own, with the mean reward of a half. "half" [prompt] says which half
-    the prompts "key" [prompt] belong to; no group is in both.
+    the prompts "key" [prompt] belong to; no group is in both. One group chooses for itself.
     """
     keys = torch.cat([keys_of(shard.prompts) for shard in shards])
-    in_first = torch.from_numpy(in_first_half(shards, seed=seed))
+    in_first = in_first_half(shards, seed=seed)
     paths = torch.full((2, 2 * model.n_layers), -1, dtype=torch.int16)
-    for half in (0, 1):
-        chosen = keys[in_first == (half == 0)]
-        path = _best(model, shards, search, chosen, seed=seed + half)
+    for half, rows in enumerate(halves_or_all(in_first)):
+        path = _best(model, shards, search, keys[rows], seed=seed + half)
         paths[half, : len(path)] = torch.tensor(path, dtype=torch.int16)
-    return {"key": keys, "half": (~in_first).to(torch.int8), "fixed.path": paths}
+    return {"key": keys, "half": torch.from_numpy(~in_first).to(torch.int8), "fixed.path": paths}
 
 
 def _best(
@@ -42,8 +41,6 @@ def _best(
     for shard in shards:
         rows = torch.isin(keys_of(shard.prompts), chosen).nonzero()[:, 0].tolist()
         batches += [shard.only(rows)] if rows else []
-    if not batches:
-        return ordinary(model.n_layers)
     recordings = [model.record(batch) for batch in batches]
     tree = search.tree(model.n_layers, seed=seed)
     scored: dict[Path, tuple[float, float, int]] = {}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from interp.analyses.probe.labels import RIGHT
-from interp.figures.words import PICKED, points, shortened
+from interp.figures.words import how_picked, points, shortened
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate
 from interp.stats.picked import picked
@@ -68,7 +68,7 @@ def _best(result: "ProbeResult", frame: pd.DataFrame, tap: int, accuracy: Estima
             "random labels of groups that it has met", _at(result, frame, "control", tap)
         ),
         rival=Compared(rival, _at(result, frame, name, tap)),
-        note=PICKED,
+        note=how_picked(accuracy),
     )
 
 

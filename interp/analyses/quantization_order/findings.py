@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.analyses.quantization_order.orders import LAST_FIRST, RANDOM
-from interp.figures.words import PICKED, costs_than
+from interp.figures.words import costs_than, halves_pick, how_picked
 from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.beyond import beyond
@@ -28,7 +28,7 @@ def findings_of(result: "QuantizationOrderResult") -> tuple[Finding, ...]:
 def _less(result: "QuantizationOrderResult", i: int, than: str, rival: str) -> Finding:
     order, other = result.analysis.orders[0], result.area(rival)
     gap = widened(_estimate(result, result.area(order) - other))
-    measure, note = f"{order}: {_MEASURE} {than}", f"order {PICKED}"
+    measure, note = f"{order}: {_MEASURE} {than}", f"order {how_picked(gap)}"
     words = f"Ordering layers by {order}"
     if "twins" not in result.arrays:
         claim = f"{words} costs {gap:.2g} nats of KL more (or, below 0, less) than {than}."
@@ -51,12 +51,18 @@ def _worst(result: "QuantizationOrderResult") -> Finding:
     worst = picked(values, groups=result.prompt_groups, seed=result.analysis.seed)
     others = np.delete(values, worst.index, axis=1).mean(1)
     bits = result.analysis.bits
+    claim = (
+        f"Alone at {bits} bits, layer {worst.index} costs most: {worst.estimate:.2g} nats of KL."
+    )
+    if not worst.is_stable:
+        claim = f"Alone at {bits} bits, the layer that costs most on half of the prompts costs"
+        claim += f" {worst.estimate:.2g} nats of KL."
     return Finding(
-        f"Alone at {bits} bits, layer {worst.index} costs most: {worst.estimate:.2g} nats of KL.",
+        claim,
         worst.estimate,
         "KL in nats of the one layer that costs most when quantised alone",
         control=Compared("the other layers, mean", _estimate(result, others)),
-        note=PICKED,
+        note=f"{how_picked(worst.estimate)}{halves_pick(worst)}",
     )
 
 

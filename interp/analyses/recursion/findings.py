@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.figures.words import PICKED, costs_than, counted
+from interp.figures.words import costs_than, counted, halves_pick, how_picked
 from interp.models.loops import SVD
 from interp.numerals import number
 from interp.result import Compared, Finding
@@ -103,13 +103,16 @@ def _worst(result: "RecursionResult") -> Finding:
     worst = picked(values, groups=result.prompt_groups, seed=result.analysis.seed)
     others = np.delete(values, worst.index, axis=1).mean(1)
     n_shared = counted(result.numbers[0], "shared layer")
+    claim = f"layer {worst.index} costs most: {worst.estimate:.2g} nats of KL."
+    if not worst.is_stable:
+        claim = "the one that costs most on half of the prompts costs"
+        claim += f" {worst.estimate:.2g} nats of KL."
     return Finding(
-        f"If one layer alone is shared, layer {worst.index} costs most: {worst.estimate:.2g}"
-        " nats of KL.",
+        f"If one layer alone is shared, {claim}",
         worst.estimate,
         f"{result.analysis.inits[0]}, KL in nats of the layer that costs most when it alone shares",
         control=Compared("the other layers, mean", _estimate(result, others)),
-        note=f"{n_shared}, no low-rank term; {PICKED}",
+        note=f"{n_shared}, no low-rank term; {how_picked(worst.estimate)}{halves_pick(worst)}",
     )
 
 

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from interp.analyses.residual_contribution.writes import Writes
 from interp.figures.plots import lines_over_depth
-from interp.figures.words import ALL, ALL_BUT_FIRST, PICKED, layers_named
+from interp.figures.words import ALL, ALL_BUT_FIRST, halves_pick, how_picked, layers_named
 from interp.result import Compared, Finding, Result
 from interp.sweeps.positions import positions_read
 
@@ -100,17 +100,22 @@ class ResidualContributionResult(Result):
         )
 
     def _most(self) -> Finding:
-        writes, rival, note = self.writes(), None, PICKED
+        writes, rival = self.writes(), None
         most = writes.largest()
+        note = f"{how_picked(most.estimate)}{halves_pick(most)}"
         if writes.n_layers > 1:
             second = writes.largest(1)
-            rival = Compared(f"layer {second.index}, the next", second.estimate)
+            next_one = f"layer {second.index}, the next" if second.is_stable else "the next"
+            rival = Compared(next_one, second.estimate)
         if self._other:
             other = self._other[1].largest()
-            note = f"{note}; {self._other[0]}: layer {other.index}, {other.estimate.value:.2f}"
+            which = f"layer {other.index}" if other.is_stable else "the largest"
+            note = f"{note}; {self._other[0]}: {which}, {other.estimate.value:.2f}"
+        who = f"Layer {most.index} writes most:"
+        if not most.is_stable:
+            who = "The layer that writes most on half of the prompts writes"
         return Finding(
-            f"Layer {most.index} writes most: {most.estimate:.2f} times the stream's length"
-            f"{self._left_out}.",
+            f"{who} {most.estimate:.2f} times the stream's length{self._left_out}.",
             most.estimate,
             "write of the layer that writes most, relative to the stream",
             rival=rival,

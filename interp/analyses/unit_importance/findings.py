@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from interp.figures.words import counted
+from interp.figures.words import by_sign, counted
 from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate
@@ -57,19 +57,15 @@ def _note(result: "UnitImportanceResult") -> str:
 
 def _beyond(result: "UnitImportanceResult") -> Finding:
     beyond = result.agreement("importance", beyond="size")
-    claim = (
-        f"Gradients agree no more with zeroing units than {_SIZE} does: rank correlation"
-        f" {beyond:.2f} higher."
+    than = f"with zeroing units than {_SIZE} does: rank correlation"
+    claim = by_sign(
+        beyond,
+        above=f"agree more {than} {beyond:.2f} higher.",
+        below=f"agree less {than} {-beyond:.2f} lower.",
+        unclear=f"are not shown to agree more or less {than} {beyond:.2f} higher.",
     )
-    if beyond.excludes():
-        more = "more" if beyond.value > 0 else "less"
-        size = beyond if beyond.value > 0 else -beyond
-        claim = (
-            f"Gradients agree {more} with zeroing units than {_SIZE} does: rank correlation"
-            f" {size:.2f} {'higher' if beyond.value > 0 else 'lower'}."
-        )
     return Finding(
-        claim,
+        f"Gradients {claim}",
         beyond,
         f"{_MEASURE}, beyond sizes', {_ALIKE}",
         control=Compared(_SIZE, result.agreement("size")),

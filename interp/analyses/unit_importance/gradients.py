@@ -22,7 +22,7 @@ from interp.shapes import Tensors, per_query_head
 from interp.sites import Site
 from interp.sweeps.answers import SameLength
 from interp.sweeps.cosines import SMALLEST_NORM
-from interp.sweeps.heads import lengths, output_map, z_reader_of
+from interp.sweeps.heads import lengths, output_map, output_scale, z_reader_of
 from interp.sweeps.losses import loss
 
 _HEADS = "heads"
@@ -88,10 +88,12 @@ def _heads(
     z: Tensor, slope: Tensor, stream: Tensor, recording: Recording, layer: int
 ) -> Float[Tensor, "batch head 2"]:
     """Return the same of every head: of its part of the matrix that reads what heads return."""
-    shape = (*stream.shape, recording.blocks[layer].n_heads, -1)
+    block = recording.blocks[layer]
+    shape, scale = (*stream.shape, block.n_heads, -1), output_scale(block, z)
     z, slope = z.float().reshape(shape), slope.reshape(shape)
     total = torch.einsum("bphd,bphd->bh", z.double(), slope.double())
     size = lengths(z, output_map(recording, layer, per_query_head(z, shape[2])))
+    size = size if scale is None else size * scale[:, None]
     return torch.stack([total.float(), _relative(size, stream[:, None])], dim=-1)
 
 

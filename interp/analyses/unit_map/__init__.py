@@ -80,8 +80,10 @@ class UnitMap(Analysis):
         return [round(i * (n_layers - 1) / max(1, n - 1)) for i in range(n)]
 
     def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise for prompts of one token, another tokenizer, and units that cannot be read."""
+        """Raise for one layer, prompts of one token, another tokenizer, and unreadable units."""
         n_units(model)
+        if (model if self.target is None else self.target_of(model)).n_layers < 2:
+            raise UnsuitedError("the target has 1 layer; units are compared with another layer's")
         if shard.tokens.shape[1] < 3:
             n_pos = shard.tokens.shape[1]
             raise AnalysisError(
