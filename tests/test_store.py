@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import struct
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -222,18 +223,24 @@ def test_keys_depend_on_context_and_tokens() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_store_of_a_smaller_type_keeps_its_own(tmp_path: Path, dtype: str) -> None:
-    work, exact = recorded(with_store(tmp_path))
+def test_a_store_that_would_round_a_models_numbers_is_not_used(
+    tmp_path: Path, dtype: str, caplog: pytest.LogCaptureFixture
+) -> None:
     configure(tmp_path, Settings(dtype=dtype))
-    assert recorded(with_store(tmp_path))[0] == work, (
-        "what was kept as float32 must not be mixed with it"
-    )
-    work, small = recorded(with_store(tmp_path))
-    assert work == 0
-    assert small.dtype == torch.float32
-    assert_close(small, exact.to(getattr(torch, dtype)).float(), rtol=0, atol=0)
-    configure(tmp_path, Settings())
-    assert torch.equal(recorded(with_store(tmp_path))[1], exact)
+    work, exact = recorded(with_store(tmp_path))
+    again, read = recorded(with_store(tmp_path))
+    assert again == work
+    assert torch.equal(read, exact)
+    assert not info(tmp_path).bytes
+    (told,) = caplog.messages
+    assert f"the store keeps {dtype}, which rounds its float32" in told
+    half = with_store(tmp_path)
+    module = deepcopy(half.module).to(getattr(torch, dtype))
+    half = Model("half", module, store_folder=tmp_path)
+    work, exact = recorded(half)
+    again, read = recorded(half)
+    assert (again, work > 0) == (0, True)
+    assert torch.equal(read, exact)
 
 
 def test_numbers_beyond_float16_are_refused(tmp_path: Path) -> None:

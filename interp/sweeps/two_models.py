@@ -39,9 +39,7 @@ def refuse_other_tokens(model: Model, other: Model, shard: TokenBatch, *, why: s
         read = other.tokenize(shard.prompts)
     except TaskError:
         read = None
-    if read is None or not (
-        _same(read.tokens, shard.tokens) and _same(read.answer, shard.answer)
-    ):
+    if read is None or not (_same(read.tokens, shard.tokens) and _same(read.answer, shard.answer)):
         raise _different(model, other, shard.prompts[0], why)
 
 
