@@ -116,7 +116,7 @@ class DepthMap(Analysis):
         return TapMaps(source, target, *how)
 
     def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise for prompts of one token, and for another tokenizer if tokens matter or are given."""
+        """Raise for prompts of one token, and for another tokenizer where one is needed."""
         require_positions(shard, first_position=self.first_position)
         target = self.target_of(model)
         if self.continued:
