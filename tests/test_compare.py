@@ -116,6 +116,14 @@ def test_unlike_runs_are_refused_in_one_line_that_names_the_difference(
             r"another version: .*old is of interp 0\.1\.0",
         ),
         (
+            changed(back, tmp_path / "code", identity={"code": "another"}),
+            r"another code of the analysis: .*two:zoo/hops-4l and .*code are not of the same",
+        ),
+        (
+            changed(back, tmp_path / "others", identity={"others": "another"}),
+            r"another model compared with: .* are not of the same",
+        ),
+        (
             changed(back, tmp_path / "lens", analysis="logit_lens"),
             r"no analysis in common: .* has residual_contribution; .* has logit_lens",
         ),
