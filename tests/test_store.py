@@ -216,6 +216,22 @@ def test_what_is_held_stays(tmp_path: Path) -> None:
     assert (held.exists(), other.exists(), third.exists()) == (True, False, True)
 
 
+@torch.no_grad()
+def test_what_can_never_fit_removes_nothing_and_fails_no_pass(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ActivationStore(tmp_path, model="m")
+    small = tmp_path / store.write({"a": 9}, {"resid.0": torch.zeros(9, 9)})
+    configure(tmp_path, Settings(quota=2 * small.stat().st_size))
+    work, clean = recorded(with_store(tmp_path))
+    again, same = recorded(with_store(tmp_path))
+    assert again == work > 0
+    assert torch.equal(same, clean)
+    assert small.exists()
+    assert "a clean pass is not kept" in caplog.messages[0]
+    assert "0 are in use" in caplog.messages[0]
+
+
 def test_keys_depend_on_context_and_tokens() -> None:
     keys = {prompt_key(c, t) for c in (["w"], ["w", "fp32"]) for t in ([1, 2], [12], [1, 2, 0])}
     assert len(keys) == 6
