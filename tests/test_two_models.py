@@ -13,9 +13,9 @@ HOPS = "zoo/hops-4l"
 
 def test_against_is_the_other_model_of_every_analysis_of_two() -> None:
     flags = StudyFlags((HOPS,), ("two-hop",), against="zoo/hops-8l")
-    study = study_of(None, flags, analyses=["depth_map", "layer_skip"], settings=[])
-    of_two, of_one = (planned.analysis for planned in study.planned(HOPS, "two-hop"))
-    assert getattr(of_two, "target", "") == "zoo/hops-8l"
+    study = study_of(None, flags, analyses=["depth_map", "unit_map", "layer_skip"], settings=[])
+    *of_two, of_one = (planned.analysis for planned in study.planned(HOPS, "two-hop"))
+    assert [getattr(each, "target", "") for each in of_two] == ["zoo/hops-8l"] * 2
     assert not hasattr(of_one, "target")
     own = Study(
         (HOPS,), ("two-hop",), {"depth_map": {"target": HOPS}}, against="zoo/hops-8l"
@@ -28,7 +28,9 @@ def test_against_what_is_no_model_or_with_nothing_to_compare_is_one_line() -> No
     asked = ((HOPS,), ("two-hop",))
     with pytest.raises(InterpError, match="unknown model 'zoo/hops-9l'"):
         Study(*asked, {"depth_map": {}}, against="zoo/hops-9l").check()
-    with pytest.raises(InterpError, match=r"none compares two models \(.*depth_map do\)"):
+    with pytest.raises(
+        InterpError, match=r"none compares two models \(.*depth_map and unit_map do\)"
+    ):
         Study(*asked, {"layer_skip": {}}, against="zoo/hops-8l").check()
 
 

@@ -48,6 +48,7 @@ class UnitMap(Analysis):
     barrier: Literal["loss", "none"] = "loss"
     seed: int = 0
     rank: ClassVar[int] = 112
+    names_other: ClassVar[str] = "target"
     asks_of_weights: ClassVar[Asked | None] = "the numbers of its weights"
     question: ClassVar[str] = "Do two models have the same units in another order?"
     how: ClassVar[str] = (
