@@ -168,16 +168,20 @@ def _title(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
+def _kind(row: dict[str, Any]) -> str:
+    """Return which of a row's numbers is the measured one."""
+    return next(kind for kind in ("ratio", "seconds", "mb", "exponent", "value") if kind in row)
+
+
 def _value(row: dict[str, Any]) -> float:
-    return next(
-        row[kind] for kind in ("ratio", "seconds", "mb", "exponent", "value") if kind in row
-    )
+    value: float = row[_kind(row)]
+    return value
 
 
 def _measured(row: dict[str, Any]) -> str:
     if row.get("fits") is False:
         return "does not fit"
-    unit = " s" if "seconds" in row else " MB" if "mb" in row else ""
+    unit = {"seconds": " s", "mb": " MB"}.get(_kind(row), "")
     spread = f" ({_number(row['lowest'])}–{_number(row['highest'])})" if "lowest" in row else ""
     more = f" ({row['values']})" if "values" in row else ""
     return f"{_number(_value(row))}{unit}{spread}{more}"
