@@ -115,9 +115,9 @@ def share_of_next(study: Study, n_before: int, *, seconds: float) -> float | Non
 def _changed(
     planned: PlannedCell, n_shards: int | None = None, parameters: Mapping[str, Any] | None = None
 ) -> PlannedCell:
-    if parameters is None:
-        return planned
-    analysis = with_parameters(type(planned.analysis), parameters)
+    analysis = planned.analysis
+    if parameters is not None:
+        analysis = with_parameters(type(analysis), parameters)
     return replace(planned, analysis=analysis, n_shards=n_shards)
 
 

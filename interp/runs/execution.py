@@ -131,6 +131,8 @@ class _TaskOnModel:
         if todo:
             self.shared.announce(chosen)
         for cell, why in chosen.left_out.items():
+            if cell in finished:
+                continue
             self.shared.record.note_cell(cell, {"status": "skipped", "error": why})
         plan = self._plan(chosen.planned, todo)
         if plan is None:
