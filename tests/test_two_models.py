@@ -3,7 +3,7 @@
 import pytest
 
 import interp
-from interp.cli.study import StudyFlags, study_of
+from interp.cli.study import StudyFlags, parse_on, study_of
 from interp.errors import InterpError
 from interp.runs import Study
 from interp.runs.commands import command_of
@@ -32,6 +32,10 @@ def test_against_what_is_no_model_or_with_nothing_to_compare_is_one_line() -> No
         InterpError, match=r"none compares two models \(.*depth_map and unit_map do\)"
     ):
         Study(*asked, {"layer_skip": {}}, against="zoo/hops-8l").check()
+
+
+def test_tasks_given_in_several_flags_add_up() -> None:
+    assert parse_on(["x=t1", "y=t1", "x=t2,t1"]) == {"x": ("t1", "t2"), "y": ("t1",)}
 
 
 def test_work_of_a_second_model_counts_as_that_of_the_recording() -> None:

@@ -1,6 +1,5 @@
 """From a name to a model: shipped, in a local folder, on the Hugging Face hub, or in memory."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from interp.models.locating import (
     DERIVED,
     GGUF,
     UNTRAINED,
+    base_of,
     file_on_hub,
     locate,
     nearest,
@@ -378,11 +378,11 @@ def _load_merged(source: str, **how: Any) -> tuple[PreTrainedModel, str]:
         raise ModelError(
             f"{source} is a PEFT adapter; `pip install peft` to merge it into its base"
         ) from None
-    base = json.loads((Path(source) / ADAPTER).read_text()).get("base_model_name_or_path")
-    if not base:
-        raise ModelError(f"{source}/{ADAPTER} names no base_model_name_or_path")
-    module, stored = _load(locate(base), **how)
-    adapted = PeftModel.from_pretrained(module, source)
-    merged: PreTrainedModel = adapted.merge_and_unload()
+    module, stored = _load(locate(base_of(source)), **how)
+    try:
+        merged: PreTrainedModel = PeftModel.from_pretrained(module, source).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{source}: the adapter cannot be merged ({reason})") from None
     _refuse_not_finite(source, merged)
     return merged, stored
