@@ -52,6 +52,8 @@ from interp.models.quantised import how_stored, plain, quantised
 from interp.models.tokenizers import given_tokenizer, load_tokenizer
 from interp.models.untrained import untrained
 
+_UNREADABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
+
 
 @torch.inference_mode(mode=False)  # its weights could not be in a graph
 def load_model(
@@ -290,7 +292,7 @@ def _from_pretrained(
             **which,
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise why_not_loaded(source, error, is_code_trusted=trust_remote_code) from None
     refuse_other_keys(source, info)
     _refuse_not_finite(source, module)
@@ -381,7 +383,7 @@ def _load_merged(source: str, **how: Any) -> tuple[PreTrainedModel, str]:
     module, stored = _load(locate(base_of(source)), **how)
     try:
         merged: PreTrainedModel = PeftModel.from_pretrained(module, source).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, *_UNREADABLE) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"{source}: the adapter cannot be merged ({reason})") from None
     _refuse_not_finite(source, merged)
