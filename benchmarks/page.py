@@ -169,6 +169,7 @@ def _title(name: str) -> str:
 
 
 def _kind(row: dict[str, Any]) -> str:
+    """Return which of a row's numbers is the measured one."""
     return next(kind for kind in ("ratio", "seconds", "mb", "exponent", "value") if kind in row)
 
 

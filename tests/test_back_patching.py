@@ -308,6 +308,14 @@ def test_known_hops_are_those_that_the_model_answers() -> None:
     )
     assert (alone.arrays["hops"] == -1).all()
     assert "single hops not asked" in alone.summary()
+    hops = {  # every prompt's have the same ids, and one has a wrong answer
+        p.id: {hop: replace(other, id=hop) for hop, other in task.related[p.id].items()}
+        for p in task.prompts
+    }
+    wrong = replace(hops[task.prompts[0].id]["first_hop"], answer=task.prompts[0].answer)
+    hops[task.prompts[0].id]["first_hop"] = wrong
+    unknown = known_hops(model, replace(task, related=hops))["unknown"]
+    assert unknown.tolist() == keys_of(task.prompts[:1]).tolist()
     first = {p.id: {"first_hop": task.related[p.id]["first_hop"]} for p in task.prompts}
     half_asked = replace(task, related=first)
     assert len(known_hops(model, half_asked)["asked"]) == 0

@@ -1,6 +1,7 @@
 """A run says how long it takes, and one without named analyses fits its budget."""
 
 import time
+from dataclasses import replace
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -255,9 +256,18 @@ def test_what_is_left_out_has_its_price_and_its_command(tmp_path: Path) -> None:
     assert why.startswith("left out to fit the budget: about ")
     assert "for 8 of 20 prompts, every=8" in why
     command = f"interp run --model {HOPS} --task two-hop --analysis integrated_gradients --n 20"
-    assert f"`{command} --out runs/integrated_gradients`" in why
+    assert f"`{command} --out runs/zoo--hops-4l--two-hop--integrated_gradients`" in why
     with pytest.raises(RunError, match=r"no result .*: left out to fit the budget: about"):
         interp.open_run(tmp_path / "run")[HOPS, "two-hop", "integrated_gradients"]
+
+
+@pytest.mark.usefixtures("speed")
+def test_only_the_command_of_what_compares_two_names_the_second_model(tmp_path: Path) -> None:
+    study = replace(asked(0.0), against=HOPS)
+    study = replace(study, analyses={**study.analyses, "depth_map": {}})
+    cells = of_analysis(execute(study, tmp_path / "run"))
+    assert f" --against {HOPS} " in cells["depth_map"]["error"]
+    assert "--against" not in cells["integrated_gradients"]["error"]
 
 
 def test_a_resumed_run_keeps_what_the_budget_did(tmp_path: Path, monkeypatch: Any) -> None:

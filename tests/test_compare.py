@@ -18,6 +18,7 @@ from interp.files.whole import read_json, write_json
 from interp.reports import schema, write_report
 from interp.result import faults_of
 from interp.runs import Study, compare_runs, execute
+from interp.runs.kept import keep_comparison, kept_comparisons
 from interp.runs.run_comparison import _frame
 from interp.runs.sides import Row, _numbers, _prompt_by_prompt
 from interp.tasks import Task
@@ -116,6 +117,14 @@ def test_unlike_runs_are_refused_in_one_line_that_names_the_difference(
             r"another version: .*old is of interp 0\.1\.0",
         ),
         (
+            changed(back, tmp_path / "code", identity={"code": "another"}),
+            r"another code of the analysis: .*two:zoo/hops-4l and .*code are not of the same",
+        ),
+        (
+            changed(back, tmp_path / "others", identity={"others": "another"}),
+            r"another model compared with: .* are not of the same",
+        ),
+        (
             changed(back, tmp_path / "lens", analysis="logit_lens"),
             r"no analysis in common: .* has residual_contribution; .* has logit_lens",
         ),
@@ -163,6 +172,16 @@ def test_rows_of_kept_prompts_alone_go_with_their_prompt() -> None:
     alone = [{name: t.tolist() for name, t in one.items()} for one in _prompt_by_prompt(part)]
     assert [one["kept.y"] for one in alone] == [[7], [], [9]]
     assert [one["x"] for one in alone] == [[0], [1], [2]]
+
+
+def test_a_comparison_of_a_label_with_a_slash_is_kept(tmp_path: Path) -> None:
+    study = Study((HOPS, OTHER), ("two-hop",), {"residual_contribution@a/b": {}}, n=5)
+    execute(study, tmp_path / "run")
+    comparison = compare_runs(f"{tmp_path}/run:{OTHER}", f"{tmp_path}/run:{HOPS}")
+    kept = keep_comparison(comparison, tmp_path / "run")
+    assert kept.parent == tmp_path / "run" / "comparisons"
+    (read,) = kept_comparisons(tmp_path / "run")
+    assert read["analysis"] == "residual_contribution@a/b"
 
 
 def test_the_command_prints_a_screen_and_keeps_what_the_report_shows(

@@ -22,6 +22,8 @@ from interp.analyses.depth_map import DepthMap, tap_maps
 from interp.analyses.depth_map.split import roles_of
 from interp.analyses.depth_map.tap_maps import TapMaps
 from interp.analyses.depth_map.taps import n_taps, pooled
+from interp.analyses.unit_map import UnitMap
+from interp.analysis import Analysis
 from interp.errors import AnalysisError
 from interp.files.paths import shipped_models
 from interp.models import Model
@@ -221,6 +223,16 @@ def test_another_tokenizer_is_refused_for_tokens_and_allowed_for_prompts(
         with pytest.raises(AnalysisError, match=r"have different tokenizers \(prompt '.*'\)"):
             DepthMap(target=retokenized, method=method).run(zoo, task)
     assert DepthMap(target=retokenized, method="cka").run(zoo, task).n_prompts == 40
+
+
+@pytest.mark.parametrize("analysis", [DepthMap(), DepthMap(method="cka"), UnitMap()])
+def test_ids_that_are_other_tokens_in_the_second_model_are_refused(
+    analysis: Analysis, retokenized: str, twin: str, zoo: Model
+) -> None:
+    batch = zoo.tokenize(Task.from_tokens([[zoo.tokenizer.get_vocab()["mother"]] * 3]).prompts)
+    with pytest.raises(AnalysisError, match=r"have different tokenizers \(prompt '0'\)"):
+        replace(analysis, target=retokenized).check(zoo, batch)
+    replace(analysis, target=twin).check(zoo, batch)
 
 
 def test_bad_input_is_one_clear_line(zoo: Model) -> None:

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import interp
+from interp.cli.export import _file_names
 from interp.cli.program import app
 from interp.errors import FigureError
 from interp.figures import export as exporting
@@ -21,6 +22,7 @@ from interp.figures.export import width_of
 from interp.figures.paper import PIXELS, for_paper
 from interp.figures.plots import grids_over_bars, grids_over_positions, lines_over_depth
 from interp.figures.raster import numbers_of
+from interp.runs.folder import Cell
 from tests.documents import read
 
 CHROMIUM = shutil.which("chromium") or ""
@@ -197,6 +199,14 @@ def test_without_kaleido_it_says_how_to_install_it(
     monkeypatch.setenv("BROWSER_PATH", sys.executable)
     with pytest.raises(FigureError, match=re.escape("pip install 'interp[export]'")):
         interp.export(_skips(4), tmp_path / "x.pdf")
+
+
+def test_cells_whose_names_join_to_the_same_have_files_of_their_own() -> None:
+    cells = [Cell("a", "b_c", "x"), Cell("a_b", "c", "x"), Cell("a", "c", "x")]
+    one, other, alone = _file_names(cells).values()
+    assert alone == "a_c_x"
+    assert one != other
+    assert one.startswith("a_b_c_x~")
 
 
 def test_a_run_without_that_analysis_is_one_line(small_run: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,28 @@ def test_an_adapter_is_merged_into_its_base(folder: Path, tmp_path: Path) -> Non
     assert type(merged.module).__name__ == "LlamaForCausalLM"
     with pytest.raises(ModelError, match="merge_and_unload"):
         load_model(adapted)
+
+
+@pytest.mark.filterwarnings("ignore")  # of PEFT
+def test_an_adapter_of_a_shipped_model_has_its_tokenizer_and_a_broken_one_is_a_line(
+    tmp_path: Path,
+) -> None:
+    peft = pytest.importorskip("peft")
+    base = load_model("zoo/hops-4l")
+    module = deepcopy(base.module)
+    peft.get_peft_model(module, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(
+        tmp_path
+    )
+    file = tmp_path / "adapter_config.json"
+    config = json.loads(file.read_text()) | {"base_model_name_or_path": "zoo/hops-4l"}
+    file.write_text(json.dumps(config))
+    assert load_model(tmp_path).tokenizer.get_vocab() == base.tokenizer.get_vocab()
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelError, match="the adapter cannot be merged"):
+        load_model(tmp_path)
+    file.write_text("{")
+    with pytest.raises(ModelError, match=r"adapter_config\.json names no base_model_name_or_path"):
+        load_model(tmp_path)
 
 
 def test_a_transformer_bridge_is_taken_as_it_is() -> None:

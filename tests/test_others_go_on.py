@@ -350,7 +350,7 @@ def test_an_analysis_that_can_use_no_prompt_says_why() -> None:
 NAMES = [
     "a/b", "a--b", "a-b", "..", ".",
     "../x", "/x", "x", "x/", "a//b", "nul", "a b", "a ",
-    "\u00e9", "e\u0301", "~", "x" * 300, "a\\b",
+    "\u00e9", "e\u0301", "~", "x" * 300, "a\\b", "\udcff",
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from interp.runs.folder import Cell, read_run
 from interp.runs.identity import _code_of
 from interp.runs.own import analysis_in
 from interp.runs.plan import PlannedCell
+from interp.runs.speed import Pace, Speed
 from interp.testing import check_analysis
 
 TEMPLATE = Path(cli.__file__).with_name("template.py").read_text()
@@ -142,6 +143,25 @@ def test_a_file_that_failed_may_be_corrected(file: Path) -> None:
     file.write_text(right)
     (cell,) = execute(study, Path("run"))["cells"].values()
     assert cell["status"] == "ok"
+
+
+def test_a_corrected_file_changes_no_plan_of_other_analyses(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, quick = Speed({5: Pace(0.0, 0.1)}, 2.0), Speed({5: Pace(0.0, 1e-9)}, 2.0)
+    asked = {str(file): {}, "residual_erasure": {}}
+    study = Study(("zoo/hops-4l",), ("two-hop",), asked, n=20, only_fitting=True, budget=3.0)
+    right = file.read_text()
+    file.write_text(right.replace("n_random: int", "n: int").replace('prepared["random"]', "None"))
+    monkeypatch.setattr("interp.runs.worker.measure_speed", lambda *_: slow)
+    first = execute(study, Path("run"))
+    file.write_text(right)
+    monkeypatch.setattr("interp.runs.worker.measure_speed", lambda *_: quick)
+    again = execute(study, Path("run"))
+    own, other = ("zoo--hops-4l/two-hop/" + name for name in ("my_norm", "residual_erasure"))
+    assert (first["cells"][own]["status"], again["cells"][own]["status"]) == ("failed", "ok")
+    assert first["cells"][other]["n_prompts"] < 20
+    assert again["cells"][other]["identity"] == first["cells"][other]["identity"]
 
 
 def test_what_is_measured_is_what_was_read_though_the_file_changes(

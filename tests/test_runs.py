@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from interp.analyses.residual_erasure import ResidualErasure
 from interp.result import Origin
 from interp.runs import Study, execute
 from interp.runs.commands import command_of
+from interp.runs.executors import ProcessExecutor
 from interp.runs.folder import read_run
 from interp.runs.parts import pack, unpack, write_part
 from interp.runs.registry import find_analyses
@@ -296,3 +298,30 @@ def test_some_prompts_of_two_tasks_are_run_one_task_after_the_other(tmp_path: Pa
         "two-hop": 6,
         "one-hop": 6,
     }
+
+
+def test_parts_and_prompts_of_an_earlier_plan_go(tmp_path: Path) -> None:
+    study = Study(("zoo/hops-4l",), ("two-hop",), {"block_influence": {}}, n=6)
+    execute(study, tmp_path)
+    (part,) = tmp_path.glob("*/*/block_influence/parts/00000.safetensors")
+    earlier = [part.with_name("00007.safetensors"), part.parents[1] / "prompts.jsonl"]
+    for path in earlier:
+        path.write_bytes(b"of another plan")
+    (tmp_path / "run.json").unlink()
+    execute(study, tmp_path)
+    assert not any(path.exists() for path in earlier)
+    assert interp.open_run(tmp_path)["zoo/hops-4l", "two-hop", "block_influence"].findings()
+
+
+def test_a_worker_that_died_while_it_had_nothing_to_do_is_replaced() -> None:
+    executor = ProcessExecutor("text", threads=1, gpu=None)  # a worker of which one can ask `upper`
+    try:
+        assert executor.submit("upper").result() == "TEXT"
+        pool = executor._pool
+        for process in pool._processes.values():
+            process.kill()
+        while not pool._broken:
+            time.sleep(0.01)
+        assert executor.submit("upper").result() == "TEXT"
+    finally:
+        executor.close()

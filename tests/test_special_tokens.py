@@ -1,5 +1,6 @@
 """Special tokens stand before prompts, never behind; chats are the template's tokens."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -293,7 +294,7 @@ def said(tokenizer: Any, text: str) -> list[int]:
 
 @pytest.mark.parametrize("single", ["<s> $A", "$A", "<s> $A </s>"])
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_chat_is_the_templates_tokens(name: str, single: str) -> None:
+def test_a_chat_is_the_templates_tokens(name: str, single: str, tmp_path: Path) -> None:
     tokenizer = words(single)
     tokenizer.chat_template = TEMPLATES[name]
     model = model_of(tokenizer)
@@ -320,6 +321,9 @@ def test_a_chat_is_the_templates_tokens(name: str, single: str) -> None:
     assert model.tokenize(fitted.prompts, corrupted=True).tokens.tolist() == [
         said(tokenizer, "a c")
     ]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(fitted.to_lines())
+    assert Task.from_jsonl(path).prompts == fitted.prompts
     (first_hop,) = fitted.related["1"].values()
     assert model.tokenize([first_hop]).tokens.tolist() == [said(tokenizer, "b c")]
     assert model.options(fitted.prompts[0], prompt.choices) == [
@@ -336,6 +340,13 @@ def test_a_chat_is_the_templates_tokens(name: str, single: str) -> None:
     naive = logits[n - 1, ids("No")[0]] + logits[n, ids("one")[0]]
     assert frame["log_likelihood"][1] == pytest.approx(naive.item(), abs=1e-4)
     assert LogitLens(top_k=2).run(model, Task("t", (prompt,), chat=True)).summary()
+
+
+def test_a_chat_whose_answer_merges_with_the_template_is_read_again(tmp_path: Path) -> None:
+    prompt = Prompt("1", "a b", answer="Yes", tokens=(3, 4), spelling={"Yes": ()})
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(Task("t", (prompt,)).to_lines())
+    assert Task.from_jsonl(path).prompts == (prompt,)
 
 
 @pytest.mark.parametrize(

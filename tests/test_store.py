@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import struct
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,22 @@ def test_what_is_held_stays(tmp_path: Path) -> None:
     assert (held.exists(), other.exists(), third.exists()) == (True, False, True)
 
 
+@torch.no_grad()
+def test_what_can_never_fit_removes_nothing_and_fails_no_pass(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ActivationStore(tmp_path, model="m")
+    small = tmp_path / store.write({"a": 9}, {"resid.0": torch.zeros(9, 9)})
+    configure(tmp_path, Settings(quota=2 * small.stat().st_size))
+    work, clean = recorded(with_store(tmp_path))
+    again, same = recorded(with_store(tmp_path))
+    assert again == work > 0
+    assert torch.equal(same, clean)
+    assert small.exists()
+    assert "a clean pass is not kept" in caplog.messages[0]
+    assert "0 are in use" in caplog.messages[0]
+
+
 def test_keys_depend_on_context_and_tokens() -> None:
     keys = {prompt_key(c, t) for c in (["w"], ["w", "fp32"]) for t in ([1, 2], [12], [1, 2, 0])}
     assert len(keys) == 6
@@ -237,18 +254,24 @@ def test_keys_depend_on_context_and_tokens() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_store_of_a_smaller_type_keeps_its_own(tmp_path: Path, dtype: str) -> None:
-    work, exact = recorded(with_store(tmp_path))
+def test_a_store_that_would_round_a_models_numbers_is_not_used(
+    tmp_path: Path, dtype: str, caplog: pytest.LogCaptureFixture
+) -> None:
     configure(tmp_path, Settings(dtype=dtype))
-    assert recorded(with_store(tmp_path))[0] == work, (
-        "what was kept as float32 must not be mixed with it"
-    )
-    work, small = recorded(with_store(tmp_path))
-    assert work == 0
-    assert small.dtype == torch.float32
-    assert_close(small, exact.to(getattr(torch, dtype)).float(), rtol=0, atol=0)
-    configure(tmp_path, Settings())
-    assert torch.equal(recorded(with_store(tmp_path))[1], exact)
+    work, exact = recorded(with_store(tmp_path))
+    again, read = recorded(with_store(tmp_path))
+    assert again == work
+    assert torch.equal(read, exact)
+    assert not info(tmp_path).bytes
+    (told,) = caplog.messages
+    assert f"the store keeps {dtype}, which rounds its float32" in told
+    half = with_store(tmp_path)
+    module = deepcopy(half.module).to(getattr(torch, dtype))
+    half = Model("half", module, store_folder=tmp_path)
+    work, exact = recorded(half)
+    again, read = recorded(half)
+    assert (again, work > 0) == (0, True)
+    assert torch.equal(read, exact)
 
 
 def test_numbers_beyond_float16_are_refused(tmp_path: Path) -> None:

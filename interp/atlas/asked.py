@@ -65,7 +65,7 @@ def asked_of(folders: Sequence[Path]) -> list[Asked]:
 
 def _read(one: Asked, run: RunFolder, cell: Cell, record: Mapping[str, Any]) -> None:
     if record["status"] != "ok":
-        one.reasons[cell] = record.get("reason") or record["status"]
+        one.reasons[cell] = record.get("error") or record["status"]
         return
     if record["parameters"].get("target") == cell.model:
         one.reasons[cell] = "it was compared with itself alone"

@@ -1,7 +1,8 @@
 """`interp export` writes the figures of a run as files for papers."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from interp.cli.options import AsJson, RunArgument
 from interp.cli.terminal import note, say, say_document
 from interp.errors import InterpError, RunError, unknown
-from interp.files.whole import write_atomically
+from interp.files.whole import digest_of, write_atomically
 from interp.runs.folder import Cell, cells_of, folder_name, read_file, read_run, why_missing
 
 GLANCE = "depth_at_a_glance"
@@ -91,9 +92,9 @@ def _figures(
         and task in (None, cell.task)
         and (not analyses or cell.name in analyses)
     ]
-    figures, failed = dict[str, Mapping[str, Any]](), dict[str, str]()
+    figures, failed, names = dict[str, Mapping[str, Any]](), dict[str, str](), _file_names(cells)
     for cell in asked:
-        name = _file_name(cell)
+        name = names[cell]
         try:
             figures[name] = json.loads(read_file(run / cell.path / "figure.json"))
         except RunError as error:
@@ -109,6 +110,16 @@ def _figures(
     return figures, failed
 
 
-def _file_name(cell: Cell) -> str:
-    names = (cell.model, cell.task, cell.analysis, cell.label)
-    return "_".join(folder_name(name) for name in names if name)
+def _file_names(cells: Sequence[Cell]) -> dict[Cell, str]:
+    """Return each cell's file name; those that would share one have a hash behind it."""
+    plain = {
+        cell: "_".join(
+            folder_name(name) for name in (cell.model, cell.task, cell.analysis, cell.label) if name
+        )
+        for cell in cells
+    }
+    counts = Counter(plain.values())
+    return {
+        cell: name if counts[name] == 1 else f"{name}~{digest_of(cell.path.encode())[:10]}"
+        for cell, name in plain.items()
+    }

@@ -86,7 +86,11 @@ def parse_on(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
     for text, (analysis, _, tasks) in zip(given, pairs, strict=True):
         if not analysis.strip() or not tasks.strip():
             raise RunError(f"--on {text!r} given; ANALYSIS=TASK,… is needed")
-    return {name.strip(): tuple(tasks.split(",")) for name, _, tasks in pairs}
+    on: dict[str, tuple[str, ...]] = {}
+    for name, _, tasks in pairs:
+        more = (*on.get(name.strip(), ()), *tasks.split(","))
+        on[name.strip()] = tuple(dict.fromkeys(more))
+    return on
 
 
 def _set(study: "Study", settings: Sequence[str]) -> dict[str, dict[str, Any]]:

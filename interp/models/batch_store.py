@@ -1,5 +1,6 @@
 """The store's activations of one batch of prompts, as a recording reads and writes them."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,9 +11,12 @@ from torch import Tensor
 
 from interp.sites import Site
 from interp.store import ActivationStore, stored_name
+from interp.store.activations import NoRoomError
 
 if TYPE_CHECKING:
     from interp.models.model import Model
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,15 @@ class BatchStore:
         return torch.stack(rows).to(self.tokens.device, self.dtype)
 
     def keep(self, clean: Mapping[Site, Tensor]) -> None:
-        """Write a whole clean pass; repeated prompts are written once."""
+        """Write a whole clean pass, if the quota has room; repeated prompts are written once."""
         rows = list({key: row for row, key in enumerate(self.keys)}.values())
         n_pos = self.tokens.shape[1]
         tensors = {stored_name(site): tensor[rows].flatten(0, 1) for site, tensor in clean.items()}
         tensors["tokens"] = self.tokens[rows].flatten().to(torch.int32)
-        self.store.write({self.keys[row]: n_pos for row in rows}, tensors)
+        try:
+            self.store.write({self.keys[row]: n_pos for row in rows}, tensors)
+        except NoRoomError as error:
+            _log.warning("a clean pass is not kept: %s", error)
 
 
 def context_of(model: "Model") -> list[str]:

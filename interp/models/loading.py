@@ -1,6 +1,5 @@
 """From a name to a model: shipped, in a local folder, on the Hugging Face hub, or in memory."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from interp.models.locating import (
     DERIVED,
     GGUF,
     UNTRAINED,
+    base_of,
     file_on_hub,
     locate,
     nearest,
@@ -51,6 +51,8 @@ from interp.models.on_disk import load_on_disk, refuse_other_keys
 from interp.models.quantised import how_stored, plain, quantised
 from interp.models.tokenizers import given_tokenizer, load_tokenizer
 from interp.models.untrained import untrained
+
+_UNREADABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
 
 
 @torch.inference_mode(mode=False)  # its weights could not be in a graph
@@ -290,7 +292,7 @@ def _from_pretrained(
             **which,
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise why_not_loaded(source, error, is_code_trusted=trust_remote_code) from None
     refuse_other_keys(source, info)
     _refuse_not_finite(source, module)
@@ -378,11 +380,11 @@ def _load_merged(source: str, **how: Any) -> tuple[PreTrainedModel, str]:
         raise ModelError(
             f"{source} is a PEFT adapter; `pip install peft` to merge it into its base"
         ) from None
-    base = json.loads((Path(source) / ADAPTER).read_text()).get("base_model_name_or_path")
-    if not base:
-        raise ModelError(f"{source}/{ADAPTER} names no base_model_name_or_path")
-    module, stored = _load(locate(base), **how)
-    adapted = PeftModel.from_pretrained(module, source)
-    merged: PreTrainedModel = adapted.merge_and_unload()
+    module, stored = _load(locate(base_of(source)), **how)
+    try:
+        merged: PreTrainedModel = PeftModel.from_pretrained(module, source).merge_and_unload()
+    except (KeyError, TypeError, *_UNREADABLE) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{source}: the adapter cannot be merged ({reason})") from None
     _refuse_not_finite(source, merged)
     return merged, stored

@@ -1,5 +1,6 @@
 """From a model's name to a folder, a GGUF file, or a repository of the hub."""
 
+import json
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -37,6 +38,18 @@ def file_on_hub(source: str) -> tuple[str, str] | None:
     if found is None or Path(source).parent.is_dir():
         return None
     return found["repository"], found["file"]
+
+
+def base_of(adapter: str) -> str:
+    """Return the base that a PEFT adapter's folder names; raise ModelError if it names none."""
+    file = Path(adapter) / ADAPTER
+    try:
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    if not base or not isinstance(base, str):
+        raise ModelError(f"{file} names no base_model_name_or_path")
+    return base
 
 
 def locate(name: str, *, needs_weights: bool = True) -> str:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -106,18 +106,26 @@ class ModelRunner:
         return self.model.tokens_at_once(device)
 
     def clean_store(self, tokens: Tensor) -> BatchStore | None:
-        """Return what the store holds of tokens [batch pos]; None if nothing is stored."""
+        """Return what the store holds of tokens [batch pos]; None if nothing is stored.
+
+        Neither is it where the store would round what is computed: what a pass has, and what is
+        read of it later, would be different numbers.
+        """
         model = self.model
         if model.store_folder is None:
             return None
         if model.weights.edition is not None:
             return None
         if why := model.not_stored:
-            _log.warning(
-                "%s: %s; its activations are neither stored nor read from a store", model.name, why
-            )
+            _warn_not_stored(model.name, why)
             return None
         if (store := model.store) is None:
+            return None
+        if store.dtype and torch.promote_types(model.dtype, store.dtype) != store.dtype:
+            kept, computed = (
+                str(each).removeprefix("torch.") for each in (store.dtype, model.dtype)
+            )
+            _warn_not_stored(model.name, f"the store keeps {kept}, which rounds its {computed}")
             return None
         return BatchStore(
             store,
@@ -182,3 +190,9 @@ class ModelRunner:
 
 def _returned(output: Any, *_: object, **__: object) -> Any:
     return output
+
+
+@cache
+def _warn_not_stored(name: str, why: str) -> None:
+    """Log, once, why a model's activations are not stored."""
+    _log.warning("%s: %s; its activations are neither stored nor read from a store", name, why)

@@ -1,6 +1,5 @@
 """The tokenizer of a checkpoint, or one that is given."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from transformers import AutoTokenizer
 
 from interp.errors import ModelError
 from interp.files.gguf import read_gguf
-from interp.models.locating import ADAPTER, GGUF
+from interp.models.locating import ADAPTER, GGUF, base_of, locate
 
 _FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "spiece*")
 
@@ -21,7 +20,7 @@ def load_tokenizer(source: str, *, revision: str | None, trust_remote_code: bool
     """
     adapter = Path(source) / ADAPTER
     if adapter.is_file() and not _tokenizer_files(source):
-        source = json.loads(adapter.read_text())["base_model_name_or_path"]
+        source = locate(base_of(source), needs_weights=False)
     where, how = source, {"revision": revision, "trust_remote_code": trust_remote_code}
     if source.endswith(GGUF):
         file = read_gguf(Path(source))

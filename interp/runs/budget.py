@@ -115,9 +115,9 @@ def share_of_next(study: Study, n_before: int, *, seconds: float) -> float | Non
 def _changed(
     planned: PlannedCell, n_shards: int | None = None, parameters: Mapping[str, Any] | None = None
 ) -> PlannedCell:
-    if parameters is None:
-        return planned
-    analysis = with_parameters(type(planned.analysis), parameters)
+    analysis = planned.analysis
+    if parameters is not None:
+        analysis = with_parameters(type(analysis), parameters)
     return replace(planned, analysis=analysis, n_shards=n_shards)
 
 
@@ -164,14 +164,20 @@ def _price(study: Study, whole: Offer, least: Offer, n_workers: int) -> str:
     about = f"about {times[1]}"
     if whole is not least:
         about += f", {times[0]} for {_size(whole, least)}"
-    return f"{about}; `{command_of_cell(asdict(study), whole.cost.cell)}`"
+    return f"{about}; `{_command(study, whole)}`"
 
 
 def _shrunk(study: Study, whole: Offer, taken: Offer, n_workers: int) -> str:
     """Return what a budget left of an analysis, the price of the whole, and its command."""
     time = duration((whole.cost.seconds or 0.0) / n_workers)
-    command = command_of_cell(asdict(study), whole.cost.cell)
-    return f"{_size(whole, taken)} to fit the budget; all: about {time}, `{command}`"
+    return f"{_size(whole, taken)} to fit the budget; all: about {time}, `{_command(study, whole)}`"
+
+
+def _command(study: Study, whole: Offer) -> str:
+    """Return the command of a cell alone; a second model is named only to what compares two."""
+    compares = whole.planned.analysis.names_other
+    asked = study if compares else replace(study, against="")
+    return command_of_cell(asdict(asked), whole.cost.cell)
 
 
 def _size(whole: Offer, taken: Offer) -> str:

@@ -23,7 +23,8 @@ def command_of_cell(config: Mapping[str, Any], cell: Cell) -> str:
         "only_fitting": False,
         "on": {},
     }
-    return command_of(alone, out=f"runs/{cell.analysis}")
+    own = Cell(cell.model, cell.task, cell.analysis, cell.label).path
+    return command_of(alone, out=f"runs/{own.replace('/', '--')}")
 
 
 def _words(config: Mapping[str, Any]) -> Iterator[str]:

@@ -131,6 +131,8 @@ class _TaskOnModel:
         if todo:
             self.shared.announce(chosen)
         for cell, why in chosen.left_out.items():
+            if cell in finished:
+                continue
             self.shared.record.note_cell(cell, {"status": "skipped", "error": why})
         plan = self._plan(chosen.planned, todo)
         if plan is None:
@@ -304,12 +306,23 @@ class _TaskOnModel:
                 status["prompts"] = _numbers_of(measured, plan)
                 lines = Task("measured", tuple(measured)).to_lines()
                 write_atomically(folder / "prompts.jsonl", lines)
+            self._remove_earlier(cell, plan)
             write_result(result, folder, status)
         except Exception as error:
             self._fail(cell, Failure.of(error))
             return
         _log.info("%s finished", cell.path)
         self.shared.record.note_cell(cell, status)
+
+    def _remove_earlier(self, cell: Cell, plan: TaskPlan) -> None:
+        """Remove the parts and prompts that a cell's folder has of an earlier plan."""
+        out, own = self.shared.record.out, plan.cells[cell]
+        parts = {part_path(out, cell, i) for i in own.keys}
+        for path in (out / cell.path / "parts").glob("*.safetensors"):
+            if path not in parts:
+                path.unlink(missing_ok=True)
+        if not own.left_out:
+            (out / cell.path / "prompts.jsonl").unlink(missing_ok=True)
 
     def _parts(self, cell: Cell, plan: TaskPlan) -> list[Tensors]:
         parts = []

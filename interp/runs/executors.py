@@ -100,8 +100,12 @@ class ProcessExecutor:
         self._last: Future[Any] = Future()
 
     def submit(self, call: str, *args: Any) -> "Future[Any]":
-        """Let the process do something."""
-        self._last = self._pool.submit(_do, call, *args)
+        """Let the process do something; another one, if it died while it had nothing to do."""
+        try:
+            self._last = self._pool.submit(_do, call, *args)
+        except BrokenProcessPool:
+            self.replace()
+            self._last = self._pool.submit(_do, call, *args)
         return self._last
 
     def close(self) -> None:

@@ -40,7 +40,7 @@ def folder_name(name: str) -> str:
     if is_plain and len(plain.encode()) <= _LONGEST and not _DEVICES.fullmatch(plain):
         return plain
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[-40:].lstrip("-.")
-    return f"{readable or 'name'}~{digest_of(name.encode())[:10]}"
+    return f"{readable or 'name'}~{digest_of(name.encode('utf-8', 'surrogatepass'))[:10]}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import RunError
 from interp.files.whole import digest_of, read_json, write_json
+from interp.runs.folder import folder_name
 
 if TYPE_CHECKING:
     from interp.runs.run_comparison import RunComparison
@@ -19,7 +20,8 @@ def keep_comparison(comparison: "RunComparison", folder: Path) -> Path:
     It holds the analysis, the names of the runs, the findings, and the figure as Plotly's JSON.
     """
     names = json.dumps([comparison.analysis, *comparison.runs])
-    path = folder / FOLDER / f"{comparison.analysis}~{digest_of(names.encode())[:10]}.json"
+    name = folder_name(comparison.analysis)  # a label may be no file's name
+    path = folder / FOLDER / f"{name}~{digest_of(names.encode())[:10]}.json"
     content = {
         "analysis": comparison.analysis,
         "runs": list(comparison.runs),

@@ -80,9 +80,17 @@ class RunRecord:
             if not copy.exists() or source_at(str(copy)) != source:
                 self._refuse_measured(analysis, file)
                 write_atomically(copy, source)
-                self.values.pop("plan", None)  # which may give it parameters of before
+                self._drop_parameters(analysis)
             copies[analysis] = f"{copy.absolute()}:{file.rpartition(':')[2]}"
         return copies
+
+    def _drop_parameters(self, analysis: str) -> None:
+        """Drop from the plans what they know of an analysis by the text that its file had."""
+        for plan in self.values.get("plan", {}).values():
+            for name, kept in plan["cells"].items():
+                if Cell.parse("", "", name).analysis == analysis and kept["planned"]:
+                    kept["planned"].pop("parameters", None)
+                    kept["why_not"] = ""
 
     def _refuse_measured(self, analysis: str, file: str) -> None:
         for cell in cells_asked(self.values["config"]):

@@ -23,6 +23,7 @@ from interp.tasks import Prompt
 
 _OTHER = ("n_prompts", "max", "percentile", "median")  # no keys of a row
 _SETTINGS = ("chat", "space")  # of a study, which change what is read of the same prompts
+_IDENTITY = {"code": "code of the analysis", "others": "model compared with"}
 
 Place = tuple[tuple[str, int], ...]
 
@@ -167,6 +168,10 @@ def _require_alike(one: Side, other: Side) -> None:
             if left.get(key) != right.get(key):
                 values = f"{left.get(key)} in {one.name}, {right.get(key)} in {other.name}"
                 raise RunError(f"another {kind}: {key} is {values}")
+    left, right = (side.record.get("identity", {}) for side in (one, other))
+    for key, what in _IDENTITY.items():
+        if key in left and key in right and left[key] != right[key]:
+            raise RunError(f"another {what}: {one.name} and {other.name} are not of the same")
     if one.versions != other.versions:
         by = (f"{s.name} is of interp {', '.join(sorted(s.versions))}" for s in (one, other))
         raise RunError(f"another version: {'; '.join(by)}")

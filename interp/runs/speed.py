@@ -148,7 +148,7 @@ def _pace_of_logits(recording: Recording, clock: Callable[[], float], device: to
             return recording.logits(resid).log_softmax(-1).max(-1)
 
         read(last)  # warms up
-        few, many = _timed(lambda: read(last), clock, device), 0.0
+        few = _timed(lambda: read(last), clock, device)
         many = _timed(lambda: read(rows), clock, device)
     return Pace.of((1, few), (rows.shape[1], many))
 

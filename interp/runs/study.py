@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from interp.analysis import Analysis
 from interp.errors import RunError, TaskError, unknown
+from interp.figures.words import listed
 from interp.models import Model
 from interp.models.dtypes import check_dtype
 from interp.models.locating import locate
@@ -161,7 +162,7 @@ class Study:
             of_two = [name for name, each in find_analyses().items() if each.names_other]
             raise RunError(
                 f"against {self.against!r} given; of the analyses asked for none compares two"
-                f" models ({' and '.join(sorted(of_two))} do)"
+                f" models ({listed(sorted(of_two))} do)"
             )
 
 

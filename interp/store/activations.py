@@ -17,6 +17,10 @@ from interp.store.shard import SUFFIX, DamagedError, OutdatedError, ShardHeader,
 from interp.store.upkeep import evict
 
 
+class NoRoomError(StoreError):
+    """A quota that has no room for what is to be written."""
+
+
 class ShardEntry(NamedTuple):
     """A prompt in a shard: the shard's name, and the prompt's number there."""
 
@@ -195,11 +199,18 @@ class ActivationStore:
             return
         with self._lock:
             if self._bytes is None or self._bytes + size > quota:
+                held = self._held()
+                if held + size > quota:  # nothing that can go makes room for it
+                    in_use = f"{held} are in use and {size} more are needed"
+                    raise NoRoomError(f"{self.files.url} has a quota of {quota} bytes; {in_use}")
                 self._bytes = self._evict(quota - size) if self.files.exists() else 0
-                if self._bytes + size > quota:
-                    in_use = f"{self._bytes} are in use and {size} more are needed"
-                    raise StoreError(f"{self.files.url} has a quota of {quota} bytes; {in_use}")
             self._bytes += size
+
+    def _held(self) -> int:
+        """Return how many bytes are pinned."""
+        if not self.pinned:
+            return 0
+        return sum(file.size for file in self.files.all() if file.name in self.pinned)
 
     def _evict(self, max_bytes: int) -> int:
         gone, left = evict(self.files, max_bytes, keep=self.pinned)

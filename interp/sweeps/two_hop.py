@@ -1,6 +1,7 @@
 """Two-hop prompts: which are compared, and where layers write their entities or others'."""
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -73,8 +74,8 @@ def related_answered(
     Without `max_new_tokens`, the model's first guess has to be the answer's first token; with it, a
     text of that many tokens has to hold the answer. A prompt that does not fit it counts as wrong.
     """
-    asked = {
-        other.id: (prompt.id, name, other)
+    asked = {  # by an id that is its own: a task may give the same to several
+        f"{prompt.id}:{name}": (prompt.id, name, other)
         for prompt in task.prompts
         for name, other in task.related.get(prompt.id, {}).items()
         if name in names
@@ -84,7 +85,8 @@ def related_answered(
         answered.setdefault(prompt_id, {})[name] = False
     if not asked:
         return answered
-    related = Task(f"{task.name}, related", tuple(other for _, _, other in asked.values()))
+    others = tuple(replace(other, id=key) for key, (_, _, other) in asked.items())
+    related = Task(f"{task.name}, related", others)
     batches = [model.tokenize(shard) for shard in model.shards(model.fit(related).task)]
     batches = [batch for batch in batches if batch.answer_tokens is not None]
     ask = partial(_is_answered, model, max_new_tokens=max_new_tokens)

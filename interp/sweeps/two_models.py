@@ -1,5 +1,7 @@
 """A second model beside the one that is asked: it reads the same prompts as the same tokens."""
 
+from itertools import chain
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from interp.errors import TaskError, UnsuitedError
 from interp.models import Model
 from interp.models.runner import ModelRunner
 from interp.replay import Recording
+from interp.tasks import Prompt
 from interp.tasks.batch import TokenBatch
 
 
@@ -31,15 +34,31 @@ def refuse_other_tokens(model: Model, other: Model, shard: TokenBatch, *, why: s
 
     `why` says what needs equal ones.
     """
+    refuse_other_ids(model, other, shard, why=why)
     try:
         read = other.tokenize(shard.prompts)
     except TaskError:
         read = None
-    if read is not None and _same(read.tokens, shard.tokens) and _same(read.answer, shard.answer):
+    if read is None or not (_same(read.tokens, shard.tokens) and _same(read.answer, shard.answer)):
+        raise _different(model, other, shard.prompts[0], why)
+
+
+def refuse_other_ids(model: Model, other: Model, shard: TokenBatch, *, why: str) -> None:
+    """Raise UnsuitedError where prompts are ids that stand for other tokens in `other`.
+
+    Ids for a model without a tokenizer stand for themselves.
+    """
+    if model.tokenizer is None or other.tokenizer is None:
         return
-    raise UnsuitedError(
-        f"{other.name} and {model.name} have different tokenizers (prompt"
-        f" {shard.prompts[0].id!r}); {why}"
+    for prompt in shard.prompts:
+        ids = [] if prompt.tokens is None else [*prompt.tokens, *chain(*prompt.spelling.values())]
+        if model.token_names(ids) != other.token_names(ids):
+            raise _different(model, other, prompt, why)
+
+
+def _different(model: Model, other: Model, prompt: Prompt, why: str) -> UnsuitedError:
+    return UnsuitedError(
+        f"{other.name} and {model.name} have different tokenizers (prompt {prompt.id!r}); {why}"
     )
 
 

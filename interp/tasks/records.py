@@ -249,16 +249,20 @@ def _whole(value: Any, where: str) -> int:
 
 
 def _of_ids(record: Mapping[str, Any], where: str, names: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a prompt of token ids: ids as text, and the ids of each text."""
+    """Return the fields of a prompt of token ids: ids as text, and the ids of each text.
+
+    A text without ids is an answer that cannot be used; a subject may be a phrase of the text.
+    """
     tokens = read_ids(record["tokens"], f"{where}: 'tokens'")
     spelling = {
-        text: read_ids(ids, f"{where}: 'spelling'")
+        text: read_ids(ids, f"{where}: 'spelling'") if ids != [] else ()
         for text, ids in dict(record.get("spelling", {})).items()
     }
     texts = {"text": record.get("text") or spelled(tokens, names)}
     for key in _SPELLED:
         value = record.get(key)
-        if value is None or (isinstance(value, str) and value in spelling):
+        is_phrase = key == "subject" and str(value) in str(record.get("text", ""))
+        if value is None or (isinstance(value, str) and (value in spelling or is_phrase)):
             continue
         ids = read_ids(value, f"{where}: {key!r}")
         texts[key] = spelled(ids, names)

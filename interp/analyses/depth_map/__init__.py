@@ -33,7 +33,12 @@ from interp.result import joined
 from interp.shapes import Tensors
 from interp.sweeps.layers import COARSEST
 from interp.sweeps.positions import FirstPosition, first_read, require_positions
-from interp.sweeps.two_models import other_of, refuse_other_tokens, refuse_other_vocabulary
+from interp.sweeps.two_models import (
+    other_of,
+    refuse_other_ids,
+    refuse_other_tokens,
+    refuse_other_vocabulary,
+)
 from interp.tasks import Prompt, Task
 from interp.tasks.batch import TokenBatch
 
@@ -111,14 +116,17 @@ class DepthMap(Analysis):
         return TapMaps(source, target, *how)
 
     def check(self, model: Model, shard: TokenBatch) -> None:
-        """Raise for prompts of one token, and for another tokenizer if tokens matter."""
+        """Raise for prompts of one token, and for another tokenizer where one is needed."""
         require_positions(shard, first_position=self.first_position)
         target = self.target_of(model)
         if self.continued:
             refuse_other_vocabulary(model, target)
             if shard.answer is None:
                 raise TaskError(shard.missing("answer"))
-        if target is model or self.is_pooled:
+        if target is model:
+            return
+        if self.is_pooled:
+            refuse_other_ids(model, target, shard, why="a chat or token ids need one")
             return
         refuse_other_tokens(
             model,

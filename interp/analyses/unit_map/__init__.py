@@ -18,7 +18,7 @@ from interp.analyses.unit_map.likeness import Likeness, likeness_by_layer
 from interp.analyses.unit_map.reading import is_held, n_units, tokens_elsewhere, units_of
 from interp.analyses.unit_map.result import KINDS, UnitMapResult
 from interp.analysis import Analysis, Cost
-from interp.errors import AnalysisError, TaskError, UnsuitedError
+from interp.errors import AnalysisError, UnsuitedError
 from interp.models import Model
 from interp.models.quantised import Asked
 from interp.models.untrained import twins_of
@@ -26,6 +26,7 @@ from interp.parameters import AtLeast
 from interp.replay import Recording
 from interp.result import joined
 from interp.shapes import Tensors
+from interp.sweeps.two_models import refuse_other_tokens
 from interp.tasks import Task
 from interp.tasks.batch import TokenBatch
 
@@ -47,6 +48,7 @@ class UnitMap(Analysis):
     barrier: Literal["loss", "none"] = "loss"
     seed: int = 0
     rank: ClassVar[int] = 112
+    names_other: ClassVar[str] = "target"
     asks_of_weights: ClassVar[Asked | None] = "the numbers of its weights"
     question: ClassVar[str] = "Do two models have the same units in another order?"
     how: ClassVar[str] = (
@@ -94,15 +96,7 @@ class UnitMap(Analysis):
             return
         target = self.target_of(model)
         n_units(target)
-        try:
-            same = torch.equal(target.tokenize(shard.prompts).tokens, shard.tokens)
-        except TaskError:
-            same = False
-        if not same:
-            raise UnsuitedError(
-                f"{target.name} and {model.name} have different tokenizers (prompt"
-                f" {shard.prompts[0].id!r}); units are matched at the same tokens"
-            )
+        refuse_other_tokens(model, target, shard, why="units are matched at the same tokens")
 
     def check_all(self, model: Model, shards: Sequence[TokenBatch]) -> None:
         """Raise AnalysisError if either half of the prompts has fewer tokens than an MLP units."""
