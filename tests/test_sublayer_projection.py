@@ -124,7 +124,7 @@ def test_findings_compare_with_another_prompts_entity() -> None:
     groups = np.arange(24) // 2
     bridge, answer = SublayerProjection().combine([part]).of_groups(groups).findings()
     assert bridge.estimate.value == 0
-    assert "no more often than another prompt's: 0 points" in bridge.claim
+    assert "not measurably more often than another prompt's: 0 points" in bridge.claim
     assert answer.estimate.value == pytest.approx((20 - 4) / 22)
     expected = share_difference(np.arange(22) < 20, np.arange(22) < 4, groups=groups[:22])
     assert answer.estimate == expected

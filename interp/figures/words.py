@@ -95,6 +95,16 @@ def costs_than(more: "Estimate") -> str:
     return by_sign(more, above="costs more than", below="costs less than", unclear=unclear)
 
 
+def how_often(gain: "Estimate", than: str) -> str:
+    """Return "more often than by chance: by 5 points", "less often", or "not measurably more"."""
+    return by_sign(
+        gain,
+        above=f"more often than {than}: by {points(gain)}",
+        below=f"less often than {than}: by {points(-gain)}",
+        unclear=f"not measurably more often than {than}: {points(gain)}",
+    )
+
+
 def how_picked(estimate: "Estimate") -> str:
     """Return how what is estimated was picked: one group of prompts has no halves."""
     return _SAME if estimate.n_groups == 1 else PICKED

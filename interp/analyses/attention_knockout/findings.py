@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.figures.words import counted, halves_pick, how_picked, points
+from interp.figures.words import by_sign, counted, halves_pick, how_picked, points
 from interp.result import Compared, Finding
 from interp.stats.estimate import Estimate
 from interp.stats.picked import Picked, band, picked, widened
@@ -55,10 +55,12 @@ def _most_critical(result: "AttentionKnockoutResult", group: str, chosen: np.nda
         return Finding(claim, of_key, measure, note=note)
     other = at_most_critical(changed["elsewhere"]).measured
     gain = widened(share_difference(key.measured, other, groups=groups), between=(-1.0, 1.0))
-    how = (
-        f"{points(gain)} more guesses than hiding {ELSEWHERE}"
-        if gain.low > 0
-        else f"no more guesses than hiding {ELSEWHERE}: {points(gain)}"
+    than = f"guesses than hiding {ELSEWHERE}"
+    how = by_sign(
+        gain,
+        above=f"{points(gain)} more {than}",
+        below=f"{points(-gain)} fewer {than}",
+        unclear=f"not measurably more {than}: {points(gain)}",
     )
     return Finding(
         f"{claim} {how} ({group}).",

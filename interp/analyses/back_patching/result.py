@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from interp.analyses.back_patching.failures import Failures
 from interp.analyses.back_patching.frame import group_frame, whole_frame
 from interp.figures.plots import Axes, grids_over_rates
-from interp.figures.words import counted, how_picked, points
+from interp.figures.words import by_sign, counted, how_picked, points
 from interp.result import Compared, Finding
 from interp.stats.groups import FEWEST
 from interp.stats.shares import share
@@ -131,10 +131,12 @@ class BackPatchingResult(Failures):
 
     def _gain_finding(self, tag: str = "") -> Finding:
         (source, target), (control, gain) = self.best_pair(), self.over_best_control()
-        repairs = (
-            f"{points(gain)} more of the failures than the best control."
-            if gain.low > 0
-            else f"no more of the failures than the best control: {points(gain)}."
+        than = "of the failures than the best control"
+        repairs = by_sign(
+            gain,
+            above=f"{points(gain)} more {than}.",
+            below=f"{points(-gain)} fewer {than}.",
+            unclear=f"not measurably more {than}: {points(gain)}.",
         )
         where = f"At {_WHERE[self.analysis.position]}"
         return Finding(

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.figures.words import points
+from interp.figures.words import how_often
 from interp.result import Compared, Finding
 from interp.stats.estimate import estimate_of
 from interp.stats.shares import share, share_difference
@@ -37,14 +37,9 @@ def _finding(result: "EntityDescriptionResult", group: str, position: str, entit
     if not gain.has_interval:
         anyway = f"in most prompts, the target prompt says the {entity} anyway"
         return Finding(f"{whose} cannot be judged: {anyway}.")
-    than = f"than another prompt's {entity}"
-    how = (
-        f"more often {than}: by {points(gain)}."
-        if gain.low > 0
-        else f"no more often {than}: {points(gain)}."
-    )
+    often = how_often(gain, f"another prompt's {entity}")
     return Finding(
-        f"{whose} says the {entity} {how}",
+        f"{whose} says the {entity} {often}.",
         gain,
         f"share of prompts with {group} whose {FROM[position]}'s vector says the {entity},"
         " above another prompt's",

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.figures.words import points
+from interp.figures.words import by_sign, how_often
 from interp.result import MOST_FINDINGS, Compared, Finding
 from interp.stats.estimate import Estimate
 from interp.stats.shares import share, share_difference
@@ -40,13 +40,9 @@ def findings_of(result: "HopStagesResult") -> tuple[Finding, ...]:
 def _inversion(result: "HopStagesResult", group: str) -> Finding:
     inversion = result.inversion(group, SAID)
     more = inversion.above_chance
-    how = (
-        f"more often than by chance: by {points(more)}."
-        if more.low > 0
-        else f"no more often than by chance: {points(more)}."
-    )
+    often = how_often(more, "by chance")
     return Finding(
-        f"With {group}, the answer is said from an earlier layer than the bridge {how}",
+        f"With {group}, the answer is said from an earlier layer than the bridge {often}.",
         more,
         f"share of prompts with {group} whose answer is said before the bridge, above chance",
         control=Compared("one prompt's answer, another's bridge", Estimate(inversion.chance)),
@@ -65,13 +61,8 @@ def _first_hop(result: "HopStagesResult", group: str) -> Finding:
         )
     )
     gain = share_difference(own, other, groups=groups)
-    how = (
-        f"more often than {_CONTROL}: by {points(gain)}."
-        if gain.low > 0
-        else f"no more often than {_CONTROL}: {points(gain)}."
-    )
     return Finding(
-        f"With {group}, the first hop is resolved {how}",
+        f"With {group}, the first hop is resolved {how_often(gain, _CONTROL)}.",
         gain,
         f"share of prompts with {group} whose first hop is resolved, above another prompt's",
         control=Compared(_CONTROL, share(other, groups=groups)),
@@ -85,7 +76,12 @@ def _later_by_the_lens(result: "HopStagesResult") -> Finding | None:
     if later is None or not later.has_interval:
         return None
     than = "in wrong answers than in right ones"
-    how = f"{later:.1f} layers later {than}." if later.low > 0 else f"no later {than}: {later:.1f}."
+    how = by_sign(
+        later,
+        above=f"{later:.1f} layers later {than}.",
+        below=f"{-later:.1f} layers earlier {than}.",
+        unclear=f"not measurably later {than}: {later:.1f}.",
+    )
     return Finding(
         f"By the lens, the bridge is at the first hop {how}",
         later,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from interp.figures.words import points
+from interp.figures.words import how_often
 from interp.numerals import number
 from interp.result import Compared, Finding
 from interp.stats.estimate import estimate
@@ -33,11 +33,7 @@ def _rule_finding(result: "OracleExitResult", k: int) -> Finding:
     exits, score = result.rules[f"same choice {k} times"], result.scores[-1]
     gain = result.above_fixed(exits, score)
     does = "is right" if score == RIGHT else "agrees with the full model"
-    how = (
-        f"{does} more often than {_FIXED}: by {points(gain)}."
-        if gain.low > 0
-        else f"{does} no more often than {_FIXED}: {points(gain)}."
-    )
+    how = f"{does} {how_often(gain, _FIXED)}."
     if not gain.has_interval:
         how = f"cannot be compared with {_FIXED}: too few prompts."
     full = result.score(result.everyone_at(result.n_layers), score)

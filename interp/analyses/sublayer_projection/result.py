@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.plots import lines_over_depth
-from interp.figures.words import PICKED, points
+from interp.figures.words import PICKED, how_often, points
 from interp.numerals import number
 from interp.result import Compared, Finding, Result
 from interp.stats.groups import Groups
@@ -113,10 +113,8 @@ class SublayerProjectionResult(Result):
         who = "attention writes" if part == "attention" else "MLPs write"
         if not more.has_interval:
             often = f"more often than another's by {points(more)}, of too few prompts to tell"
-        elif more.excludes() and more.value > 0:
-            often = f"more often than another prompt's: by {points(more)}"
         else:
-            often = f"no more often than another prompt's: {points(more)}"
+            often = how_often(more, "another prompt's")
         return Finding(
             f"With {group}, {who} the {entity} in some layer {often}.",
             more,

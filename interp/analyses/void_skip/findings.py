@@ -71,7 +71,7 @@ def _compared(score: str, gain: Estimate) -> str:
     than = "than with equally many random layers skipped"
     more, fewer = ("more", "fewer")[:: sign_of(score)]
     if not gain.excludes():
-        return f"no {more} {what} {than}: {points(gain)}."
+        return f"not measurably {more} {what} {than}: {points(gain)}."
     if gain.value > 0:
         return f"{points(gain)} {more} {what} {than}."
     return f"{points(-gain)} {fewer} {what} {than}."
