@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ from interp.tasks.encoding import NO_LIMITS, Limits
 from tests.families import FAMILIES, tiny
 
 torch.set_num_threads(1)
+# a shell's job in the background ignores interruptions, and so would all that it starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _LARGE = 500  # prompts: of a shipped task, which is read once
 
 
