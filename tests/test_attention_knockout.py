@@ -201,7 +201,10 @@ def test_the_critical_layer_is_picked_on_the_other_half() -> None:
     assert most.note.endswith("; the halves pick layers 1 and 2")
     assert last.estimate.value == 2
     nothing = made_up(other, other)
-    assert "no more guesses than hiding another token: 0 points" in nothing.findings()[0].claim
+    assert (
+        "not measurably more guesses than hiding another token: 0 points"
+        in nothing.findings()[0].claim
+    )
     assert "at no layer" in nothing.findings()[1].claim
     alone = made_up(key)  # parts of interp 0.1 without losses, and no control
     assert alone.findings()[0].kind == "describes"
