@@ -46,8 +46,8 @@ def _most_critical(result: "AttentionKnockoutResult", group: str, chosen: np.nda
 
     key = at_most_critical(changed["key"])
     of_key = widened(share(key.measured, groups=groups), between=(0.0, 1.0))
-    layer = f"layer {key.index}" if key.is_stable else "one layer"
-    claim = f"Hiding {result.key} from {QUERIES[result.analysis.query]} around {layer} changes"
+    hiding = f"Hiding {result.key} from {QUERIES[result.analysis.query]}"
+    claim = f"{hiding} around {f'layer {key.index}' if key.is_stable else 'one layer'} changes"
     note = f"{how_picked(of_key)}{halves_pick(key)}"
     measure = f"share of prompts with {group} whose first guess changes at the critical layer"
     if "elsewhere" not in changed:
@@ -58,12 +58,12 @@ def _most_critical(result: "AttentionKnockoutResult", group: str, chosen: np.nda
     than = f"guesses than hiding {ELSEWHERE}"
     how = by_sign(
         gain,
-        above=f"{points(gain)} more {than}",
-        below=f"{points(-gain)} fewer {than}",
-        unclear=f"not measurably more {than}: {points(gain)}",
+        above=f"{claim} {points(gain)} more {than}",
+        below=f"{claim} {points(-gain)} fewer {than}",
+        unclear=f"{hiding} changes not measurably more {than}: {points(gain)}",
     )
     return Finding(
-        f"{claim} {how} ({group}).",
+        f"{how} ({group}).",
         gain,
         f"{measure}, above hiding {ELSEWHERE}",
         control=Compared(
