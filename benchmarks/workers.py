@@ -55,7 +55,7 @@ def run() -> dict[str, Row]:
     rounds = [{n: _measured(_SHARES, str(n)) for n in (1, 2)} for _ in range(5)]
     shards = ratio([(each[2]["whole"], each[1]["whole"]) for each in rounds])
     rows: dict[str, Row] = {
-        "seconds a shard, two workers / one thread": (
+        "time of the shards, two workers / one thread": (
             shards | {"bound": 0.5, "goal": round(1 / 1.6, 3)}
         )
     }
