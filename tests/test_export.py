@@ -209,6 +209,17 @@ def test_cells_whose_names_join_to_the_same_have_files_of_their_own() -> None:
     assert one.startswith("a_b_c_x~")
 
 
+def test_a_figure_with_nothing_drawn_is_left_out(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp.cli.export.read_file", lambda _path: '{"data": [], "layout": {}}')
+    done = CliRunner().invoke(app, ["export", str(small_run)])
+    assert "has nothing to draw" in done.output
+    assert str(done.exception) == f"{small_run} has no such figure to export"
+    with pytest.raises(FigureError, match="nothing to draw"):
+        for_paper({"data": [], "layout": {}}, width=85)
+
+
 def test_a_run_without_that_analysis_is_one_line(small_run: Path) -> None:
     for words in (["--analysis", "depth_map"], ["--model", "gpt2"], ["--task", "none"]):
         done = CliRunner().invoke(app, ["export", str(small_run), *words])

@@ -96,9 +96,14 @@ def _figures(
     for cell in asked:
         name = names[cell]
         try:
-            figures[name] = json.loads(read_file(run / cell.path / "figure.json"))
+            figure = json.loads(read_file(run / cell.path / "figure.json"))
         except RunError as error:
             failed[name] = str(error)
+            continue
+        if figure["data"]:
+            figures[name] = figure
+        else:  # such as repairs where nothing fails
+            note(f"interp: {name} has nothing to draw")
     if GLANCE in analyses or (not analyses and width >= WIDTHS["two-columns"]):
         try:
             figures[GLANCE] = open_run(run).plot().to_plotly_json()

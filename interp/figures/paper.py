@@ -68,8 +68,10 @@ def for_paper(figure: Mapping[str, Any], *, width: float) -> Figure:
 
     `layout.meta` may have a "note", which is written below. Where it says for how many pixels the
     figure is laid out ("width"), and how many of them the title takes ("head"), the figure is only
-    made smaller. Raises FigureError where that would be too small to read.
+    made smaller. Raises FigureError where that would be too small to read, or nothing is drawn.
     """
+    if not figure["data"]:
+        raise FigureError("the figure has nothing to draw")
     meta = figure["layout"].get("meta") or {}
     if "width" in meta:
         return _as_it_is(figure, meta["width"], meta["head"], width=width)
